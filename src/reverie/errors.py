@@ -1,0 +1,20 @@
+"""The one exception that reverie raises on purpose: the command line prints it as text, never as a traceback."""
+
+
+class ReverieError(Exception):
+    """Something the user can act on.
+
+    Its text says what happened, what was kept (if anything was at stake) and what to do next.
+    """
+
+
+class UsageError(ReverieError):
+    """A wrong call: an unknown name, an option out of range. The command line exits with 2."""
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """' Did you mean "vae"?' for a misspelt name, or an empty string when nothing is close."""
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=1)
+    return f' Did you mean "{close[0]}"?' if close else ""
