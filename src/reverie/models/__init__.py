@@ -1,0 +1,1 @@
+"""One file per system or close kin: nets, then loss, then verbs."""

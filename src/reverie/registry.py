@@ -1,0 +1,87 @@
+"""Every model by name. A name leads to a class; the class's constructor signature is its configuration."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reverie.errors import UsageError, suggest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reverie.data.types import Dataset
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a model lives and what it is. ``taxonomy`` says how it treats p(x)."""
+
+    path: str  # "package.module:Class", imported only when asked for
+    system: str
+    taxonomy: str
+    paper: str
+
+    def load(self) -> type[nn.Module]:
+        """The model's class."""
+        module, _, name = self.path.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+_NO_DENSITY = "none (no density)"
+_BOUND = "explicit, approximate (bound)"
+MODELS: dict[str, Entry] = {
+    "autoencoder": Entry(
+        "reverie.models.autoencoder:Autoencoder", "Autoencoder", _NO_DENSITY, "Hinton & Salakhutdinov, Science 2006"
+    ),
+    "denoising-autoencoder": Entry(
+        "reverie.models.autoencoder:DenoisingAutoencoder",
+        "Denoising autoencoder",
+        _NO_DENSITY,
+        "Vincent et al., JMLR 2010",
+    ),
+    "vae": Entry(
+        "reverie.models.vae:VAE", "Variational autoencoder", _BOUND, "Kingma & Welling, ICLR 2014, arXiv:1312.6114"
+    ),
+}
+
+DATA_ARGUMENTS = ("size", "channels", "classes")  # constructor arguments that the data decides, not the user
+
+
+def entry(name: str) -> Entry:
+    """The registry's entry, or a UsageError that names the nearest model."""
+    if name not in MODELS:
+        raise UsageError(f"There is no model {name!r}.{suggest(name, list(MODELS))} Known: {', '.join(MODELS)}.")
+    return MODELS[name]
+
+
+def signature(name: str) -> dict[str, inspect.Parameter]:
+    """The constructor's parameters by name: the model's whole configuration."""
+    return dict(inspect.signature(entry(name).load()).parameters)
+
+
+def build(name: str, data: Dataset | None = None, **kwargs: Any) -> nn.Module:
+    """A fresh model; ``model.config`` is the ``{"name", "kwargs"}`` that builds it again.
+
+    Args:
+        data: where given, it decides ``size``, ``channels`` and ``classes``.
+        kwargs: the constructor's own arguments.
+    Raises:
+        UsageError: unknown model, unknown or unfit argument.
+    """
+    parameters = signature(name)
+    if data is not None:
+        facts = {"size": data.size, "channels": data.channels, "classes": len(data.classes)}
+        kwargs = {key: value for key, value in facts.items() if key in parameters} | kwargs
+    for key in kwargs:
+        if key not in parameters:
+            raise UsageError(
+                f"{name} has no option {key!r}.{suggest(key, list(parameters))} It has: {', '.join(parameters)}."
+            )
+    defaults = {key: p.default for key, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    config = {"name": name, "kwargs": defaults | kwargs}  # defaults too: they may change in a later release
+    model = entry(name).load()(**config["kwargs"])
+    model.config = config
+    return model

@@ -1,0 +1,1 @@
+"""How models learn: phases, one loop, and the run directory that remembers it."""

@@ -1,0 +1,32 @@
+"""The exponential moving average of a model's weights, which is what gets sampled."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """A slowly following copy. Buffers that are not floating point are copied as they are.
+
+    Args:
+        decay: the share of the old average that a step keeps. Early on it is lower, min(decay, (1 + t) / (10 + t)), so
+            that the random start is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Follow ``model`` after the step number ``step`` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
+        torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - decay)
+        for mine, theirs in pairs:
+            if not mine.is_floating_point():
+                mine.copy_(theirs)

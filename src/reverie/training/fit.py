@@ -1,0 +1,111 @@
+"""The one training step: every phase of the current stage moves, then the average follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reverie.data.batches import Batches, split_rows
+from reverie.noise import Noise, fold
+from reverie.training import distributed
+from reverie.training.ema import EMA
+from reverie.training.phase import Phase
+from reverie.training.plan import rate
+from reverie.training.precision import Precision
+from reverie.verbs import Batch
+
+
+class Fit:
+    """Model, phases and average, and how to move them by one step.
+
+    Args:
+        model: already on its device.
+        stages: lists of phases in playing order, each with an equal share of the progress.
+        batches: this rank's rows of each step's global batch.
+        precision: format of the networks' arithmetic.
+        ema: decay of the weights' average; 0 keeps none.
+        clip: largest norm of each phase's gradient; 0 does not clip.
+        accumulate: into how many parts a batch is cut to save memory (the result is the same to rounding).
+        warmup, decay: the learning rate's schedule, see ``plan.rate``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stages: list[list[Phase]],
+        batches: Batches,
+        precision: Precision,
+        ema: float = 0.999,
+        clip: float = 1.0,
+        accumulate: int = 1,
+        warmup: int = 100,
+        decay: str = "cosine",
+    ):
+        self.model, self.stages, self.batches, self.precision = model, stages, batches, precision
+        self.clip, self.accumulate, self.warmup, self.decay = clip, accumulate, warmup, decay
+        self.ema = EMA(model, ema) if ema else None
+        self.stage = 0
+        for phase in (phase for stage in stages for phase in stage):
+            for group in phase.optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+        distributed.same_start([*model.parameters(), *model.buffers()])
+
+    @property
+    def best(self) -> nn.Module:
+        """What to sample: the average where there is one, else the model."""
+        return self.ema.model if self.ema else self.model
+
+    def step(self, step: int, progress: float) -> dict[str, Tensor]:
+        """One move of every phase that is due. Returns detached metrics, named "phase/metric" when players are several."""
+        self.stage = min(int(progress * len(self.stages)), len(self.stages) - 1)
+        phases = self.stages[self.stage]
+        batch = self.batches(step)
+        batch["progress"] = torch.tensor(progress, device=self.batches.device)
+        metrics: dict[str, Tensor] = {}
+        for number, phase in enumerate(phases, 1):
+            if step % phase.every == 0:
+                found = self._move(phase, batch, fold(self.batches.seed, step, number), rate(step, progress, self.warmup, self.decay))
+                metrics |= {(name if len(phases) == 1 else f"{phase.name}/{name}"): value for name, value in found.items()}
+        if self.ema:
+            self.ema.update(self.model, step)
+        return metrics
+
+    def _move(self, phase: Phase, batch: Batch, key: int, factor: float) -> dict[str, Tensor]:
+        parameters = phase.parameters
+        alone = len(self.stages) == 1 and len(self.stages[0]) == 1
+        if not alone:  # the other players stand still, and no gradient is computed for them
+            self.model.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        batch["rng"] = Noise.of_step(key, self.batches.start, self.batches.rows, self.batches.device)
+        sums: dict[str, Tensor] = {}
+        for part in split_rows(batch, self.accumulate):
+            share = len(part["image"]) / len(batch["image"])
+            with self.precision.autocast():
+                found = phase.loss(part)
+            (found["loss"] * (phase.every * share)).backward()
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0) + value.detach().float() * share
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        distributed.average(gradients)
+        if self.clip:
+            sums["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, self.clip)
+        for group in phase.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        phase.optimizer.step()
+        phase.optimizer.zero_grad(set_to_none=True)
+        return sums
+
+    # State: with (seed, step) these are all that the next step depends on
+
+    def state(self) -> dict[str, Any]:
+        """Optimiser states of every stage, for ``torch.load(weights_only=True)``."""
+        return {"optimizers": [[phase.optimizer.state_dict() for phase in stage] for stage in self.stages]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``state`` gave."""
+        for stage, saved in zip(self.stages, state["optimizers"], strict=True):
+            for phase, optimizer in zip(stage, saved, strict=True):
+                phase.optimizer.load_state_dict(optimizer)

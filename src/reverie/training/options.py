@@ -1,0 +1,94 @@
+"""How to train: what ``reverie train`` takes beside the model's own options."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from reverie import registry
+from reverie.data.augment import Augment
+from reverie.errors import UsageError, suggest
+
+
+@dataclass(frozen=True)
+class Options:
+    """Length, schedule, arithmetic and bookkeeping of a training run.
+
+    Attributes:
+        steps: how many steps to train; or
+        minutes: how many minutes, pictures and scores at the end included.
+        batch_size: pictures a step, over all processes together.
+        seed: decides the initial weights, the order of the pictures and every random draw.
+        warmup: steps over which the learning rate rises.
+        decay: what the learning rate does afterwards.
+        clip: largest gradient norm (0: no clipping).
+        accumulate: cut each batch into this many parts, to save memory.
+        ema: decay of the averaged weights that get sampled (0: no average).
+        precision: arithmetic of the networks; auto says what it chose and why.
+        device: auto, cpu, cuda, cuda:1, mps ...
+        compile: use torch.compile where it works.
+        augment: for example flip,translate=0.1,color=0.2.
+        log_every: steps between lines of metrics.jsonl.
+        checkpoint_every: steps between checkpoints (by default one a minute).
+        sample_every: steps between sample grids (by default six over the run).
+        keep: how many checkpoints to keep.
+        tensorboard: also write TensorBoard event files (needs the tensorboard extra).
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 128
+    seed: int = 0
+    warmup: int = 100
+    decay: Literal["cosine", "constant"] = "cosine"
+    clip: float = 1.0
+    accumulate: int = 1
+    ema: float = 0.999
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    compile: bool = False
+    augment: str = ""
+    log_every: int = 10
+    checkpoint_every: int | None = None
+    sample_every: int | None = None
+    keep: int = 2
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name, low in {"batch_size": 1, "accumulate": 1, "log_every": 1, "keep": 1, "warmup": 0, "clip": 0}.items():
+            if getattr(self, name) < low:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least {low}, not {getattr(self, name)}.")
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"--ema is a decay from 0 (none) to below 1, not {self.ema}.")
+        if self.accumulate > self.batch_size:
+            raise UsageError(f"--accumulate {self.accumulate} cuts a batch of {self.batch_size} into empty parts.")
+        if self.decay not in ("cosine", "constant"):
+            raise UsageError(f"--decay is cosine or constant, not {self.decay!r}.")
+        Augment.parse(self.augment)
+
+
+def phase_options(model: str) -> dict[str, inspect.Parameter]:
+    """The arguments of a model's ``phases()`` or ``stages()`` (learning rate ...) by name."""
+    kind = registry.entry(model).load()
+    parameters = dict(inspect.signature(getattr(kind, "stages", None) or kind.phases).parameters)
+    return {name: p for name, p in parameters.items() if name != "self"}
+
+
+def sort_options(model: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Options of one flat namespace into (the constructor's, the phases', ``Options``').
+
+    Raises:
+        UsageError: a name that belongs to none of them.
+    """
+    homes: list[list[str]] = [list(registry.signature(model)), list(phase_options(model)), [f.name for f in fields(Options)]]
+    sorted_: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
+    for name, value in options.items():
+        for home, found in zip(homes, sorted_, strict=True):
+            if name in home:
+                found[name] = value
+                break
+        else:
+            known = [n for home in homes for n in home]
+            raise UsageError(f"{model} and its training have no option {name!r}.{suggest(name, known)}")
+    return sorted_

@@ -1,0 +1,56 @@
+"""A phase is one player's move; a stage is the list of phases that play together; training is a list of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reverie.verbs import Batch
+
+
+@dataclass
+class Phase:
+    """One optimiser and the loss that it follows.
+
+    Attributes:
+        name: for logs and error messages ("D", "G", "elbo").
+        optimizer: owns the only tensors that this move may change.
+        loss: batch -> {"loss": scalar, **metrics}; every random draw comes from ``batch["rng"]``.
+        every: the move is made every k-th step, and its loss is then scaled by k (lazy regularisation).
+    """
+
+    name: str
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[Batch], dict[str, Tensor]]
+    every: int = 1
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def stages_of(model: nn.Module, **options: Any) -> list[list[Phase]]:
+    """The model's stages in order; a model with ``phases()`` alone has one. ``options`` are theirs (lr ...)."""
+    if callable(getattr(model, "stages", None)):
+        return [list(stage) for stage in model.stages(**options)]  # type: ignore[operator]
+    return [list(model.phases(**options))]  # type: ignore[operator]
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.99)
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, ICLR 2019) in its fused form; biases and gains are not decayed.
+
+    The second beta is 0.99, not 0.999: a budget of minutes is a few thousand steps.
+    """
+    owned = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in owned if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in owned if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    fused = all(p.device.type in ("cpu", "cuda") for p in owned)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=fused)

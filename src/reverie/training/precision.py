@@ -1,0 +1,67 @@
+"""Which device and which number format, and why: the choice is always stated."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+
+from reverie.errors import UsageError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """ "auto" takes CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        UsageError: a device that this machine does not have.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}). Try --device auto.") from error
+    return device
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The number format of the networks' arithmetic; weights, losses and optimiser state stay float32."""
+
+    device: torch.device
+    bf16: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{'bf16' if self.bf16 else 'fp32'} on {self.device} ({self.reason})"
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Around a loss: matrix products and convolutions in bf16 where chosen."""
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """ "fp32", "bf16", or "auto": bf16 where the hardware multiplies it natively.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    if name in ("fp32", "bf16"):
+        return Precision(device, name == "bf16", "as asked")
+    if name != "auto":
+        raise UsageError(f"--precision is auto, fp32 or bf16, not {name!r}.")
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Precision(device, native, "auto: this GPU multiplies bf16" if native else "auto: this GPU has no bf16")
+    if device.type == "cpu":
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = any(getattr(torch.cpu, probe, bool)() for probe in probes)
+        said = "multiplies bf16 natively" if native else "has no bf16 instructions"
+        return Precision(device, native, f"auto: this CPU {said}")
+    return Precision(device, False, "auto: bf16 gains nothing here")

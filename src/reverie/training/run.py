@@ -1,0 +1,147 @@
+"""The run directory: what was asked, what happened, and how to open it again.
+
+run.json       what was asked (model, data, training, seed) and what it met (fingerprint, versions, machine, plan)
+metrics.jsonl  one line per log point        checkpoints/STEP/, samples/STEP.png
+samples.png, reconstructions.png, loss.png, latent-map.png, metrics.json   written at the end
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import reverie
+from reverie.errors import ReverieError, UsageError
+from reverie.files import atomic, disk_errors, read_json, write_json
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers of a run depend on."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of reverie, Python and what computes."""
+    import numpy
+    import torch
+
+    return {
+        "reverie": reverie.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+@dataclass
+class Run:
+    """A run directory. ``info`` is run.json's content."""
+
+    path: Path
+    info: dict[str, Any]
+
+    @classmethod
+    def create(cls, path: Path, info: dict[str, Any]) -> Run:
+        """A new directory with its run.json.
+
+        Raises:
+            UsageError: something is there already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            what = "a run" if (path / "run.json").exists() else "something"
+            raise UsageError(
+                f"{path} already holds {what}; nothing was touched. Choose another --out, or `reverie resume {path}`."
+            )
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        run = cls(path, info)
+        run.save()
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> Run:
+        """An existing run.
+
+        Raises:
+            UsageError: there is no run.
+            ReverieError: its run.json is damaged.
+        """
+        path = Path(path)
+        if not (path / "run.json").is_file():
+            raise UsageError(f"{path} is not a run: it has no run.json. `reverie train --out {path}` would make one.")
+        try:
+            return cls(path, read_json(path / "run.json"))
+        except ValueError as error:
+            raise ReverieError(f"{path / 'run.json'} is damaged: {error}. Its checkpoints are whole; restore that file.") from error
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def save(self) -> None:
+        """Write run.json."""
+        write_json(self.path / "run.json", self.info)
+
+    def update(self, **facts: Any) -> None:
+        """Change some entries of run.json."""
+        self.info |= facts
+        self.save()
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with disk_errors(self.path, kept="every checkpoint"), (self.path / "metrics.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line torn by a crash is left out."""
+        path = self.path / "metrics.jsonl"
+        lines = []
+        for text in path.read_text().splitlines() if path.exists() else []:
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+        return lines
+
+    def forget_after(self, step: int) -> None:
+        """Drop log lines past ``step``: they belong to work that a crash undid."""
+        lines = [line for line in self.metrics() if line["step"] <= step]
+        with atomic(self.path / "metrics.jsonl") as aside:
+            aside.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def fresh_path(model: str, data: str) -> Path:
+    """runs/MODEL-DATA, or with -2, -3 ... the first that does not exist."""
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(data).name) or "data"
+    base = Path("runs") / f"{model}-{name}"
+    number, path = 1, base
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def locate(where: Path | str) -> tuple[Path, int | None]:
+    """A run directory, or a checkpoint inside one, to (run directory, step or None for the newest).
+
+    Raises:
+        UsageError: neither.
+    """
+    path = Path(where)
+    if path.name.isdigit() and path.parent.name == "checkpoints":
+        return path.parent.parent, int(path.name)
+    if not path.exists():
+        raise UsageError(f"There is no run at {path}. `reverie train --out {path}` makes one.")
+    return path, None

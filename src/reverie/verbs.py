@@ -1,0 +1,77 @@
+"""What a model can do is what methods it has. This is the one list of them.
+
+A batch is a dict: ``image`` (B, C, H, W) float32 in [-1, 1], and where the data has them ``label`` (B,) int64 (-1 =
+none), ``text`` (list of B strings), ``source`` (the other side of a pair), ``mask``. In training it also carries
+``rng``, a ``Noise`` of B streams (every random draw of a loss comes from it), and ``progress``, a scalar tensor in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from reverie.noise import Noise
+
+Batch = dict[str, Any]
+
+
+@runtime_checkable
+class Samples(Protocol):
+    def sample(self, noise: Noise, **condition: Any) -> Tensor:
+        """One picture per stream of ``noise``: (B, C, H, W) in [-1, 1]. A missing condition is the null condition."""
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    def encode(self, image: Tensor, **condition: Any) -> Tensor:
+        """(B, C, H, W) to latents (B, ...), without randomness."""
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    def decode(self, latent: Tensor, **condition: Any) -> Tensor:
+        """Latents (B, ...) to pictures (B, C, H, W) in [-1, 1]."""
+
+
+@runtime_checkable
+class Scores(Protocol):
+    def log_prob(self, batch: Batch) -> Tensor:
+        """Exact log-likelihood, nats per image (B,)."""
+
+
+@runtime_checkable
+class Bounds(Protocol):
+    def elbo(self, batch: Batch) -> Tensor:
+        """A lower bound of the log-likelihood, nats per image (B,); draws from ``batch["rng"]``."""
+
+
+@runtime_checkable
+class Translates(Protocol):
+    def translate(self, source: Tensor, noise: Noise, **condition: Any) -> Tensor:
+        """A picture of one domain to its counterpart in the other: (B, C, H, W) to (B, C', H, W)."""
+
+
+@runtime_checkable
+class Restores(Protocol):
+    def restore(self, image: Tensor, task: str, **condition: Any) -> Tensor:
+        """A degraded picture to a clean one, (B, C, H, W) to (B, C, H, W); ``tasks`` names what it was trained for."""
+
+    tasks: Sequence[str]
+
+
+VERBS: dict[str, type] = {
+    "sample": Samples,
+    "encode": Encodes,
+    "decode": Decodes,
+    "log_prob": Scores,
+    "elbo": Bounds,
+    "translate": Translates,
+    "restore": Restores,
+}
+
+
+def verbs_of(model: Any) -> list[str]:
+    """The verbs that a model, or a model class, has."""
+    return [verb for verb in VERBS if callable(getattr(model, verb, None))]
