@@ -1,0 +1,92 @@
+"""Words beside pictures: NAME.txt, metadata.csv and metadata.jsonl, as a folder of pictures may hold them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from reverie.data.items import File, Item, printable
+from reverie.data.types import Problem
+
+TABLES = ("metadata.csv", "metadata.jsonl")
+
+
+class Captions:
+    """What the text files of a folder say about its pictures.
+
+    Args:
+        files: every file, path relative to the folder -> File.
+        problems: rows that cannot be read, and rows about pictures that are not there, are appended here.
+    """
+
+    def __init__(self, files: dict[str, File], problems: list[Problem]):
+        self.files, self.problems = files, problems
+        self.rows: dict[str, dict[str, Any]] = {}
+        for name in files:
+            if PurePosixPath(name).name.lower() in TABLES:
+                self._read_table(name)
+
+    def used(self, pictures: Iterable[str]) -> set[str]:
+        """The files that are captions: tables, and texts with a picture's stem."""
+        texts = {self._beside(name) for name in pictures}
+        return {name for name in self.files if name in texts or PurePosixPath(name).name.lower() in TABLES}
+
+    def describe(self, item: Item, name: str) -> Item:
+        """The item with its caption, and its label where a table gives one."""
+        row = self.rows.get(name, {})
+        text = row.get("text") or row.get("caption") or ""
+        if not text and (beside := self._beside(name)) in self.files:
+            text = self._read_text(beside)
+        label = row.get("label")
+        label = item.label if label is None or label == "" else label
+        return replace(
+            item, text=" ".join(str(text).split()), label=label if isinstance(label, int) else label and str(label)
+        )
+
+    def _beside(self, name: str) -> str:
+        return str(PurePosixPath(name).with_suffix(".txt"))
+
+    def _read_text(self, name: str) -> str:
+        try:
+            data = self.files[name].read()
+        except OSError as error:
+            self._say(name, "unreadable", f"caption skipped: {error.strerror or error}")
+            return ""
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            self._say(name, "bad-caption", "used: not UTF-8, read as Latin-1")
+            return data.decode("latin-1")
+
+    def _read_table(self, name: str) -> None:
+        folder = PurePosixPath(name).parent
+        text = self._read_text(name)
+        try:
+            rows = list(csv.DictReader(io.StringIO(text, newline=""))) if name.lower().endswith(".csv") else None
+        except csv.Error as error:
+            self._say(name, "bad-caption", f"skipped: {error}")
+            return
+        for line, row in enumerate(rows if rows is not None else text.splitlines(), start=2 if rows is not None else 1):
+            if isinstance(row, str):
+                if not row.strip():
+                    continue
+                try:
+                    row = json.loads(row)
+                except ValueError:
+                    row = None
+            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+                self._say(name, "bad-caption", f"skipped: row {line} has no file_name")
+                continue
+            picture = str(folder / row["file_name"].replace("\\", "/"))
+            if picture in self.files:
+                self.rows[picture] = row
+            else:
+                self._say(name, "bad-caption", f"skipped: row {line} names {printable(picture)}, which is not there")
+
+    def _say(self, name: str, kind: str, action: str) -> None:
+        self.problems.append(Problem(printable(name), kind, action))

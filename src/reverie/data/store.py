@@ -1,0 +1,326 @@
+"""The store: pictures decoded and fitted once into one uint8 memory map, so that a batch is one gather.
+
+``$REVERIE_HOME/stores/KEY/`` holds ``images.u8`` (training rows first, then held-out ones), ``sources.u8`` for pairs,
+and ``meta.json``. It is built in ``KEY.part/``: chunk by chunk, each noted in ``progress.jsonl`` once it is on the disk,
+so that a build that was killed goes on where it stopped; a rename makes it a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reverie.data import home, picture, split
+from reverie.data.intake import MIN_PICTURES, Seen, TooFew, parallel
+from reverie.data.items import index_labels
+from reverie.data.types import Dataset, Pictures, Problem, Report
+
+VERSION = 1  # of the format and of everything that decides a stored pixel or the split
+CHUNK = 256  # pictures decoded between two notes; the only pictures ever in memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a store's content.
+
+    Attributes:
+        rows: the pictures in building order (held-out ones last, as far as their own hashes say).
+        form: the wanted shape; its channels are 3 while ``find_channels`` is set.
+        find_channels: store one channel if every picture turns out grey.
+        held_out: share of the pictures to hold out.
+    """
+
+    rows: list[Seen]
+    form: picture.Form
+    find_channels: bool
+    held_out: float
+
+    @property
+    def paired(self) -> bool:
+        return self.rows[0].source_sha != ""
+
+    def key(self) -> str:
+        digest = hashlib.sha256(json.dumps([VERSION, asdict(self.form), self.find_channels, self.held_out]).encode())
+        for row in self.rows:
+            item = row.item
+            digest.update(json.dumps([row.sha, row.source_sha, item.name, item.label, item.text, item.split]).encode())
+        return digest.hexdigest()[:40]
+
+
+def plan(seen: list[Seen], form: picture.Form, find_channels: bool, held_out: float) -> Plan:
+    """Order the rows by content, so that neither names nor the file system's order matter."""
+    shas = [row.sha for row in seen]
+    held = _held(seen, np.arange(len(seen)), held_out)
+    order = _order(held, np.array([split.second_fraction(sha) for sha in shas]), np.arange(len(seen)), shas)
+    return Plan([seen[i] for i in order], form, find_channels, held_out)
+
+
+def open_or_build(spec: str, wanted: Plan, problems: list[Problem], progress: home.Progress | None = None) -> Dataset:
+    """The data set of a plan, from its store; the store is built first if there is none that is whole.
+
+    Two processes that ask for the same one: the second waits for the first. Raises TooFew, and ReverieError where the
+    cache folder cannot be written to.
+    """
+    final = home.home() / "stores" / wanted.key()
+    meta = _whole(final)
+    if meta is None:
+        try:
+            with home.locked(final.with_suffix(".lock")):
+                meta = _whole(final)  # another process may have built it while this one waited
+                if meta is None:
+                    if final.exists():
+                        shutil.rmtree(final)  # torn
+                    meta = _build(spec, wanted, final, problems, progress)
+        except OSError as error:
+            raise home.cannot_write(
+                error, "the picture store", "What was built so far is kept, the next call goes on from there. "
+            ) from error
+    return _open(spec, final, meta, problems)
+
+
+def _whole(folder: Path) -> dict[str, Any] | None:
+    """The store's meta if all its files are there at their full size, else None."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text("utf-8"))
+        sizes = {name: (folder / name).stat().st_size for name in meta["files"]}
+        return meta if meta["version"] == VERSION and sizes == meta["files"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _open(spec: str, folder: Path, meta: dict[str, Any], problems: list[Problem]) -> Dataset:
+    n, cut = len(meta["names"]), meta["train"]
+    maps = {
+        name: np.memmap(folder / f"{name}.u8", np.uint8, "r", shape=(n, meta["size"], meta["size"], channels))
+        for name, channels in meta["channels"].items()
+    }
+    labels = np.array(meta["labels"], np.int64)
+
+    def pictures(part: slice) -> Pictures:
+        texts, sources = meta["texts"], maps.get("sources")
+        return Pictures(
+            images=maps["images"][part],
+            labels=labels[part],
+            names=meta["names"][part],
+            texts=None if texts is None else texts[part],
+            sources=None if sources is None else sources[part],
+        )
+
+    return Dataset(
+        spec=spec,
+        size=meta["size"],
+        channels=meta["channels"]["images"],
+        classes=meta["classes"],
+        train=pictures(slice(0, cut)),
+        held_out=pictures(slice(cut, n)),
+        fingerprint=meta["fingerprint"],
+        report=Report(n, problems + [Problem(*fields) for fields in meta["problems"]]),
+    )
+
+
+def _build(
+    spec: str, wanted: Plan, final: Path, problems: list[Problem], progress: home.Progress | None
+) -> dict[str, Any]:
+    part = final.with_suffix(".part")
+    part.mkdir(parents=True, exist_ok=True)
+    facts = _fill(part, wanted, progress)
+    form = wanted.form
+    good = np.array([i for i, fact in enumerate(facts) if fact["ok"]], np.int64)
+    channels = {}
+    for name in _arrays(wanted):
+        grey = wanted.find_channels and all(facts[i]["grey"][name] for i in good)
+        channels[name] = 1 if grey else form.channels
+    asked = not wanted.find_channels or channels["images"] == 1  # then grey to RGB is no news
+    new = [
+        Problem(row.item.name, kind, action)
+        for row, fact in zip(wanted.rows, facts, strict=True)
+        for kind, action in fact["notes"]
+        if not (asked and kind == "grey")
+    ]
+    if len(good) < MIN_PICTURES:
+        shutil.rmtree(part)
+        raise TooFew(spec, Report(len(good), problems + new))
+
+    rows = [wanted.rows[i] for i in good]
+    pixels = np.memmap(part / "images.work", np.uint8, "r", shape=(len(facts), form.size, form.size, form.channels))
+    hashes = np.array([int(facts[i]["hash"], 16) for i in good], np.uint64)
+    near = split.near_duplicates(hashes, lambda some: pixels[good[some]])
+    group = split.groups(np.concatenate([near, _same_source(rows)]), len(rows))
+    held = _held(rows, group, wanted.held_out)
+    new += _near_problems(rows, near, held)
+
+    seconds = np.zeros(len(rows))
+    np.maximum.at(seconds, group, [split.second_fraction(row.sha) for row in rows])
+    order = _order(held, seconds[group], group, [row.sha for row in rows])
+    for name in _arrays(wanted):
+        _compact(part, name, len(facts), good[order], form, channels[name])
+
+    rows = [rows[i] for i in order]
+    labels, classes = index_labels([row.item.label for row in rows])
+    meta = {
+        "version": VERSION,
+        "size": form.size,
+        "channels": channels,
+        "train": int((~held).sum()),
+        "names": [row.item.name for row in rows],
+        "labels": labels.tolist(),
+        "texts": [row.item.text for row in rows] if any(row.item.text for row in rows) else None,
+        "classes": classes,
+        "seconds": seconds[group][order].tolist(),
+        "problems": [[p.file, p.kind, p.action] for p in new],
+        "fingerprint": _fingerprint(wanted, rows, classes, channels, int((~held).sum())),
+        "files": {f"{name}.u8": (part / f"{name}.u8").stat().st_size for name in channels},
+    }
+    with home.atomic(part / "meta.json") as handle:
+        handle.write(json.dumps(meta).encode())
+    (part / "progress.jsonl").unlink()
+    part.rename(final)
+    return meta
+
+
+def _fill(part: Path, wanted: Plan, progress: home.Progress | None) -> list[dict[str, Any]]:
+    """Decode what is not decoded yet into ``*.work``; one dict of facts for every row."""
+    n, form = len(wanted.rows), wanted.form
+    row_bytes = form.size * form.size * form.channels
+    names = _arrays(wanted)
+    facts = _read_progress(part, names, row_bytes)
+    needed = row_bytes * (n - len(facts)) * len(names)
+    if (free := shutil.disk_usage(part).free) < needed:
+        raise OSError(28, f"{needed >> 20} MiB are needed, {free >> 20} MiB are free")
+
+    def work(row: Seen) -> tuple[dict[str, Any], list[np.ndarray]]:
+        return _decode_row(row, form, wanted.paired)
+
+    with (part / "progress.jsonl").open("ab") as notes, picture.quiet():
+        files = [(part / f"{name}.work").open("r+b" if facts else "wb") for name in names]
+        try:
+            for start in range(len(facts), n, CHUNK):
+                done = list(parallel(work, wanted.rows[start : start + CHUNK], CHUNK))
+                for k, file in enumerate(files):
+                    file.seek(start * row_bytes)
+                    for _, arrays in done:
+                        file.write(arrays[k])
+                    file.flush()
+                    os.fsync(file.fileno())
+                chunk = [fact for fact, _ in done]
+                facts += chunk
+                notes.write(json.dumps(chunk).encode() + b"\n")
+                notes.flush()
+                os.fsync(notes.fileno())
+                if progress:
+                    progress(len(facts), n, "decoding")
+        finally:
+            for file in files:
+                file.close()
+    return facts
+
+
+def _decode_row(row: Seen, form: picture.Form, paired: bool) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Facts of one picture (or pair) and its arrays, which are zeros when it cannot be used."""
+    arrays, notes = [], []
+    fact: dict[str, Any] = {"ok": True, "grey": {}, "hash": "0"}
+    try:
+        for name, file in (("images", row.item.file), ("sources", row.item.source if paired else None)):
+            if file is None:
+                continue
+            try:
+                data = file.read()
+            except Exception as error:  # gone or forbidden since it was listed
+                raise picture.Unusable("unreadable", f"skipped: cannot be read ({error})") from None
+            array, said = picture.decode(data, form, Path(file.path).suffix if file.offset < 0 else "")
+            arrays.append(array)
+            notes += said
+            fact["grey"][name] = bool((array == array[..., :1]).all())
+        fact["hash"] = f"{split.difference_hash(arrays[0]):x}"
+    except picture.Unusable as error:
+        notes = [(error.kind, error.action)]
+        arrays = [np.zeros((form.size, form.size, form.channels), np.uint8)] * (2 if paired else 1)
+        fact["ok"] = False
+    return {**fact, "notes": notes}, arrays
+
+
+def _read_progress(part: Path, names: list[str], row_bytes: int) -> list[dict[str, Any]]:
+    """The facts noted by an earlier build; a last line cut short, or rows that are not on the disk, do not count."""
+    path = part / "progress.jsonl"
+    facts: list[dict[str, Any]] = []
+    whole = 0
+    try:
+        have = min((part / f"{name}.work").stat().st_size for name in names) // row_bytes
+        for line in path.read_bytes().splitlines(keepends=True):
+            chunk = json.loads(line) if line.endswith(b"\n") else None
+            if chunk is None or len(facts) + len(chunk) > have:
+                break
+            facts += chunk
+            whole += len(line)
+    except (OSError, ValueError):
+        pass
+    if path.exists():
+        os.truncate(path, whole)
+    return facts
+
+
+def _compact(part: Path, name: str, n: int, order: np.ndarray, form: picture.Form, channels: int) -> None:
+    """``NAME.work`` to ``NAME.u8``: the good rows in their final order, one channel of three if all are grey."""
+    work, final = part / f"{name}.work", part / f"{name}.u8"
+    if channels == form.channels and np.array_equal(order, np.arange(n)):
+        work.rename(final)
+        return
+    rows = np.memmap(work, np.uint8, "r", shape=(n, form.size, form.size, form.channels))
+    with home.atomic(final) as handle:
+        for start in range(0, len(order), CHUNK):
+            handle.write(np.ascontiguousarray(rows[order[start : start + CHUNK]][..., :channels]))
+    del rows  # Windows does not unlink a mapped file
+    work.unlink()
+
+
+def _arrays(wanted: Plan) -> list[str]:
+    return ["images", "sources"] if wanted.paired else ["images"]
+
+
+def _held(rows: list[Seen], group: np.ndarray, held_out: float) -> np.ndarray:
+    given = np.array([{"train": 0, "held_out": 1}.get(row.item.split or "", -1) for row in rows])
+    return split.divide(np.array([split.fraction(row.sha) for row in rows]), group, held_out, given)
+
+
+def _order(held: np.ndarray, seconds: np.ndarray, group: np.ndarray, shas: list[str]) -> np.ndarray:
+    """Training rows first; within a split by content, groups together, so that any share of it is one slice."""
+    return np.array(sorted(range(len(held)), key=lambda i: (held[i], seconds[i], group[i], shas[i])), np.int64)
+
+
+def _same_source(rows: list[Seen]) -> np.ndarray:
+    """Links between pairs that share their source picture."""
+    first: dict[str, int] = {}
+    links = [(first.setdefault(row.source_sha, i), i) for i, row in enumerate(rows) if row.source_sha]
+    return np.array(links, np.int64).reshape(-1, 2)
+
+
+def _near_problems(rows: list[Seen], near: np.ndarray, held: np.ndarray) -> list[Problem]:
+    """One line for each later picture of a near-identical pair, and for the training pictures moved because of one."""
+    like: dict[int, int] = {}
+    for pair in near:
+        first, later = sorted((int(i) for i in pair), key=lambda i: rows[i].item.name)
+        like.setdefault(later, first)
+    moved = {i for pair in near for i in pair if held[i] and rows[i].item.split == "train"}
+    found = []
+    for b, a in sorted(like.items()):
+        side = "held out" if held[b] else "training"
+        found.append(Problem(rows[b].item.name, "near-duplicate", f"kept: looks like {rows[a].item.name}; both {side}"))
+    for i in sorted(moved):
+        action = "moved: from training to held out, where its near duplicate is"
+        found.append(Problem(rows[i].item.name, "moved", action))
+    return found
+
+
+def _fingerprint(wanted: Plan, rows: list[Seen], classes: list[str], channels: dict[str, int], train: int) -> str:
+    """Over content and options, not over names: a folder moved or renamed keeps it."""
+    digest = hashlib.sha256(json.dumps([VERSION, asdict(wanted.form), channels, classes, train]).encode())
+    for row in rows:
+        digest.update(json.dumps([row.sha, row.item.label, row.item.text]).encode())
+    return digest.hexdigest()
