@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-NEAR_BITS = 3  # two 64-bit difference hashes this close make a candidate pair
+NEAR_BITS = 7  # two 64-bit difference hashes this close make a candidate pair
 WINDOW = 32  # neighbours looked at in each sorted order of the hashes: work grows with N, never with N squared
 
 
@@ -54,8 +54,8 @@ def groups(links: np.ndarray, n: int) -> np.ndarray:
 def near_duplicates(hashes: np.ndarray, pixels: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Pairs of pictures that look the same.
 
-    The four 16-bit quarters of a hash: two hashes within three bits agree in at least one. So the hashes are sorted
-    four times, each time by another quarter first, and every one is compared with its next ``WINDOW`` neighbours.
+    The eight bytes of a hash: two hashes within seven bits agree in at least one. So the hashes are sorted eight times,
+    each time by another byte first, and every one is compared with its next ``WINDOW`` neighbours.
     A candidate is confirmed on the stored pixels: root mean square difference at most 15 % of the picture's own
     standard deviation (or two grey levels, for flat pictures).
 
@@ -68,9 +68,9 @@ def near_duplicates(hashes: np.ndarray, pixels: Callable[[np.ndarray], np.ndarra
     """
     n = len(hashes)
     found: list[np.ndarray] = []
-    for quarter in range(4):
-        turned = (hashes << np.uint64(16 * quarter)) | (hashes >> np.uint64((64 - 16 * quarter) % 64))
-        order = np.argsort(turned if quarter else hashes, kind="stable")
+    for byte in range(8):
+        turned = (hashes << np.uint64(8 * byte)) | (hashes >> np.uint64((64 - 8 * byte) % 64))
+        order = np.argsort(turned if byte else hashes, kind="stable")
         for step in range(1, min(WINDOW, n - 1) + 1):
             a, b = order[:-step], order[step:]
             close = _bit_count(hashes[a] ^ hashes[b]) <= NEAR_BITS
@@ -122,6 +122,8 @@ def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _bit_count(x: np.ndarray) -> np.ndarray:
+    if hasattr(np, "bitwise_count"):  # numpy 2
+        return np.bitwise_count(x)
     return np.unpackbits(x.view(np.uint8).reshape(len(x), 8), axis=1).sum(axis=1)
 
 

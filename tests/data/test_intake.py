@@ -1,0 +1,184 @@
+"""The forgiving door: every trouble is told, none stops the work."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import warnings
+from pathlib import Path
+
+import messy
+import numpy as np
+import pytest
+from conftest import fill, pixels, save
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+import reverie.data
+from reverie.data.picture import Form, Unusable, decode, inspect
+
+FORM = Form(16, 3, "crop", (255, 255, 255))
+
+
+def kinds(dataset_or_report) -> set[tuple[str, str]]:
+    report = getattr(dataset_or_report, "report", dataset_or_report)
+    return {(problem.file, problem.kind) for problem in report.problems}
+
+
+def test_a_messy_folder_is_used_and_every_trouble_is_reported(tmp_path: Path) -> None:
+    expected = messy.make(tmp_path / "messy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = reverie.data(tmp_path / "messy")
+    assert len(set(expected.values())) >= 16
+    assert set(expected.items()) <= kinds(made)
+    assert all(name in {*made.train.names, *made.held_out.names} for name in ("dot.png", "写真 صورة 🖼️ é.png"))
+    json.dumps(made.summary()).encode("utf-8")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def test_no_file_vanishes_without_a_word(tmp_path: Path) -> None:
+    messy.make(tmp_path / "messy")
+    made = reverie.data(tmp_path / "messy")
+    spoken = {*made.train.names, *made.held_out.names} | {problem.file for problem in made.report.problems}
+    assert {name for name in os.listdir(tmp_path / "messy") if name.isprintable()} <= spoken | {"notes.doc", "loop"}
+
+
+def test_fewer_than_eight_pictures_is_an_error_that_carries_the_report(tmp_path: Path) -> None:
+    fill(tmp_path / "few", 7)
+    (tmp_path / "few" / "x.png").write_bytes(b"")
+    with pytest.raises(reverie.errors.ReverieError, match="7 usable") as caught:
+        reverie.data(tmp_path / "few")
+    assert ("x.png", "zero-byte") in kinds(caught.value.report)
+
+
+def test_too_few_after_decoding_is_the_same_error(tmp_path: Path) -> None:
+    fill(tmp_path / "few", 7)
+    whole = save(tmp_path / "other.png", 50, 90, 90).read_bytes()
+    (tmp_path / "few" / "cut.png").write_bytes(whole[:2000])
+    with pytest.raises(reverie.errors.ReverieError, match="7 usable") as caught:
+        reverie.data(tmp_path / "few")
+    assert ("cut.png", "truncated") in kinds(caught.value.report)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3)])
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_extreme_shapes_do_not_crash(size: tuple[int, int], fit: str) -> None:
+    array, notes = decode(messy.encoded(Image.new("RGB", size, "red")), Form(16, 3, fit, (255, 255, 255)))
+    assert array.shape == (16, 16, 3) and (array == [255, 0, 0]).all(axis=2).any()
+    assert {"tiny", "extreme-aspect"} & {kind for kind, _ in notes}
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    array, notes = decode(messy.encoded(Image.fromarray(ramp)), Form(16, 1, "crop", (0, 0, 0)))
+    assert np.abs(array[..., 0].astype(int) - np.arange(256).reshape(16, 16)).max() <= 1
+    assert notes[0][0] == "16-bit"
+
+
+def test_transparency_shows_the_stated_background() -> None:
+    clear = messy.encoded(Image.new("RGBA", (16, 16), (9, 9, 9, 0)))
+    array, _ = decode(clear, Form(16, 3, "crop", (1, 2, 3)))
+    assert (array == [1, 2, 3]).all()
+
+
+def test_the_exif_orientation_is_applied() -> None:
+    from PIL import ImageOps
+
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = messy.encoded(Image.fromarray(pixels(3, 16, 16)), "PNG", exif=exif)
+        with Image.open(io.BytesIO(data)) as image:
+            upright = np.asarray(ImageOps.exif_transpose(image))
+        assert (decode(data, FORM)[0] == upright).all()
+
+
+def test_a_float_picture_with_nan_is_used_and_told() -> None:
+    values = np.linspace(-3, 5, 256, dtype=np.float32).reshape(16, 16)
+    values[0, 0] = np.nan
+    array, notes = decode(messy.encoded(Image.fromarray(values), "TIFF"), Form(16, 1, "crop", (0, 0, 0)))
+    assert array.max() == 255 and "not finite" in notes[0][1]
+
+
+def test_padding_keeps_the_whole_picture() -> None:
+    array, _ = decode(messy.encoded(Image.new("RGB", (32, 16), "red")), Form(16, 3, "pad", (0, 0, 255)))
+    assert (array[4:12] == [255, 0, 0]).all() and (array[:4] == [0, 0, 255]).all() and (array[12:] == [0, 0, 255]).all()
+
+
+def test_a_bomb_is_refused_from_its_header() -> None:
+    with pytest.raises(Unusable) as caught:
+        inspect(messy.bomb())
+    assert caught.value.kind == "decompression-bomb"
+
+
+def test_a_forbidden_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reverie.data.items import File
+
+    fill(tmp_path / "d", 10)
+    read = File.read
+
+    def forbidden(self: File) -> bytes:
+        if self.path.endswith("0003.png"):
+            raise PermissionError(13, "Permission denied")
+        return read(self)
+
+    monkeypatch.setattr(File, "read", forbidden)
+    assert ("0003.png", "unreadable") in kinds(reverie.data(tmp_path / "d"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.one_of(
+        st.binary(max_size=400),
+        st.tuples(st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\0", b"RIFF"]), st.binary())
+        .map(b"".join),
+    )
+)
+def test_random_bytes_never_crash(data: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            inspect(data)
+            array, _ = decode(data, FORM)
+            assert array.shape == (16, 16, 3)
+        except Unusable as error:
+            assert error.action.startswith("skipped")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]), st.integers(0, 10_000), st.integers(0, 255), st.booleans())
+def test_a_damaged_picture_never_crashes(form: str, place: int, value: int, cut: bool) -> None:
+    data = bytearray(messy.encoded(messy.picture(7), form))
+    data[place % len(data)] = value
+    damaged = bytes(data[: place % len(data)] if cut else data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            inspect(damaged)
+            assert decode(damaged, FORM)[0].shape == (16, 16, 3)
+        except Unusable:
+            pass
+
+
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=30)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(NAMES, min_size=10, max_size=12))
+def test_any_names_work_and_go_into_json(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
+    folder = tmp_path_factory.mktemp("names")
+    written = 0
+    for seed, name in enumerate(sorted(names)):
+        try:
+            save(folder / f"a{name}.png", seed)
+            written += 1
+        except (OSError, ValueError):
+            continue  # the file system does not take this name
+    if len(list(folder.iterdir())) >= 8:
+        made = reverie.data(folder)
+        assert made.report.usable == len(list(folder.iterdir()))
+        json.dumps(made.summary()).encode("utf-8")
+        assert all(name.isascii() or name.encode("utf-8") for name in made.train.names)

@@ -1,0 +1,224 @@
+"""The store: the same pixels as a direct decode, whole after a kill, safe between processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import fill, pixels, save
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import reverie.data
+from reverie.data import intake, store
+from reverie.data.items import File
+from reverie.errors import ReverieError
+
+OPEN = "import sys, reverie.data; print(reverie.data(sys.argv[1], size=16).fingerprint)"
+
+
+def everything(made) -> list:
+    return [
+        (side.names, side.images.tobytes(), side.labels.tolist(), side.texts) for side in (made.train, made.held_out)
+    ]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=9, max_size=12),
+    st.integers(1, 40),
+    st.sampled_from(["crop", "pad"]),
+)
+def test_stored_pixels_equal_a_direct_decode(tmp_path_factory, shapes, size: int, fit: str) -> None:
+    from reverie.data.picture import Form, decode
+
+    folder = tmp_path_factory.mktemp("shapes")
+    for seed, (width, height) in enumerate(shapes):
+        save(folder / f"{seed}.png", seed, width, height)
+    made = reverie.data(folder, size=size, channels=3, fit=fit, background=(10, 20, 30))
+    form = Form(size, 3, fit, (10, 20, 30))
+    for side in (made.train, made.held_out):
+        for name, image in zip(side.names, side.images, strict=True):
+            assert (image == decode((folder / name).read_bytes(), form)[0]).all()
+
+
+def test_a_picture_of_the_right_size_is_stored_untouched(tmp_path: Path) -> None:
+    fill(tmp_path / "d", 12)
+    made = reverie.data(tmp_path / "d")
+    assert (made.size, made.channels) == (24, 3)
+    for name, image in zip(made.train.names, made.train.images, strict=True):
+        assert (image == pixels(int(name[:4]))).all()
+
+
+def test_grey_pictures_make_one_channel_even_when_saved_as_rgb(tmp_path: Path) -> None:
+    fill(tmp_path / "d", 6, channels=1)
+    for seed in range(6, 12):
+        Image.fromarray(pixels(seed, channels=1)[..., 0]).convert("RGB").save(tmp_path / "d" / f"{seed:04d}.png")
+    made = reverie.data(tmp_path / "d")
+    assert made.channels == 1 and "grey" not in made.report.counts()
+    both = {n: i for side in (made.train, made.held_out) for n, i in zip(side.names, side.images, strict=True)}
+    assert all((both[f"{seed:04d}.png"] == pixels(seed, channels=1)).all() for seed in range(12))
+
+
+def test_an_unchanged_folder_opens_without_reading_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "d", 12)
+    for path in (tmp_path / "d").iterdir():
+        os.utime(path, (1e9, 1e9))
+    first = reverie.data(tmp_path / "d")
+
+    def refuse(self: File) -> bytes:
+        raise AssertionError(f"{self.path} was read again")
+
+    monkeypatch.setattr(File, "read", refuse)
+    assert everything(reverie.data(tmp_path / "d")) == everything(first)
+
+
+def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
+    fill(tmp_path / "d", 12)
+    first = reverie.data(tmp_path / "d")
+    save(tmp_path / "d" / "0003.png", 99)
+    assert reverie.data(tmp_path / "d").fingerprint != first.fingerprint
+
+
+def test_a_killed_build_goes_on_and_equals_an_uninterrupted_one(tmp_path: Path, reverie_home: Path) -> None:
+    fill(tmp_path / "d", 700, width=16, height=16)
+    slow = (
+        "import sys, time, reverie.data\n"
+        "from reverie.data import store\n"
+        "store.CHUNK = 64\n"
+        "reverie.data(sys.argv[1], size=16, progress=lambda d, t, what: what == 'decoding' and time.sleep(0.2))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", slow, str(tmp_path / "d")])
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        notes = list(reverie_home.glob("stores/*.part/progress.jsonl"))
+        if notes and notes[0].stat().st_size > 0 and notes[0].read_bytes().count(b"\n") >= 2:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    (notes,) = reverie_home.glob("stores/*.part/progress.jsonl")
+    with notes.open("ab") as torn:
+        torn.write(b'[{"ok": tr')
+
+    decoded = []
+    original = store._decode_row
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_decode_row", lambda row, *rest: decoded.append(row) or original(row, *rest))
+        resumed = reverie.data(tmp_path / "d", size=16)
+    assert 0 < len(decoded) < 700 - 64
+    assert not list(reverie_home.glob("stores/*.part"))
+    found = everything(resumed)
+    shutil.rmtree(reverie_home / "stores")
+    assert everything(reverie.data(tmp_path / "d", size=16)) == found
+
+
+def test_two_processes_that_build_at_once_both_get_the_whole_store(tmp_path: Path, reverie_home: Path) -> None:
+    fill(tmp_path / "d", 300, width=16, height=16)
+    both = [
+        subprocess.Popen([sys.executable, "-c", OPEN, str(tmp_path / "d")], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    prints = {process.communicate(timeout=60)[0].strip() for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert prints == {reverie.data(tmp_path / "d", size=16).fingerprint}
+    assert len([path for path in (reverie_home / "stores").iterdir() if path.is_dir()]) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "meta", "gone"])
+def test_a_torn_store_is_built_again(tmp_path: Path, reverie_home: Path, damage: str) -> None:
+    fill(tmp_path / "d", 12)
+    first = everything(reverie.data(tmp_path / "d"))
+    (folder,) = (path for path in (reverie_home / "stores").iterdir() if path.is_dir())
+    if damage == "cut":
+        os.truncate(folder / "images.u8", 100)
+    elif damage == "meta":
+        (folder / "meta.json").write_text('{"version": 1, "files"')
+    else:
+        (folder / "images.u8").unlink()
+    assert everything(reverie.data(tmp_path / "d")) == first
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "d", 12)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
+    with pytest.raises(ReverieError, match="disk is full.*REVERIE_HOME"):
+        reverie.data(tmp_path / "d")
+
+
+def test_a_read_only_home_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "d", 12)
+
+    def refuse(self: Path, *args, **kwargs) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ReverieError, match="read-only.*REVERIE_HOME"):
+        reverie.data(tmp_path / "d")
+
+
+def test_a_finished_store_opens_from_a_read_only_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "d", 12)
+    first = reverie.data(tmp_path / "d")
+
+    def refuse(*args, **kwargs) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+    assert everything(reverie.data(tmp_path / "d")) == everything(first)
+
+
+def test_pictures_in_flight_do_not_grow_with_their_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tracemalloc
+
+    fill(tmp_path / "d", 60, width=8, height=8)
+    monkeypatch.setattr(store, "CHUNK", 10)
+    reverie.data(tmp_path / "d", size=8)
+    tracemalloc.start()
+    made = reverie.data(tmp_path / "d", size=256, channels=3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(made.train.images, np.memmap) and not made.train.images.flags.writeable
+    assert peak < 60 * 256 * 256 * 3 * 2 / 3
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    fill(tmp_path / "d", 12)
+    told = []
+    reverie.data(tmp_path / "d", progress=lambda done, total, what: told.append((done, total, what)))
+    assert (12, 12, "reading") in told and (12, 12, "decoding") in told
+
+
+def test_a_file_that_vanishes_between_reading_and_decoding_is_reported(tmp_path: Path) -> None:
+    fill(tmp_path / "d", 12)
+
+    def remove(done: int, total: int, what: str) -> None:
+        if what == "reading" and done == total:
+            (tmp_path / "d" / "0004.png").unlink()
+
+    made = reverie.data(tmp_path / "d", progress=remove)
+    assert ("0004.png", "unreadable") in {(p.file, p.kind) for p in made.report.problems}
+    assert made.report.usable == 11 and intake.MIN_PICTURES == 8
+
+
+def test_the_signal_to_stop_leaves_a_build_that_goes_on(tmp_path: Path, reverie_home: Path) -> None:
+    fill(tmp_path / "d", 30)
+
+    def interrupt(done: int, total: int, what: str) -> None:
+        if what == "decoding":
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        reverie.data(tmp_path / "d", progress=interrupt)
+    assert list(reverie_home.glob("stores/*.part"))
+    assert reverie.data(tmp_path / "d").report.usable == 30
