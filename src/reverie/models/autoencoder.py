@@ -119,7 +119,7 @@ class DenoisingAutoencoder(Autoencoder):
     Args:
         corruption: "gaussian", "masking" or "salt-and-pepper".
         strength: standard deviation (gaussian, pictures span 2) or fraction of pixels (the others).
-        latent, net, width, depth, hidden, loss: as in ``Autoencoder``.
+        others: as in ``Autoencoder``.
     """
 
     tasks = ("denoise",)

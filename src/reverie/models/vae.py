@@ -51,7 +51,10 @@ class VAE(nn.Module):
         free_bits: nats per latent and picture below which the KL term is not pressed (clamped for each picture, not for
             the batch's mean as in the paper, so that the loss does not depend on how a batch is split).
         conditional: "none", or "label" to model p(x | label).
-        net, width, depth, hidden: the networks, as in ``Autoencoder``.
+        net: "conv" or "dense" networks.
+        width: channels of the convolutional networks' finest level.
+        depth: residual blocks a level.
+        hidden: layer sizes of the dense encoder; the decoder mirrors them.
     """
 
     def __init__(

@@ -1,0 +1,67 @@
+"""The door: ``reverie --help`` imports next to nothing; a verb's function and what it needs are imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import reverie
+from reverie.errors import ReverieError, UsageError, suggest
+
+HELP = """reverie {version}: train, sample and look inside every family of image generator
+
+usage: reverie VERB ...                       (reverie VERB --help tells all about one)
+
+make
+  train [MODEL]           train a model and leave a run directory    reverie train vae --data emoji --minutes 5
+  resume RUN              continue a run, bit for bit
+  rerun RUN               repeat a run from its run.json
+
+draw
+  sample RUN              new pictures                                reverie sample runs/vae-emoji -n 64 --out grid.png
+  reconstruct RUN         pictures beside what the model makes of them
+  interpolate RUN A B     a morph between two pictures                reverie interpolate RUN a.png b.png --out morph.webp
+  traverse RUN            one latent at a time
+  restore RUN TASK IMAGE  clean a degraded picture
+
+know
+  models                  every model: system, taxonomy, verbs, paper
+  data [SOURCE]           what a folder or data set holds, and what is wrong with it
+
+SOURCE is a folder, fashion, emoji, mnist, fashion-mnist, cifar10, FILE.npz, SHARD.tar or hf:owner/name.
+RUN is a run directory or a checkpoint inside one. Results go to stdout, progress to stderr; --json prints for machines.
+Exit codes: 0 done, 1 failed, 2 wrong use. Documentation: docs/ in the source. Start with: reverie train"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 failed, 2 wrong use."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP.format(version=reverie.__version__))
+        raise SystemExit(0)
+    if arguments[0] in ("-V", "--version"):
+        print(f"reverie {reverie.__version__}")
+        raise SystemExit(0)
+    raise SystemExit(_run(arguments[0], arguments[1:]))
+
+
+def _run(verb: str, rest: list[str]) -> int:
+    from reverie.commands import COMMANDS
+
+    try:
+        if verb not in COMMANDS:
+            raise UsageError(f"There is no verb {verb!r}.{suggest(verb, list(COMMANDS))} See reverie --help.")
+        COMMANDS[verb](rest)
+    except UsageError as error:
+        print(f"reverie {verb}: {error}", file=sys.stderr)
+        return 2
+    except ReverieError as error:
+        print(f"reverie {verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"reverie {verb}: interrupted.", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output has gone, as in `reverie models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0

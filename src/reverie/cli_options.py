@@ -1,0 +1,79 @@
+"""The flags of ``reverie train MODEL``, made from the model's own signature, its phases' and the training options."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from typing import Annotated, Any
+
+import tyro
+from docstring_parser import parse as parse_docstring
+
+from reverie import registry
+from reverie.recipes import recipe_for
+from reverie.training.options import Options
+
+
+def _documentation(*texts: str | None) -> dict[str, str]:
+    """Argument -> what its docstring says of it; the first text that speaks of an argument wins."""
+    found: dict[str, str] = {}
+    for text in texts:
+        for parameter in parse_docstring(text or "").params:
+            for name in parameter.arg_name.split(", "):
+                found.setdefault(name, " ".join((parameter.description or "").split()))
+    return found
+
+
+def _fields(function: Any, documentation: dict[str, str], defaults: dict[str, Any], leave_out: tuple[str, ...]) -> list[Any]:
+    hints = typing.get_type_hints(function)
+    made = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in ("self", *leave_out):
+            continue
+        default = defaults.get(name, parameter.default)
+        if isinstance(parameter.default, tuple):
+            default = tuple(default)
+        kind = Annotated[hints[name], tyro.conf.arg(help=documentation.get(name, ""))]
+        made.append((name, kind, dataclasses.field(default=default)))
+    return made
+
+
+def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parse what follows ``reverie train MODEL``.
+
+    Returns:
+        options for ``reverie.train`` (model's, phases' and training's), and the command's own (data, size, out, json).
+    """
+    kind = registry.entry(model).load()
+    recipe = recipe_for(model, data)
+    moves = getattr(kind, "stages", None) or kind.phases
+    parent = kind.__mro__[1].__doc__
+    documentation = _documentation(kind.__doc__, parent) | {
+        "lr": "peak learning rate",
+        "weight_decay": "AdamW's weight decay; biases are spared",
+    }
+    own = _fields(kind.__init__, documentation, recipe.get("model", {}), registry.DATA_ARGUMENTS)  # type: ignore[misc]
+    own += _fields(moves, _documentation(moves.__doc__) or documentation, recipe.get("phases", {}), ())
+    length = {k: v for k, v in recipe.get("training", {}).items() if k in ("steps", "minutes")} or {"minutes": 3.0}
+    said = " ".join(f"--{k} {v:g}" for k, v in length.items())
+    training = Options(**{k: v for k, v in recipe.get("training", {}).items() if k not in length})
+    options_of_model: Any = dataclasses.make_dataclass(model.replace("-", "_"), own)
+    flags = dataclasses.make_dataclass(
+        "train",
+        [
+            ("data", Annotated[str, tyro.conf.arg(help="a folder, fashion, emoji, mnist, cifar10, pictures.npz ...")], "fashion"),
+            ("size", Annotated[int | None, tyro.conf.arg(help="side of the pictures in pixels; by default their own, up to 64")], None),
+            ("out", Annotated[str | None, tyro.conf.arg(help="run directory; by default runs/MODEL-DATA")], None),
+            ("json", Annotated[bool, tyro.conf.arg(help="end with one line of JSON")], False),
+            ("model", options_of_model, dataclasses.field(default_factory=options_of_model)),
+            ("training", Options, dataclasses.field(default=training)),
+        ],
+    )  # fmt: skip
+    flags.__doc__ = f"{doc}\n\nModel: {model}. Length by default: {said}."
+    parsed = tyro.cli(flags, args=arguments, prog=f"reverie train {model}", config=(tyro.conf.OmitArgPrefixes,))
+    chosen = dataclasses.asdict(parsed.training)  # type: ignore[attr-defined]
+    if chosen["steps"] is None and chosen["minutes"] is None:
+        del chosen["steps"], chosen["minutes"]
+    options = {f.name: getattr(parsed.model, f.name) for f in dataclasses.fields(parsed.model)} | chosen  # type: ignore[attr-defined]
+    return options, {name: getattr(parsed, name) for name in ("data", "size", "out", "json")}

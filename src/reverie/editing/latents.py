@@ -1,0 +1,90 @@
+"""Walks through a latent space: from one picture to another, and along one latent at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reverie.data.batches import in_order
+from reverie.data.types import Pictures
+from reverie.drawing import conditioning, device_of
+from reverie.errors import UsageError
+from reverie.pictures import to_uint8
+
+
+def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """The straight line from ``a`` (t = 0) to ``b`` (t = 1): (D,), (D,), (N,) to (N, D). The ends are exact."""
+    t = t[:, None]
+    return torch.where(t < 0.5, a + t * (b - a), b - (1 - t) * (b - a))
+
+
+def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """The great circle from ``a`` to ``b``, its length changing evenly; the straight line where they are (anti)parallel.
+
+    Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985.
+    """
+    cosine = torch.dot(a, b) / (a.norm() * b.norm()).clamp(min=1e-12)
+    angle = torch.acos(cosine.clamp(-1, 1))
+    if angle.sin() < 1e-4:
+        return lerp(a, b, t)
+    radius = (a.norm() + t * (b.norm() - a.norm()))[:, None]
+    start, end = a / a.norm(), b / b.norm()
+    return radius * (((1 - t) * angle).sin()[:, None] * start + (t * angle).sin()[:, None] * end) / angle.sin()
+
+
+@torch.inference_mode()
+def interpolate(
+    model: nn.Module, a: Tensor, b: Tensor, frames: int, path: str = "lerp", **condition: Any
+) -> np.ndarray:
+    """A morph between two pictures: (C, H, W) each, to uint8 frames (frames, H, W, C); the first and last decode the ends.
+
+    Raises:
+        UsageError: fewer than 2 frames, or an unknown path.
+    """
+    if frames < 2:
+        raise UsageError(f"A morph needs at least 2 frames, not {frames}.")
+    if path not in ("lerp", "slerp"):
+        raise UsageError(f"path is 'lerp' or 'slerp', not {path!r}.")
+    ends = model.encode(torch.stack([a, b]).to(device_of(model)), **condition)  # type: ignore[operator]
+    start, end = ends.flatten(1)
+    t = torch.linspace(0, 1, frames, device=start.device)
+    latents = (lerp if path == "lerp" else slerp)(start, end, t).view(frames, *ends.shape[1:])
+    many = {key: value[:1].expand(frames) for key, value in condition.items()}
+    return to_uint8(model.decode(latents, **many))  # type: ignore[operator]
+
+
+@torch.inference_mode()
+def latent_spread(model: nn.Module, pictures: Pictures, limit: int = 1000) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (D,) of each latent over pictures: which latents carry something."""
+    codes: list[Tensor] = []
+    for batch in in_order(pictures, 256, device_of(model)):
+        codes.append(model.encode(batch["image"], **conditioning(model, batch)).flatten(1))  # type: ignore[operator]
+        if sum(map(len, codes)) >= limit:
+            break
+    every = torch.cat(codes)
+    return every.mean(0), every.std(0)
+
+
+@torch.inference_mode()
+def traverse(
+    model: nn.Module, base: Tensor, centre: Tensor, spread: Tensor, latents: list[int], columns: int, reach: float,
+    **condition: Any,
+) -> np.ndarray:  # fmt: skip
+    """One latent at a time: row r moves latent ``latents[r]`` from centre - reach * spread to centre + reach * spread.
+
+    Args:
+        base: code (D,) whose other entries stay; centre, spread: (D,).
+        columns: pictures a row.
+        reach: how far, in standard deviations.
+    Returns:
+        uint8 (len(latents) * columns, H, W, C), row by row.
+    """
+    steps = torch.linspace(-reach, reach, columns, device=base.device)
+    codes = base.repeat(len(latents) * columns, 1)
+    for row, latent in enumerate(latents):
+        codes[row * columns : (row + 1) * columns, latent] = centre[latent] + steps * spread[latent]
+    many = {key: value[:1].expand(len(codes)) for key, value in condition.items()}
+    return to_uint8(model.decode(codes.view(-1, *model.latent_shape), **many))  # type: ignore[operator, misc]

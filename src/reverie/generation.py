@@ -1,0 +1,119 @@
+"""Open a trained run and draw from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from reverie import registry
+from reverie.data import data as open_data
+from reverie.data.types import Dataset
+from reverie.drawing import device_of, draw
+from reverie.errors import ReverieError, UsageError, suggest
+from reverie.noise import Noise
+from reverie.training.checkpoint import load_checkpoint, newest_whole, steps_in
+from reverie.training.precision import pick_device
+from reverie.training.run import Run, locate
+from reverie.verbs import verbs_of
+
+
+def load(run: Run | Path | str, device: str = "auto", average: bool = True) -> nn.Module:
+    """The trained model of a run, ready for use; ``model.run`` is the run's info.
+
+    Args:
+        run: a run directory, a checkpoint inside one, or a ``Run``.
+        average: the averaged weights where there are some, else the last ones.
+    Raises:
+        UsageError: there is no run or no such checkpoint.
+        ReverieError: every checkpoint is damaged.
+    """
+    path, step = locate(run.path if isinstance(run, Run) else run)
+    run = Run.open(path)
+    if step is None:
+        newest, _ = newest_whole(run.checkpoints)
+        if newest is None:
+            raise ReverieError(f"{path} has no whole checkpoint. `reverie resume {path}` starts it again from its seed.")
+    else:
+        newest = run.checkpoints / f"{step:08d}"
+        if not newest.is_dir():
+            raise UsageError(f"{path} has no checkpoint {step}. It has: {', '.join(map(str, steps_in(run.checkpoints)))}.")
+    saved = load_checkpoint(newest)
+    model = registry.build(saved.config["name"], **saved.config["kwargs"])
+    model.load_state_dict(saved.ema if average and saved.ema is not None else saved.weights)
+    model.run = run.info
+    model = model.to(pick_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.requires_grad_(False).eval()
+
+
+def need(model: nn.Module, *verbs: str) -> None:
+    """Raise a UsageError unless the model has these verbs."""
+    for verb in verbs:
+        if verb not in verbs_of(model):
+            name = model.config["name"] if hasattr(model, "config") else type(model).__name__
+            raise UsageError(f"{name} cannot {verb}. It can {', '.join(verbs_of(model))}.")
+
+
+def data_of(model: nn.Module, spec: str | None = None) -> Dataset:
+    """The pictures that a loaded model was trained on, or others, at its size and channels."""
+    facts = model.run["data"]  # type: ignore[index]
+    return open_data(spec or facts["spec"], size=facts["size"], channels=facts["channels"])  # type: ignore[index]
+
+
+def label_index(model: nn.Module, label: str | int) -> int:
+    """A class's index from its name or number.
+
+    Raises:
+        UsageError: the model knows no such class, or no classes at all.
+    """
+    classes = list(model.run["data"]["classes"]) if getattr(model, "classes", 0) else []  # type: ignore[index]
+    if not classes:
+        raise UsageError("This model was trained without classes. Train with --conditional label to ask for one.")
+    text = str(label)
+    if text in classes:
+        return classes.index(text)
+    folded = {name.casefold(): index for index, name in enumerate(classes)}
+    if text.casefold() in folded:
+        return folded[text.casefold()]
+    if text.lstrip("-").isdigit() and 0 <= int(text) < len(classes):
+        return int(text)
+    names = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
+    raise UsageError(f"There is no class {label!r}.{suggest(text, classes)} Known: {names}.")
+
+
+def sample(
+    model: nn.Module | Run | Path | str,
+    n: int = 64,
+    seed: int | Sequence[int] = 0,
+    label: str | int | Sequence[str | int] | None = None,
+    chunk: int = 64,
+    **options: Any,
+) -> np.ndarray:
+    """uint8 pictures (n, H, W, C). Picture i is that of seed + i, whatever ``n`` and ``chunk`` (equal to rounding).
+
+    Args:
+        model: a loaded model, or a run.
+        seed: the first picture's seed, or one seed for each picture.
+        label: a class for all pictures, or a list whose classes take turns; None is the null condition.
+        chunk: pictures computed at once.
+    Raises:
+        UsageError: a model that does not sample, an unknown class, n below 1.
+    """
+    if not isinstance(model, nn.Module):
+        model = load(model)
+    need(model, "sample")
+    if n < 1:
+        raise UsageError(f"The number of pictures must be at least 1, not {n}.")
+    seeds = list(range(seed, seed + n)) if isinstance(seed, int) else list(seed)
+    if len(seeds) != n:
+        raise UsageError(f"{n} pictures need {n} seeds, not {len(seeds)}.")
+    device = device_of(model)
+    if label is not None:
+        labels = [label] if isinstance(label, str | int) else list(label)
+        indices = [label_index(model, one) for one in labels]
+        options["label"] = torch.tensor([indices[i % len(indices)] for i in range(n)], device=device)
+    return draw(model, Noise.of_seeds(seeds, device), chunk, **options)

@@ -1,0 +1,102 @@
+"""The pictures and numbers that a run leaves behind, each drawn from what the model can do."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reverie import pictures
+from reverie.data.batches import in_order
+from reverie.data.types import Dataset
+from reverie.drawing import beside, conditioning, device_of, draw, reconstruct
+from reverie.noise import Noise
+from reverie.verbs import verbs_of
+
+_SHEET = 64  # pictures on a sample grid
+_MAPPED = 2000  # pictures on a latent map
+
+
+def sample_grid(model: nn.Module, path: Path) -> None:
+    """Pictures of the seeds 0 ... 63; a model of classes shows them in turn, a column each."""
+    device = device_of(model)
+    classes = getattr(model, "classes", 0)
+    condition = {"label": torch.arange(_SHEET, device=device) % 8 % classes} if classes else {}
+    pictures.save(path, pictures.grid(draw(model, Noise.of_seeds(range(_SHEET), device), **condition), columns=8))
+
+
+@torch.inference_mode()
+def latent_map(model: nn.Module, data: Dataset, path: Path) -> None:
+    """Codes of held-out pictures in the plane (PCA, or a 2-D code itself), over N(0, I) in the same plane."""
+    model.eval()
+    device, codes, labels = device_of(model), [], []
+    for batch in in_order(data.held_out, 256, device):
+        codes.append(model.encode(batch["image"], **conditioning(model, batch)).flatten(1).cpu())  # type: ignore[operator]
+        labels.append(batch["label"].cpu())
+        if sum(map(len, codes)) >= _MAPPED:
+            break
+    points = torch.cat(codes)
+    prior = Noise.of_seeds(range(1000))(points.shape[1])
+    title = "The code of each held-out picture"
+    if points.shape[1] > 2:
+        centre = points.mean(0)
+        _, spread, axes = torch.linalg.svd(points - centre, full_matrices=False)
+        share = spread[:2].square().sum() / spread.square().sum().clamp(min=1e-12)
+        points, prior = (points - centre) @ axes[:2].T, (prior - centre) @ axes[:2].T
+        title += f"s, first two principal components ({share:.0%} of the variance)"
+    if points.shape[1] == 1:
+        points, prior = (torch.cat([p, torch.zeros_like(p)], 1) for p in (points, prior))
+    pictures.plot_latent_map(path, points[:, :2].numpy(), torch.cat(labels).numpy(), data.classes, prior[:, :2].numpy(), title)
+
+
+@torch.inference_mode()
+def held_out_scores(model: nn.Module, data: Dataset) -> dict[str, float]:
+    """Means over the held-out pictures: reconstruction error, and the likelihood or its bound where the model has one."""
+    model.eval()
+    verbs, device = verbs_of(model), device_of(model)
+    sums: dict[str, float] = {}
+    for batch in in_order(data.held_out, 256, device):
+        found: dict[str, Tensor] = {}
+        if "encode" in verbs and "decode" in verbs:
+            clean, *_, made = reconstruct(model, batch)
+            found["reconstruction_mse"] = (clean - made).square().flatten(1).mean(1)
+        for verb, name in {"elbo": "elbo_nats_per_image", "log_prob": "log_prob_nats_per_image"}.items():
+            if verb in verbs:
+                found[name] = getattr(model, verb)(batch)
+        for name, values in found.items():
+            sums[name] = sums.get(name, 0.0) + float(values.double().sum())
+    scores = {name: value / len(data.held_out) for name, value in sums.items()}
+    if "reconstruction_mse" in scores:  # pictures span 2, so the peak's square is 4
+        scores["psnr_db"] = 10 * math.log10(4 / max(scores["reconstruction_mse"], 1e-12))
+    if getattr(model, "likelihood", "8-bit") == "8-bit":
+        dimensions = data.held_out.images[0].size
+        for name, bits in {"elbo": "bits_per_dim_upper_bound", "log_prob": "bits_per_dim"}.items():
+            if f"{name}_nats_per_image" in scores:
+                scores[bits] = -scores[f"{name}_nats_per_image"] / dimensions / math.log(2)
+    return scores
+
+
+def loss_curve(lines: list[dict[str, Any]], path: Path) -> None:
+    """Every metric of metrics.jsonl over the steps."""
+    aside = {"step", "seconds", "lr", "images_per_second", "progress", "stage"}
+    names = sorted({name for line in lines for name in line} - aside, key=lambda n: (not n.endswith("loss"), n))
+    if names:
+        lines = [line for line in lines if all(name in line for name in names)] or lines
+        curves = {name: [line.get(name, float("nan")) for line in lines] for name in names}
+        pictures.plot_curves(path, [line["step"] for line in lines], curves)
+
+
+def leave_behind(model: nn.Module, data: Dataset, lines: list[dict[str, Any]], folder: Path) -> dict[str, float]:
+    """Write a finished run's pictures to ``folder``; returns the held-out scores."""
+    verbs = verbs_of(model)
+    if "sample" in verbs:
+        sample_grid(model, folder / "samples.png")
+    if "encode" in verbs and "decode" in verbs:
+        first = next(in_order(data.held_out, min(32, len(data.held_out)), device_of(model)))
+        pictures.save(folder / "reconstructions.png", beside(reconstruct(model, first)))
+        latent_map(model, data, folder / "latent-map.png")
+    loss_curve(lines, folder / "loss.png")
+    return held_out_scores(model, data)

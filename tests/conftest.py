@@ -1,0 +1,55 @@
+"""Tiny pictures for every test: 8x8, two classes that one can tell apart."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread costs more than it brings
+
+import numpy as np
+import pytest
+import torch
+
+from reverie.data.types import Dataset, Pictures, Report
+
+torch.set_num_threads(1)
+
+
+def tiny_arrays(count: int, channels: int = 1, size: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Bars: class 0 lies, class 1 stands, at a random place with a random brightness."""
+    rng = np.random.default_rng(seed)
+    images = np.zeros((count, size, size, channels), np.uint8)
+    labels = rng.integers(0, 2, count)
+    for image, label in zip(images, labels, strict=True):
+        at, shade = rng.integers(1, size - 1), rng.integers(120, 256, channels)
+        (image if label else image.swapaxes(0, 1))[:, at] = shade
+    return images, labels.astype(np.int64)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A cache of the tests' own, for this process and its children."""
+    path = tmp_path_factory.mktemp("home")
+    before = os.environ.get("REVERIE_HOME")
+    os.environ["REVERIE_HOME"] = str(path)
+    yield path
+    os.environ.pop("REVERIE_HOME")
+    if before is not None:
+        os.environ["REVERIE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def bars(tmp_path_factory, home):
+    """A .npz of 160 bars that ``reverie.data`` opens: what a user's own small data looks like."""
+    images, labels = tiny_arrays(160)
+    path = tmp_path_factory.mktemp("bars") / "bars.npz"
+    np.savez(path, images=images, labels=labels)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Dataset:
+    """The same bars without a file."""
+    images, labels = tiny_arrays(160)
+    splits = [Pictures(images[a:b], labels[a:b], [f"{i}" for i in range(a, b)]) for a, b in ((0, 128), (128, 160))]
+    return Dataset("tiny", 8, 1, ["lying", "standing"], splits[0], splits[1], "0" * 64, Report(160))

@@ -1,0 +1,197 @@
+"""Every registered model, every verb it has: covered the day it is registered, with no line of its own here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import reverie as rv
+from reverie import recipes, registry
+from reverie.data.batches import Batches, in_order
+from reverie.drawing import conditioning
+from reverie.noise import Noise
+from reverie.training.checkpoint import load_checkpoint, newest_whole
+from reverie.training.loop import rerun, resume, train
+from reverie.training.phase import stages_of
+from reverie.training.run import Run
+from reverie.verbs import VERBS, verbs_of
+
+SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3}
+# what is worth a row of its own beside each model's defaults
+VARIANTS = {
+    "autoencoder": [{"net": "dense"}, {"loss": "bce"}, {"loss": "l1"}],
+    "denoising-autoencoder": [{"corruption": "masking", "strength": 0.3}, {"corruption": "salt-and-pepper", "strength": 0.3}],
+    "vae": [{"decoder": "gaussian"}, {"decoder": "learned"}, {"conditional": "label"}, {"free_bits": 0.5, "net": "dense"}],
+}
+CASES = [(name, {}) for name in registry.MODELS] + [(name, v) for name, many in VARIANTS.items() for v in many]
+case = pytest.mark.parametrize("name, options", CASES, ids=[f"{n}-{'-'.join(map(str, o.values())) or 'default'}" for n, o in CASES])
+
+
+def small(name, options):
+    return {k: v for k, v in SMALL.items() if k in registry.signature(name)} | options
+
+
+def make(name, options, data):
+    torch.manual_seed(0)
+    model = registry.build(name, data, **small(name, options)).eval()
+    with torch.no_grad():  # away from the start, where residual branches are silent
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    return model
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    newest, _ = newest_whole(run.checkpoints)
+    saved = load_checkpoint(newest)
+    return saved.weights | {f"ema.{k}": v for k, v in (saved.ema or {}).items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@case
+def test_verbs_give_the_shapes_and_ranges_that_they_promise(name, options, tiny):
+    model = make(name, options, tiny)
+    verbs = verbs_of(model)
+    batch = next(in_order(tiny.held_out, 5))
+    condition = conditioning(model, batch)
+    assert verbs == verbs_of(registry.entry(name).load()) and set(verbs) <= set(VERBS)
+    with torch.inference_mode():
+        if "sample" in verbs:
+            drawn = model.sample(Noise.of_seeds(range(5)), **condition)
+            assert drawn.shape == batch["image"].shape and drawn.dtype == torch.float32 and drawn.abs().max() <= 1
+            assert model.sample(Noise.of_seeds(range(5))).isfinite().all()  # the null condition
+        if "encode" in verbs:
+            code = model.encode(batch["image"], **condition)
+            assert code.shape == (5, *model.latent_shape) and torch.equal(code, model.encode(batch["image"], **condition))
+            if "decode" in verbs:
+                assert model.decode(code, **condition).shape == batch["image"].shape
+        for verb in {"elbo", "log_prob"} & set(verbs):
+            assert getattr(model, verb)(batch).shape == (5,)
+        if "restore" in verbs:
+            assert all(model.restore(batch["image"], task).shape == batch["image"].shape for task in model.tasks)
+
+
+@case
+def test_a_picture_does_not_depend_on_its_batch(name, options, tiny):
+    model = make(name, options, tiny)
+    if "sample" not in verbs_of(model):
+        pytest.skip("does not sample")
+    label = {"label": torch.arange(7) % 2} if getattr(model, "classes", 0) else {}
+    with torch.inference_mode():
+        together = model.sample(Noise.of_seeds(range(10, 17)), **label)
+        for row in (0, 3, 6):
+            alone = model.sample(Noise.of_seeds([10 + row]), **{k: v[row : row + 1] for k, v in label.items()})
+            assert torch.allclose(alone[0], together[row], atol=1e-5)
+
+
+@case
+def test_losses_draw_only_from_the_batch_and_fall_in_training(name, options, tiny):
+    model = make(name, options, tiny).train()
+    for phase in (phase for stage in stages_of(model) for phase in stage):
+        batches = Batches(tiny.train, 32, seed=0)
+
+        def loss(step, phase=phase, batches=batches):
+            batch = batches(step) | {"progress": torch.tensor(1.0), "rng": Noise.of_step(5, 0, 32)}
+            return phase.loss(batch)["loss"]
+
+        before = torch.random.get_rng_state()
+        assert torch.equal(loss(0), loss(0)), "a loss drew from somewhere other than batch['rng']"
+        assert torch.equal(before, torch.random.get_rng_state())
+        first = float(loss(0).detach())
+        for step in range(30):
+            loss(step).backward()
+            phase.optimizer.step()
+            phase.optimizer.zero_grad()
+        assert float(loss(0).detach()) < first
+
+
+@case
+def test_stopping_and_resuming_changes_no_bit(name, options, bars, tmp_path):
+    shared = small(name, options) | {"steps": 8, "batch_size": 16, "augment": "flip,translate,color", "log_every": 1, "quiet": True}
+    whole = train(name, bars, out=tmp_path / "whole", **shared)
+    cut = train(name, bars, out=tmp_path / "cut", checkpoint_every=5, keep=9, **shared)
+    for late in cut.checkpoints.glob("00000008"):  # as if killed between the checkpoint and the end
+        for file in late.iterdir():
+            file.unlink()
+        late.rmdir()
+    cut.update(status="running")
+    again = resume(cut.path, quiet=True)
+    assert same(weights(whole), weights(again))
+    assert [line["step"] for line in again.metrics()] == list(range(1, 9))
+    repeated = rerun(whole.path, tmp_path / "repeated", quiet=True)
+    assert same(weights(whole), weights(repeated))
+
+
+@case
+def test_a_loaded_checkpoint_is_the_model_that_was_saved(name, options, bars, tmp_path):
+    run = train(name, bars, out=tmp_path / "run", steps=3, batch_size=16, quiet=True, **small(name, options))
+    model = rv.load(run)
+    saved = load_checkpoint(newest_whole(run.checkpoints)[0])
+    assert same(model.state_dict(), saved.ema)
+    assert model.config == {"name": name, "kwargs": registry.build(name, **saved.config["kwargs"]).config["kwargs"]}
+    assert run.info["status"] == "finished" and (run.path / "loss.png").stat().st_size > 1000
+    pictures = {p.name for p in run.path.glob("*.png")}
+    assert pictures >= {"loss.png"} | ({"samples.png"} if "sample" in verbs_of(model) else set())
+
+
+@pytest.mark.parametrize("recipe", recipes.names())
+def test_every_recipe_runs_two_steps(recipe, bars, tmp_path):
+    content = recipes.read(recipe)
+    model = next(n for n in sorted(registry.MODELS, key=len, reverse=True) if recipe.startswith(n))
+    training = {k: v for k, v in content.get("training", {}).items() if k not in ("minutes", "steps")}
+    options = content.get("model", {}) | content.get("phases", {}) | training | {"batch_size": 8}
+    run = train(model, bars, out=tmp_path / "run", steps=2, quiet=True, **options)
+    assert run.info["result"]["steps"] == 2
+
+
+def reverie(*arguments, processes=0, **options):
+    command = [sys.executable, "-m"]
+    if processes:
+        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    return subprocess.run([*command, "reverie", *map(str, arguments)], capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize("name", registry.MODELS)
+def test_two_ranks_train_what_one_rank_trains(name, bars, tmp_path):
+    flags = ["--data", bars, "--steps", 6, "--batch-size", 16, "--precision", "fp32", "--device", "cpu", "--augment", "flip,color"]
+    flags += [part for k, v in small(name, {}).items() if not isinstance(v, tuple) for part in (f"--{k}", v)]
+    for out, processes in (("one", 0), ("two", 2)):
+        done = reverie("train", name, *flags, "--out", tmp_path / out, "--json", processes=processes)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["steps"] == 6
+    one, two = (weights(Run.open(tmp_path / out)) for out in ("one", "two"))
+    assert all(torch.allclose(one[k], two[k], atol=2e-5) for k in one)
+
+
+def test_kill_9_at_a_random_moment_then_resume_gives_the_same_bits(bars, tmp_path):
+    flags = ["train", "vae", "--data", bars, "--steps", "400", "--batch-size", "16", "--width", "8", "--latent", "3"]
+    flags += ["--checkpoint-every", "20", "--device", "cpu"]
+    assert reverie(*flags, "--out", tmp_path / "whole").returncode == 0
+    killed = tmp_path / "killed"
+    child = subprocess.Popen([sys.executable, "-m", "reverie", *flags, "--out", str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
+    log = killed / "metrics.jsonl"
+    until = time.monotonic() + 60
+    while not (log.exists() and len(log.read_text().splitlines()) >= 5) and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(int.from_bytes(os.urandom(1)) / 1000)  # at a random moment of the next quarter second
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    done = reverie("resume", killed, "--json")
+    if done.returncode == 2:  # it was quicker than the kill: nothing left to resume, and it says so
+        assert "is finished" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+    whole, again = (load_checkpoint(Path(p) / "checkpoints" / "00000400", training=True) for p in (tmp_path / "whole", killed))
+    assert same(whole.weights, again.weights) and same(whole.ema, again.ema)
+    for a, b in zip(*(s.training["optimizers"][0][0]["state"].values() for s in (whole, again)), strict=True):
+        assert all(torch.equal(a[k], b[k]) for k in a)

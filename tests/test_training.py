@@ -1,0 +1,333 @@
+"""The engine's promises, on toy players whose right answer is known."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from reverie import registry
+from reverie.data.augment import Augment
+from reverie.data.batches import Batches
+from reverie.errors import ReverieError, UsageError
+from reverie.noise import Noise
+from reverie.training.checkpoint import Checkpoint, load_checkpoint, newest_whole, save_checkpoint, steps_in
+from reverie.training.ema import EMA
+from reverie.training.fit import Fit
+from reverie.training.loop import resume, train
+from reverie.training.phase import Phase
+from reverie.training.precision import pick_device, pick_precision
+from reverie.training.run import Run
+
+FP32 = pick_precision("fp32", torch.device("cpu"))
+
+
+class Two(nn.Module):
+    """Two players who pull at each other's output."""
+
+    def __init__(self, every=1):
+        super().__init__()
+        self.D, self.G, self.every = nn.Linear(64, 1), nn.Linear(64, 64), every
+
+    def phases(self, lr=0.1):
+        sgd = torch.optim.SGD
+        return [
+            Phase("D", sgd(self.D.parameters(), lr), lambda b: {"loss": self.D(self.G(b["image"].flatten(1))).mean()}),
+            Phase("G", sgd(self.G.parameters(), lr), lambda b: {"loss": -self.D(self.G(b["image"].flatten(1))).mean()}, self.every),
+        ]
+
+
+def fit_of(model, tiny, stages=None, **options):
+    return Fit(model, stages or [model.phases()], Batches(tiny.train, 16, 0), FP32, **({"warmup": 0, "decay": "constant"} | options))
+
+
+def test_one_players_move_leaves_the_others_weights_and_gradients_untouched(tiny):
+    torch.manual_seed(0)
+    model = Two()
+    seen = {}
+    fit = fit_of(model, tiny, clip=0)
+    d, g = fit.stages[0]
+    for phase, others in ((d, model.G), (g, model.D)):
+        inner = phase.optimizer.step
+
+        def step(inner=inner, phase=phase, others=others):
+            seen[phase.name] = all(p.grad is None for p in others.parameters())
+            before = [p.clone() for p in others.parameters()]
+            inner()
+            assert all(torch.equal(a, b) for a, b in zip(before, others.parameters(), strict=True))
+
+        phase.optimizer.step = step
+    metrics = fit.step(0, 0.0)
+    assert seen == {"D": True, "G": True} and set(metrics) == {"D/loss", "G/loss"}
+
+
+def test_a_lazy_phase_moves_every_k_steps_with_its_loss_times_k(tiny):
+    torch.manual_seed(0)
+    lazy, eager = Two(every=4), Two(every=1)
+    eager.load_state_dict(lazy.state_dict())
+    for model in (lazy, eager):
+        fit_of(model, tiny, clip=0).step(0, 0.0)
+    torch.manual_seed(0)
+    start = Two().G.weight
+    assert torch.allclose(lazy.G.weight - start, 4 * (eager.G.weight - start), atol=1e-6)
+    moved = lazy.G.weight.clone()
+    fit = fit_of(lazy, tiny, clip=0)
+    for step in (1, 2, 3):
+        assert "G/loss" not in fit.step(step, 0.0)
+    assert torch.equal(moved, lazy.G.weight)
+
+
+def test_stages_play_in_order_and_freeze_each_other_bitwise(tiny):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 64))
+    stages = [
+        [Phase(str(i), torch.optim.SGD(layer.parameters(), 0.1), lambda b: {"loss": model(b["image"].flatten(1)).square().mean()})]
+        for i, layer in enumerate(model)
+    ]
+    fit = fit_of(model, tiny, stages)
+    start = [p.clone() for p in model.parameters()]
+    fit.step(0, 0.49)
+    middle = [p.clone() for p in model.parameters()]
+    assert torch.equal(start[2], middle[2]) and not torch.equal(start[0], middle[0])
+    fit.step(1, 0.5)
+    end = list(model.parameters())
+    assert torch.equal(middle[0], end[0]) and not torch.equal(middle[2], end[2])
+
+
+class Staged(nn.Module):
+    """Two linear layers trained one after the other; its loss draws, so that resuming must repeat the draws."""
+
+    def __init__(self, size, channels):
+        super().__init__()
+        self.a, self.b = nn.Linear(size * size, 4), nn.Linear(4, size * size)
+
+    def loss(self, batch):
+        x = batch["image"].flatten(1)
+        return {"loss": (self.b(self.a(x + 0.1 * batch["rng"](64))) - x).square().mean()}
+
+    def stages(self, lr=0.01):
+        return [[Phase(n, torch.optim.Adam(m.parameters(), lr), self.loss)] for n, m in (("a", self.a), ("b", self.b))]
+
+    def encode(self, image):
+        return self.a(image.flatten(1))
+
+
+@pytest.fixture
+def staged(monkeypatch):
+    monkeypatch.setitem(registry.MODELS, "staged", registry.Entry(f"{__name__}:Staged", "", "", ""))
+
+
+@pytest.mark.parametrize("cut", [3, 6])
+def test_resuming_inside_any_stage_changes_no_bit(staged, bars, tmp_path, cut):
+    shared = {"steps": 8, "batch_size": 16, "log_every": 1, "quiet": True}
+    whole = train("staged", bars, out=tmp_path / "a", **shared)
+    part = train("staged", bars, out=tmp_path / "b", checkpoint_every=cut, keep=99, **shared)
+    for step in steps_in(part.checkpoints):
+        if step > cut:
+            (part.checkpoints / f"{step:08d}" / "manifest.json").unlink()
+    part.update(status="running")
+    resume(part.path, quiet=True)
+    a, b = (load_checkpoint(newest_whole(run.checkpoints)[0]).weights for run in (whole, part))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_accumulated_parts_give_the_whole_batchs_step(tiny):
+    def trained(parts):
+        torch.manual_seed(0)
+        model = registry.build("vae", tiny, width=8, latent=3)
+        fit = Fit(model, [model.phases()], Batches(tiny.train, 16, 0), FP32, accumulate=parts)
+        for step in range(3):
+            fit.step(step, step / 3)
+        return model.state_dict()
+
+    one, three = trained(1), trained(3)
+    assert all(torch.allclose(one[k], three[k], atol=1e-5) for k in one)
+
+
+def test_the_average_follows_its_formula_warm_up_included():
+    model = nn.Linear(1, 1, bias=False)
+    ema, expected = EMA(model, 0.5), float(model.weight)
+    for step in range(20):
+        with torch.no_grad():
+            model.weight.fill_(step)
+        ema.update(model, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert float(ema.model.weight) == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_epoch_shows_every_picture_once_in_a_new_order(tiny):
+    batches = Batches(tiny.train, 48, seed=3)  # 128 pictures: epochs end inside batches
+    seen = np.concatenate([batches.index(step) for step in range(8)])
+    epochs = seen.reshape(3, 128)
+    assert all(sorted(epoch) == list(range(128)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert (Batches(tiny.train, 48, seed=3).index(5) == batches.index(5)).all()
+
+
+def test_ranks_share_the_global_batch_without_overlap(tiny):
+    whole = Batches(tiny.train, 16, 1, augment=Augment.parse("flip,translate,color"))(2)
+    parts = [Batches(tiny.train, 16, 1, start, 8, Augment.parse("flip,translate,color"))(2) for start in (0, 8)]
+    assert torch.equal(whole["image"], torch.cat([p["image"] for p in parts]))
+
+
+def test_augmentations_do_what_they_say_and_a_pair_moves_together():
+    x = torch.rand(64, 3, 8, 8) * 2 - 1
+    noise = lambda: Noise.of_seeds(range(64))  # noqa: E731
+    flipped, twin = Augment(flip=True)([x, x.flip(1)], noise())
+    mirrored = torch.stack([torch.equal(a, b.flip(2)) for a, b in zip(flipped, x, strict=True)] and [
+        torch.tensor(torch.equal(a, b.flip(2))) for a, b in zip(flipped, x, strict=True)
+    ])  # fmt: skip
+    assert 16 < mirrored.sum() < 48 and torch.equal(twin, flipped.flip(1))
+    assert torch.equal(Augment()([x], noise())[0], x)
+    moved = Augment(translate=0.25)([x], noise())[0]
+    assert all(any(torch.equal(m[:, 2:6, 2:6], p[:, 2 + i : 6 + i, 2 + j : 6 + j]) for i in range(-2, 3) for j in range(-2, 3)) for m, p in zip(moved, x, strict=True))  # fmt: skip
+    grey = x[:, :1].expand(-1, 3, -1, -1)
+    coloured = Augment(color=0.3)([grey], noise())[0]
+    assert (coloured - coloured[:, :1]).abs().max() < 1e-5  # grey stays grey
+    with pytest.raises(UsageError, match="translate"):
+        Augment.parse("tranlate=0.1")
+
+
+# Disasters
+
+
+def checkpoint(step):
+    return Checkpoint(step, {"name": "x", "kwargs": {}}, {"w": torch.full((4,), float(step))}, None, {"n": step})
+
+
+def test_a_torn_checkpoint_is_detected_whatever_was_torn_and_the_one_before_is_used(tmp_path):
+    for step in (10, 20):
+        save_checkpoint(tmp_path, checkpoint(step), keep=9)
+    newest = tmp_path / "00000020"
+    for file in sorted(newest.iterdir()):
+        content = file.read_bytes()
+        for damage in (content[: len(content) // 2], content[:-1] + bytes([content[-1] ^ 1]), b""):
+            file.write_bytes(damage)
+            if file.name != "manifest.json" or damage != content[:-1] + bytes([content[-1] ^ 1]):
+                found, passed = newest_whole(tmp_path)
+                assert found == tmp_path / "00000010" and "20" in passed[0]
+        file.write_bytes(content)
+    assert newest_whole(tmp_path) == (newest, [])
+    (newest / "model.safetensors").unlink()
+    with pytest.raises(ReverieError, match="damaged"):
+        load_checkpoint(newest)
+
+
+def test_only_the_newest_checkpoints_are_kept_and_a_failed_write_costs_none(tmp_path, monkeypatch):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, checkpoint(step), keep=2)
+    assert steps_in(tmp_path) == [2, 3]
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("reverie.training.checkpoint.torch.save", full)
+    with pytest.raises(ReverieError, match=r"disk is full.*checkpoint 3"):
+        save_checkpoint(tmp_path, checkpoint(4), keep=2)
+    assert steps_in(tmp_path) == [2, 3] and len(list(tmp_path.iterdir())) == 2
+    assert newest_whole(tmp_path)[1] == []
+
+
+def test_training_state_holds_no_pickled_code(bars, tmp_path):
+    run = train("vae", bars, out=tmp_path / "r", steps=2, batch_size=8, width=8, quiet=True)
+    state = torch.load(newest_whole(run.checkpoints)[0] / "training.pt", weights_only=True)
+    assert set(state) >= {"optimizers"}
+
+
+class Exploding(Staged):
+    def phases(self, lr=0.01):
+        return [Phase("boom", torch.optim.SGD(self.parameters(), lr), self.bad)]
+
+    stages = None
+
+    def bad(self, batch):
+        return {"loss": self.loss(batch)["loss"] * (float("nan") if batch["progress"] >= 0.7 else 1.0)}
+
+
+def test_a_loss_that_is_not_a_number_stops_with_step_phase_checkpoint_and_advice(bars, tmp_path, monkeypatch):
+    monkeypatch.setitem(registry.MODELS, "exploding", registry.Entry(f"{__name__}:Exploding", "", "", ""))
+    with pytest.raises(ReverieError, match=r"step 7: the loss of phase 'boom' is nan\. Kept: .*00000006.*--lr") as caught:
+        train("exploding", bars, out=tmp_path / "r", steps=10, batch_size=8, log_every=1, checkpoint_every=3, quiet=True)
+    assert "Traceback" not in str(caught.value)
+    run = Run.open(tmp_path / "r")
+    assert run.info["status"] == "failed" and run.metrics()[-1]["step"] == 7
+    assert all(math.isfinite(v) for line in run.metrics() for v in line.values())
+    saved = load_checkpoint(newest_whole(run.checkpoints)[0])
+    assert saved.step == 6 and all(w.isfinite().all() for w in saved.weights.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops_and_resume_finishes_with_the_same_bits(bars, tmp_path, number):
+    shared = {"steps": 300, "batch_size": 8, "width": 8, "log_every": 1, "quiet": True}
+    whole = train("vae", bars, out=tmp_path / "whole", **shared)
+    threading.Timer(0.4, os.kill, (os.getpid(), number)).start()
+    cut = train("vae", bars, out=tmp_path / "cut", **(shared | {"steps": 300}))
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert handlers == (signal.default_int_handler, signal.SIG_DFL)
+    if cut.info["status"] == "finished":
+        pytest.fail("the machine trained 300 steps in 0.4 s: lengthen this test")
+    assert cut.info["status"] == "stopped" and 0 < steps_in(cut.checkpoints)[-1] < 300
+    resume(cut.path, quiet=True)
+    a, b = (load_checkpoint(newest_whole(run.checkpoints)[0]).weights for run in (whole, cut))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_what_the_user_has_is_never_overwritten(bars, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="nothing was touched"):
+        train("vae", bars, out=tmp_path / "mine", steps=2, quiet=True)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_resume_refuses_other_pictures_and_finished_runs(bars, tmp_path):
+    run = train("vae", bars, out=tmp_path / "r", steps=2, batch_size=8, width=8, quiet=True)
+    with pytest.raises(UsageError, match="finished"):
+        resume(run.path)
+    info = json.loads((run.path / "run.json").read_text())
+    info["status"], info["data"]["fingerprint"] = "running", "f" * 64
+    (run.path / "run.json").write_text(json.dumps(info))
+    with pytest.raises(ReverieError, match="not the ones"):
+        resume(run.path, quiet=True)
+
+
+def test_minutes_are_recorded_as_steps_and_kept(bars, tmp_path):
+    run = train("vae", bars, out=tmp_path / "r", minutes=0.12, batch_size=8, width=8, quiet=True)
+    assert run.info["plan"]["knots"][-1] == (run.info["result"]["steps"], 1.0) and run.info["plan"]["minutes"] == 0.12
+    assert 2 < run.info["result"]["seconds"] < 30  # how well a budget is kept is measured elsewhere, on a clock of our own
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"latnt": 3}, "latent"),
+        ({"batch_size": 0}, "batch-size"),
+        ({"ema": 1.0}, "ema"),
+        ({"decoder": "cauchy"}, "bernoulli"),
+        ({"precision": "fp8"}, "precision"),
+        ({"device": "quantum"}, "device"),
+        ({"augment": "flop"}, "flip"),
+        ({"accumulate": 99, "batch_size": 8}, "accumulate"),
+        ({"latent": 0}, "latent"),
+        ({"steps": 3, "minutes": 1.0}, "one of the two"),
+    ],
+)
+def test_bad_options_are_refused_with_the_fix_before_anything_is_written(bars, tmp_path, options, said):
+    with pytest.raises(UsageError, match=said):
+        train("vae", bars, out=tmp_path / "r", quiet=True, **({"steps": 2} | options if "minutes" not in options else options))
+    assert not (tmp_path / "r").exists()
+
+
+def test_precision_says_what_it_chose_and_why():
+    chosen = pick_precision("auto", pick_device("cpu"))
+    assert str(chosen).startswith(("bf16 on cpu (auto: this CPU", "fp32 on cpu (auto: this CPU"))
+    with pytest.raises(UsageError):
+        pick_device("cuda:99")
