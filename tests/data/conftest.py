@@ -19,7 +19,9 @@ def reverie_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 def pixels(seed: int, width: int = 24, height: int = 24, channels: int = 3) -> np.ndarray:
     """Smooth random colours, uint8 (H, W, C): no two seeds look alike, and JPEG keeps them nearly."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, channels), np.uint8)
-    image = Image.fromarray(coarse[..., 0] if channels == 1 else coarse).resize((width, height), Image.Resampling.BICUBIC)
+    image = Image.fromarray(coarse[..., 0] if channels == 1 else coarse).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     return np.asarray(image).reshape(height, width, channels)
 
 

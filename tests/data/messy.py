@@ -70,7 +70,9 @@ def make(folder: Path, good: int = 40) -> dict[str, str]:
         (folder / "nowhere.png").symlink_to(folder / "not there.png")
         expected["nowhere.png"] = "broken-link"
     with contextlib.suppress(OSError, ValueError):
-        Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff\xfename.png")).write_bytes(encoded(picture(119).convert("CMYK"), "TIFF"))
+        Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff\xfename.png")).write_bytes(
+            encoded(picture(119).convert("CMYK"), "TIFF")
+        )
         expected["bad\\xff\\xfename.png"] = "misnamed"
     with contextlib.suppress(OSError, AttributeError):
         os.mkfifo(folder / "pipe.png")

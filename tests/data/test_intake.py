@@ -133,8 +133,10 @@ def test_a_forbidden_file_is_reported(tmp_path: Path, monkeypatch: pytest.Monkey
 @given(
     st.one_of(
         st.binary(max_size=400),
-        st.tuples(st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\0", b"RIFF"]), st.binary())
-        .map(b"".join),
+        st.tuples(
+            st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\0", b"RIFF"]),
+            st.binary(),
+        ).map(b"".join),
     )
 )
 def test_random_bytes_never_crash(data: bytes) -> None:
@@ -149,7 +151,12 @@ def test_random_bytes_never_crash(data: bytes) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]), st.integers(0, 10_000), st.integers(0, 255), st.booleans())
+@given(
+    st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]),
+    st.integers(0, 10_000),
+    st.integers(0, 255),
+    st.booleans(),
+)
 def test_a_damaged_picture_never_crashes(form: str, place: int, value: int, cut: bool) -> None:
     data = bytearray(messy.encoded(messy.picture(7), form))
     data[place % len(data)] = value

@@ -83,7 +83,9 @@ def test_the_users_own_split_stands_and_a_copy_in_both_leaves_training(tmp_path:
     fill(tmp_path / "d" / "train", 20)
     fill(tmp_path / "d" / "val", 8, first=50)
     shutil.copy(tmp_path / "d" / "val" / "0050.png", tmp_path / "d" / "train" / "copy.png")
-    (tmp_path / "d" / "train" / "like.jpg").write_bytes(messy.encoded(messy.Image.fromarray(pixels(51)), "JPEG", quality=90))
+    (tmp_path / "d" / "train" / "like.jpg").write_bytes(
+        messy.encoded(messy.Image.fromarray(pixels(51)), "JPEG", quality=90)
+    )
     made = reverie.data(tmp_path / "d")
     assert (len(made.train), len(made.held_out)) == (20, 9)
     told = {(p.file, p.kind) for p in made.report.problems}
@@ -115,8 +117,20 @@ def test_near_duplicates_are_found_among_many_without_comparing_all() -> None:
 @pytest.mark.parametrize("part", ["train", "held_out", "test"])
 def test_a_named_split_is_a_whole_set_of_its_own(tmp_path: Path, part: str) -> None:
     fill(tmp_path / "d", 120)
+    for seed in range(0, 120, 3):
+        image = messy.Image.fromarray(pixels(seed))
+        (tmp_path / "d" / f"{seed:04d} again.jpg").write_bytes(messy.encoded(image, "JPEG", quality=95))
     whole = sides(reverie.data(tmp_path / "d", held_out=0.3))
     made = reverie.data(f"{tmp_path / 'd'}:{part}", held_out=0.3)
     wanted = "train" if part == "train" else "held_out"
     assert set(sides(made)) == {picture for picture, side in whole.items() if side == wanted}
-    assert len(made.train) and len(made.held_out)
+    assert len(made.train) > len(made.held_out) >= 1
+
+
+def test_a_named_split_of_arrays_is_that_split(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", images=np.stack([pixels(seed) for seed in range(100)]))
+    whole = sides(reverie.data(tmp_path / "d.npz", held_out=0.3))
+    for part in ("train", "held_out"):
+        made = reverie.data(f"{tmp_path / 'd.npz'}:{part}", held_out=0.3)
+        assert set(sides(made)) == {picture for picture, side in whole.items() if side == part}
+        assert len(made.train) > len(made.held_out) >= 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -158,16 +158,15 @@ def dataset(
     progress: home.Progress | None = None,
 ) -> Dataset:
     """Fit and divide. ``part`` names a split, which is then the whole. Raises TooFew."""
-    if part is not None and arrays.cut is not None:
-        arrays = arrays.take(slice(0, arrays.cut) if part == "train" else slice(arrays.cut, None), None)
-    elif part is not None:
-        arrays = _divided(arrays, held_out)
-        assert arrays.cut is not None
-        arrays = arrays.take(slice(0, arrays.cut) if part == "train" else slice(arrays.cut, None), None)
     if not arrays.checked:
         arrays = _without_copies(arrays)
     if len(arrays.images) < MIN_PICTURES:
         raise TooFew(spec, Report(len(arrays.images), arrays.problems))
+    if arrays.cut is None:
+        arrays = _divided(arrays, held_out, split.fraction)
+    if part is not None:
+        rows = slice(0, arrays.cut) if part == "train" else slice(arrays.cut, None)
+        arrays = _divided(arrays.take(rows, None), held_out, split.second_fraction)
     height, width = arrays.images.shape[1:3]
     size = size or (height if height == width <= 256 else 64)
     images = _fitted(arrays.images, picture.Form(size, channels or _channels(arrays.images), fit, background), progress)
@@ -178,8 +177,6 @@ def dataset(
     if arrays.images.shape[3] == 4:
         problems.append(Problem("*", "rgba", f"converted: composited on background {background}"))
     arrays = replace(arrays, images=images, sources=sources, problems=problems)
-    if arrays.cut is None:
-        arrays = _divided(arrays, held_out)
     cut = arrays.cut
     digest = hashlib.sha256(repr((size, images.shape, cut, arrays.classes, arrays.texts)).encode())
     for array in (arrays.images, arrays.labels, arrays.sources):
@@ -240,20 +237,22 @@ def _without_copies(arrays: Arrays) -> Arrays:
     return replace(arrays.take(keep, kept_cut) if not keep.all() else arrays, problems=problems)
 
 
-def _divided(arrays: Arrays, held_out: float) -> Arrays:
+def _divided(arrays: Arrays, held_out: float, fraction: Callable[[str], float]) -> Arrays:
     """Training rows first, by content; near duplicates together."""
     images = arrays.images
-    fractions = np.array([split.fraction(sha) for sha in _rows(arrays)])
+    names = arrays.names or [str(i) for i in range(len(images))]
+    if len(images) < 2:
+        raise ReverieError(f"One picture ({', '.join(names)}) cannot be divided into training and held-out ones.")
+    fractions = np.array([fraction(sha) for sha in _rows(arrays)])
     hashes = np.array(list(parallel(lambda p: split.difference_hash(p[..., :3]), images)), np.uint64)
     near = split.near_duplicates(hashes, lambda some: images[some])
     held = split.divide(fractions, split.groups(near, len(images)), held_out)
-    names: Any = arrays.names or [str(i) for i in range(len(images))]
-    problems = [
-        Problem(
-            names[b], "near-duplicate", f"kept: looks like {names[a]}; both {'held out' if held[b] else 'training'}"
-        )
-        for a, b in sorted({int(b): int(a) for a, b in near[::-1]}.items())
-        for a, b in [(b, a)]
-    ]
+    like: dict[int, int] = {}
+    for a, b in near:
+        like.setdefault(int(b), int(a))
+    problems = []
+    for b, a in sorted(like.items()):
+        side = "held out" if held[b] else "training"
+        problems.append(Problem(names[b], "near-duplicate", f"kept: looks like {names[a]}; both {side}"))
     order = np.argsort(held, kind="stable")
     return replace(arrays.take(order, int((~held).sum())), problems=arrays.problems + problems)

@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
+from reverie.data.types import Problem
 from reverie.errors import ReverieError
 
 TEXT_COLUMNS = ("text", "caption", "prompt", "description")
@@ -30,13 +31,14 @@ def list_hub(name: str) -> Listing:
         ) from None
     splits: dict[str, Any] = dict(found) if hasattr(found, "keys") else {"train": found}
     both = "train" in splits and any(name in HELD_OUT_NAMES for name in splits)
-    items: list[Item] = []
+    listing = Listing([])
     for split in sorted(splits, key=lambda split: split == "train"):  # held-out first: a copy is dropped from training
         if both and split != "train" and split not in HELD_OUT_NAMES:
+            listing.problems.append(Problem(split, "outside-splits", "skipped: neither training nor test"))
             continue
         side = ("train" if split == "train" else "held_out") if both else None
-        items += _rows(name, split, splits[split], side)
-    return Listing(items)
+        listing.items.extend(_rows(name, split, splits[split], side))
+    return listing
 
 
 def _rows(name: str, split: str, rows: Any, side: str | None) -> list[Item]:

@@ -20,11 +20,11 @@ from PIL import Image
 
 from reverie.data import home
 from reverie.data.arrays import Arrays
+from reverie.data.bundled import FASHION_CLASSES
 from reverie.errors import ReverieError
 
 CONNECT_SECONDS = 6  # a closed network fails fast, the next source is tried
 IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
 CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck".split(",")
 
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # training images, labels, test images, labels; all uint8
@@ -209,7 +209,7 @@ PUBLIC = {
         by_hand=HAND.format("get the four idx files of MNIST, save them with numpy.savez"),
     ),
     "fashion-mnist": Public(
-        classes=FASHION,
+        classes=FASHION_CLASSES,
         pin="ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f",
         sources=[
             (FASHION_URL, idx_web(FASHION_URL)),

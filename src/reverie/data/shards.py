@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tarfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from reverie.data.folder import ignored, suffix
@@ -89,14 +89,16 @@ def _list_shard(shard: Path, listing: Listing) -> None:
                 label = row.get("label", label)
         label = int(label) if isinstance(label, str) and re.fullmatch(r"\d{1,9}", label) else label
         label = label if label is None or (isinstance(label, int) and not isinstance(label, bool)) else str(label)
-        listing.items.append(Item(f"{name}/{printable(member)}", file, label or (0 if label == 0 else None), text))
+        listing.items.append(
+            Item(f"{name}/{printable(member.removeprefix('./'))}", file, None if label == "" else label, text)
+        )
     rest = [member for member in members if suffix(member) not in SUFFIXES and member not in used]
     listing.problems += ignored(rest)
 
 
 def _key(member: str) -> str:
-    path = PurePosixPath(member)
-    return str(path.with_name(path.name.partition(".")[0] or path.name))
+    folder, slash, name = member.rpartition("/")
+    return folder + slash + (name.partition(".")[0] or name)
 
 
 def _json(content: str) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reverie.data.home import Progress
 from reverie.data.items import HELD_OUT_NAMES, Listing
-from reverie.data.types import Dataset, Report
+from reverie.data.types import Dataset
 from reverie.errors import ReverieError, UsageError, suggest
 
 BUNDLED_NAMES = ("fashion", "emoji")
@@ -69,8 +69,6 @@ def data(
     listing = _listing(source)
     from reverie.data import intake, picture, store
 
-    if part is not None:
-        listing = _only(listing, part, source, held_out)
     seen, problems = intake.survey(listing, source, progress)
     if size is None:
         sizes = {one.size for one in seen}
@@ -78,7 +76,7 @@ def data(
         size = width if len(sizes) == 1 and width == height <= MAX_OWN_SIZE else DEFAULT_SIZE
     form = picture.Form(size, channels or 3, fit, background)
     plan = store.plan(seen, form, find_channels=channels is None, held_out=held_out)
-    return store.open_or_build(text, plan, problems, progress)
+    return store.open_or_build(text, plan, problems, part, progress)
 
 
 def _check(size: int | None, channels: int | None, fit: str, background: tuple[int, ...], held_out: float) -> None:
@@ -141,25 +139,3 @@ def _listing(source: str) -> Listing:
         raise UsageError(f"{source} is a file that holds no set of pictures. Possible: {POSSIBLE}.")
     names = [*BUNDLED_NAMES, *PUBLIC_NAMES]
     raise UsageError(f'There is no data called "{source}".{suggest(source, names)} Possible: {POSSIBLE}.')
-
-
-def _only(listing: Listing, part: str, source: str, held_out: float) -> Listing:
-    """The items of one split, as a whole set: the source's own split if it has one, else by content."""
-    from dataclasses import replace
-
-    from reverie.data import intake, split
-
-    own = any(item.split for item in listing.items)
-    if own:
-        chosen = [item for item in listing.items if item.split == part]
-    else:
-        seen, _ = intake.survey(listing, source)
-        chosen = [one.item for one in seen if (split.fraction(one.sha) < held_out) == (part == "held_out")]
-    if not chosen:
-        raise ReverieError(
-            f"{source} has no pictures in its {part} split.",
-        )
-    return Listing([replace(item, split=None) for item in chosen], listing.problems)
-
-
-__all__ = ["Report", "data"]

@@ -21,6 +21,7 @@ from reverie.data import home, picture, split
 from reverie.data.intake import MIN_PICTURES, Seen, TooFew, parallel
 from reverie.data.items import index_labels
 from reverie.data.types import Dataset, Pictures, Problem, Report
+from reverie.errors import ReverieError
 
 VERSION = 1  # of the format and of everything that decides a stored pixel or the split
 CHUNK = 256  # pictures decoded between two notes; the only pictures ever in memory
@@ -62,10 +63,12 @@ def plan(seen: list[Seen], form: picture.Form, find_channels: bool, held_out: fl
     return Plan([seen[i] for i in order], form, find_channels, held_out)
 
 
-def open_or_build(spec: str, wanted: Plan, problems: list[Problem], progress: home.Progress | None = None) -> Dataset:
+def open_or_build(
+    spec: str, wanted: Plan, problems: list[Problem], part: str | None = None, progress: home.Progress | None = None
+) -> Dataset:
     """The data set of a plan, from its store; the store is built first if there is none that is whole.
 
-    Two processes that ask for the same one: the second waits for the first. Raises TooFew, and ReverieError where the
+    ``part`` ("train", "held_out") takes that split of it as the whole, divided again. Two processes that ask for the same one: the second waits for the first. Raises TooFew, and ReverieError where the
     cache folder cannot be written to.
     """
     final = home.home() / "stores" / wanted.key()
@@ -82,7 +85,7 @@ def open_or_build(spec: str, wanted: Plan, problems: list[Problem], progress: ho
             raise home.cannot_write(
                 error, "the picture store", "What was built so far is kept, the next call goes on from there. "
             ) from error
-    return _open(spec, final, meta, problems)
+    return _open(spec, final, meta, problems, part, wanted.held_out)
 
 
 def _whole(folder: Path) -> dict[str, Any] | None:
@@ -95,33 +98,46 @@ def _whole(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _open(spec: str, folder: Path, meta: dict[str, Any], problems: list[Problem]) -> Dataset:
+def _open(
+    spec: str, folder: Path, meta: dict[str, Any], problems: list[Problem], part: str | None, held_out: float
+) -> Dataset:
     n, cut = len(meta["names"]), meta["train"]
     maps = {
         name: np.memmap(folder / f"{name}.u8", np.uint8, "r", shape=(n, meta["size"], meta["size"], channels))
         for name, channels in meta["channels"].items()
     }
     labels = np.array(meta["labels"], np.int64)
+    train, held, fingerprint = slice(0, cut), slice(cut, n), meta["fingerprint"]
+    if part is not None:
+        rows = train if part == "train" else held
+        if rows.stop - rows.start < 2:
+            raise ReverieError(f"{spec} is one picture, which cannot be divided into training and held-out ones.")
+        # A split's rows rise by their second fraction, so that a share of them is one slice.
+        middle = rows.start + int(np.searchsorted(meta["seconds"][rows], held_out))
+        middle = min(max(middle, rows.start + 1), rows.stop - 1)
+        train, held = slice(middle, rows.stop), slice(rows.start, middle)
+        fingerprint = hashlib.sha256(f"{fingerprint} {part} {middle}".encode()).hexdigest()
 
-    def pictures(part: slice) -> Pictures:
+    def pictures(rows: slice) -> Pictures:
         texts, sources = meta["texts"], maps.get("sources")
         return Pictures(
-            images=maps["images"][part],
-            labels=labels[part],
-            names=meta["names"][part],
-            texts=None if texts is None else texts[part],
-            sources=None if sources is None else sources[part],
+            images=maps["images"][rows],
+            labels=labels[rows],
+            names=meta["names"][rows],
+            texts=None if texts is None else texts[rows],
+            sources=None if sources is None else sources[rows],
         )
 
+    usable = train.stop - train.start + held.stop - held.start
     return Dataset(
         spec=spec,
         size=meta["size"],
         channels=meta["channels"]["images"],
         classes=meta["classes"],
-        train=pictures(slice(0, cut)),
-        held_out=pictures(slice(cut, n)),
-        fingerprint=meta["fingerprint"],
-        report=Report(n, problems + [Problem(*fields) for fields in meta["problems"]]),
+        train=pictures(train),
+        held_out=pictures(held),
+        fingerprint=fingerprint,
+        report=Report(usable, problems + [Problem(*one) for one in meta["problems"]]),
     )
 
 

