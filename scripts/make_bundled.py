@@ -1,4 +1,4 @@
-"""Make ``src/reverie/data/bundled/`` from packages: ``python scripts/make_bundled.py [--npm FOLDER] [--fashion FOLDER]``.
+"""Make ``src/reverie/data/bundled/`` from packages: ``python scripts/make_bundled.py [--npm DIR] [--fashion DIR]``.
 
 Takes Fashion-MNIST from the Debian package dataset-fashion-mnist and the emoji from the npm packages
 emoji-datasource-google and emoji-datasource-twitter (fetched with ``npm pack`` unless --npm holds their tarballs).
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def make_fashion(folder: Path) -> None:
-    """1,200 of each class from the 60,000 and 200 of each from the 10,000: those whose pixels have the lowest sha256."""
+    """1,200 of each class from the 60,000, 200 of each from the 10,000: those whose pixels have the lowest sha256."""
     chosen: list[list[np.ndarray]] = [[] for _ in range(10)]
     seen: set[bytes] = set()
     for part, each in (("train", TRAIN), ("t10k", HELD_OUT)):
@@ -83,7 +83,7 @@ def make_emoji(folder: Path) -> None:
         with tarfile.open(folder / f"{package}-{EMOJI_VERSION}.tgz") as tar:
             members = {member.name: tar.extractfile(member) for member in tar if _wanted(member)}
             listed = json.loads(members["package/emoji.json"].read())
-            about[name] = {one["unified"]: one for one in listed if one[f"has_img_{package.rpartition('-')[2]}"]}
+            about[name] = {one["unified"]: one for one in listed if _is_emoji(one, package)}
             drawings[name] = {}
             for code, one in about[name].items():
                 file = members.get(f"package/img/{package.rpartition('-')[2]}/64/{one['image']}")
@@ -108,6 +108,11 @@ def make_emoji(folder: Path) -> None:
     assert back.sources is not None
     for i, code in enumerate(both):
         assert (back.images[i] == drawings["noto"][code]).all() and (back.sources[i] == drawings["twemoji"][code]).all()
+
+
+def _is_emoji(one: dict, package: str) -> bool:
+    """Drawn in this set, and no component: those are bare skin-tone swatches, no emoji of their own."""
+    return one[f"has_img_{package.rpartition('-')[2]}"] and one["category"] != "Component"
 
 
 def _wanted(member: tarfile.TarInfo) -> bool:

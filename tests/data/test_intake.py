@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import warnings
 from pathlib import Path
 
 import messy
 import numpy as np
 import pytest
-from conftest import fill, pixels, save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 import reverie.data
+from conftest import fill, pixels, save
 from reverie.data.picture import Form, Unusable, decode, inspect
 
 FORM = Form(16, 3, "crop", (255, 255, 255))
@@ -43,7 +42,10 @@ def test_no_file_vanishes_without_a_word(tmp_path: Path) -> None:
     messy.make(tmp_path / "messy")
     made = reverie.data(tmp_path / "messy")
     spoken = {*made.train.names, *made.held_out.names} | {problem.file for problem in made.report.problems}
-    assert {name for name in os.listdir(tmp_path / "messy") if name.isprintable()} <= spoken | {"notes.doc", "loop"}
+    assert {path.name for path in (tmp_path / "messy").iterdir() if path.name.isprintable()} <= spoken | {
+        "notes.doc",
+        "loop",
+    }
 
 
 def test_fewer_than_eight_pictures_is_an_error_that_carries_the_report(tmp_path: Path) -> None:

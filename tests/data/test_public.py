@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import pixels
 from PIL import Image
 
 import reverie.data
+from conftest import pixels
 from reverie.data import public
 from reverie.errors import ReverieError
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import messy
 import numpy as np
 import pytest
-from conftest import fill, pixels, save
 from PIL import Image
 
 import reverie.data
+from conftest import fill, pixels, save
 from reverie.errors import ReverieError, UsageError
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import messy
 import numpy as np
 import pytest
-from conftest import fill, pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reverie.data
+from conftest import fill, pixels
 from reverie.data import split
 
 

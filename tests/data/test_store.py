@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fill, pixels, save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import reverie.data
+from conftest import fill, pixels, save
 from reverie.data import intake, store
 from reverie.data.items import File
 from reverie.errors import ReverieError
@@ -151,7 +151,7 @@ def test_a_torn_store_is_built_again(tmp_path: Path, reverie_home: Path, damage:
 def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "d", 12)
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
-    with pytest.raises(ReverieError, match="disk is full.*REVERIE_HOME"):
+    with pytest.raises(ReverieError, match=r"disk is full.*REVERIE_HOME"):
         reverie.data(tmp_path / "d")
 
 
@@ -162,7 +162,7 @@ def test_a_read_only_home_is_told_with_what_to_do(tmp_path: Path, monkeypatch: p
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(ReverieError, match="read-only.*REVERIE_HOME"):
+    with pytest.raises(ReverieError, match=r"read-only.*REVERIE_HOME"):
         reverie.data(tmp_path / "d")
 
 

@@ -83,7 +83,11 @@ def load_npz(path: Path) -> Arrays:
             raise ReverieError(f"{path}: training pictures are {train.shape[1:]}, test pictures {test.shape[1:]}.")
         images, cut = np.concatenate([train, test]), len(train)
         parts = [found.get("train_labels"), found.get("test_labels")]
-        given = None if any(part is None for part in parts) else np.concatenate([np.ravel(part) for part in parts])
+        given = (
+            None
+            if any(part is None for part in parts)
+            else np.concatenate([np.ravel(part) for part in parts if part is not None])
+        )
     elif (pixels := found.get("images", found.get("train"))) is not None:
         images, cut = to_uint8(pixels, f"{path}: images", problems), None
         given = found.get("labels", found.get("train_labels"))
@@ -93,7 +97,8 @@ def load_npz(path: Path) -> Arrays:
             "(N, H, W, C), with labels (N,) and texts (N,) if there are any; or x_train, y_train, x_test, y_test."
         )
     n = len(images)
-    labels, classes = np.full(n, -1, np.int64), []
+    labels = np.full(n, -1, np.int64)
+    classes: list[str] = []
     if given is not None:
         if np.size(given) != n:
             raise ReverieError(f"{path}: labels have shape {np.shape(given)} for {n} pictures; (N,) is needed.")
@@ -181,7 +186,7 @@ def dataset(
     digest = hashlib.sha256(repr((size, images.shape, cut, arrays.classes, arrays.texts)).encode())
     for array in (arrays.images, arrays.labels, arrays.sources):
         if array is not None:
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
     return Dataset(
         spec=spec,
         size=size,

@@ -1,4 +1,4 @@
-"""The two sets that ship with the package; ``scripts/make_bundled.py`` makes them, ``bundled/README.md`` says from what."""
+"""The two sets that ship with the package; made by ``scripts/make_bundled.py``, sources in ``bundled/README.md``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ FILTERS = [
 ]
 
 
-FASHION_CLASSES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
+FASHION_CLASSES = [
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
+]  # fmt: skip
 TRAIN, HELD_OUT = 1200, 200  # pictures of each class
 UPRIGHT = (5, 7, 9)  # shoes; the other classes' mosaics lie on their side: both as they pack best
 
@@ -44,7 +46,7 @@ def emoji() -> Arrays:
 
 
 def pack(pictures: np.ndarray) -> bytes:
-    """uint8 (N, 64, 64, 3) to LZMA over (green, red - green, blue - green, 0): whole pixels of four bytes repeat often."""
+    """uint8 (N, 64, 64, 3) to LZMA over (green, red - green, blue - green, 0): pixels of four bytes repeat often."""
     four = np.zeros((*pictures.shape[:3], 4), np.uint8)
     four[..., 0] = pictures[..., 1]
     four[..., 1] = pictures[..., 0] - pictures[..., 1]

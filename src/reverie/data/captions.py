@@ -75,10 +75,7 @@ class Captions:
             if isinstance(row, str):
                 if not row.strip():
                     continue
-                try:
-                    row = json.loads(row)
-                except ValueError:
-                    row = None
+                row = _json(row)
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 self._say(name, "bad-caption", f"skipped: row {line} has no file_name")
                 continue
@@ -90,3 +87,10 @@ class Captions:
 
     def _say(self, name: str, kind: str, action: str) -> None:
         self.problems.append(Problem(printable(name), kind, action))
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from reverie.data.captions import Captions
@@ -55,7 +55,7 @@ def walk(root: Path, problems: list[Problem]) -> dict[str, File]:
     while todo:
         folder, prefix = todo.pop()
         try:
-            identity = os.stat(folder)
+            identity = Path(folder).stat()
             if (identity.st_dev, identity.st_ino) in seen and identity.st_ino:
                 problems.append(Problem(printable(prefix), "symlink-loop", "skipped: this folder was reached before"))
                 continue
@@ -87,7 +87,7 @@ def walk(root: Path, problems: list[Problem]) -> dict[str, File]:
     return dict(sorted(found.items(), key=lambda pair: os.fsencode(pair[0])))
 
 
-def ignored(names) -> list[Problem]:
+def ignored(names: Iterable[str]) -> list[Problem]:
     """One line for each extension among files that are neither pictures nor captions."""
     count = Counter(suffix(name) for name in names)
     return [
@@ -96,7 +96,7 @@ def ignored(names) -> list[Problem]:
     ]
 
 
-def by_split(names) -> list[tuple[str | None, str, list[str]]]:
+def by_split(names: Iterable[str]) -> list[tuple[str | None, str, list[str]]]:
     """(split, its folder, names): train/ and one of test/, val/ ... when both hold pictures, else all as one.
 
     The held-out ones come first, so that a picture in both splits is dropped from training.
@@ -108,7 +108,8 @@ def by_split(names) -> list[tuple[str | None, str, list[str]]]:
     train = [top for top in tops if top.lower() == "train"]
     if not (held and train):
         return [(None, "", list(names))]
-    return [("held_out", f"{top}/", tops[top]) for top in held] + [("train", f"{top}/", tops[top]) for top in train]
+    sides = [("held_out", top) for top in held] + [("train", top) for top in train]
+    return [(side, f"{top}/", tops[top]) for side, top in sides]
 
 
 def label_names(prefix: str, names: list[str]) -> dict[str, str]:
@@ -132,8 +133,3 @@ def pair_up(prefix: str, names: list[str], problems: list[Problem]) -> list[tupl
         if name not in placed:
             problems.append(Problem(printable(name), "unpaired", "skipped: no picture of the same name in A/ and B/"))
     return paired
-
-
-def with_split(listing: Listing, split: str) -> Listing:
-    """Only the items of one split, which is then no longer a split but the whole."""
-    return Listing([replace(item, split=None) for item in listing.items if item.split == split], listing.problems)

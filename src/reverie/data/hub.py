@@ -27,7 +27,7 @@ def list_hub(name: str) -> Listing:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ReverieError(
             f"hf:{name} cannot be loaded: {reason}\nCheck the name and the network, or save the pictures to a folder "
-            "on a machine that can reach it and pass that folder. (pip install 'reverie[hf]' brings datasets up to date.)"
+            "on a machine that can reach it and pass that folder. (pip install 'reverie[hf]' updates datasets.)"
         ) from None
     splits: dict[str, Any] = dict(found) if hasattr(found, "keys") else {"train": found}
     both = "train" in splits and any(name in HELD_OUT_NAMES for name in splits)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from reverie.data import home, picture
@@ -94,7 +95,8 @@ class Memory:
     """What earlier openings read: (path, size, mtime) -> sha256 and size in pixels, so that nothing is read twice."""
 
     def __init__(self, what: str):
-        self.path = home.home() / "listings" / f"{hashlib.sha256(os.fsencode(os.path.abspath(what))).hexdigest()}.json"
+        key = hashlib.sha256(os.fsencode(Path(what).absolute())).hexdigest()
+        self.path = home.home() / "listings" / f"{key}.json"
         self.old: dict[str, list[Any]] = {}
         self.new: dict[str, list[Any]] = {}
         try:

@@ -18,7 +18,7 @@ HELD_OUT_NAMES = ("test", "val", "valid", "validation", "held_out", "held-out")
 class File:
     """Encoded bytes somewhere: a file, a stretch of one (a tar member), or whatever ``reader`` returns.
 
-    ``size`` and ``mtime_ns`` are those of the listing; with ``path`` and ``offset`` they say whether it was seen before.
+    ``size`` and ``mtime_ns`` are as listed; with ``path`` and ``offset`` they say whether it was seen before.
     """
 
     path: str

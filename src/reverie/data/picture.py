@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 PIXEL_LIMIT = 100_000_000  # width times height; more is refused from the header alone, before any pixel is decoded
-SUFFIXES = frozenset(".png .apng .jpg .jpeg .jpe .jfif .webp .bmp .dib .tif .tiff .gif".split())
+SUFFIXES = frozenset(
+    [".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"]
+)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF")  # no EPS, no PDF: they start other programs
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
 NAMES = {"PNG": {".png", ".apng"}, "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "TIFF": {".tif", ".tiff"}}
@@ -85,9 +87,10 @@ def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[
     if said in SUFFIXES and said not in NAMES.get(image.format or "", SUFFIXES):
         notes.append(("misnamed", f"used: it is {image.format} under the extension {said}"))
     try:
-        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
             kind = "multi-page" if image.format == "TIFF" else "animated"
-            notes.append((kind, f"used the first of {image.n_frames} frames"))
+            notes.append((kind, f"used the first of {frames} frames"))
         turn = TURNS.get(_orientation(image))
         # A JPEG may be decoded at 1/2, 1/4 or 1/8 scale: exact enough while it stays four times what is wanted.
         image.draft(None, (4 * form.size, 4 * form.size))
@@ -116,7 +119,7 @@ def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[No
         notes.append(("16-bit", "converted: scaled from 16 to 8 bits"))
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        opaque = rgba.getextrema()[3] == (255, 255)
+        opaque = rgba.getchannel("A").getextrema() == (255, 255)
         canvas = Image.new("RGBA", rgba.size, (*background, 255))
         canvas.alpha_composite(rgba)
         done = "dropped an alpha channel that hid nothing" if opaque else f"composited on background {background}"
@@ -199,11 +202,11 @@ def _numeric(image: Image.Image, notes: list[Note]) -> Image.Image:
     values[bad] = 0.0
     low, high = float(values.min()), float(values.max())
     kind = "float" if image.mode == "F" else "16-bit"
-    if image.mode == "F" and 0 <= low and high <= 1:
+    if image.mode == "F" and low >= 0 and high <= 1:
         low, high, how = 0.0, 1.0, "0..1"
-    elif image.mode == "F" and 0 <= low and high <= 255:
+    elif image.mode == "F" and low >= 0 and high <= 255:
         low, high, how = 0.0, 255.0, "0..255"
-    elif image.mode != "F" and 0 <= low and high <= 65535:
+    elif image.mode != "F" and low >= 0 and high <= 65535:
         low, high, how = 0.0, 65535.0, "0..65535"
     else:
         how = f"its own range {low:g}..{high:g}"

@@ -25,7 +25,7 @@ from reverie.errors import ReverieError
 
 CONNECT_SECONDS = 6  # a closed network fails fast, the next source is tried
 IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck".split(",")
+CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # training images, labels, test images, labels; all uint8
 Source = Callable[[home.Progress | None], Parts]
@@ -80,7 +80,7 @@ def load_public(name: str, progress: home.Progress | None = None) -> Arrays:
 def digest(parts: Parts) -> str:
     total = hashlib.sha256()
     for part in parts:
-        total.update(np.ascontiguousarray(part, np.uint8))
+        total.update(np.ascontiguousarray(part, np.uint8).data)
     return total.hexdigest()
 
 
@@ -92,7 +92,7 @@ def _from_cache(path: Path) -> Parts:
 def _keep(path: Path, parts: Parts) -> None:
     try:
         with home.atomic(path) as handle:
-            np.savez(handle, **dict(zip(("x_train", "y_train", "x_test", "y_test"), parts, strict=True)))
+            np.savez(handle, x_train=parts[0], y_train=parts[1], x_test=parts[2], y_test=parts[3])
     except OSError:
         pass  # a cache that cannot be written costs the next call a download, no more
 

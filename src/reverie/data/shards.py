@@ -46,13 +46,13 @@ def _list_shard(shard: Path, listing: Listing) -> None:
     try:
         stat = shard.stat()
         with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                end = member.offset_data + member.size
-                if member.isfile() and end <= stat.st_size:
-                    members[member.name] = File(str(shard), member.size, stat.st_mtime_ns, member.offset_data)
-                elif member.isfile():
+            for entry in tar:
+                end = entry.offset_data + entry.size
+                if entry.isfile() and end <= stat.st_size:
+                    members[entry.name] = File(str(shard), entry.size, stat.st_mtime_ns, entry.offset_data)
+                elif entry.isfile():
                     listing.problems.append(
-                        Problem(f"{name}/{printable(member.name)}", "truncated", "skipped: cut short")
+                        Problem(f"{name}/{printable(entry.name)}", "truncated", "skipped: cut short")
                     )
     except tarfile.TarError as error:
         kind = "truncated" if members else "not-a-picture"

@@ -68,6 +68,7 @@ def data(
 
     listing = _listing(source)
     from reverie.data import intake, picture, store
+    from reverie.data.plan import make_plan
 
     seen, problems = intake.survey(listing, source, progress)
     if size is None:
@@ -75,7 +76,7 @@ def data(
         width, height = next(iter(sizes))
         size = width if len(sizes) == 1 and width == height <= MAX_OWN_SIZE else DEFAULT_SIZE
     form = picture.Form(size, channels or 3, fit, background)
-    plan = store.plan(seen, form, find_channels=channels is None, held_out=held_out)
+    plan = make_plan(seen, form, find_channels=channels is None, held_out=held_out)
     return store.open_or_build(text, plan, problems, part, progress)
 
 

@@ -1,8 +1,8 @@
 """The store: pictures decoded and fitted once into one uint8 memory map, so that a batch is one gather.
 
 ``$REVERIE_HOME/stores/KEY/`` holds ``images.u8`` (training rows first, then held-out ones), ``sources.u8`` for pairs,
-and ``meta.json``. It is built in ``KEY.part/``: chunk by chunk, each noted in ``progress.jsonl`` once it is on the disk,
-so that a build that was killed goes on where it stopped; a rename makes it a store.
+and ``meta.json``. It is built in ``KEY.part/``, chunk by chunk, each noted in ``progress.jsonl`` once it is on the
+disk, so that a build that was killed goes on where it stopped; a rename makes it a store.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +19,11 @@ import numpy as np
 from reverie.data import home, picture, split
 from reverie.data.intake import MIN_PICTURES, Seen, TooFew, parallel
 from reverie.data.items import index_labels
+from reverie.data.plan import VERSION, Plan, fingerprint, held_rows, order_rows, same_source
 from reverie.data.types import Dataset, Pictures, Problem, Report
 from reverie.errors import ReverieError
 
-VERSION = 1  # of the format and of everything that decides a stored pixel or the split
 CHUNK = 256  # pictures decoded between two notes; the only pictures ever in memory
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides a store's content.
-
-    Attributes:
-        rows: the pictures in building order (held-out ones last, as far as their own hashes say).
-        form: the wanted shape; its channels are 3 while ``find_channels`` is set.
-        find_channels: store one channel if every picture turns out grey.
-        held_out: share of the pictures to hold out.
-    """
-
-    rows: list[Seen]
-    form: picture.Form
-    find_channels: bool
-    held_out: float
-
-    @property
-    def paired(self) -> bool:
-        return self.rows[0].source_sha != ""
-
-    def key(self) -> str:
-        digest = hashlib.sha256(json.dumps([VERSION, asdict(self.form), self.find_channels, self.held_out]).encode())
-        for row in self.rows:
-            item = row.item
-            digest.update(json.dumps([row.sha, row.source_sha, item.name, item.label, item.text, item.split]).encode())
-        return digest.hexdigest()[:40]
-
-
-def plan(seen: list[Seen], form: picture.Form, find_channels: bool, held_out: float) -> Plan:
-    """Order the rows by content, so that neither names nor the file system's order matter."""
-    shas = [row.sha for row in seen]
-    held = _held(seen, np.arange(len(seen)), held_out)
-    order = _order(held, np.array([split.second_fraction(sha) for sha in shas]), np.arange(len(seen)), shas)
-    return Plan([seen[i] for i in order], form, find_channels, held_out)
 
 
 def open_or_build(
@@ -68,8 +31,8 @@ def open_or_build(
 ) -> Dataset:
     """The data set of a plan, from its store; the store is built first if there is none that is whole.
 
-    ``part`` ("train", "held_out") takes that split of it as the whole, divided again. Two processes that ask for the same one: the second waits for the first. Raises TooFew, and ReverieError where the
-    cache folder cannot be written to.
+    Two processes that ask for the same one: the second waits for the first. ``part`` ("train", "held_out") takes that
+    split as the whole, and divides it again. Raises TooFew, and ReverieError where the cache folder takes no more.
     """
     final = home.home() / "stores" / wanted.key()
     meta = _whole(final)
@@ -107,7 +70,7 @@ def _open(
         for name, channels in meta["channels"].items()
     }
     labels = np.array(meta["labels"], np.int64)
-    train, held, fingerprint = slice(0, cut), slice(cut, n), meta["fingerprint"]
+    train, held, printed = slice(0, cut), slice(cut, n), meta["fingerprint"]
     if part is not None:
         rows = train if part == "train" else held
         if rows.stop - rows.start < 2:
@@ -116,7 +79,7 @@ def _open(
         middle = rows.start + int(np.searchsorted(meta["seconds"][rows], held_out))
         middle = min(max(middle, rows.start + 1), rows.stop - 1)
         train, held = slice(middle, rows.stop), slice(rows.start, middle)
-        fingerprint = hashlib.sha256(f"{fingerprint} {part} {middle}".encode()).hexdigest()
+        printed = hashlib.sha256(f"{printed} {part} {middle}".encode()).hexdigest()
 
     def pictures(rows: slice) -> Pictures:
         texts, sources = meta["texts"], maps.get("sources")
@@ -136,7 +99,7 @@ def _open(
         classes=meta["classes"],
         train=pictures(train),
         held_out=pictures(held),
-        fingerprint=fingerprint,
+        fingerprint=printed,
         report=Report(usable, problems + [Problem(*one) for one in meta["problems"]]),
     )
 
@@ -168,13 +131,13 @@ def _build(
     pixels = np.memmap(part / "images.work", np.uint8, "r", shape=(len(facts), form.size, form.size, form.channels))
     hashes = np.array([int(facts[i]["hash"], 16) for i in good], np.uint64)
     near = split.near_duplicates(hashes, lambda some: pixels[good[some]])
-    group = split.groups(np.concatenate([near, _same_source(rows)]), len(rows))
-    held = _held(rows, group, wanted.held_out)
+    group = split.groups(np.concatenate([near, same_source(rows)]), len(rows))
+    held = held_rows(rows, group, wanted.held_out)
     new += _near_problems(rows, near, held)
 
     seconds = np.zeros(len(rows))
     np.maximum.at(seconds, group, [split.second_fraction(row.sha) for row in rows])
-    order = _order(held, seconds[group], group, [row.sha for row in rows])
+    order = order_rows(held, seconds[group], group, [row.sha for row in rows])
     for name in _arrays(wanted):
         _compact(part, name, len(facts), good[order], form, channels[name])
 
@@ -191,7 +154,7 @@ def _build(
         "classes": classes,
         "seconds": seconds[group][order].tolist(),
         "problems": [[p.file, p.kind, p.action] for p in new],
-        "fingerprint": _fingerprint(wanted, rows, classes, channels, int((~held).sum())),
+        "fingerprint": fingerprint(wanted, rows, classes, channels, int((~held).sum())),
         "files": {f"{name}.u8": (part / f"{name}.u8").stat().st_size for name in channels},
     }
     with home.atomic(part / "meta.json") as handle:
@@ -222,7 +185,7 @@ def _fill(part: Path, wanted: Plan, progress: home.Progress | None) -> list[dict
                 for k, file in enumerate(files):
                     file.seek(start * row_bytes)
                     for _, arrays in done:
-                        file.write(arrays[k])
+                        file.write(arrays[k].tobytes())
                     file.flush()
                     os.fsync(file.fileno())
                 chunk = [fact for fact, _ in done]
@@ -291,30 +254,13 @@ def _compact(part: Path, name: str, n: int, order: np.ndarray, form: picture.For
     rows = np.memmap(work, np.uint8, "r", shape=(n, form.size, form.size, form.channels))
     with home.atomic(final) as handle:
         for start in range(0, len(order), CHUNK):
-            handle.write(np.ascontiguousarray(rows[order[start : start + CHUNK]][..., :channels]))
+            handle.write(rows[order[start : start + CHUNK]][..., :channels].tobytes())
     del rows  # Windows does not unlink a mapped file
     work.unlink()
 
 
 def _arrays(wanted: Plan) -> list[str]:
     return ["images", "sources"] if wanted.paired else ["images"]
-
-
-def _held(rows: list[Seen], group: np.ndarray, held_out: float) -> np.ndarray:
-    given = np.array([{"train": 0, "held_out": 1}.get(row.item.split or "", -1) for row in rows])
-    return split.divide(np.array([split.fraction(row.sha) for row in rows]), group, held_out, given)
-
-
-def _order(held: np.ndarray, seconds: np.ndarray, group: np.ndarray, shas: list[str]) -> np.ndarray:
-    """Training rows first; within a split by content, groups together, so that any share of it is one slice."""
-    return np.array(sorted(range(len(held)), key=lambda i: (held[i], seconds[i], group[i], shas[i])), np.int64)
-
-
-def _same_source(rows: list[Seen]) -> np.ndarray:
-    """Links between pairs that share their source picture."""
-    first: dict[str, int] = {}
-    links = [(first.setdefault(row.source_sha, i), i) for i, row in enumerate(rows) if row.source_sha]
-    return np.array(links, np.int64).reshape(-1, 2)
 
 
 def _near_problems(rows: list[Seen], near: np.ndarray, held: np.ndarray) -> list[Problem]:
@@ -332,11 +278,3 @@ def _near_problems(rows: list[Seen], near: np.ndarray, held: np.ndarray) -> list
         action = "moved: from training to held out, where its near duplicate is"
         found.append(Problem(rows[i].item.name, "moved", action))
     return found
-
-
-def _fingerprint(wanted: Plan, rows: list[Seen], classes: list[str], channels: dict[str, int], train: int) -> str:
-    """Over content and options, not over names: a folder moved or renamed keeps it."""
-    digest = hashlib.sha256(json.dumps([VERSION, asdict(wanted.form), channels, classes, train]).encode())
-    for row in rows:
-        digest.update(json.dumps([row.sha, row.item.label, row.item.text]).encode())
-    return digest.hexdigest()
