@@ -110,6 +110,11 @@ def test_padding_keeps_the_whole_picture() -> None:
     assert (array[4:12] == [255, 0, 0]).all() and (array[:4] == [0, 0, 255]).all() and (array[12:] == [0, 0, 255]).all()
 
 
+def test_a_phones_jpeg_with_a_second_picture_inside_is_no_film() -> None:
+    double = messy.encoded(messy.picture(1), "MPO", save_all=True, append_images=[messy.picture(2)])
+    assert decode(double, FORM, ".jpg")[1] == []
+
+
 def test_a_bomb_is_refused_from_its_header() -> None:
     with pytest.raises(Unusable) as caught:
         inspect(messy.bomb())

@@ -83,11 +83,8 @@ def load_npz(path: Path) -> Arrays:
             raise ReverieError(f"{path}: training pictures are {train.shape[1:]}, test pictures {test.shape[1:]}.")
         images, cut = np.concatenate([train, test]), len(train)
         parts = [found.get("train_labels"), found.get("test_labels")]
-        given = (
-            None
-            if any(part is None for part in parts)
-            else np.concatenate([np.ravel(part) for part in parts if part is not None])
-        )
+        known_parts = [np.ravel(one) for one in parts if one is not None]
+        given = np.concatenate(known_parts) if len(known_parts) == 2 else None
     elif (pixels := found.get("images", found.get("train"))) is not None:
         images, cut = to_uint8(pixels, f"{path}: images", problems), None
         given = found.get("labels", found.get("train_labels"))

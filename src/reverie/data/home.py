@@ -84,7 +84,8 @@ def cannot_write(error: OSError, what: str, kept: str = "") -> ReverieError:
         errno.EACCES: "it may not be written to",
         errno.EPERM: "it may not be written to",
     }
-    reason = reasons.get(error.errno or 0, error.strerror or str(error))
+    said = error.strerror or str(error)
+    reason = f"{reasons[error.errno]} ({said})" if error.errno in reasons else said
     return ReverieError(
         f"Cannot write {what} under {home()}: {reason}. {kept}"
         "Free some space there, or set REVERIE_HOME to a folder on a disk that has room and can be written to."

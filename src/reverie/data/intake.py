@@ -68,9 +68,10 @@ def survey(listing: Listing, what: str, progress: home.Progress | None = None) -
     memory = Memory(what)
     total = len(listing.items)
     with picture.quiet():
-        for item, facts in zip(listing.items, parallel(memory.look, listing.items), strict=True):
-            if progress and (len(seen) % 256 == 0 or item is listing.items[-1]):
-                progress(min(len(seen) + 1, total), total, "reading")
+        for i, facts in enumerate(parallel(memory.look, listing.items)):
+            item = listing.items[i]
+            if progress and (i % 256 == 255 or i + 1 == total):
+                progress(i + 1, total, "reading")
             if isinstance(facts, picture.Unusable):
                 problems.append(Problem(item.name, facts.kind, facts.action))
                 continue

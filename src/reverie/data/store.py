@@ -128,9 +128,7 @@ def _build(
         raise TooFew(spec, Report(len(good), problems + new))
 
     rows = [wanted.rows[i] for i in good]
-    pixels = np.memmap(part / "images.work", np.uint8, "r", shape=(len(facts), form.size, form.size, form.channels))
-    hashes = np.array([int(facts[i]["hash"], 16) for i in good], np.uint64)
-    near = split.near_duplicates(hashes, lambda some: pixels[good[some]])
+    near = _near(part, form, facts, good)
     group = split.groups(np.concatenate([near, same_source(rows)]), len(rows))
     held = held_rows(rows, group, wanted.held_out)
     new += _near_problems(rows, near, held)
@@ -162,6 +160,13 @@ def _build(
     (part / "progress.jsonl").unlink()
     part.rename(final)
     return meta
+
+
+def _near(part: Path, form: picture.Form, facts: list[dict[str, Any]], good: np.ndarray) -> np.ndarray:
+    """Pairs of good rows that look the same. (Closes its map: Windows renames no mapped file.)"""
+    pixels = np.memmap(part / "images.work", np.uint8, "r", shape=(len(facts), form.size, form.size, form.channels))
+    hashes = np.array([int(facts[i]["hash"], 16) for i in good], np.uint64)
+    return split.near_duplicates(hashes, lambda some: pixels[good[some]])
 
 
 def _fill(part: Path, wanted: Plan, progress: home.Progress | None) -> list[dict[str, Any]]:
