@@ -44,7 +44,8 @@ def train(arguments: list[str]) -> None:
     model, rest = (arguments[0], arguments[1:]) if named else ("vae", arguments)
     from reverie.cli_options import train_flags
 
-    data = next((a.partition("=")[2] or b for a, b in zip(rest, [*rest[1:], ""], strict=True) if a.split("=")[0] == "--data"), "fashion")
+    pairs = zip(rest, [*rest[1:], ""], strict=False)  # the recipe, and so what --help shows, depends on the data
+    data = next((a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--data"), "fashion")
     options, own = train_flags(model, data, rest, train.__doc__ or "")
     from reverie.training.distributed import rank
     from reverie.training.loop import train as fit
@@ -286,14 +287,20 @@ def data(source: Positional[str | None] = None, /, size: int | None = None, json
         json: print the report as JSON.
     """
     from reverie.data import data as open_data
+    from reverie.data.intake import TooFew
 
     if source is None:
-        import reverie.data as room
+        from reverie.data.sources import POSSIBLE
 
-        out((room.SOURCES_HELP).strip())
+        out(f"SOURCE is {POSSIBLE}.\nNext: reverie data emoji")
         return
-    with reading(True) as progress:
-        found = open_data(source, size=size, progress=progress)
+    try:
+        with reading(True) as progress:
+            found = open_data(source, size=size, progress=progress)
+    except TooFew as error:
+        if json:  # the report is what was asked for, however little there is to train on
+            dump({"usable": error.report.usable, "classes": [], "captions": 0, "pairs": 0, "train": 0, "held_out": 0, "fingerprint": "", "problems": [vars(p) for p in error.report.problems]})  # fmt: skip
+        raise
     if json:
         dump(found.summary())
         return

@@ -27,7 +27,9 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 def to_float(images: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
     """uint8 (B, H, W, C) to float32 (B, C, H, W) in [-1, 1], channels_last in memory."""
-    tensor = torch.as_tensor(images).to(device, non_blocking=True)
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(np.require(images, requirements="W"))  # torch wants to own what it reads
+    tensor = images.to(device, non_blocking=True)
     return tensor.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from small_pictures import fill, pixels, save
 
 import reverie.data
-from conftest import fill, pixels, save
 from reverie.data.picture import Form, Unusable, decode, inspect
 
 FORM = Form(16, 3, "crop", (255, 255, 255))

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_pictures import pixels
 
 import reverie.data
-from conftest import pixels
 from reverie.data import public
 from reverie.errors import ReverieError
 

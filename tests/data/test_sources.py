@@ -15,9 +15,9 @@ import messy
 import numpy as np
 import pytest
 from PIL import Image
+from small_pictures import fill, pixels, save
 
 import reverie.data
-from conftest import fill, pixels, save
 from reverie.errors import ReverieError, UsageError
 
 
@@ -57,6 +57,8 @@ def test_the_module_is_the_function_and_does_not_import_torch() -> None:
         ({"spec": "fashion", "fit": "crp"}, 'Did you mean "crop"'),
         ({"spec": "fashion", "held_out": 1.0}, "between 0 and 1"),
         ({"spec": "fashion", "background": (0, 0, 300)}, "0 to 255"),
+        ({"spec": "x" * 5000}, "a folder of pictures"),
+        ({"spec": "a\0b:test"}, "a folder of pictures"),
         ({"spec": "hf:a/b/c"}, "hf:owner/name"),
     ],
 )

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_pictures import fill, pixels
 
 import reverie.data
-from conftest import fill, pixels
 from reverie.data import split
 
 

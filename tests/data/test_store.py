@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from small_pictures import fill, pixels, save
 
 import reverie.data
-from conftest import fill, pixels, save
 from reverie.data import intake, store
 from reverie.data.items import File
 from reverie.errors import ReverieError
@@ -132,6 +132,29 @@ def test_two_processes_that_build_at_once_both_get_the_whole_store(tmp_path: Pat
     assert [process.returncode for process in both] == [0, 0]
     assert prints == {reverie.data(tmp_path / "d", size=16).fingerprint}
     assert len([path for path in (reverie_home / "stores").iterdir() if path.is_dir()]) == 1
+
+
+def test_two_builds_on_a_file_system_without_locks_do_not_share_a_work_folder(
+    tmp_path: Path, reverie_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*args) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    fill(tmp_path / "d", 20)
+    inner = []
+
+    def other(done: int, total: int, what: str) -> None:
+        if what == "decoding" and not inner:
+            inner.append(None)
+            monkeypatch.setattr(os, "getpid", lambda: 1)
+            inner.append(reverie.data(tmp_path / "d"))
+
+    outer = reverie.data(tmp_path / "d", progress=other)
+    assert everything(outer) == everything(inner[1])
+    assert not list(reverie_home.glob("stores/*.part"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "meta", "gone"])

@@ -9,10 +9,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from reverie.data.sources import data
+from reverie.data.sources import data, load_picture
 from reverie.data.types import Dataset, Pictures, Problem, Report
 
-__all__ = ["Dataset", "Pictures", "Problem", "Report", "data"]
+__all__ = ["Dataset", "Pictures", "Problem", "Report", "data", "load_picture"]
 
 
 class _Callable(ModuleType):

@@ -59,7 +59,7 @@ class Batches:
     def _gather(self, array: Tensor | np.ndarray, index: np.ndarray) -> Tensor:
         if isinstance(array, Tensor):
             return to_float(array[torch.from_numpy(index).to(self.device)])
-        return to_float(torch.from_numpy(array[index]), self.device)
+        return to_float(array[index], self.device)
 
     def order(self, epoch: int) -> np.ndarray:
         """The permutation (N,) of an epoch."""
@@ -109,9 +109,9 @@ def in_order(pictures: Pictures, batch_size: int, device: torch.device | str = "
     for low in range(0, len(pictures), batch_size):
         index = np.arange(low, min(low + batch_size, len(pictures)))
         batch = take(pictures, index)
-        batch["image"] = to_float(torch.from_numpy(pictures.images[index]), device)
+        batch["image"] = to_float(pictures.images[index], device)
         if pictures.sources is not None:
-            batch["source"] = to_float(torch.from_numpy(pictures.sources[index]), device)
+            batch["source"] = to_float(pictures.sources[index], device)
         batch["label"] = torch.from_numpy(pictures.labels[index]).to(device)
         batch["rng"] = Noise.of_step(fold(0), low, len(index), device)
         yield batch

@@ -46,12 +46,14 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[bool]:
     """Hold the lock file ``path``; others that ask for it wait. The system frees it when its holder dies.
 
-    Raises OSError where the file cannot be made. A file system without locks is used unlocked.
+    Yields False where the file system has no locks (some network mounts): the caller is then not alone.
+    Raises OSError where the file cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    alone = True
     with path.open("ab") as handle:
         if sys.platform == "win32":
             import msvcrt
@@ -65,10 +67,12 @@ def locked(path: Path) -> Iterator[None]:
         else:
             import fcntl
 
-            with contextlib.suppress(OSError):  # ENOLCK, ENOTSUP: some network mounts
+            try:
                 fcntl.flock(handle, fcntl.LOCK_EX)
+            except OSError:
+                alone = False
         try:
-            yield
+            yield alone
         finally:
             if sys.platform == "win32":
                 handle.seek(0)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reverie.data.home import Progress
 from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.types import Dataset
 from reverie.errors import ReverieError, UsageError, suggest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BUNDLED_NAMES = ("fashion", "emoji")
 PUBLIC_NAMES = ("mnist", "fashion-mnist", "cifar10")
@@ -47,6 +52,8 @@ def data(
         ReverieError: nothing usable (``TooFew`` carries ``report``), or a source or the cache folder fails.
     """
     text = os.fspath(spec)
+    if text.startswith("~"):
+        text = os.fspath(Path(text).expanduser())
     _check(size, channels, fit, background, held_out)
     source, part = _split_name(text)
     background = (background[0], background[1], background[2])
@@ -80,6 +87,30 @@ def data(
     return store.open_or_build(text, plan, problems, part, progress)
 
 
+def load_picture(
+    path: str | os.PathLike[str],
+    size: int,
+    channels: int,
+    fit: str = "crop",
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> np.ndarray:
+    """One picture file as uint8 (size, size, channels), decoded just as intake decodes.
+
+    Raises:
+        ReverieError: the file cannot be read or is no picture.
+    """
+    from reverie.data import picture
+
+    path = Path(path)
+    try:
+        with picture.quiet():
+            return picture.decode(path.read_bytes(), picture.Form(size, channels, fit, background))[0]
+    except OSError as error:
+        raise ReverieError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except picture.Unusable as error:
+        raise ReverieError(f"{path} cannot be used as a picture ({error.kind}): {error.action}.") from None
+
+
 def _check(size: int | None, channels: int | None, fit: str, background: tuple[int, ...], held_out: float) -> None:
     if size is not None and not 1 <= size <= 4096:
         raise UsageError(f"size is {size}; 1 to 4096 pixels are possible.")
@@ -96,19 +127,26 @@ def _check(size: int | None, channels: int | None, fit: str, background: tuple[i
 def _split_name(text: str) -> tuple[str, str | None]:
     """("cifar10", "held_out") from "cifar10:test"; part is "train", "held_out" or None."""
     head, colon, tail = text.rpartition(":")
-    if not colon or not head or Path(text).exists():
+    if not colon or not head or _exists(text):
         return text, None
     if tail == "train":
         return head, "train"
     if tail in HELD_OUT_NAMES:
         return head, "held_out"
-    if head in BUNDLED_NAMES or head in PUBLIC_NAMES or (head != "hf" and Path(head).exists()):
+    if head in BUNDLED_NAMES or head in PUBLIC_NAMES or (head != "hf" and _exists(head)):
         raise UsageError(f'"{tail}" is no split of {head}; train and held_out (or test, val) are.')
     return text, None
 
 
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a name too long or with a null byte: no path
+        return False
+
+
 def _is_npz(source: str) -> bool:
-    return source.lower().endswith(".npz") and Path(source).is_file()
+    return source.lower().endswith(".npz") and _exists(source) and Path(source).is_file()
 
 
 def _listing(source: str) -> Listing:
@@ -126,14 +164,20 @@ def _listing(source: str) -> Listing:
         if path.is_dir():
             listing = folder.list_folder(path)
             tars = [] if listing.items else sorted(path.glob("*.tar"))
-            return shards.list_shards(tars) if tars else listing
+            if tars:
+                others = [problem for problem in listing.problems if problem.file != "*.tar"]
+                listing = shards.list_shards(tars)
+                listing.problems += others
+            return listing
         if source.lower().endswith(".tar"):
             found = shards.expand(source)
             if any(one.exists() for one in found):
                 return shards.list_shards(found)
         exists = path.exists()
     except OSError as error:
-        raise ReverieError(f"{source} cannot be opened: {error.strerror or error}.") from None
+        if error.errno != errno.ENAMETOOLONG:
+            raise ReverieError(f"{source} cannot be opened: {error.strerror or error}.") from None
+        exists = False
     except ValueError:  # a null byte
         exists = False
     if exists:

@@ -38,12 +38,14 @@ def open_or_build(
     meta = _whole(final)
     if meta is None:
         try:
-            with home.locked(final.with_suffix(".lock")):
+            with home.locked(final.with_suffix(".lock")) as alone:
                 meta = _whole(final)  # another process may have built it while this one waited
                 if meta is None:
                     if final.exists():
                         shutil.rmtree(final)  # torn
-                    meta = _build(spec, wanted, final, problems, progress)
+                    work = final.with_suffix(".part" if alone else f".{os.getpid()}.part")
+                    meta = _build(spec, wanted, work, problems, progress)
+                    _finish(work, final)
         except OSError as error:
             raise home.cannot_write(
                 error, "the picture store", "What was built so far is kept, the next call goes on from there. "
@@ -105,9 +107,9 @@ def _open(
 
 
 def _build(
-    spec: str, wanted: Plan, final: Path, problems: list[Problem], progress: home.Progress | None
+    spec: str, wanted: Plan, part: Path, problems: list[Problem], progress: home.Progress | None
 ) -> dict[str, Any]:
-    part = final.with_suffix(".part")
+    """Everything of a store, in ``part``; its meta."""
     part.mkdir(parents=True, exist_ok=True)
     facts = _fill(part, wanted, progress)
     form = wanted.form
@@ -158,8 +160,17 @@ def _build(
     with home.atomic(part / "meta.json") as handle:
         handle.write(json.dumps(meta).encode())
     (part / "progress.jsonl").unlink()
-    part.rename(final)
     return meta
+
+
+def _finish(part: Path, final: Path) -> None:
+    """``part`` becomes the store; where a process that took no lock was faster, its store stays."""
+    try:
+        part.rename(final)
+    except OSError:
+        if _whole(final) is None:
+            raise
+        shutil.rmtree(part)
 
 
 def _near(part: Path, form: picture.Form, facts: list[dict[str, Any]], good: np.ndarray) -> np.ndarray:

@@ -80,6 +80,7 @@ def train(
         info = {
             "reverie": versions()["reverie"],
             "model": built.config,
+            "verbs": verbs_of(built),
             "phases": recipe.get("phases", {}) | moves,
             "data": facts | {"train": len(data.train), "held_out": len(data.held_out), "classes": data.classes},
             "training": asdict(chosen),
@@ -118,7 +119,7 @@ def rerun(path: Path | str, out: Path | str | None = None, quiet: bool = False) 
         ReverieError: the pictures are not the ones it was trained on.
     """
     old = Run.open(path).info
-    keep = ("reverie", "model", "phases", "data", "training", "plan")
+    keep = ("reverie", "model", "verbs", "phases", "data", "training", "plan")
     info = {key: old[key] for key in keep} | {
         "rerun_of": str(path), "versions": versions(), "machine": machine(), "status": "new", "seconds": 0.0,
     }  # fmt: skip
