@@ -99,6 +99,17 @@ def test_pictures_that_only_hash_alike_are_no_duplicates() -> None:
     assert len(split.near_duplicates(hashes, lambda rows: flat[rows])) == 0
 
 
+def test_many_blank_pages_are_one_group_after_one_look_at_each() -> None:
+    looked = []
+
+    def blank(rows: np.ndarray) -> np.ndarray:
+        looked.append(len(rows))
+        return np.zeros((len(rows), 2, 2, 1), np.uint8)
+
+    links = split.near_duplicates(np.zeros(20_000, np.uint64), blank)
+    assert (split.groups(links, 20_000) == 0).all() and sum(looked) < 50_000
+
+
 def test_near_duplicates_are_found_among_many_without_comparing_all() -> None:
     n = 100_000
     rng = np.random.default_rng(0)

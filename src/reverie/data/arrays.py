@@ -249,12 +249,6 @@ def _divided(arrays: Arrays, held_out: float, fraction: Callable[[str], float]) 
     hashes = np.array(list(parallel(lambda p: split.difference_hash(p[..., :3]), images)), np.uint64)
     near = split.near_duplicates(hashes, lambda some: images[some])
     held = split.divide(fractions, split.groups(near, len(images)), held_out)
-    like: dict[int, int] = {}
-    for a, b in near:
-        like.setdefault(int(b), int(a))
-    problems = []
-    for b, a in sorted(like.items()):
-        side = "held out" if held[b] else "training"
-        problems.append(Problem(names[b], "near-duplicate", f"kept: looks like {names[a]}; both {side}"))
+    problems = split.near_problems(names, near, held)
     order = np.argsort(held, kind="stable")
     return replace(arrays.take(order, int((~held).sum())), problems=arrays.problems + problems)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from reverie.data.types import Problem
+
 NEAR_BITS = 7  # two 64-bit difference hashes this close make a candidate pair
 WINDOW = 32  # neighbours looked at in each sorted order of the hashes: work grows with N, never with N squared
 
@@ -64,21 +66,42 @@ def near_duplicates(hashes: np.ndarray, pixels: Callable[[np.ndarray], np.ndarra
         pixels: row numbers (M,) -> uint8 (M, H, W, C).
 
     Returns:
-        int64 (L, 2) of row numbers, each pair once.
+        int64 (L, 2) of row numbers: enough pairs to connect every group.
     """
     n = len(hashes)
-    found: list[np.ndarray] = []
-    for byte in range(8):
-        turned = (hashes << np.uint64(8 * byte)) | (hashes >> np.uint64((64 - 8 * byte) % 64))
-        order = np.argsort(turned if byte else hashes, kind="stable")
-        for step in range(1, min(WINDOW, n - 1) + 1):
-            a, b = order[:-step], order[step:]
-            close = _bit_count(hashes[a] ^ hashes[b]) <= NEAR_BITS
-            found.append(np.stack([np.minimum(a[close], b[close]), np.maximum(a[close], b[close])], axis=1))
-        found = [np.unique(np.concatenate(found), axis=0)]
-    candidates = found[0] if found else np.zeros((0, 2), np.int64)
-    same = [_same(pixels(part[:, 0]), pixels(part[:, 1])) for part in _chunks(candidates, 256)]
-    return candidates[np.concatenate(same)] if same else candidates
+    orders = [
+        np.argsort((hashes << np.uint64(8 * k)) | (hashes >> np.uint64(64 - 8 * k)), kind="stable") for k in range(1, 8)
+    ]
+    orders.insert(0, np.argsort(hashes, kind="stable"))
+    links = np.zeros((0, 2), np.int64)
+    # Next neighbours first: a thousand blank pages are one group after them, and need no thousand looks at each other.
+    for steps in (range(1, 2), range(2, WINDOW + 1)):
+        label = groups(links, n)
+        candidates = links[:0]
+        for order in orders:
+            parts = [candidates]
+            for step in (step for step in steps if step < n):
+                a, b = order[:-step], order[step:]
+                close = (_bit_count(hashes[a] ^ hashes[b]) <= NEAR_BITS) & (label[a] != label[b])
+                parts.append(np.stack([np.minimum(a[close], b[close]), np.maximum(a[close], b[close])], axis=1))
+            candidates = np.unique(np.concatenate(parts), axis=0)
+        same = [_same(pixels(part[:, 0]), pixels(part[:, 1])) for part in _chunks(candidates, 256)]
+        if same:
+            links = np.concatenate([links, candidates[np.concatenate(same)]])
+    return links
+
+
+def near_problems(names: list[str], links: np.ndarray, held: np.ndarray) -> list[Problem]:
+    """One line for every member of a group of near duplicates but its first by name."""
+    first: dict[int, int] = {}
+    group = groups(links, len(names))
+    found = []
+    for i in sorted({int(i) for i in links.ravel()}, key=lambda i: names[i]):
+        leader = first.setdefault(int(group[i]), i)
+        if leader != i:
+            side = "held out" if held[i] else "training"
+            found.append(Problem(names[i], "near-duplicate", f"kept: looks like {names[leader]}; both {side}"))
+    return found
 
 
 def divide(fractions: np.ndarray, group: np.ndarray, held_out: float, given: np.ndarray | None = None) -> np.ndarray:

@@ -133,7 +133,12 @@ def _build(
     near = _near(part, form, facts, good)
     group = split.groups(np.concatenate([near, same_source(rows)]), len(rows))
     held = held_rows(rows, group, wanted.held_out)
-    new += _near_problems(rows, near, held)
+    new += split.near_problems([row.item.name for row in rows], near, held)
+    new += [
+        Problem(row.item.name, "moved", "moved: from training to held out, where its near duplicate is")
+        for row, out in zip(rows, held, strict=True)
+        if out and row.item.split == "train"
+    ]
 
     seconds = np.zeros(len(rows))
     np.maximum.at(seconds, group, [split.second_fraction(row.sha) for row in rows])
@@ -277,20 +282,3 @@ def _compact(part: Path, name: str, n: int, order: np.ndarray, form: picture.For
 
 def _arrays(wanted: Plan) -> list[str]:
     return ["images", "sources"] if wanted.paired else ["images"]
-
-
-def _near_problems(rows: list[Seen], near: np.ndarray, held: np.ndarray) -> list[Problem]:
-    """One line for each later picture of a near-identical pair, and for the training pictures moved because of one."""
-    like: dict[int, int] = {}
-    for pair in near:
-        first, later = sorted((int(i) for i in pair), key=lambda i: rows[i].item.name)
-        like.setdefault(later, first)
-    moved = {i for pair in near for i in pair if held[i] and rows[i].item.split == "train"}
-    found = []
-    for b, a in sorted(like.items()):
-        side = "held out" if held[b] else "training"
-        found.append(Problem(rows[b].item.name, "near-duplicate", f"kept: looks like {rows[a].item.name}; both {side}"))
-    for i in sorted(moved):
-        action = "moved: from training to held out, where its near duplicate is"
-        found.append(Problem(rows[i].item.name, "moved", action))
-    return found
