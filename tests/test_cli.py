@@ -18,7 +18,9 @@ from reverie.cli import main
 
 
 def reverie(*arguments, cwd=None):
-    return subprocess.run([sys.executable, "-m", "reverie", *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, "-m", "reverie", *map(str, arguments)], capture_output=True, text=True, cwd=cwd
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,8 @@ def call(capsys, monkeypatch, tmp_path):
 
 
 def test_help_is_quick_because_it_imports_neither_torch_nor_numpy():
-    code = "import sys; sys.argv = ['reverie', '--help']\nfrom reverie.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code = "import sys; sys.argv = ['reverie', '--help']\nfrom reverie.cli import main\n"
+    code += "try: main()\nexcept SystemExit: pass\n"
     heavy = "print('HEAVY', sorted({'torch', 'numpy', 'PIL', 'tyro', 'rich', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True)
     assert "HEAVY []" in done.stdout and "train" in done.stdout
@@ -62,7 +65,18 @@ def test_help_answers_within_250_ms():
 
 
 def test_every_verb_explains_itself(call):
-    for verb in ("train", "resume", "rerun", "sample", "reconstruct", "interpolate", "traverse", "restore", "models", "data"):
+    for verb in (
+        "train",
+        "resume",
+        "rerun",
+        "sample",
+        "reconstruct",
+        "interpolate",
+        "traverse",
+        "restore",
+        "models",
+        "data",
+    ):
         code, out, _ = call(verb, "--help")
         assert code == 0 and len(out) > 200, verb
     code, out, _ = call("train", "denoising-autoencoder", "--help")
@@ -76,7 +90,11 @@ def test_a_picture_of_a_seed_is_the_same_in_every_number_of_pictures_and_every_f
     code, out, _ = call("sample", run, "-n", 4, "--seed", 5, "--out", "grid.png", "--json")
     assert code == 0 and json.loads(out) == {"out": "grid.png", "number": 4, "seeds": [5, 8]}
     many, few = np.load(tmp_path / "many.npz"), np.load(tmp_path / "few.npz")
-    assert many["images"].shape == (12, 8, 8, 1) and many["images"].dtype == np.uint8 and many["seeds"].tolist() == list(range(5, 17))
+    assert (
+        many["images"].shape == (12, 8, 8, 1)
+        and many["images"].dtype == np.uint8
+        and many["seeds"].tolist() == list(range(5, 17))
+    )
     assert np.abs(many["images"][:4].astype(int) - few["images"]).max() <= 1
     files = sorted((tmp_path / "folder").iterdir())
     assert [f.name for f in files] == [f"{i:06d}.png" for i in range(4)]

@@ -28,11 +28,21 @@ SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3}
 # what is worth a row of its own beside each model's defaults
 VARIANTS = {
     "autoencoder": [{"net": "dense"}, {"loss": "bce"}, {"loss": "l1"}],
-    "denoising-autoencoder": [{"corruption": "masking", "strength": 0.3}, {"corruption": "salt-and-pepper", "strength": 0.3}],
-    "vae": [{"decoder": "gaussian"}, {"decoder": "learned"}, {"conditional": "label"}, {"free_bits": 0.5, "net": "dense"}],
+    "denoising-autoencoder": [
+        {"corruption": "masking", "strength": 0.3},
+        {"corruption": "salt-and-pepper", "strength": 0.3},
+    ],
+    "vae": [
+        {"decoder": "gaussian"},
+        {"decoder": "learned"},
+        {"conditional": "label"},
+        {"free_bits": 0.5, "net": "dense"},
+    ],
 }
 CASES = [(name, {}) for name in registry.MODELS] + [(name, v) for name, many in VARIANTS.items() for v in many]
-case = pytest.mark.parametrize("name, options", CASES, ids=[f"{n}-{'-'.join(map(str, o.values())) or 'default'}" for n, o in CASES])
+case = pytest.mark.parametrize(
+    "name, options", CASES, ids=[f"{n}-{'-'.join(map(str, o.values())) or 'default'}" for n, o in CASES]
+)
 
 
 def small(name, options):
@@ -72,7 +82,9 @@ def test_verbs_give_the_shapes_and_ranges_that_they_promise(name, options, tiny)
             assert model.sample(Noise.of_seeds(range(5))).isfinite().all()  # the null condition
         if "encode" in verbs:
             code = model.encode(batch["image"], **condition)
-            assert code.shape == (5, *model.latent_shape) and torch.equal(code, model.encode(batch["image"], **condition))
+            assert code.shape == (5, *model.latent_shape) and torch.equal(
+                code, model.encode(batch["image"], **condition)
+            )
             if "decode" in verbs:
                 assert model.decode(code, **condition).shape == batch["image"].shape
         for verb in {"elbo", "log_prob"} & set(verbs):
@@ -117,7 +129,13 @@ def test_losses_draw_only_from_the_batch_and_fall_in_training(name, options, tin
 
 @case
 def test_stopping_and_resuming_changes_no_bit(name, options, bars, tmp_path):
-    shared = small(name, options) | {"steps": 8, "batch_size": 16, "augment": "flip,translate,color", "log_every": 1, "quiet": True}
+    shared = small(name, options) | {
+        "steps": 8,
+        "batch_size": 16,
+        "augment": "flip,translate,color",
+        "log_every": 1,
+        "quiet": True,
+    }
     whole = train(name, bars, out=tmp_path / "whole", **shared)
     cut = train(name, bars, out=tmp_path / "cut", checkpoint_every=5, keep=9, **shared)
     for late in cut.checkpoints.glob("00000008"):  # as if killed between the checkpoint and the end
@@ -163,7 +181,20 @@ def reverie(*arguments, processes=0, **options):
 
 @pytest.mark.parametrize("name", registry.MODELS)
 def test_two_ranks_train_what_one_rank_trains(name, bars, tmp_path):
-    flags = ["--data", bars, "--steps", 6, "--batch-size", 16, "--precision", "fp32", "--device", "cpu", "--augment", "flip,color"]
+    flags = [
+        "--data",
+        bars,
+        "--steps",
+        6,
+        "--batch-size",
+        16,
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+        "--augment",
+        "flip,color",
+    ]
     flags += [part for k, v in small(name, {}).items() if not isinstance(v, tuple) for part in (f"--{k}", v)]
     for out, processes in (("one", 0), ("two", 2)):
         done = reverie("train", name, *flags, "--out", tmp_path / out, "--json", processes=processes)
@@ -178,7 +209,11 @@ def test_kill_9_at_a_random_moment_then_resume_gives_the_same_bits(bars, tmp_pat
     flags += ["--checkpoint-every", "20", "--device", "cpu"]
     assert reverie(*flags, "--out", tmp_path / "whole").returncode == 0
     killed = tmp_path / "killed"
-    child = subprocess.Popen([sys.executable, "-m", "reverie", *flags, "--out", str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-m", "reverie", *flags, "--out", str(killed)],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     log = killed / "metrics.jsonl"
     until = time.monotonic() + 60
     while not (log.exists() and len(log.read_text().splitlines()) >= 5) and time.monotonic() < until:
@@ -191,7 +226,9 @@ def test_kill_9_at_a_random_moment_then_resume_gives_the_same_bits(bars, tmp_pat
         assert "is finished" in done.stderr
     else:
         assert done.returncode == 0, done.stderr
-    whole, again = (load_checkpoint(Path(p) / "checkpoints" / "00000400", training=True) for p in (tmp_path / "whole", killed))
+    whole, again = (
+        load_checkpoint(Path(p) / "checkpoints" / "00000400", training=True) for p in (tmp_path / "whole", killed)
+    )
     assert same(whole.weights, again.weights) and same(whole.ema, again.ema)
     for a, b in zip(*(s.training["optimizers"][0][0]["state"].values() for s in (whole, again)), strict=True):
         assert all(torch.equal(a[k], b[k]) for k in a)

@@ -58,7 +58,7 @@ def test_neighbouring_draws_rows_and_positions_are_uncorrelated():
 def test_uniform_integers_and_coins_fill_their_ranges_evenly():
     noise = Noise.of_seeds(range(200))
     u = noise.uniform(1000, low=-1, high=3)
-    assert -1 <= u.min() and u.max() < 3 and abs(u.mean() - 1) < 0.02
+    assert u.min() >= -1 and u.max() < 3 and abs(u.mean() - 1) < 0.02
     counts = noise.integers(7, 1000).flatten().bincount(minlength=7)
     assert len(counts) == 7 and (counts / 200_000 - 1 / 7).abs().max() < 0.005
     assert abs(noise.bernoulli(0.3, 1000).float().mean() - 0.3) < 0.006

@@ -24,7 +24,14 @@ def test_a_linear_autoencoder_spans_the_subspace_of_pca():
     x = low_rank_pictures()
     model = Autoencoder(4, 1, latent=3, net="dense", hidden=()).double()
     image = torch.from_numpy(x).view(-1, 1, 4, 4)
-    optimizer = torch.optim.LBFGS(model.parameters(), lr=1, max_iter=3000, tolerance_grad=1e-14, tolerance_change=1e-18, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        model.parameters(),
+        lr=1,
+        max_iter=3000,
+        tolerance_grad=1e-14,
+        tolerance_change=1e-18,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure():
         optimizer.zero_grad()
@@ -108,7 +115,9 @@ def test_the_sampled_elbo_of_the_model_is_an_unbiased_estimate_of_the_exact_boun
     many = image.expand(count, -1, -1, -1)
     sampled = vae.elbo({"image": many, "rng": noise}).detach()
     # uniform dequantisation adds its own known second moment, (1/127.5)^2 / 12 a pixel, and the bins' volume
-    exact = elbo_in_expectation(vae, x, stats[None, :2], stats[None, 2:]) - 16 * ((1 / 127.5) ** 2 / 12) / (2 * vae.sigma**2)
+    exact = elbo_in_expectation(vae, x, stats[None, :2], stats[None, 2:]) - 16 * ((1 / 127.5) ** 2 / 12) / (
+        2 * vae.sigma**2
+    )
     exact = exact - 16 * math.log(127.5)
     assert abs(sampled.mean() - exact) < 4 * sampled.std() / math.sqrt(count)
 
@@ -138,7 +147,7 @@ def test_reparametrisation_has_variance_exp_log_var_not_its_square():
 
 
 def test_gaussian_decoders_give_a_probability_over_the_256_grey_levels():
-    """exp(elbo) of the dequantised density sums to at most 1 over all 8-bit values of a pixel, and to nearly 1 when wide."""
+    """The dequantised density, summed over all 8-bit values of a pixel, is nearly 1 and never more."""
     vae = VAE(4, 1, latent=1, decoder="gaussian", sigma=0.2, net="dense", hidden=())
     levels = torch.arange(256).div(127.5).sub(1).view(256, 1, 1, 1)
     noise = Noise.of_seeds(range(256))
@@ -162,7 +171,9 @@ def test_free_bits_stop_the_pressure_below_their_threshold():
     image = torch.rand(4, 1, 8, 8) * 2 - 1
     batch = {"image": image, "rng": Noise.of_seeds(range(4)), "progress": torch.tensor(1.0)}
     found = vae.loss(batch)
-    assert float(found["loss"] * 64 - found["nll"]) == pytest.approx(200.0, rel=1e-4)  # two latents, held at the threshold
+    assert float(found["loss"] * 64 - found["nll"]) == pytest.approx(
+        200.0, rel=1e-4
+    )  # two latents, held at the threshold
 
 
 def test_beta_weighs_the_kl_term_and_its_warm_up_starts_at_zero():

@@ -30,7 +30,9 @@ def test_a_built_wheel_carries_pictures_licences_and_recipes(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
     use = "import reverie as rv; d = rv.data('fashion'); print(rv.__file__, len(d.train))"
-    done = subprocess.run([sys.executable, "-c", use], cwd=tmp_path, env={"PYTHONPATH": str(unpacked)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", use], cwd=tmp_path, env={"PYTHONPATH": str(unpacked)}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(unpacked)) and int(done.stdout.split()[-1]) >= 12_000
 
@@ -49,7 +51,11 @@ ALLOWED = {("models", "training.phase"), ("editing", "generation")}
 def imports(path: Path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "reverie":
-            names = [f"{node.module}.{a.name}" for a in node.names] if node.module in ("reverie", "reverie.training") else [node.module]
+            names = (
+                [f"{node.module}.{a.name}" for a in node.names]
+                if node.module in ("reverie", "reverie.training")
+                else [node.module]
+            )
             yield from (n.removeprefix("reverie").lstrip(".") for n in names)
 
 

@@ -50,7 +50,9 @@ def test_a_recorded_plan_is_not_measured_again():
     assert plan.steps == 90 and plan.progress(25) == pytest.approx(0.15) and plan.progress(70) == pytest.approx(0.65)
 
 
-@pytest.mark.parametrize("steps, minutes", [(None, None), (5, 1.0), (0, None), (None, 0.0), (None, -1.0), (None, float("inf"))])
+@pytest.mark.parametrize(
+    "steps, minutes", [(None, None), (5, 1.0), (0, None), (None, 0.0), (None, -1.0), (None, float("inf"))]
+)
 def test_a_length_that_makes_no_sense_is_refused(steps, minutes):
     with pytest.raises(UsageError):
         Plan.of(steps, minutes)

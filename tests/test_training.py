@@ -40,12 +40,23 @@ class Two(nn.Module):
         sgd = torch.optim.SGD
         return [
             Phase("D", sgd(self.D.parameters(), lr), lambda b: {"loss": self.D(self.G(b["image"].flatten(1))).mean()}),
-            Phase("G", sgd(self.G.parameters(), lr), lambda b: {"loss": -self.D(self.G(b["image"].flatten(1))).mean()}, self.every),
+            Phase(
+                "G",
+                sgd(self.G.parameters(), lr),
+                lambda b: {"loss": -self.D(self.G(b["image"].flatten(1))).mean()},
+                self.every,
+            ),
         ]
 
 
 def fit_of(model, tiny, stages=None, **options):
-    return Fit(model, stages or [model.phases()], Batches(tiny.train, 16, 0), FP32, **({"warmup": 0, "decay": "constant"} | options))
+    return Fit(
+        model,
+        stages or [model.phases()],
+        Batches(tiny.train, 16, 0),
+        FP32,
+        **({"warmup": 0, "decay": "constant"} | options),
+    )
 
 
 def test_one_players_move_leaves_the_others_weights_and_gradients_untouched(tiny):
@@ -88,7 +99,13 @@ def test_stages_play_in_order_and_freeze_each_other_bitwise(tiny):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 64))
     stages = [
-        [Phase(str(i), torch.optim.SGD(layer.parameters(), 0.1), lambda b: {"loss": model(b["image"].flatten(1)).square().mean()})]
+        [
+            Phase(
+                str(i),
+                torch.optim.SGD(layer.parameters(), 0.1),
+                lambda b: {"loss": model(b["image"].flatten(1)).square().mean()},
+            )
+        ]
         for i, layer in enumerate(model)
     ]
     fit = fit_of(model, tiny, stages)
@@ -182,13 +199,17 @@ def test_augmentations_do_what_they_say_and_a_pair_moves_together():
     x = torch.rand(64, 3, 8, 8) * 2 - 1
     noise = lambda: Noise.of_seeds(range(64))  # noqa: E731
     flipped, twin = Augment(flip=True)([x, x.flip(1)], noise())
-    mirrored = torch.stack([torch.equal(a, b.flip(2)) for a, b in zip(flipped, x, strict=True)] and [
-        torch.tensor(torch.equal(a, b.flip(2))) for a, b in zip(flipped, x, strict=True)
-    ])  # fmt: skip
+    mirrored = torch.stack(
+        [torch.equal(a, b.flip(2)) for a, b in zip(flipped, x, strict=True)]
+        and [torch.tensor(torch.equal(a, b.flip(2))) for a, b in zip(flipped, x, strict=True)]
+    )
     assert 16 < mirrored.sum() < 48 and torch.equal(twin, flipped.flip(1))
     assert torch.equal(Augment()([x], noise())[0], x)
     moved = Augment(translate=0.25)([x], noise())[0]
-    assert all(any(torch.equal(m[:, 2:6, 2:6], p[:, 2 + i : 6 + i, 2 + j : 6 + j]) for i in range(-2, 3) for j in range(-2, 3)) for m, p in zip(moved, x, strict=True))  # fmt: skip
+    assert all(
+        any(torch.equal(m[:, 2:6, 2:6], p[:, 2 + i : 6 + i, 2 + j : 6 + j]) for i in range(-2, 3) for j in range(-2, 3))
+        for m, p in zip(moved, x, strict=True)
+    )
     grey = x[:, :1].expand(-1, 3, -1, -1)
     coloured = Augment(color=0.3)([grey], noise())[0]
     assert (coloured - coloured[:, :1]).abs().max() < 1e-5  # grey stays grey
@@ -254,8 +275,12 @@ class Exploding(Staged):
 
 def test_a_loss_that_is_not_a_number_stops_with_step_phase_checkpoint_and_advice(bars, tmp_path, monkeypatch):
     monkeypatch.setitem(registry.MODELS, "exploding", registry.Entry(f"{__name__}:Exploding", "", "", ""))
-    with pytest.raises(ReverieError, match=r"step 7: the loss of phase 'boom' is nan\. Kept: .*00000006.*--lr") as caught:
-        train("exploding", bars, out=tmp_path / "r", steps=10, batch_size=8, log_every=1, checkpoint_every=3, quiet=True)
+    with pytest.raises(
+        ReverieError, match=r"step 7: the loss of phase 'boom' is nan\. Kept: .*00000006.*--lr"
+    ) as caught:
+        train(
+            "exploding", bars, out=tmp_path / "r", steps=10, batch_size=8, log_every=1, checkpoint_every=3, quiet=True
+        )
     assert "Traceback" not in str(caught.value)
     run = Run.open(tmp_path / "r")
     assert run.info["status"] == "failed" and run.metrics()[-1]["step"] == 7
@@ -302,7 +327,9 @@ def test_resume_refuses_other_pictures_and_finished_runs(bars, tmp_path):
 def test_minutes_are_recorded_as_steps_and_kept(bars, tmp_path):
     run = train("vae", bars, out=tmp_path / "r", minutes=0.12, batch_size=8, width=8, quiet=True)
     assert run.info["plan"]["knots"][-1] == (run.info["result"]["steps"], 1.0) and run.info["plan"]["minutes"] == 0.12
-    assert 2 < run.info["result"]["seconds"] < 30  # how well a budget is kept is measured elsewhere, on a clock of our own
+    assert (
+        2 < run.info["result"]["seconds"] < 30
+    )  # how well a budget is kept is measured elsewhere, on a clock of our own
 
 
 @pytest.mark.parametrize(
@@ -322,7 +349,13 @@ def test_minutes_are_recorded_as_steps_and_kept(bars, tmp_path):
 )
 def test_bad_options_are_refused_with_the_fix_before_anything_is_written(bars, tmp_path, options, said):
     with pytest.raises(UsageError, match=said):
-        train("vae", bars, out=tmp_path / "r", quiet=True, **({"steps": 2} | options if "minutes" not in options else options))
+        train(
+            "vae",
+            bars,
+            out=tmp_path / "r",
+            quiet=True,
+            **({"steps": 2} | options if "minutes" not in options else options),
+        )
     assert not (tmp_path / "r").exists()
 
 

@@ -1,4 +1,4 @@
-"""The door: ``reverie --help`` imports next to nothing; a verb's function and what it needs are imported when it is called."""
+"""The door: ``reverie --help`` imports next to nothing; a verb and what it needs are imported when it is called."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ make
 draw
   sample RUN              new pictures                                reverie sample runs/vae-emoji -n 64 --out grid.png
   reconstruct RUN         pictures beside what the model makes of them
-  interpolate RUN A B     a morph between two pictures                reverie interpolate RUN a.png b.png --out morph.webp
+  interpolate RUN A B     a morph between two pictures               reverie interpolate RUN a.png b.png --out m.webp
   traverse RUN            one latent at a time
   restore RUN TASK IMAGE  clean a degraded picture
 

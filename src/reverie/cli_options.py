@@ -25,7 +25,9 @@ def _documentation(*texts: str | None) -> dict[str, str]:
     return found
 
 
-def _fields(function: Any, documentation: dict[str, str], defaults: dict[str, Any], leave_out: tuple[str, ...]) -> list[Any]:
+def _fields(
+    function: Any, documentation: dict[str, str], defaults: dict[str, Any], leave_out: tuple[str, ...]
+) -> list[Any]:
     hints = typing.get_type_hints(function)
     made = []
     for name, parameter in inspect.signature(function).parameters.items():
@@ -34,7 +36,7 @@ def _fields(function: Any, documentation: dict[str, str], defaults: dict[str, An
         default = defaults.get(name, parameter.default)
         if isinstance(parameter.default, tuple):
             default = tuple(default)
-        kind = Annotated[hints[name], tyro.conf.arg(help=documentation.get(name, ""))]
+        kind: Any = Annotated[hints[name], tyro.conf.arg(help=documentation.get(name, ""))]
         made.append((name, kind, dataclasses.field(default=default)))
     return made
 
@@ -53,7 +55,7 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
         "lr": "peak learning rate",
         "weight_decay": "AdamW's weight decay; biases are spared",
     }
-    own = _fields(kind.__init__, documentation, recipe.get("model", {}), registry.DATA_ARGUMENTS)  # type: ignore[misc]
+    own = _fields(kind.__init__, documentation, recipe.get("model", {}), registry.DATA_ARGUMENTS)
     own += _fields(moves, _documentation(moves.__doc__) or documentation, recipe.get("phases", {}), ())
     length = {k: v for k, v in recipe.get("training", {}).items() if k in ("steps", "minutes")} or {"minutes": 3.0}
     said = " ".join(f"--{k} {v:g}" for k, v in length.items())
@@ -62,18 +64,28 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     flags = dataclasses.make_dataclass(
         "train",
         [
-            ("data", Annotated[str, tyro.conf.arg(help="a folder, fashion, emoji, mnist, cifar10, pictures.npz ...")], "fashion"),
-            ("size", Annotated[int | None, tyro.conf.arg(help="side of the pictures in pixels; by default their own, up to 64")], None),
+            (
+                "data",
+                Annotated[str, tyro.conf.arg(help="a folder, fashion, emoji, mnist, cifar10, pictures.npz ...")],
+                "fashion",
+            ),
+            (
+                "size",
+                Annotated[
+                    int | None, tyro.conf.arg(help="side of the pictures in pixels; by default their own, up to 64")
+                ],
+                None,
+            ),
             ("out", Annotated[str | None, tyro.conf.arg(help="run directory; by default runs/MODEL-DATA")], None),
             ("json", Annotated[bool, tyro.conf.arg(help="end with one line of JSON")], False),
             ("model", options_of_model, dataclasses.field(default_factory=options_of_model)),
             ("training", Options, dataclasses.field(default=training)),
         ],
-    )  # fmt: skip
+    )
     flags.__doc__ = f"{doc}\n\nModel: {model}. Length by default: {said}."
-    parsed = tyro.cli(flags, args=arguments, prog=f"reverie train {model}", config=(tyro.conf.OmitArgPrefixes,))
-    chosen = dataclasses.asdict(parsed.training)  # type: ignore[attr-defined]
+    parsed: Any = tyro.cli(flags, args=arguments, prog=f"reverie train {model}", config=(tyro.conf.OmitArgPrefixes,))
+    chosen = dataclasses.asdict(parsed.training)
     if chosen["steps"] is None and chosen["minutes"] is None:
         del chosen["steps"], chosen["minutes"]
-    options = {f.name: getattr(parsed.model, f.name) for f in dataclasses.fields(parsed.model)} | chosen  # type: ignore[attr-defined]
+    options = {f.name: getattr(parsed.model, f.name) for f in dataclasses.fields(parsed.model)} | chosen
     return options, {name: getattr(parsed, name) for name in ("data", "size", "out", "json")}

@@ -15,7 +15,9 @@ from reverie.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from reverie.verbs import Model
 
 Number = Annotated[int, arg(aliases=["-n"])]
 
@@ -95,10 +97,17 @@ def _end(run: Any, json: bool) -> None:
         dump(result or {"run": str(run.path), "steps": None, "images_per_second": None, "seconds": run.info["seconds"]})
     elif result:
         pictures = [p.name for p in sorted(run.path.glob("*.png"))]
-        out(f"{run.path}: {result['steps']} steps, {result['images_per_second']:,.0f} images/s, {result['seconds']:.0f} s")
+        out(
+            f"{run.path}: {result['steps']} steps, {result['images_per_second']:,.0f} images/s, "
+            f"{result['seconds']:.0f} s"
+        )
         out(f"Look at {', '.join(pictures)} in {run.path}.")
         verbs = run.info.get("verbs", [])
-        then = f"reverie sample {run.path} -n 64 --out grid.png" if "sample" in verbs else f"reverie reconstruct {run.path}"
+        then = (
+            f"reverie sample {run.path} -n 64 --out grid.png"
+            if "sample" in verbs
+            else f"reverie reconstruct {run.path}"
+        )
         more = f", or reverie traverse {run.path}" if "decode" in verbs else ""
         out(f"Next: {then}{more}")
 
@@ -107,9 +116,14 @@ def _end(run: Any, json: bool) -> None:
 
 
 def sample(
-    run: Positional[str], /, number: Number = 64, seed: int = 0, out: str = "samples.png", label: tuple[str, ...] = (),
+    run: Positional[str],
+    /,
+    number: Number = 64,
+    seed: int = 0,
+    out: str = "samples.png",
+    label: tuple[str, ...] = (),
     json: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Draw new pictures. Picture i is that of seed + i: the same alone, in a batch, on any machine (to rounding).
 
     Args:
@@ -131,7 +145,12 @@ def sample(
 
 
 def reconstruct(
-    run: Positional[str], /, *images: Positional[str], out: str = "reconstructions.png", number: Number = 32, json: bool = False
+    run: Positional[str],
+    /,
+    *images: Positional[str],
+    out: str = "reconstructions.png",
+    number: Number = 32,
+    json: bool = False,
 ) -> None:
     """Pictures, and below each what the model makes of it (a denoising model: also the corrupted picture between).
 
@@ -162,13 +181,24 @@ def reconstruct(
     rows = both(model, batch)
     save(path, beside(rows))
     mse = float((rows[0] - rows[-1]).square().mean())
-    told(json, {"out": str(path), "number": len(rows[0]), "mse": mse}, f"{len(rows[0])} reconstructions in {path} (MSE {mse:.4f}, pictures span 2)")  # fmt: skip
+    told(
+        json,
+        {"out": str(path), "number": len(rows[0]), "mse": mse},
+        f"{len(rows[0])} reconstructions in {path} (MSE {mse:.4f}, pictures span 2)",
+    )
 
 
 def interpolate(
-    run: Positional[str], a: Positional[str], b: Positional[str], /, frames: int = 60, out: str = "morph.webp",
-    path: str = "lerp", seconds: float = 3.0, json: bool = False,
-) -> None:  # fmt: skip
+    run: Positional[str],
+    a: Positional[str],
+    b: Positional[str],
+    /,
+    frames: int = 60,
+    out: str = "morph.webp",
+    path: str = "lerp",
+    seconds: float = 3.0,
+    json: bool = False,
+) -> None:
     """A morph from picture A to picture B through the latent space.
 
     Args:
@@ -193,9 +223,15 @@ def interpolate(
 
 
 def traverse(
-    run: Positional[str], /, image: str | None = None, latents: int = 10, columns: int = 11, reach: float = 3.0,
-    out: str = "traverse.png", json: bool = False,
-) -> None:  # fmt: skip
+    run: Positional[str],
+    /,
+    image: str | None = None,
+    latents: int = 10,
+    columns: int = 11,
+    reach: float = 3.0,
+    out: str = "traverse.png",
+    json: bool = False,
+) -> None:
     """Move one latent at a time, a row each, the most telling first (those that differ most from picture to picture).
 
     Args:
@@ -220,14 +256,21 @@ def traverse(
     centre, spread = latent_spread(model, data_of(model).held_out)
     start = centre
     if image is not None:
-        start = model.encode(picture(model, image)[None].to(device_of(model))).flatten(1)[0]  # type: ignore[operator]
+        start = model.encode(picture(model, image)[None].to(device_of(model))).flatten(1)[0]
     chosen = spread.argsort(descending=True)[:latents].tolist()
     made = walk(model, start, start if image else centre, spread, chosen, columns, reach)
     save(path, grid(made, columns=columns))
     told(json, {"out": str(path), "latents": chosen}, f"Latents {', '.join(map(str, chosen))}, a row each, in {path}")
 
 
-def restore(run: Positional[str], task: Positional[str], /, *images: Positional[str], out: str = "restored.png", json: bool = False) -> None:  # fmt: skip
+def restore(
+    run: Positional[str],
+    task: Positional[str],
+    /,
+    *images: Positional[str],
+    out: str = "restored.png",
+    json: bool = False,
+) -> None:
     """Clean degraded pictures: above what was given, below what the model believes was there.
 
     Args:
@@ -249,7 +292,7 @@ def restore(run: Positional[str], task: Positional[str], /, *images: Positional[
         raise UsageError("Name at least one picture to restore.")
     given = torch.stack([picture(model, one) for one in images]).to(device_of(model))
     with torch.inference_mode():
-        made = model.restore(given, task)  # type: ignore[operator]
+        made = model.restore(given, task)
     save(path, beside([given, made]))
     told(json, {"out": str(path), "number": len(images)}, f"{len(images)} restored pictures in {path}")
 
@@ -274,7 +317,10 @@ def models(json: bool = False) -> None:
         dump(rows)
         return
     for row in rows:
-        out(f"{row['name']:24} {row['system']}; {row['taxonomy']}\n{'':24} can {', '.join(row['verbs'])}\n{'':24} {row['paper']}")
+        out(
+            f"{row['name']:24} {row['system']}; {row['taxonomy']}\n{'':24} can {', '.join(row['verbs'])}\n"
+            f"{'':24} {row['paper']}"
+        )
     out("Next: reverie train NAME --help")
 
 
@@ -299,14 +345,29 @@ def data(source: Positional[str | None] = None, /, size: int | None = None, json
             found = open_data(source, size=size, progress=progress)
     except TooFew as error:
         if json:  # the report is what was asked for, however little there is to train on
-            dump({"usable": error.report.usable, "classes": [], "captions": 0, "pairs": 0, "train": 0, "held_out": 0, "fingerprint": "", "problems": [vars(p) for p in error.report.problems]})  # fmt: skip
+            dump(
+                {
+                    "usable": error.report.usable,
+                    "classes": [],
+                    "captions": 0,
+                    "pairs": 0,
+                    "train": 0,
+                    "held_out": 0,
+                    "fingerprint": "",
+                    "problems": [vars(p) for p in error.report.problems],
+                }
+            )
         raise
     if json:
         dump(found.summary())
         return
     summary = found.summary()
-    out(f"{source}: {summary['usable']} usable pictures of {found.size}x{found.size}x{found.channels}, {summary['train']} to train on, {summary['held_out']} held out")  # fmt: skip
-    out(f"classes {len(found.classes)} ({', '.join(found.classes[:12])}{' ...' if len(found.classes) > 12 else ''}), captions {summary['captions']}, pairs {summary['pairs']}")  # fmt: skip
+    named = f" ({', '.join(found.classes[:12])}{' ...' if len(found.classes) > 12 else ''})" if found.classes else ""
+    out(
+        f"{source}: {summary['usable']} usable pictures of {found.size}x{found.size}x{found.channels}, "
+        f"{summary['train']} to train on, {summary['held_out']} held out"
+    )
+    out(f"classes {len(found.classes)}{named}, captions {summary['captions']}, pairs {summary['pairs']}")
     for kind, count in found.report.counts().items():
         first = next(p for p in found.report.problems if p.kind == kind)
         out(f"  {count:6} {kind}: {first.action} (first: {first.file})")
@@ -316,7 +377,7 @@ def data(source: Positional[str | None] = None, /, size: int | None = None, json
 # What the verbs share
 
 
-def picture(model: nn.Module, reference: str) -> Tensor:
+def picture(model: Model, reference: str) -> Tensor:
     """(C, H, W) in [-1, 1] from a picture file, held-out:N, train:N, seed:N, or a caption of the run's data.
 
     Raises:
@@ -327,9 +388,9 @@ def picture(model: nn.Module, reference: str) -> Tensor:
     from reverie.generation import data_of, sample
     from reverie.pictures import to_float
 
-    facts = model.run["data"]  # type: ignore[index]
+    facts = model.run["data"]
     if Path(reference).is_file():
-        pixels = load_picture(Path(reference), facts["size"], facts["channels"])  # type: ignore[index]
+        pixels = load_picture(Path(reference), facts["size"], facts["channels"])
         return to_float(pixels[None])[0]
     kind, _, number = reference.partition(":")
     if kind == "seed" and number.isdigit():
@@ -344,7 +405,10 @@ def picture(model: nn.Module, reference: str) -> Tensor:
         for names in (split.texts or [], split.names):
             if reference in names:
                 return to_float(split.images[[names.index(reference)]])[0]
-    raise UsageError(f"There is no file {reference!r}, and the run's data has no picture of that name or caption. Also understood: held-out:3, train:3, seed:3.")  # fmt: skip
+    raise UsageError(
+        f"There is no file {reference!r}, and the run's data has no picture of that name or caption. "
+        "Also understood: held-out:3, train:3, seed:3."
+    )
 
 
 def target(where: str) -> Path:
@@ -397,7 +461,14 @@ class reading:
 
         from reverie.training.progress import console
 
-        self.bar = Progress("{task.description}", *Progress.get_default_columns()[1:3], TimeRemainingColumn(), TextColumn("{task.completed}/{task.total}"), console=console, transient=True)  # fmt: skip
+        self.bar = Progress(
+            "{task.description}",
+            *Progress.get_default_columns()[1:3],
+            TimeRemainingColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            console=console,
+            transient=True,
+        )
         self.task = self.bar.add_task("reading")
         began = time.monotonic()
 

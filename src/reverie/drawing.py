@@ -6,46 +6,47 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reverie import pictures
 from reverie.noise import Noise
+from reverie.verbs import Model
 
 
-def device_of(model: nn.Module) -> torch.device:
+def device_of(model: Model) -> torch.device:
     """Where a model's weights are."""
     return next(model.parameters()).device
 
 
-def conditioning(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
+def conditioning(model: Model, batch: dict[str, Any]) -> dict[str, Any]:
     """The part of a batch that a conditional model wants beside the picture."""
     return {"label": batch["label"]} if getattr(model, "classes", 0) and "label" in batch else {}
 
 
 @torch.inference_mode()
-def draw(model: nn.Module, noise: Noise, chunk: int = 64, **condition: Any) -> np.ndarray:
+def draw(model: Model, noise: Noise, chunk: int = 64, **condition: Any) -> np.ndarray:
     """uint8 pictures (B, H, W, C) of a model that samples, a chunk at a time. Condition rows are cut with the noise."""
     model.eval()
     drawn = []
     for low in range(0, len(noise), chunk):
         rows = slice(low, low + chunk)
         part = {key: value[rows] for key, value in condition.items()}
-        drawn.append(pictures.to_uint8(model.sample(noise[rows], **part)))  # type: ignore[operator]
+        drawn.append(pictures.to_uint8(model.sample(noise[rows], **part)))
     return np.concatenate(drawn)
 
 
 @torch.inference_mode()
-def reconstruct(model: nn.Module, batch: dict[str, Any]) -> list[Tensor]:
-    """What to show of a batch: the pictures, what the model saw of them where that differs, and what it made of that."""
+def reconstruct(model: Model, batch: dict[str, Any]) -> list[Tensor]:
+    """What to show of a batch: the pictures, what the model saw where that differs, and what it made of that."""
     model.eval()
     image, condition = batch["image"], conditioning(model, batch)
     seen = model.corrupt(image, batch["rng"]) if hasattr(model, "corrupt") else image
-    made = model.decode(model.encode(seen, **condition), **condition)  # type: ignore[operator]
+    made = model.decode(model.encode(seen, **condition), **condition)
     return [image, made] if seen is image else [image, seen, made]
 
 
 def beside(rows: list[Tensor], columns: int = 8) -> np.ndarray:
-    """Sets of pictures (N, C, H, W) one under the other: a row of originals, below it the row made of them, and so on."""
+    """Sets of pictures (N, C, H, W) by rows: a row of originals, below it the row made of them, and so on."""
     made = [pictures.to_uint8(row) for row in rows]
     columns = min(columns, len(made[0]))
     blank = np.full((-len(made[0]) % columns, *made[0].shape[1:]), 255, np.uint8)  # fills the last row

@@ -33,27 +33,33 @@ def disk_errors(path: Path, kept: str = "nothing was overwritten") -> Iterator[N
 
 
 @contextlib.contextmanager
-def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; on success it is flushed and renamed over ``path``.
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; on success it is flushed and renamed over ``path``, else it is removed.
 
     Raises:
-        ReverieError: the disk is full, read-only or forbidden; what was at ``path`` before is untouched.
+        OSError: the disk refuses; what was at ``path`` before is untouched.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the same ending, so that encoders which look at it choose the same format
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".aside-", suffix=path.suffix)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        flush(aside)
+        aside.chmod(0o666 & ~_umask())
+        aside.replace(path)
+        flush(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """``replacing``, with the disk's refusals as a ReverieError that says what was kept and what to do."""
     path = Path(path)
-    with disk_errors(path, kept=f"the previous {path.name}, if there was one"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # the same ending, so that encoders which look at it choose the same format
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".aside-", suffix=path.suffix)
-        os.close(handle)
-        aside = Path(name)
-        try:
-            yield aside
-            flush(aside)
-            aside.chmod(0o666 & ~_umask())
-            aside.replace(path)
-            flush(path.parent)
-        finally:
-            aside.unlink(missing_ok=True)
+    with disk_errors(path, kept=f"the previous {path.name}, if there was one"), replacing(path) as aside:
+        yield aside
 
 
 def flush(path: Path) -> None:

@@ -19,10 +19,10 @@ from reverie.noise import Noise
 from reverie.training.checkpoint import load_checkpoint, newest_whole, steps_in
 from reverie.training.precision import pick_device
 from reverie.training.run import Run, locate
-from reverie.verbs import verbs_of
+from reverie.verbs import Model, verbs_of
 
 
-def load(run: Run | Path | str, device: str = "auto", average: bool = True) -> nn.Module:
+def load(run: Run | Path | str, device: str = "auto", average: bool = True) -> Model:
     """The trained model of a run, ready for use; ``model.run`` is the run's info.
 
     Args:
@@ -37,20 +37,24 @@ def load(run: Run | Path | str, device: str = "auto", average: bool = True) -> n
     if step is None:
         newest, _ = newest_whole(run.checkpoints)
         if newest is None:
-            raise ReverieError(f"{path} has no whole checkpoint. `reverie resume {path}` starts it again from its seed.")
+            raise ReverieError(
+                f"{path} has no whole checkpoint. `reverie resume {path}` starts it again from its seed."
+            )
     else:
         newest = run.checkpoints / f"{step:08d}"
         if not newest.is_dir():
-            raise UsageError(f"{path} has no checkpoint {step}. It has: {', '.join(map(str, steps_in(run.checkpoints)))}.")
+            raise UsageError(
+                f"{path} has no checkpoint {step}. It has: {', '.join(map(str, steps_in(run.checkpoints)))}."
+            )
     saved = load_checkpoint(newest)
     model = registry.build(saved.config["name"], **saved.config["kwargs"])
     model.load_state_dict(saved.ema if average and saved.ema is not None else saved.weights)
     model.run = run.info
-    model = model.to(pick_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(pick_device(device), memory_format=torch.channels_last)
     return model.requires_grad_(False).eval()
 
 
-def need(model: nn.Module, *verbs: str) -> None:
+def need(model: Model, *verbs: str) -> None:
     """Raise a UsageError unless the model has these verbs."""
     for verb in verbs:
         if verb not in verbs_of(model):
@@ -58,19 +62,19 @@ def need(model: nn.Module, *verbs: str) -> None:
             raise UsageError(f"{name} cannot {verb}. It can {', '.join(verbs_of(model))}.")
 
 
-def data_of(model: nn.Module, spec: str | None = None) -> Dataset:
+def data_of(model: Model, spec: str | None = None) -> Dataset:
     """The pictures that a loaded model was trained on, or others, at its size and channels."""
-    facts = model.run["data"]  # type: ignore[index]
-    return open_data(spec or facts["spec"], size=facts["size"], channels=facts["channels"])  # type: ignore[index]
+    facts = model.run["data"]
+    return open_data(spec or facts["spec"], size=facts["size"], channels=facts["channels"])
 
 
-def label_index(model: nn.Module, label: str | int) -> int:
+def label_index(model: Model, label: str | int) -> int:
     """A class's index from its name or number.
 
     Raises:
         UsageError: the model knows no such class, or no classes at all.
     """
-    classes = list(model.run["data"]["classes"]) if getattr(model, "classes", 0) else []  # type: ignore[index]
+    classes = list(model.run["data"]["classes"]) if getattr(model, "classes", 0) else []
     if not classes:
         raise UsageError("This model was trained without classes. Train with --conditional label to ask for one.")
     text = str(label)
@@ -86,7 +90,7 @@ def label_index(model: nn.Module, label: str | int) -> int:
 
 
 def sample(
-    model: nn.Module | Run | Path | str,
+    model: Model | Run | Path | str,
     n: int = 64,
     seed: int | Sequence[int] = 0,
     label: str | int | Sequence[str | int] | None = None,

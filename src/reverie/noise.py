@@ -53,8 +53,8 @@ def fold(*words: int) -> int:
 class Noise:
     """One stream of random numbers per row.
 
-    ``noise(*shape)`` draws N(0, 1) of shape (rows, *shape). Each call moves on to fresh numbers; a new ``Noise`` with the
-    same keys repeats them.
+    ``noise(*shape)`` draws N(0, 1) of shape (rows, *shape). Each call moves on to fresh numbers; a new ``Noise`` with
+    the same keys repeats them.
 
     Args:
         keys: (rows,) int64, one key per row.

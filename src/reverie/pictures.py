@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ def save_film(path: Path | str, frames: np.ndarray, seconds: float = 3.0) -> Pat
     if ending in (".webp", ".gif"):
         film = [to_image(frame) for frame in frames.repeat(scale, 1).repeat(scale, 2)]
         duration = max(10, round(1000 * seconds / len(frames)))
-        options = {"lossless": True} if ending == ".webp" else {}
+        options: dict[str, Any] = {"lossless": True} if ending == ".webp" else {}
         with atomic(path) as aside:
             film[0].save(aside, save_all=True, append_images=film[1:], duration=duration, loop=0, **options)
     elif ending == ".mp4":
@@ -96,7 +97,9 @@ def _save_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
     try:
         import imageio_ffmpeg
     except ImportError as error:
-        raise ReverieError("mp4 films need an extra: pip install 'reverie[video]' (or ask for .webp or .gif).") from error
+        raise ReverieError(
+            "mp4 films need an extra: pip install 'reverie[video]' (or ask for .webp or .gif)."
+        ) from error
     frames = np.ascontiguousarray(np.broadcast_to(frames, (*frames.shape[:-1], 3)))
     with atomic(path) as aside:
         size = (frames.shape[2], frames.shape[1])
@@ -118,7 +121,7 @@ def figure(path: Path | str, width: float = 7, height: float = 4.5) -> Iterator:
         drawing.savefig(aside, dpi=110)
 
 
-def plot_curves(path: Path | str, steps: Sequence[int], curves: dict[str, Sequence[float]]) -> Path:
+def plot_curves(path: Path | str, steps: Sequence[int], curves: Mapping[str, Sequence[float]]) -> Path:
     """One panel per curve over training steps: the raw values faint, their running mean strong."""
     columns = min(3, len(curves))
     rows = math.ceil(len(curves) / columns)
@@ -160,7 +163,9 @@ def plot_latent_map(
         for index in [i for i in (-1, *range(len(classes))) if np.any(labels == i)]:
             name = "pictures" if index < 0 else classes[index]
             where = points[labels == index]
-            axis.scatter(*where.T, s=7, alpha=0.75, label=name, zorder=2, color=f"C{max(index, 0)}" if index < 10 else None)
+            axis.scatter(
+                *where.T, s=7, alpha=0.75, label=name, zorder=2, color=f"C{max(index, 0)}" if index < 10 else None
+            )
         if len(classes) <= 24:
             axis.legend(fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         axis.set_title(title, fontsize=10)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from reverie.errors import UsageError, suggest
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from reverie.data.types import Dataset
+    from reverie.verbs import Model
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Entry:
     taxonomy: str
     paper: str
 
-    def load(self) -> type[nn.Module]:
+    def load(self) -> type[Model]:
         """The model's class."""
         module, _, name = self.path.partition(":")
         return getattr(importlib.import_module(module), name)
@@ -62,7 +61,7 @@ def signature(name: str) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(entry(name).load()).parameters)
 
 
-def build(name: str, data: Dataset | None = None, **kwargs: Any) -> nn.Module:
+def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
     """A fresh model; ``model.config`` is the ``{"name", "kwargs"}`` that builds it again.
 
     Args:
@@ -81,7 +80,7 @@ def build(name: str, data: Dataset | None = None, **kwargs: Any) -> nn.Module:
                 f"{name} has no option {key!r}.{suggest(key, list(parameters))} It has: {', '.join(parameters)}."
             )
     defaults = {key: p.default for key, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    config = {"name": name, "kwargs": defaults | kwargs}  # defaults too: they may change in a later release
-    model = entry(name).load()(**config["kwargs"])
-    model.config = config
+    kwargs = defaults | kwargs  # the defaults are kept too: they may change in a later release
+    model = entry(name).load()(**kwargs)
+    model.config = {"name": name, "kwargs": kwargs}
     return model

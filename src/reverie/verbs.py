@@ -2,7 +2,7 @@
 
 A batch is a dict: ``image`` (B, C, H, W) float32 in [-1, 1], and where the data has them ``label`` (B,) int64 (-1 =
 none), ``text`` (list of B strings), ``source`` (the other side of a pair), ``mask``. In training it also carries
-``rng``, a ``Noise`` of B streams (every random draw of a loss comes from it), and ``progress``, a scalar tensor in [0, 1].
+``rng``, a ``Noise`` of B streams from which a loss takes every random draw, and ``progress``, a scalar in [0, 1].
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from reverie.noise import Noise
 
 Batch = dict[str, Any]
+Model = Any  # an nn.Module with some of the verbs below (torch types a Module's every attribute as Tensor | Module)
 
 
 @runtime_checkable

@@ -27,7 +27,7 @@ class Augment:
 
     @classmethod
     def parse(cls, text: str) -> Augment:
-        """"flip,translate=0.1,color=0.2" to an Augment; the empty string is none.
+        """ "flip,translate=0.1,color=0.2" to an Augment; the empty string is none.
 
         Raises:
             UsageError: an unknown augmentation or a strength outside [0, 1].

@@ -1,11 +1,12 @@
 """Batches of a training step: one gather from the store, the rest on the training device.
 
-Which pictures a step sees is a function of (seed, step, place in the global batch): each epoch is a permutation keyed by
-the seed and the epoch's number. So nothing of the data's order needs saving, and ranks need not talk.
+Which pictures a step sees is a function of (seed, step, place in the global batch): each epoch is a permutation keyed
+by the seed and the epoch's number. So nothing of the data's order needs saving, and ranks need not talk.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -82,7 +83,9 @@ class Batches:
         batch = take(self.pictures, index)
         images = [self._gather(array, index) for array in (self._images, self._sources) if array is not None]
         if self.augment:
-            images = self.augment(images, Noise.of_step(fold(self.seed, step, _AUGMENTATION), self.start, self.rows, self.device))
+            images = self.augment(
+                images, Noise.of_step(fold(self.seed, step, _AUGMENTATION), self.start, self.rows, self.device)
+            )
         batch |= dict(zip(("image", "source"), images, strict=False))
         batch["label"] = torch.from_numpy(self.pictures.labels[index]).to(self.device, non_blocking=True)
         return batch
@@ -101,7 +104,7 @@ def split_rows(batch: Batch, parts: int) -> list[Batch]:
     def cut(value, low: int, high: int):
         return value if isinstance(value, Tensor) and value.ndim == 0 else value[low:high]
 
-    return [{key: cut(value, low, high) for key, value in batch.items()} for low, high in zip(cuts, cuts[1:], strict=False)]
+    return [{key: cut(value, low, high) for key, value in batch.items()} for low, high in itertools.pairwise(cuts)]
 
 
 def in_order(pictures: Pictures, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:

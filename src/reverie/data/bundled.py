@@ -18,8 +18,17 @@ FILTERS = [
 
 
 FASHION_CLASSES = [
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
-]  # fmt: skip
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
 TRAIN, HELD_OUT = 1200, 200  # pictures of each class
 UPRIGHT = (5, 7, 9)  # shoes; the other classes' mosaics lie on their side: both as they pack best
 

@@ -1,4 +1,4 @@
-"""Where reverie keeps what it can make again: the cache folder, atomic writes into it, and a lock between processes."""
+"""Where reverie keeps what it can make again: the cache folder, and a lock between processes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import contextlib
 import errno
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from reverie.errors import ReverieError
 
@@ -27,22 +25,6 @@ def home() -> Path:
         return Path.home() / "Library" / "Caches" / "reverie"
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "reverie"
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file to write in; it appears at ``path`` whole, after an fsync, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:40]}.", delete=False)  # noqa: SIM115
-    try:
-        with handle:
-            yield handle  # type: ignore[misc]
-            handle.flush()
-            os.fsync(handle.fileno())
-        Path(handle.name).replace(path)
-    except BaseException:
-        Path(handle.name).unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from reverie.data import home, picture
 from reverie.data.items import File, Item, Listing
 from reverie.data.types import Problem, Report
 from reverie.errors import ReverieError
+from reverie.files import replacing
 
 MIN_PICTURES = 8
 FRESH_NS = 2_000_000_000  # a file changed this recently may change again within the clock's grain: not remembered
@@ -136,7 +137,7 @@ class Memory:
         if self.new == self.old:
             return
         try:
-            with home.atomic(self.path) as handle:
+            with replacing(self.path) as aside, aside.open("wb") as handle:
                 handle.write(json.dumps(self.new).encode())
         except OSError:
             pass

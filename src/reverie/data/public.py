@@ -22,6 +22,7 @@ from reverie.data import home
 from reverie.data.arrays import Arrays
 from reverie.data.bundled import FASHION_CLASSES
 from reverie.errors import ReverieError
+from reverie.files import replacing
 
 CONNECT_SECONDS = 6  # a closed network fails fast, the next source is tried
 IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
@@ -91,7 +92,7 @@ def _from_cache(path: Path) -> Parts:
 
 def _keep(path: Path, parts: Parts) -> None:
     try:
-        with home.atomic(path) as handle:
+        with replacing(path) as aside, aside.open("wb") as handle:
             np.savez(handle, x_train=parts[0], y_train=parts[1], x_test=parts[2], y_test=parts[3])
     except OSError:
         pass  # a cache that cannot be written costs the next call a download, no more

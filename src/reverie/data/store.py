@@ -22,6 +22,7 @@ from reverie.data.items import index_labels
 from reverie.data.plan import VERSION, Plan, fingerprint, held_rows, order_rows, same_source
 from reverie.data.types import Dataset, Pictures, Problem, Report
 from reverie.errors import ReverieError
+from reverie.files import replacing
 
 CHUNK = 256  # pictures decoded between two notes; the only pictures ever in memory
 
@@ -162,7 +163,7 @@ def _build(
         "fingerprint": fingerprint(wanted, rows, classes, channels, int((~held).sum())),
         "files": {f"{name}.u8": (part / f"{name}.u8").stat().st_size for name in channels},
     }
-    with home.atomic(part / "meta.json") as handle:
+    with replacing(part / "meta.json") as aside, aside.open("wb") as handle:
         handle.write(json.dumps(meta).encode())
     (part / "progress.jsonl").unlink()
     return meta
@@ -273,7 +274,7 @@ def _compact(part: Path, name: str, n: int, order: np.ndarray, form: picture.For
         work.rename(final)
         return
     rows = np.memmap(work, np.uint8, "r", shape=(n, form.size, form.size, form.channels))
-    with home.atomic(final) as handle:
+    with replacing(final) as aside, aside.open("wb") as handle:
         for start in range(0, len(order), CHUNK):
             handle.write(rows[order[start : start + CHUNK]][..., :channels].tobytes())
     del rows  # Windows does not unlink a mapped file

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reverie.data.batches import in_order
 from reverie.data.types import Pictures
 from reverie.drawing import conditioning, device_of
 from reverie.errors import UsageError
 from reverie.pictures import to_uint8
+from reverie.verbs import Model
 
 
 def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -22,7 +23,7 @@ def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """The great circle from ``a`` to ``b``, its length changing evenly; the straight line where they are (anti)parallel.
+    """The great circle from ``a`` to ``b``, its length changing evenly; a straight line where they are (anti)parallel.
 
     Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985.
     """
@@ -36,10 +37,8 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def interpolate(
-    model: nn.Module, a: Tensor, b: Tensor, frames: int, path: str = "lerp", **condition: Any
-) -> np.ndarray:
-    """A morph between two pictures: (C, H, W) each, to uint8 frames (frames, H, W, C); the first and last decode the ends.
+def interpolate(model: Model, a: Tensor, b: Tensor, frames: int, path: str = "lerp", **condition: Any) -> np.ndarray:
+    """A morph between two pictures (C, H, W): uint8 frames (frames, H, W, C) whose first and last decode the ends.
 
     Raises:
         UsageError: fewer than 2 frames, or an unknown path.
@@ -48,20 +47,20 @@ def interpolate(
         raise UsageError(f"A morph needs at least 2 frames, not {frames}.")
     if path not in ("lerp", "slerp"):
         raise UsageError(f"path is 'lerp' or 'slerp', not {path!r}.")
-    ends = model.encode(torch.stack([a, b]).to(device_of(model)), **condition)  # type: ignore[operator]
+    ends = model.encode(torch.stack([a, b]).to(device_of(model)), **condition)
     start, end = ends.flatten(1)
     t = torch.linspace(0, 1, frames, device=start.device)
     latents = (lerp if path == "lerp" else slerp)(start, end, t).view(frames, *ends.shape[1:])
     many = {key: value[:1].expand(frames) for key, value in condition.items()}
-    return to_uint8(model.decode(latents, **many))  # type: ignore[operator]
+    return to_uint8(model.decode(latents, **many))
 
 
 @torch.inference_mode()
-def latent_spread(model: nn.Module, pictures: Pictures, limit: int = 1000) -> tuple[Tensor, Tensor]:
+def latent_spread(model: Model, pictures: Pictures, limit: int = 1000) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (D,) of each latent over pictures: which latents carry something."""
     codes: list[Tensor] = []
     for batch in in_order(pictures, 256, device_of(model)):
-        codes.append(model.encode(batch["image"], **conditioning(model, batch)).flatten(1))  # type: ignore[operator]
+        codes.append(model.encode(batch["image"], **conditioning(model, batch)).flatten(1))
         if sum(map(len, codes)) >= limit:
             break
     every = torch.cat(codes)
@@ -70,9 +69,15 @@ def latent_spread(model: nn.Module, pictures: Pictures, limit: int = 1000) -> tu
 
 @torch.inference_mode()
 def traverse(
-    model: nn.Module, base: Tensor, centre: Tensor, spread: Tensor, latents: list[int], columns: int, reach: float,
+    model: Model,
+    base: Tensor,
+    centre: Tensor,
+    spread: Tensor,
+    latents: list[int],
+    columns: int,
+    reach: float,
     **condition: Any,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """One latent at a time: row r moves latent ``latents[r]`` from centre - reach * spread to centre + reach * spread.
 
     Args:
@@ -87,4 +92,4 @@ def traverse(
     for row, latent in enumerate(latents):
         codes[row * columns : (row + 1) * columns, latent] = centre[latent] + steps * spread[latent]
     many = {key: value[:1].expand(len(codes)) for key, value in condition.items()}
-    return to_uint8(model.decode(codes.view(-1, *model.latent_shape), **many))  # type: ignore[operator, misc]
+    return to_uint8(model.decode(codes.view(-1, *model.latent_shape), **many))

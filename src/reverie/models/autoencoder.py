@@ -22,7 +22,15 @@ from reverie.verbs import Batch
 
 
 def coder(
-    net: str, size: int, channels: int, inputs: int, outputs: int, width: int, depth: int, hidden: Sequence[int], maps: int
+    net: str,
+    size: int,
+    channels: int,
+    inputs: int,
+    outputs: int,
+    width: int,
+    depth: int,
+    hidden: Sequence[int],
+    maps: int,
 ) -> tuple[nn.Module, nn.Module]:
     """An encoder (B, channels, size, size) -> (B, outputs) and a decoder (B, inputs) -> (B, maps, size, size)."""
     if net == "conv":
@@ -68,7 +76,7 @@ class Autoencoder(nn.Module):
         self.size, self.channels, self.latent_shape, self.kind = size, channels, (latent,), loss
         self.encoder, self.decoder = coder(net, size, channels, latent, latent, width, depth, hidden, channels)
 
-    def phases(self, lr: float = 1e-3, weight_decay: float = 0.0) -> list[Phase]:
+    def phases(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Phase]:
         return [Phase("reconstruct", adamw(self.parameters(), lr, weight_decay), self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -88,9 +88,7 @@ class VAE(nn.Module):
         self.classes = classes if conditional == "label" else 0
         extra = _EMBEDDING if self.classes else 0
         maps = 2 * channels if decoder == "learned" else channels
-        self.encoder, self.decoder = coder(
-            net, size, channels, latent + extra, 2 * latent, width, depth, hidden, maps
-        )
+        self.encoder, self.decoder = coder(net, size, channels, latent + extra, 2 * latent, width, depth, hidden, maps)
         if self.classes:
             self.embedding = nn.Embedding(self.classes + 1, _EMBEDDING)  # the last row is the null condition
             self.to_statistics = nn.Linear(_EMBEDDING, 2 * latent)
@@ -102,7 +100,7 @@ class VAE(nn.Module):
 
     # Learning
 
-    def phases(self, lr: float = 1e-3, weight_decay: float = 0.0) -> list[Phase]:
+    def phases(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Phase]:
         return [Phase("elbo", adamw(self.parameters(), lr, weight_decay), self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

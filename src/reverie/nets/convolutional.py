@@ -15,17 +15,17 @@ from reverie.errors import UsageError
 
 
 class Residual(nn.Module):
-    """x + conv(act(conv(act(x)))), the identity at the start of training."""
+    """x + conv(act(conv(x))), the identity at the start of training."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(F.relu(x))))
+        return x + self.second(F.relu(self.first(x)))
 
 
 def levels(size: int, width: int) -> tuple[int, list[tuple[int, int]]]:
@@ -36,7 +36,9 @@ def levels(size: int, width: int) -> tuple[int, list[tuple[int, int]]]:
     """
     if size % 4 or not 8 <= size <= 512:
         near = min(max(8, round(size / 4) * 4), 512)
-        raise UsageError(f"The convolutional network needs a size that 4 divides, from 8 to 512; {size} is not. Try --size {near}.")
+        raise UsageError(
+            f"The convolutional network needs a size that 4 divides, from 8 to 512; {size} is not. Try --size {near}."
+        )
     fold = 2
     while size // fold > 32 and size % (2 * fold) == 0:
         fold *= 2
@@ -59,11 +61,12 @@ class Encoder(nn.Module):
             if index:
                 layers += [nn.Conv2d(plan[index - 1][0], wide, 2, stride=2)]
             layers += [Residual(wide) for _ in range(depth)]
-        self.layers = nn.Sequential(*layers, nn.ReLU(), nn.Flatten())
+        self.layers = nn.Sequential(*layers, nn.ReLU())
         self.out = nn.Linear(plan[-1][0] * plan[-1][1] ** 2, outputs)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.out(self.layers(image))
+        maps = self.layers(image)  # (B, coarse, side, side)
+        return self.out(maps.permute(0, 2, 3, 1).flatten(1))  # in channels_last order: no copy
 
 
 class Decoder(nn.Module):
@@ -74,13 +77,17 @@ class Decoder(nn.Module):
         fold, plan = levels(size, width)
         coarse, side = plan[-1]
         self.into = nn.Linear(inputs, coarse * side**2)
-        layers: list[nn.Module] = [nn.Unflatten(1, (coarse, side, side))]
+        self.start = (side, side, coarse)
+        layers: list[nn.Module] = []
         for index, (wide, _) in reversed(list(enumerate(plan))):
             layers += [Residual(wide) for _ in range(depth)]
             if index:
                 layers += [nn.Conv2d(wide, 4 * plan[index - 1][0], 1), nn.PixelShuffle(2)]
-        layers += [nn.ReLU(), nn.Conv2d(width, channels * fold**2, 3, padding=1), nn.PixelShuffle(fold)]
+        layers += [nn.ReLU(), nn.Conv2d(width, channels * fold**2, 1), nn.PixelShuffle(fold)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layers(self.into(features))
+        maps = (
+            self.into(features).unflatten(1, self.start).permute(0, 3, 1, 2)
+        )  # (B, coarse, side, side), channels_last
+        return self.layers(maps)

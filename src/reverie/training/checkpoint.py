@@ -121,7 +121,7 @@ def load_checkpoint(path: Path, training: bool = False, device: torch.device | s
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest undamaged checkpoint of a folder, and a line for each damaged one passed over."""
-    passed = []
+    passed: list[str] = []
     for step in reversed(steps_in(folder)):
         path = folder / f"{step:08d}"
         reason = torn(path)

@@ -58,7 +58,7 @@ class Fit:
         return self.ema.model if self.ema else self.model
 
     def step(self, step: int, progress: float) -> dict[str, Tensor]:
-        """One move of every phase that is due. Returns detached metrics, named "phase/metric" when players are several."""
+        """One move of every phase that is due. Returns detached metrics, "phase/metric" where players are several."""
         self.stage = min(int(progress * len(self.stages)), len(self.stages) - 1)
         phases = self.stages[self.stage]
         batch = self.batches(step)
@@ -66,8 +66,12 @@ class Fit:
         metrics: dict[str, Tensor] = {}
         for number, phase in enumerate(phases, 1):
             if step % phase.every == 0:
-                found = self._move(phase, batch, fold(self.batches.seed, step, number), rate(step, progress, self.warmup, self.decay))
-                metrics |= {(name if len(phases) == 1 else f"{phase.name}/{name}"): value for name, value in found.items()}
+                found = self._move(
+                    phase, batch, fold(self.batches.seed, step, number), rate(step, progress, self.warmup, self.decay)
+                )
+                metrics |= {
+                    (name if len(phases) == 1 else f"{phase.name}/{name}"): value for name, value in found.items()
+                }
         if self.ema:
             self.ema.update(self.model, step)
         return metrics

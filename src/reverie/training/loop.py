@@ -29,7 +29,7 @@ from reverie.training.fit import Fit
 from reverie.training.options import Options, sort_options
 from reverie.training.phase import stages_of
 from reverie.training.plan import Budget, Plan
-from reverie.training.precision import pick_device, pick_precision
+from reverie.training.precision import keep_memory, pick_device, pick_precision
 from reverie.training.progress import TrainingBar
 from reverie.training.run import Run, fresh_path, machine, versions
 from reverie.verbs import verbs_of
@@ -91,10 +91,10 @@ def train(
             "seconds": 0.0,
         }
         path = Path(distributed.agree(str(out or fresh_path(model, spec))))
-        training = _Training(Run(path, info), built, data, chosen, plan, quiet)
+        runner = _Training(Run(path, info), built, data, chosen, plan, quiet)
         if distributed.rank() == 0:  # only now that every option has proved usable
             Run.create(path, info)
-        return training.go()
+        return runner.go()
 
 
 def resume(path: Path | str, quiet: bool = False) -> Run:
@@ -121,14 +121,18 @@ def rerun(path: Path | str, out: Path | str | None = None, quiet: bool = False) 
     old = Run.open(path).info
     keep = ("reverie", "model", "verbs", "phases", "data", "training", "plan")
     info = {key: old[key] for key in keep} | {
-        "rerun_of": str(path), "versions": versions(), "machine": machine(), "status": "new", "seconds": 0.0,
-    }  # fmt: skip
+        "rerun_of": str(path),
+        "versions": versions(),
+        "machine": machine(),
+        "status": "new",
+        "seconds": 0.0,
+    }
     with distributed.group():
         where = Path(distributed.agree(str(out or fresh_path(old["model"]["name"], old["data"]["spec"]))))
-        training = _again(Run(where, info), info, quiet)
+        runner = _again(Run(where, info), info, quiet)
         if distributed.rank() == 0:
             Run.create(where, info)
-        return training.go()
+        return runner.go()
 
 
 def _build(name: str, kwargs: dict[str, Any], data: Dataset, seed: int) -> nn.Module:
@@ -148,8 +152,10 @@ def _again(run: Run, info: dict[str, Any], quiet: bool) -> _Training:
             "differs). Nothing was changed. Put the old pictures back, or train anew with `reverie train`."
         )
     chosen = Options(**info["training"])
-    plan = Plan([tuple(knot) for knot in info["plan"]["knots"]], info["plan"]["minutes"])  # type: ignore[misc]
-    return _Training(run, _build(info["model"]["name"], info["model"]["kwargs"], data, chosen.seed), data, chosen, plan, quiet)
+    plan = Plan([(step, progress) for step, progress in info["plan"]["knots"]], info["plan"]["minutes"])
+    return _Training(
+        run, _build(info["model"]["name"], info["model"]["kwargs"], data, chosen.seed), data, chosen, plan, quiet
+    )
 
 
 class _Training:
@@ -162,15 +168,26 @@ class _Training:
         self.device = pick_device(options.device)
         self.precision = pick_precision(options.precision, self.device)
         self.began = time.monotonic() - run.info["seconds"]
+        if self.device.type == "cpu":
+            keep_memory()
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # resume is exact to the bit
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         start, rows = distributed.rows(options.batch_size)
-        batches = Batches(data.train, options.batch_size, options.seed, start, rows, Augment.parse(options.augment), self.device)
+        batches = Batches(
+            data.train, options.batch_size, options.seed, start, rows, Augment.parse(options.augment), self.device
+        )
         stages = stages_of(self.model, **run.info["phases"])
         self.fit = Fit(
-            self.model, stages, batches, self.precision, options.ema, options.clip,
-            options.accumulate, options.warmup, options.decay,
-        )  # fmt: skip
+            self.model,
+            stages,
+            batches,
+            self.precision,
+            options.ema,
+            options.clip,
+            options.accumulate,
+            options.warmup,
+            options.decay,
+        )
         self.step = 0
         self.saved_at = self.began
         self.stop = False
@@ -201,7 +218,9 @@ class _Training:
                 raise
             self._save()
         if not self._finished():
-            self._tell(f"Stopped at step {self.step}; everything is kept. Continue with: reverie resume {self.run.path}")
+            self._tell(
+                f"Stopped at step {self.step}; everything is kept. Continue with: reverie resume {self.run.path}"
+            )
             if self.leader:
                 self.run.update(status="stopped", seconds=round(self.elapsed, 2))
         elif self.leader:
@@ -243,7 +262,9 @@ class _Training:
         try:
             torch.compile(lambda x: x * 2 + 1)(torch.ones(2, device=self.device))
         except Exception as error:  # a missing compiler surfaces as any of a dozen types; the reason is told
-            self._tell(f"torch.compile does not work here ({str(error).strip().splitlines()[0][:160]}); training without it.")
+            self._tell(
+                f"torch.compile does not work here ({str(error).strip().splitlines()[0][:160]}); training without it."
+            )
             return
         for net in self.model.children():
             net.compile()
@@ -268,13 +289,22 @@ class _Training:
             window.append(self.fit.step(self.step, self.plan.progress(self.step)))
             self.step += 1
             images += self.options.batch_size
-            if self.step % self.options.log_every and not self._finished() and not (self.stop and distributed.world() == 1):
+            if (
+                self.step % self.options.log_every
+                and not self._finished()
+                and not (self.stop and distributed.world() == 1)
+            ):
                 continue
             metrics = self._digest(window)
             speed = images / max(1e-9, time.monotonic() - since)
             self._log(metrics, speed)
             window, images, since = [], 0, time.monotonic()
-            if grids and self.plan.measured and self.plan.progress(self.step) >= grids[0] and not self.options.sample_every:
+            if (
+                grids
+                and self.plan.measured
+                and self.plan.progress(self.step) >= grids[0]
+                and not self.options.sample_every
+            ):
                 grids = [share for share in grids if share > self.plan.progress(self.step)]
                 self._grid()
             if self.options.sample_every and self.step % self.options.sample_every < self.options.log_every:
@@ -330,17 +360,21 @@ class _Training:
         if not self.leader:
             return
         rates = [g["lr"] for phase in self.fit.stages[self.fit.stage] for g in phase.optimizer.param_groups]
-        line = {"step": self.step, "seconds": round(self.elapsed, 3), "images_per_second": round(speed, 1), "lr": max(rates)}
+        line = {
+            "step": self.step,
+            "seconds": round(self.elapsed, 3),
+            "images_per_second": round(speed, 1),
+            "lr": max(rates),
+        }
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self.run.log(line | finite)
         if self.board:
             for name, value in finite.items():
                 self.board.add_scalar(name, value, self.step)
         progress = self.plan.progress(self.step)
-        left = None
+        left: float | None = None
         if self.plan.measured:
-            left = (self.plan.steps or 0) - self.step
-            left = left * self.options.batch_size / max(speed, 1e-9)
+            left = ((self.plan.steps or 0) - self.step) * self.options.batch_size / max(speed, 1e-9)
         self.bar.update(self.step, self.plan.steps, progress, left, speed, metrics)
 
     # What is kept

@@ -81,7 +81,11 @@ def sort_options(model: str, options: dict[str, Any]) -> tuple[dict[str, Any], d
     Raises:
         UsageError: a name that belongs to none of them.
     """
-    homes: list[list[str]] = [list(registry.signature(model)), list(phase_options(model)), [f.name for f in fields(Options)]]
+    homes: list[list[str]] = [
+        list(registry.signature(model)),
+        list(phase_options(model)),
+        [f.name for f in fields(Options)],
+    ]
     sorted_: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
     for name, value in options.items():
         for home, found in zip(homes, sorted_, strict=True):

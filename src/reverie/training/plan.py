@@ -1,7 +1,7 @@
 """How long a run is: a number of steps, or minutes that measurement turns into a number of steps.
 
-Schedules (learning rate, KL warm-up, stages) read *progress* in [0, 1], never the clock. Progress is piecewise linear in
-the step; the knots are written to ``run.json``, so a resumed or repeated run follows the same schedule exactly.
+Schedules (learning rate, KL warm-up, stages) read *progress* in [0, 1], never the clock. Progress is piecewise linear
+in the step; the knots are written to ``run.json``, so a resumed or repeated run follows the same schedule exactly.
 """
 
 from __future__ import annotations

@@ -28,9 +28,14 @@ class TrainingBar:
     def __init__(self, show: bool = True):
         self.show = show
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[said]}"), TimeElapsedColumn(),
-            console=console, disable=not (show and console.is_terminal), transient=False,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not (show and console.is_terminal),
+            transient=False,
+        )
         self.task = self.bar.add_task("training", total=1.0, said="")
         self.last = 0.0
 
@@ -41,9 +46,13 @@ class TrainingBar:
     def __exit__(self, *error: Any) -> None:
         self.bar.stop()
 
-    def update(self, step: int, steps: int | None, progress: float, left: float | None, speed: float, metrics: dict[str, float]) -> None:
+    def update(
+        self, step: int, steps: int | None, progress: float, left: float | None, speed: float, metrics: dict[str, float]
+    ) -> None:
         """After a log point. ``left``: seconds still to go, ``speed``: images per second."""
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in ("lr", "gradient_norm"))
+        shown = "  ".join(
+            f"{name} {value:.4g}" for name, value in metrics.items() if name not in ("lr", "gradient_norm")
+        )
         said = f"step {step}/{steps or '?'}  {speed:,.0f} images/s  {shown}"
         said += f"  {clock(left)} left" if left is not None else "  measuring the speed"
         if self.bar.disable:

@@ -7,34 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reverie import pictures
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
 from reverie.drawing import beside, conditioning, device_of, draw, reconstruct
 from reverie.noise import Noise
-from reverie.verbs import verbs_of
+from reverie.verbs import Model, verbs_of
 
 _SHEET = 64  # pictures on a sample grid
 _MAPPED = 2000  # pictures on a latent map
 
 
-def sample_grid(model: nn.Module, path: Path) -> None:
+def sample_grid(model: Model, path: Path) -> None:
     """Pictures of the seeds 0 ... 63; a model of classes shows them in turn, a column each."""
     device = device_of(model)
     classes = getattr(model, "classes", 0)
-    condition = {"label": torch.arange(_SHEET, device=device) % 8 % classes} if classes else {}
+    condition: dict[str, Any] = {"label": torch.arange(_SHEET, device=device) % 8 % classes} if classes else {}
     pictures.save(path, pictures.grid(draw(model, Noise.of_seeds(range(_SHEET), device), **condition), columns=8))
 
 
 @torch.inference_mode()
-def latent_map(model: nn.Module, data: Dataset, path: Path) -> None:
+def latent_map(model: Model, data: Dataset, path: Path) -> None:
     """Codes of held-out pictures in the plane (PCA, or a 2-D code itself), over N(0, I) in the same plane."""
     model.eval()
     device, codes, labels = device_of(model), [], []
     for batch in in_order(data.held_out, 256, device):
-        codes.append(model.encode(batch["image"], **conditioning(model, batch)).flatten(1).cpu())  # type: ignore[operator]
+        codes.append(model.encode(batch["image"], **conditioning(model, batch)).flatten(1).cpu())
         labels.append(batch["label"].cpu())
         if sum(map(len, codes)) >= _MAPPED:
             break
@@ -49,12 +49,14 @@ def latent_map(model: nn.Module, data: Dataset, path: Path) -> None:
         title += f"s, first two principal components ({share:.0%} of the variance)"
     if points.shape[1] == 1:
         points, prior = (torch.cat([p, torch.zeros_like(p)], 1) for p in (points, prior))
-    pictures.plot_latent_map(path, points[:, :2].numpy(), torch.cat(labels).numpy(), data.classes, prior[:, :2].numpy(), title)
+    pictures.plot_latent_map(
+        path, points[:, :2].numpy(), torch.cat(labels).numpy(), data.classes, prior[:, :2].numpy(), title
+    )
 
 
 @torch.inference_mode()
-def held_out_scores(model: nn.Module, data: Dataset) -> dict[str, float]:
-    """Means over the held-out pictures: reconstruction error, and the likelihood or its bound where the model has one."""
+def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
+    """Means over the held-out pictures: reconstruction error, and the likelihood or its bound where there is one."""
     model.eval()
     verbs, device = verbs_of(model), device_of(model)
     sums: dict[str, float] = {}
@@ -89,7 +91,7 @@ def loss_curve(lines: list[dict[str, Any]], path: Path) -> None:
         pictures.plot_curves(path, [line["step"] for line in lines], curves)
 
 
-def leave_behind(model: nn.Module, data: Dataset, lines: list[dict[str, Any]], folder: Path) -> dict[str, float]:
+def leave_behind(model: Model, data: Dataset, lines: list[dict[str, Any]], folder: Path) -> dict[str, float]:
     """Write a finished run's pictures to ``folder``; returns the held-out scores."""
     verbs = verbs_of(model)
     if "sample" in verbs:

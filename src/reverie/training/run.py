@@ -84,7 +84,9 @@ class Run:
         try:
             return cls(path, read_json(path / "run.json"))
         except ValueError as error:
-            raise ReverieError(f"{path / 'run.json'} is damaged: {error}. Its checkpoints are whole; restore that file.") from error
+            raise ReverieError(
+                f"{path / 'run.json'} is damaged: {error}. Its checkpoints are whole; restore that file."
+            ) from error
 
     @property
     def checkpoints(self) -> Path:
