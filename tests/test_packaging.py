@@ -43,7 +43,7 @@ LEVELS = [  # a file may import from its own level and from those above it in th
     {"models", "registry", "drawing"},  # models know of training only what a Phase is
     {"training", "editing"},
     {"generation"},
-    {"commands", "cli_options", "cli", "__main__"},
+    {"commands", "cli", "__main__"},
 ]
 ALLOWED = {("models", "training.phase"), ("editing", "generation")}
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reverie import registry
 from reverie.data import data as open_data
+from reverie.data import load_picture
 from reverie.data.types import Dataset
 from reverie.drawing import device_of, draw
 from reverie.errors import ReverieError, UsageError, suggest
 from reverie.noise import Noise
+from reverie.pictures import to_float
 from reverie.training.checkpoint import load_checkpoint, newest_whole, steps_in
 from reverie.training.precision import pick_device
 from reverie.training.run import Run, locate
@@ -121,3 +123,33 @@ def sample(
         indices = [label_index(model, one) for one in labels]
         options["label"] = torch.tensor([indices[i % len(indices)] for i in range(n)], device=device)
     return draw(model, Noise.of_seeds(seeds, device), chunk, **options)
+
+
+def find_picture(model: Model, reference: str) -> Tensor:
+    """(C, H, W) in [-1, 1] from a picture file, held-out:N, train:N, seed:N, or a caption of the run's data.
+
+    Raises:
+        UsageError: nothing of that name.
+        ReverieError: a file that is no picture.
+    """
+    facts = model.run["data"]
+    if Path(reference).is_file():
+        pixels = load_picture(Path(reference), facts["size"], facts["channels"])
+        return to_float(pixels[None])[0]
+    kind, _, number = reference.partition(":")
+    if kind == "seed" and number.isdigit():
+        return to_float(sample(model, 1, int(number)))[0]
+    dataset = data_of(model)
+    splits = {"held-out": dataset.held_out, "train": dataset.train}
+    if kind in splits and number.isdigit():
+        if int(number) >= len(splits[kind]):
+            raise UsageError(f"{kind} has pictures 0 to {len(splits[kind]) - 1}, not {number}.")
+        return to_float(splits[kind].images[[int(number)]])[0]
+    for split in splits.values():
+        for names in (split.texts or [], split.names):
+            if reference in names:
+                return to_float(split.images[[names.index(reference)]])[0]
+    raise UsageError(
+        f"There is no file {reference!r}, and the run's data has no picture of that name or caption. "
+        "Also understood: held-out:3, train:3, seed:3."
+    )

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from reverie.errors import ReverieError, UsageError
-from reverie.files import atomic
+from reverie.files import atomic, disk_errors
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
@@ -69,6 +69,22 @@ def save(path: Path | str, picture: np.ndarray) -> Path:
     with atomic(path) as aside:
         to_image(picture).save(aside)
     return path
+
+
+def save_many(path: Path, drawn: np.ndarray, seeds: list[int]) -> None:
+    """A grid (.png ...), an archive (.npz) or a folder of numbered pictures."""
+    if path.suffix == ".npz":
+        with atomic(path) as aside, aside.open("wb") as stream:
+            np.savez_compressed(stream, images=drawn, seeds=np.array(seeds, np.int64))
+    elif path.suffix:
+        save(path, grid(drawn))
+    else:
+        if path.is_dir() and any(path.iterdir()):
+            raise UsageError(f"{path} holds files already; nothing was touched. Choose an empty or a new folder.")
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        for index, one in enumerate(drawn):
+            save(path / f"{index:06d}.png", one)
 
 
 def save_film(path: Path | str, frames: np.ndarray, seconds: float = 3.0) -> Path:

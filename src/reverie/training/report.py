@@ -40,13 +40,13 @@ def latent_map(model: Model, data: Dataset, path: Path) -> None:
             break
     points = torch.cat(codes)
     prior = Noise.of_seeds(range(1000))(points.shape[1])
-    title = "The code of each held-out picture"
+    title = "Codes of held-out pictures"
     if points.shape[1] > 2:
         centre = points.mean(0)
         _, spread, axes = torch.linalg.svd(points - centre, full_matrices=False)
         share = spread[:2].square().sum() / spread.square().sum().clamp(min=1e-12)
         points, prior = (points - centre) @ axes[:2].T, (prior - centre) @ axes[:2].T
-        title += f"s, first two principal components ({share:.0%} of the variance)"
+        title += f", first two principal components ({share:.0%} of the variance)"
     if points.shape[1] == 1:
         points, prior = (torch.cat([p, torch.zeros_like(p)], 1) for p in (points, prior))
     pictures.plot_latent_map(

@@ -1,0 +1,81 @@
+"""Verbs that tell."""
+
+from __future__ import annotations
+
+from tyro.conf import Positional
+
+from reverie.commands.shared import dump, out, reading
+
+
+def models(json: bool = False) -> None:
+    """Every model: its system, how it treats p(x), what it can do, and its paper.
+
+    Args:
+        json: print a list of {"name", "system", "taxonomy", "verbs", "paper"}.
+    """
+    from reverie.registry import MODELS
+    from reverie.verbs import verbs_of
+
+    rows = [
+        {"name": name, "system": e.system, "taxonomy": e.taxonomy, "verbs": verbs_of(e.load()), "paper": e.paper}
+        for name, e in MODELS.items()
+    ]
+    if json:
+        dump(rows)
+        return
+    for row in rows:
+        out(
+            f"{row['name']:24} {row['system']}; {row['taxonomy']}\n{'':24} can {', '.join(row['verbs'])}\n"
+            f"{'':24} {row['paper']}"
+        )
+    out("Next: reverie train NAME --help")
+
+
+def data(source: Positional[str | None] = None, /, size: int | None = None, json: bool = False) -> None:
+    """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
+
+    Args:
+        source: a folder, fashion, emoji, mnist, fashion-mnist, cifar10, FILE.npz, SHARD.tar or hf:owner/name.
+        size: side of the pictures in pixels; by default their own, up to 64.
+        json: print the report as JSON.
+    """
+    from reverie.data import data as open_data
+    from reverie.data.intake import TooFew
+
+    if source is None:
+        from reverie.data.sources import POSSIBLE
+
+        out(f"SOURCE is {POSSIBLE}.\nNext: reverie data emoji")
+        return
+    try:
+        with reading(True) as progress:
+            found = open_data(source, size=size, progress=progress)
+    except TooFew as error:
+        if json:  # the report is what was asked for, however little there is to train on
+            dump(
+                {
+                    "usable": error.report.usable,
+                    "classes": [],
+                    "captions": 0,
+                    "pairs": 0,
+                    "train": 0,
+                    "held_out": 0,
+                    "fingerprint": "",
+                    "problems": [vars(p) for p in error.report.problems],
+                }
+            )
+        raise
+    if json:
+        dump(found.summary())
+        return
+    summary = found.summary()
+    named = f" ({', '.join(found.classes[:12])}{' ...' if len(found.classes) > 12 else ''})" if found.classes else ""
+    out(
+        f"{source}: {summary['usable']} usable pictures of {found.size}x{found.size}x{found.channels}, "
+        f"{summary['train']} to train on, {summary['held_out']} held out"
+    )
+    out(f"classes {len(found.classes)}{named}, captions {summary['captions']}, pairs {summary['pairs']}")
+    for kind, count in found.report.counts().items():
+        first = next(p for p in found.report.problems if p.kind == kind)
+        out(f"  {count:6} {kind}: {first.action} (first: {first.file})")
+    out(f"fingerprint {found.fingerprint[:16]}. Next: reverie train vae --data {source}")

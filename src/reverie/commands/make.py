@@ -1,0 +1,77 @@
+"""Verbs that make a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tyro.conf import Positional
+
+from reverie.commands.shared import dump, out, reading
+
+
+def train(arguments: list[str]) -> None:
+    """Train a model on pictures and leave a run directory: weights, sample grids, loss curve, latent map, scores."""
+    named = bool(arguments) and not arguments[0].startswith("-")
+    model, rest = (arguments[0], arguments[1:]) if named else ("vae", arguments)
+    from reverie.commands.flags import train_flags
+
+    pairs = zip(rest, [*rest[1:], ""], strict=False)  # the recipe, and so what --help shows, depends on the data
+    data = next((a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--data"), "fashion")
+    options, own = train_flags(model, data, rest, train.__doc__ or "")
+    from reverie.training.distributed import rank
+    from reverie.training.loop import train as fit
+
+    leader = rank() == 0
+    with reading(leader) as progress:
+        run = fit(model, own["data"], size=own["size"], out=own["out"], progress=progress, **options)
+    if leader:
+        _end(run, own["json"])
+
+
+def resume(run: Positional[str], /, json: bool = False) -> None:
+    """Continue a stopped, killed or failed run from its newest whole checkpoint, bit for bit (on the same device).
+
+    Args:
+        run: the run directory.
+        json: end with one line of JSON.
+    """
+    from reverie.training.distributed import rank
+    from reverie.training.loop import resume as again
+
+    found = again(run)
+    if rank() == 0:
+        _end(found, json)
+
+
+def rerun(run: Positional[str], /, out: str | None = None, json: bool = False) -> None:
+    """Repeat a run from its run.json: same data, options, seed and number of steps, in a new directory.
+
+    Args:
+        run: the run directory.
+        out: where to; by default the first free of runs/MODEL-DATA-2, -3 ...
+        json: end with one line of JSON.
+    """
+    from reverie.training.distributed import rank
+    from reverie.training.loop import rerun as repeat
+
+    found = repeat(run, out)
+    if rank() == 0:
+        _end(found, json)
+
+
+def _end(run: Any, json: bool) -> None:
+    """The last lines of a training command."""
+    result = run.info["result"]
+    if json:
+        dump(result)
+        return
+    seconds, speed = result["seconds"], result["images_per_second"]
+    out(f"{run.path}: {result['steps']} steps, {speed:,.0f} images/s, {seconds:.0f} s")
+    if run.info["status"] == "stopped":
+        out(f"Next: reverie resume {run.path}")
+        return
+    out(f"Look at {', '.join(p.name for p in sorted(run.path.glob('*.png')))} in {run.path}.")
+    verbs = run.info["verbs"]
+    then = f"reverie sample {run.path} -n 64 --out grid.png" if "sample" in verbs else f"reverie reconstruct {run.path}"
+    more = f", or reverie traverse {run.path}" if "decode" in verbs else ""
+    out(f"Next: {then}{more}")
