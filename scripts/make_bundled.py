@@ -1,7 +1,9 @@
 """Make ``src/reverie/data/bundled/`` from packages: ``python scripts/make_bundled.py [--npm DIR] [--fashion DIR]``.
 
-Takes Fashion-MNIST from the Debian package dataset-fashion-mnist and the emoji from the npm packages
-emoji-datasource-google and emoji-datasource-twitter, and their English names from unicode-emoji-json (fetched with ``npm pack`` unless --npm holds their tarballs).
+Takes Fashion-MNIST from the Debian package dataset-fashion-mnist, the emoji from the npm packages
+emoji-datasource-google
+and emoji-datasource-twitter, and their English names from unicode-emoji-json (fetched with ``npm pack`` unless --npm
+holds their tarballs).
 The same packages give the same files, byte for byte where Pillow's WebP and liblzma are the same.
 """
 

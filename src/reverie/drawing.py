@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,26 @@ def conditioning(model: Model, batch: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def draw(model: Model, noise: Noise, chunk: int = 64, **condition: Any) -> np.ndarray:
-    """uint8 pictures (B, H, W, C) of a model that samples, a chunk at a time. Condition rows are cut with the noise."""
+def draw(
+    model: Model,
+    noise: Noise,
+    chunk: int = 64,
+    progress: Callable[[int, int, str], None] | None = None,
+    **condition: Any,
+) -> np.ndarray:
+    """uint8 pictures (B, H, W, C) of a model that samples, a chunk at a time; condition rows are cut with the noise.
+
+    Args:
+        progress: called after each chunk, (done, total, "drawing").
+    """
     model.eval()
     drawn = []
     for low in range(0, len(noise), chunk):
         rows = slice(low, low + chunk)
         part = {key: value[rows] for key, value in condition.items()}
         drawn.append(pictures.to_uint8(model.sample(noise[rows], **part)))
+        if progress:
+            progress(min(low + chunk, len(noise)), len(noise), "drawing")
     return np.concatenate(drawn)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ def sample(
     seed: int | Sequence[int] = 0,
     label: str | int | Sequence[str | int] | None = None,
     chunk: int = 64,
+    progress: Callable[[int, int, str], None] | None = None,
     **options: Any,
 ) -> np.ndarray:
     """uint8 pictures (n, H, W, C). Picture i is that of seed + i, whatever ``n`` and ``chunk`` (equal to rounding).
@@ -106,6 +107,7 @@ def sample(
         seed: the first picture's seed, or one seed for each picture.
         label: a class for all pictures, or a list whose classes take turns; None is the null condition.
         chunk: pictures computed at once.
+        progress: called after each chunk, (done, total, what).
     Raises:
         UsageError: a model that does not sample, an unknown class, n below 1.
     """
@@ -122,7 +124,7 @@ def sample(
         labels = [label] if isinstance(label, str | int) else list(label)
         indices = [label_index(model, one) for one in labels]
         options["label"] = torch.tensor([indices[i % len(indices)] for i in range(n)], device=device)
-    return draw(model, Noise.of_seeds(seeds, device), chunk, **options)
+    return draw(model, Noise.of_seeds(seeds, device), chunk, progress, **options)
 
 
 def find_picture(model: Model, reference: str) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from reverie.commands.shared import target, told
+from reverie.commands.shared import bar, target, told
 from reverie.errors import UsageError
 
 Number = Annotated[int, arg(aliases=["-n"])]
@@ -36,7 +36,8 @@ def sample(
     from reverie.pictures import save_many
 
     path = target(out)
-    drawn = draw(load(run), number, seed, list(label) or None)
+    with bar(True) as progress:
+        drawn = draw(load(run), number, seed, list(label) or None, progress=progress)
     seeds = list(range(seed, seed + number))
     save_many(path, drawn, seeds)
     told(json, {"out": str(path), "number": number, "seeds": [seeds[0], seeds[-1]]}, f"{number} pictures in {path}")

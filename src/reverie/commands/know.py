@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tyro.conf import Positional
 
-from reverie.commands.shared import dump, out, reading
+from reverie.commands.shared import bar, dump, out
 
 
 def models(json: bool = False) -> None:
@@ -48,7 +48,7 @@ def data(source: Positional[str | None] = None, /, size: int | None = None, json
         out(f"SOURCE is {POSSIBLE}.\nNext: reverie data emoji")
         return
     try:
-        with reading(True) as progress:
+        with bar(True) as progress:
             found = open_data(source, size=size, progress=progress)
     except TooFew as error:
         if json:  # the report is what was asked for, however little there is to train on

@@ -6,7 +6,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from reverie.commands.shared import dump, out, reading
+from reverie.commands.shared import bar, dump, out
 
 
 def train(arguments: list[str]) -> None:
@@ -22,7 +22,7 @@ def train(arguments: list[str]) -> None:
     from reverie.training.loop import train as fit
 
     leader = rank() == 0
-    with reading(leader) as progress:
+    with bar(leader) as progress:
         run = fit(model, own["data"], size=own["size"], out=own["out"], progress=progress, **options)
     if leader:
         _end(run, own["json"])

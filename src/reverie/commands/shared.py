@@ -40,8 +40,8 @@ def target(where: str) -> Path:
     return path
 
 
-class reading:
-    """A bar on stderr while pictures are being read, shown only when that takes more than a moment."""
+class bar:
+    """A bar on stderr for work of a known length, shown only when it takes more than a moment."""
 
     def __init__(self, show: bool):
         self.show = show

@@ -83,7 +83,7 @@ class Decoder(nn.Module):
             layers += [Residual(wide) for _ in range(depth)]
             if index:
                 layers += [nn.Conv2d(wide, 4 * plan[index - 1][0], 1), nn.PixelShuffle(2)]
-        layers += [nn.ReLU(), nn.Conv2d(width, channels * fold**2, 1), nn.PixelShuffle(fold)]
+        layers += [nn.ReLU(), nn.Conv2d(width, channels * fold**2, 3, padding=1), nn.PixelShuffle(fold)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from reverie.training.runner import Training
 from reverie.verbs import verbs_of
 
 
-
 def train(
     model: str = "vae",
     data: str | Dataset = "fashion",
