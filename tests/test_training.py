@@ -250,11 +250,27 @@ def test_only_the_newest_checkpoints_are_kept_and_a_failed_write_costs_none(tmp_
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("reverie.training.checkpoint.torch.save", full)
+    monkeypatch.setattr("reverie.training.checkpoint.to_bytes", full)
     with pytest.raises(ReverieError, match=r"disk is full.*checkpoint 3"):
         save_checkpoint(tmp_path, checkpoint(4), keep=2)
     assert steps_in(tmp_path) == [2, 3] and len(list(tmp_path.iterdir())) == 2
     assert newest_whole(tmp_path)[1] == []
+
+
+def test_a_disk_that_refuses_ends_training_with_a_sentence_and_costs_no_checkpoint(bars, tmp_path):
+    resource = pytest.importorskip("resource", reason="POSIX limits stand in for a full disk")
+    shared = {"batch_size": 8, "width": 8, "log_every": 1, "checkpoint_every": 2, "quiet": True}
+    train("vae", bars, out=tmp_path / "fits", steps=4, **shared)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (tmp_path / "fits" / "checkpoints" / "00000004" / "model.safetensors").stat().st_size
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
+        with pytest.raises(ReverieError, match=r"Cannot write .*larger than .*Kept: "):
+            train("vae", bars, out=tmp_path / "full", steps=4, **shared)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert steps_in(tmp_path / "full" / "checkpoints") == []
+    assert not list((tmp_path / "full" / "checkpoints").iterdir())
 
 
 def test_training_state_holds_no_pickled_code(bars, tmp_path):

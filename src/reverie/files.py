@@ -23,6 +23,7 @@ def disk_errors(path: Path, kept: str = "nothing was overwritten") -> Iterator[N
         why = {
             errno.ENOSPC: "the disk is full: free some space",
             errno.EDQUOT: "your disk quota is used up: free some space",
+            errno.EFBIG: "the file is larger than this system lets you write",
             errno.EROFS: "the file system is read-only: choose another place",
             errno.EACCES: "permission denied: choose a folder that you may write to",
             errno.EPERM: "permission denied: choose a folder that you may write to",

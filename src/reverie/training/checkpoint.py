@@ -9,6 +9,7 @@ manifest.json      step, and the sha256 of every other file: how a torn checkpoi
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from reverie.errors import ReverieError
@@ -59,10 +61,13 @@ def save_checkpoint(folder: Path, content: Checkpoint, keep: int) -> Path:
         try:
             aside.mkdir()
             write_json(aside / "model.json", content.config)
-            save_file(_safe(content.weights), aside / "model.safetensors")
+            # bytes first: safetensors and torch report a full disk in error types of their own, a plain file does not
+            (aside / "model.safetensors").write_bytes(to_bytes(_safe(content.weights)))
             if content.ema is not None:
-                save_file(_safe(content.ema), aside / "ema.safetensors")
-            torch.save(content.training, aside / "training.pt")
+                (aside / "ema.safetensors").write_bytes(to_bytes(_safe(content.ema)))
+            buffer = io.BytesIO()
+            torch.save(content.training, buffer)
+            (aside / "training.pt").write_bytes(buffer.getbuffer())
             files = sorted(path.name for path in aside.iterdir())
             for name in files:
                 flush(aside / name)
