@@ -153,7 +153,7 @@ class Training:
     def _loop(self) -> None:
         if self.step == 0:
             self._save()
-        reserve = min(6.0, 0.08 * 60 * (self.plan.minutes or 0))
+        reserve = min(4.0, 0.25 * 60 * (self.plan.minutes or 0))  # seconds for the last pictures and scores
         budget = Budget(self.plan, reserve)
         window: list[dict[str, Tensor]] = []
         since = time.monotonic()
