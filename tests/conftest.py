@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread costs more than it brings
 
@@ -13,6 +14,17 @@ import torch
 from reverie.data.types import Dataset, Pictures, Report
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_in_a_terminal():
+    """SIGINT interrupts, SIGTERM ends: a suite that was started in the background inherits an ignored SIGINT."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
 def tiny_arrays(count: int, channels: int = 1, size: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

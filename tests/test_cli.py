@@ -156,6 +156,18 @@ def test_train_json_ends_with_one_line_and_progress_stays_on_stderr(bars, call):
     assert code == 0 and set(json.loads(out)) == {"run", "steps", "images_per_second", "seconds"} and "step" in err
 
 
+def test_a_run_finds_its_pictures_from_any_folder(bars, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(bars).parent)
+    flags = ["--steps", 3, "--width", 8, "--batch-size", 8, "--out", tmp_path / "r"]
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in ("train", "vae", "--data", "bars.npz", *flags)])
+    assert ended.value.code == 0
+    monkeypatch.chdir("/")
+    with pytest.raises(SystemExit) as ended:
+        main(["reconstruct", str(tmp_path / "r"), "--out", str(tmp_path / "r.png")])
+    assert ended.value.code == 0 and (tmp_path / "r.png").exists()
+
+
 def test_resume_and_rerun_work_from_the_command_line(run, bars, call, tmp_path):
     code, _, err = call("resume", run)
     assert code == 2 and "finished" in err

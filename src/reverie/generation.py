@@ -67,7 +67,7 @@ def need(model: Model, *verbs: str) -> None:
 def data_of(model: Model, spec: str | None = None) -> Dataset:
     """The pictures that a loaded model was trained on, or others, at its size and channels."""
     facts = model.run["data"]
-    return open_data(spec or facts["spec"], size=facts["size"], channels=facts["channels"])
+    return open_data(spec or facts["spec"], size=facts["size"], channels=facts["channels"], fit=facts["fit"])
 
 
 def label_index(model: Model, label: str | int) -> int:
@@ -136,7 +136,7 @@ def find_picture(model: Model, reference: str) -> Tensor:
     """
     facts = model.run["data"]
     if Path(reference).is_file():
-        pixels = load_picture(Path(reference), facts["size"], facts["channels"])
+        pixels = load_picture(Path(reference), facts["size"], facts["channels"], facts["fit"])
         return to_float(pixels[None])[0]
     kind, _, number = reference.partition(":")
     if kind == "seed" and number.isdigit():

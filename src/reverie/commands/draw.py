@@ -6,14 +6,14 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from reverie.commands.shared import bar, target, told
+from reverie.commands.shared import PictureName, RunName, bar, note, target, told
 from reverie.errors import UsageError
 
 Number = Annotated[int, arg(aliases=["-n"])]
 
 
 def sample(
-    run: Positional[str],
+    run: RunName,
     /,
     number: Number = 64,
     seed: int = 0,
@@ -35,18 +35,20 @@ def sample(
     from reverie.generation import sample as draw
     from reverie.pictures import save_many
 
-    path = target(out)
+    path, model = target(out), load(run)
+    if caution := getattr(model, "caution", ""):
+        note(caution)
     with bar(True) as progress:
-        drawn = draw(load(run), number, seed, list(label) or None, progress=progress)
+        drawn = draw(model, number, seed, list(label) or None, progress=progress)
     seeds = list(range(seed, seed + number))
     save_many(path, drawn, seeds)
     told(json, {"out": str(path), "number": number, "seeds": [seeds[0], seeds[-1]]}, f"{number} pictures in {path}")
 
 
 def reconstruct(
-    run: Positional[str],
+    run: RunName,
     /,
-    *images: Positional[str],
+    *images: PictureName,
     out: str = "reconstructions.png",
     number: Number = 32,
     json: bool = False,
@@ -88,9 +90,9 @@ def reconstruct(
 
 
 def interpolate(
-    run: Positional[str],
-    a: Positional[str],
-    b: Positional[str],
+    run: RunName,
+    a: Positional[Annotated[str, arg(metavar="A")]],
+    b: Positional[Annotated[str, arg(metavar="B")]],
     /,
     frames: int = 60,
     out: str = "morph.webp",
@@ -122,7 +124,7 @@ def interpolate(
 
 
 def traverse(
-    run: Positional[str],
+    run: RunName,
     /,
     image: str | None = None,
     latents: int = 10,
@@ -163,10 +165,10 @@ def traverse(
 
 
 def restore(
-    run: Positional[str],
-    task: Positional[str],
+    run: RunName,
+    task: Positional[Annotated[str, arg(metavar="TASK")]],
     /,
-    *images: Positional[str],
+    *images: PictureName,
     out: str = "restored.png",
     json: bool = False,
 ) -> None:

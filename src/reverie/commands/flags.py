@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from docstring_parser import parse as parse_docstring
@@ -13,6 +13,25 @@ from docstring_parser import parse as parse_docstring
 from reverie import registry
 from reverie.recipes import recipe_for
 from reverie.training.options import Options
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Which pictures, and where the run goes.
+
+    Attributes:
+        data: a folder, fashion, emoji, mnist, fashion-mnist, cifar10, FILE.npz, SHARD.tar or hf:owner/name.
+        size: side of the pictures in pixels; by default their own where they agree, else 64.
+        fit: crop keeps the centre of a picture that is not square, pad keeps all of it.
+        out: run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
+        json: end with one line of JSON.
+    """
+
+    data: str = "fashion"
+    size: int | None = None
+    fit: Literal["crop", "pad"] = "crop"
+    out: str | None = None
+    json: bool = False
 
 
 def _documentation(*texts: str | None) -> dict[str, str]:
@@ -41,11 +60,11 @@ def _fields(
     return made
 
 
-def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[dict[str, Any], Request]:
     """Parse what follows ``reverie train MODEL``.
 
     Returns:
-        options for ``reverie.train`` (model's, phases' and training's), and the command's own (data, size, out, json).
+        options for ``reverie.train`` (model's, phases' and training's), and the rest of the request.
     """
     kind = registry.entry(model).load()
     recipe = recipe_for(model, data)
@@ -64,20 +83,7 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     flags = dataclasses.make_dataclass(
         "train",
         [
-            (
-                "data",
-                Annotated[str, tyro.conf.arg(help="a folder, fashion, emoji, mnist, cifar10, pictures.npz ...")],
-                "fashion",
-            ),
-            (
-                "size",
-                Annotated[
-                    int | None, tyro.conf.arg(help="side of the pictures in pixels; by default their own, up to 64")
-                ],
-                None,
-            ),
-            ("out", Annotated[str | None, tyro.conf.arg(help="run directory; by default runs/MODEL-DATA")], None),
-            ("json", Annotated[bool, tyro.conf.arg(help="end with one line of JSON")], False),
+            ("request", Request, dataclasses.field(default_factory=Request)),
             ("model", options_of_model, dataclasses.field(default_factory=options_of_model)),
             ("training", Options, dataclasses.field(default=training)),
         ],
@@ -88,4 +94,4 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     if chosen["steps"] is None and chosen["minutes"] is None:
         del chosen["steps"], chosen["minutes"]
     options = {f.name: getattr(parsed.model, f.name) for f in dataclasses.fields(parsed.model)} | chosen
-    return options, {name: getattr(parsed, name) for name in ("data", "size", "out", "json")}
+    return options, parsed.request

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tyro.conf import Positional
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
 
 from reverie.commands.shared import bar, dump, out
 
@@ -31,12 +33,19 @@ def models(json: bool = False) -> None:
     out("Next: reverie train NAME --help")
 
 
-def data(source: Positional[str | None] = None, /, size: int | None = None, json: bool = False) -> None:
+def data(
+    source: Positional[Annotated[str | None, arg(metavar="SOURCE")]] = None,
+    /,
+    size: int | None = None,
+    fit: Literal["crop", "pad"] = "crop",
+    json: bool = False,
+) -> None:
     """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
 
     Args:
         source: a folder, fashion, emoji, mnist, fashion-mnist, cifar10, FILE.npz, SHARD.tar or hf:owner/name.
-        size: side of the pictures in pixels; by default their own, up to 64.
+        size: side of the pictures in pixels; by default their own where they agree, else 64.
+        fit: crop keeps the centre of a picture that is not square, pad keeps all of it.
         json: print the report as JSON.
     """
     from reverie.data import data as open_data
@@ -49,7 +58,7 @@ def data(source: Positional[str | None] = None, /, size: int | None = None, json
         return
     try:
         with bar(True) as progress:
-            found = open_data(source, size=size, progress=progress)
+            found = open_data(source, size=size, fit=fit, progress=progress)
     except TooFew as error:
         if json:  # the report is what was asked for, however little there is to train on
             dump(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tyro.conf import Positional
-
-from reverie.commands.shared import bar, dump, out
+from reverie.commands.shared import RunName, bar, dump, out
 
 
 def train(arguments: list[str]) -> None:
@@ -17,18 +15,18 @@ def train(arguments: list[str]) -> None:
 
     pairs = zip(rest, [*rest[1:], ""], strict=False)  # the recipe, and so what --help shows, depends on the data
     data = next((a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--data"), "fashion")
-    options, own = train_flags(model, data, rest, train.__doc__ or "")
+    options, asked = train_flags(model, data, rest, train.__doc__ or "")
     from reverie.training.distributed import rank
-    from reverie.training.loop import train as fit
+    from reverie.training.loop import train as start
 
     leader = rank() == 0
     with bar(leader) as progress:
-        run = fit(model, own["data"], size=own["size"], out=own["out"], progress=progress, **options)
+        run = start(model, asked.data, size=asked.size, fit=asked.fit, out=asked.out, progress=progress, **options)
     if leader:
-        _end(run, own["json"])
+        _end(run, asked.json)
 
 
-def resume(run: Positional[str], /, json: bool = False) -> None:
+def resume(run: RunName, /, json: bool = False) -> None:
     """Continue a stopped, killed or failed run from its newest whole checkpoint, bit for bit (on the same device).
 
     Args:
@@ -43,7 +41,7 @@ def resume(run: Positional[str], /, json: bool = False) -> None:
         _end(found, json)
 
 
-def rerun(run: Positional[str], /, out: str | None = None, json: bool = False) -> None:
+def rerun(run: RunName, /, out: str | None = None, json: bool = False) -> None:
     """Repeat a run from its run.json: same data, options, seed and number of steps, in a new directory.
 
     Args:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json as json_
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
+from tyro.conf import Positional, arg
 
 from reverie.errors import UsageError
 from reverie.training.progress import console
+
+# positional arguments, by the names that the manual gives them
+RunName = Positional[Annotated[str, arg(metavar="RUN")]]
+PictureName = Positional[Annotated[str, arg(metavar="IMAGE")]]
 
 
 def out(text: str) -> None:
     """A result, on stdout."""
     print(text, flush=True)
+
+
+def note(text: str) -> None:
+    """Something beside the result, on stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def dump(value: Any) -> None:

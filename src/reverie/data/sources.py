@@ -51,7 +51,7 @@ def data(
         UsageError: the spec is unknown, an option is out of range.
         ReverieError: nothing usable (``TooFew`` carries ``report``), or a source or the cache folder fails.
     """
-    text = os.fspath(spec)
+    text = os.path.expanduser(os.fspath(spec))  # noqa: PTH111 (a pattern with braces is no path)
     if text.startswith("~"):
         text = os.fspath(Path(text).expanduser())
     _check(size, channels, fit, background, held_out)
@@ -122,6 +122,14 @@ def _check(size: int | None, channels: int | None, fit: str, background: tuple[i
         raise UsageError(f"background is {background}; three numbers from 0 to 255 are needed.")
     if not 0 < held_out < 1:
         raise UsageError(f"held_out is {held_out}; a share between 0 and 1 is needed.")
+
+
+def anchored(spec: str) -> str:
+    """The same data, named so that another working folder finds it: paths are made absolute, names stay."""
+    source, _ = _split_name(spec)
+    if source in (*BUNDLED_NAMES, *PUBLIC_NAMES) or source.startswith("hf:"):
+        return spec
+    return os.path.abspath(os.path.expanduser(source)) + spec[len(source) :]  # noqa: PTH100, PTH111 (braces, splits)
 
 
 def _split_name(text: str) -> tuple[str, str | None]:

@@ -57,6 +57,8 @@ class Autoencoder(nn.Module):
         loss: "mse" mean (x - x')^2, "l1" mean |x - x'|, "bce" cross-entropy with pixels as probabilities.
     """
 
+    caution = "Note: an autoencoder is not trained to decode N(0, I); poor pictures are the lesson here. A vae is."
+
     def __init__(
         self,
         size: int,

@@ -12,6 +12,7 @@ from torch import nn
 
 from reverie import registry
 from reverie.data import data as open_data
+from reverie.data.sources import anchored
 from reverie.data.types import Dataset
 from reverie.errors import ReverieError, UsageError
 from reverie.recipes import recipe_for
@@ -27,6 +28,7 @@ def train(
     model: str = "vae",
     data: str | Dataset = "fashion",
     size: int | None = None,
+    fit: str = "crop",
     out: Path | str | None = None,
     quiet: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -38,6 +40,7 @@ def train(
         model: a name of ``registry.MODELS``.
         data: a data set, or what ``reverie.data`` opens.
         size: side of the pictures in pixels, where ``data`` is still to be opened.
+        fit: "crop" or "pad", how pictures that are not square become so, likewise.
         out: the run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         quiet: say nothing.
         progress: called while pictures are being read, (done, total, what).
@@ -59,8 +62,14 @@ def train(
         plan = Plan.of(chosen.steps, chosen.minutes)
         distributed.rows(chosen.batch_size)
         if isinstance(data, str):
-            data = open_data(data, size=size, progress=progress)
-        facts = {"spec": spec, "size": data.size, "channels": data.channels, "fingerprint": data.fingerprint}
+            data = open_data(data, size=size, fit=fit, progress=progress)
+        facts = {
+            "spec": anchored(spec),
+            "fit": fit,
+            "size": data.size,
+            "channels": data.channels,
+            "fingerprint": data.fingerprint,
+        }
         built = _build(model, recipe.get("model", {}) | kwargs, data, chosen.seed)
         info = {
             "reverie": versions()["reverie"],
@@ -130,7 +139,7 @@ def _build(name: str, kwargs: dict[str, Any], data: Dataset, seed: int) -> nn.Mo
 def _again(run: Run, info: dict[str, Any], quiet: bool) -> Training:
     """The training that run.json describes."""
     facts = info["data"]
-    data = open_data(facts["spec"], size=facts["size"], channels=facts["channels"])
+    data = open_data(facts["spec"], size=facts["size"], channels=facts["channels"], fit=facts["fit"])
     if data.fingerprint != facts["fingerprint"]:
         raise ReverieError(
             f"The pictures of {facts['spec']!r} are not the ones that {run.path} was trained on (their fingerprint "

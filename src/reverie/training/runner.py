@@ -306,8 +306,7 @@ class Training:
 
 @contextlib.contextmanager
 def _signals(ask: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks to stop; the second is as it was before."""
-    names = (signal.SIGINT, signal.SIGTERM)
+    """The first Ctrl-C or SIGTERM asks to stop, the second is as it was before; what nohup ignores stays ignored."""
 
     def handle(number: int, frame: Any) -> None:
         for name, handler in before.items():
@@ -315,6 +314,7 @@ def _signals(ask: Callable[[], None]) -> Iterator[None]:
         ask()
 
     try:
+        names = [name for name in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(name) != signal.SIG_IGN]
         before = {name: signal.signal(name, handle) for name in names}
     except ValueError:  # not the main thread: signals belong to somebody else
         yield
