@@ -47,27 +47,29 @@ def network(data: Dataset) -> nn.Module:
 
 
 class PilPictures(TorchDataset):
-    """Pictures as a tutorial's data set hands them out."""
+    """Pictures and labels one by one, through the steps that torchvision's MNIST classes and ToTensor take."""
 
-    def __init__(self, images: np.ndarray):
-        self.images = images
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
+        self.images, self.labels = torch.from_numpy(np.array(images)), torch.from_numpy(labels)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        picture = Image.fromarray(self.images[index, :, :, 0])
-        return torch.from_numpy(np.array(picture, np.float32)).div(255)[None]
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        picture = Image.fromarray(self.images[index, :, :, 0].numpy())
+        tensor = torch.from_numpy(np.array(picture, np.uint8, copy=True))
+        tensor = tensor.view(picture.size[1], picture.size[0], 1).permute(2, 0, 1).contiguous()
+        return tensor.to(torch.float32).div(255), int(self.labels[index])
 
 
 def textbook(data: Dataset) -> Iterator[int]:
     """Yields the pictures of each step."""
     model = network(data)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    loader = DataLoader(PilPictures(data.train.images), batch_size=BATCH, shuffle=True)
+    loader = DataLoader(PilPictures(data.train.images, data.train.labels), batch_size=BATCH, shuffle=True)
     total = 0.0
     while True:
-        for image in loader:
+        for image, _ in loader:
             optimizer.zero_grad()
             mean, log_var = model.encoder(image * 2 - 1).chunk(2, 1)
             z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)

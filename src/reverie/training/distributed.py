@@ -57,6 +57,7 @@ def rows(batch_size: int) -> tuple[int, int]:
     return rank() * each, each
 
 
+@torch.no_grad()
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over the ranks, in one message."""
     if world() == 1 or not tensors:
@@ -86,6 +87,7 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(vote.item())
 
 
+@torch.no_grad()
 def same_start(tensors: Sequence[Tensor]) -> None:
     """Give every rank rank 0's values (weights agree already by the seed; this makes sure of it)."""
     if world() > 1:
