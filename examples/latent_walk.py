@@ -1,0 +1,22 @@
+"""From Python: train a small VAE for a minute, draw from it, and walk between two held-out pictures.
+
+Run:  python examples/latent_walk.py
+"""
+
+import reverie as rv
+from reverie.editing.latents import interpolate
+from reverie.pictures import grid, save, save_film, to_float
+
+
+def main() -> None:
+    data = rv.data("fashion")
+    run = rv.train("vae", data, minutes=1, latent=16)
+    model = rv.load(run)
+    save(run.path / "drawn.png", grid(rv.sample(model, 64, seed=0)))
+    start, end = to_float(data.held_out.images[[0, 5]])
+    save_film(run.path / "walk.webp", interpolate(model, start, end, frames=30))
+    print(f"Look at drawn.png and walk.webp in {run.path}.")
+
+
+if __name__ == "__main__":
+    main()
