@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reverie.verbs import Batch
+from reverie.verbs import Batch, Model
 
 
 @dataclass
@@ -33,11 +33,11 @@ class Phase:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
-def stages_of(model: nn.Module, **options: Any) -> list[list[Phase]]:
+def stages_of(model: Model, **options: Any) -> list[list[Phase]]:
     """The model's stages in order; a model with ``phases()`` alone has one. ``options`` are theirs (lr ...)."""
     if callable(getattr(model, "stages", None)):
-        return [list(stage) for stage in model.stages(**options)]  # type: ignore[operator]
-    return [list(model.phases(**options))]  # type: ignore[operator]
+        return [list(stage) for stage in model.stages(**options)]
+    return [list(model.phases(**options))]
 
 
 def adamw(
