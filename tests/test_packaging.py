@@ -41,7 +41,7 @@ LEVELS = [  # a file may import from its own level and from those above it in th
     {"errors", "files", "noise", "verbs", "recipes", ""},
     {"data", "nets", "pictures"},
     {"models", "registry", "drawing"},  # models know of training only what a Phase is
-    {"training", "editing"},
+    {"training", "editing", "metrics"},
     {"generation"},
     {"commands", "cli", "__main__"},
 ]
