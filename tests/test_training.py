@@ -170,7 +170,7 @@ def test_accumulated_parts_give_the_whole_batchs_step(tiny):
 
 def test_the_average_follows_its_formula_warm_up_included():
     model = nn.Linear(1, 1, bias=False)
-    ema, expected = EMA(model, 0.5), float(model.weight)
+    ema, expected = EMA(model, 0.5), float(model.weight.detach())
     for step in range(20):
         with torch.no_grad():
             model.weight.fill_(step)

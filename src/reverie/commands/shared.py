@@ -70,13 +70,12 @@ class bar:
         began = time.monotonic()
 
         def update(done: int, total: int, what: str) -> None:
-            if done >= total:
-                self.bar.stop()
-            elif console.is_terminal and time.monotonic() - began > 1:
+            if done < total and console.is_terminal and time.monotonic() - began > 1:
                 self.bar.start()
             self.bar.update(self.task, completed=done, total=total, description=what)
 
         return update if self.show else None
 
     def __exit__(self, *error: Any) -> None:
-        self.bar.stop()
+        if self.bar.live.is_started:  # stopping a bar that never started would print an empty line
+            self.bar.stop()

@@ -40,11 +40,13 @@ class TrainingBar:
         self.last = 0.0
 
     def __enter__(self) -> TrainingBar:
-        self.bar.start()
+        if not self.bar.disable:
+            self.bar.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.bar.stop()
+        if not self.bar.disable:  # stopping a disabled bar would print an empty line
+            self.bar.stop()
 
     def update(
         self, step: int, steps: int | None, progress: float, left: float | None, speed: float, metrics: dict[str, float]
