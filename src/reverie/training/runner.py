@@ -155,6 +155,7 @@ class Training:
             self._save()
         reserve = min(4.0, 0.25 * 60 * (self.plan.minutes or 0))  # seconds for the last pictures and scores
         budget = Budget(self.plan, reserve)
+        self.measuring = bool(self.plan.minutes) and not self.plan.measured
         window: list[dict[str, Tensor]] = []
         since = time.monotonic()
         images = 0
@@ -198,12 +199,12 @@ class Training:
         return self.plan.measured and self.step >= (self.plan.steps or 0)
 
     def _measure(self, budget: Budget) -> bool:
-        if not budget.corrections:
+        """The leader looks at the clock; every rank takes its word for the plan, and for whether it will look again."""
+        if not self.measuring:
             return False
         changed = self.leader and budget.update(self.step, self.elapsed)
-        knots = distributed.agree(self.plan.knots)
-        changed = changed or knots != self.plan.knots
-        self.plan.knots = knots
+        verdict = (changed, self.plan.knots, bool(budget.corrections))
+        changed, self.plan.knots, self.measuring = distributed.agree(verdict)
         return changed
 
     def _digest(self, window: list[dict[str, Tensor]]) -> dict[str, float]:
