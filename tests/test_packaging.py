@@ -45,7 +45,7 @@ LEVELS = [  # a file may import from its own level and from those above it in th
     {"generation"},
     {"commands", "cli", "__main__"},
 ]
-ALLOWED = {("models", "training.phase"), ("editing", "generation")}
+ALLOWED = {("models", "training.phase")}
 
 
 def imports(path: Path):

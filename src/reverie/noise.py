@@ -87,10 +87,6 @@ class Noise:
         """The streams of some of the rows, at the same draw."""
         return Noise(self.keys[rows], self.draw)
 
-    def split(self, size: int) -> list[Noise]:
-        """Consecutive chunks of at most ``size`` rows, for sampling within a memory limit."""
-        return [self[i : i + size] for i in range(0, len(self), size)]
-
     def bits(self, *shape: int) -> Tensor:
         """(rows, *shape) int64, all 64 bits uniform."""
         count = 1

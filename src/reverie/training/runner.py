@@ -210,6 +210,8 @@ class Training:
     def _digest(self, window: list[dict[str, Tensor]]) -> dict[str, float]:
         """Means over the window, in one transfer from the device; raises where a loss is not a number or runs away."""
         keys = [(place, name) for place, metrics in enumerate(window) for name in metrics]
+        if not keys:  # every phase of the window is a lazy one that was not due
+            return {}
         values = torch.stack([window[place][name].float() for place, name in keys])
         distributed.average([values])
         numbers = dict(zip(keys, values.tolist(), strict=True))
@@ -218,7 +220,7 @@ class Training:
             ran_away = self.typical is not None and abs(loss) > 1e6 * self.typical
             if not math.isfinite(loss) or ran_away:
                 self._diverged(self.step - len(window) + place, name, loss)
-        if self.typical is None:
+        if self.typical is None and losses:
             self.typical = 1e-3 + statistics.median(abs(loss) for *_, loss in losses)
         means: dict[str, float] = {}
         for name in {name: None for _, name in keys}:
