@@ -12,16 +12,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["build", "data", "load", "sample", "train"]
+__all__ = ["build", "data", "evaluate", "load", "sample", "train"]
 
 if TYPE_CHECKING:
     from reverie.data import data
+    from reverie.evaluation import evaluate
     from reverie.generation import load, sample
     from reverie.registry import build
     from reverie.training.loop import train
 
 _HOMES = {
     "build": "reverie.registry",
+    "evaluate": "reverie.evaluation",
     "load": "reverie.generation",
     "sample": "reverie.generation",
     "train": "reverie.training.loop",

@@ -24,9 +24,13 @@ draw
   traverse RUN            one latent at a time
   restore RUN TASK IMAGE  clean a degraded picture
 
+judge
+  evaluate RUN            scores of its samples, with interval, floor and passport   reverie evaluate runs/vae-emoji
+
 know
   models                  every model: system, taxonomy, verbs, paper
   data [SOURCE]           what a folder or data set holds, and what is wrong with it
+  weights [NAME ...]      pretrained networks: what is here, --fetch, --verify
 
 SOURCE is a folder, fashion, emoji, mnist, fashion-mnist, cifar10, FILE.npz, SHARD.tar or hf:owner/name.
 RUN is a run directory or a checkpoint inside one. Results go to stdout, progress to stderr; --json prints for machines.

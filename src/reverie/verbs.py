@@ -44,8 +44,11 @@ class Scores(Protocol):
 
 @runtime_checkable
 class Bounds(Protocol):
-    def elbo(self, batch: Batch) -> Tensor:
-        """A lower bound of the log-likelihood, nats per image (B,); draws from ``batch["rng"]``."""
+    def elbo(self, batch: Batch, samples: int = 1) -> Tensor:
+        """A lower bound of the log-likelihood, nats per image (B,); draws from ``batch["rng"]``.
+
+        With ``samples`` above 1 the importance-weighted bound, where the model has one.
+        """
 
 
 @runtime_checkable

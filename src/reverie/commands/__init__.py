@@ -7,7 +7,8 @@ from collections.abc import Callable
 import tyro
 
 from reverie.commands.draw import interpolate, reconstruct, restore, sample, traverse
-from reverie.commands.know import data, models
+from reverie.commands.judge import evaluate
+from reverie.commands.know import data, models, weights
 from reverie.commands.make import rerun, resume, train
 
 
@@ -17,5 +18,5 @@ def _parsed(verb: Callable[..., None]) -> Callable[[list[str]], None]:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train} | {
     verb.__name__: _parsed(verb)
-    for verb in (resume, rerun, sample, reconstruct, interpolate, traverse, restore, models, data)
+    for verb in (resume, rerun, sample, reconstruct, interpolate, traverse, restore, evaluate, models, data, weights)
 }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from reverie.commands.shared import bar, dump, out
+from reverie.commands.shared import bar, dump, note, out
+from reverie.errors import ReverieError
 
 
 def models(json: bool = False) -> None:
@@ -88,3 +89,54 @@ def data(
         first = next(p for p in found.report.problems if p.kind == kind)
         out(f"  {count:6} {kind}: {first.action} (first: {first.file})")
     out(f"fingerprint {found.fingerprint[:16]}. Next: reverie train vae --data {source}")
+
+
+def weights(
+    names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME ...")]] = (),
+    /,
+    fetch: bool = False,
+    verify: bool = False,
+    json: bool = False,
+) -> None:
+    """Pretrained networks: which are here, what they serve for, where they come from and under which licence.
+
+    Args:
+        names: the networks; by default all.
+        fetch: get those that are not here. One that fails does not stop the others; the exit code is then 1.
+        verify: exit with 1 where a file that is here is damaged. (Every file is compared with its sha256 in any case.)
+        json: print a list of {"name", "state", "file", "bytes", "title", "serves", "licence", "paper", "sources"}.
+    """
+    from reverie.weights import NETWORKS, cache, load, state
+
+    files = {name: cache(name) for name in names or NETWORKS}  # refuses an unknown name before any work
+    failed = []
+    if fetch:
+        for name in files:
+            try:
+                with bar(True) as progress:
+                    load(name, progress)
+            except ReverieError as error:
+                note(str(error))
+                failed.append(name)
+    rows: list[dict[str, Any]] = [
+        {"name": name, "state": state(name), "file": str(file), "bytes": NETWORKS[name].size}
+        | {what: getattr(NETWORKS[name], what) for what in ("title", "serves", "licence", "paper")}
+        | {"sources": [source.said for source in NETWORKS[name].files]}
+        for name, file in files.items()
+    ]
+    if json:
+        dump(rows)
+    for row in [] if json else rows:
+        out(
+            f"{row['name']:14} {row['state']}, {row['bytes'] / 1e6:.3g} MB: {row['title']}\n"
+            f"{'':14} for {row['serves']}\n{'':14} from {', then '.join(row['sources'])}\n"
+            f"{'':14} {row['licence']}; {row['paper']}"
+        )
+    damaged = [row["name"] for row in rows if row["state"] == "damaged"]
+    if failed:
+        raise ReverieError(f"Not fetched: {', '.join(failed)}. The others are unaffected.")
+    if verify and damaged:
+        named = " ".join(damaged)
+        raise ReverieError(f"Damaged: {named}. Get them again: reverie weights {named} --fetch")
+    if not json and any(row["state"] != "here" for row in rows):
+        out("Next: reverie weights NAME --fetch")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reverie.data import home, picture, split
+from reverie import home
+from reverie.data import picture, split
 from reverie.data.intake import MIN_PICTURES, TooFew, parallel
 from reverie.data.items import index_labels
 from reverie.data.types import Dataset, Pictures, Problem, Report
@@ -158,9 +159,10 @@ def dataset(
     background: tuple[int, int, int],
     held_out: float,
     progress: home.Progress | None = None,
+    copies: bool = False,
 ) -> Dataset:
     """Fit and divide. ``part`` names a split, which is then the whole. Raises TooFew."""
-    if not arrays.checked:
+    if not arrays.checked and not copies:
         arrays = _without_copies(arrays)
     if len(arrays.images) < MIN_PICTURES:
         raise TooFew(spec, Report(len(arrays.images), arrays.problems))

@@ -13,7 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reverie.data import home, picture
+from reverie import home
+from reverie.data import picture
 from reverie.data.items import File, Item, Listing
 from reverie.data.types import Problem, Report
 from reverie.errors import ReverieError
@@ -55,8 +56,10 @@ class TooFew(ReverieError):
         self.report = report
 
 
-def survey(listing: Listing, what: str, progress: home.Progress | None = None) -> tuple[list[Seen], list[Problem]]:
-    """Read and hash every listed file (or remember it), check its header, drop exact copies.
+def survey(
+    listing: Listing, what: str, progress: home.Progress | None = None, copies: bool = False
+) -> tuple[list[Seen], list[Problem]]:
+    """Read and hash every listed file (or remember it), check its header, drop exact copies (unless ``copies``).
 
     Returns:
         the items that passed, in listing order, and the problems of the listing and of the rest.
@@ -77,7 +80,7 @@ def survey(listing: Listing, what: str, progress: home.Progress | None = None) -
                 problems.append(Problem(item.name, facts.kind, facts.action))
                 continue
             sha, source_sha, size = facts
-            if sha in first:
+            if sha in first and not copies:
                 problems.append(Problem(item.name, "duplicate", f"skipped: the same file as {first[sha]}"))
                 continue
             first[sha] = item.name

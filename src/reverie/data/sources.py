@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reverie.data.home import Progress
 from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.types import Dataset
 from reverie.errors import ReverieError, UsageError, suggest
+from reverie.home import Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,7 @@ def data(
     background: tuple[int, int, int] = (255, 255, 255),
     held_out: float = 0.1,
     progress: Progress | None = None,
+    copies: bool = False,
 ) -> Dataset:
     """Pictures ready for training, in two splits that share none.
 
@@ -46,6 +47,7 @@ def data(
         background: RGB behind transparent pixels and in the padding.
         held_out: share to hold out where the source names no split of its own.
         progress: called as progress(done, total, what) during long work.
+        copies: keep exact copies, which among pictures to be judged are the generator's fault, not the collection's.
 
     Raises:
         UsageError: the spec is unknown, an option is out of range.
@@ -71,13 +73,13 @@ def data(
             arrays = load_public(source, progress)
         else:
             arrays = load_npz(Path(source))
-        return dataset(text, arrays, part, size, channels, fit, background, held_out, progress)
+        return dataset(text, arrays, part, size, channels, fit, background, held_out, progress, copies)
 
     listing = _listing(source)
     from reverie.data import intake, picture, store
     from reverie.data.plan import make_plan
 
-    seen, problems = intake.survey(listing, source, progress)
+    seen, problems = intake.survey(listing, source, progress, copies)
     if size is None:
         sizes = {one.size for one in seen}
         width, height = next(iter(sizes))

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from reverie.data import home, picture, split
+from reverie import home
+from reverie.data import picture, split
 from reverie.data.intake import MIN_PICTURES, Seen, TooFew, parallel
 from reverie.data.items import index_labels
 from reverie.data.plan import VERSION, Plan, fingerprint, held_rows, order_rows, same_source

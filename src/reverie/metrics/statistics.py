@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_ROWS = 4096  # features converted to float64 at a time
+
 
 @dataclass
 class Moments:
@@ -25,10 +27,12 @@ class Moments:
     @classmethod
     def of(cls, features: Tensor) -> Moments:
         """The moments of a batch (N, D)."""
-        x = features.double()
-        mean = x.mean(0)
-        centred = x - mean
-        return cls(len(x), mean, centred.T @ centred)
+        mean = torch.stack([rows.double().sum(0) for rows in features.split(_ROWS)]).sum(0) / len(features)
+        scatter = mean.new_zeros(len(mean), len(mean))
+        for rows in features.split(_ROWS):
+            centred = rows.double() - mean
+            scatter.addmm_(centred.T, centred)
+        return cls(len(features), mean, scatter)
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both streams together (Chan, Golub and LeVeque 1983): batches and ranks merge in any order."""
@@ -37,6 +41,16 @@ class Moments:
         mean = self.mean + delta * (other.count / count)
         between = torch.outer(delta, delta) * (self.count * other.count / count)
         return Moments(count, mean, self.scatter + other.scatter + between)
+
+    def __sub__(self, part: Moments) -> Moments:
+        """The moments of a stream with a part taken out: (a + b) - b is a. Something must be left."""
+        count = self.count - part.count
+        if count < 1:
+            raise ValueError("moments of a stream without all its features are undefined")
+        delta = part.mean - self.mean
+        between = torch.outer(delta, delta) * (self.count * part.count / count)
+        mean = self.mean - delta * (part.count / count)
+        return Moments(count, mean, self.scatter - part.scatter - between)
 
     @property
     def covariance(self) -> Tensor:

@@ -157,10 +157,26 @@ class VAE(nn.Module):
             z = torch.cat([z, self.embed(label, z).to(z.dtype)], 1)
         return self.decoder(z).to(z.dtype)
 
-    def elbo(self, batch: Batch) -> Tensor:
-        """One-sample evidence lower bound, nats per image (B,), of what ``likelihood`` names."""
-        nll, kl = self.terms(batch["image"], batch["rng"], batch.get("label"))
-        return -(nll + kl.sum(1))
+    def elbo(self, batch: Batch, samples: int = 1) -> Tensor:
+        """Evidence lower bound, nats per image (B,), of what ``likelihood`` names.
+
+        Args:
+            samples: 1 is the one-sample estimate with the KL term in closed form; more give the importance-weighted
+                bound (Burda et al., arXiv:1509.00519), which rises towards log p(x) with their number.
+        """
+        image, rng, label = batch["image"], batch["rng"], batch.get("label")
+        if samples == 1:
+            nll, kl = self.terms(image, rng, label)
+            return -(nll + kl.sum(1))
+        mean, log_var = self.posterior(image, label)
+        bound = torch.full((len(image),), -math.inf, dtype=torch.float64, device=image.device)
+        for _ in range(samples):  # a fresh draw of the dequantisation in each: still a bound, and a tighter one
+            noise = rng(*self.latent_shape).to(mean)
+            z = mean + (log_var / 2).exp() * noise
+            log_ratio = 0.5 * (noise.square() + log_var - z.square()).sum(1)  # log p(z) - log q(z|x)
+            weight = log_ratio - self.nll(image, self.output(z, label), rng)
+            bound = torch.logaddexp(bound, weight.double())
+        return bound - math.log(samples)
 
     def encode(self, image: Tensor, label: Tensor | None = None, **condition: Any) -> Tensor:
         """(B, C, H, W) to the posterior's mean (B, latent)."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -93,3 +94,22 @@ def same_start(tensors: Sequence[Tensor]) -> None:
     if world() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
+
+
+def collect(chunks: list[np.ndarray | None]) -> list[np.ndarray]:
+    """Chunk i, made by rank i modulo the number of ranks (elsewhere None), on every rank."""
+    if world() == 1:
+        return [chunk for chunk in chunks if chunk is not None]
+    whole: list[np.ndarray] = []
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    for number, chunk in enumerate(chunks):
+        owner = number % world()
+        facts = [None if chunk is None else (chunk.shape, torch.from_numpy(np.array(chunk[:0])).dtype)]
+        dist.broadcast_object_list(facts, owner)
+        assert facts[0] is not None
+        shape, dtype = facts[0]
+        tensor = torch.empty(shape, dtype=dtype) if chunk is None else torch.from_numpy(np.array(chunk))
+        tensor = tensor.to(device)
+        dist.broadcast(tensor, owner)
+        whole.append(tensor.cpu().numpy())
+    return whole

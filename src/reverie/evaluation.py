@@ -1,0 +1,250 @@
+"""``evaluate``: a run, or two sets of pictures, to scores with passports, a picture and a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reverie import pictures
+from reverie.data import data as open_data
+from reverie.data.split import hash_rows
+from reverie.data.types import Dataset, Pictures
+from reverie.errors import UsageError
+from reverie.files import write_json
+from reverie.generation import data_of, load, sample
+from reverie.home import Progress
+from reverie.metrics.bench import Bench, Sets
+from reverie.metrics.evaluate import check, measure
+from reverie.metrics.passport import Score, Scores
+from reverie.training import distributed
+from reverie.training.run import Run
+from reverie.verbs import Model, verbs_of
+
+DEFAULT = ("frechet", "kernel", "prdc", "modes", "memorisation", "nll", "reconstruction")
+INCEPTION = ("fid", "fid-infinity", "kid")
+NUMBER, NUMBER_FID = 2000, 5000  # pictures drawn by default, and where FID is asked for
+_SHOWN = 32  # pictures a side on the sheet
+
+
+def evaluate(
+    run: Run | Path | str | None = None,
+    metrics: Sequence[str] | None = None,
+    n: int | None = None,
+    data: str | None = None,
+    fake: str | Path | None = None,
+    real: str | Path | None = None,
+    backbone: str | None = None,
+    resize: str | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    per_class: bool = False,
+    size: int | None = None,
+    out: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """Scores of a run's samples, or of pictures that anything drew, against real ones.
+
+    Args:
+        run: a run directory or a checkpoint inside one; draws ``n`` pictures of the seeds ``seed``, ``seed`` + 1 ...
+        metrics: names of ``reverie.metrics.evaluate.METRICS``; None is all that need no download and that apply.
+        n: how many pictures; 2,000 by default, 5,000 where FID is asked for. Of ``fake``: at most so many.
+        data: real pictures other than the run's own.
+        fake, real: two sources of pictures instead of a run; all of both are compared, at the size of ``fake``.
+        backbone: network of frechet, kernel, prdc, modes, memorisation: small (the default), inception (the default
+            where fid, fid-infinity or kid is asked for), mobilenetv2 or dinov2.
+        resize: how pictures are brought to the network's size; its own way by default.
+        precision: fp32, bf16, or auto.
+        per_class: distances also class by class, where generated pictures have labels.
+        size: side in pixels at which two sources are compared.
+        out: folder for scores.json, scores.png and closest.png; by default RUN/evaluation, and none without a run.
+        progress: called as progress(done, total, what) during long work.
+
+    Raises:
+        UsageError: unknown names, sources that do not fit together.
+    """
+    if (run is None) == (fake is None) or (fake is None) != (real is None):
+        raise UsageError("Name a RUN, or --fake and --real.")
+    asked = list(dict.fromkeys(metrics or DEFAULT))
+    check(asked)
+    if n is not None and n < 1:
+        raise UsageError(f"The number of pictures must be at least 1, not {n}.")
+    chosen = backbone or ("inception" if any(name in INCEPTION for name in asked) else "small")
+    if run is not None:
+        if size is not None:
+            raise UsageError("A run has its own size; --size is for --fake and --real.")
+        sets = _sets_of_run(
+            run, n or (NUMBER_FID if set(asked) & set(INCEPTION[:2]) else NUMBER), data, seed, device, progress
+        )
+        if not metrics:
+            asked = [name for name in asked if _applies(name, sets)]
+    else:
+        assert fake is not None and real is not None
+        sets = _sets_of_folders(str(fake), str(real), n, size, seed, progress)
+        if not metrics:
+            asked = [name for name in asked if name in ("frechet", "kernel", "prdc")]
+    bench = Bench(sets, chosen, resize, precision, device, seed, progress)
+    found = measure(bench, asked, per_class)
+    folder = Path(out) if out is not None else _path(run) / "evaluation" if run is not None else None
+    if folder is not None:
+        found.folder = folder
+        if distributed.rank() == 0:
+            leave_behind(found, sets, folder)
+    return found
+
+
+def _path(run: Run | Path | str) -> Path:
+    from reverie.training.run import locate
+
+    return run.path if isinstance(run, Run) else locate(run)[0]
+
+
+def _applies(metric: str, sets: Sets) -> bool:
+    """Whether a metric that nobody asked for by name means something here."""
+    verbs = verbs_of(sets.model)
+    return {
+        "modes": len(sets.classes) > 1,
+        "nll": "elbo" in verbs or "log_prob" in verbs,
+        "reconstruction": "encode" in verbs and "decode" in verbs,
+    }.get(metric, True)
+
+
+def _sets_of_run(
+    run: Run | Path | str, n: int, spec: str | None, seed: int, device: str, progress: Progress | None
+) -> Sets:
+    model = load(run, device)
+    own = data_of(model)
+    real = own if spec is None else data_of(model, spec)
+    labels = _labels(model, real, n)
+    drawn = _draw(model, n, seed, labels, progress)
+    facts = model.run
+    of_fake = {
+        "run": str(_path(run)),
+        "model": model.config,
+        "checkpoint": facts.get("checkpoint"),
+        "n": n,
+        "seeds": [seed, seed + n - 1],
+        "sampler": None,
+        "steps": None,
+        "labels": "as the training data has them" if labels is not None else None,
+        "size": own.size,
+    }
+    of_reference = {"data": real.spec, "split": "train", "fingerprint": real.fingerprint, "n": len(real.train)}
+    of_reference |= {
+        "size": real.size,
+        "channels": real.channels,
+        "trained_on": spec is not None and _trained_on(own, real),
+    }
+    given = np.full(n, -1, np.int64) if labels is None else labels
+    fake = Pictures(drawn, given, [str(seed + i) for i in range(n)])
+    return Sets(fake, real.train, own.train, real.held_out, real.classes, of_fake, of_reference, model)
+
+
+def _labels(model: Model, real: Dataset, n: int) -> np.ndarray | None:
+    """For a model of classes: labels in the data's own shares, the same whatever ``n`` is cut to."""
+    classes = getattr(model, "classes", 0)
+    if not classes:
+        return None
+    known = real.train.labels[real.train.labels >= 0]
+    return known[(np.arange(n, dtype=np.int64) * len(known)) // n] if len(known) else None
+
+
+def _draw(model: Model, n: int, seed: int, labels: np.ndarray | None, progress: Progress | None) -> np.ndarray:
+    """uint8 pictures (n, H, W, C), each rank its share."""
+    chunk = 256
+    parts: list[np.ndarray | None] = [None] * -(-n // chunk)
+    for number in range(len(parts)):
+        if number % distributed.world() == distributed.rank():
+            low, high = number * chunk, min((number + 1) * chunk, n)
+            some = None if labels is None else [int(label) for label in labels[low:high]]
+            parts[number] = sample(model, high - low, seed + low, some, chunk)
+            if progress:
+                progress(high, n, "drawing")
+    return np.concatenate(distributed.collect(parts))
+
+
+def _trained_on(own: Dataset, other: Dataset) -> bool:
+    """Whether pictures that are to serve as unseen were trained on."""
+    seen = set(hash_rows(np.ascontiguousarray(own.train.images)))
+    return any(one in seen for one in hash_rows(np.ascontiguousarray(other.held_out.images)))
+
+
+def _sets_of_folders(
+    fake: str, real: str, n: int | None, size: int | None, seed: int, progress: Progress | None
+) -> Sets:
+    drawn = open_data(fake, size=size, progress=progress, copies=True)
+    given = open_data(real, size=drawn.size, progress=progress)
+    whole = _whole(drawn)
+    if n is not None and n < len(whole):
+        from reverie.metrics.estimate import shuffled
+
+        rows = shuffled(len(whole), seed)[:n].sort().values.numpy()
+        whole = Pictures(whole.images[rows], whole.labels[rows], [whole.names[i] for i in rows])
+    if drawn.classes != given.classes:
+        index = {name: i for i, name in enumerate(given.classes)}
+        known = np.array([index.get(name, -1) for name in drawn.classes] + [-1], np.int64)
+        whole = Pictures(whole.images, known[whole.labels], whole.names)
+    of_fake = {"data": drawn.spec, "fingerprint": drawn.fingerprint, "n": len(whole), "size": drawn.size}
+    of_reference = {"data": given.spec, "split": "all", "fingerprint": given.fingerprint, "size": given.size}
+    reference = _whole(given)
+    of_reference |= {"n": len(reference), "channels": given.channels}
+    return Sets(whole, reference, given.train, given.held_out, given.classes, of_fake, of_reference, apart=False)
+
+
+def _whole(data: Dataset) -> Pictures:
+    """Both splits as one."""
+    parts = (data.train, data.held_out)
+    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+    return Pictures(images, labels, [name for part in parts for name in part.names])
+
+
+def leave_behind(found: Scores, sets: Sets, folder: Path) -> None:
+    """scores.json, scores.png (generated above real, and the bars of what was measured), closest.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "scores.json", found.summary())
+    _sheet(found, sets, folder / "scores.png")
+    if "pairs" in found.pictures:
+        pairs = found.pictures["pairs"].pairs
+        fakes = sets.fake.images[[pair.fake for pair in pairs]]
+        originals = sets.train.images[[pair.train for pair in pairs]]
+        both = torch.stack([torch.from_numpy(np.array(side)) for side in (fakes, originals)])
+        rows = [both[:, low : low + 8] for low in range(0, len(pairs), 8)]
+        ordered = torch.cat([side for row in rows for side in row])
+        pictures.save(folder / "closest.png", pictures.grid(ordered.numpy(), columns=8))
+
+
+def _sheet(found: Scores, sets: Sets, path: Path) -> None:
+    shown: list[Score] = [score for score in found.scores if score.floor is not None and "[" not in score.metric]
+    count = min(_SHOWN, len(sets.fake), len(sets.reference))
+    with pictures.figure(path, 10, 4 + 0.32 * len(shown)) as figure:
+        plan = figure.add_gridspec(2, 2, height_ratios=[3, max(1.0, 0.32 * len(shown))])
+        sides = (("generated", sets.fake.images), ("real", sets.reference.images))
+        for column, (title, images) in enumerate(sides):
+            rows = np.linspace(0, len(images) - 1, count).astype(int)
+            axes = figure.add_subplot(plan[0, column])
+            axes.imshow(pictures.grid(np.array(images[rows]).repeat(3 // images.shape[3], 3), columns=8))
+            axes.set_title(f"{title} ({len(images):,})")
+            axes.axis("off")
+        if shown:
+            axes = figure.add_subplot(plan[1, :])
+            for row, score in enumerate(shown):
+                scale = max(abs(score.value), abs(score.floor or 0), 1e-12)
+                low, high = (end if end is not None else score.value for end in (score.low, score.high))
+                axes.plot([low / scale, high / scale], [row, row], color="tab:blue", linewidth=3)
+                axes.plot(score.value / scale, row, "o", color="tab:blue", label="" if row else "score, 95 %")
+                axes.plot(
+                    (score.floor or 0) / scale, row, "|", color="black", markersize=16, label="" if row else "real"
+                )
+                arrow = "lower is better" if score.passport["better"] == "lower" else "higher is better"
+                axes.text(1.22, row, f"{score.value:.4g}  (real {score.floor:.4g}; {arrow})", va="center", fontsize=8)
+            axes.set_yticks(range(len(shown)), [score.metric for score in shown])
+            axes.invert_yaxis()
+            axes.set_xlim(-0.05, 1.9)
+            axes.set_xticks([])
+            axes.legend(loc="lower right", fontsize=8)
+
+
+__all__ = ["evaluate", "leave_behind"]

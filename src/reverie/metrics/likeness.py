@@ -1,0 +1,208 @@
+"""How like real pictures generated ones are, as sets: Frechet and kernel distances, precision and its kin, IS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reverie.metrics import distances
+from reverie.metrics.bench import PAIRS, Bench
+from reverie.metrics.diversity import fitted_probe
+from reverie.metrics.estimate import shuffled
+from reverie.metrics.passport import Refused, Score
+from reverie.metrics.statistics import Moments
+
+NEIGHBOURS = 5
+LEAST = 50  # pictures a side below which no distance is worth a number
+
+Metric = Callable[[Bench], Iterator[Score]]
+
+
+def _alike(bench: Bench) -> None:
+    """Refuse a comparison of grey pictures with coloured ones, and of next to nothing with anything."""
+    fake, real = bench.sets.fake.images, bench.sets.reference.images
+    if fake.shape[3] != real.shape[3]:
+        raise Refused(
+            f"One side is grey, the other in colour ({fake.shape[3]} and {real.shape[3]} channels).",
+            "Compare pictures of one kind: any distance would be that of colour from grey.",
+        )
+    if min(len(fake), len(real)) < LEAST:
+        raise Refused(
+            f"There are {len(fake)} generated and {len(real)} real pictures; a distance needs {LEAST} on each side.",
+            "Draw more with -n, or give more.",
+        )
+
+
+def _name(kind: str, eye: str) -> str:
+    """The published names are Inception's alone."""
+    if eye == "inception":
+        return {"frechet": "fid", "frechet-infinity": "fid-infinity", "kernel": "kid"}[kind]
+    return f"{kind}-{eye}"
+
+
+def _full_rank(bench: Bench, eye: str, what: str) -> None:
+    dimension = bench.eye(eye).dimension
+    for n, side, more in (
+        (len(bench.sets.fake), "generated", f"draw more (-n {5000 if dimension > 1000 else 10 * dimension})"),
+        (len(bench.sets.reference), "reference", "give a larger reference"),
+    ):
+        if n <= dimension:
+            raise Refused(
+                f"{n} {side} pictures are too few for {what}: a covariance of {dimension} features has full rank "
+                f"only from {dimension + 1} pictures on, and below that the number tells of their count.",
+                f"Ask for {_name('kernel', eye)}, which is unbiased at any number; or {more} and ask for "
+                f"{_name('frechet-infinity', eye)}, which takes the bias of their number away.",
+            )
+
+
+def _notes(bench: Bench, eye: str) -> dict[str, Any]:
+    if eye in ("inception", "mobilenetv2", "dinov2") and bench.sets.fake.images.shape[3] == 1:
+        told = (
+            f"grey pictures, repeated to three channels, of which {eye} saw none: for comparing at this protocol only"
+        )
+        return {"note": told}
+    return {}
+
+
+def frechet(eye: str) -> Metric:
+    """The Frechet distance: FID where the backbone is Inception."""
+
+    def measure(bench: Bench) -> Iterator[Score]:
+        _alike(bench)
+        metric = _name("frechet", eye)
+        _full_rank(bench, eye, metric.upper() if metric == "fid" else metric)
+        fake, moments = bench.seen("fake", eye), bench.seen("reference", eye).moments()
+        floor, how = _frechet_floor(bench, eye, moments, len(fake))
+        found = distances.frechet_estimate(fake[:], moments)
+        told = f"95 %, over generated pictures drawn again, at n = {len(fake)} (the bias of n is in the floor too)"
+        yield bench.score(metric, found, floor, "lower", eye, floor=how, interval=told, **_notes(bench, eye))
+
+    return measure
+
+
+def _frechet_floor(bench: Bench, eye: str, moments: Moments, n: int) -> tuple[float | None, str]:
+    real, _, rest, how = bench.stand_in(eye, n)
+    if len(real) <= bench.eye(eye).dimension:
+        return None, f"none: only {how}"
+    others = moments if rest is None else moments - Moments.of(real)
+    return distances.frechet_distance(Moments.of(real), others), how
+
+
+def frechet_infinity(eye: str) -> Metric:
+    """The Frechet distance extrapolated to infinitely many generated pictures."""
+
+    def measure(bench: Bench) -> Iterator[Score]:
+        _alike(bench)
+        metric = _name("frechet-infinity", eye)
+        _full_rank(bench, eye, metric)
+        fake, moments = bench.seen("fake", eye), bench.seen("reference", eye).moments()
+        found = distances.frechet_infinity(fake[:], moments, seed=bench.seed, progress=bench.progress)
+        real, _, rest, how = bench.stand_in(eye, len(fake))
+        floor = None
+        if len(real) > bench.eye(eye).dimension:
+            others = moments if rest is None else moments - Moments.of(real)
+            floor = distances.frechet_infinity(real, others, seed=bench.seed).value
+        yield bench.score(metric, found, floor, "lower", eye, floor=how, **_notes(bench, eye))
+
+    return measure
+
+
+def kernel(eye: str) -> Metric:
+    """The kernel distance, unbiased: KID where the backbone is Inception."""
+
+    def measure(bench: Bench) -> Iterator[Score]:
+        _alike(bench)
+        fake, real = bench.some("fake", eye), bench.some("reference", eye)
+        found = distances.kernel_distance(fake, real, seed=bench.seed)
+        stand_in, reference, rest, how = bench.stand_in(eye, len(fake))
+        others = real if rest is None else reference[rest[shuffled(len(rest), bench.seed)[:PAIRS]]]
+        floor = distances.kernel_distance(stand_in, others, seed=bench.seed)
+        yield bench.score(
+            _name("kernel", eye),
+            found,
+            floor.value,
+            "lower",
+            eye,
+            floor=how,
+            interval="95 %, jackknife over 20 groups of both sides",
+            pictures_compared=[len(fake), len(real)],
+            **_notes(bench, eye),
+        )
+
+    return measure
+
+
+def prdc(eye: str) -> Metric:
+    """Precision, recall, density and coverage, at equal numbers."""
+
+    def measure(bench: Bench) -> Iterator[Score]:
+        _alike(bench)
+        n = min(len(bench.sets.fake), len(bench.sets.reference), PAIRS)
+        fake, real = bench.some("fake", eye, n), bench.some("reference", eye, n)
+        found = distances.precision_recall_density_coverage(real, fake, NEIGHBOURS)
+        stand_in, reference, rest, how = bench.stand_in(eye, n)
+        m = len(stand_in)
+        others = real[:m] if rest is None else reference[rest[shuffled(len(rest), bench.seed)[:m]]]
+        floors = distances.precision_recall_density_coverage(others, stand_in, NEIGHBOURS)
+        for metric, estimate in found.items():
+            facts: dict[str, Any] = {
+                "neighbours": NEIGHBOURS,
+                "pictures_compared": [n, n],
+                "floor": f"{how}, {m} a side",
+            }
+            name = f"{metric}-{eye}"
+            yield bench.score(name, estimate, floors[metric].value, "higher", eye, **facts, **_notes(bench, eye))
+
+    return measure
+
+
+def inception_score(classifier: str) -> Metric:
+    """exp E KL(p(y|x) || p(y)), named by its classifier."""
+
+    def measure(bench: Bench) -> Iterator[Score]:
+        fake, real = bench.sets.fake.images, bench.sets.reference.images
+        if classifier == "probe":
+            probe, facts = fitted_probe(bench)
+            name = bench.chosen
+            given = [probe.probabilities(bench.seen(side, name)[:]) for side in ("fake", "reference")]
+        else:
+            if fake.shape[3] == 1:
+                raise Refused(
+                    f"The pictures are grey, and {classifier} knows the classes of coloured photographs only.",
+                    "Where the data has labels ask for is-probe, else for kernel and prdc.",
+                )
+            name, facts = classifier, {}
+            logits = _logits(bench, name)
+            n = min(len(fake), PAIRS)
+            rows = shuffled(len(real), bench.seed)[:n].sort().values.numpy()
+            given = [_probabilities(bench, name, images, logits) for images in (fake, real[rows])]
+        n = min(map(len, given))
+        found, floor = (distances.inception_score(p[:n]) for p in given)
+        facts |= {"classifier": classifier, "floor": f"{n} pictures of the reference"}
+        yield bench.score(f"is-{classifier}", found, floor.value, "higher", name, **facts)
+
+    return measure
+
+
+def _logits(bench: Bench, name: str) -> Callable[[Tensor], Tensor]:
+    """Inputs of a network to its class logits."""
+    from reverie import weights
+
+    net: Any = bench.eye(name).net
+    if name != "inception":
+        return net.logits
+    last = weights.load("inception-logits", bench.progress)["weight"].to(bench.eye(name).device)
+    return lambda x: net(x) @ last.T  # the published score leaves the bias out
+
+
+def _probabilities(bench: Bench, name: str, images: np.ndarray, run: Callable[[Tensor], Tensor]) -> Tensor:
+    eye, found = bench.eye(name), []
+    for low in range(0, len(images), 32):
+        found.append(eye(images[low : low + 32], run).double().softmax(1))
+        if bench.progress:
+            bench.progress(min(low + 32, len(images)), len(images), f"{name}: class probabilities")
+    return torch.cat(found)

@@ -1,0 +1,32 @@
+"""A small encoder of 32-pixel pictures that ships with the package, so that scores need no download.
+
+``scripts/make_small_encoder.py`` trains it, on the bundled pictures: to name what is on them, and how they were
+degraded (blurred, noised, tinted ...), so that its features see both content and quality. Scores made with it bear its
+name.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import Tensor, nn
+
+from reverie.nets.convolutional import Residual
+
+DIMENSION = 128
+SIZE = 32  # pixels a side
+WIDTHS = (32, 64, 96, 128)  # channels at 32, 16, 8 and 4 pixels
+
+
+class SmallEncoder(nn.Module):
+    """(N, 3, 32, 32) in [-1, 1] to features (N, 128), the mean over the last maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, WIDTHS[0], 3, padding=1), nn.ReLU()]
+        for narrow, wide in itertools.pairwise(WIDTHS):
+            layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), Residual(wide)]
+        self.layers = nn.Sequential(*layers, nn.ReLU())
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(image).mean((2, 3))
