@@ -135,8 +135,8 @@ def main() -> None:
     print("variance of each degradation explained:", dict(zip(KINDS, explained.numpy().round(2).tolist(), strict=True)))
     stored = {name: value.half().contiguous() for name, value in best.encoder.state_dict().items()}
     with replacing(arguments.out) as aside:
-        aside.write_bytes(save(stored, {"sha256": digest(stored)}))
-    print(f"{arguments.out.stat().st_size:,} bytes in {arguments.out.name}")
+        aside.write_bytes(save(stored))
+    print(f"{arguments.out.stat().st_size:,} bytes in {arguments.out.name}; its pin in weights.py: {digest(stored)}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -217,7 +218,8 @@ def leave_behind(found: Scores, sets: Sets, folder: Path) -> None:
 
 
 def _sheet(found: Scores, sets: Sets, path: Path) -> None:
-    shown: list[Score] = [score for score in found.scores if score.floor is not None and "[" not in score.metric]
+    aside = ("copying-share", "copying-z", "classes-covered")
+    shown = [s for s in found.scores if s.floor is not None and "[" not in s.metric and s.metric not in aside]
     count = min(_SHOWN, len(sets.fake), len(sets.reference))
     with pictures.figure(path, 10, 4 + 0.32 * len(shown)) as figure:
         plan = figure.add_gridspec(2, 2, height_ratios=[3, max(1.0, 0.32 * len(shown))])
@@ -229,22 +231,26 @@ def _sheet(found: Scores, sets: Sets, path: Path) -> None:
             axes.set_title(f"{title} ({len(images):,})")
             axes.axis("off")
         if shown:
-            axes = figure.add_subplot(plan[1, :])
-            for row, score in enumerate(shown):
-                scale = max(abs(score.value), abs(score.floor or 0), 1e-12)
-                low, high = (end if end is not None else score.value for end in (score.low, score.high))
-                axes.plot([low / scale, high / scale], [row, row], color="tab:blue", linewidth=3)
-                axes.plot(score.value / scale, row, "o", color="tab:blue", label="" if row else "score, 95 %")
-                axes.plot(
-                    (score.floor or 0) / scale, row, "|", color="black", markersize=16, label="" if row else "real"
-                )
-                arrow = "lower is better" if score.passport["better"] == "lower" else "higher is better"
-                axes.text(1.22, row, f"{score.value:.4g}  (real {score.floor:.4g}; {arrow})", va="center", fontsize=8)
-            axes.set_yticks(range(len(shown)), [score.metric for score in shown])
-            axes.invert_yaxis()
-            axes.set_xlim(-0.05, 1.9)
-            axes.set_xticks([])
-            axes.legend(loc="lower right", fontsize=8)
+            _bars(figure.add_subplot(plan[1, :]), shown)
+
+
+def _bars(axes: Any, shown: list[Score]) -> None:
+    """A line a score: its interval, and where real pictures would stand; each scaled by the larger of the two."""
+    for row, score in enumerate(shown):
+        floor = score.floor or 0.0
+        scale = max(abs(score.value), abs(floor), 1e-12)
+        if score.low is not None and score.high is not None:
+            ends = [min(max(end / scale, -0.03), 1.15) for end in (score.low, score.high)]
+            axes.plot(ends, [row, row], color="tab:blue", linewidth=3)
+        axes.plot(score.value / scale, row, "o", color="tab:blue", label="" if row else "generated, 95 %")
+        axes.plot(floor / scale, row, "|", color="black", markersize=16, label="" if row else "real pictures")
+        told = f"{score.value:.4g}  (real {floor:.4g}; {score.passport['better']} is better)"
+        axes.text(1.22, row, told, va="center", fontsize=8)
+    axes.set_yticks(range(len(shown)), [score.metric for score in shown])
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlim(-0.05, 1.9)
+    axes.set_xticks([])
+    axes.legend(loc="lower center", bbox_to_anchor=(0.3, 1.0), ncols=2, fontsize=8, frameon=False)
 
 
 __all__ = ["evaluate", "leave_behind"]

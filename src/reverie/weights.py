@@ -21,7 +21,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from reverie import home
-from reverie.errors import UsageError, suggest
+from reverie.errors import ReverieError, UsageError, suggest
 from reverie.fetching import download, expect, first_good, pip_download, short
 from reverie.files import replacing
 from reverie.nets.inception import CONVOLUTIONS
@@ -118,6 +118,8 @@ def load(name: str, progress: home.Progress | None = None) -> Weights:
     except FileNotFoundError:
         pass
     except Exception as error:  # however a file may be torn: it is told, and not used
+        if name in BUNDLED:
+            raise ReverieError(f"{path}, which ships with reverie, is damaged. Install reverie again.") from error
         warnings.warn(f"{path} is damaged and will be fetched again ({short(error)}).", stacklevel=2)
     sources: list[tuple[str, Source]] = [
         (f"cache ({path})", lambda _: _cached(name)),  # again: another process may have fetched it meanwhile
@@ -270,7 +272,7 @@ NETWORKS = {
         licence="Apache-2.0",
         serves="features for distances, with no download: frechet-small, kernel-small ...",
         size=1_438_912,
-        pin=None,
+        pin="9c95d863e638d714dfb52e52f5cadde8b89a3837fe7e7c6c67d6980f648144be",
         files=[],
     ),
     "inception": Network(

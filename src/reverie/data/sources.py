@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 BUNDLED_NAMES = ("fashion", "emoji")
-PUBLIC_NAMES = ("mnist", "fashion-mnist", "cifar10")
+PUBLIC_NAMES = ("mnist", "fashion-mnist", "cifar10", "stacked-mnist")
 DEFAULT_SIZE = 64  # where the pictures' own sizes differ, are not square, or pass MAX_OWN_SIZE
 MAX_OWN_SIZE = 256
 POSSIBLE = (

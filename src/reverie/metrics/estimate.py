@@ -55,7 +55,8 @@ class Estimate:
         n, share = len(hits), float(hits.double().mean())
         centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
         margin = _Z * math.sqrt(share * (1 - share) / n + (_Z / (2 * n)) ** 2) / (1 + _Z**2 / n)
-        return cls(share, max(0.0, centre - margin), min(1.0, centre + margin))
+        low, high = (0.0 if share == 0 else centre - margin), (1.0 if share == 1 else centre + margin)
+        return cls(share, low, high)
 
     @classmethod
     def jackknife(cls, whole: float, left_out: Tensor) -> Estimate:
