@@ -74,8 +74,10 @@ def test_every_verb_explains_itself(call):
         "interpolate",
         "traverse",
         "restore",
+        "evaluate",
         "models",
         "data",
+        "weights",
     ):
         code, out, _ = call(verb, "--help")
         assert code == 0 and len(out) > 200, verb

@@ -122,6 +122,24 @@ def test_the_sampled_elbo_of_the_model_is_an_unbiased_estimate_of_the_exact_boun
     assert abs(sampled.mean() - exact) < 4 * sampled.std() / math.sqrt(count)
 
 
+def test_the_importance_weighted_bound_rises_to_the_exact_likelihood():
+    vae, truth = linear_vae()
+    x = torch.from_numpy(low_rank_pictures(1))
+    mean, cov = truth.posterior(x)
+    encoder = next(m for m in vae.encoder.modules() if isinstance(m, nn.Linear))
+    with torch.no_grad():  # a posterior that is off: its one-sample bound is loose
+        encoder.weight.zero_()
+        encoder.bias.copy_(torch.cat([mean[0] + 0.3, cov.diagonal().log() + 0.8]))
+    many = {"image": x.view(1, 1, 4, 4).expand(4000, -1, -1, -1), "rng": Noise.of_seeds(range(4000))}
+    exact = float(truth.log_likelihood(x)) - 16 * math.log(
+        127.5
+    )  # of the 8-bit picture: density times the bins' volume
+    with torch.no_grad():
+        one, some, more = (float(vae.elbo(many, samples=k).mean()) for k in (1, 8, 64))
+    assert one + 0.1 < some < more < exact + 0.01
+    assert more == pytest.approx(exact, abs=0.03)
+
+
 @pytest.mark.parametrize("mean, log_var", [(0.0, 0.0), (1.3, -1.0), (-2.0, 0.7), (0.2, 2.0)])
 def test_the_kl_term_equals_numerical_quadrature(mean, log_var):
     sigma = math.exp(log_var / 2)

@@ -44,7 +44,8 @@ def data(
     """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
 
     Args:
-        source: a folder, fashion, emoji, mnist, fashion-mnist, cifar10, stacked-mnist, FILE.npz, SHARD.tar or hf:owner/name.
+        source: a folder, fashion, emoji, mnist, fashion-mnist, cifar10, stacked-mnist, FILE.npz, SHARD.tar or
+            hf:owner/name.
         size: side of the pictures in pixels; by default their own where they agree, else 64.
         fit: crop keeps the centre of a picture that is not square, pad keeps all of it.
         json: print the report as JSON.

@@ -93,10 +93,12 @@ class Bench:
         halved = min(n, len(reference) // 2)
         if self.sets.apart and len(held) >= halved:
             rows = shuffled(len(held), self.seed)[: min(n, len(held))].sort().values
-            return self.seen("held_out", name)[rows], reference, None, f"{len(rows)} held-out pictures"
+            said = f"{len(rows)} held-out pictures{'' if len(rows) == n else f', for want of {n}'}"
+            return self.seen("held_out", name)[rows], reference, None, said
         order = shuffled(len(reference), self.seed)
         mine, rest = order[:halved].sort().values, order[halved:].sort().values
-        return reference[mine], reference, rest, f"{halved} pictures of the reference, against the {len(rest)} others"
+        said = f"{halved} pictures of the reference{'' if halved == n else f', for want of {n},'} against the others"
+        return reference[mine], reference, rest, said
 
     def score(
         self, metric: str, found: Estimate, floor: float | None, better: str, eye: str | None = None, /, **facts: Any

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -184,13 +186,10 @@ class Features:
         for chunk in self.chunks:
             yield torch.from_numpy(np.array(chunk))
 
+    @cached_property
     def moments(self) -> Moments:
         """Of all pictures, streamed."""
-        parts = map(Moments.of, self.parts())
-        total = next(parts)
-        for part in parts:
-            total = total + part
-        return total
+        return functools.reduce(Moments.__add__, map(Moments.of, self.parts()))
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """The features of some rows (n, D)."""

@@ -13,6 +13,7 @@ from reverie.metrics import distances
 from reverie.metrics.bench import PAIRS, Bench
 from reverie.metrics.diversity import fitted_probe
 from reverie.metrics.estimate import shuffled
+from reverie.metrics.features import BACKBONES
 from reverie.metrics.passport import Refused, Score
 from reverie.metrics.statistics import Moments
 
@@ -37,15 +38,15 @@ def _alike(bench: Bench) -> None:
         )
 
 
-def _name(kind: str, eye: str) -> str:
-    """The published names are Inception's alone."""
-    if eye == "inception":
-        return {"frechet": "fid", "frechet-infinity": "fid-infinity", "kernel": "kid"}[kind]
-    return f"{kind}-{eye}"
+def _name(bench: Bench, kind: str, eye: str) -> str:
+    """The published names are Inception's alone; another resize than the network's own is part of the name."""
+    known = {"frechet": "fid", "frechet-infinity": "fid-infinity", "kernel": "kid"}
+    name = known[kind] if eye == "inception" else f"{kind}-{eye}"
+    return name if bench.resize in (None, BACKBONES[eye].resize) else f"{name}-{bench.resize}"
 
 
 def _full_rank(bench: Bench, eye: str, what: str) -> None:
-    dimension = bench.eye(eye).dimension
+    dimension = BACKBONES[eye].dimension  # nothing is fetched for a number that cannot be
     for n, side, more in (
         (len(bench.sets.fake), "generated", f"draw more (-n {5000 if dimension > 1000 else 10 * dimension})"),
         (len(bench.sets.reference), "reference", "give a larger reference"),
@@ -54,17 +55,14 @@ def _full_rank(bench: Bench, eye: str, what: str) -> None:
             raise Refused(
                 f"{n} {side} pictures are too few for {what}: a covariance of {dimension} features has full rank "
                 f"only from {dimension + 1} pictures on, and below that the number tells of their count.",
-                f"Ask for {_name('kernel', eye)}, which is unbiased at any number; or {more} and ask for "
-                f"{_name('frechet-infinity', eye)}, which takes the bias of their number away.",
+                f"Ask for {_name(bench, 'kernel', eye)}, which is unbiased at any number; or {more} and ask for "
+                f"{_name(bench, 'frechet-infinity', eye)}, which takes the bias of their number away.",
             )
 
 
 def _notes(bench: Bench, eye: str) -> dict[str, Any]:
     if eye in ("inception", "mobilenetv2", "dinov2") and bench.sets.fake.images.shape[3] == 1:
-        told = (
-            f"grey pictures, repeated to three channels, of which {eye} saw none: for comparing at this protocol only"
-        )
-        return {"note": told}
+        return {"note": f"grey pictures in three equal channels, of which {eye} saw none: not for comparing elsewhere"}
     return {}
 
 
@@ -73,9 +71,9 @@ def frechet(eye: str) -> Metric:
 
     def measure(bench: Bench) -> Iterator[Score]:
         _alike(bench)
-        metric = _name("frechet", eye)
+        metric = _name(bench, "frechet", eye)
         _full_rank(bench, eye, metric.upper() if metric == "fid" else metric)
-        fake, moments = bench.seen("fake", eye), bench.seen("reference", eye).moments()
+        fake, moments = bench.seen("fake", eye), bench.seen("reference", eye).moments
         floor, how = _frechet_floor(bench, eye, moments, len(fake))
         found = distances.frechet_estimate(fake[:], moments)
         told = f"95 %, over generated pictures drawn again, at n = {len(fake)} (the bias of n is in the floor too)"
@@ -86,7 +84,7 @@ def frechet(eye: str) -> Metric:
 
 def _frechet_floor(bench: Bench, eye: str, moments: Moments, n: int) -> tuple[float | None, str]:
     real, _, rest, how = bench.stand_in(eye, n)
-    if len(real) <= bench.eye(eye).dimension:
+    if len(real) <= BACKBONES[eye].dimension:
         return None, f"none: only {how}"
     others = moments if rest is None else moments - Moments.of(real)
     return distances.frechet_distance(Moments.of(real), others), how
@@ -97,13 +95,13 @@ def frechet_infinity(eye: str) -> Metric:
 
     def measure(bench: Bench) -> Iterator[Score]:
         _alike(bench)
-        metric = _name("frechet-infinity", eye)
+        metric = _name(bench, "frechet-infinity", eye)
         _full_rank(bench, eye, metric)
-        fake, moments = bench.seen("fake", eye), bench.seen("reference", eye).moments()
+        fake, moments = bench.seen("fake", eye), bench.seen("reference", eye).moments
         found = distances.frechet_infinity(fake[:], moments, seed=bench.seed, progress=bench.progress)
         real, _, rest, how = bench.stand_in(eye, len(fake))
         floor = None
-        if len(real) > bench.eye(eye).dimension:
+        if len(real) > BACKBONES[eye].dimension:
             others = moments if rest is None else moments - Moments.of(real)
             floor = distances.frechet_infinity(real, others, seed=bench.seed).value
         yield bench.score(metric, found, floor, "lower", eye, floor=how, **_notes(bench, eye))
@@ -122,7 +120,7 @@ def kernel(eye: str) -> Metric:
         others = real if rest is None else reference[rest[shuffled(len(rest), bench.seed)[:PAIRS]]]
         floor = distances.kernel_distance(stand_in, others, seed=bench.seed)
         yield bench.score(
-            _name("kernel", eye),
+            _name(bench, "kernel", eye),
             found,
             floor.value,
             "lower",

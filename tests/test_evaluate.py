@@ -1,0 +1,506 @@
+"""Scores, from pictures to passport: planted faults are caught, invalid numbers refused, batches do not matter."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import reverie as rv
+from reverie.data.types import Pictures
+from reverie.metrics import features as seeing
+from reverie.metrics.bench import Bench, Sets
+from reverie.metrics.evaluate import METRICS, measure
+from reverie.metrics.features import BACKBONES, Features, backbone, features
+from reverie.metrics.passport import Score
+from reverie.metrics.resize import RESIZES, resize
+from reverie.metrics.statistics import Moments
+from reverie.nets.inception import BLOCKS, CONVOLUTIONS, Inception
+from test_cli import call, reverie  # noqa: F401 (call is a fixture)
+
+
+def some(pictures: Pictures, rows) -> Pictures:
+    numbers = np.arange(len(pictures))[rows]
+    return Pictures(pictures.images[rows], pictures.labels[rows], [pictures.names[i] for i in numbers])
+
+
+@pytest.fixture(scope="module")
+def fashion(home):
+    """Real pictures in four disjoint parts: training, held out, and what an honest and perfect generator would draw."""
+    data = rv.data("fashion")
+    return {
+        "train": some(data.train, slice(0, 1500)),
+        "held_out": some(data.held_out, slice(0, 500)),
+        "perfect": some(data.held_out, slice(500, 1000)),
+        "classes": data.classes,
+    }
+
+
+def scores_of(fashion, fake: Pictures, metrics: list[str], **changes) -> tuple[dict[str, Score], Bench]:
+    sets = Sets(
+        fake=fake,
+        reference=fashion["train"],
+        train=fashion["train"],
+        held_out=fashion["held_out"],
+        classes=fashion["classes"],
+        of_fake={"n": len(fake)},
+        of_reference={"data": "fashion", "n": len(fashion["train"])},
+    )
+    bench = Bench(replace(sets, **changes), device="cpu")
+    found = measure(bench, metrics)
+    assert not found.refused, found.refused
+    return {score.metric: score for score in found.scores}, bench
+
+
+ALL = ["frechet", "kernel", "prdc", "modes", "memorisation"]
+
+
+@pytest.fixture(scope="module")
+def honest(fashion):
+    return scores_of(fashion, fashion["perfect"], ALL)
+
+
+def blurred(pictures: Pictures) -> Pictures:
+    x = torch.from_numpy(np.array(pictures.images)).permute(0, 3, 1, 2).float()
+    x = F.avg_pool2d(x, 3, 1, 1).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return Pictures(x, pictures.labels, pictures.names)
+
+
+def test_unseen_real_pictures_raise_no_alarm(honest):
+    scores, bench = honest
+    assert scores["frechet-small"].value < 2 * scores["frechet-small"].floor
+    assert scores["kernel-small"].low < 0.01 and abs(scores["kernel-small"].floor) < 0.01
+    for metric in ("precision", "recall", "density", "coverage"):
+        assert scores[f"{metric}-small"].value > 0.9 * scores[f"{metric}-small"].floor
+    assert scores["classes-covered"].value == 10
+    assert any(remark.startswith("No evidence of copying") for remark in bench.remarks)
+
+
+def test_a_generator_that_misses_two_classes_is_caught(fashion, honest):
+    kept = ~np.isin(fashion["perfect"].labels, [1, 8])
+    scores, bench = scores_of(fashion, some(fashion["perfect"], kept), ALL)
+    good, _ = honest
+    assert scores["classes-covered"].value == 8
+    assert "Missing classes: Trouser, Bag." in bench.remarks
+    assert scores["class-kl"].value > 5 * good["class-kl"].value
+    assert scores["frechet-small"].value > 2 * good["frechet-small"].value
+    assert scores["kernel-small"].low > good["kernel-small"].high
+    assert scores["recall-small"].value < good["recall-small"].value - 0.05
+    assert scores["coverage-small"].value < good["coverage-small"].value - 0.05
+    assert scores["precision-small"].value > good["precision-small"].value - 0.05  # what it draws looks real
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_a_generator_that_copies_training_pictures_is_caught_though_its_distances_are_good(fashion, honest, share):
+    copied = int(share * 500)
+    images = np.concatenate([fashion["train"].images[:copied], fashion["perfect"].images[copied:500]])
+    fake = Pictures(images, np.full(500, -1, np.int64), [str(i) for i in range(500)])
+    scores, bench = scores_of(fashion, fake, ["frechet", "memorisation"])
+    good, _ = honest
+    assert scores["frechet-small"].value < 1.1 * good["frechet-small"].value
+    assert any(remark.startswith("Evidence of copying") for remark in bench.remarks)
+    assert scores["copying-share"].low > scores["copying-share"].floor
+    assert scores["authenticity"].value < scores["authenticity"].floor
+    pair = bench.pictures["pairs"].pairs[0]
+    assert pair.distance == 0 and (fake.images[pair.fake] == fashion["train"].images[pair.train]).all()
+
+
+def test_blur_is_caught(fashion, honest):
+    scores, _ = scores_of(fashion, blurred(fashion["perfect"]), ALL[:3])
+    good, _ = honest
+    assert scores["frechet-small"].value > 3 * good["frechet-small"].value
+    assert scores["kernel-small"].low > good["kernel-small"].high
+    assert scores["precision-small"].value < good["precision-small"].value - 0.1
+    assert scores["density-small"].value < good["density-small"].value - 0.1
+
+
+def test_a_shift_of_colour_is_caught(home):
+    data = rv.data("emoji", size=32)
+    real, others = some(data.train, slice(0, None, 2)), some(data.train, slice(1, None, 2))
+    shifted = np.clip(others.images.astype(int) + [30, 0, -30], 0, 255).astype(np.uint8)
+    found = []
+    for fake in (others, replace(others, images=shifted)):
+        sets = Sets(fake, real, real, data.held_out, data.classes, {}, {"data": "emoji"})
+        found.append({score.metric: score for score in measure(Bench(sets, device="cpu"), ALL[:3]).scores})
+    plain, off = found
+    assert off["frechet-small"].value > 2 * plain["frechet-small"].value
+    assert off["kernel-small"].low > plain["kernel-small"].high
+    assert off["precision-small"].value < plain["precision-small"].value
+
+
+def test_every_score_has_interval_floor_and_a_whole_passport(honest):
+    scores, _ = honest
+    for score in scores.values():
+        assert {"metric", "better", "fake", "reference", "backbone", "interval", "floor", "seed", "reverie"} <= set(
+            score.passport
+        )
+        assert score.floor is not None and score.passport["metric"] == score.metric
+        assert set(score.passport["backbone"]) == {"name", "sha256", "dimension", "resize", "precision"}
+        if score.low is not None:
+            assert score.low <= score.value <= score.high
+    json.dumps([vars(score) for score in scores.values()], allow_nan=False)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    "fake, metric, reason, instead",
+    [
+        (lambda f: f["perfect"], "fid", "500 generated pictures are too few for FID", "kid"),
+        (lambda f: some(f["perfect"], slice(0, 100)), "frechet", "100 generated pictures are too few", "kernel-small"),
+        (lambda f: some(f["perfect"], slice(0, 20)), "kernel", "20 generated", "Draw more"),
+        (lambda f: some(f["perfect"], slice(0, 20)), "prdc", "20 generated", "Draw more"),
+        (lambda f: f["perfect"], "is", "grey", "is-probe"),
+        (lambda f: f["perfect"], "nll", "needs the model", "Evaluate a RUN"),
+        (lambda f: f["perfect"], "reconstruction", "needs the model", "Evaluate a RUN"),
+        (lambda f: f["perfect"], "stacked-modes", "not stacked-mnist", "modes"),
+    ],
+)
+def test_a_number_whose_protocol_is_not_met_is_refused_with_reason_and_alternative(
+    fashion, fake, metric, reason, instead, monkeypatch
+):
+    monkeypatch.setattr(
+        seeing.weights, "load", lambda *_: pytest.fail("fetched weights for a number that cannot be")
+    ) if (metric in ("fid", "is")) else None
+    pictures = fake(fashion)
+    sets = Sets(
+        pictures, fashion["train"], fashion["train"], fashion["held_out"], fashion["classes"], {}, {"data": "fashion"}
+    )
+    found = measure(Bench(sets, device="cpu"), [metric])
+    assert not found.scores and len(found.refused) == 1
+    assert reason in found.refused[0].reason and instead in found.refused[0].instead
+    with pytest.raises(KeyError, match="refused"):
+        found[metric]
+
+
+def test_grey_against_colour_is_refused(fashion):
+    coloured = replace(fashion["perfect"], images=fashion["perfect"].images.repeat(3, 3))
+    sets = Sets(coloured, fashion["train"], fashion["train"], fashion["held_out"], fashion["classes"], {}, {"data": ""})
+    found = measure(Bench(sets, device="cpu"), ["frechet", "kernel", "prdc", "memorisation"])
+    assert not found.scores and all("grey" in refusal.reason for refusal in found.refused)
+
+
+def test_a_class_with_too_few_pictures_is_refused_and_one_with_enough_is_scored(fashion):
+    labels = np.where(np.arange(500) < 260, 0, 1)
+    fake = replace(fashion["perfect"], labels=labels)
+    many = replace(fashion["train"], labels=np.arange(1500) % 5)
+    sets = Sets(fake, many, many, fashion["held_out"], ["a", "b", "c", "d", "e"], {"n": 500}, {"data": "", "n": 1500})
+    found = measure(Bench(sets, device="cpu"), ["kernel"], per_class=True)
+    named = {score.metric: score for score in found.scores}
+    assert set(named) == {"kernel-small", "kernel-small[a]", "kernel-small[b]"}
+    assert named["kernel-small[a]"].passport["fake"] == {"n": 260, "class": "a"}
+    assert [refusal.metric for refusal in found.refused] == ["kernel[c]", "kernel[d]", "kernel[e]"]
+    unlabelled = measure(Bench(replace(sets, fake=replace(fake, labels=np.full(500, -1)))), ["kernel"], per_class=True)
+    assert "no labels" in unlabelled.refused[0].reason and "modes" in unlabelled.refused[0].instead
+
+
+def test_the_score_of_one_class_is_that_of_its_pictures_alone(fashion):
+    labels = np.where(np.arange(500) < 260, 0, 1)
+    fake = replace(fashion["perfect"], labels=labels)
+    real = replace(fashion["train"], labels=np.arange(1500) % 2)
+    sets = Sets(fake, real, real, fashion["held_out"], ["a", "b"], {}, {"data": ""})
+    together = measure(Bench(sets, device="cpu"), ["frechet"], per_class=True)
+    alone = Sets(some(fake, labels == 0), some(real, real.labels == 0), real, fashion["held_out"], [], {}, {"data": ""})
+    assert together["frechet-small[a]"].value == pytest.approx(
+        measure(Bench(alone, device="cpu"), ["frechet"])["frechet-small"].value, rel=1e-9
+    )
+
+
+# Features
+
+
+def test_features_do_not_depend_on_chunks_batches_or_the_cache(fashion, monkeypatch):
+    eye, images = backbone("small", device="cpu"), fashion["perfect"].images[:70]
+    whole = features(images, eye, keep=False)[:]
+    monkeypatch.setattr(seeing, "CHUNK", 32)
+    kept = features(images, eye)
+    assert [len(chunk) for chunk in kept.chunks] == [32, 32, 6]
+    assert torch.allclose(kept[:], whole, atol=1e-5)
+    monkeypatch.setattr(type(eye), "__call__", lambda *_: pytest.fail("computed again"))
+    again = features(images, eye)
+    assert torch.equal(again[:], kept[:])
+    assert torch.equal(again[torch.tensor([3, 69, 33])], kept[:][[3, 69, 33]])
+    together = Moments.of(whole)
+    assert torch.allclose(again.moments.mean, together.mean, atol=1e-5)
+    assert torch.allclose(again.moments.covariance, together.covariance, atol=1e-5)
+
+
+def test_a_torn_cache_file_is_computed_again(fashion, home):
+    eye, images = backbone("small", device="cpu"), fashion["perfect"].images[100:140]
+    before = features(images, eye)[:].clone()
+    newest = max((home / "features").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    newest.write_bytes(newest.read_bytes()[:500])
+    assert torch.equal(features(images, eye)[:], before)
+
+
+def test_cache_keys_differ_by_pictures_network_resize_and_precision(fashion):
+    images, eye = fashion["perfect"].images[:8], backbone("small", device="cpu")
+    keys = {
+        seeing._key(images, eye),
+        seeing._key(fashion["perfect"].images[8:16], eye),
+        seeing._key(images, replace(eye, resize="bilinear")),
+        seeing._key(images, replace(eye, precision="bf16")),
+        seeing._key(images, replace(eye, sha256="0")),
+    }
+    assert len(keys) == 5
+
+
+def test_grey_pictures_have_the_features_of_three_equal_channels(fashion):
+    eye, grey = backbone("small", device="cpu"), fashion["perfect"].images[:16]
+    assert torch.allclose(eye(grey), eye(grey.repeat(3, 3)), atol=1e-5)
+
+
+def test_two_ranks_find_the_scores_of_one(bars, tmp_path):
+    """Drawing and features are shared; every rank's numbers are rank 0's."""
+    import subprocess
+    import sys
+
+    flags = ["--data", bars, "--steps", "20", "--batch-size", "16", "--width", "8", "--latent", "4"]
+    assert reverie("train", "vae", "--out", tmp_path / "run", *flags).returncode == 0
+    asked = [
+        "evaluate",
+        str(tmp_path / "run"),
+        "-n",
+        "600",
+        "--metrics",
+        "frechet,kernel,prdc",
+        "--json",
+        "--precision",
+        "fp32",
+    ]
+    one = reverie(*asked)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "reverie"]
+    two = subprocess.run([*command, *asked], capture_output=True, text=True)
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    values = [{s["metric"]: s["value"] for s in json.loads(done.stdout)["scores"]} for done in (one, two)]
+    assert values[0] and values[1] == pytest.approx(values[0], rel=1e-4)
+
+
+# Resizing
+
+
+def test_each_way_of_resizing_agrees_with_who_defined_it():
+    x = torch.rand(2, 3, 24, 40, generator=torch.Generator().manual_seed(0)) * 255
+    for size in (64, 13):
+        for way, options in (("bilinear", {}), ("bilinear-antialias", {"antialias": True})):
+            theirs = F.interpolate(x, (size, size), mode="bilinear", align_corners=False, **options)
+            assert torch.allclose(resize(x, size, way), theirs, atol=1e-2)
+        for way, kernel in (("bilinear-antialias", Image.BILINEAR), ("bicubic-antialias", Image.BICUBIC)):
+            pillow = Image.fromarray(x[0, 0].numpy()).resize((size, size), kernel)
+            assert np.allclose(resize(x, size, way)[0, 0], np.asarray(pillow).clip(0, 255), atol=1e-2)
+
+
+def test_the_original_resize_takes_its_source_at_target_times_in_over_out():
+    x = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float()
+    made = resize(x, 10, "tf1-bilinear")[0, 0]
+    for i in range(10):
+        for j in range(10):
+            y, z = i * 6 / 10, j * 6 / 10
+            a, b = int(y), int(z)
+            c, d = min(a + 1, 5), min(b + 1, 5)
+            top = x[0, 0, a, b] * (1 - (z - b)) + x[0, 0, a, d] * (z - b)
+            low = x[0, 0, c, b] * (1 - (z - b)) + x[0, 0, c, d] * (z - b)
+            assert made[i, j] == pytest.approx(float(top * (1 - (y - a)) + low * (y - a)), abs=1e-5)
+
+
+def test_resizing_keeps_a_constant_picture_constant():
+    for way in RESIZES:
+        assert torch.allclose(resize(torch.full((1, 1, 9, 17), 77.0), 30, way), torch.tensor(77.0), atol=1e-3)
+
+
+# Inception, against a plain reading of the graph
+
+
+def plain_inception(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Convolution, normalisation, rectifier, one after the other, in the graph's order; nothing merged or moved."""
+
+    def conv(x, name, stride=1, padding=0):
+        w, beta, mean, var = (weights[f"{name}.{part}"] for part in ("weight", "beta", "mean", "var"))
+        return F.batch_norm(F.conv2d(x, w, None, stride, padding), mean, var, None, beta, eps=1e-3).relu()
+
+    def chain(x, block, *steps):
+        for step in steps:
+            x = conv(x, f"{block}.{step[0]}", *step[1:])
+        return x
+
+    x = conv(x, "Conv2d_1a_3x3", 2)
+    x = F.max_pool2d(conv(conv(x, "Conv2d_2a_3x3"), "Conv2d_2b_3x3", 1, 1), 3, 2)
+    x = F.max_pool2d(conv(conv(x, "Conv2d_3b_1x1"), "Conv2d_4a_3x3"), 3, 2)
+    h, v = (0, 3), (3, 0)
+    for b in BLOCKS:
+        pooled = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        if b.startswith("Mixed_5"):
+            deep = chain(x, b, ["branch3x3dbl_1"], ["branch3x3dbl_2", 1, 1], ["branch3x3dbl_3", 1, 1])
+            five = chain(x, b, ["branch5x5_1"], ["branch5x5_2", 1, 2])
+            parts = [chain(x, b, ["branch1x1"]), five, deep, chain(pooled, b, ["branch_pool"])]
+        elif b == "Mixed_6a":
+            deep = chain(x, b, ["branch3x3dbl_1"], ["branch3x3dbl_2", 1, 1], ["branch3x3dbl_3", 2])
+            parts = [chain(x, b, ["branch3x3", 2]), deep, F.max_pool2d(x, 3, 2)]
+        elif b.startswith("Mixed_6"):
+            seven = chain(x, b, ["branch7x7_1"], ["branch7x7_2", 1, h], ["branch7x7_3", 1, v])
+            names = [f"branch7x7dbl_{i}" for i in range(1, 6)]
+            deep = chain(x, b, [names[0]], [names[1], 1, v], [names[2], 1, h], [names[3], 1, v], [names[4], 1, h])
+            parts = [chain(x, b, ["branch1x1"]), seven, deep, chain(pooled, b, ["branch_pool"])]
+        elif b == "Mixed_7a":
+            three = chain(x, b, ["branch3x3_1"], ["branch3x3_2", 2])
+            names = [f"branch7x7x3_{i}" for i in range(1, 5)]
+            seven = chain(x, b, [names[0]], [names[1], 1, h], [names[2], 1, v], [names[3], 2])
+            parts = [three, seven, F.max_pool2d(x, 3, 2)]
+        else:
+            short = chain(x, b, ["branch3x3_1"])
+            deep = chain(x, b, ["branch3x3dbl_1"], ["branch3x3dbl_2", 1, 1])
+            last = pooled if b == "Mixed_7b" else F.max_pool2d(x, 3, 1, 1)
+            fans = [(short, "branch3x3_2"), (deep, "branch3x3dbl_3")]
+            spread = [chain(y, b, [f"{n}{s}", 1, p]) for y, n in fans for s, p in (("a", (0, 1)), ("b", (1, 0)))]
+            parts = [chain(x, b, ["branch1x1"]), *spread, chain(last, b, ["branch_pool"])]
+        x = torch.cat(parts, 1)
+    return x.mean((2, 3))
+
+
+def inception_shapes() -> dict[str, tuple[int, int, int, int]]:
+    """(out, in, height, width) of every convolution, from Table 1 of the paper and the graph."""
+    shapes = dict(
+        zip(
+            CONVOLUTIONS[:5],
+            [(32, 3, 3, 3), (32, 32, 3, 3), (64, 32, 3, 3), (80, 64, 1, 1), (192, 80, 3, 3)],
+            strict=True,
+        )
+    )
+    at35 = [(64, 0, 1, 1), (48, 0, 1, 1), (64, 48, 5, 5), (64, 0, 1, 1), (96, 64, 3, 3), (96, 96, 3, 3)]
+    rows = {"Mixed_5b": [*at35, (32, 0, 1, 1)], "Mixed_5c": [*at35, (64, 0, 1, 1)], "Mixed_5d": [*at35, (64, 0, 1, 1)]}
+    rows["Mixed_6a"] = [(384, 0, 3, 3), (64, 0, 1, 1), (96, 64, 3, 3), (96, 96, 3, 3)]
+    for block, c in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
+        seven = [(c, 0, 1, 1), (c, c, 1, 7), (192, c, 7, 1)]
+        deep = [(c, 0, 1, 1), (c, c, 7, 1), (c, c, 1, 7), (c, c, 7, 1), (192, c, 1, 7)]
+        rows[block] = [(192, 0, 1, 1), *seven, *deep, (192, 0, 1, 1)]
+    rows["Mixed_7a"] = [
+        (192, 0, 1, 1),
+        (320, 192, 3, 3),
+        (192, 0, 1, 1),
+        (192, 192, 1, 7),
+        (192, 192, 7, 1),
+        (192, 192, 3, 3),
+    ]
+    fan = [(384, 384, 1, 3), (384, 384, 3, 1)]
+    last = [(320, 0, 1, 1), (384, 0, 1, 1), *fan, (448, 0, 1, 1), (384, 448, 3, 3), *fan, (192, 0, 1, 1)]
+    rows |= {"Mixed_7b": last, "Mixed_7c": last}
+    inputs = dict(zip(BLOCKS, (192, 256, 288, 288, 768, 768, 768, 768, 768, 1280, 2048), strict=True))
+    for block in BLOCKS:
+        for name, (out, into, *kernel) in zip(BLOCKS[block].names, rows[block], strict=True):
+            shapes[f"{block}.{name}"] = (out, into or inputs[block], *kernel)
+    return shapes
+
+
+def test_inception_rewritten_for_speed_equals_a_plain_reading_of_the_graph():
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for name, shape in inception_shapes().items():
+        fan = math.prod(shape[1:])
+        weights[f"{name}.weight"] = torch.randn(shape, generator=generator) * math.sqrt(2 / fan)
+        weights[f"{name}.beta"], weights[f"{name}.mean"] = 0.2 * torch.randn(2, shape[0], generator=generator)
+        weights[f"{name}.var"] = 0.5 + torch.rand(shape[0], generator=generator)
+    x = torch.rand(1, 3, 107, 107, generator=generator) * 2 - 1
+    with torch.inference_mode():
+        truth = plain_inception({name: value.double() for name, value in weights.items()}, x.double())
+        ours = Inception(weights)(x)
+    assert truth.shape == (1, BACKBONES["inception"].dimension)
+    assert torch.allclose(ours.double(), truth, rtol=1e-4, atol=1e-4 * float(truth.abs().max()))
+
+
+# The verb
+
+
+@pytest.fixture(scope="module")
+def run(bars, tmp_path_factory):
+    path = tmp_path_factory.mktemp("evaluate") / "run"
+    flags = ["--steps", 30, "--batch-size", 16, "--width", 8, "--latent", 4, "--conditional", "label"]
+    done = reverie("train", "vae", "--decoder", "gaussian", "--data", bars, "--out", path, *flags)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_evaluating_a_run_leaves_json_a_table_and_pictures(run, call, capsys):  # noqa: F811
+    code, out, err = call(
+        "evaluate", run, "-n", 200, "--metrics", "kernel,prdc,nll,reconstruction,fid", "--backbone", "small", "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert set(found) == {"scores", "refused"}
+    assert all(set(one) == {"metric", "value", "low", "high", "floor", "passport"} for one in found["scores"])
+    assert [set(one) for one in found["refused"]] == [{"metric", "reason", "instead"}]
+    assert found["refused"][0]["metric"] == "fid" and "kid" in found["refused"][0]["instead"]
+    metrics = [one["metric"] for one in found["scores"]]
+    assert {
+        "kernel-small",
+        "coverage-small",
+        "nll-bound",
+        "nll-bound-iw32",
+        "bits-per-dim-bound",
+        "mse",
+        "psnr",
+    } <= set(metrics)
+    passport = found["scores"][0]["passport"]
+    assert passport["fake"]["seeds"] == [0, 199] and passport["reference"]["fingerprint"]
+    for name in ("scores.json", "scores.png"):
+        assert (run / "evaluation" / name).is_file()
+    assert json.loads((run / "evaluation" / "scores.json").read_text()) == found
+    code, out, _ = call("evaluate", run, "-n", 200, "--metrics", "kernel", "--backbone", "small")
+    assert code == 0 and "kernel-small" in out and "95 % interval" in out
+
+
+def test_the_same_run_and_seed_give_the_same_scores(run):
+    one, two = (rv.evaluate(run, metrics=["frechet", "prdc"], n=300, seed=7) for _ in range(2))
+    assert one.summary() == two.summary()
+
+
+def test_two_folders_are_compared_and_copies_among_the_generated_count(bars, tmp_path, call):  # noqa: F811
+    from conftest import tiny_arrays
+
+    images, labels = tiny_arrays(300, seed=5)
+    np.savez(tmp_path / "fake.npz", images=np.concatenate([images[:1]] * 200), labels=np.repeat(labels[:1], 200))
+    code, out, err = call("evaluate", "--fake", "fake.npz", "--real", bars, "--metrics", "kernel", "--json")
+    assert code == 0, err
+    score = json.loads(out)["scores"][0]
+    assert score["passport"]["fake"]["n"] == 200 and score["passport"]["reference"]["n"] > 100
+    assert score["low"] > score["floor"]
+
+
+def test_pictures_that_were_trained_on_give_no_likelihood(run, bars):
+    found = rv.evaluate(run, metrics=["nll", "reconstruction"], n=50, data=f"{bars}:train")
+    assert [refusal.metric for refusal in found.refused] == ["nll", "reconstruction"]
+    assert "trained on" in found.refused[0].reason
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        ((), "Name a RUN"),
+        (("--fake", "a"), "--fake and --real"),
+        (("runs/none",), "runs/none"),
+        (("RUN", "--metrics", "fidd"), 'Did you mean "fid"'),
+        (("RUN", "-n", 0), "at least 1"),
+        (("RUN", "--size", 32), "its own size"),
+    ],
+)
+def test_wrong_use_is_told_and_exits_with_2(run, call, flags, said):  # noqa: F811
+    code, _, err = call("evaluate", *(run if flag == "RUN" else flag for flag in flags))
+    assert code == 2 and said in err and "Traceback" not in err
+
+
+def test_every_metric_is_named_in_the_help(call):  # noqa: F811
+    _, out, _ = call("evaluate", "--help")
+    assert all(name in out for name in METRICS)
+
+
+def test_features_in_chunks_are_those_of_one_array():
+    arrays = [np.random.default_rng(i).normal(size=(n, 3)).astype(np.float32) for i, n in enumerate((4, 1, 5))]
+    chunked, whole = Features(arrays), torch.from_numpy(np.concatenate(arrays))
+    rows = torch.tensor([9, 0, 4, 4, 7])
+    assert torch.equal(chunked[rows], whole[rows]) and torch.equal(chunked[2:8], whole[2:8]) and len(chunked) == 10
