@@ -39,6 +39,12 @@ def tiny_arrays(count: int, channels: int = 1, size: int = 8, seed: int = 0) -> 
 
 
 @pytest.fixture(scope="session")
+def draw_bars():
+    """``tiny_arrays``, for tests that want bars of their own."""
+    return tiny_arrays
+
+
+@pytest.fixture(scope="session")
 def home(tmp_path_factory):
     """A cache of the tests' own, for this process and its children."""
     path = tmp_path_factory.mktemp("home")

@@ -161,6 +161,7 @@ def test_every_score_has_interval_floor_and_a_whole_passport(honest):
         (lambda f: f["perfect"], "nll", "needs the model", "Evaluate a RUN"),
         (lambda f: f["perfect"], "reconstruction", "needs the model", "Evaluate a RUN"),
         (lambda f: f["perfect"], "stacked-modes", "not stacked-mnist", "modes"),
+        (lambda f: some(f["perfect"], slice(0, 90)), "modes", "90 pictures of 10 classes", "at least 100"),
     ],
 )
 def test_a_number_whose_protocol_is_not_met_is_refused_with_reason_and_alternative(
@@ -460,16 +461,22 @@ def test_the_same_run_and_seed_give_the_same_scores(run):
     assert one.summary() == two.summary()
 
 
-def test_two_folders_are_compared_and_copies_among_the_generated_count(bars, tmp_path, call):  # noqa: F811
-    from conftest import tiny_arrays
-
-    images, labels = tiny_arrays(300, seed=5)
+def test_two_folders_are_compared_and_copies_among_the_generated_count(bars, draw_bars, tmp_path, call):  # noqa: F811
+    images, labels = draw_bars(300, seed=5)
     np.savez(tmp_path / "fake.npz", images=np.concatenate([images[:1]] * 200), labels=np.repeat(labels[:1], 200))
     code, out, err = call("evaluate", "--fake", "fake.npz", "--real", bars, "--metrics", "kernel", "--json")
     assert code == 0, err
     score = json.loads(out)["scores"][0]
     assert score["passport"]["fake"]["n"] == 200 and score["passport"]["reference"]["n"] > 100
     assert score["low"] > score["floor"]
+
+
+def test_arrays_are_pictures_too(bars, draw_bars):
+    images, _ = draw_bars(200, seed=6)
+    found = rv.evaluate(fake=images, real=bars, metrics=["kernel"])
+    assert found["kernel-small"].passport["fake"]["n"] == 200
+    floats = rv.evaluate(fake=images.astype(np.float32) / 255, real=bars, metrics=["kernel"])
+    assert floats["kernel-small"].value == found["kernel-small"].value
 
 
 def test_pictures_that_were_trained_on_give_no_likelihood(run, bars):
@@ -504,3 +511,30 @@ def test_features_in_chunks_are_those_of_one_array():
     chunked, whole = Features(arrays), torch.from_numpy(np.concatenate(arrays))
     rows = torch.tensor([9, 0, 4, 4, 7])
     assert torch.equal(chunked[rows], whole[rows]) and torch.equal(chunked[2:8], whole[2:8]) and len(chunked) == 10
+
+
+# Stacked MNIST
+
+
+def test_a_stacked_picture_holds_three_digits_and_its_class_names_them():
+    from reverie.data.arrays import Arrays
+    from reverie.data.public import stack
+
+    labels = np.arange(60) % 10
+    images = np.broadcast_to(labels[:, None, None, None] * 20, (60, 4, 4, 1)).astype(np.uint8)  # a digit is its shade
+    made = stack(Arrays(images, labels, [str(i) for i in range(10)], 50))
+    digits = made.images[:, 0, 0] // 20
+    assert made.images.shape == (60, 4, 4, 3) and made.cut == 50
+    assert [made.classes[code] for code in made.labels] == ["".join(map(str, three)) for three in digits]
+    for part in (slice(0, 50), slice(50, 60)):  # every picture once in each channel of its own split
+        assert all((np.sort(digits[part, c]) == np.sort(labels[part])).all() for c in range(3))
+    assert len(np.unique(made.labels)) > 30
+
+
+def test_the_reader_reads_each_channel_as_if_it_were_alone():
+    from reverie.metrics.digits import Reader, read
+
+    torch.manual_seed(0)
+    reader, images = Reader().eval(), np.random.default_rng(0).integers(0, 256, (6, 28, 28, 3), dtype=np.uint8)
+    alone = torch.cat([read(reader, images[..., [c]]) for c in range(3)], 1)
+    assert torch.equal(read(reader, images), alone)

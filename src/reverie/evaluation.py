@@ -23,8 +23,11 @@ from reverie.metrics.passport import Score, Scores
 from reverie.training import distributed
 from reverie.training.run import Run
 from reverie.verbs import Model, verbs_of
+from reverie.weights import digest
 
-DEFAULT = ("frechet", "kernel", "prdc", "modes", "memorisation", "nll", "reconstruction")
+Source = str | Path | np.ndarray
+
+DEFAULT = ("frechet", "kernel", "prdc", "modes", "stacked-modes", "memorisation", "nll", "reconstruction")
 INCEPTION = ("fid", "fid-infinity", "kid")
 NUMBER, NUMBER_FID = 2000, 5000  # pictures drawn by default, and where FID is asked for
 _SHOWN = 32  # pictures a side on the sheet
@@ -35,8 +38,8 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     n: int | None = None,
     data: str | None = None,
-    fake: str | Path | None = None,
-    real: str | Path | None = None,
+    fake: Source | None = None,
+    real: Source | None = None,
     backbone: str | None = None,
     resize: str | None = None,
     precision: str = "auto",
@@ -54,7 +57,8 @@ def evaluate(
         metrics: names of ``reverie.metrics.evaluate.METRICS``; None is all that need no download and that apply.
         n: how many pictures; 2,000 by default, 5,000 where FID is asked for. Of ``fake``: at most so many.
         data: real pictures other than the run's own.
-        fake, real: two sources of pictures instead of a run; all of both are compared, at the size of ``fake``.
+        fake, real: two sources of pictures instead of a run, each as for ``reverie.data`` or an array (N, H, W, C);
+            all of both are compared, at the size of ``fake``.
         backbone: network of frechet, kernel, prdc, modes, memorisation: small (the default), inception (the default
             where fid, fid-infinity or kid is asked for), mobilenetv2 or dinov2.
         resize: how pictures are brought to the network's size; its own way by default.
@@ -84,7 +88,7 @@ def evaluate(
             asked = [name for name in asked if _applies(name, sets)]
     else:
         assert fake is not None and real is not None
-        sets = _sets_of_folders(str(fake), str(real), n, size, seed, progress)
+        sets = _sets_of_two(fake, real, n, size, seed, progress)
         if not metrics:
             asked = [name for name in asked if name in ("frechet", "kernel", "prdc")]
     bench = Bench(sets, chosen, resize, precision, device, seed, progress)
@@ -106,8 +110,10 @@ def _path(run: Run | Path | str) -> Path:
 def _applies(metric: str, sets: Sets) -> bool:
     """Whether a metric that nobody asked for by name means something here."""
     verbs = verbs_of(sets.model)
+    stacked = sets.of_reference["data"].startswith("stacked-mnist")
     return {
-        "modes": len(sets.classes) > 1,
+        "modes": len(sets.classes) > 1 and not stacked,
+        "stacked-modes": stacked,
         "nll": "elbo" in verbs or "log_prob" in verbs,
         "reconstruction": "encode" in verbs and "decode" in verbs,
     }.get(metric, True)
@@ -121,11 +127,11 @@ def _sets_of_run(
     real = own if spec is None else data_of(model, spec)
     labels = _labels(model, real, n)
     drawn = _draw(model, n, seed, labels, progress)
-    facts = model.run
     of_fake = {
         "run": str(_path(run)),
         "model": model.config,
-        "checkpoint": facts.get("checkpoint"),
+        "checkpoint": model.checkpoint,
+        "weights_sha256": digest({name: value.cpu() for name, value in model.state_dict().items()}),
         "n": n,
         "seeds": [seed, seed + n - 1],
         "sampler": None,
@@ -173,11 +179,11 @@ def _trained_on(own: Dataset, other: Dataset) -> bool:
     return any(one in seen for one in hash_rows(np.ascontiguousarray(other.held_out.images)))
 
 
-def _sets_of_folders(
-    fake: str, real: str, n: int | None, size: int | None, seed: int, progress: Progress | None
+def _sets_of_two(
+    fake: Source, real: Source, n: int | None, size: int | None, seed: int, progress: Progress | None
 ) -> Sets:
-    drawn = open_data(fake, size=size, progress=progress, copies=True)
-    given = open_data(real, size=drawn.size, progress=progress)
+    drawn = _opened(fake, size, progress, copies=True)
+    given = _opened(real, drawn.size, progress)
     whole = _whole(drawn)
     if n is not None and n < len(whole):
         from reverie.metrics.estimate import shuffled
@@ -193,6 +199,16 @@ def _sets_of_folders(
     reference = _whole(given)
     of_reference |= {"n": len(reference), "channels": given.channels}
     return Sets(whole, reference, given.train, given.held_out, given.classes, of_fake, of_reference, apart=False)
+
+
+def _opened(source: Source, size: int | None, progress: Progress | None, copies: bool = False) -> Dataset:
+    if isinstance(source, np.ndarray):
+        from reverie.data.arrays import Arrays, dataset, to_uint8
+
+        images = to_uint8(source, "the pictures", [])
+        arrays = Arrays(images, np.full(len(images), -1, np.int64), [], None)
+        return dataset("an array", arrays, None, size, None, "crop", (255, 255, 255), 0.1, progress, copies)
+    return open_data(source, size=size, progress=progress, copies=copies)
 
 
 def _whole(data: Dataset) -> Pictures:

@@ -25,7 +25,7 @@ from reverie.verbs import Model, verbs_of
 
 
 def load(run: Run | Path | str, device: str = "auto", average: bool = True) -> Model:
-    """The trained model of a run, ready for use; ``model.run`` is the run's info.
+    """The trained model of a run, ready for use; ``model.run`` is the run's info, ``model.checkpoint`` its step.
 
     Args:
         run: a run directory, a checkpoint inside one, or a ``Run``.
@@ -51,7 +51,7 @@ def load(run: Run | Path | str, device: str = "auto", average: bool = True) -> M
     saved = load_checkpoint(newest)
     model = registry.build(saved.config["name"], **saved.config["kwargs"])
     model.load_state_dict(saved.ema if average and saved.ema is not None else saved.weights)
-    model.run = run.info
+    model.run, model.checkpoint = run.info, int(newest.name)
     model = model.to(pick_device(device), memory_format=torch.channels_last)
     return model.requires_grad_(False).eval()
 

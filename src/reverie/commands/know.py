@@ -129,9 +129,9 @@ def weights(
         dump(rows)
     for row in [] if json else rows:
         out(
-            f"{row['name']:14} {row['state']}, {row['bytes'] / 1e6:.3g} MB: {row['title']}\n"
-            f"{'':14} for {row['serves']}\n{'':14} from {', then '.join(row['sources'])}\n"
-            f"{'':14} {row['licence']}; {row['paper']}"
+            f"{row['name']:18} {row['state']}, {row['bytes'] / 1e6:.3g} MB: {row['title']}\n"
+            f"{'':18} for {row['serves']}\n{'':18} from {', then '.join(row['sources']) or 'this package'}\n"
+            f"{'':18} {row['licence']}; {row['paper']}"
         )
     damaged = [row["name"] for row in rows if row["state"] == "damaged"]
     if failed:

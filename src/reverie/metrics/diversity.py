@@ -13,6 +13,7 @@ from reverie.metrics.bench import PAIRS, Bench
 from reverie.metrics.estimate import Estimate, shuffled
 from reverie.metrics.passport import Refused, Score
 
+DUE = 10  # pictures a class below which absence is chance
 LEAST = 50  # held-out pictures that controls and probes need
 
 
@@ -26,16 +27,21 @@ def fitted_probe(bench: Bench) -> tuple[modes.Probe, dict[str, Any]]:
         raise Refused("There are too few held-out pictures to test a classifier on.", "Ask for kernel and prdc.")
     rows = shuffled(len(train), bench.seed)[:PAIRS].sort().values
     probe = modes.Probe.fit(bench.seen("train", name)[rows], known[rows], len(bench.sets.classes))
-    right = probe.accuracy(bench.seen("held_out", name)[:], torch.from_numpy(np.array(held.labels)))
+    right = probe.accuracy(bench.seen("held_out", name).whole(), torch.from_numpy(np.array(held.labels)))
     return probe, {"probe": f"linear, on {name}'s features of {len(rows)} pictures", "probe_accuracy": right}
 
 
 def mode_coverage(bench: Bench) -> Iterator[Score]:
     """Which of the data's classes are drawn, and how far the shares are from the data's."""
-    probe, facts = fitted_probe(bench)
     classes, name = bench.sets.classes, bench.chosen
-    guessed = probe.predict(bench.seen("fake", name)[:])
-    real = probe.predict(bench.seen("held_out", name)[:])
+    if len(bench.sets.fake) < DUE * len(classes):
+        raise Refused(
+            f"{len(bench.sets.fake)} pictures of {len(classes)} classes: one that is rightly drawn may well be absent.",
+            f"Draw at least {DUE * len(classes)} (-n).",
+        )
+    probe, facts = fitted_probe(bench)
+    guessed = probe.predict(bench.seen("fake", name).whole())
+    real = probe.predict(bench.seen("held_out", name).whole())
     order = shuffled(len(bench.sets.train), bench.seed + 1)[: len(guessed)].sort().values
     found = modes.mode_coverage(guessed, real, len(classes))
     floor = modes.mode_coverage(probe.predict(bench.seen("train", name)[order]), real, len(classes))
@@ -83,7 +89,7 @@ def copies(bench: Bench) -> Iterator[Score]:
         )
     if sets.fake.images.shape[3] != sets.train.images.shape[3]:
         raise Refused("One side is grey, the other in colour.", "Compare pictures of one kind.")
-    train, held, fake = (bench.seen(side, name)[:] for side in ("train", "held_out", "fake"))
+    train, held, fake = (bench.seen(side, name).whole() for side in ("train", "held_out", "fake"))
     found = memorisation.memorisation(train, held, fake, progress=bench.progress)
     bench.remarks.append(found.evidence[0].upper() + found.evidence[1:] + ".")
     bench.pictures["pairs"] = found

@@ -191,6 +191,16 @@ class Features:
         """Of all pictures, streamed."""
         return functools.reduce(Moments.__add__, map(Moments.of, self.parts()))
 
+    def whole(self) -> Tensor:
+        """All features (N, D) as one tensor, which takes the chunks' place: they are in memory once."""
+        if len(self.chunks) > 1 or not self.chunks[0].flags.writeable:
+            made = np.empty((len(self), self.chunks[0].shape[1]), np.float32)
+            for start in self._starts[:-1]:
+                chunk = self.chunks.pop(0)
+                made[start : start + len(chunk)] = chunk
+            self.chunks, self._starts = [made], [0, len(made)]
+        return torch.from_numpy(self.chunks[0])
+
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """The features of some rows (n, D)."""
         index = np.arange(len(self))[rows if isinstance(rows, slice) else rows.numpy()]

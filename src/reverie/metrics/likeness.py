@@ -75,7 +75,7 @@ def frechet(eye: str) -> Metric:
         _full_rank(bench, eye, metric.upper() if metric == "fid" else metric)
         fake, moments = bench.seen("fake", eye), bench.seen("reference", eye).moments
         floor, how = _frechet_floor(bench, eye, moments, len(fake))
-        found = distances.frechet_estimate(fake[:], moments)
+        found = distances.frechet_estimate(fake.whole(), moments)
         told = f"95 %, over generated pictures drawn again, at n = {len(fake)} (the bias of n is in the floor too)"
         yield bench.score(metric, found, floor, "lower", eye, floor=how, interval=told, **_notes(bench, eye))
 
@@ -98,7 +98,7 @@ def frechet_infinity(eye: str) -> Metric:
         metric = _name(bench, "frechet-infinity", eye)
         _full_rank(bench, eye, metric)
         fake, moments = bench.seen("fake", eye), bench.seen("reference", eye).moments
-        found = distances.frechet_infinity(fake[:], moments, seed=bench.seed, progress=bench.progress)
+        found = distances.frechet_infinity(fake.whole(), moments, seed=bench.seed, progress=bench.progress)
         real, _, rest, how = bench.stand_in(eye, len(fake))
         floor = None
         if len(real) > BACKBONES[eye].dimension:
@@ -163,10 +163,11 @@ def inception_score(classifier: str) -> Metric:
 
     def measure(bench: Bench) -> Iterator[Score]:
         fake, real = bench.sets.fake.images, bench.sets.reference.images
+        n = min(len(fake), len(real), PAIRS)
         if classifier == "probe":
             probe, facts = fitted_probe(bench)
             name = bench.chosen
-            given = [probe.probabilities(bench.seen(side, name)[:]) for side in ("fake", "reference")]
+            given = [probe.probabilities(bench.some(side, name, n)) for side in ("fake", "reference")]
         else:
             if fake.shape[3] == 1:
                 raise Refused(
@@ -175,11 +176,9 @@ def inception_score(classifier: str) -> Metric:
                 )
             name, facts = classifier, {}
             logits = _logits(bench, name)
-            n = min(len(fake), PAIRS)
-            rows = shuffled(len(real), bench.seed)[:n].sort().values.numpy()
-            given = [_probabilities(bench, name, images, logits) for images in (fake, real[rows])]
-        n = min(map(len, given))
-        found, floor = (distances.inception_score(p[:n]) for p in given)
+            rows = [shuffled(len(side), bench.seed)[:n].sort().values.numpy() for side in (fake, real)]
+            given = [_probabilities(bench, name, s[r], logits) for s, r in zip((fake, real), rows, strict=True)]
+        found, floor = map(distances.inception_score, given)
         facts |= {"classifier": classifier, "floor": f"{n} pictures of the reference"}
         yield bench.score(f"is-{classifier}", found, floor.value, "higher", name, **facts)
 
