@@ -192,6 +192,24 @@ def common_file(path: Path) -> None:
     torch.save(theirs, path)
 
 
+def report_peak(rates: dict[str, float]) -> None:
+    """Which share of the machine's convolution peak is reached."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from training_step import convolution, peak
+
+    from reverie.metrics.features import backbone
+
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        backbone("inception", precision="fp32").net(torch.zeros(1, 3, 299, 299))
+    giga = counter.get_total_flops() / 1e9
+    for name, dtype in (("reverie fp32", torch.float32), ("reverie bf16", torch.bfloat16)):
+        top, reached = peak(convolution, dtype), rates[name] * giga
+        print(
+            f"{name}: {reached:.0f} GFLOP/s of {giga:.1f} a picture, {reached / top:.0%} of the convolution peak, {top:.0f}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=2200, help="a side; more than the 2,048 features")
@@ -240,6 +258,7 @@ def main() -> None:
     )
     for name in names:
         print(f"{name:24} {rates[name]:7.1f} pictures/s   FID {values[name]:.5f}   distance in {took[name]:.1f} s")
+    report_peak(rates)
     exact = values["reverie fp32"]
     print(f"bf16 against fp32: {abs(values['reverie bf16'] / exact - 1):.2e} of the value")
     for name in names:

@@ -479,6 +479,15 @@ def test_arrays_are_pictures_too(bars, draw_bars):
     assert floats["kernel-small"].value == found["kernel-small"].value
 
 
+def test_other_data_is_what_a_run_is_compared_with_but_copies_are_sought_where_it_learned(home, tmp_path):
+    flags = ["--steps", 5, "--batch-size", 16, "--width", 8, "--latent", 4, "--conditional", "label"]
+    assert reverie("train", "vae", "--out", tmp_path / "run", *flags).returncode == 0
+    found = rv.evaluate(tmp_path / "run", metrics=["kernel", "memorisation"], n=60, data="emoji")
+    reference, copies = found["kernel-small"].passport["reference"], found["authenticity"].passport
+    assert reference["data"] == "emoji" and reference["n"] < 2000
+    assert copies["training"] == 12_000 and copies["floor"] == "2000 held-out pictures"
+
+
 def test_pictures_that_were_trained_on_give_no_likelihood(run, bars):
     found = rv.evaluate(run, metrics=["nll", "reconstruction"], n=50, data=f"{bars}:train")
     assert [refusal.metric for refusal in found.refused] == ["nll", "reconstruction"]

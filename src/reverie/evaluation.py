@@ -125,7 +125,7 @@ def _sets_of_run(
     model = load(run, device)
     own = data_of(model)
     real = own if spec is None else data_of(model, spec)
-    labels = _labels(model, real, n)
+    labels = _labels(model, own, n)
     drawn = _draw(model, n, seed, labels, progress)
     of_fake = {
         "run": str(_path(run)),
@@ -145,17 +145,26 @@ def _sets_of_run(
         "channels": real.channels,
         "trained_on": spec is not None and _trained_on(own, real),
     }
-    given = np.full(n, -1, np.int64) if labels is None else labels
+    given = np.full(n, -1, np.int64) if labels is None else _renumbered(labels, own.classes, real.classes)
     fake = Pictures(drawn, given, [str(seed + i) for i in range(n)])
-    return Sets(fake, real.train, own.train, real.held_out, real.classes, of_fake, of_reference, model)
+    learned = None if real is own else (own.train, own.held_out)
+    return Sets(
+        fake, real.train, real.train, real.held_out, real.classes, of_fake, of_reference, model, learned=learned
+    )
 
 
-def _labels(model: Model, real: Dataset, n: int) -> np.ndarray | None:
+def _renumbered(labels: np.ndarray, names: list[str], wanted: list[str]) -> np.ndarray:
+    """The labels (N,) of some classes as places in another list of names; -1 where they are not in it."""
+    place = {name: i for i, name in enumerate(wanted)}
+    return np.array([place.get(name, -1) for name in names] + [-1], np.int64)[labels]
+
+
+def _labels(model: Model, data: Dataset, n: int) -> np.ndarray | None:
     """For a model of classes: labels in the data's own shares, the same whatever ``n`` is cut to."""
     classes = getattr(model, "classes", 0)
     if not classes:
         return None
-    known = real.train.labels[real.train.labels >= 0]
+    known = data.train.labels[data.train.labels >= 0]
     return known[(np.arange(n, dtype=np.int64) * len(known)) // n] if len(known) else None
 
 
@@ -190,10 +199,7 @@ def _sets_of_two(
 
         rows = shuffled(len(whole), seed)[:n].sort().values.numpy()
         whole = Pictures(whole.images[rows], whole.labels[rows], [whole.names[i] for i in rows])
-    if drawn.classes != given.classes:
-        index = {name: i for i, name in enumerate(given.classes)}
-        known = np.array([index.get(name, -1) for name in drawn.classes] + [-1], np.int64)
-        whole = Pictures(whole.images, known[whole.labels], whole.names)
+    whole = Pictures(whole.images, _renumbered(whole.labels, drawn.classes, given.classes), whole.names)
     of_fake = {"data": drawn.spec, "fingerprint": drawn.fingerprint, "n": len(whole), "size": drawn.size}
     of_reference = {"data": given.spec, "split": "all", "fingerprint": given.fingerprint, "size": given.size}
     reference = _whole(given)
@@ -226,7 +232,7 @@ def leave_behind(found: Scores, sets: Sets, folder: Path) -> None:
     if "pairs" in found.pictures:
         pairs = found.pictures["pairs"].pairs
         fakes = sets.fake.images[[pair.fake for pair in pairs]]
-        originals = sets.train.images[[pair.train for pair in pairs]]
+        originals = sets.learned_train.images[[pair.train for pair in pairs]]
         both = torch.stack([torch.from_numpy(np.array(side)) for side in (fakes, originals)])
         rows = [both[:, low : low + 8] for low in range(0, len(pairs), 8)]
         ordered = torch.cat([side for row in rows for side in row])

@@ -70,6 +70,6 @@ def _end(run: Any, json: bool) -> None:
         return
     out(f"Look at {', '.join(p.name for p in sorted(run.path.glob('*.png')))} in {run.path}.")
     verbs = run.info["verbs"]
-    then = f"reverie sample {run.path} -n 64 --out grid.png" if "sample" in verbs else f"reverie reconstruct {run.path}"
-    more = f", or reverie traverse {run.path}" if "decode" in verbs else ""
-    out(f"Next: {then}{more}")
+    first = ["sample {} -n 64 --out grid.png", "evaluate {}"] if "sample" in verbs else ["reconstruct {}"]
+    more = ["traverse {}"] if "decode" in verbs else []
+    out("Next: " + ", or ".join(f"reverie {verb.format(run.path)}" for verb in first + more))

@@ -1,4 +1,7 @@
 """Numbers that can be trusted: features -> statistics -> number -> passport, with pure functions between.
 
-Here so far: streaming statistics and the numbers made of them. What computes features comes next.
+features, resize       pictures to what a pretrained network sees in them
+statistics, neighbours  features to moments, and to nearest neighbours
+distances, modes, memorisation, reconstruction, likelihood, estimate   to numbers with intervals; pure functions
+bench, likeness, diversity, unseen, evaluate, passport                 to scores with floors and passports, or refusals
 """

@@ -27,12 +27,12 @@ class Sets:
     Attributes:
         fake: the generated pictures.
         reference: the real pictures that they are compared with.
-        train: what the generator may have learned from (memorisation looks for copies of these).
-        held_out: real pictures that it has not seen.
+        train, held_out: the two splits of the real pictures.
         classes: names of the labels.
         of_fake, of_reference: what passports say of the two.
         model: the generator, where it is at hand (likelihood and reconstructions need it).
         apart: whether the held-out pictures are no part of the reference.
+        learned: the two splits that the generator learned from, where they are others than ``train`` and ``held_out``.
     """
 
     fake: Pictures
@@ -44,6 +44,17 @@ class Sets:
     of_reference: dict[str, Any]
     model: Model = None
     apart: bool = True
+    learned: tuple[Pictures, Pictures] | None = None
+
+    @property
+    def learned_train(self) -> Pictures:
+        """What the generator may have copied."""
+        return self.learned[0] if self.learned else self.train
+
+    @property
+    def learned_held_out(self) -> Pictures:
+        """Pictures of the same kind that it has not seen."""
+        return self.learned[1] if self.learned else self.held_out
 
 
 @dataclass
@@ -69,11 +80,11 @@ class Bench:
         return self._eyes[name]
 
     def seen(self, which: str, name: str) -> Features:
-        """Features of ``fake``, ``reference``, ``train`` or ``held_out``; only real pictures' are kept on the disk."""
-        if which == "train" and self.sets.train is self.sets.reference:
-            which = "reference"
+        """Features of the pictures that are this attribute of the sets; only real ones' are kept on the disk."""
+        pictures: Pictures = getattr(self.sets, which)
+        same = ("reference", "train", "held_out", which)  # one set may be there by two names
+        which = next(other for other in same if getattr(self.sets, other) is pictures)
         if (which, name) not in self._seen:
-            pictures: Pictures = getattr(self.sets, which)
             said = f"{name}: {which.replace('_', '-')} pictures"
             self._seen[which, name] = features(pictures.images, self.eye(name), which != "fake", self.progress, said)
         return self._seen[which, name]
@@ -130,6 +141,7 @@ class Bench:
             sets,
             **parts,
             train=parts["reference"],
+            learned=None,
             of_fake=sets.of_fake | told | {"n": len(rows["fake"])},
             of_reference=sets.of_reference | told | {"n": len(rows["reference"])},
         )

@@ -82,14 +82,15 @@ def stacked_modes(bench: Bench) -> Iterator[Score]:
 def copies(bench: Bench) -> Iterator[Score]:
     """Evidence of memorisation: nearest training pictures of the generated and of held-out ones."""
     sets, name = bench.sets, bench.chosen
-    if len(sets.held_out) < LEAST:
+    unseen = len(sets.learned_held_out)
+    if unseen < LEAST:
         raise Refused(
-            f"Copies are told from closeness by real pictures that were held out; there are {len(sets.held_out)}.",
+            f"Copies are told from closeness by real pictures that were held out; there are {unseen}.",
             f"Give data with at least {LEAST} held-out pictures.",
         )
-    if sets.fake.images.shape[3] != sets.train.images.shape[3]:
+    if sets.fake.images.shape[3] != sets.learned_train.images.shape[3]:
         raise Refused("One side is grey, the other in colour.", "Compare pictures of one kind.")
-    train, held, fake = (bench.seen(side, name).whole() for side in ("train", "held_out", "fake"))
+    train, held, fake = (bench.seen(side, name).whole() for side in ("learned_train", "learned_held_out", "fake"))
     found = memorisation.memorisation(train, held, fake, progress=bench.progress)
     bench.remarks.append(found.evidence[0].upper() + found.evidence[1:] + ".")
     bench.pictures["pairs"] = found
