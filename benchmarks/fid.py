@@ -206,7 +206,8 @@ def report_peak(rates: dict[str, float]) -> None:
     for name, dtype in (("reverie fp32", torch.float32), ("reverie bf16", torch.bfloat16)):
         top, reached = peak(convolution, dtype), rates[name] * giga
         print(
-            f"{name}: {reached:.0f} GFLOP/s of {giga:.1f} a picture, {reached / top:.0%} of the convolution peak, {top:.0f}"
+            f"{name}: {reached:.0f} GFLOP/s ({giga:.1f} GFLOP a picture), {reached / top:.0%} of the peak of a "
+            f"convolution, {top:.0f}"
         )
 
 

@@ -451,9 +451,12 @@ def test_evaluating_a_run_leaves_json_a_table_and_pictures(run, call, capsys):  
     assert passport["fake"]["seeds"] == [0, 199] and passport["reference"]["fingerprint"]
     for name in ("scores.json", "scores.png"):
         assert (run / "evaluation" / name).is_file()
-    assert json.loads((run / "evaluation" / "scores.json").read_text()) == found
-    code, out, _ = call("evaluate", run, "-n", 200, "--metrics", "kernel", "--backbone", "small")
+    kept = json.loads((run / "evaluation" / "scores.json").read_text())
+    assert all(one in kept["scores"] for one in found["scores"]) and found["refused"][0] in kept["refused"]
+    code, out, _ = call("evaluate", run, "-n", 210, "--metrics", "kernel", "--backbone", "small")
     assert code == 0 and "kernel-small" in out and "95 % interval" in out
+    later = {one["metric"]: one for one in json.loads((run / "evaluation" / "scores.json").read_text())["scores"]}
+    assert set(metrics) <= set(later) and later["kernel-small"]["passport"]["fake"]["n"] == 210
 
 
 def test_the_same_run_and_seed_give_the_same_scores(run):
@@ -469,6 +472,15 @@ def test_two_folders_are_compared_and_copies_among_the_generated_count(bars, dra
     score = json.loads(out)["scores"][0]
     assert score["passport"]["fake"]["n"] == 200 and score["passport"]["reference"]["n"] > 100
     assert score["low"] > score["floor"]
+
+
+def test_a_model_that_does_not_sample_is_judged_by_its_reconstructions(bars, tmp_path):
+    flags = ["--steps", 5, "--batch-size", 16, "--width", 8, "--latent", 4, "--data", bars]
+    assert reverie("train", "denoising-autoencoder", "--out", tmp_path / "run", *flags).returncode == 0
+    found = rv.evaluate(tmp_path / "run")
+    assert {score.metric for score in found.scores} == {"mse", "psnr"} and not found.refused
+    asked = rv.evaluate(tmp_path / "run", metrics=["kernel"])
+    assert "does not draw" in asked.refused[0].reason and "reconstruction" in asked.refused[0].instead
 
 
 def test_arrays_are_pictures_too(bars, draw_bars):

@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from reverie import pictures
 from reverie.data import data as open_data
 from reverie.data.split import hash_rows
 from reverie.data.types import Dataset, Pictures
+from reverie.drawing import beside
 from reverie.errors import UsageError
-from reverie.files import write_json
+from reverie.files import read_json, write_json
 from reverie.generation import data_of, load, sample
 from reverie.home import Progress
 from reverie.metrics.bench import Bench, Sets
-from reverie.metrics.evaluate import check, measure
+from reverie.metrics.estimate import shuffled
+from reverie.metrics.evaluate import UNDRAWN, check, measure
 from reverie.metrics.passport import Score, Scores
+from reverie.pictures import to_float
 from reverie.training import distributed
-from reverie.training.run import Run
+from reverie.training.run import Run, locate
 from reverie.verbs import Model, verbs_of
 from reverie.weights import digest
 
@@ -81,9 +83,10 @@ def evaluate(
     if run is not None:
         if size is not None:
             raise UsageError("A run has its own size; --size is for --fake and --real.")
-        sets = _sets_of_run(
-            run, n or (NUMBER_FID if set(asked) & set(INCEPTION[:2]) else NUMBER), data, seed, device, progress
-        )
+        model = load(run, device)
+        samples = "sample" in verbs_of(model) and not set(asked) <= set(UNDRAWN)
+        n = (n or (NUMBER_FID if set(asked) & set(INCEPTION[:2]) else NUMBER)) if samples else 0
+        sets = _sets_of_run(model, str(_path(run)), n, data, seed, progress)
         if not metrics:
             asked = [name for name in asked if _applies(name, sets)]
     else:
@@ -102,8 +105,6 @@ def evaluate(
 
 
 def _path(run: Run | Path | str) -> Path:
-    from reverie.training.run import locate
-
     return run.path if isinstance(run, Run) else locate(run)[0]
 
 
@@ -112,28 +113,25 @@ def _applies(metric: str, sets: Sets) -> bool:
     verbs = verbs_of(sets.model)
     stacked = sets.of_reference["data"].startswith("stacked-mnist")
     return {
-        "modes": len(sets.classes) > 1 and not stacked,
-        "stacked-modes": stacked,
+        "modes": "sample" in verbs and len(sets.classes) > 1 and not stacked,
+        "stacked-modes": "sample" in verbs and stacked,
         "nll": "elbo" in verbs or "log_prob" in verbs,
         "reconstruction": "encode" in verbs and "decode" in verbs,
-    }.get(metric, True)
+    }.get(metric, "sample" in verbs)
 
 
-def _sets_of_run(
-    run: Run | Path | str, n: int, spec: str | None, seed: int, device: str, progress: Progress | None
-) -> Sets:
-    model = load(run, device)
+def _sets_of_run(model: Model, run: str, n: int, spec: str | None, seed: int, progress: Progress | None) -> Sets:
     own = data_of(model)
     real = own if spec is None else data_of(model, spec)
     labels = _labels(model, own, n)
     drawn = _draw(model, n, seed, labels, progress)
     of_fake = {
-        "run": str(_path(run)),
+        "run": run,
         "model": model.config,
         "checkpoint": model.checkpoint,
         "weights_sha256": digest({name: value.cpu() for name, value in model.state_dict().items()}),
         "n": n,
-        "seeds": [seed, seed + n - 1],
+        "seeds": [seed, seed + n - 1] if n else None,
         "sampler": None,
         "steps": None,
         "labels": "as the training data has them" if labels is not None else None,
@@ -179,7 +177,8 @@ def _draw(model: Model, n: int, seed: int, labels: np.ndarray | None, progress: 
             parts[number] = sample(model, high - low, seed + low, some, chunk)
             if progress:
                 progress(high, n, "drawing")
-    return np.concatenate(distributed.collect(parts))
+    size, channels = model.run["data"]["size"], model.run["data"]["channels"]
+    return np.concatenate([np.empty((0, size, size, channels), np.uint8), *distributed.collect(parts)])
 
 
 def _trained_on(own: Dataset, other: Dataset) -> bool:
@@ -195,8 +194,6 @@ def _sets_of_two(
     given = _opened(real, drawn.size, progress)
     whole = _whole(drawn)
     if n is not None and n < len(whole):
-        from reverie.metrics.estimate import shuffled
-
         rows = shuffled(len(whole), seed)[:n].sort().values.numpy()
         whole = Pictures(whole.images[rows], whole.labels[rows], [whole.names[i] for i in rows])
     whole = Pictures(whole.images, _renumbered(whole.labels, drawn.classes, given.classes), whole.names)
@@ -225,29 +222,41 @@ def _whole(data: Dataset) -> Pictures:
 
 
 def leave_behind(found: Scores, sets: Sets, folder: Path) -> None:
-    """scores.json, scores.png (generated above real, and the bars of what was measured), closest.png."""
+    """scores.json, scores.png (generated beside real, and the bars of what was measured), closest.png.
+
+    Scores of other metrics that an earlier evaluation left in scores.json stay: each has its own passport.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "scores.json", found.summary())
+    write_json(folder / "scores.json", _merged(folder / "scores.json", found.summary()))
+    if not found.scores:
+        return
     _sheet(found, sets, folder / "scores.png")
     if "pairs" in found.pictures:
         pairs = found.pictures["pairs"].pairs
         fakes = sets.fake.images[[pair.fake for pair in pairs]]
         originals = sets.learned_train.images[[pair.train for pair in pairs]]
-        both = torch.stack([torch.from_numpy(np.array(side)) for side in (fakes, originals)])
-        rows = [both[:, low : low + 8] for low in range(0, len(pairs), 8)]
-        ordered = torch.cat([side for row in rows for side in row])
-        pictures.save(folder / "closest.png", pictures.grid(ordered.numpy(), columns=8))
+        pictures.save(folder / "closest.png", beside([to_float(np.array(side)) for side in (fakes, originals)]))
+
+
+def _merged(path: Path, new: dict[str, Any]) -> dict[str, Any]:
+    try:
+        old = read_json(path)
+        met = {one["metric"] for kind in ("scores", "refused") for one in new[kind]}
+        return {kind: [one for one in old[kind] if one["metric"] not in met] + new[kind] for kind in new}
+    except (OSError, ValueError, KeyError, TypeError):
+        return new  # none yet, or no whole one
 
 
 def _sheet(found: Scores, sets: Sets, path: Path) -> None:
     aside = ("copying-share", "copying-z", "classes-covered")
     shown = [s for s in found.scores if s.floor is not None and "[" not in s.metric and s.metric not in aside]
-    count = min(_SHOWN, len(sets.fake), len(sets.reference))
-    with pictures.figure(path, 10, 4 + 0.32 * len(shown)) as figure:
-        plan = figure.add_gridspec(2, 2, height_ratios=[3, max(1.0, 0.32 * len(shown))])
+    with pictures.figure(path, 10, 3 + 0.3 * len(shown)) as figure:
+        plan = figure.add_gridspec(2, 2, height_ratios=[2.7, max(0.5, 0.3 * len(shown))])
         sides = (("generated", sets.fake.images), ("real", sets.reference.images))
         for column, (title, images) in enumerate(sides):
-            rows = np.linspace(0, len(images) - 1, count).astype(int)
+            if not len(images):
+                continue
+            rows = np.linspace(0, len(images) - 1, min(_SHOWN, len(images))).astype(int)
             axes = figure.add_subplot(plan[0, column])
             axes.imshow(pictures.grid(np.array(images[rows]).repeat(3 // images.shape[3], 3), columns=8))
             axes.set_title(f"{title} ({len(images):,})")
@@ -264,8 +273,9 @@ def _bars(axes: Any, shown: list[Score]) -> None:
         if score.low is not None and score.high is not None:
             ends = [min(max(end / scale, -0.03), 1.15) for end in (score.low, score.high)]
             axes.plot(ends, [row, row], color="tab:blue", linewidth=3)
-        axes.plot(score.value / scale, row, "o", color="tab:blue", label="" if row else "generated, 95 %")
-        axes.plot(floor / scale, row, "|", color="black", markersize=16, label="" if row else "real pictures")
+        value, real = (max(number / scale, 0) for number in (score.value, floor))  # unbiased distances may be below 0
+        axes.plot(value, row, "o", color="tab:blue", label="" if row else "generated, 95 %")
+        axes.plot(real, row, "|", color="black", markersize=16, label="" if row else "real pictures")
         told = f"{score.value:.4g}  (real {floor:.4g}; {score.passport['better']} is better)"
         axes.text(1.22, row, told, va="center", fontsize=8)
     axes.set_yticks(range(len(shown)), [score.metric for score in shown])
@@ -273,6 +283,3 @@ def _bars(axes: Any, shown: list[Score]) -> None:
     axes.set_xlim(-0.05, 1.9)
     axes.set_xticks([])
     axes.legend(loc="lower center", bbox_to_anchor=(0.3, 1.0), ncols=2, fontsize=8, frameon=False)
-
-
-__all__ = ["evaluate", "leave_behind"]

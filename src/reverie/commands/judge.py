@@ -77,7 +77,7 @@ def evaluate(
         out(remark)
     for refusal in found.refused:
         out(f"Refused: {refusal.metric}. {refusal.reason} {refusal.instead}")
-    if found.folder:
+    if found.folder and found.scores:
         note(f"Next: look at {found.folder}/scores.png; every number's passport is in {found.folder}/scores.json.")
 
 

@@ -36,6 +36,7 @@ METRICS: dict[str, tuple[str, Callable[[str], Metric]]] = {
     "reconstruction": ("MSE, PSNR and SSIM of held-out pictures' reconstructions", lambda _: rebuilt),
     "lpips": ("perceptual distance of held-out pictures' reconstructions", lambda _: lpips),
 }
+UNDRAWN = ("nll", "reconstruction", "lpips")  # they need no generated pictures
 PER_CLASS = ("fid", "fid-infinity", "kid", "frechet", "frechet-infinity", "kernel", "prdc")
 
 
@@ -61,6 +62,8 @@ def measure(bench: Bench, metrics: Sequence[str], per_class: bool = False) -> Sc
 
 def _ask(bench: Bench, name: str, said: str, found: Scores, suffix: str = "") -> None:
     try:
+        if not len(bench.sets.fake) and name not in UNDRAWN:
+            raise Refused("The model does not draw pictures.", f"Ask for {' or '.join(UNDRAWN)}.")
         for score in METRICS[name][1](bench.chosen)(bench):
             metric = score.metric + suffix
             found.scores.append(replace(score, metric=metric, passport=score.passport | {"metric": metric}))
