@@ -69,6 +69,11 @@ def stacked_modes(bench: Bench) -> Iterator[Score]:
     fake, real = bench.sets.fake.images, bench.sets.reference.images
     if not bench.sets.of_reference["data"].startswith("stacked-mnist"):
         raise Refused("The data is not stacked-mnist.", "Train on --data stacked-mnist; elsewhere ask for modes.")
+    if len(fake) < 1000 * DUE:
+        raise Refused(
+            f"{len(fake)} pictures are too few to meet 1,000 modes: real ones do not meet them all either.",
+            "Draw 25,600 (-n 25600), the number of the published counts.",
+        )
     net, accuracy = classifier(bench.progress)
     count, kl = modes.stacked_modes(read(net, fake))
     rows = shuffled(len(real), bench.seed)[: len(fake)].sort().values.numpy()
