@@ -55,12 +55,13 @@ def evaluate(
         seed: the first picture's seed.
         per_class: distances also class by class.
         size: side in pixels at which --fake and --real are compared; by default that of --fake.
-        out_: folder for scores.json, scores.png and closest.png; RUN/evaluation by default, nothing without a run.
+        out_: folder for scores.json, scores.png and closest.png; RUN/evaluation by default, or evaluation/ without RUN.
         json: print {"scores": [...], "refused": [...]}.
     """
     from reverie.evaluation import evaluate as judge
     from reverie.training import distributed
 
+    out_ = out_ or ("evaluation" if run is None else None)
     asked = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
     with distributed.group(), bar(distributed.rank() == 0) as progress:
         found = judge(

@@ -43,7 +43,7 @@ def lpips(bench: Bench) -> Iterator[Score]:
     from reverie.nets.vgg import VGG16
 
     size = bench.sets.held_out.images.shape[1] if len(bench.sets.held_out) else 0
-    if 0 < size < 32:
+    if 0 < size < 16:
         raise Refused(
             f"LPIPS' network halves pictures four times; {size} pixels are too few.", "Ask for reconstruction."
         )
@@ -57,7 +57,9 @@ def _rebuilt(bench: Bench, measures: dict[str, Callable[[Tensor, Tensor], Tensor
     model, held = _model_and_held_out(bench, "A reconstruction")
     if not {"encode", "decode"} <= set(verbs_of(model)):
         raise Refused("The model does not encode pictures.", "Ask for distances of its samples: frechet, kernel, prdc.")
-    if "ssim" in measures and held.images.shape[1] < reconstruction.WINDOW:
+    side = held.images.shape[1]
+    small = "ssim" in measures and side < reconstruction.WINDOW
+    if small:
         del measures["ssim"]
     found: dict[str, list[Tensor]] = {name: [] for name in measures}
     with torch.inference_mode():
@@ -73,6 +75,10 @@ def _rebuilt(bench: Bench, measures: dict[str, Callable[[Tensor, Tensor], Tensor
         better = "lower" if name in ("mse", "lpips") else "higher"
         facts = {"unit": units[name], "interval": "95 %, over held-out pictures", "held_out": len(held)}
         yield bench.score(name, Estimate.of_mean(torch.cat(values)), None, better, **facts)
+    if small:
+        raise Refused(
+            f"SSIM's window has {reconstruction.WINDOW} pixels a side, the pictures have {side}.", "Go by mse and psnr."
+        )
 
 
 def _model_and_held_out(bench: Bench, what: str) -> tuple[Model, Pictures]:
