@@ -39,7 +39,7 @@ def test_a_built_wheel_carries_pictures_licences_and_recipes(tmp_path):
 
 LEVELS = [  # a file may import from its own level and from those above it in this list
     {"errors", "files", "home", "fetching", "noise", "verbs", "recipes", ""},
-    {"data", "nets", "pictures", "weights"},
+    {"data", "nets", "diffusion", "pictures", "weights"},
     {"models", "registry", "drawing"},  # models know of training only what a Phase is
     {"training", "editing", "metrics"},
     {"generation", "evaluation"},
