@@ -41,7 +41,7 @@ def _alike(bench: Bench) -> None:
 def _name(bench: Bench, kind: str, eye: str) -> str:
     """The published names are Inception's alone; another resize than the network's own is part of the name."""
     known = {"frechet": "fid", "frechet-infinity": "fid-infinity", "kernel": "kid"}
-    name = known[kind] if eye == "inception" else f"{kind}-{eye}"
+    name = known[kind] if eye == "inception" and kind in known else f"{kind}-{eye}"
     return name if bench.resize in (None, BACKBONES[eye].resize) else f"{name}-{bench.resize}"
 
 
@@ -152,7 +152,7 @@ def prdc(eye: str) -> Metric:
                 "pictures_compared": [n, n],
                 "floor": f"{how}, {m} a side",
             }
-            name = f"{metric}-{eye}"
+            name = _name(bench, metric, eye)
             yield bench.score(name, estimate, floors[metric].value, "higher", eye, **facts, **_notes(bench, eye))
 
     return measure
