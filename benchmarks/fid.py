@@ -25,7 +25,14 @@ from pathlib import Path
 
 import numpy as np
 
-PACKAGES = ("torch-fidelity==0.4.0", "torchmetrics==1.9.0", "lightning-utilities==0.15.3", "pytorch-fid==0.3.0", "tqdm")
+PACKAGES = (
+    "torch-fidelity==0.4.0",
+    "torchmetrics==1.9.0",
+    "lightning-utilities==0.15.3",
+    "pytorch-fid==0.3.0",
+    "tqdm",
+    "scipy",
+)
 OURS = ("reverie fp32", "reverie bf16")
 PEERS = ("torch-fidelity", "torchmetrics", "pytorch-fid")
 TURN = 200  # pictures
@@ -167,7 +174,7 @@ def fetch_peers(folder: Path) -> None:
     """The peers by pip, without dependencies: nothing of theirs can replace this environment's torch."""
     import torch
 
-    if (folder / "pytorch_fid").is_dir():
+    if (folder / "scipy").is_dir():
         return
     minor = int(torch.__version__.split(".")[1])
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
