@@ -74,20 +74,13 @@ def frechet(eye: str) -> Metric:
         metric = _name(bench, "frechet", eye)
         _full_rank(bench, eye, metric.upper() if metric == "fid" else metric)
         fake, moments = bench.seen("fake", eye), bench.seen("reference", eye).moments
-        floor, how = _frechet_floor(bench, eye, moments, len(fake))
+        real, others, how = _floor_sides(bench, eye, len(fake))
+        floor = None if real is None else distances.frechet_distance(Moments.of(real), others)
         found = distances.frechet_estimate(fake.whole(), moments)
         told = f"95 %, over generated pictures drawn again, at n = {len(fake)} (the bias of n is in the floor too)"
         yield bench.score(metric, found, floor, "lower", eye, floor=how, interval=told, **_notes(bench, eye))
 
     return measure
-
-
-def _frechet_floor(bench: Bench, eye: str, moments: Moments, n: int) -> tuple[float | None, str]:
-    real, _, rest, how = bench.stand_in(eye, n)
-    if len(real) <= BACKBONES[eye].dimension:
-        return None, f"none: only {how}"
-    others = moments if rest is None else moments - Moments.of(real)
-    return distances.frechet_distance(Moments.of(real), others), how
 
 
 def frechet_infinity(eye: str) -> Metric:
@@ -98,15 +91,20 @@ def frechet_infinity(eye: str) -> Metric:
         metric = _name(bench, "frechet-infinity", eye)
         _full_rank(bench, eye, metric)
         fake, moments = bench.seen("fake", eye), bench.seen("reference", eye).moments
+        real, others, how = _floor_sides(bench, eye, len(fake))
+        floor = None if real is None else distances.frechet_infinity(real, others, seed=bench.seed).value
         found = distances.frechet_infinity(fake.whole(), moments, seed=bench.seed, progress=bench.progress)
-        real, _, rest, how = bench.stand_in(eye, len(fake))
-        floor = None
-        if len(real) > BACKBONES[eye].dimension:
-            others = moments if rest is None else moments - Moments.of(real)
-            floor = distances.frechet_infinity(real, others, seed=bench.seed).value
         yield bench.score(metric, found, floor, "lower", eye, floor=how, **_notes(bench, eye))
 
     return measure
+
+
+def _floor_sides(bench: Bench, eye: str, n: int) -> tuple[Tensor | None, Moments, str]:
+    """Features of real pictures in the place of ``n`` generated ones (None: too few), and the others' moments."""
+    real, reference, rest, how = bench.stand_in(eye, n)
+    if len(real) <= BACKBONES[eye].dimension:
+        return None, reference.moments, f"none: only {how}"
+    return real, reference.moments if rest is None else reference.moments - Moments.of(real), how
 
 
 def kernel(eye: str) -> Metric:
