@@ -21,7 +21,8 @@ def device_of(model: Model) -> torch.device:
 
 def conditioning(model: Model, batch: dict[str, Any]) -> dict[str, Any]:
     """The part of a batch that a conditional model wants beside the picture."""
-    return {"label": batch["label"]} if getattr(model, "classes", 0) and "label" in batch else {}
+    wanted = {"label": getattr(model, "classes", 0), "text": getattr(model, "texts", False)}
+    return {key: batch[key] for key, wants in wanted.items() if wants and key in batch}
 
 
 @torch.inference_mode()
@@ -32,7 +33,7 @@ def draw(
     progress: Callable[[int, int, str], None] | None = None,
     **condition: Any,
 ) -> np.ndarray:
-    """uint8 pictures (B, H, W, C) of a model that samples, a chunk at a time; condition rows are cut with the noise.
+    """uint8 pictures (B, H, W, C) of a model that samples, a chunk at a time; tensors and lists are cut with the noise.
 
     Args:
         progress: called after each chunk, (done, total, "drawing").
@@ -41,7 +42,7 @@ def draw(
     drawn = []
     for low in range(0, len(noise), chunk):
         rows = slice(low, low + chunk)
-        part = {key: value[rows] for key, value in condition.items()}
+        part = {key: value[rows] if isinstance(value, Tensor | list) else value for key, value in condition.items()}
         drawn.append(pictures.to_uint8(model.sample(noise[rows], **part)))
         if progress:
             progress(min(low + chunk, len(noise)), len(noise), "drawing")

@@ -174,7 +174,7 @@ def _draw(model: Model, n: int, seed: int, labels: np.ndarray | None, progress: 
         if number % distributed.world() == distributed.rank():
             low, high = number * chunk, min((number + 1) * chunk, n)
             some = None if labels is None else [int(label) for label in labels[low:high]]
-            parts[number] = sample(model, high - low, seed + low, some, chunk)
+            parts[number] = sample(model, high - low, seed + low, some, chunk=chunk)
             if progress:
                 progress(high, n, "drawing")
     size, channels = model.run["data"]["size"], model.run["data"]["channels"]

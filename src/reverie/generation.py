@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,24 @@ def label_index(model: Model, label: str | int) -> int:
     raise UsageError(f"There is no class {label!r}.{suggest(text, classes)} Known: {names}.")
 
 
+def wanted_texts(model: Model, text: str | Sequence[str], n: int) -> list[str]:
+    """n captions, taking turns.
+
+    Raises:
+        UsageError: the model was trained without captions.
+    """
+    if not getattr(model, "texts", False):
+        raise UsageError("This model was trained without captions. Train with --conditional text to ask by words.")
+    texts = [text] if isinstance(text, str) else list(text)
+    return [texts[i % len(texts)] for i in range(n)]
+
+
 def sample(
     model: Model | Run | Path | str,
     n: int = 64,
     seed: int | Sequence[int] = 0,
     label: str | int | Sequence[str | int] | None = None,
+    text: str | Sequence[str] | None = None,
     chunk: int = 64,
     progress: Callable[[int, int, str], None] | None = None,
     **options: Any,
@@ -106,10 +120,12 @@ def sample(
         model: a loaded model, or a run.
         seed: the first picture's seed, or one seed for each picture.
         label: a class for all pictures, or a list whose classes take turns; None is the null condition.
+        text: a caption for all pictures, or a list whose captions take turns, for a model of captions.
         chunk: pictures computed at once.
         progress: called after each chunk, (done, total, what).
+        options: the model's own, such as sampler, steps and guidance of a diffusion model; None is its default.
     Raises:
-        UsageError: a model that does not sample, an unknown class, n below 1.
+        UsageError: a model that does not sample, an unknown class or option, n below 1.
     """
     if not isinstance(model, nn.Module):
         model = load(model)
@@ -124,6 +140,14 @@ def sample(
         labels = [label] if isinstance(label, str | int) else list(label)
         indices = [label_index(model, one) for one in labels]
         options["label"] = torch.tensor([indices[i % len(indices)] for i in range(n)], device=device)
+    if text is not None:
+        options["text"] = wanted_texts(model, text, n)
+    options = {name: value for name, value in options.items() if value is not None}
+    draws: Any = model.trajectory if hasattr(model, "trajectory") else model.sample
+    known = inspect.signature(draws).parameters
+    for name in options:
+        if name not in known:
+            raise UsageError(f"{type(model).__name__} has no --{name} when it samples.{suggest(name, list(known))}")
     return draw(model, Noise.of_seeds(seeds, device), chunk, progress, **options)
 
 

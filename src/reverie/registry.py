@@ -44,6 +44,21 @@ MODELS: dict[str, Entry] = {
     "vae": Entry(
         "reverie.models.vae:VAE", "Variational autoencoder", _BOUND, "Kingma & Welling, ICLR 2014, arXiv:1312.6114"
     ),
+    "ddpm": Entry(
+        "reverie.models.diffusion:DDPM", "Denoising diffusion", _BOUND, "Ho et al., NeurIPS 2020, arXiv:2006.11239"
+    ),
+    "edm": Entry(
+        "reverie.models.diffusion:EDM",
+        "Preconditioned diffusion",
+        _BOUND,
+        "Karras et al., NeurIPS 2022, arXiv:2206.00364",
+    ),
+    "flow-matching": Entry(
+        "reverie.models.diffusion:FlowMatching",
+        "Flow matching",
+        "explicit, exact (by an ODE)",
+        "Lipman et al., ICLR 2023, arXiv:2210.02747",
+    ),
 }
 
 DATA_ARGUMENTS = ("size", "channels", "classes")  # constructor arguments that the data decides, not the user

@@ -119,3 +119,22 @@ def _unipc_step(
     weights = torch.linalg.solve(system, torch.tensor(targets, dtype=torch.float64)).tolist()
     change = sum(w * (estimate - x0) / ratio for w, (ratio, estimate) in zip(weights, known, strict=True))
     return moved - b * math.expm1(-step) * change
+
+
+def _ancestral(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise | None = None) -> Steps:
+    return ddim(denoise, x, grid, noise, eta=1.0)
+
+
+def _sde(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise | None = None) -> Steps:
+    return dpm_solver_2m(denoise, x, grid, noise, eta=1.0)
+
+
+SAMPLERS: dict[str, Callable[[Denoise, Tensor, Grid, Noise | None], Steps]] = {
+    "ddpm": _ancestral,
+    "ddim": ddim,
+    "euler": ddim,
+    "heun": heun,
+    "dpm++2m": dpm_solver_2m,
+    "dpm++2m-sde": _sde,
+    "unipc": unipc,
+}

@@ -1,0 +1,155 @@
+"""Noise schedules: how much of the picture and how much noise at time t, as a pair (alpha, sigma).
+
+x = alpha x0 + sigma e with e of N(0, I), t = 0 is data and t = 1 is noise. Schedules differ in their *scaling*
+(variance-preserving: alpha^2 + sigma^2 = 1; variance-exploding: alpha = 1; rectified flow: alpha + sigma = 1), in which
+times training draws, and in what the network is told. The ratio sigma / alpha is the coordinate that all of them share.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from reverie.noise import Noise
+
+Pair = tuple[float, float]
+
+
+class Schedule(Protocol):
+    """What a denoiser and a time grid need to know.
+
+    Attributes:
+        first: the time of the least noise that training draws or samplers should ask for, above 0.
+    """
+
+    first: float
+
+    def pair(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Alpha and sigma at times t, in t's shape."""
+
+    def time(self, ratio: Tensor) -> Tensor:
+        """The time at which sigma / alpha is ``ratio``, in its shape; inf is pure noise."""
+
+    def timestep(self, t: Tensor) -> Tensor:
+        """What the network is told of time t, spread over a few hundred units or more."""
+
+    def draw(self, rng: Noise) -> Tensor:
+        """Times (B,) for a training step, one from each row's stream."""
+
+
+class _Table:
+    """A variance-preserving chain of T steps; step i = 1 ... T is time i / T, in between log(sigma/alpha) is linear.
+
+    Attributes:
+        steps: T.
+        betas: (T,) float64, the variance that each step adds.
+        alphas_bar: (T,) float64, the product of 1 - beta: alpha^2 after each step.
+    """
+
+    def __init__(self, betas: Tensor):
+        self.betas, self.steps = betas, len(betas)
+        self.alphas_bar = (1 - betas).cumprod(0)
+        self.first = 1 / self.steps
+        self._log_ratio = 0.5 * ((1 - self.alphas_bar).log() - self.alphas_bar.log())
+
+    def pair(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        place = (t.double() * self.steps - 1).clamp(0, self.steps - 1)
+        low = place.floor().long().clamp(max=self.steps - 2)
+        table = self._log_ratio.to(t.device)
+        log_ratio = torch.lerp(table[low], table[low + 1], place - low)
+        return torch.sigmoid(-2 * log_ratio).sqrt().to(t), torch.sigmoid(2 * log_ratio).sqrt().to(t)
+
+    def time(self, ratio: Tensor) -> Tensor:
+        table, wanted = self._log_ratio.to(ratio.device), ratio.double().log()
+        high = torch.searchsorted(table, wanted.contiguous()).clamp(1, self.steps - 1)
+        part = (wanted - table[high - 1]) / (table[high] - table[high - 1])
+        return ((high + part.clamp(0, 1)) / self.steps).to(ratio)
+
+    def timestep(self, t: Tensor) -> Tensor:
+        return t * self.steps - 1  # 0 ... T - 1, as in the papers' and other libraries' networks
+
+    def draw(self, rng: Noise) -> Tensor:
+        return (rng.integers(self.steps) + 1).float() / self.steps
+
+
+class Linear(_Table):
+    """Ho et al., arXiv:2006.11239, section 4: beta rises linearly, from 1e-4 to 0.02 for T = 1000.
+
+    Other T scale the ends by 1000 / T, so that as much noise is added in all.
+    """
+
+    def __init__(self, steps: int = 1000):
+        scale = 1000 / steps
+        super().__init__(torch.linspace(1e-4 * scale, min(0.02 * scale, 0.999), steps, dtype=torch.float64))
+
+
+class Cosine(_Table):
+    """Nichol and Dhariwal, arXiv:2102.09672, equation 17: alpha^2 falls like cos^2; beta is capped at 0.999."""
+
+    def __init__(self, steps: int = 1000, offset: float = 0.008):
+        t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        squared = ((t + offset) / (1 + offset) * math.pi / 2).cos() ** 2
+        super().__init__((1 - squared[1:] / squared[:-1]).clamp(max=0.999))
+
+
+class Karras:
+    """Karras et al., arXiv:2206.00364: alpha = 1, sigma from ``low`` to ``high`` with rho = 7, log-normal in training.
+
+    Args:
+        low, high: sigma at the ends, on pictures that span 2.
+        mean, deviation: of log sigma in training.
+    """
+
+    def __init__(self, low: float = 0.002, high: float = 80.0, mean: float = -1.2, deviation: float = 1.2):
+        self.low, self.high, self.mean, self.deviation = low, high, mean, deviation
+        self.first, self.rho = 0.0, 7.0
+
+    def pair(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        ends = self.low ** (1 / self.rho), self.high ** (1 / self.rho)
+        return torch.ones_like(t), (ends[0] + t * (ends[1] - ends[0])) ** self.rho
+
+    def time(self, ratio: Tensor) -> Tensor:
+        ends = self.low ** (1 / self.rho), self.high ** (1 / self.rho)
+        return (ratio ** (1 / self.rho) - ends[0]) / (ends[1] - ends[0])
+
+    def timestep(self, t: Tensor) -> Tensor:
+        return 250 * self.pair(t)[1].log()  # c_noise = ln(sigma) / 4, in thousandths
+
+    def draw(self, rng: Noise) -> Tensor:
+        return self.time((rng(1)[:, 0] * self.deviation + self.mean).exp())
+
+
+class Flow:
+    """Rectified flow (Liu et al., arXiv:2209.03003; Lipman et al., arXiv:2210.02747): alpha = 1 - t, sigma = t.
+
+    Args:
+        mean, deviation: of the logit of t in training (Esser et al., arXiv:2403.03206); deviation 0 draws t evenly.
+    """
+
+    first = 1e-3
+
+    def __init__(self, mean: float = 0.0, deviation: float = 1.0):
+        self.mean, self.deviation = mean, deviation
+
+    def pair(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - t, t
+
+    def time(self, ratio: Tensor) -> Tensor:
+        return 1 / (1 + 1 / ratio)  # 1 at ratio = inf
+
+    def timestep(self, t: Tensor) -> Tensor:
+        return 1000 * t
+
+    def draw(self, rng: Noise) -> Tensor:
+        if not self.deviation:
+            return rng.uniform(1, low=1e-5)[:, 0]
+        return torch.sigmoid(rng(1)[:, 0] * self.deviation + self.mean)
+
+
+def at(schedule: Schedule, t: float) -> Pair:
+    """The pair of one time, as numbers."""
+    alpha, sigma = schedule.pair(torch.tensor([t], dtype=torch.float64))
+    return float(alpha), float(sigma)

@@ -1,0 +1,293 @@
+"""Diffusion models: a network learns to take noise away, and sampling takes it all away, bit by bit.
+
+DDPM: Ho, Jain and Abbeel, "Denoising diffusion probabilistic models", NeurIPS 2020, arXiv:2006.11239.
+EDM: Karras et al., "Elucidating the design space of diffusion-based generative models", NeurIPS 2022, arXiv:2206.00364.
+Flow matching: Lipman et al., ICLR 2023, arXiv:2210.02747; Liu et al., "Rectified flow", ICLR 2023, arXiv:2209.03003.
+Deviations are listed in docs/systems/diffusion.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from reverie.diffusion import grids, samplers
+from reverie.diffusion.denoiser import clipped, denoiser
+from reverie.diffusion.guidance import guided
+from reverie.diffusion.prediction import PREDICTIONS, weigh
+from reverie.diffusion.samplers import Denoise
+from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear, Pair, Schedule
+from reverie.errors import UsageError, suggest
+from reverie.nets.text import TextEncoder
+from reverie.nets.unet import UNet
+from reverie.noise import Noise
+from reverie.training.phase import Phase, adamw
+from reverie.verbs import Batch
+
+_NULL_RATE = 0.1  # how often training hides the condition, so that the null condition means "any" (arXiv:2207.12598)
+
+
+def unet(size: int, channels: int, width: int, depth: int, **told: int) -> UNet:
+    """The fast U-Net for pictures of a size: maps of at most 32 down to at most 8 a side.
+
+    Raises:
+        UsageError: a size that 4 does not divide.
+    """
+    if size % 4 or not 8 <= size <= 1024:
+        near = min(max(8, round(size / 4) * 4), 1024)
+        raise UsageError(f"The U-Net needs a size that 4 divides, from 8 to 1024; {size} is not. Try --size {near}.")
+    fold = 2
+    while size // fold > 32 and size % (4 * fold) == 0:
+        fold *= 2
+    side, widths = size // fold, [width]
+    while side % 2 == 0 and side > 8:
+        side //= 2
+        widths.append(min(2 * widths[-1], 4 * width))
+    return UNet(size, channels, tuple(widths), depth, attention=len(widths) - 1, fold=fold, **told)
+
+
+class Diffusion(nn.Module):
+    """What the systems of this family share: conditions, the loss, the denoiser, sampling. Not a system itself.
+
+    A system says ``schedule``, ``prediction``, ``weighting`` and builds ``net``.
+
+    Attributes:
+        sampler, grid, evaluations: how ``sample`` draws unless told otherwise.
+        range: estimates of x0 are clamped to [-range, range]; None where x is not made of pixels.
+    """
+
+    net: nn.Module
+    text_encoder: TextEncoder | None
+    schedule: Schedule
+    prediction: str
+    weighting: str
+    sampler, grid, evaluations = "unipc", "log-snr", 10
+    range: float | None = 1.0
+
+    def __init__(self, size: int, channels: int, classes: int, conditional: str):
+        super().__init__()
+        if conditional not in ("none", "label", "text"):
+            raise UsageError(f"conditional is 'none', 'label' or 'text', not {conditional!r}.")
+        if conditional == "label" and classes < 2:
+            raise UsageError("conditional='label' needs pictures with at least two classes (sub-folders are classes).")
+        self.size, self.channels, self.code_shape = size, channels, (channels, size, size)
+        self.classes, self.texts = (classes if conditional == "label" else 0), conditional == "text"
+        self.text_encoder = TextEncoder() if self.texts else None
+
+    @property
+    def told(self) -> dict[str, int]:
+        """The network's arguments that say what it is conditioned on."""
+        return {"classes": self.classes, "context": self.text_encoder.width if self.text_encoder is not None else 0}
+
+    # Learning
+
+    def phases(self, lr: float = 1e-3, weight_decay: float = 0.0) -> list[Phase]:
+        return [Phase("denoise", adamw(self.parameters(), lr, weight_decay), self.loss)]
+
+    def codes(self, batch: Batch) -> Tensor:
+        """What is diffused: the pictures themselves, here."""
+        return batch["image"]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted squared error of the prediction at a random time, a mean over pictures and dimensions."""
+        rng, x0 = batch["rng"], self.codes(batch)
+        t = self.schedule.draw(rng)
+        alpha, sigma = (part[:, None, None, None] for part in self.schedule.pair(t))
+        noise = rng(*x0.shape[1:]).to(x0)
+        prediction = PREDICTIONS[self.prediction]
+        p, q = prediction.target(alpha, sigma)
+        hidden = rng.bernoulli(_NULL_RATE)
+        x = (alpha * x0 + sigma * noise) * prediction.scale(alpha, sigma)
+        said = self.bind(*self.hide(batch, hidden))(x, self.schedule.timestep(t)).to(x0.dtype)
+        error = (said - p * x0 - q * noise).square().flatten(1).mean(1)
+        weight = weigh(prediction, self.weighting, alpha, sigma)[:, 0, 0, 0]
+        return {"loss": (weight * error).mean(), "error": error.mean()}
+
+    def hide(self, batch: Batch, hidden: Tensor) -> tuple[Tensor | None, list[str] | None]:
+        """Label and text of a batch, the rows named by ``hidden`` (B,) at the null condition."""
+        label, text = batch.get("label"), batch.get("text")
+        if self.classes and label is not None:
+            label = label.masked_fill(hidden, -1)
+        if self.texts and text is not None:
+            text = ["" if gone else words for gone, words in zip(hidden.tolist(), text, strict=True)]
+        return label, text
+
+    def bind(
+        self, label: Tensor | None = None, text: Sequence[str] | None = None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """The network with its condition bound: (x, timesteps) -> output."""
+        condition: dict[str, Any] = {}
+        if self.classes:
+            condition["label"] = label
+        if self.text_encoder is not None and text is not None:
+            condition["tokens"], condition["mask"] = self.text_encoder(text)
+        return lambda x, timestep: self.net(x, timestep, **condition)
+
+    # Sampling
+
+    def denoiser(
+        self, label: Tensor | None = None, text: Sequence[str] | None = None, guidance: float = 1.0
+    ) -> Denoise:
+        """E[x0 | x] under a condition, guided by the null condition where ``guidance`` is not 1."""
+        prediction = PREDICTIONS[self.prediction]
+        told = denoiser(self.bind(label, text), self.schedule, prediction)
+        if guidance != 1:
+            rows = len(label) if label is not None else len(text or [])
+            null = denoiser(self.bind(None, [""] * rows if self.texts else None), self.schedule, prediction)
+            told = guided(told, null, guidance)
+        return told if self.range is None else clipped(told, self.range)
+
+    def plan(
+        self, sampler: str | None = None, steps: int | None = None, grid: str | None = None
+    ) -> tuple[str, list[Pair]]:
+        """A sampler's name and the grid for a number of steps, the model's own where nothing is said.
+
+        Raises:
+            UsageError: unknown names, or steps below 1.
+        """
+        sampler, grid = sampler or self.sampler, grid or self.grid
+        for what, name, known in (("sampler", sampler, samplers.SAMPLERS), ("grid", grid, grids.GRIDS)):
+            if name not in known:
+                raise UsageError(f"There is no {what} {name!r}.{suggest(name, list(known))} Known: {', '.join(known)}.")
+        return sampler, grids.GRIDS[grid](self.schedule, grids.check(self.evaluations if steps is None else steps))
+
+    def trajectory(
+        self,
+        noise: Noise,
+        label: Tensor | None = None,
+        text: Sequence[str] | None = None,
+        guidance: float = 1.0,
+        sampler: str | None = None,
+        steps: int | None = None,
+        grid: str | None = None,
+        **condition: Any,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """What ``sample`` goes through: after each step x_t and the estimate of x0, both (B, C, H, W).
+
+        Raises:
+            UsageError: a condition that the model does not know, an unknown sampler or grid, steps below 1.
+        """
+        self.check(label, text, guidance)
+        name, pairs = self.plan(sampler, steps, grid)
+        x = noise(*self.code_shape) * (pairs[0][0] ** 2 + pairs[0][1] ** 2) ** 0.5
+        yield from samplers.SAMPLERS[name](self.denoiser(label, text, guidance), x, pairs, noise)
+
+    def check(self, label: Tensor | None, text: Sequence[str] | None, guidance: float) -> None:
+        """Raise a UsageError for a condition that this model was not trained with."""
+        if label is not None and self.classes and not -1 <= int(label.min()) <= int(label.max()) < self.classes:
+            raise UsageError(f"Labels run from 0 to {self.classes - 1}; {label.tolist()} was asked for.")
+        if text is not None and not self.texts:
+            raise UsageError("This model was trained without captions. Train with --conditional text to ask by words.")
+        if guidance != 1 and not (self.classes and label is not None) and not (self.texts and text is not None):
+            raise UsageError("Guidance strengthens a condition: name a label or a text for it to strengthen.")
+
+    def sample(self, noise: Noise, **options: Any) -> Tensor:
+        """Pictures (B, C, H, W) from noise: see ``trajectory`` for conditions and options."""
+        for x, _ in self.trajectory(noise, **options):  # noqa: B007
+            pass
+        return x.clamp(-1, 1)
+
+
+class DDPM(Diffusion):
+    """The decks' system: a chain of T steps of noise, and a U-Net that says which noise was added.
+
+    Args:
+        size: side of the pictures in pixels.
+        channels: 1 or 3.
+        classes: number of classes in the data.
+        schedule: "cosine" or "linear" (beta).
+        timesteps: T, the length of the chain in training.
+        prediction: what the network says: "noise", "x0" or "v".
+        weighting: of the squared error: "simple" (of the noise), "min-snr", "v" or "x0".
+        conditional: "none", "label" or "text".
+        width: channels of the U-Net's finest level.
+        depth: residual blocks a level, down and up.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        classes: int = 0,
+        schedule: Literal["cosine", "linear"] = "cosine",
+        timesteps: int = 1000,
+        prediction: Literal["noise", "x0", "v"] = "noise",
+        weighting: Literal["simple", "min-snr", "v", "x0"] = "simple",
+        conditional: Literal["none", "label", "text"] = "none",
+        width: int = 64,
+        depth: int = 1,
+    ):
+        super().__init__(size, channels, classes, conditional)
+        if schedule not in ("cosine", "linear") or timesteps < 2:
+            raise UsageError(
+                f"schedule is 'cosine' or 'linear' over at least 2 timesteps, not {schedule!r}, {timesteps}."
+            )
+        self.schedule = Cosine(timesteps) if schedule == "cosine" else Linear(timesteps)
+        self.prediction, self.weighting = prediction, weighting
+        self.net = unet(size, channels, width, depth, **self.told)
+
+
+class EDM(Diffusion):
+    """Pictures under noise of standard deviation 0.002 to 80, and a preconditioned network.
+
+    Args:
+        size: side of the pictures in pixels.
+        channels: 1 or 3.
+        classes: number of classes in the data.
+        noise_mean: mean of log sigma in training.
+        noise_deviation: standard deviation of log sigma in training.
+        conditional: "none", "label" or "text".
+        width: channels of the U-Net's finest level.
+        depth: residual blocks a level, down and up.
+    """
+
+    prediction, weighting, grid = "edm", "edm", "karras"
+
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        classes: int = 0,
+        noise_mean: float = -1.2,
+        noise_deviation: float = 1.2,
+        conditional: Literal["none", "label", "text"] = "none",
+        width: int = 64,
+        depth: int = 1,
+    ):
+        super().__init__(size, channels, classes, conditional)
+        self.schedule = Karras(mean=noise_mean, deviation=noise_deviation)
+        self.net = unet(size, channels, width, depth, **self.told)
+
+
+class FlowMatching(Diffusion):
+    """Straight lines from pictures to noise, and a network that says which way they run.
+
+    Args:
+        size: side of the pictures in pixels.
+        channels: 1 or 3.
+        classes: number of classes in the data.
+        time_mean: mean of the logit of t in training; t = 1 is noise.
+        time_deviation: its standard deviation; 0 draws t evenly.
+        conditional: "none", "label" or "text".
+        width: channels of the U-Net's finest level.
+        depth: residual blocks a level, down and up.
+    """
+
+    prediction, weighting, grid = "velocity", "velocity", "log-snr"
+
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        classes: int = 0,
+        time_mean: float = 0.0,
+        time_deviation: float = 1.0,
+        conditional: Literal["none", "label", "text"] = "none",
+        width: int = 64,
+        depth: int = 1,
+    ):
+        super().__init__(size, channels, classes, conditional)
+        self.schedule = Flow(time_mean, time_deviation)
+        self.net = unet(size, channels, width, depth, **self.told)
