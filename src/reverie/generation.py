@@ -16,12 +16,12 @@ from reverie.data import data as open_data
 from reverie.data import load_picture
 from reverie.data.types import Dataset
 from reverie.drawing import device_of, draw
-from reverie.errors import ReverieError, UsageError, suggest
+from reverie.errors import UsageError, suggest
 from reverie.noise import Noise
 from reverie.pictures import to_float
-from reverie.training.checkpoint import load_checkpoint, newest_whole, steps_in
+from reverie.training.checkpoint import trained
 from reverie.training.precision import pick_device
-from reverie.training.run import Run, locate
+from reverie.training.run import Run
 from reverie.verbs import Model, verbs_of
 
 
@@ -35,24 +35,10 @@ def load(run: Run | Path | str, device: str = "auto", average: bool = True) -> M
         UsageError: there is no run or no such checkpoint.
         ReverieError: every checkpoint is damaged.
     """
-    path, step = locate(run.path if isinstance(run, Run) else run)
-    run = Run.open(path)
-    if step is None:
-        newest, _ = newest_whole(run.checkpoints)
-        if newest is None:
-            raise ReverieError(
-                f"{path} has no whole checkpoint. `reverie resume {path}` starts it again from its seed."
-            )
-    else:
-        newest = run.checkpoints / f"{step:08d}"
-        if not newest.is_dir():
-            raise UsageError(
-                f"{path} has no checkpoint {step}. It has: {', '.join(map(str, steps_in(run.checkpoints)))}."
-            )
-    saved = load_checkpoint(newest)
+    found, saved = trained(run)
     model = registry.build(saved.config["name"], **saved.config["kwargs"])
     model.load_state_dict(saved.ema if average and saved.ema is not None else saved.weights)
-    model.run, model.checkpoint = run.info, int(newest.name)
+    model.run, model.checkpoint = found.info, saved.step
     model = model.to(pick_device(device), memory_format=torch.channels_last)
     return model.requires_grad_(False).eval()
 

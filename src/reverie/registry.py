@@ -62,6 +62,9 @@ MODELS: dict[str, Entry] = {
 }
 
 DATA_ARGUMENTS = ("size", "channels", "classes")  # constructor arguments that the data decides, not the user
+# constructor arguments that are trained models: a run's path when asked for, then {"name", "kwargs", "run"}; the model
+# builds a sub-module of the same name from it, which training fills with the run's weights
+RUN_ARGUMENTS = ("codec", "teacher")
 
 
 def entry(name: str) -> Entry:

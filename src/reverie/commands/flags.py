@@ -56,7 +56,8 @@ def _fields(
         default = defaults.get(name, parameter.default)
         if isinstance(parameter.default, tuple):
             default = tuple(default)
-        kind: Any = Annotated[hints[name], tyro.conf.arg(help=documentation.get(name, ""))]
+        hint = str if name in registry.RUN_ARGUMENTS else hints[name]
+        kind: Any = Annotated[hint, tyro.conf.arg(help=documentation.get(name, ""))]
         made.append((name, kind, dataclasses.field(default=default)))
     return made
 

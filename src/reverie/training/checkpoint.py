@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from reverie.errors import ReverieError
+from reverie.errors import ReverieError, UsageError
 from reverie.files import disk_errors, flush, read_json, write_json
+from reverie.training.run import Run, locate
 
 
 @dataclass
@@ -134,3 +135,29 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
             return path, passed
         passed.append(f"checkpoint {step} is damaged ({reason}); using the one before it")
     return None, passed
+
+
+def trained(run: Run | Path | str) -> tuple[Run, Checkpoint]:
+    """A run and its newest whole checkpoint, or the one that the path names.
+
+    Args:
+        run: a run directory, a checkpoint inside one, or a ``Run``.
+    Raises:
+        UsageError: there is no run or no such checkpoint.
+        ReverieError: every checkpoint is damaged.
+    """
+    path, step = locate(run.path if isinstance(run, Run) else run)
+    found = Run.open(path)
+    if step is None:
+        newest, _ = newest_whole(found.checkpoints)
+        if newest is None:
+            raise ReverieError(
+                f"{path} has no whole checkpoint. `reverie resume {path}` starts it again from its seed."
+            )
+    else:
+        newest = found.checkpoints / f"{step:08d}"
+        if not newest.is_dir():
+            raise UsageError(
+                f"{path} has no checkpoint {step}. It has: {', '.join(map(str, steps_in(found.checkpoints)))}."
+            )
+    return found, load_checkpoint(newest)

@@ -17,6 +17,7 @@ from reverie.data.types import Dataset
 from reverie.errors import ReverieError, UsageError
 from reverie.recipes import recipe_for
 from reverie.training import distributed
+from reverie.training.checkpoint import trained
 from reverie.training.options import Options, sort_options
 from reverie.training.plan import Plan
 from reverie.training.run import Run, fresh_path, machine, versions
@@ -70,7 +71,7 @@ def train(
             "channels": data.channels,
             "fingerprint": data.fingerprint,
         }
-        built = _build(model, recipe.get("model", {}) | kwargs, data, chosen.seed)
+        built = _fill(_build(model, _named(recipe.get("model", {}) | kwargs), data, chosen.seed))
         info = {
             "reverie": versions()["reverie"],
             "model": built.config,
@@ -124,9 +125,26 @@ def rerun(path: Path | str, out: Path | str | None = None, quiet: bool = False) 
     with distributed.group():
         where = Path(distributed.agree(str(out or fresh_path(old["model"]["name"], old["data"]["spec"]))))
         runner = _again(Run(where, info), info, quiet)
+        _fill(runner.model)
         if distributed.rank() == 0:
             Run.create(where, info)
         return runner.go()
+
+
+def _named(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments, where one is a run's path with what that run trained: {"name", "kwargs", "run"}."""
+    paths = {key: kwargs[key] for key in registry.RUN_ARGUMENTS if isinstance(kwargs.get(key), str) and kwargs[key]}
+    return kwargs | {key: trained(path)[1].config | {"run": path} for key, path in paths.items()}
+
+
+def _fill(model: nn.Module) -> nn.Module:
+    """Put the weights of the runs that a fresh model builds on into its sub-modules of that name."""
+    for key in registry.RUN_ARGUMENTS:
+        argument = model.config["kwargs"].get(key)  # type: ignore[union-attr, operator]
+        if isinstance(argument, dict):
+            saved = trained(argument["run"])[1]
+            getattr(model, key).load_state_dict(saved.weights if saved.ema is None else saved.ema)
+    return model
 
 
 def _build(name: str, kwargs: dict[str, Any], data: Dataset, seed: int) -> nn.Module:
