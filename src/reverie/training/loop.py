@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from reverie import registry
 from reverie.data import data as open_data
@@ -22,7 +21,7 @@ from reverie.training.options import Options, sort_options
 from reverie.training.plan import Plan
 from reverie.training.run import Run, fresh_path, machine, versions
 from reverie.training.runner import Training
-from reverie.verbs import verbs_of
+from reverie.verbs import Model, verbs_of
 
 
 def train(
@@ -137,17 +136,17 @@ def _named(kwargs: dict[str, Any]) -> dict[str, Any]:
     return kwargs | {key: trained(path)[1].config | {"run": path} for key, path in paths.items()}
 
 
-def _fill(model: nn.Module) -> nn.Module:
+def _fill(model: Model) -> Model:
     """Put the weights of the runs that a fresh model builds on into its sub-modules of that name."""
     for key in registry.RUN_ARGUMENTS:
-        argument = model.config["kwargs"].get(key)  # type: ignore[union-attr, operator]
+        argument = model.config["kwargs"].get(key)
         if isinstance(argument, dict):
             saved = trained(argument["run"])[1]
             getattr(model, key).load_state_dict(saved.weights if saved.ema is None else saved.ema)
     return model
 
 
-def _build(name: str, kwargs: dict[str, Any], data: Dataset, seed: int) -> nn.Module:
+def _build(name: str, kwargs: dict[str, Any], data: Dataset, seed: int) -> Model:
     """The model with the initial weights of this seed; the process's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
