@@ -15,6 +15,7 @@ from PIL import Image
 import reverie as rv
 from reverie import registry
 from reverie.cli import main
+from reverie.verbs import verbs_of
 
 
 def reverie(*arguments, cwd=None):
@@ -70,6 +71,7 @@ def test_every_verb_explains_itself(call):
         "resume",
         "rerun",
         "sample",
+        "forward",
         "reconstruct",
         "interpolate",
         "traverse",
@@ -141,7 +143,22 @@ def test_models_json_has_the_fixed_shape_and_only_true_verbs(call):
     code, out, _ = call("models", "--json")
     rows = json.loads(out)
     assert code == 0 and {row["name"] for row in rows} == set(registry.MODELS)
-    assert all(set(row) == {"name", "system", "taxonomy", "verbs", "paper"} and row["verbs"] for row in rows)
+    assert all(set(row) == {"name", "system", "taxonomy", "verbs", "paper"} for row in rows)
+    assert all(row["verbs"] == verbs_of(registry.entry(row["name"]).load()) for row in rows)
+    serving = [row["name"] for row in rows if not row["verbs"]]
+    assert serving and all(registry.entry(name).load().serves for name in serving)
+    code, out, _ = call("models")
+    assert code == 0 and out.count("serves other models") == len(serving)
+
+
+def test_a_model_without_verbs_says_what_it_is_for_and_how_good_it_is(bars, call, tmp_path):
+    flags = ["--steps", 3, "--width", 8, "--batch-size", 8, "--out", "c"]
+    code, out, _ = call("train", "noisy-classifier", "--data", bars, *flags)
+    assert code == 0 and out.splitlines()[-1].startswith("Next: reverie sample RUN --classifier c --label")
+    scores = json.loads((tmp_path / "c" / "metrics.json").read_text())["held_out"]
+    assert set(scores) == {"accuracy_clean", "accuracy_noised"} and all(0 <= x <= 1 for x in scores.values())
+    code, _, err = call("sample", "c")
+    assert code == 2 and "cannot sample" in err and "--classifier" in err
 
 
 def test_data_json_has_the_fixed_shape(bars, call):

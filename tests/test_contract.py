@@ -24,7 +24,7 @@ from reverie.training.phase import stages_of
 from reverie.training.run import Run
 from reverie.verbs import VERBS, verbs_of
 
-SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3}
+SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "groups": 4}
 # what is worth a row of its own beside each model's defaults
 VARIANTS = {
     "autoencoder": [{"net": "dense"}, {"loss": "bce"}, {"loss": "l1"}],
@@ -195,7 +195,8 @@ def test_two_ranks_train_what_one_rank_trains(name, bars, tmp_path):
         "--augment",
         "flip,color",
     ]
-    flags += [part for k, v in small(name, {}).items() if not isinstance(v, tuple) for part in (f"--{k}", v)]
+    for key, value in small(name, {}).items():
+        flags += [f"--{key}", *(value if isinstance(value, tuple) else (value,))]
     for out, processes in (("one", 0), ("two", 2)):
         done = reverie("train", name, *flags, "--out", tmp_path / out, "--json", processes=processes)
         assert done.returncode == 0, done.stderr

@@ -19,6 +19,8 @@ make
 
 draw
   sample RUN              new pictures                                reverie sample runs/vae-emoji -n 64 --out grid.png
+                          or a film of the way to them               reverie sample RUN -n 8 --trajectory way.webp
+  forward RUN             what diffusion learns to undo: pictures under ever more noise
   reconstruct RUN         pictures beside what the model makes of them
   interpolate RUN A B     a morph between two pictures               reverie interpolate RUN a.png b.png --out m.webp
   traverse RUN            one latent at a time
@@ -26,6 +28,10 @@ draw
 
 judge
   evaluate RUN            scores of its samples, with interval, floor and passport   reverie evaluate runs/vae-emoji
+
+exchange
+  export RUN OUT          a folder that diffusers loads               reverie export runs/ddpm-fashion out
+  import FOLDER           a run of a diffusers folder                 reverie import ddpm-cifar10 --out runs/cifar
 
 know
   models                  every model: system, taxonomy, verbs, paper

@@ -15,7 +15,7 @@ from reverie.data.types import Dataset, Pictures
 from reverie.drawing import beside
 from reverie.errors import UsageError
 from reverie.files import read_json, write_json
-from reverie.generation import data_of, load, sample
+from reverie.generation import check_options, data_of, load, sample
 from reverie.home import Progress
 from reverie.metrics.bench import Bench, Sets
 from reverie.metrics.estimate import shuffled
@@ -51,6 +51,7 @@ def evaluate(
     size: int | None = None,
     out: Path | str | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Scores:
     """Scores of a run's samples, or of pictures that anything drew, against real ones.
 
@@ -69,9 +70,11 @@ def evaluate(
         size: side in pixels at which two sources are compared.
         out: folder for scores.json, scores.png and closest.png; by default RUN/evaluation, and none without a run.
         progress: called as progress(done, total, what) during long work.
+        options: how a run samples, as for ``reverie.sample``: sampler, steps, grid, guidance, classifier, autoguide of
+            a diffusion model. None is the model's own.
 
     Raises:
-        UsageError: unknown names, sources that do not fit together.
+        UsageError: unknown names, sources that do not fit together, an option that the run does not have.
     """
     if (run is None) == (fake is None) or (fake is None) != (real is None):
         raise UsageError("Name a RUN, or --fake and --real.")
@@ -79,22 +82,31 @@ def evaluate(
     check(asked)
     if n is not None and n < 1:
         raise UsageError(f"The number of pictures must be at least 1, not {n}.")
+    options = {name: value for name, value in options.items() if value is not None}
     chosen = backbone or ("inception" if any(name in INCEPTION for name in asked) else "small")
     if run is not None:
         if size is not None:
             raise UsageError("A run has its own size; --size is for --fake and --real.")
         model = load(run, device)
+        check_options(model, options)
+        for name in {"classifier", "autoguide"} & set(options):
+            if isinstance(options[name], Run | str | Path):
+                options[name] = load(options[name], device)
         samples = "sample" in verbs_of(model) and not set(asked) <= set(UNDRAWN)
         n = (n or (NUMBER_FID if set(asked) & set(INCEPTION[:2]) else NUMBER)) if samples else 0
-        sets = _sets_of_run(model, str(_path(run)), n, data, seed, progress)
+        sets = _sets_of_run(model, str(_path(run)), n, data, seed, progress, options)
         if not metrics:
             asked = [name for name in asked if _applies(name, sets)]
     else:
         assert fake is not None and real is not None
+        if options:
+            raise UsageError(
+                f"How to sample ({', '.join(options)}) is for a RUN; --fake and --real are pictures already."
+            )
         sets = _sets_of_two(fake, real, n, size, seed, progress)
         if not metrics:
             asked = [name for name in asked if name in ("frechet", "kernel", "prdc")]
-    bench = Bench(sets, chosen, resize, precision, device, seed, progress)
+    bench = Bench(sets, chosen, resize, precision, device, seed, progress, slow=bool(metrics))
     found = measure(bench, asked, per_class)
     folder = Path(out) if out is not None else _path(run) / "evaluation" if run is not None else None
     if folder is not None:
@@ -120,21 +132,27 @@ def _applies(metric: str, sets: Sets) -> bool:
     }.get(metric, "sample" in verbs)
 
 
-def _sets_of_run(model: Model, run: str, n: int, spec: str | None, seed: int, progress: Progress | None) -> Sets:
+def _sets_of_run(
+    model: Model, run: str, n: int, spec: str | None, seed: int, progress: Progress | None, options: dict[str, Any]
+) -> Sets:
     own = data_of(model)
     real = own if spec is None else data_of(model, spec)
-    labels = _labels(model, own, n)
-    drawn = _draw(model, n, seed, labels, progress)
+    labels, texts = _labels(options.get("classifier", model), own, n), _texts(model, own, n)
+    condition: dict[str, Any] = {
+        "label": None if labels is None else [own.classes[label] for label in labels],
+        "text": texts,
+    }
+    drawn = _draw(model, n, seed, condition, options, progress)
     of_fake = {
         "run": run,
         "model": model.config,
         "checkpoint": model.checkpoint,
-        "weights_sha256": digest({name: value.cpu() for name, value in model.state_dict().items()}),
+        "weights_sha256": _weights(model),
         "n": n,
         "seeds": [seed, seed + n - 1] if n else None,
-        "sampler": None,
-        "steps": None,
+        **_way(model, options),
         "labels": "as the training data has them" if labels is not None else None,
+        "texts": "as the training data has them" if texts is not None else None,
         "size": own.size,
     }
     of_reference = {"data": real.spec, "split": "train", "fingerprint": real.fingerprint, "n": len(real.train)}
@@ -157,24 +175,60 @@ def _renumbered(labels: np.ndarray, names: list[str], wanted: list[str]) -> np.n
     return np.array([place.get(name, -1) for name in names] + [-1], np.int64)[labels]
 
 
+def _weights(model: Model) -> str:
+    return digest({name: value.cpu() for name, value in model.state_dict().items()})
+
+
+def _way(model: Model, options: dict[str, Any]) -> dict[str, Any]:
+    """How a run samples, for the passport: nothing is left to "the default"."""
+    if not hasattr(model, "plan"):
+        return {"sampler": None, "steps": None}
+    sampler, pairs = model.plan(*(options.get(name) for name in ("sampler", "steps", "grid")))
+    way = {"sampler": sampler, "steps": len(pairs) - 1, "grid": options.get("grid", model.grid)}
+    way["guidance"] = options.get("guidance", 1.0)
+    for name in {"classifier", "autoguide"} & set(options):
+        guide = options[name]
+        way[name] = {"model": guide.config, "checkpoint": guide.checkpoint, "weights_sha256": _weights(guide)}
+    return way
+
+
+def _spread(n: int, count: int) -> np.ndarray:
+    """n places, in order and evenly spread over ``count``: the data's own shares, whatever ``n`` is."""
+    return (np.arange(n, dtype=np.int64) * count) // n
+
+
 def _labels(model: Model, data: Dataset, n: int) -> np.ndarray | None:
-    """For a model of classes: labels in the data's own shares, the same whatever ``n`` is cut to."""
-    classes = getattr(model, "classes", 0)
-    if not classes:
+    """For a model of classes: labels (n,) in the data's own shares."""
+    if not getattr(model, "classes", 0):
         return None
     known = data.train.labels[data.train.labels >= 0]
-    return known[(np.arange(n, dtype=np.int64) * len(known)) // n] if len(known) else None
+    return known[_spread(n, len(known))] if len(known) else None
 
 
-def _draw(model: Model, n: int, seed: int, labels: np.ndarray | None, progress: Progress | None) -> np.ndarray:
+def _texts(model: Model, data: Dataset, n: int) -> list[str] | None:
+    """For a model of captions: n of the data's."""
+    texts = data.train.texts
+    if not getattr(model, "texts", False) or not texts:
+        return None
+    return [texts[place] for place in _spread(n, len(texts))]
+
+
+def _draw(
+    model: Model,
+    n: int,
+    seed: int,
+    condition: dict[str, Any],
+    options: dict[str, Any],
+    progress: Progress | None,
+) -> np.ndarray:
     """uint8 pictures (n, H, W, C), each rank its share."""
     chunk = 256
     parts: list[np.ndarray | None] = [None] * -(-n // chunk)
     for number in range(len(parts)):
         if number % distributed.world() == distributed.rank():
             low, high = number * chunk, min((number + 1) * chunk, n)
-            some = None if labels is None else [int(label) for label in labels[low:high]]
-            parts[number] = sample(model, high - low, seed + low, some, chunk=chunk)
+            told: dict[str, Any] = {name: None if all_ is None else all_[low:high] for name, all_ in condition.items()}
+            parts[number] = sample(model, high - low, seed + low, **told, chunk=chunk, **options)
             if progress:
                 progress(high, n, "drawing")
     size, channels = model.run["data"]["size"], model.run["data"]["channels"]

@@ -16,6 +16,7 @@ from reverie.data import data as open_data
 from reverie.data import load_picture
 from reverie.data.types import Dataset
 from reverie.drawing import device_of, draw
+from reverie.editing import diffusion_views, guides
 from reverie.errors import UsageError, suggest
 from reverie.noise import Noise
 from reverie.pictures import to_float
@@ -43,17 +44,33 @@ def load(run: Run | Path | str, device: str = "auto", average: bool = True) -> M
     return model.requires_grad_(False).eval()
 
 
+def name_of(model: Model) -> str:
+    """The registry's name of a model, as far as it is known."""
+    return model.config["name"] if hasattr(model, "config") else type(model).__name__
+
+
 def need(model: Model, *verbs: str) -> None:
     """Raise a UsageError unless the model has these verbs."""
     for verb in verbs:
-        if verb not in verbs_of(model):
-            name = model.config["name"] if hasattr(model, "config") else type(model).__name__
-            raise UsageError(f"{name} cannot {verb}. It can {', '.join(verbs_of(model))}.")
+        if verb not in (able := verbs_of(model)):
+            can = f"It can {', '.join(able)}." if able else f"It serves other models: {getattr(model, 'serves', '')}"
+            raise UsageError(f"{name_of(model)} cannot {verb}. {can}")
+
+
+def need_diffusion(model: Model, part: str = "trajectory") -> None:
+    """Raise a UsageError unless the model goes step by step between noise and pictures, and shows it by this method."""
+    if not hasattr(model, part):
+        others = [name for name, one in registry.MODELS.items() if hasattr(one.load(), part)]
+        raise UsageError(
+            f"{name_of(model)} has no steps between noise and pictures to show. These models have: {_list(others)}."
+        )
 
 
 def data_of(model: Model, spec: str | None = None) -> Dataset:
     """The pictures that a loaded model was trained on, or others, at its size and channels."""
     facts = model.run["data"]
+    if not (spec or facts["spec"]):
+        raise UsageError("This run was imported without its pictures. Import it again and name them: --data SOURCE.")
     return open_data(spec or facts["spec"], size=facts["size"], channels=facts["channels"], fit=facts["fit"])
 
 
@@ -67,12 +84,13 @@ def label_index(model: Model, label: str | int) -> int:
     if not classes:
         raise UsageError("This model was trained without classes. Train with --conditional label to ask for one.")
     text = str(label)
-    if text in classes:
-        return classes.index(text)
-    folded = {name.casefold(): index for index, name in enumerate(classes)}
-    if text.casefold() in folded:
-        return folded[text.casefold()]
-    if text.lstrip("-").isdigit() and 0 <= int(text) < len(classes):
+    if isinstance(label, str):  # a number that is given as one is an index, also where classes have numbers for names
+        if text in classes:
+            return classes.index(text)
+        folded = {name.casefold(): index for index, name in enumerate(classes)}
+        if text.casefold() in folded:
+            return folded[text.casefold()]
+    if text.isdecimal() and int(text) < len(classes):
         return int(text)
     names = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
     raise UsageError(f"There is no class {label!r}.{suggest(text, classes)} Known: {names}.")
@@ -109,32 +127,105 @@ def sample(
         text: a caption for all pictures, or a list whose captions take turns, for a model of captions.
         chunk: pictures computed at once.
         progress: called after each chunk, (done, total, what).
-        options: the model's own, such as sampler, steps and guidance of a diffusion model; None is its default.
+        options: the model's own; None is its default. A diffusion model has sampler, steps, grid and guidance, and
+            classifier or autoguide: a loaded model or a run that guides it, with ``guidance`` for its strength.
     Raises:
-        UsageError: a model that does not sample, an unknown class or option, n below 1.
+        UsageError: a model that does not sample, an unknown class or option, n below 1, a guide that does not fit.
     """
     if not isinstance(model, nn.Module):
         model = load(model)
+    noise, asked = _asked(model, n, seed, label, text, options)
+    return draw(model, noise, chunk, progress, **asked)
+
+
+def trajectory(
+    model: Model | Run | Path | str,
+    n: int = 8,
+    seed: int | Sequence[int] = 0,
+    label: str | int | Sequence[str | int] | None = None,
+    text: str | Sequence[str] | None = None,
+    **options: Any,
+) -> list[diffusion_views.Stop]:
+    """The way of a diffusion model to the pictures of ``sample``: at every stop x_t and the estimate of x0.
+
+    Args:
+        others: as for ``sample``.
+    Returns:
+        steps + 1 pairs of pictures (n, C, H, W), x_t divided by sqrt(alpha^2 + sigma^2);
+        ``editing.diffusion_views`` makes films and strips of them.
+    Raises:
+        UsageError: as for ``sample``, or a model that does not draw step by step.
+    """
+    if not isinstance(model, nn.Module):
+        model = load(model)
+    need_diffusion(model)
+    noise, asked = _asked(model, n, seed, label, text, options)
+    return diffusion_views.trajectory(model, noise, **asked)
+
+
+def _asked(
+    model: Model, n: int, seed: int | Sequence[int], label: Any, text: Any, options: dict[str, Any]
+) -> tuple[Noise, dict[str, Any]]:
+    """What to call a model's ``sample`` or ``trajectory`` with: a stream for each picture, and its options."""
     need(model, "sample")
     if n < 1:
         raise UsageError(f"The number of pictures must be at least 1, not {n}.")
     seeds = list(range(seed, seed + n)) if isinstance(seed, int) else list(seed)
     if len(seeds) != n:
         raise UsageError(f"{n} pictures need {n} seeds, not {len(seeds)}.")
+    asked = {name: value for name, value in options.items() if value is not None}
+    check_options(model, asked)
+    knows = model  # who knows the classes
+    if "classifier" in asked or "autoguide" in asked:
+        asked, knows = _guided(model, asked)
     device = device_of(model)
     if label is not None:
         labels = [label] if isinstance(label, str | int) else list(label)
-        indices = [label_index(model, one) for one in labels]
-        options["label"] = torch.tensor([indices[i % len(indices)] for i in range(n)], device=device)
+        indices = [label_index(knows, one) for one in labels]
+        asked["label"] = torch.tensor([indices[i % len(indices)] for i in range(n)], device=device)
     if text is not None:
-        options["text"] = wanted_texts(model, text, n)
-    options = {name: value for name, value in options.items() if value is not None}
-    draws: Any = model.trajectory if hasattr(model, "trajectory") else model.sample
-    known = inspect.signature(draws).parameters
+        asked["text"] = wanted_texts(model, text, n)
+    return Noise.of_seeds(seeds, device), asked
+
+
+def options_of(model: Model | type[Model]) -> list[str]:
+    """What a model, or a model class, can be told when it samples, beside label and text."""
+    draws: Any = getattr(model, "trajectory", None) or getattr(model, "sample", None)
+    known = inspect.signature(draws).parameters if draws else {}
+    aside = ("self", "noise", "label", "text", "guide")
+    own = [name for name, p in known.items() if p.kind is not p.VAR_KEYWORD and name not in aside]
+    return own + (["classifier", "autoguide"] if "guide" in known else [])
+
+
+def check_options(model: Model, options: dict[str, Any]) -> None:
+    """Raise a UsageError for an option that the model does not have when it samples."""
+    known = options_of(model)
     for name in options:
         if name not in known:
-            raise UsageError(f"{type(model).__name__} has no --{name} when it samples.{suggest(name, list(known))}")
-    return draw(model, Noise.of_seeds(seeds, device), chunk, progress, **options)
+            has = f"It has: {_list(known)}." if known else "It has none."
+            others = [other for other, one in registry.MODELS.items() if name in options_of(one.load())]
+            where = f" These models have it: {_list(others)}." if others else ""
+            raise UsageError(
+                f"{name_of(model)} has no option {name!r} when it samples.{suggest(name, known)} {has}{where}"
+            )
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _guided(model: Model, options: dict[str, Any]) -> tuple[dict[str, Any], Model]:
+    """The options, ``guide`` in the place of classifier or autoguide, and the model that knows the classes."""
+    rest = {name: value for name, value in options.items() if name not in ("classifier", "autoguide", "guidance")}
+    if "classifier" in options and "autoguide" in options:
+        raise UsageError("A classifier or a weaker run may guide, not both.")
+    named: Any = options.get("classifier", options.get("autoguide"))
+    other = named if isinstance(named, nn.Module) else load(named, str(device_of(model)))
+    if "classifier" in options:
+        return rest | {"guide": guides.towards_class(model, other, options.get("guidance", 1.0))}, other
+    if "guidance" not in options:
+        raise UsageError("Autoguidance needs a strength: --guidance above 1, for example 1.5 (1 is off).")
+    return rest | {"guide": guides.away_from(model, other, options["guidance"])}, model
 
 
 def find_picture(model: Model, reference: str) -> Tensor:

@@ -87,9 +87,15 @@ def save_many(path: Path, drawn: np.ndarray, seeds: list[int]) -> None:
             save(path / f"{index:06d}.png", one)
 
 
-def save_film(path: Path | str, frames: np.ndarray, seconds: float = 3.0) -> Path:
+FILMS = (".webp", ".gif", ".mp4")  # endings; any other is one strip
+
+
+def save_film(path: Path | str, frames: np.ndarray, seconds: float = 3.0, hold: float = 0.0) -> Path:
     """Write uint8 (N, H, W, C) frames as .webp, .gif or .mp4, or as one strip (any other picture ending).
 
+    Args:
+        seconds: length of the film.
+        hold: seconds that the last frame stays on after that.
     Raises:
         ReverieError: mp4 asked for without the ``video`` extra.
     """
@@ -98,12 +104,15 @@ def save_film(path: Path | str, frames: np.ndarray, seconds: float = 3.0) -> Pat
     scale = max(1, round(160 / frames.shape[1]))
     if ending in (".webp", ".gif"):
         film = [to_image(frame) for frame in frames.repeat(scale, 1).repeat(scale, 2)]
-        duration = max(10, round(1000 * seconds / len(frames)))
+        duration = [max(10, round(1000 * seconds / len(frames)))] * len(frames)
+        duration[-1] += round(1000 * hold)
         options: dict[str, Any] = {"lossless": True} if ending == ".webp" else {}
         with atomic(path) as aside:
             film[0].save(aside, save_all=True, append_images=film[1:], duration=duration, loop=0, **options)
     elif ending == ".mp4":
-        _save_mp4(path, frames.repeat(scale, 1).repeat(scale, 2), len(frames) / seconds)
+        rate = len(frames) / seconds
+        held = np.concatenate([frames, frames[-1:].repeat(round(hold * rate), 0)])
+        _save_mp4(path, held.repeat(scale, 1).repeat(scale, 2), rate)
     else:
         return save(path, grid(frames, columns=min(len(frames), 20)))
     return path
@@ -160,6 +169,38 @@ def plot_curves(path: Path | str, steps: Sequence[int], curves: Mapping[str, Seq
             axis.grid(alpha=0.3)
         for axis in list(drawing.axes)[len(curves) :]:
             axis.remove()
+    return Path(path)
+
+
+def plot_schedule(
+    path: Path | str, times: np.ndarray, curves: Mapping[str, np.ndarray], drawn: np.ndarray, stops: np.ndarray
+) -> Path:
+    """A noise schedule: its curves over t, the log signal-to-noise ratio, and which times training draws.
+
+    Args:
+        times: (N,); curves: "alpha" and "sigma" (N,) at these times.
+        drawn: times (M,) of training.
+        stops: times at which sampling evaluates the network, marked on the middle panel.
+    """
+    log_snr = 2 * np.log(curves["alpha"] / curves["sigma"])
+    with figure(path, width=12.6, height=3.4) as drawing:
+        left, middle, right = drawing.subplots(1, 3)
+        for name, values in curves.items():
+            left.plot(times, values, label=name)
+        if max(values.max() for values in curves.values()) > 2:
+            left.set_yscale("log")
+        left.legend(frameon=False)
+        left.set_title("x = alpha x0 + sigma noise", fontsize=10)
+        middle.plot(times, log_snr, color="#1f4e8c")
+        middle.plot(stops, np.interp(stops, times, log_snr), "o", color="#c2542d", markersize=4, label="sampling stops")
+        middle.legend(frameon=False)
+        middle.set_title("log signal-to-noise ratio: 2 log(alpha / sigma)", fontsize=10)
+        right.hist(drawn, bins=60, range=(0, 1), density=True, color="#9db7d5")
+        right.set_title("times that training draws (density)", fontsize=10)
+        for axis in (left, middle, right):
+            axis.set_xlabel("t (0 picture, 1 noise)", fontsize=8)
+            axis.tick_params(labelsize=8)
+            axis.grid(alpha=0.3)
     return Path(path)
 
 

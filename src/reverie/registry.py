@@ -47,6 +47,12 @@ MODELS: dict[str, Entry] = {
     "ddpm": Entry(
         "reverie.models.diffusion:DDPM", "Denoising diffusion", _BOUND, "Ho et al., NeurIPS 2020, arXiv:2006.11239"
     ),
+    "ddpm-textbook": Entry(
+        "reverie.models.textbook:TextbookDDPM",
+        "Denoising diffusion, the paper's U-Net",
+        _BOUND,
+        "Ho et al., NeurIPS 2020, arXiv:2006.11239",
+    ),
     "edm": Entry(
         "reverie.models.diffusion:EDM",
         "Preconditioned diffusion",
@@ -58,6 +64,36 @@ MODELS: dict[str, Entry] = {
         "Flow matching",
         "explicit, exact (by an ODE)",
         "Lipman et al., ICLR 2023, arXiv:2210.02747",
+    ),
+    "autoencoder-kl": Entry(
+        "reverie.models.codec:AutoencoderKL",
+        "Codec for latent diffusion",
+        _NO_DENSITY,
+        "Rombach et al., CVPR 2022, arXiv:2112.10752",
+    ),
+    "latent-diffusion": Entry(
+        "reverie.models.latent_diffusion:LatentDiffusion",
+        "Latent diffusion",
+        "none (a density of codes, not of pictures)",
+        "Rombach et al., CVPR 2022, arXiv:2112.10752",
+    ),
+    "dit": Entry(
+        "reverie.models.dit:DiT",
+        "Diffusion transformer",
+        "explicit, exact (by an ODE)",
+        "Peebles & Xie, ICCV 2023, arXiv:2212.09748",
+    ),
+    "distilled": Entry(
+        "reverie.models.distilled:Distilled",
+        "Few-step student of a diffusion model",
+        _NO_DENSITY,
+        "Salimans & Ho, ICLR 2022, arXiv:2202.00512",
+    ),
+    "noisy-classifier": Entry(
+        "reverie.models.noisy_classifier:NoisyClassifier",
+        "Classifier of noised pictures, for guidance",
+        "none (p(class given x))",
+        "Dhariwal & Nguyen, NeurIPS 2021, arXiv:2105.05233",
     ),
 }
 

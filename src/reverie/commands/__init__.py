@@ -6,17 +6,37 @@ from collections.abc import Callable
 
 import tyro
 
-from reverie.commands.draw import interpolate, reconstruct, restore, sample, traverse
+from reverie.commands.draw import forward, interpolate, reconstruct, restore, sample, traverse
+from reverie.commands.exchange import export, import_
 from reverie.commands.judge import evaluate
 from reverie.commands.know import data, models, weights
 from reverie.commands.make import rerun, resume, train
 
 
 def _parsed(verb: Callable[..., None]) -> Callable[[list[str]], None]:
-    return lambda arguments: tyro.cli(verb, args=arguments, prog=f"reverie {verb.__name__}")
+    return lambda arguments: tyro.cli(verb, args=arguments, prog=f"reverie {_name(verb)}")
+
+
+def _name(verb: Callable[..., None]) -> str:
+    return verb.__name__.rstrip("_")  # import_ is import, which Python keeps for itself
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train} | {
-    verb.__name__: _parsed(verb)
-    for verb in (resume, rerun, sample, reconstruct, interpolate, traverse, restore, evaluate, models, data, weights)
+    _name(verb): _parsed(verb)
+    for verb in (
+        resume,
+        rerun,
+        sample,
+        forward,
+        reconstruct,
+        interpolate,
+        traverse,
+        restore,
+        evaluate,
+        export,
+        import_,
+        models,
+        data,
+        weights,
+    )
 }

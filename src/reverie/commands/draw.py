@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -15,34 +16,139 @@ Number = Annotated[int, arg(aliases=["-n"])]
 def sample(
     run: RunName,
     /,
-    number: Number = 64,
+    number: Annotated[int | None, arg(aliases=["-n"])] = None,
     seed: int = 0,
-    out: str = "samples.png",
+    out: str | None = None,
     label: tuple[str, ...] = (),
+    text: tuple[str, ...] = (),
+    sampler: str | None = None,
+    steps: int | None = None,
+    grid: str | None = None,
+    guidance: float | None = None,
+    classifier: Annotated[str | None, arg(metavar="RUN")] = None,
+    autoguide: Annotated[str | None, arg(metavar="RUN")] = None,
+    trajectory: Annotated[str | None, arg(metavar="FILE")] = None,
     json: bool = False,
 ) -> None:
     """Draw new pictures. Picture i is that of seed + i: the same alone, in a batch, on any machine (to rounding).
 
+    Diffusion models also take --sampler, --steps, --grid, --guidance, --classifier, --autoguide and --trajectory.
+
+    Examples: reverie sample runs/ddpm-fashion --sampler ddim --steps 50; reverie sample RUN --text "red heart" "a cat"
+    --guidance 3; reverie sample RUN -n 8 --trajectory way.webp.
+
     Args:
         run: a run directory, or a checkpoint inside one.
-        number: how many.
+        number: how many; 64, or 8 for --trajectory.
         seed: the first picture's seed.
-        out: X.png is one grid, a folder gets 000000.png ..., X.npz holds uint8 NHWC "images" and int "seeds".
+        out: X.png is one grid, a folder gets 000000.png ..., X.npz holds uint8 NHWC "images" and int "seeds". By
+            default samples.png, and nothing beside a --trajectory.
         label: for a model of classes: a class by name or number; several take turns. None: any class.
+        text: for a model of captions: what to draw, in quotation marks; several take turns. None: anything.
+        sampler: ddpm, ddim, euler, heun, heun-churn, dpm++2m, dpm++2m-sde or unipc; by default the model's own.
+        steps: of the sampler, each one evaluation of the network (heun: two); by default the model's own number.
+        grid: at which noise levels it stops: uniform (in time), karras, log-snr, or optimised (fitted to this run
+            first, in a minute or less); by default the model's own.
+        guidance: how strongly the label or text counts: 1 is as trained, 2 to 5 is clearer and less varied.
+        classifier: a run of noisy-classifier, for a model without classes: steers to --label, --guidance times.
+        autoguide: a weaker run of the same data, or an earlier checkpoint: --guidance above 1 leads away from it.
+        trajectory: x at each step (upper row) and what the network thinks is behind the noise (lower row): a film
+            (.webp, .gif, .mp4), or a strip (.png ...). x is scaled to noise of one size.
         json: print the result as JSON.
     """
     from reverie.generation import load
     from reverie.generation import sample as draw
     from reverie.pictures import save_many
 
-    path, model = target(out), load(run)
+    where = target(out) if out else None if trajectory else target("samples.png")
+    film, model = target(trajectory) if trajectory else None, load(run)
     if caution := getattr(model, "caution", ""):
         note(caution)
-    with bar(True) as progress:
-        drawn = draw(model, number, seed, list(label) or None, progress=progress)
-    seeds = list(range(seed, seed + number))
-    save_many(path, drawn, seeds)
-    told(json, {"out": str(path), "number": number, "seeds": [seeds[0], seeds[-1]]}, f"{number} pictures in {path}")
+    count = number if number is not None else 8 if trajectory else 64
+    condition: dict[str, Any] = {"label": list(label) or None, "text": list(text) or None}
+    options: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "guidance": guidance}
+    options |= {"classifier": classifier, "autoguide": autoguide}
+    made: dict[str, Any] = {"number": count, "seeds": [seed, seed + count - 1]}
+    said = []
+    if film:
+        made |= {"trajectory": str(film), "frames": _film(film, model, count, seed, condition | options)}
+        said.append(f"The way to {count} pictures, {made['frames'] - 1} steps, in {film}")
+    if where:
+        with bar(True) as progress:
+            drawn = draw(model, count, seed, **condition, progress=progress, **options)
+        save_many(where, drawn, list(range(seed, seed + count)))
+        made["out"] = str(where)
+        said.append(f"{count} pictures in {where}")
+    told(json, made, "\n".join(said))
+
+
+def _film(path: Path, model: Any, count: int, seed: int, options: dict[str, Any]) -> int:
+    """Write the way to some pictures, as the ending says; returns the number of stops."""
+    from reverie.editing.diffusion_views import film, strip
+    from reverie.generation import trajectory
+    from reverie.pictures import FILMS, save, save_film
+
+    stops = trajectory(model, count, seed, **options)
+    if path.suffix.lower() in FILMS:
+        save_film(path, film(stops), seconds=min(6.0, 0.25 * len(stops)), hold=1.0)
+    else:
+        save(path, strip(stops))
+    return len(stops)
+
+
+def forward(
+    run: RunName,
+    /,
+    *images: PictureName,
+    out: str = "forward.png",
+    number: Number = 4,
+    columns: int = 9,
+    plot: Annotated[str | None, arg(metavar="FILE")] = None,
+    json: bool = False,
+) -> None:
+    """What a diffusion model learns to undo: pictures under ever more noise of its own schedule, a row each.
+
+    Args:
+        run: a run directory of a diffusion model, or a checkpoint inside one.
+        images: picture files; none means the first held-out pictures of the run's data.
+        out: the picture to write; time runs evenly from left (0, the picture) to right (1, noise).
+        number: how many held-out pictures.
+        columns: how many times.
+        plot: also draw the schedule: alpha, sigma and the log signal-to-noise ratio over time, where sampling stops,
+            and the times that training draws.
+        json: print the result as JSON.
+    """
+    from reverie.editing.diffusion_views import forward as noised
+    from reverie.editing.diffusion_views import schedule_plot
+    from reverie.generation import load, need_diffusion
+    from reverie.pictures import save
+
+    path, plotted, model = target(out), target(plot) if plot else None, load(run)
+    need_diffusion(model, "codes")
+    batch = _batch(model, images, number)
+    save(path, noised(model, batch, columns))
+    if plotted:
+        schedule_plot(model, plotted)
+    result = {"out": str(path), "number": len(batch["image"]), "columns": columns, "plot": plot}
+    told(json, result, f"{len(batch['image'])} pictures under noise in {path}" + (f", {plot}" if plot else ""))
+
+
+def _batch(model: Any, images: tuple[str, ...], number: int) -> dict[str, Any]:
+    """The named pictures, or the first held-out ones, on the model's device."""
+    import torch
+
+    from reverie.data.batches import in_order
+    from reverie.drawing import device_of
+    from reverie.generation import data_of, find_picture
+    from reverie.noise import Noise
+
+    if images:
+        shown = torch.stack([find_picture(model, one) for one in images]).to(device_of(model))
+        return {"image": shown, "rng": Noise.of_seeds(range(len(shown)), shown.device)}
+    if number < 1:
+        raise UsageError(f"The number of pictures must be at least 1, not {number}.")
+    held_out = data_of(model).held_out
+    return next(in_order(held_out, min(number, len(held_out)), device_of(model)))
 
 
 def reconstruct(
@@ -62,24 +168,14 @@ def reconstruct(
         number: how many held-out pictures.
         json: print the result as JSON.
     """
-    import torch
-
-    from reverie.data.batches import in_order
-    from reverie.drawing import beside, device_of
+    from reverie.drawing import beside
     from reverie.drawing import reconstruct as both
-    from reverie.generation import data_of, find_picture, load, need
-    from reverie.noise import Noise
+    from reverie.generation import load, need
     from reverie.pictures import save
 
     path, model = target(out), load(run)
     need(model, "encode", "decode")
-    if images:
-        shown = torch.stack([find_picture(model, one) for one in images]).to(device_of(model))
-        batch = {"image": shown, "rng": Noise.of_seeds(range(len(shown)), shown.device)}
-    else:
-        held_out = data_of(model).held_out
-        batch = next(in_order(held_out, min(number, len(held_out)), device_of(model)))
-    rows = both(model, batch)
+    rows = both(model, _batch(model, images, number))
     save(path, beside(rows))
     mse = float((rows[0] - rows[-1]).square().mean())
     told(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -26,6 +26,12 @@ def evaluate(
     seed: int = 0,
     per_class: bool = False,
     size: int | None = None,
+    sampler: str | None = None,
+    steps: int | None = None,
+    grid: str | None = None,
+    guidance: float | None = None,
+    classifier: Annotated[str | None, arg(metavar="RUN")] = None,
+    autoguide: Annotated[str | None, arg(metavar="RUN")] = None,
     out_: Annotated[str | None, arg(name="out")] = None,
     json: bool = False,
 ) -> None:
@@ -55,6 +61,12 @@ def evaluate(
         seed: the first picture's seed.
         per_class: distances also class by class.
         size: side in pixels at which --fake and --real are compared; by default that of --fake.
+        sampler: how a diffusion run samples, as in reverie sample; stands in the passport.
+        steps: likewise.
+        grid: likewise.
+        guidance: likewise.
+        classifier: likewise.
+        autoguide: likewise.
         out_: folder for scores.json, scores.png and closest.png; RUN/evaluation by default, or evaluation/ without RUN.
         json: print {"scores": [...], "refused": [...]}.
     """
@@ -62,11 +74,14 @@ def evaluate(
     from reverie.training import distributed
 
     out_ = out_ or ("evaluation" if run is None else None)
+    options: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "guidance": guidance}
+    options |= {"classifier": classifier, "autoguide": autoguide}
     asked = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
     with distributed.group(), bar(distributed.rank() == 0) as progress:
         found = judge(
             *(run, asked, number, data, fake, real, backbone, resize, precision, device, seed, per_class, size, out_),
             progress=progress,
+            **options,
         )
         if distributed.rank():
             return

@@ -28,7 +28,8 @@ def models(json: bool = False) -> None:
         return
     for row in rows:
         out(
-            f"{row['name']:24} {row['system']}; {row['taxonomy']}\n{'':24} can {', '.join(row['verbs'])}\n"
+            f"{row['name']:24} {row['system']}; {row['taxonomy']}\n"
+            f"{'':24} {'can ' + ', '.join(row['verbs']) if row['verbs'] else 'serves other models'}\n"
             f"{'':24} {row['paper']}"
         )
     out("Next: reverie train NAME --help")

@@ -71,5 +71,10 @@ def _end(run: Any, json: bool) -> None:
     out(f"Look at {', '.join(p.name for p in sorted(run.path.glob('*.png')))} in {run.path}.")
     verbs = run.info["verbs"]
     first = ["sample {} -n 64 --out grid.png", "evaluate {}"] if "sample" in verbs else ["reconstruct {}"]
+    if not verbs:  # a model that serves others says how
+        from reverie.registry import entry
+
+        out(f"Next: {entry(run.info['model']['name']).load().serves.replace('THIS', str(run.path))}")
+        return
     more = ["traverse {}"] if "decode" in verbs else []
     out("Next: " + ", or ".join(f"reverie {verb.format(run.path)}" for verb in first + more))

@@ -14,21 +14,28 @@ from reverie.diffusion.schedules import Schedule
 Network = Callable[[Tensor, Tensor], Tensor]  # (input (B, C, H, W), timesteps (B,)) -> output (B, C, H, W)
 
 
+def _exact(value: float | Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
 def denoiser(network: Network, schedule: Schedule, prediction: Prediction) -> Denoise:
     """``denoise(x, alpha, sigma)``, of any scaling: x is brought to the schedule's own before the network sees it.
+
+    Alpha and sigma are numbers, or one of each a row: (B, 1, 1, 1). More noise than the schedule has, up to alpha 0,
+    is told as its most.
 
     Args:
         network: with its condition bound.
     """
 
-    def denoise(x: Tensor, alpha: float, sigma: float) -> Tensor:
-        ratio = torch.tensor(sigma, dtype=torch.float64) / torch.tensor(alpha, dtype=torch.float64)  # inf at alpha 0
-        t = schedule.time(ratio).clamp(max=1)
+    def denoise(x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
+        alpha, sigma = _exact(alpha), _exact(sigma)
+        t = schedule.time(sigma / alpha).clamp(max=1)  # the ratio is inf at alpha 0
         a, s = schedule.pair(t)
-        own = x * float((a**2 + s**2).sqrt() / (alpha**2 + sigma**2) ** 0.5)
-        times = schedule.timestep(t).to(x.device, torch.float32).expand(len(x))
-        output = network(own * float(prediction.scale(a, s)), times).to(x.dtype)
-        return float(prediction.skip(a, s)) * own + float(prediction.gain(a, s)) * output
+        own = x * ((a**2 + s**2) / (alpha**2 + sigma**2)).sqrt().to(x.dtype)
+        times = schedule.timestep(t).float().to(x.device).flatten().expand(len(x))
+        output = network(own * prediction.scale(a, s).to(x.dtype), times).to(x.dtype)
+        return prediction.skip(a, s).to(x.dtype) * own + prediction.gain(a, s).to(x.dtype) * output
 
     return denoise
 

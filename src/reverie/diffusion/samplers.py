@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from reverie.errors import UsageError
 from reverie.noise import Noise
 
 Denoise = Callable[[Tensor, float, float], Tensor]
@@ -21,24 +23,56 @@ Grid = Sequence[tuple[float, float]]
 Steps = Iterator[tuple[Tensor, Tensor]]  # (x, estimate of x0), both (B, C, H, W)
 
 
+def _fresh(noise: Noise | None, x: Tensor) -> Tensor:
+    """New noise in x's shape, each row from its own stream."""
+    if noise is None:
+        raise UsageError("A stochastic sampler draws noise on its way: give it a Noise.")
+    return noise(*x.shape[1:]).to(x)
+
+
 def ddim(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise | None = None, eta: float = 0.0) -> Steps:
     """Song et al., arXiv:2010.02502; eta = 1 is DDPM's ancestral step (Ho et al., arXiv:2006.11239).
 
-    At eta = 0 it is Euler's method in sigma / alpha (Karras et al., arXiv:2206.00364) and the first-order DPM-Solver.
+    At eta = 0 it is Euler's method in sigma / alpha (Karras et al., arXiv:2206.00364), in rectified flow's t along its
+    velocity (Liu et al., arXiv:2209.03003), and the first-order DPM-Solver: in x0 and e, all of them go straight.
     """
     for (a, s), (b, r) in pairwise(grid):
         x0 = denoise(x, a, s)
         up = eta * r / s * math.sqrt(max(s**2 - (a * r / b) ** 2, 0.0))  # of the exact posterior at eta = 1
         x = b * x0 + math.sqrt(r**2 - up**2) * (x - a * x0) / s
         if up:
-            assert noise is not None
-            x = x + up * noise(*x.shape[1:]).to(x)
+            x = x + up * _fresh(noise, x)
         yield x, x0
 
 
-def heun(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise | None = None) -> Steps:
-    """The trapezoidal rule in sigma / alpha (Karras et al., arXiv:2206.00364); order 2, two evaluations."""
+def heun(
+    denoise: Denoise,
+    x: Tensor,
+    grid: Grid,
+    noise: Noise | None = None,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> Steps:
+    """The trapezoidal rule in sigma / alpha, order 2, two evaluations a step; Karras et al., arXiv:2206.00364.
+
+    With churn it is their algorithm 2: before each step noise is added, and the step takes it away again.
+
+    Args:
+        s_churn: how much: sigma / alpha grows by a share of s_churn / steps, at most sqrt(2) - 1. 0 adds none.
+        s_tmin, s_tmax: churn only where sigma / alpha is between these.
+        s_noise: standard deviation of the noise that is added; a little above 1 makes up for detail lost.
+
+    Raises:
+        UsageError: churn without ``noise``.
+    """
+    share = min(s_churn / (len(grid) - 1), math.sqrt(2) - 1)
     for (a, s), (b, r) in pairwise(grid):
+        if share and a and s_tmin <= s / a <= s_tmax:
+            raised = (1 + share) * s  # alpha stays: the ratio is raised
+            x = x + s_noise * math.sqrt(raised**2 - s**2) * _fresh(noise, x)
+            s = raised
         x0 = denoise(x, a, s)
         end = b * x0 + r * (x - a * x0) / s
         if r and a:  # the last step, and one that starts where alpha is 0, stay Euler's
@@ -50,7 +84,11 @@ def heun(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise | None = None) ->
 
 
 def dpm_solver_2m(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise | None = None, eta: float = 0.0) -> Steps:
-    """DPM-Solver++(2M) (Lu et al., arXiv:2211.01095); eta = 1 is its SDE form. Order 2 with one evaluation a step."""
+    """DPM-Solver++(2M) (Lu et al., arXiv:2211.01095); eta = 1 is its SDE form. Order 2 with one evaluation a step.
+
+    Raises:
+        UsageError: eta above 0 without ``noise``.
+    """
     before: Tensor | None = None
     step_before = 0.0
     for (a, s), (b, r) in pairwise(grid):
@@ -65,76 +103,71 @@ def dpm_solver_2m(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise | None =
         else:
             x = b * (1 - decay) * guess + r / s * (1 if not eta else math.exp(-step)) * x
             if eta and r:
-                assert noise is not None
-                x = x + r * math.sqrt(1 - decay) * noise(*x.shape[1:]).to(x)
+                x = x + r * math.sqrt(1 - decay) * _fresh(noise, x)
         before, step_before = x0, step
         yield x, x0
 
 
-def unipc(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise | None = None, order: int = 3) -> Steps:
-    """UniPC, the multistep predictor-corrector with B(h) = exp(-h) - 1 (Zhao et al., arXiv:2302.04867).
+def unipc(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise | None = None, order: int = 2) -> Steps:
+    """UniPC, a multistep predictor and corrector (Zhao et al., arXiv:2302.04867); one evaluation a step.
 
-    Each evaluation corrects the point that it was made at before it predicts the next: one evaluation a step.
+    Each evaluation first corrects the point that it was made at, then predicts the next. Both go DDIM's way with a
+    mean of the last ``order`` estimates in the place of one: that of the polynomial through them, over the step. The
+    corrector weights it by alpha / sigma, which is exact; the predictor, which has to extrapolate, takes the plain
+    mean, which is steadier over long steps (at order 2 that is the paper's coefficient 1/2, and DPM-Solver++(2M)).
+
+    Args:
+        order: how many estimates a step is made of, and how fast it converges; 1 is ``ddim``.
+
+    Raises:
+        UsageError: order below 1.
     """
-    past: list[tuple[float, Tensor]] = []  # log signal-to-noise ratios and estimates, newest last
-    start = x  # where the last step started, corrected
+    if order < 1:
+        raise UsageError(f"UniPC's order is at least 1, not {order}.")
+    past: list[tuple[float, Tensor]] = []  # places and estimates, newest last
+    start = x
     for place, ((a, s), (b, r)) in enumerate(pairwise(grid)):
         x0 = denoise(x, a, s)
-        now = math.log(a / s) if a else -math.inf
-        if past:
-            x = _unipc_step(start, grid[place - 1], (a, s), past[-order:], (now, x0))
+        past = [*past, (_place(a, s), x0)][-order:]
+        if len(past) > 1:
+            (c, q), corrected = grid[place - 1], _mean(past, past[-2][0], past[-1][0], weighted=True)
+            x = s / q * start + (a - s * c / q) * corrected
         start = x
-        past = [*past, (now, x0)][-order:] if a else []  # an estimate from pure noise has no finite place
-        if a == 0 or r == 0:
-            x = b * x0 + r * (x - a * x0) / s
+        if r == 0:
+            x = b * x0
         else:
-            terms = min(order, len(grid) - 1 - place)  # few steps left: lower orders, which are steadier
-            x = _unipc_step(x, (a, s), (b, r), past[-max(terms, 1) :], None)
+            x = r / s * start + (b - r * a / s) * _mean(past, past[-1][0], _place(b, r), weighted=False)
         yield x, x0
 
 
-def _unipc_step(
-    x: Tensor,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    past: list[tuple[float, Tensor]],
-    there: tuple[float, Tensor] | None,
-) -> Tensor:
-    """From ``start`` to ``end`` by the estimates of the past, and where it is known by that at the end."""
-    (a, s), (b, r) = start, end
-    (base, x0), older = past[-1], past[-2::-1]
-    step = math.log(b / r) - math.log(a / s)
-    known = [((at - base) / step, estimate) for at, estimate in older]
-    if there is not None:
-        known.append((1.0, there[1]))
-    moved = r / s * x - b * math.expm1(-step) * x0
-    if not known:
-        return moved
-    phi, targets = math.expm1(-step) / -step - 1, []
-    for k in range(1, len(known) + 1):
-        targets.append(phi * math.factorial(k) / math.expm1(-step))
-        phi = phi / -step - 1 / math.factorial(k + 1)
-    ratios = torch.tensor([ratio for ratio, _ in known], dtype=torch.float64)
-    system = torch.stack([ratios**k for k in range(len(known))])
-    weights = torch.linalg.solve(system, torch.tensor(targets, dtype=torch.float64)).tolist()
-    change = sum(w * (estimate - x0) / ratio for w, (ratio, estimate) in zip(weights, known, strict=True))
-    return moved - b * math.expm1(-step) * change
+def _place(alpha: float, sigma: float) -> float:
+    """Half the log signal-to-noise ratio, bent so that pure noise has a place too: no more than a ratio of 1 / 100."""
+    return math.log(alpha / sigma + 0.01)
 
 
-def _ancestral(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise | None = None) -> Steps:
-    return ddim(denoise, x, grid, noise, eta=1.0)
+def _mean(known: list[tuple[float, Tensor]], start: float, end: float, weighted: bool) -> Tensor:
+    """The mean from place ``start`` to place ``end`` of the polynomial through what is known at some places.
+
+    ``weighted``: by exp(place), which makes the step exact where that polynomial is E[x0|x].
+    """
+    step = end - start
+    moments = [1.0]  # of the place between start (0) and end (1)
+    for k in range(1, len(known)):
+        moments.append(-1 / math.expm1(-step) - k / step * moments[-1] if weighted else 1 / (k + 1))
+    nodes = torch.tensor([(at - start) / step for at, _ in known], dtype=torch.float64)
+    powers = torch.stack([nodes**k for k in range(len(known))])
+    weights = torch.linalg.solve(powers, torch.tensor(moments, dtype=torch.float64))
+    return sum((w * x0 for w, (_, x0) in zip(weights.tolist(), known, strict=True)), torch.zeros_like(known[0][1]))
 
 
-def _sde(denoise: Denoise, x: Tensor, grid: Grid, noise: Noise | None = None) -> Steps:
-    return dpm_solver_2m(denoise, x, grid, noise, eta=1.0)
-
-
-SAMPLERS: dict[str, Callable[[Denoise, Tensor, Grid, Noise | None], Steps]] = {
-    "ddpm": _ancestral,
+SAMPLERS: dict[str, Callable[..., Steps]] = {  # (denoise, x, grid, noise)
+    "ddpm": partial(ddim, eta=1.0),
     "ddim": ddim,
     "euler": ddim,
     "heun": heun,
+    "heun-churn": partial(heun, s_churn=40.0, s_tmin=0.05, s_tmax=50.0, s_noise=1.003),  # EDM's for ImageNet, table 5
     "dpm++2m": dpm_solver_2m,
-    "dpm++2m-sde": _sde,
+    "dpm++2m-sde": partial(dpm_solver_2m, eta=1.0),
     "unipc": unipc,
 }
+STOCHASTIC = ("ddpm", "heun-churn", "dpm++2m-sde")  # these draw noise on their way

@@ -40,6 +40,11 @@ class Schedule(Protocol):
         """Times (B,) for a training step, one from each row's stream."""
 
 
+def _double(x: Tensor) -> Tensor:
+    """x in float64, where the device has it."""
+    return x if x.device.type == "mps" else x.double()
+
+
 class _Table:
     """A variance-preserving chain of T steps; step i = 1 ... T is time i / T, in between log(sigma/alpha) is linear.
 
@@ -56,14 +61,15 @@ class _Table:
         self._log_ratio = 0.5 * ((1 - self.alphas_bar).log() - self.alphas_bar.log())
 
     def pair(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        place = (t.double() * self.steps - 1).clamp(0, self.steps - 1)
+        place = (_double(t) * self.steps - 1).clamp(0, self.steps - 1)
         low = place.floor().long().clamp(max=self.steps - 2)
-        table = self._log_ratio.to(t.device)
+        table = self._log_ratio.to(place)
         log_ratio = torch.lerp(table[low], table[low + 1], place - low)
         return torch.sigmoid(-2 * log_ratio).sqrt().to(t), torch.sigmoid(2 * log_ratio).sqrt().to(t)
 
     def time(self, ratio: Tensor) -> Tensor:
-        table, wanted = self._log_ratio.to(ratio.device), ratio.double().log()
+        wanted = _double(ratio).log()
+        table = self._log_ratio.to(wanted)
         high = torch.searchsorted(table, wanted.contiguous()).clamp(1, self.steps - 1)
         part = (wanted - table[high - 1]) / (table[high] - table[high - 1])
         return ((high + part.clamp(0, 1)) / self.steps).to(ratio)
@@ -79,11 +85,16 @@ class Linear(_Table):
     """Ho et al., arXiv:2006.11239, section 4: beta rises linearly, from 1e-4 to 0.02 for T = 1000.
 
     Other T scale the ends by 1000 / T, so that as much noise is added in all.
+
+    Args:
+        steps: T.
+        ends: the first and the last beta, where they are to be others.
     """
 
-    def __init__(self, steps: int = 1000):
+    def __init__(self, steps: int = 1000, ends: tuple[float, float] | None = None):
         scale = 1000 / steps
-        super().__init__(torch.linspace(1e-4 * scale, min(0.02 * scale, 0.999), steps, dtype=torch.float64))
+        first, last = ends or (1e-4 * scale, min(0.02 * scale, 0.999))
+        super().__init__(torch.linspace(first, last, steps, dtype=torch.float64))
 
 
 class Cosine(_Table):
@@ -147,9 +158,3 @@ class Flow:
         if not self.deviation:
             return rng.uniform(1, low=1e-5)[:, 0]
         return torch.sigmoid(rng(1)[:, 0] * self.deviation + self.mean)
-
-
-def at(schedule: Schedule, t: float) -> Pair:
-    """The pair of one time, as numbers."""
-    alpha, sigma = schedule.pair(torch.tensor([t], dtype=torch.float64))
-    return float(alpha), float(sigma)

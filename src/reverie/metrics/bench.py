@@ -68,6 +68,7 @@ class Bench:
     device: str = "auto"
     seed: int = 0
     progress: Progress | None = None
+    slow: bool = True  # whether to compute what takes minutes, such as a likelihood by integration
     remarks: list[str] = field(default_factory=list)
     pictures: dict[str, Any] = field(default_factory=dict)
     _eyes: dict[str, Backbone] = field(default_factory=dict)

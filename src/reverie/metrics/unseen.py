@@ -21,9 +21,8 @@ from reverie.verbs import Model, verbs_of
 def nll(bench: Bench) -> Iterator[Score]:
     """The likelihood of held-out pictures, or its bounds."""
     model, held = _model_and_held_out(bench, "A likelihood")
-    for metric, found, facts in likelihood(model, held, progress=bench.progress):
-        told = {"interval": "95 %, over held-out pictures", "held_out": len(held)}
-        yield bench.score(metric, found, None, "lower", **facts | told)
+    for metric, found, facts in likelihood(model, held, slow=bench.slow, progress=bench.progress):
+        yield bench.score(metric, found, None, "lower", **facts | {"interval": "95 %, over held-out pictures"})
     if getattr(model, "likelihood", "8-bit") != "8-bit":
         raise Refused(
             f"Bits per dimension are those of 8-bit pictures; this model's likelihood is {model.likelihood}'s.",

@@ -11,21 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
+from reverie import weights
 from reverie.diffusion import grids, samplers
 from reverie.diffusion.denoiser import clipped, denoiser
 from reverie.diffusion.guidance import guided
+from reverie.diffusion.likelihood import DEQUANTISED, even, flow_log_prob_8bit, variational_bound
 from reverie.diffusion.prediction import PREDICTIONS, weigh
 from reverie.diffusion.samplers import Denoise
 from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear, Pair, Schedule
 from reverie.errors import UsageError, suggest
+from reverie.nets.bert import MiniLM
 from reverie.nets.text import TextEncoder
 from reverie.nets.unet import UNet
 from reverie.noise import Noise
-from reverie.training.phase import Phase, adamw
+from reverie.training.muon import Muon
+from reverie.training.phase import Phase
 from reverie.verbs import Batch
 
+Guide = Callable[[Denoise, Tensor | None, Sequence[str] | None], Denoise]  # (denoiser, label, text) -> a denoiser
 _NULL_RATE = 0.1  # how often training hides the condition, so that the null condition means "any" (arXiv:2207.12598)
 
 
@@ -48,6 +54,21 @@ def unet(size: int, channels: int, width: int, depth: int, **told: int) -> UNet:
     return UNet(size, channels, tuple(widths), depth, attention=len(widths) - 1, fold=fold, **told)
 
 
+def _minilm() -> tuple[weights.Weights, list[str]]:
+    return weights.load("minilm"), weights.words_in(weights.load("minilm-words"))
+
+
+def reader(name: str) -> TextEncoder | MiniLM:
+    """What reads captions: "small" is trained along, "minilm" is pretrained, frozen, and fetched at the first caption.
+
+    Raises:
+        UsageError: another name.
+    """
+    if name not in ("small", "minilm"):
+        raise UsageError(f"text_encoder is 'small' or 'minilm', not {name!r}.")
+    return TextEncoder() if name == "small" else MiniLM(_minilm)
+
+
 class Diffusion(nn.Module):
     """What the systems of this family share: conditions, the loss, the denoiser, sampling. Not a system itself.
 
@@ -59,14 +80,14 @@ class Diffusion(nn.Module):
     """
 
     net: nn.Module
-    text_encoder: TextEncoder | None
+    text_encoder: TextEncoder | MiniLM | None
     schedule: Schedule
     prediction: str
     weighting: str
     sampler, grid, evaluations = "unipc", "log-snr", 10
     range: float | None = 1.0
 
-    def __init__(self, size: int, channels: int, classes: int, conditional: str):
+    def __init__(self, size: int, channels: int, classes: int, conditional: str, text_encoder: str = "small"):
         super().__init__()
         if conditional not in ("none", "label", "text"):
             raise UsageError(f"conditional is 'none', 'label' or 'text', not {conditional!r}.")
@@ -74,7 +95,7 @@ class Diffusion(nn.Module):
             raise UsageError("conditional='label' needs pictures with at least two classes (sub-folders are classes).")
         self.size, self.channels, self.code_shape = size, channels, (channels, size, size)
         self.classes, self.texts = (classes if conditional == "label" else 0), conditional == "text"
-        self.text_encoder = TextEncoder() if self.texts else None
+        self.text_encoder = reader(text_encoder) if self.texts else None
 
     @property
     def told(self) -> dict[str, int]:
@@ -83,8 +104,8 @@ class Diffusion(nn.Module):
 
     # Learning
 
-    def phases(self, lr: float = 1e-3, weight_decay: float = 0.0) -> list[Phase]:
-        return [Phase("denoise", adamw(self.parameters(), lr, weight_decay), self.loss)]
+    def phases(self, lr: float = 3e-3, weight_decay: float = 0.0) -> list[Phase]:
+        return [Phase("denoise", Muon(self, lr, weight_decay), self.loss)]
 
     def codes(self, batch: Batch) -> Tensor:
         """What is diffused: the pictures themselves, here."""
@@ -118,25 +139,70 @@ class Diffusion(nn.Module):
         self, label: Tensor | None = None, text: Sequence[str] | None = None
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """The network with its condition bound: (x, timesteps) -> output."""
-        condition: dict[str, Any] = {}
-        if self.classes:
-            condition["label"] = label
-        if self.text_encoder is not None and text is not None:
-            condition["tokens"], condition["mask"] = self.text_encoder(text)
-        return lambda x, timestep: self.net(x, timestep, **condition)
+        condition: dict[str, Any] = {"label": label} if self.classes else {}
+        if self.text_encoder is None:
+            return lambda x, timestep: self.net(x, timestep, **condition)
+        tokens, mask = self.text_encoder([""] if text is None else text)  # no text is the null caption
+        return lambda x, timestep: self.net(
+            x, timestep, **condition, tokens=tokens.expand(len(x), -1, -1), mask=mask.expand(len(x), -1)
+        )
+
+    # Likelihood
+
+    def chain(self) -> Sequence[Pair]:
+        """The noise levels of the Markov chain that ``elbo`` is of, noise first.
+
+        A schedule of T steps is itself that chain. Another has 1,000 levels, even in log(sigma / alpha), down to noise
+        of half a grey level: what is finer is left to the chain's last step, which rounds to 8 bits.
+        """
+        if isinstance(self.schedule, Cosine | Linear):
+            return grids.uniform(self.schedule, self.schedule.steps)
+        return even(self.most_noise, 1 / 255, 999)
+
+    @property
+    def most_noise(self) -> float:
+        """Sigma / alpha where a likelihood ends: the schedule's, or 200, where nothing is left of a picture."""
+        alpha, sigma = self.schedule.pair(torch.ones(1, dtype=torch.float64))
+        return min(float(sigma / alpha), 200.0)
+
+    def elbo(self, batch: Batch, times: int = 1) -> Tensor:
+        """The variational bound of ``chain``, nats per 8-bit image (B,); given label and text where they are known.
+
+        Args:
+            times: steps of the chain that each picture looks at, drawn at random: an unbiased estimate of the bound.
+        """
+        denoise = self.denoiser(batch.get("label"), batch.get("text"))
+        return variational_bound(denoise, batch["image"], self.chain(), batch["rng"], times)
+
+    def log_prob(self, batch: Batch, steps: int = 50, probes: int = 1) -> Tensor:
+        """Log-likelihood by the probability flow, nats per 8-bit image (B,): see ``flow_log_prob_8bit``.
+
+        Args:
+            steps: of Heun's method; the result is off by an amount that falls with their square.
+            probes: random directions that estimate the divergence, without bias.
+        """
+        with torch.inference_mode(False), torch.no_grad():  # what is made here, a gradient may need below
+            denoise = self.denoiser(batch.get("label"), batch.get("text"))
+            grid = even(self.most_noise, DEQUANTISED, steps)
+            return flow_log_prob_8bit(denoise, batch["image"], grid, batch["rng"], probes)
 
     # Sampling
 
     def denoiser(
-        self, label: Tensor | None = None, text: Sequence[str] | None = None, guidance: float = 1.0
+        self,
+        label: Tensor | None = None,
+        text: Sequence[str] | None = None,
+        guidance: float = 1.0,
+        guide: Guide | None = None,
     ) -> Denoise:
-        """E[x0 | x] under a condition, guided by the null condition where ``guidance`` is not 1."""
+        """E[x0 | x] under a condition, guided by the null condition where ``guidance`` is not 1, or by ``guide``."""
         prediction = PREDICTIONS[self.prediction]
         told = denoiser(self.bind(label, text), self.schedule, prediction)
         if guidance != 1:
-            rows = len(label) if label is not None else len(text or [])
-            null = denoiser(self.bind(None, [""] * rows if self.texts else None), self.schedule, prediction)
+            null = denoiser(self.bind(), self.schedule, prediction)
             told = guided(told, null, guidance)
+        if guide is not None:
+            told = guide(told, label, text)
         return told if self.range is None else clipped(told, self.range)
 
     def plan(
@@ -148,10 +214,25 @@ class Diffusion(nn.Module):
             UsageError: unknown names, or steps below 1.
         """
         sampler, grid = sampler or self.sampler, grid or self.grid
-        for what, name, known in (("sampler", sampler, samplers.SAMPLERS), ("grid", grid, grids.GRIDS)):
-            if name not in known:
-                raise UsageError(f"There is no {what} {name!r}.{suggest(name, list(known))} Known: {', '.join(known)}.")
-        return sampler, grids.GRIDS[grid](self.schedule, grids.check(self.evaluations if steps is None else steps))
+        known = {"sampler": (sampler, [*samplers.SAMPLERS]), "grid": (grid, [*grids.GRIDS, "optimised"])}
+        for what, (name, names) in known.items():
+            if name not in names:
+                raise UsageError(f"There is no {what} {name!r}.{suggest(name, names)} Known: {', '.join(names)}.")
+        steps = grids.check(self.evaluations if steps is None else steps)
+        if grid == "optimised":
+            return sampler, self.optimised_grid(sampler, steps)
+        return sampler, grids.GRIDS[grid](self.schedule, steps)
+
+    def optimised_grid(self, sampler: str, steps: int) -> list[Pair]:
+        """The grid on which this network comes nearest to where many steps lead: see ``grids.optimised``. Kept."""
+        if sampler in samplers.STOCHASTIC:
+            raise UsageError(f"A grid can be optimised for a sampler that draws no noise, not for {sampler}.")
+        kept = self.__dict__.setdefault("_grids", {})
+        if (sampler, steps) not in kept:
+            x = Noise.of_seeds(range(16), next(self.parameters()).device)(*self.code_shape)
+            found = grids.optimised(self.denoiser(), self.schedule, x, steps, samplers.SAMPLERS[sampler])
+            kept[sampler, steps] = grids.curved(self.schedule, steps, *found)
+        return kept[sampler, steps]
 
     def trajectory(
         self,
@@ -162,17 +243,20 @@ class Diffusion(nn.Module):
         sampler: str | None = None,
         steps: int | None = None,
         grid: str | None = None,
+        guide: Guide | None = None,
         **condition: Any,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """What ``sample`` goes through: after each step x_t and the estimate of x0, both (B, C, H, W).
 
+        Args:
+            guide: wraps the denoiser, see ``editing.guides``; ``guidance`` then stays 1.
         Raises:
             UsageError: a condition that the model does not know, an unknown sampler or grid, steps below 1.
         """
         self.check(label, text, guidance)
         name, pairs = self.plan(sampler, steps, grid)
         x = noise(*self.code_shape) * (pairs[0][0] ** 2 + pairs[0][1] ** 2) ** 0.5
-        yield from samplers.SAMPLERS[name](self.denoiser(label, text, guidance), x, pairs, noise)
+        yield from samplers.SAMPLERS[name](self.denoiser(label, text, guidance, guide), x, pairs, noise)
 
     def check(self, label: Tensor | None, text: Sequence[str] | None, guidance: float) -> None:
         """Raise a UsageError for a condition that this model was not trained with."""
@@ -202,6 +286,7 @@ class DDPM(Diffusion):
         prediction: what the network says: "noise", "x0" or "v".
         weighting: of the squared error: "simple" (of the noise), "min-snr", "v" or "x0".
         conditional: "none", "label" or "text".
+        text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
         width: channels of the U-Net's finest level.
         depth: residual blocks a level, down and up.
     """
@@ -216,10 +301,11 @@ class DDPM(Diffusion):
         prediction: Literal["noise", "x0", "v"] = "noise",
         weighting: Literal["simple", "min-snr", "v", "x0"] = "simple",
         conditional: Literal["none", "label", "text"] = "none",
+        text_encoder: Literal["small", "minilm"] = "small",
         width: int = 64,
         depth: int = 1,
     ):
-        super().__init__(size, channels, classes, conditional)
+        super().__init__(size, channels, classes, conditional, text_encoder)
         if schedule not in ("cosine", "linear") or timesteps < 2:
             raise UsageError(
                 f"schedule is 'cosine' or 'linear' over at least 2 timesteps, not {schedule!r}, {timesteps}."
@@ -239,6 +325,7 @@ class EDM(Diffusion):
         noise_mean: mean of log sigma in training.
         noise_deviation: standard deviation of log sigma in training.
         conditional: "none", "label" or "text".
+        text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
         width: channels of the U-Net's finest level.
         depth: residual blocks a level, down and up.
     """
@@ -253,10 +340,11 @@ class EDM(Diffusion):
         noise_mean: float = -1.2,
         noise_deviation: float = 1.2,
         conditional: Literal["none", "label", "text"] = "none",
+        text_encoder: Literal["small", "minilm"] = "small",
         width: int = 64,
         depth: int = 1,
     ):
-        super().__init__(size, channels, classes, conditional)
+        super().__init__(size, channels, classes, conditional, text_encoder)
         self.schedule = Karras(mean=noise_mean, deviation=noise_deviation)
         self.net = unet(size, channels, width, depth, **self.told)
 
@@ -271,6 +359,7 @@ class FlowMatching(Diffusion):
         time_mean: mean of the logit of t in training; t = 1 is noise.
         time_deviation: its standard deviation; 0 draws t evenly.
         conditional: "none", "label" or "text".
+        text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
         width: channels of the U-Net's finest level.
         depth: residual blocks a level, down and up.
     """
@@ -285,9 +374,10 @@ class FlowMatching(Diffusion):
         time_mean: float = 0.0,
         time_deviation: float = 1.0,
         conditional: Literal["none", "label", "text"] = "none",
+        text_encoder: Literal["small", "minilm"] = "small",
         width: int = 64,
         depth: int = 1,
     ):
-        super().__init__(size, channels, classes, conditional)
+        super().__init__(size, channels, classes, conditional, text_encoder)
         self.schedule = Flow(time_mean, time_deviation)
         self.net = unet(size, channels, width, depth, **self.told)

@@ -20,9 +20,13 @@ class EMA:
         self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
 
+    def restart(self, model: nn.Module) -> None:
+        """Forget the average: follow on from where ``model`` stands."""
+        self.model.load_state_dict(model.state_dict())
+
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Follow ``model`` after the step number ``step`` (from 0)."""
+        """Follow ``model`` after the step number ``step`` (from 0, counted from where the average began)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
         floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]

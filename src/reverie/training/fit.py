@@ -22,7 +22,8 @@ class Fit:
 
     Args:
         model: already on its device.
-        stages: lists of phases in playing order, each with an equal share of the progress.
+        stages: lists of phases in playing order, each with an equal share of the progress. The learning rate's
+            schedule, ``batch["progress"]`` and the average begin anew with each.
         batches: this rank's rows of each step's global batch.
         precision: format of the networks' arithmetic.
         ema: decay of the weights' average; 0 keeps none.
@@ -46,7 +47,7 @@ class Fit:
         self.model, self.stages, self.batches, self.precision = model, stages, batches, precision
         self.clip, self.accumulate, self.warmup, self.decay = clip, accumulate, warmup, decay
         self.ema = EMA(model, ema) if ema else None
-        self.stage = 0
+        self.stage, self.began = 0, 0  # the current stage, and the step at which it began
         for phase in (phase for stage in stages for phase in stage):
             for group in phase.optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
@@ -59,21 +60,25 @@ class Fit:
 
     def step(self, step: int, progress: float) -> dict[str, Tensor]:
         """One move of every phase that is due. Returns detached metrics, "phase/metric" where players are several."""
-        self.stage = min(int(progress * len(self.stages)), len(self.stages) - 1)
+        stage = min(int(progress * len(self.stages)), len(self.stages) - 1)
+        if stage != self.stage:
+            self.stage, self.began = stage, step
+            if self.ema:  # what now stands still must be what the others see, not an average of it
+                self.ema.restart(self.model)
+        progress = progress * len(self.stages) - stage
         phases = self.stages[self.stage]
         batch = self.batches(step)
         batch["progress"] = torch.full((), progress, device=self.batches.device)  # made there: no copy, no wait
         metrics: dict[str, Tensor] = {}
         for number, phase in enumerate(phases, 1):
             if step % phase.every == 0:
-                found = self._move(
-                    phase, batch, fold(self.batches.seed, step, number), rate(step, progress, self.warmup, self.decay)
-                )
+                factor = rate(step - self.began, progress, self.warmup, self.decay)
+                found = self._move(phase, batch, fold(self.batches.seed, step, number), factor)
                 metrics |= {
                     (name if len(phases) == 1 else f"{phase.name}/{name}"): value for name, value in found.items()
                 }
         if self.ema:
-            self.ema.update(self.model, step)
+            self.ema.update(self.model, step - self.began)
         return metrics
 
     def _move(self, phase: Phase, batch: Batch, key: int, factor: float) -> dict[str, Tensor]:
@@ -98,18 +103,21 @@ class Fit:
             sums["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, self.clip)
         for group in phase.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        phase.optimizer.step()
+        with self.precision.autocast():  # Muon's matrix products are of the networks' size
+            phase.optimizer.step()
         phase.optimizer.zero_grad(set_to_none=True)
         return sums
 
     # State: with (seed, step) these are all that the next step depends on
 
     def state(self) -> dict[str, Any]:
-        """Optimiser states of every stage, for ``torch.load(weights_only=True)``."""
-        return {"optimizers": [[phase.optimizer.state_dict() for phase in stage] for stage in self.stages]}
+        """Optimiser states of every stage, and which stage it is, for ``torch.load(weights_only=True)``."""
+        optimizers = [[phase.optimizer.state_dict() for phase in stage] for stage in self.stages]
+        return {"optimizers": optimizers, "stage": (self.stage, self.began)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what ``state`` gave."""
+        self.stage, self.began = state["stage"]
         for stage, saved in zip(self.stages, state["optimizers"], strict=True):
             for phase, optimizer in zip(stage, saved, strict=True):
                 phase.optimizer.load_state_dict(optimizer)

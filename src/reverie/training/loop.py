@@ -113,6 +113,8 @@ def rerun(path: Path | str, out: Path | str | None = None, quiet: bool = False) 
         ReverieError: the pictures are not the ones it was trained on.
     """
     old = Run.open(path).info
+    if "imported" in old:
+        raise UsageError(f"{path} was imported, not trained here: there is nothing to repeat. `reverie sample {path}`.")
     keep = ("reverie", "model", "verbs", "phases", "data", "training", "plan")
     info = {key: old[key] for key in keep} | {
         "rerun_of": str(path),
@@ -123,8 +125,7 @@ def rerun(path: Path | str, out: Path | str | None = None, quiet: bool = False) 
     }
     with distributed.group():
         where = Path(distributed.agree(str(out or fresh_path(old["model"]["name"], old["data"]["spec"]))))
-        runner = _again(Run(where, info), info, quiet)
-        _fill(runner.model)
+        runner = _again(Run(where, info), info, quiet, fresh=True)
         if distributed.rank() == 0:
             Run.create(where, info)
         return runner.go()
@@ -140,7 +141,7 @@ def _fill(model: Model) -> Model:
     """Put the weights of the runs that a fresh model builds on into its sub-modules of that name."""
     for key in registry.RUN_ARGUMENTS:
         argument = model.config["kwargs"].get(key)
-        if isinstance(argument, dict):
+        if isinstance(argument, dict) and "run" in argument:
             saved = trained(argument["run"])[1]
             getattr(model, key).load_state_dict(saved.weights if saved.ema is None else saved.ema)
     return model
@@ -153,8 +154,8 @@ def _build(name: str, kwargs: dict[str, Any], data: Dataset, seed: int) -> Model
         return registry.build(name, data, **kwargs)
 
 
-def _again(run: Run, info: dict[str, Any], quiet: bool) -> Training:
-    """The training that run.json describes."""
+def _again(run: Run, info: dict[str, Any], quiet: bool, fresh: bool = False) -> Training:
+    """The training that run.json describes; a fresh one takes the weights of the runs it builds on."""
     facts = info["data"]
     data = open_data(facts["spec"], size=facts["size"], channels=facts["channels"], fit=facts["fit"])
     if data.fingerprint != facts["fingerprint"]:
@@ -164,6 +165,5 @@ def _again(run: Run, info: dict[str, Any], quiet: bool) -> Training:
         )
     chosen = Options(**info["training"])
     plan = Plan([(step, progress) for step, progress in info["plan"]["knots"]], info["plan"]["minutes"])
-    return Training(
-        run, _build(info["model"]["name"], info["model"]["kwargs"], data, chosen.seed), data, chosen, plan, quiet
-    )
+    built = _build(info["model"]["name"], info["model"]["kwargs"], data, chosen.seed)
+    return Training(run, _fill(built) if fresh else built, data, chosen, plan, quiet)

@@ -231,7 +231,7 @@ class Training:
     def _diverged(self, step: int, name: str, loss: float) -> None:
         player = name.rpartition("/")[0] or self.fit.stages[self.fit.stage][0].name
         newest, _ = newest_whole(self.run.checkpoints)
-        rate = max(g["lr"] for phase in self.fit.stages[self.fit.stage] for g in phase.optimizer.param_groups)
+        rate = self.fit.stages[self.fit.stage][0].optimizer.param_groups[0]["lr"]
         raise ReverieError(
             f"Training diverged at step {step}: the loss of phase {player!r} is {loss:g}. "
             f"Kept: the last good checkpoint, {newest}. Try a lower --lr (it stood at {rate:.2g}), a longer --warmup, "
@@ -241,12 +241,12 @@ class Training:
     def _log(self, metrics: dict[str, float], speed: float) -> None:
         if not self.leader:
             return
-        rates = [g["lr"] for phase in self.fit.stages[self.fit.stage] for g in phase.optimizer.param_groups]
+        first = self.fit.stages[self.fit.stage][0]
         line = {
             "step": self.step,
             "seconds": round(self.elapsed, 3),
             "images_per_second": round(speed, 1),
-            "lr": max(rates),
+            "lr": first.optimizer.param_groups[0]["lr"],
         }
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self.run.log(line | finite)

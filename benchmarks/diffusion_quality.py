@@ -1,0 +1,214 @@
+"""What do the same minutes of training buy: reverie against diffusers on full Fashion-MNIST, one after the other.
+
+- reverie: `reverie train flow-matching --data fashion-mnist --minutes M` as it stands (``--model`` names another
+  system), sampled with the model's own sampler and number of steps.
+- diffusers: its UNet2DModel by the recipe of its example train_unconditional.py, with as many parameters (to 5 %, see
+  diffusion_step.py) and the example's batch of 16, which gives it the most steps. The M minutes are all for steps
+  (drawing is not counted), the cosine schedule ends with them, and its warm-up takes at most a tenth of
+  them: as printed, 500 steps, it would outlast the shorter budgets. Its EMA is sampled by its DDIMScheduler in 50
+  steps, because the 1000 of its DDPMPipeline would take longer than the training.
+
+Each trains and draws in a process of its own with the machine to itself. The same number of pictures of each is
+compared with the first 10,000 training pictures: the plain Frechet distance of Inception's features (2,000 against
+10,000: fit for comparing at equal numbers only, not for publishing), the kernel distance KID with its 95 % interval,
+which has no bias, and from --samples 5000 on FID-infinity. Beside them the floor: as many other training pictures.
+
+Run:  python benchmarks/diffusion_quality.py [--minutes 5] [--samples 2000] [--only reverie] [--out FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusion_step import equal_widths, fetch_diffusers, parameters, peer_average, peer_network, peer_steps
+
+import reverie as rv
+from reverie import pictures, registry
+from reverie.files import read_json, write_json
+from reverie.metrics.distances import frechet_distance, frechet_infinity, kernel_distance
+from reverie.metrics.features import backbone, features
+from reverie.metrics.statistics import Moments
+from reverie.recipes import recipe_for
+from reverie.training.precision import pick_device
+from reverie.training.progress import clock
+from reverie.training.run import fresh_path, machine
+
+PEER_EVALUATIONS = 50
+
+
+class Meter:
+    """A line on stderr every ten seconds: what is done, what is left."""
+
+    def __init__(self) -> None:
+        self.began = self.said = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def __call__(self, share: float, what: str) -> None:
+        if time.monotonic() - self.said > 10:
+            self.said = time.monotonic()
+            left = self.seconds * (1 / max(share, 1e-9) - 1)
+            print(f"{what}, {share:.0%}, {clock(left)} left", file=sys.stderr, flush=True)
+
+
+def keep(folder: Path, name: str, drawn: np.ndarray, facts: dict[str, Any]) -> None:
+    """NAME.npz for the scores, NAME.png to look at, NAME.json for the table."""
+    np.savez_compressed(folder / f"{name}.npz", images=drawn)
+    pictures.save(folder / f"{name}.png", pictures.grid(drawn[:100], columns=10))
+    write_json(folder / f"{name}.json", facts)
+
+
+def ours(asked: argparse.Namespace, folder: Path) -> None:
+    """In a process of its own: train, draw, keep."""
+    run = rv.train(asked.model, asked.data, minutes=asked.minutes, out=folder / "run", device=asked.device)
+    model = rv.load(run, asked.device)
+    labels = list(range(model.classes)) if getattr(model, "classes", 0) else None
+    meter = Meter()
+    drawn = rv.sample(model, asked.samples, label=labels, progress=lambda done, n, what: meter(done / n, what))
+    sampling, told = meter.seconds, run.info
+    facts = {
+        "told": f"reverie {asked.model}, {model.sampler} in {model.evaluations} steps",
+        "parameters": parameters(model),
+        "minutes": told["seconds"] / 60,
+        "seen": told["result"]["steps"] * told["training"]["batch_size"],
+        "drawn_per_second": asked.samples / sampling,
+    }
+    keep(folder, "reverie", drawn, facts)
+
+
+def peer(asked: argparse.Namespace, folder: Path) -> None:
+    """In a process of its own: train, draw, keep."""
+    sys.path.append(fetch_diffusers())
+    from diffusers import DDIMScheduler
+
+    data, device = rv.data(asked.data), pick_device(asked.device)
+    same = registry.build(asked.model, data, **recipe_for(asked.model, asked.data).get("model", {}))
+    widths = equal_widths(data.size, data.channels, parameters(same))
+    torch.manual_seed(0)
+    net = peer_network(data.size, data.channels, widths).to(device)
+    average, meter, seen = peer_average(net), Meter(), 0
+
+    def done() -> float:
+        return min(1.0, meter.seconds / (60 * asked.minutes))
+
+    for count in peer_steps(net, data.train.images, asked.peer_batch, device, average, done):
+        seen += count
+        meter(done(), f"diffusers: {seen:,} pictures seen")
+        if done() == 1:
+            break
+    minutes = meter.seconds / 60
+    average.copy_to(net.parameters())
+    net.eval()
+    meter, drawn, generator = Meter(), [], torch.Generator(device).manual_seed(0)
+    chain = DDIMScheduler(num_train_timesteps=1000)
+    chain.set_timesteps(PEER_EVALUATIONS)
+    for low in range(0, asked.samples, 100):
+        shape = (min(100, asked.samples - low), data.channels, data.size, data.size)
+        x = torch.randn(shape, generator=generator, device=device)
+        with torch.inference_mode():
+            for place, timestep in enumerate(chain.timesteps):
+                x = chain.step(net(x, timestep).sample, timestep, x).prev_sample
+                meter((low + len(x) * place / PEER_EVALUATIONS) / asked.samples, "diffusers: drawing")
+        drawn.append(pictures.to_uint8(x))
+    facts = {
+        "told": f"diffusers {widths}, DDIM in {PEER_EVALUATIONS} steps",
+        "parameters": parameters(net),
+        "minutes": minutes,
+        "seen": seen,
+        "drawn_per_second": asked.samples / meter.seconds,
+    }
+    keep(folder, "diffusers", np.concatenate(drawn), facts)
+
+
+CONTESTANTS = {"reverie": ours, "diffusers": peer}
+
+
+def row(name: str, *cells: str) -> str:
+    return f"{name:44} " + " ".join(f"{cell:>15}" for cell in cells)
+
+
+def short(count: int) -> str:
+    return str(count) if count % 1000 else f"{count // 1000}k"
+
+
+def score(asked: argparse.Namespace, folder: Path, names: list[str]) -> dict[str, float]:
+    """Prints the table; returns each contestant's Frechet distance."""
+    data = rv.data(asked.data)
+    real = data.train.images[: asked.reference]
+    floor = data.train.images[asked.reference : asked.reference + asked.samples]
+    eye, meter = backbone(asked.backbone, device=asked.device), Meter()
+
+    def seen(images: np.ndarray, kept: bool, what: str) -> torch.Tensor:
+        meter.began = time.monotonic()
+        return features(images, eye, kept, lambda done, n, _: meter(done / n, f"{eye.name}: {what}"))[:]
+
+    reference = seen(real, True, "reference")
+    moments = Moments.of(reference)
+    measured = "FID" if asked.backbone == "inception" else f"frechet-{asked.backbone}"
+    title = f"frechet-{short(asked.samples)}-{short(asked.reference)}"
+    print(f"features: {eye.name} (sha256 {eye.sha256[:12]}), {eye.resize}, {eye.precision}")
+    print(row("", "parameters", "minutes", "pictures seen", "drawn/s", title, "kernel x 1000", f"{measured}-infinity"))
+    found: dict[str, float] = {}
+    for name in [*names, "real"]:
+        if name == "real":
+            told, images = ["as many other training pictures"] + [""] * 4, floor
+        else:
+            facts, images = read_json(folder / f"{name}.json"), np.load(folder / f"{name}.npz")["images"]
+            told = [facts["told"], f"{facts['parameters']:,}", f"{facts['minutes']:.1f}", f"{facts['seen']:,}"]
+            told.append(f"{facts['drawn_per_second']:.1f}")
+        these = seen(images, name == "real", name)
+        found[name] = frechet_distance(Moments.of(these), moments)
+        kernel = kernel_distance(these, reference)
+        limit = "n < 5000"
+        if len(these) >= 5000:
+            estimate = frechet_infinity(these, moments)
+            limit = f"{estimate.value:.2f} +- {estimate.half_width:.2f}"
+        of_kernel = f"{1000 * kernel.value:.2f} +- {1000 * kernel.half_width:.2f}"
+        print(row(*told, f"{found[name]:.2f}", of_kernel, limit), flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of training, for each")
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--reference", type=int, default=10_000, help="training pictures to compare with")
+    parser.add_argument("--model", default="flow-matching")
+    parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--backbone", default="inception", help="or small, which is quick")
+    parser.add_argument("--peer-batch", type=int, default=16)
+    parser.add_argument("--only", choices=list(CONTESTANTS), help="for development: one contestant, no ratio")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="folder for the run, the samples and their grids")
+    asked = parser.parse_args()
+    folder = asked.out or fresh_path("diffusion-quality", asked.data)
+    if folder.exists():
+        parser.error(f"{folder} is there already: name another --out.")
+    folder.mkdir(parents=True)
+    fetch_diffusers()
+    names = [asked.only] if asked.only else list(CONTESTANTS)
+    for name in names:
+        process = multiprocessing.get_context("spawn").Process(target=CONTESTANTS[name], args=(asked, folder))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"{name} failed (exit {process.exitcode}): see above.")
+    where = f"{machine()['cores']} cores, {machine()['gpus'] or 'no GPU'}"
+    print(f"{asked.data}, {asked.minutes:g} minutes each, torch {torch.__version__}, {where}")
+    found = score(asked, folder, names)
+    print(f"samples to look at: {', '.join(str(folder / f'{name}.png') for name in names)}")
+    if not asked.only:
+        print(f"ratio: {found['diffusers'] / found['reverie']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

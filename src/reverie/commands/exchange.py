@@ -1,0 +1,63 @@
+"""Verbs that carry models to other libraries and back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from reverie.commands.shared import RunName, note, told
+
+
+def export(
+    run: RunName,
+    out: Positional[Annotated[str, arg(metavar="OUT")]],
+    /,
+    to: Literal["diffusers"] = "diffusers",
+    json: bool = False,
+) -> None:
+    """Write a trained run as a folder that another library loads and draws the same pictures from.
+
+    What exports: ddpm, ddpm-textbook, edm and flow-matching, with or without classes.
+
+    Args:
+        run: a run directory, or a checkpoint inside one.
+        out: the folder to make.
+        to: the library.
+        json: print {"out", "to", "load"} as JSON.
+    """
+    from reverie.interop.exporting import export as write
+    from reverie.interop.exporting import how_to_load
+
+    folder = write(run, out, to)
+    load = how_to_load(folder)
+    told(json, {"out": str(folder), "to": to, "load": load}, f"{run} for {to} in {folder}. To load it:\n\n{load}")
+
+
+def import_(
+    folder: Positional[Annotated[str, arg(metavar="FOLDER")]],
+    /,
+    out: str | None = None,
+    data: str | None = None,
+    json: bool = False,
+) -> None:
+    """Make a run of a diffusers folder: a UNet2DModel with its DDPM or DDIM scheduler, or what `export` wrote.
+
+    Args:
+        folder: a pipeline's folder, or its unet folder alone.
+        out: the run directory; by default the first free of runs/MODEL-FOLDER, runs/MODEL-FOLDER-2 ...
+        data: the pictures that it was trained on, where evaluate is to measure it, and the names of its classes.
+        json: print {"run", "model", "classes"} as JSON.
+    """
+    from reverie.interop.importing import import_ as read
+
+    run = read(folder, out, data)
+    model, classes = run.info["model"], run.info["data"]["classes"]
+    if model["kwargs"]["conditional"] == "label":
+        note(f"It draws {len(classes)} classes: --label names one.")
+    told(
+        json,
+        {"run": str(run.path), "model": model["name"], "classes": classes},
+        f"{folder} is now the run {run.path} ({model['name']}, {model['kwargs']['size']} pixels a side).\n"
+        f"Next: reverie sample {run.path} -n 16 --out grid.png",
+    )

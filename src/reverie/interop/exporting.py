@@ -1,0 +1,220 @@
+"""A run as a folder that diffusers loads: JSON, safetensors and, where diffusers has no such network, its source.
+
+The textbook U-Net is diffusers' own UNet2DModel and travels without code. Our fast U-Net travels with its file, and a
+pipeline that starts from our noise comes along wherever code does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save as to_bytes
+
+from reverie.diffusion.schedules import Flow, Karras, Linear
+from reverie.errors import UsageError
+from reverie.files import disk_errors, flush
+from reverie.generation import load
+from reverie.interop.names import VERSION, chain_config, unet_config
+from reverie.nets.textbook_unet import TextbookUNet
+from reverie.nets.unet import UNet
+from reverie.training.run import Run
+from reverie.verbs import Model
+
+EXPORTED = ("ddpm", "ddpm-textbook", "edm", "flow-matching")
+NOTE = "reverie.json"  # what diffusers' files do not say, for the way back
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def export(run: Run | Path | str, out: Path | str, to: str = "diffusers") -> Path:
+    """Write a run's averaged weights, network and schedule as a folder of another library.
+
+    Args:
+        run: a run directory, a checkpoint inside one, or a ``Run``.
+        out: the folder to make; whole or not there.
+        to: "diffusers".
+    Raises:
+        UsageError: another library, a folder that is not empty, a model that does not map.
+        ReverieError: the disk refuses.
+    """
+    if to != "diffusers":
+        raise UsageError(f"Runs are exported --to diffusers, not {to!r}.")
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} already holds something; nothing was touched. Choose another folder.")
+    model = load(run, device="cpu")
+    _check(model)
+    _write(out, _files(model))
+    return out
+
+
+def how_to_load(folder: Path | str) -> str:
+    """Lines of Python that load an exported folder and draw from it."""
+    folder = Path(folder)
+    native = not (folder / "pipeline.py").exists()
+    trust = "" if native else ", trust_remote_code=True"
+    asked = "batch_size=8, use_clipped_model_output=True" if native else "seeds=range(8)"
+    return (
+        "from diffusers import DiffusionPipeline\n"
+        f'pipe = DiffusionPipeline.from_pretrained("{folder.as_posix()}"{trust})\n'
+        f'pipe({asked}, num_inference_steps=50).images[0].save("first.png")'
+    )
+
+
+def _check(model: Model) -> None:
+    name = model.config["name"]
+    if name not in EXPORTED:
+        raise UsageError(f"{name} has no counterpart in diffusers that we write. These export: {', '.join(EXPORTED)}.")
+    if model.texts:
+        raise UsageError("A model of captions does not export yet; those without conditions and those of classes do.")
+    if type(model.net) not in (UNet, TextbookUNet):
+        raise UsageError(f"The network {type(model.net).__name__} does not export; the U-Nets do.")
+
+
+def _files(model: Model) -> dict[str, bytes]:
+    """Every file of the folder: path -> content."""
+    kwargs, names = model.config["kwargs"], list(model.run["data"]["classes"]) if model.classes else []
+    native = isinstance(model.net, TextbookUNet)
+    unet, scheduler = unet_config(kwargs) if native else _own_config(model), _scheduler(model)
+    weights = {(key if native else f"net.{key}"): value.contiguous() for key, value in model.net.state_dict().items()}
+    travels = not native or model.classes
+    index = {
+        "_class_name": ["pipeline", "ReveriePipeline"] if travels else "DDIMPipeline",
+        "_diffusers_version": VERSION,
+        "unet": ["diffusers", "UNet2DModel"] if native else ["reverie_unet", "ReverieUNet"],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+    }
+    note = {"model": model.config, "classes": names, "checkpoint": model.checkpoint, "reverie": model.run["reverie"]}
+    files = {
+        "model_index.json": _json(index),
+        "scheduler/scheduler_config.json": _json(scheduler),
+        "unet/config.json": _json(unet),
+        WEIGHTS: to_bytes(weights, metadata={"format": "pt"}),
+        NOTE: _json(note),
+        "README.md": _readme(model, names, bool(travels)).encode(),
+    }
+    if travels:
+        files["pipeline.py"] = _carried("travelling_pipeline.py", "noise.py").encode()
+    if not native:
+        files["unet/reverie_unet.py"] = _carried("travelling_unet.py", "nets/unet.py").encode()
+    return files
+
+
+def arguments(net: Any, size: int) -> dict[str, Any]:
+    """The constructor's arguments of a fast U-Net (``nets.unet.UNet``), read off its layers."""
+    fold = net.into[0].downscale_factor
+    with_attention = [place for place, level in enumerate(net.down) if level.attention is not None]
+    return {
+        "size": size,
+        "channels": net.into[1].in_channels // fold**2,
+        "widths": [level.blocks[0].second.out_channels for level in net.down],
+        "depth": net.depth,
+        "attention": min(with_attention, default=len(net.down)),
+        "fold": fold,
+        "classes": net.classes,
+        "context": 0 if net.caption is None else net.caption.in_features,
+        "outputs": net.out[1].out_channels // fold**2,
+    }
+
+
+def _own_config(model: Model) -> dict[str, Any]:
+    return {
+        "_class_name": "ReverieUNet",
+        "_diffusers_version": VERSION,
+        "sample_size": model.size,
+        "in_channels": model.channels,
+        "out_channels": model.channels,
+        "arguments": arguments(model.net, model.size),
+        "num_class_embeds": model.classes + 1 if model.classes else None,
+        "time_scale": 1000.0 if isinstance(model.schedule, Karras) else 1.0,
+    }
+
+
+def _scheduler(model: Model) -> dict[str, Any]:
+    """scheduler_config.json, so that diffusers stops at the noise levels that one of our grids names."""
+    schedule = model.schedule
+    if isinstance(schedule, Flow):
+        return {
+            "_class_name": "FlowMatchEulerDiscreteScheduler",
+            "_diffusers_version": VERSION,
+            "num_train_timesteps": 1000,
+            "shift": 1.0,
+        }
+    if isinstance(schedule, Karras):
+        return {
+            "_class_name": "EDMDPMSolverMultistepScheduler",
+            "_diffusers_version": VERSION,
+            "sigma_min": schedule.low,
+            "sigma_max": schedule.high,
+            "sigma_data": 0.5,
+            "rho": schedule.rho,
+            "solver_order": 2,
+            "thresholding": True,  # with the largest value at 1 it is a clamp to [-1, 1]
+            "sample_max_value": 1.0,
+            "final_sigmas_type": "zero",
+        }
+    ends = (float(schedule.betas[0]), float(schedule.betas[-1])) if isinstance(schedule, Linear) else (1e-4, 0.02)
+    return chain_config(model.config["kwargs"], ends)
+
+
+def same_as(model: Model) -> str:
+    """The flags of ``reverie sample`` that draw what the exported pipeline draws from the same noise."""
+    if isinstance(model.schedule, Karras):
+        return "--sampler dpm++2m --grid karras"
+    return "--sampler ddim --grid uniform"
+
+
+def _readme(model: Model, names: list[str], travels: bool) -> str:
+    kind, side = model.config["name"], f"{model.size}x{model.size}x{model.channels}"
+    told = [f"# {kind}, {side}", "", f"Trained with reverie {model.run['reverie']}, checkpoint {model.checkpoint}.", ""]
+    if travels:
+        told += [
+            "Load: `DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)`; the code is in this folder.",
+            f"`pipe(seeds=[0, 1], num_inference_steps=50)` draws what `reverie sample RUN {same_as(model)} --steps 50` "
+            "draws.",
+        ]
+    else:
+        told += [
+            "Load: `DiffusionPipeline.from_pretrained(FOLDER)`.",
+            f"`pipe(num_inference_steps=50, use_clipped_model_output=True)` is `reverie sample RUN {same_as(model)} "
+            "--steps 50` from torch's noise.",
+        ]
+    if names:
+        told += ["", "`class_labels`: " + ", ".join(f"{index} {name}" for index, name in enumerate(names)) + "."]
+    return "\n".join(told) + "\n"
+
+
+def _carried(file: str, module: str) -> str:
+    """One of our travelling files with the module that it imports written out in the import's place."""
+    text = (resources.files("reverie.interop") / file).read_text(encoding="utf-8")
+    source = (resources.files("reverie") / module).read_text(encoding="utf-8")
+    dotted = f"reverie.{module.removesuffix('.py').replace('/', '.')}"
+    (line,) = [line for line in text.splitlines() if line.startswith(f"from {dotted} import ")]
+    return text.replace(line, source.replace("from __future__ import annotations\n", ""))
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _write(out: Path, files: dict[str, bytes]) -> None:
+    aside = out.with_name(f".aside-{out.name}-{os.getpid()}")
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            for name, content in files.items():
+                path = aside / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                flush(path)
+            if out.exists():
+                out.rmdir()  # empty, or it would have been refused
+            aside.rename(out)
+            flush(out.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)

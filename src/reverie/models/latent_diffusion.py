@@ -1,0 +1,188 @@
+"""Latent diffusion: a codec makes small codes of pictures, and the diffusion runs on the codes.
+
+Rombach et al., "High-resolution image synthesis with latent diffusion models", CVPR 2022, arXiv:2112.10752.
+On a VAE's code vectors it is a learned prior: Vahdat et al., "Score-based generative modeling in latent space",
+NeurIPS 2021, arXiv:2106.05931, without the joint training. Deviations are listed in docs/systems/latent-diffusion.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from reverie import registry
+from reverie.diffusion.schedules import Cosine, Flow
+from reverie.errors import UsageError
+from reverie.models.diffusion import Diffusion
+from reverie.nets.unet import UNet
+from reverie.noise import Noise
+from reverie.training.phase import Phase, adamw
+from reverie.verbs import Batch, Model, verbs_of
+
+_GENTLE = 1e-4  # scale of the moments' loss, so that clipping never shortens their steps; their rate makes up for it
+_RATE, _EVERY = 0.5, 4  # the share of a batch in the running moments, and how many steps lie between two batches
+_LEAST_VARIANCE = 1e-4  # of a latent before it is normalised: one that says nothing is not blown up
+
+
+def latent_unet(shape: tuple[int, int, int], width: int, depth: int, **told: int) -> UNet:
+    """The U-Net for codes of a shape (C, side, side): levels down to 8 a side, attention on the coarsest."""
+    channels, side, _ = shape
+    widths, coarsest = [width], side
+    while coarsest % 2 == 0 and coarsest > 8:
+        coarsest //= 2
+        widths.append(min(2 * widths[-1], 4 * width))
+    return UNet(side, channels, tuple(widths), depth, attention=len(widths) - 1, fold=1, **told)
+
+
+def borrowed(codec: Any, size: int, channels: int) -> Model:
+    """The codec of another run, its weights still to be filled in, frozen.
+
+    Args:
+        codec: {"name", "kwargs", "run"} of that run.
+    Raises:
+        UsageError: it is for pictures of another kind, or makes no codes that can be diffused.
+    """
+    if not isinstance(codec, dict):
+        raise UsageError(f"codec is a trained run: reverie train latent-diffusion --codec {codec}, which looks it up.")
+    who = f"The codec {codec.get('run') or codec['name']}"
+    made = registry.build(codec["name"], **codec["kwargs"])
+    if not {"encode", "decode"} <= set(verbs_of(made)) or len(made.latent_shape) not in (1, 3):
+        raise UsageError(f"{who} makes no codes of pictures. Train one that does: reverie train autoencoder-kl.")
+    if (made.size, made.channels) != (size, channels):
+        raise UsageError(
+            f"{who} knows pictures of {made.size}x{made.size}x{made.channels}, and these are {size}x{size}x{channels}. "
+            f"Train with --size {made.size} on pictures of its kind, or a codec for these: "
+            f"reverie train autoencoder-kl --size {size}."
+        )
+    return made.requires_grad_(False)
+
+
+class LatentDiffusion(Diffusion):
+    """Diffusion over the codes of a codec, normalised to mean 0 and variance 1 a channel.
+
+    Args:
+        size: side of the pictures in pixels.
+        channels: 1 or 3.
+        classes: number of classes in the data.
+        codec: a run that encodes and decodes pictures of this size, such as an autoencoder-kl or a vae; it stays as it
+            is. Where none is named, an autoencoder-kl is trained first, in the first half of training.
+        latent: channels of that codec's latent maps.
+        factor: pixels of a side that become one of its latents.
+        codec_width: channels of its finest level.
+        schedule: "flow" (straight lines, velocity) or "cosine" (variance-preserving, v).
+        conditional: "none", "label" or "text".
+        text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
+        width: channels of the U-Net's finest level.
+        depth: residual blocks a level, down and up.
+
+    Attributes:
+        latent_shape: of a code: (C, side, side), or (D,) of a codec whose codes are vectors.
+        code_shape: the same as maps, (D, 1, 1) for vectors.
+    """
+
+    range = None
+    elbo: Any = None  # a density of codes would be none of pictures
+    log_prob: Any = None
+
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        classes: int = 0,
+        codec: dict[str, Any] | str = "",
+        latent: int = 4,
+        factor: int = 4,
+        codec_width: int = 64,
+        schedule: Literal["flow", "cosine"] = "flow",
+        conditional: Literal["none", "label", "text"] = "none",
+        text_encoder: Literal["small", "minilm"] = "small",
+        width: int = 128,
+        depth: int = 2,
+    ):
+        super().__init__(size, channels, classes, conditional, text_encoder)
+        if schedule not in ("flow", "cosine"):
+            raise UsageError(f"schedule is 'flow' or 'cosine', not {schedule!r}.")
+        self.schedule = Flow() if schedule == "flow" else Cosine()
+        self.prediction = self.weighting = "velocity" if schedule == "flow" else "v"
+        self.lent = bool(codec)
+        if self.lent:
+            self.codec = borrowed(codec, size, channels)
+        else:
+            self.codec = registry.build(
+                "autoencoder-kl", size=size, channels=channels, latent=latent, factor=factor, width=codec_width, depth=1
+            )
+        self.latent_shape = tuple(self.codec.latent_shape)
+        self.code_shape = self.latent_shape if len(self.latent_shape) == 3 else (*self.latent_shape, 1, 1)
+        self.mean = nn.Parameter(torch.zeros(self.code_shape[0]))
+        self.square = nn.Parameter(torch.ones(self.code_shape[0]))
+        self.net = latent_unet(self.code_shape, width, depth, **self.told)
+
+    # Learning
+
+    def stages(self, lr: float = 1e-3, weight_decay: float = 0.0, codec_lr: float = 2e-3) -> list[list[Phase]]:
+        """The codec first, unless it is lent, then the diffusion.
+
+        Args:
+            lr: peak learning rate of the diffusion.
+            weight_decay: AdamW's weight decay; biases are spared.
+            codec_lr: peak learning rate of the codec, where it is trained here.
+        """
+        learn = self.phases(lr, weight_decay)
+        if self.lent:
+            return [learn]
+        return [self.codec.phases(codec_lr, weight_decay), learn]
+
+    def phases(self, lr: float = 1e-3, weight_decay: float = 0.0) -> list[Phase]:
+        """The diffusion of codes, and their moments."""
+        own = [*self.net.parameters(), *(self.text_encoder.parameters() if self.text_encoder is not None else ())]
+        # plain gradient descent on half a squared distance is a running average, and all that holds for training
+        # holds for it: ranks agree, a resumed run goes on exactly
+        running = torch.optim.SGD([self.mean, self.square], _RATE / (_EVERY * _GENTLE))
+        return [
+            Phase("denoise", adamw(own, lr, weight_decay), self.loss),
+            Phase("moments", running, self.moments_loss, every=_EVERY),
+        ]
+
+    def moments_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Half the squared distance of ``mean`` and ``square`` from each picture's mean code and mean square."""
+        codes = self.raw(batch["image"])
+        gap = torch.cat([codes.mean((2, 3)) - self.mean, codes.square().mean((2, 3)) - self.square], 1)  # (B, 2 C)
+        return {"loss": _GENTLE / 2 * gap.square().sum(1).mean()}
+
+    @property
+    def deviation(self) -> Tensor:
+        """Standard deviation (C,) of the codec's latents."""
+        return (self.square - self.mean.square()).clamp(min=_LEAST_VARIANCE).sqrt()
+
+    @torch.no_grad()
+    def raw(self, image: Tensor) -> Tensor:
+        """The codec's own codes as maps (B, *code_shape), without gradient."""
+        return self.codec.encode(image).reshape(-1, *self.code_shape)
+
+    @torch.no_grad()
+    def codes(self, batch: Batch) -> Tensor:
+        """What is diffused: normalised codes (B, *code_shape)."""
+        return (self.raw(batch["image"]) - self.mean[:, None, None]) / self.deviation[:, None, None]
+
+    # Verbs
+
+    def picture(self, code: Tensor) -> Tensor:
+        """What a normalised code (B, *code_shape) looks like: (B, C, H, W)."""
+        raw = code * self.deviation[:, None, None] + self.mean[:, None, None]
+        return self.codec.decode(raw.reshape(-1, *self.latent_shape)).clamp(-1, 1)
+
+    def encode(self, image: Tensor, **condition: Any) -> Tensor:
+        """(B, C, H, W) to normalised codes (B, *latent_shape)."""
+        return self.codes({"image": image}).reshape(-1, *self.latent_shape)
+
+    def decode(self, latent: Tensor, **condition: Any) -> Tensor:
+        """Normalised codes (B, *latent_shape) to pictures (B, C, H, W)."""
+        return self.picture(latent.reshape(-1, *self.code_shape))
+
+    def sample(self, noise: Noise, **options: Any) -> Tensor:
+        """Codes from noise, decoded to pictures (B, C, H, W): see ``trajectory`` for conditions and options."""
+        for code, _ in self.trajectory(noise, **options):  # noqa: B007
+            pass
+        return self.picture(code)

@@ -1,0 +1,273 @@
+"""Distillation against Gaussians, whose denoiser and whose paths from noise are known in closed form."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+import tyro
+from torch import nn
+
+import reverie as rv
+from reverie import registry
+from reverie.commands.distil import distill
+from reverie.diffusion.samplers import ddim
+from reverie.errors import UsageError
+from reverie.models.distilled import Distilled, aim
+from reverie.noise import Noise
+from reverie.training.checkpoint import load_checkpoint, newest_whole
+from reverie.training.loop import train
+
+MEANS = torch.tensor([0.3, -0.2, 0.1])  # of class 0, of class 1, of any class
+VARIANCE = 0.04
+TEACHERS = {  # every scaling: rectified flow, variance-preserving, variance-exploding
+    "flow-matching": {},
+    "ddpm": {"prediction": "v"},
+    "edm": {},
+}
+
+
+def config(name="flow-matching", **options):
+    """A teacher as a run would name it."""
+    kwargs = {"size": 8, "channels": 1, "classes": 2, "width": 8} | TEACHERS.get(name, {}) | options
+    return {"name": name, "kwargs": kwargs, "run": "runs/teacher"}
+
+
+def exact_denoiser(label=None, text=None, guidance=1.0):
+    """In the place of a diffusion model's ``denoiser``: that of N(mean, VARIANCE), the mean by class where asked."""
+    mean = torch.lerp(MEANS[2:], MEANS[2:] if label is None else MEANS[label], guidance)[:, None, None, None]
+
+    def denoise(x, alpha, sigma):
+        return mean + alpha * VARIANCE / (alpha**2 * VARIANCE + sigma**2) * (x - alpha * mean)
+
+    return denoise
+
+
+def exact_end(x, start, end, mean):
+    """Where the probability-flow ODE of N(mean, VARIANCE) leads from x."""
+    (a, s), (b, r) = start, end
+    return b * mean + ((b**2 * VARIANCE + r**2) / (a**2 * VARIANCE + s**2)) ** 0.5 * (x - a * mean)
+
+
+def with_exact_teacher(**options):
+    model = Distilled(8, 1, 2, **{"teacher": config(conditional="label")} | options)
+    model.teacher.denoiser = exact_denoiser
+    return model
+
+
+def batch_of(rows=6, **more):
+    return {"image": torch.zeros(rows, 1, 8, 8), "rng": Noise.of_step(3, 0, rows)} | more
+
+
+# What is learned
+
+
+@pytest.mark.parametrize(
+    "start, stop", [((0.0, 1.0), (0.25, 0.75)), ((0.6, 0.8), (0.8, 0.6)), ((1.0, 5.0), (1.0, 0.5))]
+)
+def test_the_target_is_the_mean_of_the_exact_estimates_along_the_way(start, stop):
+    """By quadrature in alpha / sigma, in a rectified-flow, a variance-preserving and a variance-exploding pair."""
+    mean, x = MEANS[:1].double(), torch.tensor([0.7], dtype=torch.float64)
+    levels = torch.linspace(start[0] / start[1], stop[0] / stop[1], 20001, dtype=torch.float64)
+    x = x * math.hypot(*start)
+    unit = 1 / (1 + levels**2).sqrt()  # sigma of the variance-preserving pair of each level
+    along = exact_end(x / math.hypot(*start), [v / math.hypot(*start) for v in start], (levels * unit, unit), mean)
+    alpha = levels * unit
+    estimates = mean + alpha * VARIANCE / (alpha**2 * VARIANCE + unit**2) * (along - alpha * mean)
+    wanted = torch.trapezoid(estimates, levels) / (levels[-1] - levels[0])
+    assert torch.allclose(aim(x, exact_end(x, start, stop, mean), start, stop), wanted, atol=1e-8)
+
+
+@pytest.mark.parametrize("start, stop", [((0.0, 1.0), (0.3, 0.7)), ((0.6, 0.8), (0.8, 0.6)), ((1.0, 0.5), (1.0, 0.0))])
+def test_a_ddim_step_with_the_target_ends_where_the_teacher_is(start, stop):
+    x, end = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ((landed, _),) = ddim(lambda *_: aim(x, end, start, stop), x, [start, stop])
+    assert torch.allclose(landed, end, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_the_teacher_goes_to_where_the_exact_flow_leads(name):
+    model = with_exact_teacher(teacher=config(name, conditional="label"), evaluations=3, substeps=60)
+    pairs = model.plan()[1]
+    label = torch.tensor([0, 1, -1, 0])
+    stops = model.path(Noise.of_seeds(range(4)), model.teacher.denoiser(label))
+    assert len(stops) == len(pairs) == 4 and pairs[-1] == (1.0, 0.0)
+    for x, start in zip(stops, pairs, strict=True):
+        wanted = exact_end(stops[0], pairs[0], start, MEANS[label][:, None, None, None])
+        assert torch.allclose(x, wanted, atol=2e-3 * math.hypot(*start)), (start, (x - wanted).abs().max())
+
+
+def test_guidance_goes_into_the_target():
+    """Between Gaussians of one variance the guided denoiser is that of a Gaussian with the extrapolated mean."""
+    model = with_exact_teacher(guidance=3.0, substeps=60)
+    start, label = model.plan()[1][0], torch.tensor([0, 1])
+    stops = model.path(Noise.of_seeds(range(2)), model.teacher.denoiser(label, guidance=model.guidance))
+    guided = (MEANS[2] + 3 * (MEANS[label] - MEANS[2]))[:, None, None, None]
+    assert torch.allclose(stops[-1], exact_end(stops[0], start, (1.0, 0.0), guided), atol=2e-3)
+
+
+class Solved(nn.Module):
+    """In the place of the student's network, saying x0: at each stop what leads along the exact flow."""
+
+    def __init__(self, pairs):
+        super().__init__()
+        self.pairs = pairs
+
+    def forward(self, x, timestep, label):
+        steps = list(zip(self.pairs[:-1], self.pairs[1:], strict=True))
+        start, stop = min(steps, key=lambda step: abs(step[0][1] - float(timestep[0]) / 1000))
+        return aim(x, exact_end(x, start, stop, MEANS[label][:, None, None, None]), start, stop)
+
+
+def test_the_loss_is_zero_at_the_exact_solution_and_not_at_the_teacher():
+    model = with_exact_teacher(substeps=40, solver="heun")
+    batch = batch_of(label=torch.tensor([0, 1, -1, 0, 1, 0]))
+    model.student.net, model.student.prediction = Solved(model.plan()[1]), "x0"
+    solved = float(model.loss(batch)["loss"])
+
+    class Estimates(nn.Module):
+        def forward(self, x, timestep, label):
+            t = float(timestep[0]) / 1000
+            return exact_denoiser(label)(x, 1 - t, t)
+
+    model.student.net = Estimates()
+    unmoved = float(model.loss(batch | {"rng": Noise.of_step(3, 0, 6)})["loss"])
+    assert solved < 1e-7 and unmoved > 1e3 * solved
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_student_starts_as_its_teacher(name):
+    """With one substep there is nothing to learn; with several there is."""
+    losses = []
+    for substeps in (1, 4):
+        torch.manual_seed(0)
+        model = Distilled(8, 1, 2, config(name), evaluations=3, substeps=substeps, solver="ddim")
+        model.teacher.range = None
+        with torch.no_grad():
+            for p in [*model.teacher.parameters(), *model.student.parameters()]:
+                p.add_(0.05 * torch.randn(p.shape))
+        assert not all(map(torch.equal, model.teacher.parameters(), model.student.parameters()))
+        model.phases()
+        losses.append(model.loss(batch_of())["loss"].item())
+    assert losses[0] < 1e-9 and losses[1] > 1e-7
+
+
+# As a run
+
+
+@pytest.fixture(scope="module")
+def teacher(bars, tmp_path_factory):
+    options = {"conditional": "label", "width": 8, "steps": 60, "batch_size": 32, "warmup": 5, "quiet": True}
+    return train("flow-matching", bars, out=tmp_path_factory.mktemp("teacher") / "run", **options)
+
+
+@pytest.fixture(scope="module")
+def student(teacher, bars, tmp_path_factory):
+    options = {"evaluations": 2, "steps": 30, "batch_size": 16, "warmup": 5, "quiet": True}
+    out = tmp_path_factory.mktemp("student") / "run"
+    return train("distilled", bars, out=out, teacher=str(teacher.path), **options)
+
+
+def saved(run):
+    return load_checkpoint(newest_whole(run.checkpoints)[0])
+
+
+def part(weights, name):
+    return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+
+
+def test_the_teacher_stays_as_it_was_and_the_student_does_not(teacher, student):
+    average = saved(teacher).ema
+    for weights in (saved(student).weights, saved(student).ema):
+        kept, moved = part(weights, "teacher"), part(weights, "student")
+        assert kept.keys() == average.keys() and all(torch.equal(kept[name], average[name]) for name in average)
+        assert any(not torch.equal(moved[name], average[name]) for name in average)
+
+
+def test_a_student_is_nearer_to_its_teacher_s_pictures_than_the_teacher_in_as_many_steps(teacher, student):
+    slow, quick, label = rv.load(teacher), rv.load(student), torch.arange(64) % 2
+    draw = lambda model, **plan: model.sample(Noise.of_seeds(range(64)), label=label, **plan)  # noqa: E731
+    with torch.inference_mode():
+        wanted = draw(slow, sampler="heun", steps=50, grid="uniform")
+        rushed = draw(slow, sampler="ddim", steps=2, grid="uniform")
+        assert (draw(quick) - wanted).square().mean() < 0.6 * (rushed - wanted).square().mean()
+
+
+def test_drawing_needs_no_teacher(student):
+    model = rv.load(student)
+    before = rv.sample(model, 4, label=[0, 1])
+    with torch.no_grad():
+        for parameter in model.teacher.parameters():
+            parameter.fill_(math.nan)
+    assert (rv.sample(model, 4, label=[0, 1]) == before).all()
+
+
+def test_the_label_reaches_the_student():
+    model = with_exact_teacher(evaluations=3)
+    model.student.net, model.student.prediction = Solved(model.plan()[1]), "x0"
+    label = torch.tensor([0, 1] * 8)
+    drawn = model.sample(Noise.of_seeds(range(16)), label=label)
+    means = drawn.mean((1, 2, 3))
+    assert means[label == 0].mean() - means[label == 1].mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_way_to_the_pictures_has_as_many_stops_as_it_was_distilled_for(student):
+    model = rv.load(student)
+    sampler, pairs = model.plan()
+    *_, (last, said) = stops = list(model.trajectory(Noise.of_seeds(range(3))))
+    assert sampler == "ddim" and len(stops) == 2 == len(pairs) - 1
+    assert torch.equal(last, said) and torch.equal(last.clamp(-1, 1), model.sample(Noise.of_seeds(range(3))))
+    assert torch.equal(model.sample(Noise.of_seeds([1]), steps=2), model.sample(Noise.of_seeds([1])))
+
+
+def test_codes_are_distilled_too(bars, tmp_path):
+    options = {"steps": 4, "batch_size": 16, "quiet": True}
+    slow = train("latent-diffusion", bars, out=tmp_path / "slow", width=8, latent=3, codec_width=8, **options)
+    run = train("distilled", bars, out=tmp_path / "quick", teacher=str(slow.path), evaluations=1, **options)
+    model, codec = rv.load(run), part(saved(slow).ema, "codec")
+    assert model.code_shape == (3, 2, 2) and rv.sample(model, 3).shape == (3, 8, 8, 1)
+    assert all(torch.equal(part(saved(run).weights, "student.codec")[name], codec[name]) for name in codec)
+
+
+def test_the_verb_takes_data_and_size_from_the_teacher(teacher, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("reverie.recipes.read", lambda name: {"training": {"minutes": 0.02, "batch_size": 8}})
+    arguments = [str(teacher.path), "--steps", "3", "--guidance", "2", "--out", str(tmp_path / "run"), "--json"]
+    tyro.cli(distill, args=arguments)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["run"] == str(tmp_path / "run")
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert info["data"]["fingerprint"] == teacher.info["data"]["fingerprint"]
+    assert (info["model"]["kwargs"]["evaluations"], info["model"]["kwargs"]["guidance"]) == (3, 2.0)
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({}, "needs a teacher.*reverie distill RUN"),
+        ({"teacher": {"name": "vae", "kwargs": {"size": 8, "channels": 1}}}, "no steps to save.*flow-matching"),
+        ({"teacher": config(size=16)}, "16x16x1, and these are 8x8x1"),
+        ({"teacher": config(classes=5, conditional="label")}, "knows 5 classes"),
+        ({"teacher": config(), "evaluations": 0}, "At least 1 step"),
+        ({"teacher": config(), "substeps": 0}, "At least 1 step"),
+        ({"teacher": config(), "guidance": 2.0}, "this teacher knows none"),
+        ({"teacher": config(), "solver": "rk4"}, "not 'rk4'"),
+    ],
+)
+def test_what_cannot_be_distilled_is_refused(options, said):
+    with pytest.raises(UsageError, match=said):
+        registry.build("distilled", size=8, channels=1, classes=2, **options)
+
+
+def test_what_a_student_does_not_know_is_refused(student):
+    model = rv.load(student)
+    for steps in (1, 4, 0):
+        with pytest.raises(UsageError, match=f"distilled to draw in 2 steps, not {steps}"):
+            rv.sample(model, 1, steps=steps)
+    with pytest.raises(UsageError, match="no option 'guidance'"):
+        rv.sample(model, 1, label=0, guidance=3.0)
+    with pytest.raises(UsageError, match="Labels run from 0 to 1"):
+        model.sample(Noise.of_seeds([0]), label=torch.tensor([2]))

@@ -1,0 +1,299 @@
+"""Codecs, and diffusion over their codes."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import reverie as rv
+from reverie import registry
+from reverie.data.batches import Batches, in_order
+from reverie.errors import UsageError
+from reverie.models import codec as codecs
+from reverie.models.codec import AutoencoderKL
+from reverie.models.latent_diffusion import LatentDiffusion
+from reverie.nets.vgg import VGG16
+from reverie.noise import Noise
+from reverie.training.checkpoint import load_checkpoint, newest_whole
+from reverie.training.fit import Fit
+from reverie.training.loop import train
+from reverie.training.precision import pick_precision
+from reverie.verbs import verbs_of
+
+SMALL = {"width": 8, "batch_size": 32, "warmup": 5, "log_every": 5, "quiet": True}
+
+
+def stirred(model):
+    """Away from the start, where residual branches and the U-Net are silent."""
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            draw = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+            parameter.add_(0.1 * draw.to(parameter))
+    return model
+
+
+def batch_of(tiny, rows=16, progress=1.0):
+    return Batches(tiny.train, rows, 0)(0) | {"progress": torch.tensor(progress), "rng": Noise.of_step(5, 0, rows)}
+
+
+def weights_of(run, step=None):
+    path = newest_whole(run.checkpoints)[0] if step is None else run.checkpoints / f"{step:08d}"
+    saved = load_checkpoint(path)
+    return saved.weights, saved.ema
+
+
+def codec_part(weights):
+    return {name.removeprefix("codec."): value for name, value in weights.items() if name.startswith("codec.")}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def kl_run(bars, tmp_path_factory):
+    return train("autoencoder-kl", bars, out=tmp_path_factory.mktemp("kl") / "run", steps=40, latent=3, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def vae_run(bars, tmp_path_factory):
+    return train("vae", bars, out=tmp_path_factory.mktemp("vae") / "run", steps=40, latent=5, **SMALL)
+
+
+# The codec
+
+
+@pytest.mark.parametrize("size, factor", [(8, 2), (8, 4), (28, 4), (32, 8), (64, 16), (256, 8)])
+def test_a_code_has_one_latent_for_each_block_of_pixels(size, factor):
+    model = AutoencoderKL(size, 3, latent=5, factor=factor, width=4).eval()
+    code = model.encode(torch.zeros(2, 3, size, size))
+    assert code.shape == (2, *model.latent_shape) == (2, 5, size // factor, size // factor)
+    assert model.decode(code).shape == (2, 3, size, size)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"size": 30}, "Try --size 32"),
+        ({"factor": 3}, "factor is 2, 4, 8 or 16"),
+        ({"size": 4}, "Try --size 8"),
+        ({"size": 8, "perceptual": 1.0}, "too few"),
+        ({"kl": -1.0}, "needed"),
+        ({"reconstruction": "l3"}, "'l1' or 'mse'"),
+    ],
+)
+def test_an_unfit_codec_says_what_to_do(options, said):
+    with pytest.raises(UsageError, match=said):
+        AutoencoderKL(**{"size": 28, "channels": 1} | options)
+
+
+def test_the_loss_is_the_reconstruction_and_the_weighed_kl_of_two_gaussians(tiny):
+    model = stirred(AutoencoderKL(8, 1, latent=3, width=8, kl=0.3).double())
+    batch = batch_of(tiny)
+    batch["image"] = batch["image"].double()
+    found = model.loss(batch)
+    mean, log_var = model.posterior(batch["image"])
+    posterior = torch.distributions.Normal(mean, (log_var / 2).exp())
+    kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0))
+    torch.testing.assert_close(found["kl"], kl.sum((1, 2, 3)).mean())
+    torch.testing.assert_close(found["loss"], found["reconstruction"] + 0.3 * kl.mean())
+    silent = AutoencoderKL(8, 1, latent=3, width=8)  # decodes 0, whatever the code
+    for parameter in silent.parameters():
+        nn.init.zeros_(parameter)
+    black = {"image": -torch.ones(4, 1, 8, 8), "rng": Noise.of_seeds(range(4))}
+    assert silent.loss(black)["reconstruction"] == 1 and silent.loss(black)["kl"] == 0
+
+
+def test_a_codec_offers_codes_and_no_samples():
+    assert verbs_of(AutoencoderKL) == ["encode", "decode"]
+
+
+class Brightness(nn.Module):
+    """A judge whose logit is a multiple of the mean pixel."""
+
+    def forward(self, image):
+        return 3 * image.mean((1, 2, 3), keepdim=True)
+
+
+def test_the_discriminator_follows_the_hinge_loss(tiny):
+    model = stirred(AutoencoderKL(8, 1, width=8, adversarial=0.5))
+    model.discriminator = Brightness()
+    batch = batch_of(tiny)
+    made, _ = model.rebuild(batch["image"], Noise.of_step(5, 0, 16))
+    real, fake = (3 * x.mean((1, 2, 3)) for x in (batch["image"], made))
+    wanted = ((1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()) / 2
+    torch.testing.assert_close(model.discriminator_loss(batch)["loss"], wanted)
+
+
+def test_its_opinion_counts_only_after_the_start(tiny):
+    model = stirred(AutoencoderKL(8, 1, width=8, adversarial=0.5, adversarial_start=0.6))
+    early, late = (
+        model.loss(batch_of(tiny, progress=progress) | {"rng": Noise.of_step(5, 0, 16)}) for progress in (0.59, 0.61)
+    )
+    torch.testing.assert_close(early["loss"], early["reconstruction"] + model.kl * early["kl"] / 16)  # 16 latents
+    torch.testing.assert_close(late["loss"] - early["loss"], 0.5 * late["adversarial"])
+    late["adversarial"].backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.encoder.parameters())
+
+
+def test_the_discriminators_move_changes_only_the_discriminator(tiny):
+    model = stirred(AutoencoderKL(8, 1, width=8, adversarial=0.5))
+    judge, codec = model.phases()
+    fit = Fit(model, [[judge]], Batches(tiny.train, 16, 0), pick_precision("fp32", torch.device("cpu")), ema=0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for step in range(5):
+        fit.step(step, step / 5)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"discriminator.0.weight", "discriminator.2.weight"} <= changed
+    assert all(name.startswith("discriminator.") for name in changed)
+    assert not {id(p) for p in judge.parameters} & {id(p) for p in codec.parameters}
+
+
+def test_lpips_joins_the_loss_and_reaches_the_encoder_but_not_the_checkpoint(monkeypatch):
+    heads = {f"lin{i}": torch.rand(c) for i, c in enumerate((64, 128, 256, 512, 512))}
+    pretrained = {"vgg16": VGG16().state_dict(), "lpips-vgg": heads}
+    monkeypatch.setattr(codecs.weights, "load", pretrained.__getitem__)
+    plain, judged = (stirred(AutoencoderKL(16, 1, width=8, perceptual=weight)) for weight in (0.0, 2.0))
+    judged.load_state_dict(plain.state_dict())
+    batches = [{"image": torch.rand(2, 1, 16, 16), "rng": Noise.of_seeds([0, 1])} for _ in range(2)]
+    batches[1]["image"] = batches[0]["image"]
+    alone, found = plain.phases()[0].loss(batches[0]), judged.phases()[0].loss(batches[1])
+    assert found["perceptual"] > 0
+    torch.testing.assert_close(found["loss"] - alone["loss"], 2 * found["perceptual"])
+    found["perceptual"].backward()
+    assert all(p.grad.abs().sum() > 0 for p in judged.encoder.parameters())
+
+
+# Diffusion over codes
+
+
+@pytest.mark.parametrize("kind", ["autoencoder-kl", "vae"])
+def test_normalising_and_back_is_the_codecs_own_reconstruction(kind, tiny):
+    kwargs = {"size": 8, "channels": 1, "latent": 3, "width": 8}
+    model = stirred(LatentDiffusion(8, 1, codec={"name": kind, "kwargs": kwargs}, width=8)).eval()
+    with torch.no_grad():
+        model.mean.copy_(torch.tensor([1.0, -2.0, 0.5]))
+        model.square.copy_(model.mean.square() + torch.tensor([0.01, 4.0, 1.0]))
+        image = next(in_order(tiny.held_out, 8))["image"]
+        raw = model.codec.encode(image)
+        torch.testing.assert_close(model.encode(image)[:, 1], (raw[:, 1] + 2) / 2)
+        torch.testing.assert_close(model.decode(model.encode(image)), model.codec.decode(raw), atol=1e-5, rtol=0)
+
+
+def test_one_move_of_the_moments_is_a_running_average(tiny):
+    model = stirred(LatentDiffusion(8, 1, latent=3, codec_width=8, width=8))
+    _, moments = model.phases()
+    before = model.mean.detach().clone(), model.square.detach().clone()
+    batches = Batches(tiny.train, 32, 0)
+    codes = model.raw(batches(0)["image"])
+    fit = Fit(
+        model, [[moments]], batches, pick_precision("fp32", torch.device("cpu")), ema=0, warmup=0, decay="constant"
+    )
+    fit.step(0, 0.0)
+    for now, old, batch in zip((model.mean, model.square), before, (codes, codes.square()), strict=True):
+        torch.testing.assert_close(now.detach(), 0.5 * old + 0.5 * batch.mean((0, 2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["kl", "vae", "none"])
+def test_codes_have_mean_0_and_deviation_1_after_training(kind, request, bars, tmp_path):
+    codec = {} if kind == "none" else {"codec": str(request.getfixturevalue(f"{kind}_run").path)}
+    options = codec | {"steps": 200 if codec else 400, "depth": 1, "codec_width": 8}
+    run = train("latent-diffusion", bars, out=tmp_path / "run", **options, **SMALL)
+    model = rv.load(run)
+    pictures = torch.cat([batch["image"] for batch in in_order(rv.data(bars).train, 64)])
+    codes = model.codes({"image": pictures})
+    assert codes.mean((0, 2, 3)).abs().max() < 0.1
+    assert (codes.std((0, 2, 3)) - 1).abs().max() < 0.1
+    raw = model.raw(pictures)
+    assert (raw.std((0, 2, 3)) - 1).abs().max() > 0.2  # which they would not have had by themselves
+
+
+def test_a_lent_codec_is_kept_bit_for_bit(kl_run, bars, tmp_path):
+    run = train("latent-diffusion", bars, out=tmp_path / "run", steps=12, codec=str(kl_run.path), depth=1, **SMALL)
+    _, average = weights_of(kl_run)
+    for weights in weights_of(run):
+        assert same(codec_part(weights), average)
+
+
+def test_a_codec_of_its_own_learns_in_the_first_half_and_stands_still_in_the_second(bars, tmp_path):
+    options = {"steps": 20, "depth": 1, "codec_width": 8, "checkpoint_every": 5, "keep": 9}
+    run = train("latent-diffusion", bars, out=tmp_path / "run", **options, **SMALL)
+    start, quarter, half, end = (weights_of(run, step)[0] for step in (0, 5, 10, 20))
+    assert not same(codec_part(start), codec_part(quarter)) and not same(codec_part(quarter), codec_part(half))
+    assert same(codec_part(half), codec_part(end))
+    net = [name for name in start if name.startswith("net.")]
+    assert all(torch.equal(start[name], half[name]) for name in net)
+    assert any(not torch.equal(half[name], end[name]) for name in net)
+
+
+def test_a_checkpoint_needs_the_codecs_run_no_longer(kl_run, bars, tmp_path):
+    shutil.copytree(kl_run.path, tmp_path / "codec")
+    run = train(
+        "latent-diffusion", bars, out=tmp_path / "run", steps=10, codec=str(tmp_path / "codec"), depth=1, **SMALL
+    )
+    before = rv.sample(run, 4)
+    shutil.rmtree(tmp_path / "codec")
+    assert np.array_equal(rv.sample(run, 4), before)
+
+
+def test_a_codec_of_other_pictures_is_refused_before_a_run_is_made(kl_run, draw_bars, tmp_path):
+    for name, shape in {"larger": (16, 1), "coloured": (8, 3)}.items():
+        size, channels = shape
+        images, labels = draw_bars(40, channels, size)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=labels)
+        with pytest.raises(UsageError, match=rf"8x8x1, and these are {size}x{size}x{channels}.*autoencoder-kl --size"):
+            data = str(tmp_path / f"{name}.npz")
+            train("latent-diffusion", data, out=tmp_path / "run", steps=2, codec=str(kl_run.path), **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_codec_must_make_codes_and_be_a_run():
+    with pytest.raises(UsageError, match="makes no codes"):
+        LatentDiffusion(8, 1, codec={"name": "ddpm", "kwargs": {"size": 8, "channels": 1, "width": 8}})
+    with pytest.raises(UsageError, match="--codec runs/a"):
+        LatentDiffusion(8, 1, codec="runs/a")
+
+
+def test_a_density_of_codes_is_not_offered_as_one_of_pictures():
+    assert verbs_of(LatentDiffusion) == ["sample", "encode", "decode"]
+
+
+@pytest.mark.parametrize("schedule", ["flow", "cosine"])
+@pytest.mark.parametrize("conditional", ["label", "text"])
+def test_a_condition_reaches_the_pictures_and_guidance_of_1_is_off(schedule, conditional):
+    options = {"classes": 2, "schedule": schedule, "conditional": conditional, "latent": 3, "codec_width": 8}
+    model = stirred(LatentDiffusion(8, 1, width=8, depth=1, **options)).eval()
+    ask = {"label": torch.tensor([0, 1]), "text": ["a red heart", "a blue car"]}[conditional]
+    other = {"label": torch.tensor([1, 0]), "text": ["a blue car", "a red heart"]}[conditional]
+
+    def drawn(**condition):
+        with torch.inference_mode():
+            return model.sample(Noise.of_seeds([3, 4]), steps=3, **condition)
+
+    assert drawn().shape == (2, 1, 8, 8)
+    assert not torch.allclose(drawn(**{conditional: ask}), drawn(**{conditional: other}), atol=1e-3)
+    assert torch.equal(drawn(**{conditional: ask}), drawn(**{conditional: ask}, guidance=1.0))
+    batch = {"image": torch.rand(2, 1, 8, 8), conditional: ask, "rng": Noise.of_seeds([0, 2])}
+    model.loss(batch)["loss"].backward()
+    assert all(p.grad is None for p in (*model.codec.parameters(), model.mean, model.square))
+    if conditional == "text":
+        assert model.text_encoder.pieces.weight.grad.abs().sum() > 0
+
+
+def test_a_sample_is_the_picture_of_where_its_trajectory_ends():
+    model = stirred(LatentDiffusion(8, 1, latent=3, codec_width=8, width=8, depth=1)).eval()
+    with torch.inference_mode():
+        *_, (code, _) = model.trajectory(Noise.of_seeds([1, 2]), steps=4)
+        assert code.shape == (2, 3, 2, 2)
+        assert torch.equal(model.picture(code), model.sample(Noise.of_seeds([1, 2]), steps=4))
+
+
+def test_the_configuration_builds_the_same_network_again(tiny):
+    model = registry.build("latent-diffusion", tiny, width=8, latent=2, factor=2, codec_width=16)
+    again = registry.build(model.config["name"], **model.config["kwargs"])
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in again.state_dict().items()}
+    assert model.code_shape == (2, 4, 4)

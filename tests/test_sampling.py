@@ -1,0 +1,394 @@
+"""Sampling as users meet it: options and their errors, the teaching views, guidance by other models, the passport."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import reverie as rv
+from reverie import registry
+from reverie.data.batches import in_order
+from reverie.diffusion import grids, samplers
+from reverie.diffusion.schedules import Flow
+from reverie.editing import diffusion_views, guides
+from reverie.errors import UsageError
+from reverie.generation import label_index, trajectory
+from reverie.models.diffusion import Diffusion
+from reverie.noise import Noise
+from reverie.pictures import save_film
+from reverie.training.loop import train
+from test_cli import call  # noqa: F401  (a fixture)
+
+SYSTEMS = ("ddpm", "edm", "flow-matching")
+WORDS = ["a lying bar", "a standing bar"]
+
+
+def made(name, **options):
+    """An untrained model that is away from the start, where the network says nothing."""
+    torch.manual_seed(0)
+    model = registry.build(name, size=8, channels=1, width=8, **options).eval().requires_grad_(False)
+    for p in model.parameters():
+        p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    return model
+
+
+@pytest.fixture(scope="module")
+def runs(draw_bars, home, tmp_path_factory):
+    """Runs of a few steps: unconditional, by class, by words, a classifier, a VAE."""
+    folder = tmp_path_factory.mktemp("sampling")
+    images, labels = draw_bars(160)
+    data = str(folder / "bars.npz")
+    np.savez(data, images=images, labels=labels, texts=np.array([WORDS[label] for label in labels]))
+    wanted = {
+        "plain": ("ddpm", {"steps": 60, "checkpoint_every": 20}),
+        "classes": ("edm", {"conditional": "label"}),
+        "words": ("flow-matching", {"conditional": "text"}),
+        "classifier": ("noisy-classifier", {}),
+        "vae": ("vae", {"latent": 3}),
+    }
+    shared = {"steps": 4, "batch_size": 16, "width": 8, "lr": 5e-3, "warmup": 5, "ema": 0.9, "keep": 9, "quiet": True}
+    for name, (model, options) in wanted.items():
+        train(model, data, out=folder / name, **shared | options)
+    return folder
+
+
+# The way to a picture
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_way_starts_at_noise_of_size_one_and_ends_at_the_picture_of_the_seed(name):
+    model = made(name)
+    for sampler in ("unipc", "heun"):
+        stops = trajectory(model, 3, seed=5, sampler=sampler, steps=4)
+        assert len(stops) == 5 and all(x.shape == x0.shape == (3, 1, 8, 8) for x, x0 in stops)
+        assert torch.equal(stops[0][0], Noise.of_seeds([5, 6, 7])(1, 8, 8))
+        with torch.inference_mode():
+            picture = model.sample(Noise.of_seeds([5, 6, 7]), sampler=sampler, steps=4)
+        assert torch.equal(stops[-1][0].clamp(-1, 1), picture) and torch.equal(*stops[-1])
+
+
+def test_the_estimate_that_is_shown_is_the_one_made_at_that_x():
+    model = made("edm")
+    _, pairs = model.plan("ddim", 4)
+    stops, denoise = trajectory(model, 2, sampler="ddim", steps=4), model.denoiser()
+    for (x, x0), (alpha, sigma) in zip(stops[:-1], pairs, strict=False):
+        assert torch.allclose(denoise(x * (alpha**2 + sigma**2) ** 0.5, alpha, sigma), x0, atol=1e-5)
+
+
+def test_a_film_has_x_above_the_estimate_and_a_strip_has_time_from_left_to_right():
+    black, white = -torch.ones(3, 1, 8, 8), torch.ones(3, 1, 8, 8)
+    stops = [(black, white)] * 29 + [(white, black)]
+    film = diffusion_views.film(stops)
+    middle = film.shape[1] // 2
+    assert len(film) == 30 and film[0, 5, 5] == 0 and film[0, middle + 5, 5] == 255 and film[-1, 5, 5] == 255
+    strip = diffusion_views.strip(stops, columns=6)
+    tile = strip.shape[1] // 6
+    assert strip.shape[0] // tile == 6  # for each of 3 pictures a row of x and one of estimates
+    assert strip[5, 5] == 0 and strip[5, -5] == 255 and strip[tile + 5, 5] == 255 and strip[tile + 5, -5] == 0
+
+
+def test_a_film_s_last_frame_stays_on(tmp_path):
+    frames = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.full((1, 160, 160, 1), 50, np.uint8)
+    film = Image.open(save_film(tmp_path / "film.gif", frames, seconds=1.0, hold=1.0))
+    durations = []
+    for place in range(film.n_frames):
+        film.seek(place)
+        durations.append(film.info["duration"])
+    assert durations == [200, 200, 200, 200, 1200]
+
+
+# The way to noise
+
+
+def test_the_forward_process_mixes_picture_and_noise_as_the_schedule_says(tiny):
+    model, batch = made("flow-matching"), next(in_order(tiny.held_out, 2))
+    noise = Noise(batch["rng"].keys)(1, 8, 8)
+    sheet = diffusion_views.forward(model, batch, columns=3)[..., 0]
+    scale = 7  # pictures of 8 pixels are shown as 56, with gaps of 2
+
+    def tile(row, column):
+        top, left = 2 + row * (8 * scale + 2), 2 + column * (8 * scale + 2)
+        return torch.from_numpy(sheet[top : top + 8 * scale : scale, left : left + 8 * scale : scale].astype(float))
+
+    for row, (image, e) in enumerate(zip(batch["image"][:, 0], noise[:, 0], strict=True)):
+        for column, wanted in enumerate((image, (image + e) / 2**0.5, e)):
+            assert (tile(row, column) - (wanted.clamp(-1, 1) + 1) * 127.5).abs().max() < 1
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_schedule_can_be_plotted(name, tmp_path):
+    model = made(name)
+    diffusion_views.schedule_plot(model, tmp_path / "schedule.png")
+    assert Image.open(tmp_path / "schedule.png").width > 800
+
+
+# The command line
+
+
+def test_a_diffusion_run_samples_by_every_sampler_and_grid(runs, call, tmp_path):  # noqa: F811
+    for sampler in samplers.SAMPLERS:
+        assert call("sample", runs / "plain", "-n", 2, "--sampler", sampler, "--steps", 2)[0] == 0
+    for grid in grids.GRIDS:
+        assert call("sample", runs / "plain", "-n", 2, "--grid", grid, "--steps", 3, "--out", f"{grid}.npz")[0] == 0
+    images = [np.load(tmp_path / f"{grid}.npz")["images"] for grid in grids.GRIDS]
+    assert not np.array_equal(images[0], images[1])
+    assert np.array_equal(images[0], rv.sample(runs / "plain", 2, grid=next(iter(grids.GRIDS)), steps=3))
+
+
+def test_every_sampler_and_grid_is_named_in_the_help(call):  # noqa: F811
+    _, out, _ = call("sample", "--help")
+    assert all(name in out for name in (*samplers.SAMPLERS, *grids.GRIDS))
+
+
+def test_captions_take_turns_and_guidance_counts_them_more():
+    model, told = made("flow-matching", conditional="text"), {"steps": 3, "guidance": 20.0}
+    both, one = (rv.sample(model, 4, text=text, **told).astype(int) for text in (WORDS, WORDS[1]))
+    as_trained = rv.sample(model, 4, text=WORDS[1], steps=3).astype(int)
+    assert np.abs(both[1::2] - one[1::2]).max() <= 1 and np.abs(both[::2] - one[::2]).max() > 1
+    assert np.abs(as_trained - one).max() > 1
+
+
+def test_the_command_line_asks_by_words(runs, call, tmp_path):  # noqa: F811
+    flags = ["-n", 4, "--steps", 3, "--text", *WORDS, "--guidance", 5, "--out", "asked.npz"]
+    assert call("sample", runs / "words", *flags)[0] == 0
+    asked = rv.sample(runs / "words", 4, steps=3, text=WORDS, guidance=5.0)
+    assert np.array_equal(np.load(tmp_path / "asked.npz")["images"], asked)
+
+
+@pytest.mark.parametrize("ending, frames", [("webp", 4), ("gif", 4), ("png", 1)])
+def test_the_trajectory_is_written_as_its_ending_says(runs, call, tmp_path, ending, frames):  # noqa: F811
+    code, out, _ = call("sample", runs / "plain", "--steps", 3, "--trajectory", f"way.{ending}", "--json")
+    told = json.loads(out)
+    assert code == 0 and told == {"trajectory": f"way.{ending}", "frames": 4, "number": 8, "seeds": [0, 7]}
+    assert getattr(Image.open(tmp_path / f"way.{ending}"), "n_frames", 1) == frames
+    assert not (tmp_path / "samples.png").exists()
+    code, out, _ = call("sample", runs / "plain", "--trajectory", "w.png", "-n", 2, "--out", "two.png", "--json")
+    assert code == 0 and {"trajectory", "out"} <= set(json.loads(out)) and (tmp_path / "two.png").exists()
+
+
+def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, call, tmp_path):  # noqa: F811
+    code, out, _ = call("forward", runs / "plain", "-n", 2, "--plot", "schedule.png", "--json")
+    assert code == 0 and json.loads(out) == {"out": "forward.png", "number": 2, "columns": 9, "plot": "schedule.png"}
+    assert (tmp_path / "schedule.png").exists()
+    Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / "mine.png")
+    assert call("forward", runs / "classes", "mine.png", "--columns", 3, "--out", "f.png")[0] == 0
+    assert Image.open(tmp_path / "f.png").width == 3 * 58 + 2
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["sample", "plain", "--steps", "0"], "at least 1 step"),
+        (["sample", "plain", "--sampler", "eulr"], 'Did you mean "euler"'),
+        (["sample", "plain", "--grid", "karas"], 'Did you mean "karras"'),
+        (["sample", "plain", "--label", "0"], "trained without classes"),
+        (["sample", "plain", "--text", "a bar"], "trained without captions"),
+        (["sample", "plain", "--guidance", "2"], "name a label or a text"),
+        (["sample", "plain", "-n", "0", "--trajectory", "a.webp"], "at least 1"),
+        (["sample", "plain", "--trajectory", "a.xyz"], ".xyz"),
+        (["sample", "classes", "--label", "2"], "Known: 0"),
+        (["sample", "classes", "--label", "-1"], "Known: 0"),
+        (["sample", "classes", "--text", "a bar"], "trained without captions"),
+        (["sample", "words", "--label", "1"], "trained without classes"),
+        (["sample", "vae", "--sampler", "ddim"], "vae has no option 'sampler'"),
+        (["sample", "vae", "--steps", "9"], "edm, flow-matching"),
+        (["sample", "vae", "--trajectory", "a.webp"], "edm, flow-matching"),
+        (["sample", "classifier"], "--classifier"),
+        (["forward", "vae"], "edm, flow-matching"),
+        (["forward", "plain", "--columns", "1"], "at least 2 columns"),
+        (["forward", "plain", "-n", "0"], "at least 1"),
+        (["sample", "plain", "--classifier", "{classifier}"], "name one with --label"),
+        (["sample", "plain", "--classifier", "{classifier}", "--label", "7"], "Known: 0"),
+        (["sample", "plain", "--classifier", "{vae}", "--label", "1"], "train noisy-classifier"),
+        (["sample", "classes", "--classifier", "{classifier}", "--label", "1"], "knows classes itself"),
+        (["sample", "plain", "--classifier", "nowhere", "--label", "1"], "nowhere"),
+        (["sample", "plain", "--autoguide", "{plain}"], "--guidance above 1"),
+        (["sample", "plain", "--autoguide", "{vae}", "--guidance", "2"], "no diffusion model"),
+        (["sample", "plain", "--autoguide", "{classes}", "--guidance", "2"], "conditions"),
+        (["sample", "plain", "--autoguide", "{plain}", "--classifier", "{classifier}", "--label", "1"], "not both"),
+        (["evaluate", "vae", "--sampler", "ddim"], "vae has no option 'sampler'"),
+        (["evaluate", "plain", "-n", "20", "--metrics", "kernel", "--steps", "0"], "at least 1 step"),
+    ],
+)
+def test_wrong_use_is_told_and_exits_with_2(runs, call, arguments, said):  # noqa: F811
+    places = {name: runs / name for name in ("plain", "classes", "classifier", "vae")}
+    verb, run, *flags = arguments
+    code, _, err = call(verb, runs / run, *(flag.format(**places) for flag in flags))
+    assert code == 2 and said in err and "Traceback" not in err, err
+
+
+def test_a_number_is_an_index_and_a_word_is_a_name(runs):
+    model = rv.load(runs / "classes")
+    model.run["data"]["classes"] = ["1", "0"]
+    assert label_index(model, 1) == 1 and label_index(model, "1") == 0
+    with pytest.raises(UsageError, match="Known: 0 1, 1 0"):
+        label_index(model, 2)
+
+
+# The passport
+
+
+def test_the_passport_says_how_the_run_was_sampled(runs, tmp_path):
+    def passport(run, **options):
+        found = rv.evaluate(runs / run, metrics=["kernel"], n=130, out=tmp_path / "scores", **options)
+        return found["kernel-small"].passport["fake"]
+
+    model = rv.load(runs / "plain")
+    own = passport("plain")
+    assert (own["sampler"], own["steps"], own["grid"]) == (model.sampler, model.evaluations, model.grid)
+    assert own["guidance"] == 1.0 and own["labels"] is None and own["texts"] is None
+    said = passport("classes", sampler="heun", steps=3, grid="uniform", guidance=2.0)
+    assert [said[key] for key in ("sampler", "steps", "grid", "guidance")] == ["heun", 3, "uniform", 2.0]
+    assert said["labels"] == "as the training data has them"
+    weak = passport("plain", autoguide=runs / "plain" / "checkpoints" / "00000020", guidance=1.5, steps=3)
+    assert weak["autoguide"]["checkpoint"] == 20 and weak["autoguide"]["weights_sha256"] != weak["weights_sha256"]
+    assert passport("plain", classifier=runs / "classifier", steps=3)["labels"] == "as the training data has them"
+    assert passport("vae")["sampler"] is None
+
+
+def test_a_run_of_captions_is_scored_with_its_data_s_captions_in_order(runs, monkeypatch, tmp_path):
+    from reverie import evaluation
+
+    asked, draw = [], evaluation.sample
+
+    def noted(model, n, seed, **told):
+        asked.extend(told["text"])
+        return draw(model, n, seed, **told)
+
+    monkeypatch.setattr(evaluation, "sample", noted)
+    found = rv.evaluate(runs / "words", metrics=["kernel"], n=130, steps=1, out=tmp_path)
+    texts = evaluation.data_of(rv.load(runs / "words")).train.texts
+    assert asked == [texts[i * len(texts) // 130] for i in range(130)] and set(asked) == set(WORDS)
+    assert found["kernel-small"].passport["fake"]["texts"] == "as the training data has them"
+
+
+# A classifier that guides
+
+
+def test_the_classifier_s_answer_depends_on_the_ratio_alone_and_sums_to_one():
+    model = made("noisy-classifier", classes=3)
+    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    both = []
+    for scale in (1.0, 50.0):
+        said = [model.log_likelihood(scale * x, 0.3 * scale, 0.6 * scale, torch.full((4,), c)) for c in range(3)]
+        assert torch.allclose(torch.stack(said).exp().sum(0), torch.ones(4))
+        both.append(torch.stack(said))
+    assert torch.allclose(*both, atol=1e-5)
+    assert not torch.allclose(both[0][0], model.log_likelihood(x, 0.6, 0.3, torch.zeros(4).long()))
+
+
+def test_pictures_without_a_class_move_nothing(tiny):
+    model = made("noisy-classifier", classes=2).requires_grad_(True)
+    batch = next(in_order(tiny.train, 8)) | {"label": torch.full((8,), -1)}
+    model.loss(batch)["loss"].backward()
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_classifier_needs_two_classes():
+    with pytest.raises(UsageError, match="two classes"):
+        registry.build("noisy-classifier", size=8, channels=1, classes=1)
+
+
+class Remembering(Diffusion):
+    """The exact denoiser of the very pictures that it was shown: draws one of them, and no class is asked for."""
+
+    def __init__(self, images):
+        super().__init__(8, 1, 0, "none")
+        self.schedule, self.net = Flow(), torch.nn.Linear(1, 1)
+        self.images = images.flatten(1)
+
+    def denoiser(self, label=None, text=None, guidance=1.0, guide=None):
+        def exact(x, alpha, sigma):
+            gap = x.flatten(1)[:, None] - alpha * self.images
+            share = (-gap.square().sum(2) / (2 * sigma**2)).softmax(1)
+            return (share @ self.images).view_as(x)
+
+        return exact if guide is None else guide(exact, label, text)
+
+
+def test_bayes_rule_makes_the_conditional_denoiser_of_an_exact_classifier(tiny):
+    whole = next(in_order(tiny.train, 128))
+    model, alone = Remembering(whole["image"].double()), Remembering(whole["image"][whole["label"] == 1].double())
+
+    class Exact:
+        size, channels = 8, 1
+
+        def log_likelihood(self, x, alpha, sigma, label):
+            gap = x.flatten(1)[:, None] - alpha * model.images
+            weight = -gap.square().sum(2) / (2 * sigma**2)
+            other = whole["label"] != label[:, None]
+            return weight.masked_fill(other, -torch.inf).logsumexp(1) - weight.logsumexp(1)
+
+    x = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    steered = model.denoiser(torch.ones(6).long(), guide=guides.towards_class(model, Exact()))
+    for alpha, sigma in ((0.2, 0.8), (0.5, 0.5), (1.0, 3.0)):
+        assert torch.allclose(steered(x, alpha, sigma), alone.denoiser()(x, alpha, sigma), atol=1e-10)
+
+
+def test_a_trained_classifier_steers_a_model_that_knows_no_classes(tiny, runs):
+    whole = next(in_order(tiny.train, 128))
+    model = Remembering(whole["image"])
+    flags = {"steps": 250, "batch_size": 64, "width": 16, "quiet": True}
+    classifier = rv.load(train("noisy-classifier", str(runs / "bars.npz"), out=runs / "seer", **flags))
+
+    def share(label, scale):
+        guide = guides.towards_class(model, classifier, scale)
+        with torch.inference_mode():
+            drawn = model.sample(
+                Noise.of_seeds(range(100)), label=torch.full((100,), label), guide=guide, sampler="ddim", steps=30
+            )
+        nearest = torch.cdist(drawn.flatten(1), model.images).argmin(1)
+        return float((whole["label"][nearest] == label).float().mean())
+
+    assert share(0, 4.0) > 0.85 and share(1, 4.0) > 0.85
+    assert 0.3 < share(0, 0.0) < 0.7
+
+
+def test_a_scale_of_zero_is_off_and_the_classifier_keeps_rows_apart(runs):
+    run, classifier = runs / "plain", runs / "classifier"
+    plain = rv.sample(run, 5, steps=3)
+    off = rv.sample(run, 5, steps=3, classifier=classifier, label=1, guidance=0.0)
+    assert np.array_equal(plain, off)
+    steered = rv.sample(run, 5, steps=3, classifier=classifier, label=[0, 1], guidance=30.0)
+    assert not np.array_equal(plain, steered)
+    alone = rv.sample(run, 1, seed=3, steps=3, classifier=classifier, label=1, guidance=30.0)
+    pieces = rv.sample(run, 5, steps=3, classifier=classifier, label=[0, 1], guidance=30.0, chunk=2)
+    assert np.abs(steered[3].astype(int) - alone[0]).max() <= 1 and np.abs(steered.astype(int) - pieces).max() <= 1
+
+
+# A weaker model that guides
+
+
+def test_autoguidance_goes_on_along_the_line_from_the_weaker_estimate(runs):
+    model, weaker = rv.load(runs / "plain"), rv.load(runs / "plain" / "checkpoints" / "00000020")
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    strong, weak = (one.bind()(x, torch.full((3,), 499.0)) for one in (model, weaker))
+    alpha, sigma = (float(part) for part in model.schedule.pair(torch.tensor(0.5)))
+    x0 = [(x - sigma * noise) / alpha for noise in (strong, weak)]
+    guided = model.denoiser(guide=guides.away_from(model, weaker, 1.5))(x, alpha, sigma)
+    assert torch.allclose(guided, (x0[1] + 1.5 * (x0[0] - x0[1])).clamp(-1, 1), atol=1e-4)
+    assert not torch.allclose(*x0, atol=1e-4)
+
+
+def test_a_run_that_guides_itself_changes_nothing(runs, call, tmp_path):  # noqa: F811
+    flags = ["sample", runs / "plain", "-n", 3, "--steps", 3]
+    assert call(*flags, "--out", "plain.npz")[0] == 0
+    assert call(*flags, "--autoguide", runs / "plain", "--guidance", 1.5, "--out", "itself.npz")[0] == 0
+    earlier = runs / "plain" / "checkpoints" / "00000020"
+    assert call(*flags, "--autoguide", earlier, "--guidance", 9, "--out", "away.npz")[0] == 0
+    plain, itself, away = (np.load(tmp_path / f"{n}.npz")["images"].astype(int) for n in ("plain", "itself", "away"))
+    assert np.abs(plain - itself).max() <= 1 and np.abs(plain - away).max() > 1
+
+
+def test_codes_of_another_codec_do_not_guide():
+    model, weaker = made("ddpm"), made("ddpm")
+    model.codec, weaker.codec = made("vae", latent=3), made("vae", latent=3)
+    guides.away_from(model, weaker, 1.5)
+    with torch.no_grad():
+        next(weaker.codec.parameters()).add_(1)
+    with pytest.raises(UsageError, match="another codec"):
+        guides.away_from(model, weaker, 1.5)
