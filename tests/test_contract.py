@@ -45,13 +45,24 @@ case = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def teacher(bars, tmp_path_factory):
+    """A run for the models that cannot do without one."""
+    path = str(tmp_path_factory.mktemp("teacher") / "run")
+    train("ddpm", bars, out=path, steps=1, batch_size=16, quiet=True, width=8)
+    SMALL["teacher"] = path
+
+
 def small(name, options):
     return {k: v for k, v in SMALL.items() if k in registry.signature(name)} | options
 
 
 def make(name, options, data):
     torch.manual_seed(0)
-    model = registry.build(name, data, **small(name, options)).eval()
+    kwargs = small(name, options)
+    if "teacher" in kwargs:
+        kwargs["teacher"] = Run.open(kwargs["teacher"]).info["model"]
+    model = registry.build(name, data, **kwargs).eval()
     with torch.no_grad():  # away from the start, where residual branches are silent
         for p in model.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
@@ -167,7 +178,8 @@ def test_every_recipe_runs_two_steps(recipe, bars, tmp_path):
     content = recipes.read(recipe)
     model = next(n for n in sorted(registry.MODELS, key=len, reverse=True) if recipe.startswith(n))
     training = {k: v for k, v in content.get("training", {}).items() if k not in ("minutes", "steps")}
-    options = content.get("model", {}) | content.get("phases", {}) | training | {"batch_size": 8}
+    runs = {key: SMALL[key] for key in ("teacher",) if key in registry.signature(model)}
+    options = runs | content.get("model", {}) | content.get("phases", {}) | training | {"batch_size": 8}
     run = train(model, bars, out=tmp_path / "run", steps=2, quiet=True, **options)
     assert run.info["result"]["steps"] == 2
 

@@ -14,8 +14,9 @@ import reverie as rv
 from reverie import registry
 from reverie.commands.distil import distill
 from reverie.diffusion.samplers import ddim
+from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear
 from reverie.errors import UsageError
-from reverie.models.distilled import Distilled, aim
+from reverie.models.distilled import Distilled, aim, stops
 from reverie.noise import Noise
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.loop import train
@@ -87,25 +88,41 @@ def test_a_ddim_step_with_the_target_ends_where_the_teacher_is(start, stop):
     assert torch.allclose(landed, end, atol=1e-12)
 
 
+def lesson(model, rows, label):
+    """Where the teacher gets to from noise, segment by segment."""
+    stops = [model.noised(Noise.of_seeds(range(rows)))]
+    shows = model.teacher.denoiser(label, guidance=model.guidance)
+    for place in range(model.evaluations):
+        stops.append(model.shown(shows, stops[-1], place))
+    return stops
+
+
 @pytest.mark.parametrize("name", TEACHERS)
 def test_the_teacher_goes_to_where_the_exact_flow_leads(name):
-    model = with_exact_teacher(teacher=config(name, conditional="label"), evaluations=3, substeps=60)
-    pairs = model.plan()[1]
+    model = with_exact_teacher(teacher=config(name, conditional="label"), evaluations=3, substeps=80)
     label = torch.tensor([0, 1, -1, 0])
-    stops = model.path(Noise.of_seeds(range(4)), model.teacher.denoiser(label))
-    assert len(stops) == len(pairs) == 4 and pairs[-1] == (1.0, 0.0)
-    for x, start in zip(stops, pairs, strict=True):
-        wanted = exact_end(stops[0], pairs[0], start, MEANS[label][:, None, None, None])
-        assert torch.allclose(x, wanted, atol=2e-3 * math.hypot(*start)), (start, (x - wanted).abs().max())
+    path = lesson(model, 4, label)
+    assert len(path) == len(model.pairs) == 4 and model.pairs[-1] == (1.0, 0.0)
+    for x, stop in zip(path, model.pairs, strict=True):
+        wanted = exact_end(path[0], model.pairs[0], stop, MEANS[label][:, None, None, None])
+        assert torch.allclose(x, wanted, atol=2e-3 * math.hypot(*stop)), (stop, (x - wanted).abs().max())
 
 
-def test_guidance_goes_into_the_target():
+def test_guidance_goes_into_what_the_teacher_shows():
     """Between Gaussians of one variance the guided denoiser is that of a Gaussian with the extrapolated mean."""
-    model = with_exact_teacher(guidance=3.0, substeps=60)
-    start, label = model.plan()[1][0], torch.tensor([0, 1])
-    stops = model.path(Noise.of_seeds(range(2)), model.teacher.denoiser(label, guidance=model.guidance))
+    model = with_exact_teacher(guidance=3.0, substeps=80)
+    label = torch.tensor([0, 1])
+    start, *_, end = lesson(model, 2, label)
     guided = (MEANS[2] + 3 * (MEANS[label] - MEANS[2]))[:, None, None, None]
-    assert torch.allclose(stops[-1], exact_end(stops[0], start, (1.0, 0.0), guided), atol=2e-3)
+    assert torch.allclose(end, exact_end(start, model.pairs[0], (1.0, 0.0), guided), atol=2e-3)
+
+
+@pytest.mark.parametrize("schedule", [Flow(), Cosine(1000), Linear(1000), Karras()], ids=lambda s: type(s).__name__)
+def test_stops_are_nested_and_have_the_ratios_that_they_promise(schedule):
+    few, many = stops(schedule, 4), stops(schedule, 12)
+    assert [tuple(pair) for pair in many[::3]] == [pytest.approx(pair) for pair in few]
+    assert [s / a for a, s in few[1:]] == [pytest.approx(ratio, rel=1e-6) for ratio in (6, 2, 2 / 3, 0)]
+    assert few[0] == (0, 1) if isinstance(schedule, Flow) else few[0][1] / few[0][0] <= 200.1
 
 
 class Solved(nn.Module):
@@ -122,7 +139,7 @@ class Solved(nn.Module):
 
 
 def test_the_loss_is_zero_at_the_exact_solution_and_not_at_the_teacher():
-    model = with_exact_teacher(substeps=40, solver="heun")
+    model = with_exact_teacher(substeps=80)
     batch = batch_of(label=torch.tensor([0, 1, -1, 0, 1, 0]))
     model.student.net, model.student.prediction = Solved(model.plan()[1]), "x0"
     solved = float(model.loss(batch)["loss"])
@@ -134,7 +151,7 @@ def test_the_loss_is_zero_at_the_exact_solution_and_not_at_the_teacher():
 
     model.student.net = Estimates()
     unmoved = float(model.loss(batch | {"rng": Noise.of_step(3, 0, 6)})["loss"])
-    assert solved < 1e-7 and unmoved > 1e3 * solved
+    assert solved < 1e-5 and unmoved > 0.02
 
 
 @pytest.mark.parametrize("name", TEACHERS)
@@ -143,15 +160,15 @@ def test_a_student_starts_as_its_teacher(name):
     losses = []
     for substeps in (1, 4):
         torch.manual_seed(0)
-        model = Distilled(8, 1, 2, config(name), evaluations=3, substeps=substeps, solver="ddim")
-        model.teacher.range = None
+        model = Distilled(8, 1, 2, config(name), evaluations=3, substeps=substeps)
+        model.teacher.range = model.student.range = None
         with torch.no_grad():
             for p in [*model.teacher.parameters(), *model.student.parameters()]:
                 p.add_(0.05 * torch.randn(p.shape))
         assert not all(map(torch.equal, model.teacher.parameters(), model.student.parameters()))
         model.phases()
         losses.append(model.loss(batch_of())["loss"].item())
-    assert losses[0] < 1e-9 and losses[1] > 1e-7
+    assert losses[0] < 1e-9 and losses[1] > 1e3 * losses[0] + 1e-7
 
 
 # As a run
@@ -254,7 +271,6 @@ def test_the_verb_takes_data_and_size_from_the_teacher(teacher, tmp_path, capsys
         ({"teacher": config(), "evaluations": 0}, "At least 1 step"),
         ({"teacher": config(), "substeps": 0}, "At least 1 step"),
         ({"teacher": config(), "guidance": 2.0}, "this teacher knows none"),
-        ({"teacher": config(), "solver": "rk4"}, "not 'rk4'"),
     ],
 )
 def test_what_cannot_be_distilled_is_refused(options, said):

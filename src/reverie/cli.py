@@ -16,6 +16,7 @@ make
   train [MODEL]           train a model and leave a run directory    reverie train vae --data emoji --minutes 5
   resume RUN              continue a run, bit for bit
   rerun RUN               repeat a run from its run.json
+  distill RUN             a copy of a diffusion run that draws in 1 to 4 steps
 
 draw
   sample RUN              new pictures                                reverie sample runs/vae-emoji -n 64 --out grid.png

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import tyro
 
+from reverie.commands.distil import distill
 from reverie.commands.draw import forward, interpolate, reconstruct, restore, sample, traverse
 from reverie.commands.exchange import export, import_
 from reverie.commands.judge import evaluate
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train} | {
     for verb in (
         resume,
         rerun,
+        distill,
         sample,
         forward,
         reconstruct,

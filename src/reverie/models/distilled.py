@@ -1,8 +1,8 @@
 """Few-step distillation: a student goes in one step where a trained diffusion model goes in several.
 
 Salimans and Ho, "Progressive distillation for fast sampling of diffusion models", ICLR 2022, arXiv:2202.00512, in one
-go instead of by halves, and along the teacher's own paths from noise, as Luhman and Luhman, "Knowledge distillation in
-iterative generative models", arXiv:2101.02388. Guidance goes into the student: Meng et al., CVPR 2023,
+go instead of by halves. The student practises where it gets to itself: Ross et al., "A reduction of imitation learning
+to no-regret online learning", AISTATS 2011, arXiv:1011.0686. Guidance goes into the student: Meng et al., CVPR 2023,
 arXiv:2210.03142. Deviations are listed in docs/systems/distillation.md.
 """
 
@@ -11,24 +11,38 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reverie import registry
-from reverie.diffusion import grids, samplers
 from reverie.diffusion.denoiser import denoiser
 from reverie.diffusion.prediction import PREDICTIONS
-from reverie.diffusion.samplers import Denoise
-from reverie.diffusion.schedules import Pair
+from reverie.diffusion.samplers import Denoise, ddim, unipc
+from reverie.diffusion.schedules import Pair, Schedule
 from reverie.errors import UsageError
 from reverie.models.diffusion import Diffusion
 from reverie.noise import Noise
-from reverie.training.phase import Phase, adamw
+from reverie.training.muon import Muon
+from reverie.training.phase import Phase
 from reverie.verbs import Batch
 
 _NULL_RATE = 0.1  # how often the condition is hidden, so that the student too knows the null condition
+_SHIFT, _MOST = 2.0, 200.0  # sigma / alpha in the middle of the way, and where it may start
+_SOFT = 0.03  # root mean squared error of a picture below which its loss is quadratic, above linear
+
+
+def stops(schedule: Schedule, steps: int) -> list[Pair]:
+    """steps + 1 pairs from noise to (1, 0), at sigma / alpha = 2 t / (1 - t) for even t, as far as the schedule goes.
+
+    Every m-th stop of m n steps is a stop of n steps.
+    """
+    t = torch.arange(steps, 0, -1, dtype=torch.float64) / steps
+    alpha, sigma = schedule.pair(torch.ones(1, dtype=torch.float64))
+    most = torch.where(alpha > 0, (sigma / alpha).clamp(max=_MOST), torch.inf)  # a network of ever less says ever less
+    alpha, sigma = schedule.pair(schedule.time((_SHIFT * t / (1 - t)).minimum(most)).clamp(max=1))
+    return [*zip(alpha.tolist(), sigma.tolist(), strict=True), (1.0, 0.0)]
 
 
 def aim(x: Tensor, end: Tensor, start: Pair, stop: Pair) -> Tensor:
@@ -39,6 +53,11 @@ def aim(x: Tensor, end: Tensor, start: Pair, stop: Pair) -> Tensor:
     """
     (a, s), (b, r) = start, stop
     return (end - r / s * x) / (b - r / s * a)
+
+
+def distance(x: Tensor, y: Tensor) -> Tensor:
+    """Pseudo-Huber distance of pictures, a mean over rows (compare Song and Dhariwal, arXiv:2310.14189)."""
+    return ((x - y).square().flatten(1).mean(1) + _SOFT**2).sqrt().mean() - _SOFT
 
 
 def borrowed(teacher: Any, size: int, channels: int, classes: int) -> Diffusion:
@@ -78,14 +97,10 @@ class Distilled(nn.Module):
         teacher: the run to learn from: any diffusion model, of pictures or of codes.
         evaluations: steps in which the student draws, one evaluation of the network each.
         substeps: steps of the teacher for each of the student's.
-        solver: with which the teacher takes them.
         guidance: scale of classifier-free guidance that the student learns to draw with; 1 is none.
-
-    Attributes:
-        student: a model of the teacher's kind, whose own plan is now the short one.
     """
 
-    sampler, grid = "ddim", "uniform"
+    sampler, grid = "ddim", "distilled"
 
     def __init__(
         self,
@@ -95,7 +110,6 @@ class Distilled(nn.Module):
         teacher: dict[str, Any] | str = "",
         evaluations: int = 4,
         substeps: int = 4,
-        solver: Literal["unipc", "dpm++2m", "ddim", "heun"] = "unipc",
         guidance: float = 1.0,
     ):
         super().__init__()
@@ -105,14 +119,14 @@ class Distilled(nn.Module):
         self.classes, self.texts = self.teacher.classes, self.teacher.texts
         if guidance != 1 and not (self.classes or self.texts):
             raise UsageError("Guidance strengthens a condition, and this teacher knows none. Leave --guidance out.")
-        if solver not in samplers.SAMPLERS:
-            raise UsageError(f"solver is 'unipc', 'dpm++2m', 'ddim' or 'heun', not {solver!r}.")
-        self.size, self.channels, self.code_shape = size, channels, self.teacher.code_shape
-        self.evaluations, self.substeps, self.solver, self.guidance = evaluations, substeps, solver, guidance
-        self.schedule = self.teacher.schedule
         self.student = copy.deepcopy(self.teacher)
         self.teacher.requires_grad_(False)
-        self.student.sampler, self.student.grid, self.student.evaluations = self.sampler, self.grid, evaluations
+        if self.student.prediction == "noise":  # at most noise that says nothing of the picture, and few steps need it
+            self.student.prediction = "v"
+        self.size, self.channels, self.code_shape = size, channels, self.teacher.code_shape
+        self.evaluations, self.substeps, self.guidance = evaluations, substeps, guidance
+        self.schedule = self.teacher.schedule
+        self.pairs = stops(self.schedule, evaluations)
 
     # Learning
 
@@ -120,35 +134,42 @@ class Distilled(nn.Module):
         """The student starts where its teacher is; a checkpoint that is put back later overrides that."""
         self.student.load_state_dict(self.teacher.state_dict())
         own = nn.ModuleList(part for part in (self.student.net, self.student.text_encoder) if part is not None)
-        return [Phase("distil", adamw(own.parameters(), lr, weight_decay), self.loss)]
+        return [Phase("distil", Muon(own, lr, weight_decay), self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Squared error of what the student says at each of its steps, along the teacher's paths from pure noise.
+        """How far from the teacher the student is at each step of its own way from pure noise.
 
-        Of the batch only the conditions are used. ``last`` is the error of the step that ends at the picture.
+        Of the batch only the conditions are used. ``last`` is the distance at the step that ends at the picture.
         """
         rng = batch["rng"]
         label, text = self.teacher.hide(batch, rng.bernoulli(_NULL_RATE))
         with torch.no_grad():
-            stops = self.path(rng, self.teacher.denoiser(label, text, self.guidance))
+            shows = self.teacher.denoiser(label, text, self.guidance)
         # as it comes, not clamped: what is clamped has no gradient
         says = denoiser(self.student.bind(label, text), self.schedule, PREDICTIONS[self.student.prediction])
-        errors = []
-        for (x, start), (end, stop) in pairwise(zip(stops, self.pairs, strict=True)):
-            errors.append((says(x, *start) - aim(x, end, start, stop)).square().mean())
-        return {"loss": torch.stack(errors).mean(), "last": errors[-1]}
+        x, distances = self.noised(rng), []
+        for place, (start, stop) in enumerate(pairwise(self.pairs)):
+            said = says(x, *start)
+            distances.append(distance(said, aim(x, self.shown(shows, x, place), start, stop)))
+            *_, (x, _) = ddim(lambda *_, said=said: self.clamp(said.detach()), x, (start, stop))
+        return {"loss": torch.stack(distances).mean(), "last": distances[-1]}
 
-    @property
-    def pairs(self) -> list[Pair]:
-        """Where the student stops, noise first."""
-        return self.student.plan()[1]
+    def noised(self, noise: Noise) -> Tensor:
+        """Where drawing starts: (B, *code_shape)."""
+        alpha, sigma = self.pairs[0]
+        return noise(*self.code_shape) * (alpha**2 + sigma**2) ** 0.5
 
-    def path(self, noise: Noise, denoise: Denoise) -> list[Tensor]:
-        """Where the teacher is at each of the student's stops, evaluations + 1 of them, each (B, *code_shape)."""
-        fine = grids.GRIDS[self.grid](self.schedule, self.evaluations * self.substeps)
-        x = noise(*self.code_shape) * (fine[0][0] ** 2 + fine[0][1] ** 2) ** 0.5
-        steps = [y for y, _ in samplers.SAMPLERS[self.solver](denoise, x, fine, None)]
-        return [x, *steps[self.substeps - 1 :: self.substeps]]
+    @torch.no_grad()
+    def shown(self, denoise: Denoise, x: Tensor, place: int) -> Tensor:
+        """Where the teacher gets to from x at the student's stop number ``place``, by the student's next one."""
+        fine = stops(self.schedule, self.evaluations * self.substeps)
+        *_, (end, _) = unipc(denoise, x, fine[place * self.substeps : (place + 1) * self.substeps + 1])
+        return end
+
+    def clamp(self, x0: Tensor) -> Tensor:
+        """An estimate of x0 within the range of what is diffused."""
+        limit = self.student.range
+        return x0 if limit is None else x0.clamp(-limit, limit)
 
     # Verbs
 
@@ -165,7 +186,7 @@ class Distilled(nn.Module):
                 f"This run was distilled to draw in {self.evaluations} steps, not {steps}. "
                 f"For another number, distil its teacher again: reverie distill TEACHER --steps {steps}."
             )
-        return self.student.plan()
+        return self.sampler, self.pairs
 
     def trajectory(
         self, noise: Noise, label: Tensor | None = None, text: Sequence[str] | None = None, steps: int | None = None
@@ -175,15 +196,17 @@ class Distilled(nn.Module):
         Raises:
             UsageError: a condition that the model does not know, or another number of steps.
         """
-        self.plan(steps=steps)
-        return self.student.trajectory(noise, label, text)
+        self.student.check(label, text, 1.0)
+        _, pairs = self.plan(steps=steps)
+        yield from ddim(self.student.denoiser(label, text), self.noised(noise), pairs)
 
     def sample(
         self, noise: Noise, label: Tensor | None = None, text: Sequence[str] | None = None, steps: int | None = None
     ) -> Tensor:
         """Pictures (B, C, H, W) from noise: see ``trajectory`` for conditions and errors."""
-        self.plan(steps=steps)
-        return self.student.sample(noise, label=label, text=text)
+        for x, _ in self.trajectory(noise, label, text, steps):  # noqa: B007
+            pass
+        return self.picture(x).clamp(-1, 1)
 
     def codes(self, batch: Batch) -> Tensor:
         """What is diffused: the pictures themselves, or a codec's codes of them."""

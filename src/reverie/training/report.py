@@ -21,11 +21,13 @@ _SHEET = 64  # pictures on a sample grid
 _MAPPED = 2000  # pictures on a latent map
 
 
-def sample_grid(model: Model, path: Path) -> None:
-    """Pictures of the seeds 0 ... 63; a model of classes shows them in turn, a column each."""
-    device = device_of(model)
-    classes = getattr(model, "classes", 0)
-    condition: dict[str, Any] = {"label": torch.arange(_SHEET, device=device) % 8 % classes} if classes else {}
+def sample_grid(model: Model, data: Dataset, path: Path) -> None:
+    """Pictures of the seeds 0 ... 63: a column each for the first classes, or of captions spread over the data's."""
+    device, condition = device_of(model), dict[str, Any]()
+    if classes := getattr(model, "classes", 0):
+        condition["label"] = torch.arange(_SHEET, device=device) % 8 % classes
+    if getattr(model, "texts", False) and (known := data.train.texts):
+        condition["text"] = [known[place * len(known) // _SHEET] for place in range(_SHEET)]
     pictures.save(path, pictures.grid(draw(model, Noise.of_seeds(range(_SHEET), device), **condition), columns=8))
 
 
@@ -101,7 +103,7 @@ def leave_behind(model: Model, data: Dataset, lines: list[dict[str, Any]], folde
     """Write a finished run's pictures to ``folder``; returns the held-out scores."""
     verbs = verbs_of(model)
     if "sample" in verbs:
-        sample_grid(model, folder / "samples.png")
+        sample_grid(model, data, folder / "samples.png")
     if "encode" in verbs and "decode" in verbs:
         first = next(in_order(data.held_out, min(32, len(data.held_out)), device_of(model)))
         pictures.save(folder / "reconstructions.png", beside(reconstruct(model, first)))

@@ -52,6 +52,11 @@ class Training:
         batches = Batches(
             data.train, options.batch_size, options.seed, start, rows, Augment.parse(options.augment), self.device
         )
+        if getattr(model, "texts", False) and not data.train.texts:
+            raise UsageError(
+                f"{data.spec} has no captions to learn from. NAME.txt beside NAME.png is one; --conditional label uses "
+                "classes, and --data emoji has captions."
+            )
         stages = stages_of(self.model, **run.info["phases"])
         self.fit = Fit(
             self.model,
@@ -278,7 +283,7 @@ class Training:
 
     def _grid(self) -> None:
         if self.leader and "sample" in verbs_of(self.model):
-            report.sample_grid(self.fit.best, self.run.path / "samples" / f"{self.step:08d}.png")
+            report.sample_grid(self.fit.best, self.data, self.run.path / "samples" / f"{self.step:08d}.png")
 
     def _finish(self) -> None:
         lines = self.run.metrics()
