@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -121,8 +122,11 @@ def test_guidance_goes_into_what_the_teacher_shows():
 def test_stops_are_nested_and_have_the_ratios_that_they_promise(schedule):
     few, many = stops(schedule, 4), stops(schedule, 12)
     assert [tuple(pair) for pair in many[::3]] == [pytest.approx(pair) for pair in few]
-    assert [s / a for a, s in few[1:]] == [pytest.approx(ratio, rel=1e-6) for ratio in (6, 2, 2 / 3, 0)]
-    assert few[0] == (0, 1) if isinstance(schedule, Flow) else few[0][1] / few[0][0] <= 200.1
+    if isinstance(schedule, Flow):
+        assert few[0] == (0, 1) and [s / a for a, s in few[1:]] == [pytest.approx(k) for k in (6, 2, 2 / 3, 0)]
+    else:
+        assert 79 < few[0][1] / few[0][0] < 201 and few[2][1] / few[2][0] == pytest.approx(2, rel=0.06)
+    assert all(s / a > r / b for (a, s), (b, r) in pairwise(many[1:]))
 
 
 class Solved(nn.Module):
@@ -171,6 +175,35 @@ def test_a_student_starts_as_its_teacher(name):
     assert losses[0] < 1e-9 and losses[1] > 1e3 * losses[0] + 1e-7
 
 
+class Affine(nn.Module):
+    """In the place of the student's network, saying x0: a gain and an offset for each stop."""
+
+    def __init__(self, pairs):
+        super().__init__()
+        self.levels = [sigma for _, sigma in pairs[:-1]]
+        self.gain, self.offset = (nn.Parameter(torch.zeros(len(self.levels))) for _ in range(2))
+
+    def forward(self, x, timestep):
+        place = min(range(len(self.levels)), key=lambda i: abs(self.levels[i] - float(timestep[0]) / 1000))
+        return self.gain[place] * x + self.offset[place]
+
+
+def test_training_finds_the_solution_in_closed_form():
+    model = Distilled(8, 1, 2, config(), evaluations=3, substeps=40)
+    model.teacher.denoiser = exact_denoiser
+    model.phases()
+    model.student.net, model.student.prediction = Affine(model.pairs), "x0"
+    optimizer = torch.optim.Adam(model.student.net.parameters(), lr=0.02)
+    for step in range(150):
+        optimizer.zero_grad()
+        model.loss(batch_of() | {"rng": Noise.of_step(step, 0, 6)})["loss"].backward()
+        optimizer.step()
+    for place, (start, stop) in enumerate(pairwise(model.pairs)):
+        zero, one = (aim(x, exact_end(x, start, stop, MEANS[2]), start, stop) for x in torch.tensor([0.0, 1.0]))
+        assert model.student.net.offset[place].item() == pytest.approx(zero.item(), abs=0.02)
+        assert model.student.net.gain[place].item() == pytest.approx((one - zero).item(), abs=0.02)
+
+
 # As a run
 
 
@@ -201,15 +234,6 @@ def test_the_teacher_stays_as_it_was_and_the_student_does_not(teacher, student):
         kept, moved = part(weights, "teacher"), part(weights, "student")
         assert kept.keys() == average.keys() and all(torch.equal(kept[name], average[name]) for name in average)
         assert any(not torch.equal(moved[name], average[name]) for name in average)
-
-
-def test_a_student_is_nearer_to_its_teacher_s_pictures_than_the_teacher_in_as_many_steps(teacher, student):
-    slow, quick, label = rv.load(teacher), rv.load(student), torch.arange(64) % 2
-    draw = lambda model, **plan: model.sample(Noise.of_seeds(range(64)), label=label, **plan)  # noqa: E731
-    with torch.inference_mode():
-        wanted = draw(slow, sampler="heun", steps=50, grid="uniform")
-        rushed = draw(slow, sampler="ddim", steps=2, grid="uniform")
-        assert (draw(quick) - wanted).square().mean() < 0.6 * (rushed - wanted).square().mean()
 
 
 def test_drawing_needs_no_teacher(student):
@@ -248,9 +272,9 @@ def test_codes_are_distilled_too(bars, tmp_path):
     assert all(torch.equal(part(saved(run).weights, "student.codec")[name], codec[name]) for name in codec)
 
 
-def test_the_verb_takes_data_and_size_from_the_teacher(teacher, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("reverie.recipes.read", lambda name: {"training": {"minutes": 0.02, "batch_size": 8}})
-    arguments = [str(teacher.path), "--steps", "3", "--guidance", "2", "--out", str(tmp_path / "run"), "--json"]
+def test_the_verb_takes_data_and_size_from_the_teacher(teacher, tmp_path, capsys):
+    arguments = [str(teacher.path), "--steps", "3", "--guidance", "2", "--minutes", "0.02", "--json"]
+    arguments += ["--out", str(tmp_path / "run")]
     tyro.cli(distill, args=arguments)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["run"] == str(tmp_path / "run")
     info = json.loads((tmp_path / "run" / "run.json").read_text())

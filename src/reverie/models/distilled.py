@@ -34,14 +34,14 @@ _SOFT = 0.03  # root mean squared error of a picture below which its loss is qua
 
 
 def stops(schedule: Schedule, steps: int) -> list[Pair]:
-    """steps + 1 pairs from noise to (1, 0), at sigma / alpha = 2 t / (1 - t) for even t, as far as the schedule goes.
+    """steps + 1 pairs from noise to (1, 0), at sigma / alpha = 2 u / (1 - u) for u even from most noise to 0.
 
     Every m-th stop of m n steps is a stop of n steps.
     """
-    t = torch.arange(steps, 0, -1, dtype=torch.float64) / steps
     alpha, sigma = schedule.pair(torch.ones(1, dtype=torch.float64))
-    most = torch.where(alpha > 0, (sigma / alpha).clamp(max=_MOST), torch.inf)  # a network of ever less says ever less
-    alpha, sigma = schedule.pair(schedule.time((_SHIFT * t / (1 - t)).minimum(most)).clamp(max=1))
+    most = (sigma / alpha).clamp(max=_MOST) if alpha else torch.inf  # a network of almost pure noise says little
+    u = torch.arange(steps, 0, -1, dtype=torch.float64) / steps / (1 + _SHIFT / most)
+    alpha, sigma = schedule.pair(schedule.time(_SHIFT * u / (1 - u)).clamp(max=1))
     return [*zip(alpha.tolist(), sigma.tolist(), strict=True), (1.0, 0.0)]
 
 
