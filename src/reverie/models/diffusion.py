@@ -330,7 +330,7 @@ class EDM(Diffusion):
         depth: residual blocks a level, down and up.
     """
 
-    prediction, weighting, grid = "edm", "edm", "karras"
+    prediction, weighting = "edm", "edm"
 
     def __init__(
         self,
@@ -364,7 +364,7 @@ class FlowMatching(Diffusion):
         depth: residual blocks a level, down and up.
     """
 
-    prediction, weighting, grid = "velocity", "velocity", "log-snr"
+    prediction, weighting = "velocity", "velocity"
 
     def __init__(
         self,

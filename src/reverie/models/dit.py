@@ -50,7 +50,7 @@ class DiT(Diffusion):
         depth: blocks.
     """
 
-    prediction, weighting, grid = "velocity", "velocity", "log-snr"
+    prediction, weighting = "velocity", "velocity"
 
     def __init__(
         self,
