@@ -20,6 +20,7 @@ from reverie.drawing import conditioning
 from reverie.noise import Noise
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.loop import rerun, resume, train
+from reverie.training.options import sort_options
 from reverie.training.phase import stages_of
 from reverie.training.run import Run
 from reverie.verbs import VERBS, verbs_of
@@ -182,6 +183,9 @@ def test_every_recipe_runs_two_steps(recipe, bars, tmp_path):
     options = runs | content.get("model", {}) | content.get("phases", {}) | training | {"batch_size": 8}
     run = train(model, bars, out=tmp_path / "run", steps=2, quiet=True, **options)
     assert run.info["result"]["steps"] == 2
+    for table in (there := content.get("gpu", {})):
+        sorted_ = dict(zip(("model", "phases", "training"), sort_options(model, there[table]), strict=True))
+        assert sorted_.pop(table) == there[table] and not any(sorted_.values())
 
 
 def reverie(*arguments, processes=0, **options):

@@ -12,12 +12,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["build", "data", "evaluate", "load", "sample", "train"]
+__all__ = ["build", "data", "evaluate", "load", "sample", "train", "trajectory"]
 
 if TYPE_CHECKING:
     from reverie.data import data
     from reverie.evaluation import evaluate
-    from reverie.generation import load, sample
+    from reverie.generation import load, sample, trajectory
     from reverie.registry import build
     from reverie.training.loop import train
 
@@ -27,6 +27,7 @@ _HOMES = {
     "load": "reverie.generation",
     "sample": "reverie.generation",
     "train": "reverie.training.loop",
+    "trajectory": "reverie.generation",
 }
 
 

@@ -39,7 +39,7 @@ class Decodes(Protocol):
 @runtime_checkable
 class Scores(Protocol):
     def log_prob(self, batch: Batch) -> Tensor:
-        """Exact log-likelihood, nats per image (B,)."""
+        """Log-likelihood, nats per image (B,): exact, or by as many ``steps`` of an equation as the model takes."""
 
 
 @runtime_checkable
@@ -47,7 +47,8 @@ class Bounds(Protocol):
     def elbo(self, batch: Batch, samples: int = 1) -> Tensor:
         """A lower bound of the log-likelihood, nats per image (B,); draws from ``batch["rng"]``.
 
-        With ``samples`` above 1 the importance-weighted bound, where the model has one.
+        With ``samples`` above 1 the importance-weighted bound, where the model has one. A diffusion model takes
+        ``times`` instead: at how many random steps of its chain each picture is looked at.
         """
 
 

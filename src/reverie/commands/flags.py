@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import typing
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from docstring_parser import parse as parse_docstring
 from reverie import registry
 from reverie.recipes import recipe_for
 from reverie.training.options import Options
+from reverie.training.precision import pick_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,8 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
         options for ``reverie.train`` (model's, phases' and training's), and the rest of the request.
     """
     kind = registry.entry(model).load()
-    recipe = recipe_for(model, data)
+    named = re.search(r"--device[= ](\S+)", " ".join(arguments))
+    recipe = recipe_for(model, data, pick_device(named[1] if named else "auto").type == "cuda")
     moves = getattr(kind, "stages", None) or kind.phases
     parent = kind.__mro__[1].__doc__
     documentation = _documentation(kind.__doc__, parent) | {

@@ -91,6 +91,8 @@ class Diffusion(nn.Module):
         super().__init__()
         if conditional not in ("none", "label", "text"):
             raise UsageError(f"conditional is 'none', 'label' or 'text', not {conditional!r}.")
+        if text_encoder != "small" and conditional != "text":
+            raise UsageError(f"text_encoder={text_encoder!r} reads captions: it needs conditional='text' beside it.")
         if conditional == "label" and classes < 2:
             raise UsageError("conditional='label' needs pictures with at least two classes (sub-folders are classes).")
         self.size, self.channels, self.code_shape = size, channels, (channels, size, size)

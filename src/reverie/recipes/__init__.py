@@ -2,7 +2,7 @@
 
 ``MODEL-DATA.toml`` serves one data set, ``MODEL.toml`` any other. Tables: ``[model]`` constructor arguments,
 ``[phases]`` arguments of ``phases()``, ``[training]`` fields of ``Options``, ``[measured]`` the result with its
-command, machine and commit.
+command, machine and commit. ``[gpu.model]``, ``[gpu.phases]`` and ``[gpu.training]`` say what is different on a GPU.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ def read(name: str) -> dict[str, Any]:
     return tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
 
 
-def recipe_for(model: str, data: str) -> dict[str, Any]:
-    """The recipe of this model on this data, else the model's own, else nothing."""
+def recipe_for(model: str, data: str, gpu: bool = False) -> dict[str, Any]:
+    """The recipe of this model on this data, else the model's own, else nothing; for this kind of machine."""
     for name in (f"{model}-{data}", model):
         if name in names():
-            return read(name)
+            recipe = read(name)
+            there = recipe.pop("gpu", {})
+            return recipe | {table: recipe.get(table, {}) | there[table] for table in there if gpu}
     return {}

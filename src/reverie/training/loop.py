@@ -19,6 +19,7 @@ from reverie.training import distributed
 from reverie.training.checkpoint import trained
 from reverie.training.options import Options, sort_options
 from reverie.training.plan import Plan
+from reverie.training.precision import pick_device
 from reverie.training.run import Run, fresh_path, machine, versions
 from reverie.training.runner import Training
 from reverie.verbs import Model, verbs_of
@@ -51,7 +52,7 @@ def train(
     """
     registry.entry(model)
     spec = data if isinstance(data, str) else data.spec
-    recipe = recipe_for(model, spec)
+    recipe = recipe_for(model, spec, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs, moves, training = sort_options(model, options)
     if "steps" in training or "minutes" in training:
         recipe_training = {k: v for k, v in recipe.get("training", {}).items() if k not in ("steps", "minutes")}
