@@ -17,7 +17,7 @@ from reverie.commands.distil import distill
 from reverie.diffusion.samplers import ddim
 from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear
 from reverie.errors import UsageError
-from reverie.models.distilled import Distilled, aim, stops
+from reverie.models.distilled import Distilled, aim, stops, weight
 from reverie.noise import Noise
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.loop import train
@@ -64,6 +64,14 @@ def batch_of(rows=6, **more):
 
 
 # What is learned
+
+
+@pytest.mark.parametrize("start, stop", [((0.6, 0.8), (0.8, 0.6)), ((1.0, 5.0), (1.0, 0.5)), ((0.7, 0.3), (1.0, 0.0))])
+def test_an_estimate_counts_by_how_far_its_error_moves_the_next_x(start, stop):
+    x, x0 = torch.randn(2, 1, 2, 2).double(), torch.randn(2, 1, 2, 2).double()
+    ends = [list(ddim(lambda *_, said=x0 + error: said, x, (start, stop)))[-1][0] for error in (0.0, 1.0)]
+    deviation = math.hypot(stop[1], 0.5 * stop[0])
+    torch.testing.assert_close(ends[1] - ends[0], torch.full_like(x, weight(start, stop) * deviation))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +133,7 @@ def test_stops_are_nested_and_have_the_ratios_that_they_promise(schedule):
     if isinstance(schedule, Flow):
         assert few[0] == (0, 1) and [s / a for a, s in few[1:]] == [pytest.approx(k) for k in (6, 2, 2 / 3, 0)]
     else:
-        assert 79 < few[0][1] / few[0][0] < 201 and few[2][1] / few[2][0] == pytest.approx(2, rel=0.06)
+        assert 39 < few[0][1] / few[0][0] < 41 and few[2][1] / few[2][0] == pytest.approx(2, rel=0.1)
     assert all(s / a > r / b for (a, s), (b, r) in pairwise(many[1:]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -110,9 +111,22 @@ def entry(name: str) -> Entry:
     return MODELS[name]
 
 
+def arguments(kind: type, method: str) -> dict[str, inspect.Parameter]:
+    """What a class's method takes, by name, types resolved; what it hands on by ``**more`` is its base class's."""
+    found: dict[str, inspect.Parameter] = {}
+    for one in kind.__mro__:
+        if function := vars(one).get(method):
+            hints, own = typing.get_type_hints(function), inspect.signature(function).parameters.values()
+            named = [p for p in own if p.name != "self" and p.kind is not p.VAR_KEYWORD and p.name not in found]
+            found |= {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in named}
+            if all(p.kind is not p.VAR_KEYWORD for p in own):
+                break
+    return found
+
+
 def signature(name: str) -> dict[str, inspect.Parameter]:
     """The constructor's parameters by name: the model's whole configuration."""
-    return dict(inspect.signature(entry(name).load()).parameters)
+    return arguments(entry(name).load(), "__init__")
 
 
 def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:

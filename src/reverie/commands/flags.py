@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import typing
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -13,7 +12,7 @@ from docstring_parser import parse as parse_docstring
 
 from reverie import registry
 from reverie.recipes import recipe_for
-from reverie.training.options import Options
+from reverie.training.options import Options, phase_options
 from reverie.training.precision import pick_device
 
 
@@ -48,17 +47,14 @@ def _documentation(*texts: str | None) -> dict[str, str]:
 
 
 def _fields(
-    function: Any, documentation: dict[str, str], defaults: dict[str, Any], leave_out: tuple[str, ...]
+    parameters: dict[str, inspect.Parameter], documentation: dict[str, str], defaults: dict[str, Any]
 ) -> list[Any]:
-    hints = typing.get_type_hints(function)
     made = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name in ("self", *leave_out):
-            continue
+    for name, parameter in parameters.items():
         default = defaults.get(name, parameter.default)
         if isinstance(parameter.default, tuple):
             default = tuple(default)
-        hint = str if name in registry.RUN_ARGUMENTS else hints[name]
+        hint = str if name in registry.RUN_ARGUMENTS else parameter.annotation
         kind: Any = Annotated[hint, tyro.conf.arg(help=documentation.get(name, ""))]
         made.append((name, kind, dataclasses.field(default=default)))
     return made
@@ -74,13 +70,13 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     named = re.search(r"--device[= ](\S+)", " ".join(arguments))
     recipe = recipe_for(model, data, pick_device(named[1] if named else "auto").type == "cuda")
     moves = getattr(kind, "stages", None) or kind.phases
-    parent = kind.__mro__[1].__doc__
-    documentation = _documentation(kind.__doc__, parent) | {
+    documentation = _documentation(*(one.__doc__ for one in kind.__mro__ if one.__module__.startswith("reverie."))) | {
         "lr": "peak learning rate",
         "weight_decay": "AdamW's weight decay; biases are spared",
     }
-    own = _fields(kind.__init__, documentation, recipe.get("model", {}), registry.DATA_ARGUMENTS)
-    own += _fields(moves, _documentation(moves.__doc__) or documentation, recipe.get("phases", {}), ())
+    mine = {name: p for name, p in registry.signature(model).items() if name not in registry.DATA_ARGUMENTS}
+    own = _fields(mine, documentation, recipe.get("model", {}))
+    own += _fields(phase_options(model), _documentation(moves.__doc__) or documentation, recipe.get("phases", {}))
     length = {k: v for k, v in recipe.get("training", {}).items() if k in ("steps", "minutes")} or {"minutes": 3.0}
     said = " ".join(f"--{k} {v:g}" for k, v in length.items())
     training = Options(**{k: v for k, v in recipe.get("training", {}).items() if k not in length})

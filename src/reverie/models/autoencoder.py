@@ -129,7 +129,7 @@ class DenoisingAutoencoder(Autoencoder):
     Args:
         corruption: "gaussian", "masking" or "salt-and-pepper".
         strength: standard deviation (gaussian, pictures span 2) or fraction of pixels (the others).
-        others: as in ``Autoencoder``.
+        more: as for ``Autoencoder``.
     """
 
     tasks = ("denoise",)
@@ -141,13 +141,9 @@ class DenoisingAutoencoder(Autoencoder):
         corruption: Literal["gaussian", "masking", "salt-and-pepper"] = "gaussian",
         strength: float = 0.5,
         latent: int = 64,
-        net: Literal["conv", "dense"] = "conv",
-        width: int = 64,
-        depth: int = 1,
-        hidden: tuple[int, ...] = (512, 256),
-        loss: Literal["mse", "l1", "bce"] = "mse",
+        **more: Any,
     ):
-        super().__init__(size, channels, latent, net, width, depth, hidden, loss)
+        super().__init__(size, channels, latent, **more)
         if corruption != "gaussian" and not 0 <= strength <= 1:
             raise UsageError(f"strength is a fraction of the pixels, from 0 to 1, not {strength}.")
         self.corruption, self.strength = corruption, strength

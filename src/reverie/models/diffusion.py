@@ -74,6 +74,13 @@ class Diffusion(nn.Module):
 
     A system says ``schedule``, ``prediction``, ``weighting`` and builds ``net``.
 
+    Args:
+        size: side of the pictures in pixels.
+        channels: 1 or 3.
+        classes: number of classes in the data.
+        conditional: "none", "label" or "text".
+        text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
+
     Attributes:
         sampler, grid, evaluations: how ``sample`` draws unless told otherwise.
         range: estimates of x0 are clamped to [-range, range]; None where x is not made of pixels.
@@ -87,7 +94,14 @@ class Diffusion(nn.Module):
     sampler, grid, evaluations = "unipc", "log-snr", 10
     range: float | None = 1.0
 
-    def __init__(self, size: int, channels: int, classes: int, conditional: str, text_encoder: str = "small"):
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        classes: int = 0,
+        conditional: Literal["none", "label", "text"] = "none",
+        text_encoder: Literal["small", "minilm"] = "small",
+    ):
         super().__init__()
         if conditional not in ("none", "label", "text"):
             raise UsageError(f"conditional is 'none', 'label' or 'text', not {conditional!r}.")
@@ -276,21 +290,29 @@ class Diffusion(nn.Module):
         return x.clamp(-1, 1)
 
 
-class DDPM(Diffusion):
+class OfPictures(Diffusion):
+    """The fast U-Net on the pictures themselves. Not a system itself.
+
+    Args:
+        width: channels of the U-Net's finest level.
+        depth: residual blocks a level, down and up.
+        more: as for ``Diffusion``.
+    """
+
+    def __init__(self, size: int, channels: int, classes: int = 0, width: int = 64, depth: int = 1, **more: Any):
+        super().__init__(size, channels, classes, **more)
+        self.net = unet(size, channels, width, depth, **self.told)
+
+
+class DDPM(OfPictures):
     """The decks' system: a chain of T steps of noise, and a U-Net that says which noise was added.
 
     Args:
-        size: side of the pictures in pixels.
-        channels: 1 or 3.
-        classes: number of classes in the data.
         schedule: "cosine" or "linear" (beta).
         timesteps: T, the length of the chain in training.
         prediction: what the network says: "noise", "x0" or "v".
         weighting: of the squared error: "simple" (of the noise), "min-snr", "v" or "x0".
-        conditional: "none", "label" or "text".
-        text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
-        width: channels of the U-Net's finest level.
-        depth: residual blocks a level, down and up.
+        more: as for ``OfPictures``.
     """
 
     def __init__(
@@ -302,34 +324,24 @@ class DDPM(Diffusion):
         timesteps: int = 1000,
         prediction: Literal["noise", "x0", "v"] = "noise",
         weighting: Literal["simple", "min-snr", "v", "x0"] = "simple",
-        conditional: Literal["none", "label", "text"] = "none",
-        text_encoder: Literal["small", "minilm"] = "small",
-        width: int = 64,
-        depth: int = 1,
+        **more: Any,
     ):
-        super().__init__(size, channels, classes, conditional, text_encoder)
+        super().__init__(size, channels, classes, **more)
         if schedule not in ("cosine", "linear") or timesteps < 2:
             raise UsageError(
                 f"schedule is 'cosine' or 'linear' over at least 2 timesteps, not {schedule!r}, {timesteps}."
             )
         self.schedule = Cosine(timesteps) if schedule == "cosine" else Linear(timesteps)
         self.prediction, self.weighting = prediction, weighting
-        self.net = unet(size, channels, width, depth, **self.told)
 
 
-class EDM(Diffusion):
+class EDM(OfPictures):
     """Pictures under noise of standard deviation 0.002 to 80, and a preconditioned network.
 
     Args:
-        size: side of the pictures in pixels.
-        channels: 1 or 3.
-        classes: number of classes in the data.
         noise_mean: mean of log sigma in training.
         noise_deviation: standard deviation of log sigma in training.
-        conditional: "none", "label" or "text".
-        text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
-        width: channels of the U-Net's finest level.
-        depth: residual blocks a level, down and up.
+        more: as for ``OfPictures``.
     """
 
     prediction, weighting = "edm", "edm"
@@ -341,29 +353,19 @@ class EDM(Diffusion):
         classes: int = 0,
         noise_mean: float = -1.2,
         noise_deviation: float = 1.2,
-        conditional: Literal["none", "label", "text"] = "none",
-        text_encoder: Literal["small", "minilm"] = "small",
-        width: int = 64,
-        depth: int = 1,
+        **more: Any,
     ):
-        super().__init__(size, channels, classes, conditional, text_encoder)
+        super().__init__(size, channels, classes, **more)
         self.schedule = Karras(mean=noise_mean, deviation=noise_deviation)
-        self.net = unet(size, channels, width, depth, **self.told)
 
 
-class FlowMatching(Diffusion):
+class FlowMatching(OfPictures):
     """Straight lines from pictures to noise, and a network that says which way they run.
 
     Args:
-        size: side of the pictures in pixels.
-        channels: 1 or 3.
-        classes: number of classes in the data.
         time_mean: mean of the logit of t in training; t = 1 is noise.
         time_deviation: its standard deviation; 0 draws t evenly.
-        conditional: "none", "label" or "text".
-        text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
-        width: channels of the U-Net's finest level.
-        depth: residual blocks a level, down and up.
+        more: as for ``OfPictures``.
     """
 
     prediction, weighting = "velocity", "velocity"
@@ -375,11 +377,7 @@ class FlowMatching(Diffusion):
         classes: int = 0,
         time_mean: float = 0.0,
         time_deviation: float = 1.0,
-        conditional: Literal["none", "label", "text"] = "none",
-        text_encoder: Literal["small", "minilm"] = "small",
-        width: int = 64,
-        depth: int = 1,
+        **more: Any,
     ):
-        super().__init__(size, channels, classes, conditional, text_encoder)
+        super().__init__(size, channels, classes, **more)
         self.schedule = Flow(time_mean, time_deviation)
-        self.net = unet(size, channels, width, depth, **self.told)

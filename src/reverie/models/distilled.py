@@ -9,6 +9,7 @@ arXiv:2210.03142. Deviations are listed in docs/systems/distillation.md.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -29,7 +30,7 @@ from reverie.training.phase import Phase
 from reverie.verbs import Batch
 
 _NULL_RATE = 0.1  # how often the condition is hidden, so that the student too knows the null condition
-_SHIFT, _MOST = 2.0, 200.0  # sigma / alpha in the middle of the way, and where it may start
+_SHIFT, _MOST = 2.0, 40.0  # sigma / alpha in the middle of the way, and where it may start
 _SOFT = 0.03  # root mean squared error of a picture below which its loss is quadratic, above linear
 
 
@@ -39,7 +40,8 @@ def stops(schedule: Schedule, steps: int) -> list[Pair]:
     Every m-th stop of m n steps is a stop of n steps.
     """
     alpha, sigma = schedule.pair(torch.ones(1, dtype=torch.float64))
-    most = (sigma / alpha).clamp(max=_MOST) if alpha else torch.inf  # a network of almost pure noise says little
+    # a network of almost pure noise says little, and one that names the noise errs sigma / alpha times as much
+    most = (sigma / alpha).clamp(max=_MOST) if alpha else torch.inf
     u = torch.arange(steps, 0, -1, dtype=torch.float64) / steps / (1 + _SHIFT / most)
     alpha, sigma = schedule.pair(schedule.time(_SHIFT * u / (1 - u)).clamp(max=1))
     return [*zip(alpha.tolist(), sigma.tolist(), strict=True), (1.0, 0.0)]
@@ -58,6 +60,16 @@ def aim(x: Tensor, end: Tensor, start: Pair, stop: Pair) -> Tensor:
 def distance(x: Tensor, y: Tensor) -> Tensor:
     """Pseudo-Huber distance of pictures, a mean over rows (compare Song and Dhariwal, arXiv:2310.14189)."""
     return ((x - y).square().flatten(1).mean(1) + _SOFT**2).sqrt().mean() - _SOFT
+
+
+def weight(start: Pair, stop: Pair) -> float:
+    """How far an error of the estimate at ``start`` moves x at ``stop``, in units of x's standard deviation there.
+
+    Of pictures whose own deviation is 0.5 (Karras et al., arXiv:2206.00364). The last steps count most: what the first
+    ones miss is still noise, and is seen by those that follow.
+    """
+    (a, s), (b, r) = start, stop
+    return (b - r / s * a) / math.hypot(r, 0.5 * b)
 
 
 def borrowed(teacher: Any, size: int, channels: int, classes: int) -> Diffusion:
@@ -109,7 +121,7 @@ class Distilled(nn.Module):
         classes: int = 0,
         teacher: dict[str, Any] | str = "",
         evaluations: int = 4,
-        substeps: int = 4,
+        substeps: int = 2,
         guidance: float = 1.0,
     ):
         super().__init__()
@@ -121,8 +133,6 @@ class Distilled(nn.Module):
             raise UsageError("Guidance strengthens a condition, and this teacher knows none. Leave --guidance out.")
         self.student = copy.deepcopy(self.teacher)
         self.teacher.requires_grad_(False)
-        if self.student.prediction == "noise":  # at most noise that says nothing of the picture, and few steps need it
-            self.student.prediction = "v"
         self.size, self.channels, self.code_shape = size, channels, self.teacher.code_shape
         self.evaluations, self.substeps, self.guidance = evaluations, substeps, guidance
         self.schedule = self.teacher.schedule
@@ -137,7 +147,7 @@ class Distilled(nn.Module):
         return [Phase("distil", Muon(own, lr, weight_decay), self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """How far from the teacher the student is at each step of its own way from pure noise.
+        """How far from the teacher the student is at each step of its own way from pure noise, a mean by ``weight``.
 
         Of the batch only the conditions are used. ``last`` is the distance at the step that ends at the picture.
         """
@@ -152,7 +162,8 @@ class Distilled(nn.Module):
             said = says(x, *start)
             distances.append(distance(said, aim(x, self.shown(shows, x, place), start, stop)))
             *_, (x, _) = ddim(lambda *_, said=said: self.clamp(said.detach()), x, (start, stop))
-        return {"loss": torch.stack(distances).mean(), "last": distances[-1]}
+        weights = torch.tensor([weight(*ends) for ends in pairwise(self.pairs)], device=x.device)
+        return {"loss": (weights * torch.stack(distances)).sum() / weights.sum(), "last": distances[-1]}
 
     def noised(self, noise: Noise) -> Tensor:
         """Where drawing starts: (B, *code_shape)."""

@@ -6,7 +6,7 @@ Peebles and Xie, "Scalable diffusion models with transformers", ICCV 2023, arXiv
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 from reverie.diffusion.schedules import Flow
 from reverie.errors import UsageError
@@ -37,17 +37,13 @@ class DiT(Diffusion):
     """Straight lines from pictures to noise, and a transformer of patches that says which way they run.
 
     Args:
-        size: side of the pictures in pixels.
-        channels: 1 or 3.
-        classes: number of classes in the data.
         time_mean: mean of the logit of t in training; t = 1 is noise.
         time_deviation: its standard deviation; 0 draws t evenly.
-        conditional: "none", "label" or "text".
-        text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
         patch: side in pixels of the squares that the transformer sees as one place; half of it takes four times as
             long, or more.
         width: channels of every place, a multiple of 4.
         depth: blocks.
+        more: as for ``Diffusion``.
     """
 
     prediction, weighting = "velocity", "velocity"
@@ -59,12 +55,11 @@ class DiT(Diffusion):
         classes: int = 0,
         time_mean: float = 0.0,
         time_deviation: float = 1.0,
-        conditional: Literal["none", "label", "text"] = "none",
-        text_encoder: Literal["small", "minilm"] = "small",
         patch: int = 4,
         width: int = 192,
         depth: int = 6,
+        **more: Any,
     ):
-        super().__init__(size, channels, classes, conditional, text_encoder)
+        super().__init__(size, channels, classes, **more)
         self.schedule = Flow(time_mean, time_deviation)
         self.net = transformer(size, channels, patch, width, depth, **self.told)

@@ -63,19 +63,15 @@ class LatentDiffusion(Diffusion):
     """Diffusion over the codes of a codec, normalised to mean 0 and variance 1 a channel.
 
     Args:
-        size: side of the pictures in pixels.
-        channels: 1 or 3.
-        classes: number of classes in the data.
         codec: a run that encodes and decodes pictures of this size, such as an autoencoder-kl or a vae; it stays as it
             is. Where none is named, an autoencoder-kl is trained first, in the first half of training.
         latent: channels of that codec's latent maps.
         factor: pixels of a side that become one of its latents.
         codec_width: channels of its finest level.
         schedule: "flow" (straight lines, velocity) or "cosine" (variance-preserving, v).
-        conditional: "none", "label" or "text".
-        text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
         width: channels of the U-Net's finest level.
         depth: residual blocks a level, down and up.
+        more: as for ``Diffusion``.
 
     Attributes:
         latent_shape: of a code: (C, side, side), or (D,) of a codec whose codes are vectors.
@@ -96,12 +92,11 @@ class LatentDiffusion(Diffusion):
         factor: int = 4,
         codec_width: int = 64,
         schedule: Literal["flow", "cosine"] = "flow",
-        conditional: Literal["none", "label", "text"] = "none",
-        text_encoder: Literal["small", "minilm"] = "small",
         width: int = 128,
         depth: int = 2,
+        **more: Any,
     ):
-        super().__init__(size, channels, classes, conditional, text_encoder)
+        super().__init__(size, channels, classes, **more)
         if schedule not in ("flow", "cosine"):
             raise UsageError(f"schedule is 'flow' or 'cosine', not {schedule!r}.")
         self.schedule = Flow() if schedule == "flow" else Cosine()

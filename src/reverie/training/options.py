@@ -71,8 +71,7 @@ class Options:
 def phase_options(model: str) -> dict[str, inspect.Parameter]:
     """The arguments of a model's ``phases()`` or ``stages()`` (learning rate ...) by name."""
     kind = registry.entry(model).load()
-    parameters = dict(inspect.signature(getattr(kind, "stages", None) or kind.phases).parameters)
-    return {name: p for name, p in parameters.items() if name != "self"}
+    return registry.arguments(kind, "stages" if hasattr(kind, "stages") else "phases")
 
 
 def sort_options(model: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
