@@ -291,7 +291,8 @@ class Training:
         write_json(self.run.path / "metrics.json", {"step": self.step, "held_out": scores})
         self._close("finished", held_out=scores)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        self._tell(f"Finished {self.step} steps in {self.elapsed:.0f} s. Held-out pictures: {shown}.")
+        shown = f" Held-out pictures: {shown}." if shown else ""
+        self._tell(f"Finished {self.step} steps in {self.elapsed:.0f} s.{shown}")
 
     def _close(self, status: str, **facts: Any) -> None:
         """The last words of run.json."""
