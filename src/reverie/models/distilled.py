@@ -162,8 +162,9 @@ class Distilled(nn.Module):
             said = says(x, *start)
             distances.append(distance(said, aim(x, self.shown(shows, x, place), start, stop)))
             *_, (x, _) = ddim(lambda *_, said=said: self.clamp(said.detach()), x, (start, stop))
-        weights = torch.tensor([weight(*ends) for ends in pairwise(self.pairs)], device=x.device)
-        return {"loss": (weights * torch.stack(distances)).sum() / weights.sum(), "last": distances[-1]}
+        weights = [weight(*ends) for ends in pairwise(self.pairs)]
+        total = torch.stack([w * d for w, d in zip(weights, distances, strict=True)]).sum()
+        return {"loss": total / sum(weights), "last": distances[-1]}
 
     def noised(self, noise: Noise) -> Tensor:
         """Where drawing starts: (B, *code_shape)."""
