@@ -13,7 +13,7 @@ def main() -> None:
     run = rv.train("vae", data, minutes=1, latent=16)
     model = rv.load(run)
     save(run.path / "drawn.png", grid(rv.sample(model, 64, seed=0)))
-    start, end = to_float(data.held_out.images[[0, 5]])
+    start, end = model.encode(to_float(data.held_out.images[[0, 5]])).split(1)
     save_film(run.path / "walk.webp", interpolate(model, start, end, frames=30))
     print(f"Look at drawn.png and walk.webp in {run.path}.")
 

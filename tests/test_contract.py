@@ -25,7 +25,9 @@ from reverie.training.phase import stages_of
 from reverie.training.run import Run
 from reverie.verbs import VERBS, verbs_of
 
-SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "groups": 4}
+SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "groups": 4, "pool": 0}
+TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that cannot do without another's run: of what model
+RUNS: dict[str, str] = {}  # ... and where it is
 # what is worth a row of its own beside each model's defaults
 VARIANTS = {
     "autoencoder": [{"net": "dense"}, {"loss": "bce"}, {"loss": "l1"}],
@@ -39,6 +41,17 @@ VARIANTS = {
         {"conditional": "label"},
         {"free_bits": 0.5, "net": "dense"},
     ],
+    "autoencoder-kl": [{"adversarial": 0.1}, {"factor": 2}],
+    "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
+    "dit": [{"conditional": "label"}],
+    "gan": [{"conditional": "label", "packing": 2}],
+    "dcgan": [
+        {"loss": "wasserstein"},
+        {"d_augment": "ada", "loss": "hinge"},
+        {"conditional": "label", "spectral": True},
+    ],
+    "r3gan": [{"d_augment": "diffaugment", "penalty_every": 2}],
+    "stylegan2": [{"conditional": "label", "loss": "r3"}],
 }
 CASES = [(name, {}) for name in registry.MODELS] + [(name, v) for name, many in VARIANTS.items() for v in many]
 case = pytest.mark.parametrize(
@@ -47,15 +60,16 @@ case = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def teacher(bars, tmp_path_factory):
-    """A run for the models that cannot do without one."""
-    path = str(tmp_path_factory.mktemp("teacher") / "run")
-    train("ddpm", bars, out=path, steps=1, batch_size=16, quiet=True, width=8)
-    SMALL["teacher"] = path
+def teachers(bars, tmp_path_factory):
+    for kind in TEACHERS.values():
+        RUNS[kind] = str(tmp_path_factory.mktemp("teacher") / kind)
+        train(kind, bars, out=RUNS[kind], steps=1, batch_size=16, quiet=True, width=8)
 
 
 def small(name, options):
-    return {k: v for k, v in SMALL.items() if k in registry.signature(name)} | options
+    known = SMALL | ({"teacher": RUNS[TEACHERS[name]]} if name in TEACHERS else {})
+    known |= {"task": "lines"} if name == "pix2pix" else {}  # the bars have no pairs
+    return {k: v for k, v in known.items() if k in registry.signature(name)} | options
 
 
 def make(name, options, data):
@@ -101,6 +115,11 @@ def test_verbs_give_the_shapes_and_ranges_that_they_promise(name, options, tiny)
                 assert model.decode(code, **condition).shape == batch["image"].shape
         for verb in {"elbo", "log_prob"} & set(verbs):
             assert getattr(model, verb)(batch).shape == (5,)
+        if "translate" in verbs:
+            given, truth = model.given(batch)
+            made = model.translate(given, batch["rng"])
+            assert made.abs().max() <= 1 and (truth is None or made.shape == truth.shape)
+            torch.testing.assert_close(model.translate(given[2:3], batch["rng"][2:3]), made[2:3])
         if "restore" in verbs:
             assert all(model.restore(batch["image"], task).shape == batch["image"].shape for task in model.tasks)
 
@@ -179,8 +198,8 @@ def test_every_recipe_runs_two_steps(recipe, bars, tmp_path):
     content = recipes.read(recipe)
     model = next(n for n in sorted(registry.MODELS, key=len, reverse=True) if recipe.startswith(n))
     training = {k: v for k, v in content.get("training", {}).items() if k not in ("minutes", "steps")}
-    runs = {key: SMALL[key] for key in ("teacher",) if key in registry.signature(model)}
-    options = runs | content.get("model", {}) | content.get("phases", {}) | training | {"batch_size": 8}
+    needed = {k: v for k, v in small(model, {}).items() if k in ("teacher", "task")}
+    options = needed | content.get("model", {}) | content.get("phases", {}) | training | {"batch_size": 8}
     data = "emoji" if recipe.endswith("-emoji") else bars  # which has captions and pairs
     run = train(model, data, size=8, out=tmp_path / "run", steps=2, quiet=True, **options)
     assert run.info["result"]["steps"] == 2
@@ -219,7 +238,8 @@ def test_two_ranks_train_what_one_rank_trains(name, bars, tmp_path):
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.splitlines()[-1])["steps"] == 6
     one, two = (weights(Run.open(tmp_path / out)) for out in ("one", "two"))
-    assert all(torch.allclose(one[k], two[k], atol=2e-5) for k in one)
+    apart = {k: (one[k] - two[k]).abs().max() for k in one if not torch.allclose(one[k], two[k], atol=5e-5)}
+    assert apart == {}
 
 
 def test_two_ranks_keep_a_budget_of_minutes_together(bars, tmp_path):

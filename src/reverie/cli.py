@@ -26,6 +26,7 @@ draw
   interpolate RUN A B     a morph between two pictures               reverie interpolate RUN a.png b.png --out m.webp
   traverse RUN            one latent at a time
   restore RUN TASK IMAGE  clean a degraded picture
+  translate RUN IMAGE     a picture of one domain in the manner of another   reverie translate runs/pix2pix-emoji a.png
 
 judge
   evaluate RUN            scores of its samples, with interval, floor and passport   reverie evaluate runs/vae-emoji
@@ -37,6 +38,7 @@ exchange
 know
   models                  every model: system, taxonomy, verbs, paper
   data [SOURCE]           what a folder or data set holds, and what is wrong with it
+  doctor RUN              what ails a GAN's training, and what to do
   weights [NAME ...]      pretrained networks: what is here, --fetch, --verify
 
 SOURCE is a folder, fashion, emoji, mnist, fashion-mnist, cifar10, stacked-mnist, FILE.npz, SHARD.tar or hf:owner/name.

@@ -59,9 +59,18 @@ def reconstruct(model: Model, batch: dict[str, Any]) -> list[Tensor]:
     return [image, made] if seen is image else [image, seen, made]
 
 
+@torch.inference_mode()
+def translated(model: Model, given: Tensor, truth: Tensor | None, noise: Noise, **options: Any) -> list[Tensor]:
+    """What to show of a translation: what is given, what the model makes of it, and the truth where it is known."""
+    model.eval()
+    made = model.translate(given, noise, **options)
+    return [given, made] if truth is None else [given, made, truth]
+
+
 def beside(rows: list[Tensor], columns: int = 8) -> np.ndarray:
     """Sets of pictures (N, C, H, W) by rows: a row of originals, below it the row made of them, and so on."""
-    made = [pictures.to_uint8(row) for row in rows]
+    colours = max(row.shape[1] for row in rows)
+    made = [pictures.to_uint8(row.expand(-1, colours, -1, -1)) for row in rows]
     columns = min(columns, len(made[0]))
     blank = np.full((-len(made[0]) % columns, *made[0].shape[1:]), 255, np.uint8)  # fills the last row
     made = [np.concatenate([row, blank]) for row in made]

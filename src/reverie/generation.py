@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reverie import registry
 from reverie.data import data as open_data
 from reverie.data import load_picture
-from reverie.data.types import Dataset
+from reverie.data.types import Dataset, Pictures
 from reverie.drawing import device_of, draw
 from reverie.editing import diffusion_views, guides
 from reverie.errors import UsageError, suggest
@@ -189,10 +189,12 @@ def _asked(
 
 
 def options_of(model: Model | type[Model]) -> list[str]:
-    """What a model, or a model class, can be told when it samples, beside label and text."""
-    draws: Any = getattr(model, "trajectory", None) or getattr(model, "sample", None)
+    """What a model, or a model class, can be told when it samples or translates, beside label and text."""
+    draws: Any = next(
+        (getattr(model, verb) for verb in ("trajectory", "sample", "translate") if hasattr(model, verb)), None
+    )
     known = inspect.signature(draws).parameters if draws else {}
-    aside = ("self", "noise", "label", "text", "guide")
+    aside = ("self", "noise", "source", "label", "text", "guide")
     own = [name for name, p in known.items() if p.kind is not p.VAR_KEYWORD and name not in aside]
     return own + (["classifier", "autoguide"] if "guide" in known else [])
 
@@ -242,16 +244,55 @@ def find_picture(model: Model, reference: str) -> Tensor:
     kind, _, number = reference.partition(":")
     if kind == "seed" and number.isdigit():
         return to_float(sample(model, 1, int(number)))[0]
+    split, index = _row(model, reference)
+    return to_float(split.images[[index]])[0]
+
+
+@torch.inference_mode()
+def find_latent(model: Model, reference: str) -> Tensor:
+    """The code (1, ...) of a named picture (see ``find_picture``): encoded, or, of seed:N, what it is drawn from.
+
+    Raises:
+        UsageError: a model that does not encode, and no seed.
+    """
+    kind, _, number = reference.partition(":")
+    if hasattr(model, "encode"):
+        return model.encode(find_picture(model, reference)[None].to(device_of(model)))
+    if kind == "seed" and number.isdigit():
+        return model.latents(Noise.of_seeds([int(number)], device_of(model)))
+    raise UsageError(f"{name_of(model)} draws pictures, but does not encode them: name seeds, as seed:3 and seed:7.")
+
+
+def find_given(model: Model, reference: str) -> tuple[Tensor, Tensor | None]:
+    """What a translating model is given of a named picture, and the truth where it is known, both (1, C, H, W).
+
+    Args:
+        reference: as for ``find_picture``; of held-out:N and train:N the data's own pair is taken.
+    """
+    if Path(reference).is_file():
+        picture = find_picture(model, reference)[None].to(device_of(model))
+        given, truth = model.given({"image": picture, "source": picture})
+        return given, None if given is picture else truth
+    split, index = _row(model, reference)
+    batch = {"image": to_float(split.images[[index]], device_of(model))}
+    if split.sources is not None:
+        batch["source"] = to_float(split.sources[[index]], device_of(model))
+    return model.given(batch)
+
+
+def _row(model: Model, reference: str) -> tuple[Pictures, int]:
+    """Where in the run's data a picture is: held-out:N, train:N, or a caption or name."""
+    kind, _, number = reference.partition(":")
     dataset = data_of(model)
     splits = {"held-out": dataset.held_out, "train": dataset.train}
     if kind in splits and number.isdigit():
         if int(number) >= len(splits[kind]):
             raise UsageError(f"{kind} has pictures 0 to {len(splits[kind]) - 1}, not {number}.")
-        return to_float(splits[kind].images[[int(number)]])[0]
+        return splits[kind], int(number)
     for split in splits.values():
         for names in (split.texts or [], split.names):
             if reference in names:
-                return to_float(split.images[[names.index(reference)]])[0]
+                return split, names.index(reference)
     raise UsageError(
         f"There is no file {reference!r}, and the run's data has no picture of that name or caption. "
         "Also understood: held-out:3, train:3, seed:3."

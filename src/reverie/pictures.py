@@ -146,13 +146,13 @@ def figure(path: Path | str, width: float = 7, height: float = 4.5) -> Iterator:
         drawing.savefig(aside, dpi=110)
 
 
-def plot_curves(path: Path | str, steps: Sequence[int], curves: Mapping[str, Sequence[float]]) -> Path:
-    """One panel per curve over training steps: the raw values faint, their running mean strong."""
+def plot_curves(path: Path | str, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Path:
+    """One panel per curve, (training steps, values): the raw values faint, their running mean strong."""
     columns = min(3, len(curves))
     rows = math.ceil(len(curves) / columns)
     with figure(path, width=4.2 * columns, height=3.1 * rows) as drawing:
         axes = drawing.subplots(rows, columns, squeeze=False).flat
-        for axis, (name, values) in zip(axes, curves.items(), strict=False):
+        for axis, (name, (steps, values)) in zip(axes, curves.items(), strict=False):
             y = np.asarray(values, dtype=float)
             axis.plot(steps, y, color="#9db7d5", linewidth=0.8)
             window = max(1, len(y) // 30)

@@ -31,6 +31,7 @@ class Entry:
 
 
 _NO_DENSITY = "none (no density)"
+_IMPLICIT = "implicit (a sampler alone)"
 _BOUND = "explicit, approximate (bound)"
 MODELS: dict[str, Entry] = {
     "autoencoder": Entry(
@@ -89,6 +90,51 @@ MODELS: dict[str, Entry] = {
         "Few-step student of a diffusion model",
         _NO_DENSITY,
         "Salimans & Ho, ICLR 2022, arXiv:2202.00512",
+    ),
+    "gan": Entry(
+        "reverie.models.gan:GAN", "Generative adversarial network", _IMPLICIT, "Goodfellow et al., arXiv:1406.2661"
+    ),
+    "dcgan": Entry(
+        "reverie.models.gan:DCGAN", "Deep convolutional GAN", _IMPLICIT, "Radford et al., ICLR 2016, arXiv:1511.06434"
+    ),
+    "acgan": Entry(
+        "reverie.models.gan:ACGAN", "Auxiliary-classifier GAN", _IMPLICIT, "Odena et al., ICML 2017, arXiv:1610.09585"
+    ),
+    "r3gan": Entry(
+        "reverie.models.gan:R3GAN",
+        "Relativistic GAN with R1 and R2",
+        _IMPLICIT,
+        "Huang et al., NeurIPS 2024, arXiv:2501.05441",
+    ),
+    "progan": Entry(
+        "reverie.models.progan:ProGAN",
+        "Progressively growing GAN",
+        _IMPLICIT,
+        "Karras et al., ICLR 2018, arXiv:1710.10196",
+    ),
+    "stylegan": Entry(
+        "reverie.models.stylegan:StyleGAN", "Style-based GAN", _IMPLICIT, "Karras et al., CVPR 2019, arXiv:1812.04948"
+    ),
+    "stylegan2": Entry(
+        "reverie.models.stylegan:StyleGAN2", "StyleGAN2", _IMPLICIT, "Karras et al., CVPR 2020, arXiv:1912.04958"
+    ),
+    "pix2pix": Entry(
+        "reverie.models.translation:Pix2Pix",
+        "Paired image-to-image translation",
+        "none (p(B given A), a sampler)",
+        "Isola et al., CVPR 2017, arXiv:1611.07004",
+    ),
+    "cyclegan": Entry(
+        "reverie.models.translation:CycleGAN",
+        "Unpaired image-to-image translation",
+        "none (p(B given A), a sampler)",
+        "Zhu et al., ICCV 2017, arXiv:1703.10593",
+    ),
+    "editor": Entry(
+        "reverie.models.editor:Editor",
+        "Feed-forward editor distilled from a StyleGAN",
+        "none (a function of a picture)",
+        "Viazovetskyi et al., ECCV 2020, arXiv:2003.03581",
     ),
     "noisy-classifier": Entry(
         "reverie.models.noisy_classifier:NoisyClassifier",

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import tyro
 
 from reverie.commands.distil import distill
-from reverie.commands.draw import forward, interpolate, reconstruct, restore, sample, traverse
+from reverie.commands.draw import forward, interpolate, reconstruct, restore, sample, translate, traverse
 from reverie.commands.exchange import export, import_
 from reverie.commands.judge import evaluate
-from reverie.commands.know import data, models, weights
+from reverie.commands.know import data, doctor, models, weights
 from reverie.commands.make import rerun, resume, train
 
 
@@ -34,6 +34,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train} | {
         interpolate,
         traverse,
         restore,
+        translate,
+        doctor,
         evaluate,
         export,
         import_,

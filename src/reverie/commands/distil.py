@@ -13,22 +13,30 @@ def distill(
     /,
     steps: int = 4,
     guidance: float = 1.0,
+    direction: str | None = None,
+    strength: float = 2.0,
     minutes: float | None = None,
     data: str | None = None,
     seed: int = 0,
     out: str | None = None,
     json: bool = False,
 ) -> None:
-    """Teach a copy of a diffusion run to draw in 1 to 4 steps; more options: reverie train distilled --teacher RUN.
+    """Make a quick model of a slow one: a few-step copy of a diffusion run, or a StyleGAN's direction as an editor.
+
+    More options: reverie train distilled --teacher RUN, reverie train editor --teacher RUN.
 
     Args:
-        run: a diffusion run (ddpm, edm, flow-matching, dit, latent-diffusion), or a checkpoint inside one.
+        run: a diffusion run (ddpm, edm, flow-matching, dit, latent-diffusion), or with --direction a stylegan2 or
+            stylegan run, or a checkpoint inside one.
         steps: in how many steps the new run draws.
         guidance: scale of classifier-free guidance that the new run draws with; 1 is none.
+        direction: of a StyleGAN: a principal component of its styles ("1"), or two classes ("3-7"); the new run does to
+            any picture what that direction does (reverie translate).
+        strength: how far that is, in standard deviations or in ways from class to class.
         minutes: how long to train.
         data: pictures whose labels or captions to learn with; by default those of the run.
         seed: decides every random draw.
-        out: the new run's directory; by default the first free of runs/distilled-DATA, runs/distilled-DATA-2 ...
+        out: the new run's directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         json: end with one line of JSON.
     """
     from reverie.training.distributed import rank
@@ -37,19 +45,21 @@ def distill(
 
     facts = Run.open(locate(run)[0]).info["data"]
     length: dict[str, Any] = {} if minutes is None else {"minutes": minutes}
+    model, told = "distilled", dict[str, Any](evaluations=steps, guidance=guidance)
+    if direction is not None:
+        model, told = "editor", {"direction": direction, "strength": strength}
     leader = rank() == 0
     with bar(leader) as progress:
         made = train(
-            "distilled",
+            model,
             data or facts["spec"],
             size=facts["size"],
             fit=facts["fit"],
             out=out,
             progress=progress,
             teacher=run,
-            evaluations=steps,
-            guidance=guidance,
             seed=seed,
+            **told,
             **length,
         )
     if leader:

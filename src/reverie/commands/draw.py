@@ -200,7 +200,8 @@ def interpolate(
 
     Args:
         run: a run directory, or a checkpoint inside one.
-        a: a picture file, a caption of the run's data ("red heart"), held-out:N, train:N or seed:N.
+        a: a picture file, a caption of the run's data ("red heart"), held-out:N, train:N or seed:N; of a model that
+            does not encode, such as a GAN, seed:N.
         b: likewise.
         frames: how many pictures, both ends included.
         out: .webp, .gif and .mp4 are films (mp4: the video extra); any other ending is a strip.
@@ -209,12 +210,12 @@ def interpolate(
         json: print the result as JSON.
     """
     from reverie.editing.latents import interpolate as morph
-    from reverie.generation import find_picture, load, need
+    from reverie.generation import find_latent, load, need
     from reverie.pictures import save_film
 
     where, model = target(out), load(run)
-    need(model, "encode", "decode")
-    made = morph(model, find_picture(model, a), find_picture(model, b), frames, path)
+    need(model, "decode")
+    made = morph(model, find_latent(model, a), find_latent(model, b), frames, path)
     save_film(where, made, seconds)
     told(json, {"out": str(where), "frames": frames}, f"A morph of {frames} frames in {where}")
 
@@ -240,20 +241,19 @@ def traverse(
         out: the picture to write.
         json: print the result as JSON.
     """
-    from reverie.drawing import device_of
     from reverie.editing.latents import latent_spread
     from reverie.editing.latents import traverse as walk
-    from reverie.generation import data_of, find_picture, load, need
+    from reverie.generation import data_of, find_latent, load, need
     from reverie.pictures import grid, save
 
     path, model = target(out), load(run)
-    need(model, "encode", "decode")
+    need(model, "decode")
     if latents < 1 or columns < 2:
         raise UsageError("--latents must be at least 1 and --columns at least 2.")
     centre, spread = latent_spread(model, data_of(model).held_out)
     start = centre
     if image is not None:
-        start = model.encode(find_picture(model, image)[None].to(device_of(model))).flatten(1)[0]
+        start = find_latent(model, image).flatten()
     chosen = spread.argsort(descending=True)[:latents].tolist()
     made = walk(model, start, start if image else centre, spread, chosen, columns, reach)
     save(path, grid(made, columns=columns))
@@ -292,3 +292,46 @@ def restore(
         made = model.restore(given, task)
     save(path, beside([given, made]))
     told(json, {"out": str(path), "number": len(images)}, f"{len(images)} restored pictures in {path}")
+
+
+def translate(
+    run: RunName,
+    /,
+    *images: PictureName,
+    to: str | None = None,
+    out: str = "translated.png",
+    json: bool = False,
+) -> None:
+    """Pictures of one domain in the other's manner: what is given, below it the translation, below that the truth.
+
+    Examples: reverie translate runs/pix2pix-emoji held-out:0 "red heart"; reverie translate RUN photo.jpg --to A.
+
+    Args:
+        run: a run directory of pix2pix, cyclegan or editor, or a checkpoint inside one.
+        images: picture files, held-out:N or train:N of the run's data, or captions of it; none means the first held-out
+            pictures.
+        to: cyclegan only: A or B; by default B.
+        out: X.png is one grid, a folder gets 000000.png ... of the translations alone.
+        json: print the result as JSON.
+    """
+    import torch
+
+    from reverie.drawing import beside, translated
+    from reverie.generation import check_options, find_given, load, need
+    from reverie.noise import Noise
+    from reverie.pictures import save, save_many, to_uint8
+
+    path, model = target(out), load(run)
+    need(model, "translate")
+    options: dict[str, Any] = {"to": to} if to else {}
+    check_options(model, options)
+    found = [find_given(model, one) for one in images or [f"held-out:{i}" for i in range(8)]]
+    given = torch.cat([one for one, _ in found])
+    truths = [truth for _, truth in found if truth is not None]
+    truth = torch.cat(truths) if len(truths) == len(found) and not (to and to != "B") else None
+    rows = translated(model, given, truth, Noise.of_seeds(range(len(given)), given.device), **options)
+    if path.suffix:
+        save(path, beside(rows))
+    else:
+        save_many(path, to_uint8(rows[1]), list(range(len(given))))
+    told(json, {"out": str(path), "number": len(given)}, f"{len(given)} translated pictures in {path}")

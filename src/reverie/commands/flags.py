@@ -69,14 +69,13 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     kind = registry.entry(model).load()
     named = re.search(r"--device[= ](\S+)", " ".join(arguments))
     recipe = recipe_for(model, data, pick_device(named[1] if named else "auto").type == "cuda")
-    moves = getattr(kind, "stages", None) or kind.phases
-    documentation = _documentation(*(one.__doc__ for one in kind.__mro__ if one.__module__.startswith("reverie."))) | {
-        "lr": "peak learning rate",
-        "weight_decay": "AdamW's weight decay; biases are spared",
-    }
+    ours = [one for one in kind.__mro__ if one.__module__.startswith("reverie.")]
+    documentation = _documentation(*(one.__doc__ for one in ours))
+    moves = [vars(one)[name].__doc__ for one in ours for name in ("stages", "phases") if callable(vars(one).get(name))]
+    usual = {"lr": "peak learning rate", "weight_decay": "AdamW's weight decay; biases are spared"}
     mine = {name: p for name, p in registry.signature(model).items() if name not in registry.DATA_ARGUMENTS}
     own = _fields(mine, documentation, recipe.get("model", {}))
-    own += _fields(phase_options(model), _documentation(moves.__doc__) or documentation, recipe.get("phases", {}))
+    own += _fields(phase_options(model), usual | documentation | _documentation(*moves), recipe.get("phases", {}))
     length = {k: v for k, v in recipe.get("training", {}).items() if k in ("steps", "minutes")} or {"minutes": 3.0}
     said = " ".join(f"--{k} {v:g}" for k, v in length.items())
     training = Options(**{k: v for k, v in recipe.get("training", {}).items() if k not in length})

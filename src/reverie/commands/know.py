@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from reverie.commands.shared import bar, dump, note, out
-from reverie.errors import ReverieError
+from reverie.commands.shared import RunName, bar, dump, note, out
+from reverie.errors import ReverieError, UsageError
 
 
 def models(json: bool = False) -> None:
@@ -33,6 +33,38 @@ def models(json: bool = False) -> None:
             f"{'':24} {row['paper']}"
         )
     out("Next: reverie train NAME --help")
+
+
+def doctor(run: RunName, /, json: bool = False) -> None:
+    """What ails a GAN's training, and what to do: collapse, overfitting, vanishing gradients, divergence.
+
+    A run in training says so by itself; this reads the log of any run again.
+
+    Args:
+        run: a run directory.
+        json: print {"findings": [{"kind", "step", "said", "advice"}]}, the worst last state first.
+    """
+    from dataclasses import asdict
+
+    from reverie.training.doctor import examine
+    from reverie.training.run import Run, locate
+
+    found = Run.open(locate(run)[0])
+    lines = found.metrics()
+    if not any("D/spread" in line for line in lines):
+        raise UsageError(f"{run} is no game of two players: the doctor knows GANs. `reverie evaluate {run}` scores it.")
+    now, earlier = examine(lines), list(found.info.get("findings", []))
+    still = {one.kind for one in now}
+    passed = [one for one in earlier if one["kind"] not in still]
+    if json:
+        dump({"findings": [asdict(one) for one in now], "passed": passed})
+        return
+    for one in now:
+        out(f"{one}")
+    for past in passed:
+        out(f"Passed: {past['kind']} was seen at step {past['step']} ({past['said']})")
+    if not now:
+        out(f"Nothing is wrong as of step {lines[-1]['step']}." + ("" if passed else " Nothing was, before."))
 
 
 def data(

@@ -12,6 +12,7 @@ from reverie.data.batches import in_order
 from reverie.data.types import Pictures
 from reverie.drawing import conditioning, device_of
 from reverie.errors import UsageError
+from reverie.noise import Noise
 from reverie.pictures import to_uint8
 from reverie.verbs import Model
 
@@ -38,7 +39,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def interpolate(model: Model, a: Tensor, b: Tensor, frames: int, path: str = "lerp", **condition: Any) -> np.ndarray:
-    """A morph between two pictures (C, H, W): uint8 frames (frames, H, W, C) whose first and last decode the ends.
+    """A morph between two codes (1, ...): uint8 frames (frames, H, W, C) whose first and last decode the ends.
 
     Raises:
         UsageError: fewer than 2 frames, or an unknown path.
@@ -47,18 +48,20 @@ def interpolate(model: Model, a: Tensor, b: Tensor, frames: int, path: str = "le
         raise UsageError(f"A morph needs at least 2 frames, not {frames}.")
     if path not in ("lerp", "slerp"):
         raise UsageError(f"path is 'lerp' or 'slerp', not {path!r}.")
-    ends = model.encode(torch.stack([a, b]).to(device_of(model)), **condition)
-    start, end = ends.flatten(1)
+    start, end = a.flatten(), b.flatten()
     t = torch.linspace(0, 1, frames, device=start.device)
-    latents = (lerp if path == "lerp" else slerp)(start, end, t).view(frames, *ends.shape[1:])
+    latents = (lerp if path == "lerp" else slerp)(start, end, t).view(frames, *a.shape[1:])
     many = {key: value[:1].expand(frames) for key, value in condition.items()}
     return to_uint8(model.decode(latents, **many))
 
 
 @torch.inference_mode()
 def latent_spread(model: Model, pictures: Pictures, limit: int = 1000) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (D,) of each latent over pictures: which latents carry something."""
+    """Mean and standard deviation (D,) of each latent, over pictures, or over draws where a model does not encode."""
     codes: list[Tensor] = []
+    if not hasattr(model, "encode"):
+        drawn = model.latents(Noise.of_seeds(range(limit), device_of(model))).flatten(1)
+        return drawn.mean(0), drawn.std(0)
     for batch in in_order(pictures, 256, device_of(model)):
         codes.append(model.encode(batch["image"], **conditioning(model, batch)).flatten(1))
         if sum(map(len, codes)) >= limit:

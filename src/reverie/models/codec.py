@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from reverie import weights
 from reverie.errors import UsageError
 from reverie.models.vae import kl_to_standard_normal
+from reverie.nets.adversarial import patch_judge
 from reverie.nets.convolutional import Residual
 from reverie.nets.lpips import LPIPS
 from reverie.nets.vgg import VGG16
@@ -68,17 +69,6 @@ def decoder(channels: int, inputs: int, fold: int, widths: list[int], depth: int
             layers += [nn.Conv2d(wide, 4 * widths[level - 1], 1), nn.PixelShuffle(2)]
     last = nn.Conv2d(widths[0], channels * fold**2, 3, padding=1)
     return nn.Sequential(*layers, nn.ReLU(), last, nn.PixelShuffle(fold))
-
-
-def patch_discriminator(size: int, channels: int, width: int) -> nn.Sequential:
-    """(B, channels, size, size) to a logit of "real" for each of some overlapping patches, (B, 1, side, side)."""
-    layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-    side, wide = size // 2, width
-    while side > 8 and wide < 4 * width:
-        # over all channels and places of one picture: the paper's batch norm would let pictures see one another
-        layers += [nn.Conv2d(wide, 2 * wide, 4, stride=2, padding=1), nn.GroupNorm(1, 2 * wide), nn.LeakyReLU(0.2)]
-        side, wide = side // 2, 2 * wide
-    return nn.Sequential(*layers, nn.Conv2d(wide, 1, 3, padding=1))
 
 
 def perceptual_distance(device: torch.device) -> Distance:
@@ -135,7 +125,7 @@ class AutoencoderKL(nn.Module):
         self.adversarial, self.adversarial_start = adversarial, adversarial_start
         self.encoder = encoder(channels, 2 * latent, fold, widths, depth)
         self.decoder = decoder(channels, latent, fold, widths, depth)
-        self.discriminator = patch_discriminator(size, channels, width) if adversarial else None
+        self.discriminator = patch_judge(size, channels, width) if adversarial else None
 
     # Learning
 

@@ -6,19 +6,24 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from reverie import pictures
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
-from reverie.drawing import beside, conditioning, device_of, draw, reconstruct
+from reverie.drawing import beside, conditioning, device_of, draw, reconstruct, translated
+from reverie.metrics.features import backbone, features
 from reverie.metrics.likelihood import ways
+from reverie.metrics.modes import Probe
 from reverie.noise import Noise
 from reverie.verbs import Model, verbs_of
 
 _SHEET = 64  # pictures on a sample grid
 _MAPPED = 2000  # pictures on a latent map
+_CHECKED = 256  # pictures that a checkup looks at
+_PROBED = 2000  # labelled pictures that a probe is fitted to
 
 
 def sample_grid(model: Model, data: Dataset, path: Path) -> None:
@@ -29,6 +34,62 @@ def sample_grid(model: Model, data: Dataset, path: Path) -> None:
     if getattr(model, "texts", False) and (known := data.train.texts):
         condition["text"] = [known[place * len(known) // _SHEET] for place in range(_SHEET)]
     pictures.save(path, pictures.grid(draw(model, Noise.of_seeds(range(_SHEET), device), **condition), columns=8))
+
+
+def translations(model: Model, data: Dataset, path: Path) -> None:
+    """Held-out pictures, below each what the model makes of it, and below that the truth where there is one."""
+    first = next(in_order(data.held_out, min(24, len(data.held_out)), device_of(model)))
+    given, truth = model.given(first)
+    pictures.save(path, beside(translated(model, given, truth, first["rng"])))
+
+
+def preview(model: Model, data: Dataset, path: Path) -> None:
+    """One picture of how far a training is: samples, or translations, of what the model can do."""
+    verbs = verbs_of(model)
+    if "sample" in verbs:
+        sample_grid(model, data, path)
+    elif "translate" in verbs:
+        translations(model, data, path)
+
+
+class Checkup:
+    """Numbers that a game of two players is judged by while it is played, beside its losses.
+
+    ``overfitting`` is what the model's own ``checkup`` says of seen and unseen pictures; ``classes_covered`` the share
+    of the data's classes that a linear probe finds among new samples (as ``metrics.modes``). Only of models that have a
+    ``checkup``.
+    """
+
+    def __init__(self, data: Dataset):
+        self.data = data
+        self.probe: Any = None
+        self.eye: Any = None
+
+    @torch.no_grad()
+    def __call__(self, model: Model) -> dict[str, float]:
+        if not hasattr(model, "checkup"):
+            return {}
+        model.eval()
+        seen, unseen = (
+            next(in_order(part, min(_CHECKED, len(part)), device_of(model)))
+            for part in (self.data.train, self.data.held_out)
+        )
+        return model.checkup(seen, unseen) | self._classes(model)
+
+    def _classes(self, model: Model) -> dict[str, float]:
+        labels, kinds = torch.from_numpy(np.array(self.data.train.labels)), len(self.data.classes)
+        known = (labels >= 0).nonzero()[:, 0]
+        if kinds < 2 or len(known) < _PROBED:
+            return {}
+        if self.probe is None:
+            rows = known[:: len(known) // _PROBED]
+            self.eye = backbone("small", device=str(device_of(model)))
+            seen = features(np.ascontiguousarray(self.data.train.images[rows.numpy()]), self.eye)[:]
+            self.probe = Probe.fit(seen, labels[rows], kinds)
+        drawn = draw(model, Noise.of_seeds(range(_CHECKED), device_of(model)))
+        found = torch.bincount(self.probe.predict(self.eye(drawn).float()), minlength=kinds)
+        due = torch.bincount(labels[known], minlength=kinds).double() / len(known) * _CHECKED
+        return {"classes_covered": float((found >= 0.2 * due).double().mean())}
 
 
 @torch.inference_mode()
@@ -93,10 +154,10 @@ def loss_curve(lines: list[dict[str, Any]], path: Path) -> None:
     """Every metric of metrics.jsonl over the steps."""
     aside = {"step", "seconds", "lr", "images_per_second", "progress", "stage"}
     names = sorted({name for line in lines for name in line} - aside, key=lambda n: (not n.endswith("loss"), n))
-    if names:
-        lines = [line for line in lines if all(name in line for name in names)] or lines
-        curves = {name: [line.get(name, float("nan")) for line in lines] for name in names}
-        pictures.plot_curves(path, [line["step"] for line in lines], curves)
+    curves = {name: [line for line in lines if name in line] for name in names}  # some are seen now and then only
+    if curves:
+        told = {n: ([line["step"] for line in known], [line[n] for line in known]) for n, known in curves.items()}
+        pictures.plot_curves(path, told)
 
 
 def leave_behind(model: Model, data: Dataset, lines: list[dict[str, Any]], folder: Path) -> dict[str, float]:
@@ -104,6 +165,8 @@ def leave_behind(model: Model, data: Dataset, lines: list[dict[str, Any]], folde
     verbs = verbs_of(model)
     if "sample" in verbs:
         sample_grid(model, data, folder / "samples.png")
+    if "translate" in verbs:
+        translations(model, data, folder / "translations.png")
     if "encode" in verbs and "decode" in verbs:
         first = next(in_order(data.held_out, min(32, len(data.held_out)), device_of(model)))
         pictures.save(folder / "reconstructions.png", beside(reconstruct(model, first)))

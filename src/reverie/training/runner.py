@@ -21,6 +21,7 @@ from reverie.errors import ReverieError, UsageError
 from reverie.files import write_json
 from reverie.training import distributed, report
 from reverie.training.checkpoint import Checkpoint, load_checkpoint, newest_whole, save_checkpoint
+from reverie.training.doctor import examine
 from reverie.training.fit import Fit
 from reverie.training.options import Options
 from reverie.training.phase import stages_of
@@ -28,7 +29,6 @@ from reverie.training.plan import Budget, Plan
 from reverie.training.precision import keep_memory, pick_device, pick_precision
 from reverie.training.progress import TrainingBar
 from reverie.training.run import Run
-from reverie.verbs import verbs_of
 
 _SAMPLE_AT = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)  # shares of progress at which a grid is drawn
 _CHECKPOINT_SECONDS = 60.0
@@ -73,6 +73,9 @@ class Training:
         self.saved_at = self.began
         self.stop = False
         self.typical: float | None = None
+        self.checkup, self.checked = report.Checkup(data), dict[str, float]()
+        self.lines: list[dict[str, Any]] = []
+        self.found = {finding["kind"]: finding for finding in run.info.get("findings", [])}
         self.writer = _tensorboard() if options.tensorboard and self.leader else None
         self.board: Any = None
 
@@ -86,6 +89,7 @@ class Training:
     def go(self) -> Run:
         """Train to the end of the plan, or to a clean stop."""
         self._restore()
+        self.lines = self.run.metrics() if self.leader else []
         self._announce()
         if self.writer:
             self.board = self.writer(str(self.run.path / "tensorboard"))
@@ -253,8 +257,11 @@ class Training:
             "images_per_second": round(speed, 1),
             "lr": first.optimizer.param_groups[0]["lr"],
         }
-        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)} | self.checked
+        self.checked = {}
         self.run.log(line | finite)
+        self.lines.append(line | finite)
+        self._examine()
         if self.board:
             for name, value in finite.items():
                 self.board.add_scalar(name, value, self.step)
@@ -282,8 +289,18 @@ class Training:
         self.run.update(seconds=round(self.elapsed, 2))
 
     def _grid(self) -> None:
-        if self.leader and "sample" in verbs_of(self.model):
-            report.sample_grid(self.fit.best, self.data, self.run.path / "samples" / f"{self.step:08d}.png")
+        if self.leader:
+            report.preview(self.fit.best, self.data, self.run.path / "samples" / f"{self.step:08d}.png")
+            self.checked = self.checkup(self.model)
+            self.model.train()
+
+    def _examine(self) -> None:
+        """Tell what the doctor finds, once for each kind of trouble."""
+        for finding in examine(self.lines):
+            if finding.kind not in self.found:
+                self.found[finding.kind] = asdict(finding)
+                self.run.update(findings=list(self.found.values()))
+                self._tell(f"The doctor: {finding}")
 
     def _finish(self) -> None:
         lines = self.run.metrics()

@@ -1,0 +1,184 @@
+"""StyleGAN and StyleGAN2: z becomes a style w, and w scales the channels of every convolution.
+
+StyleGAN: Karras et al., "A style-based generator architecture for generative adversarial networks", CVPR 2019,
+arXiv:1812.04948. StyleGAN2: Karras et al., "Analyzing and improving the image quality of StyleGAN", CVPR 2020,
+arXiv:1912.04958. Deviations are listed in docs/systems/stylegan.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from reverie.errors import UsageError
+from reverie.models.adversarial import Adversarial
+from reverie.nets.adversarial import Judge
+from reverie.nets.stylegan import AdaptiveSynthesis, Features, Mapping, Synthesis
+from reverie.noise import Noise
+from reverie.training.phase import Phase
+from reverie.verbs import Batch
+
+
+def power_of_two(size: int, least: int, most: int = 1024) -> None:
+    """A UsageError with the nearest fitting size, unless ``size`` is a power of two."""
+    if size & (size - 1) or not least <= size <= most:
+        near = min(max(least, 2 ** round(math.log2(max(size, 1)))), most)
+        raise UsageError(
+            f"This network doubles maps of 4x4, so it needs a power of two from {least} to {most}; {size} is not. "
+            f"Try --size {near}."
+        )
+
+
+class StyleGenerator(nn.Module):
+    """(z, label) to pictures, through w."""
+
+    synthesis: Any
+
+    def __init__(self, mapping: Mapping, synthesis: nn.Module):
+        super().__init__()
+        self.mapping, self.synthesis = mapping, synthesis
+
+    def forward(self, z: Tensor, label: Tensor | None = None, noise: Noise | None = None) -> Tensor:
+        w = self.mapping(z, label)
+        return self.synthesis(w[:, None].expand(-1, self.synthesis.layers, -1), noise)
+
+
+class StyleGAN2(Adversarial):
+    """Modulated convolutions with demodulation, a skip generator, a residual discriminator.
+
+    Three latent spaces: z, N(0, I); w, what the mapping network makes of it; w+, a w of its own for every layer.
+
+    Args:
+        latent: numbers in z, and in w.
+        mapping: layers of the mapping network.
+        width: channels of the finest level; coarser ones have up to four times as many.
+        fold: the finest maps have size / fold pixels a side and make squares of fold x fold pixels; 1 is the paper's.
+        mixing: share of training pictures that change from one w to another at a layer in between.
+        path: weight of the path length penalty: steps of one size in w shall change pictures by one size.
+        path_every: steps between its moves, which then count as many times.
+        more: as for ``Adversarial``.
+    """
+
+    synthesis: Any = Synthesis
+    G: Any
+
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        classes: int = 0,
+        loss: Literal["minimax", "non-saturating", "least-squares", "hinge", "wasserstein", "r3"] = "non-saturating",
+        r1: float | None = 0.1,
+        penalty_every: int = 16,
+        latent: int = 128,
+        mapping: int = 4,
+        width: int = 64,
+        fold: int = 2,
+        mixing: float = 0.9,
+        path: float = 2.0,
+        path_every: int = 4,
+        **more: Any,
+    ):
+        if fold not in (1, 2, 4):
+            raise UsageError(f"fold is 1, 2 or 4, not {fold}.")
+        power_of_two(size, 4 * fold)
+        if not 0 <= mixing <= 1 or path < 0 or min(latent, mapping, width, path_every) < 1:
+            raise UsageError("0 <= mixing <= 1, path >= 0 and latent, mapping, width, path_every >= 1 are needed.")
+        super().__init__(size, channels, classes, loss=loss, r1=r1, penalty_every=penalty_every, **more)
+        self.latent, self.mixing, self.path, self.path_every = latent, mixing, path, path_every
+        synthesis = self.synthesis(size, channels, latent, width, fold)
+        self.G = StyleGenerator(Mapping(latent, latent, mapping, self.classes), synthesis)
+        body = Features(size, channels * self.packing, width, fold)
+        self.D = Judge(body, body.outputs, self.classes, packing=self.packing)
+        self.layers, self.latent_shape = self.G.synthesis.layers, (latent,)
+        # the size of a path's steps that the penalty holds G to, learned with it
+        self.stride = nn.Parameter(torch.zeros(()), requires_grad=path > 0)
+
+    # Learning
+
+    def phases(self, lr: float = 2e-3, d_lr: float = 0.0, beta: float = 0.0) -> list[Phase]:
+        """See ``Adversarial.phases``; the path length penalty is a lazy move of G's."""
+        moves = super().phases(lr, d_lr, beta)
+        if self.path:
+            optimizer = moves[-1].optimizer
+            optimizer.add_param_group({"params": [self.stride], "lr": 0.01, "weight_decay": 0.0})
+            moves.append(Phase("G-path", optimizer, self.path_loss, self.path_every))
+        return moves
+
+    def make(self, rng: Noise, label: Tensor | None) -> Tensor:
+        return self.G.synthesis(self.styles(rng, label), rng).float()
+
+    def styles(self, rng: Noise, label: Tensor | None) -> Tensor:
+        """w+ of new pictures (B, layers, width), some of them mixed."""
+        layers = self.layers
+        w = self.G.mapping(rng(self.latent), label)[:, None]
+        if not self.mixing:
+            return w.expand(-1, layers, -1)
+        other = self.G.mapping(rng(self.latent), label)[:, None]
+        cut = 1 + rng.integers(layers - 1)
+        cut = torch.where(rng.bernoulli(self.mixing), cut, torch.full_like(cut, layers))
+        return torch.where(torch.arange(layers, device=cut.device)[None, :, None] < cut[:, None, None], w, other)
+
+    def path_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """(|J' y| - a)^2 of the Jacobian J of pictures by w and noise y, a the length that fits best so far.
+
+        Of every second picture of the batch.
+        """
+        rng, label = batch["rng"][::2], batch.get("label")
+        label = self.some_label(rng, None if label is None else label[::2]) if self.classes else None
+        lengths = path_lengths(self.G.synthesis, self.styles(rng, label), rng)
+        loss = (lengths - self.stride).square().mean()
+        return {"loss": self.path * loss, "length": lengths.mean(), "stride": self.stride.detach().clone()}
+
+    # Verbs
+
+    def sample(self, noise: Noise, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """Pictures (B, C, H, W) from noise; no label is a random one.
+
+        Args:
+            truncation: how far w may go from its mean, below 1 more typical and less varied.
+        """
+        w = self.latents(noise, label)
+        if truncation != 1:
+            w = torch.lerp(self.mean_style(w.device), w, truncation)
+        return self.G.synthesis(w[:, None].expand(-1, self.layers, -1), noise).clamp(-1, 1)
+
+    def latents(self, noise: Noise, label: Tensor | None = None) -> Tensor:
+        """The styles w (B, width) of the pictures that ``sample`` draws."""
+        return self.G.mapping(noise(self.latent), self.some_label(noise, label) if self.classes else None)
+
+    def mean_style(self, device: torch.device) -> Tensor:
+        """The mean w of 4,096 z (1, width), of all classes alike."""
+        return self.latents(Noise.of_seeds(range(4096), device)).mean(0)[None]
+
+    def decode(self, latent: Tensor, label: Tensor | None = None, **condition: Any) -> Tensor:
+        """Styles w+ (B, layers, width), or w (B, width), to pictures; noise inputs at zero.
+
+        The class is in the style: a label changes nothing."""
+        if latent.ndim == 2:
+            latent = latent[:, None].expand(-1, self.layers, -1)
+        return self.G.synthesis(latent).clamp(-1, 1)
+
+
+def path_lengths(synthesis: nn.Module, w: Tensor, rng: Noise) -> Tensor:
+    """|J' y| of each row, y noise of the size of a picture, as a mean over styles (B,); differentiable."""
+    made = synthesis(w, rng).float()
+    y = rng(*made.shape[1:]) / math.sqrt(made.shape[2] * made.shape[3])
+    (slope,) = torch.autograd.grad((made * y).sum(), w, create_graph=True)
+    return slope.float().square().sum(2).mean(1).sqrt()
+
+
+class StyleGAN(StyleGAN2):
+    """The first one: styles set each channel's mean and deviation (AdaIN); no skips in G, no path length penalty.
+
+    Args:
+        more: as for ``StyleGAN2``.
+    """
+
+    synthesis: Any = AdaptiveSynthesis
+
+    def __init__(self, size: int, channels: int, classes: int = 0, path: float = 0.0, **more: Any):
+        super().__init__(size, channels, classes, path=path, **more)

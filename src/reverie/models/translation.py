@@ -1,0 +1,316 @@
+"""Pictures into pictures: pix2pix learns from pairs, CycleGAN from two piles.
+
+pix2pix: Isola et al., "Image-to-image translation with conditional adversarial networks", CVPR 2017, arXiv:1611.07004.
+CycleGAN: Zhu et al., ICCV 2017, arXiv:1703.10593, with the image pool of Shrivastava et al., arXiv:1612.07828.
+Deviations are listed in docs/systems/translation.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reverie.errors import UsageError
+from reverie.models.adversarial import game_of
+from reverie.models.diffusion import unet
+from reverie.nets.adversarial import patch_judge
+from reverie.noise import Noise
+from reverie.training.phase import Phase, adamw
+from reverie.verbs import Batch
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def grey(image: Tensor) -> Tensor:
+    """(B, 1 or 3, H, W) to luma (B, 1, H, W)."""
+    if image.shape[1] == 1:
+        return image
+    return (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def lines(image: Tensor) -> Tensor:
+    """Dark lines on white where brightness or colour changes, (B, 1, H, W) in [-1, 1]: Sobel's slope, softly cut."""
+    kernel = image.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
+    flat = F.pad(image, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
+    slopes = F.conv2d(flat, torch.stack([kernel, kernel.T])[:, None]).unflatten(0, image.shape[:2])
+    steep = slopes.square().sum((1, 2)).sqrt()[:, None]
+    return 1 - 2 * (4 * steep - 0.2).clamp(0, 1)
+
+
+TASKS = {"colour": grey, "lines": lines}  # what is made of a picture, for the network to undo
+
+
+class Translator(nn.Module):
+    """The fast U-Net without a time: (B, inputs, H, W) to (B, outputs, H, W); the output is linear."""
+
+    def __init__(self, size: int, inputs: int, outputs: int, width: int, depth: int):
+        super().__init__()
+        self.net = unet(size, inputs, width, depth, outputs=outputs)
+
+    def forward(self, source: Tensor) -> Tensor:
+        return self.net(source, source.new_zeros(len(source)))
+
+
+class Pix2Pix(nn.Module):
+    """G makes B of A; D sees both and says whether B is real, patch by patch; an L1 term keeps B near the truth.
+
+    Args:
+        size: side of the pictures in pixels.
+        channels: 1 or 3.
+        task: "pairs" (the data's own, A is the source and B the image), or, of any pictures, "colour" (from their
+            luma) or "lines" (from their outlines).
+        direction: "AtoB", or "BtoA" for the way back.
+        loss: D's and G's game: "non-saturating", "least-squares", "hinge" ...
+        l1: weight of |B - G(A)|.
+        width: channels of the U-Net's finest level.
+        depth: residual blocks a level.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        task: Literal["pairs", "colour", "lines"] = "pairs",
+        direction: Literal["AtoB", "BtoA"] = "AtoB",
+        loss: Literal["minimax", "non-saturating", "least-squares", "hinge"] = "non-saturating",
+        l1: float = 100.0,
+        width: int = 64,
+        depth: int = 2,
+    ):
+        super().__init__()
+        if task not in ("pairs", *TASKS) or direction not in ("AtoB", "BtoA") or l1 < 0:
+            raise UsageError(
+                "task is 'pairs', 'colour' or 'lines', direction 'AtoB' or 'BtoA' and l1 at least 0, not "
+                f"{task!r}, {direction!r}, {l1}."
+            )
+        if task == "colour" and channels == 1:
+            raise UsageError("These pictures are grey: there is no colour to learn. Take --task lines, or others.")
+        self.size, self.channels, self.task, self.direction, self.l1 = size, channels, task, direction, l1
+        self.game = game_of(loss)
+        made = 1 if task != "pairs" else channels
+        self.inputs, outputs = (made, channels) if direction == "AtoB" else (channels, made)
+        self.G = Translator(size, self.inputs, outputs, width, depth)
+        self.D = patch_judge(size, self.inputs + outputs, width)
+
+    # Learning
+
+    def phases(self, lr: float = 1e-3, d_lr: float = 2e-4, beta: float = 0.5) -> list[Phase]:
+        """D's move, then G's.
+
+        Args:
+            lr: peak learning rate of G.
+            d_lr: that of D.
+            beta: Adam's first moment.
+        """
+        return [
+            Phase("D", adamw(self.D.parameters(), d_lr, betas=(beta, 0.99)), self.d_loss),
+            Phase("G", adamw(self.G.parameters(), lr, betas=(beta, 0.99)), self.g_loss),
+        ]
+
+    def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What goes in and what should come out.
+
+        Raises:
+            UsageError: the data has no pairs, and the task needs some.
+        """
+        image = batch["image"]
+        if self.task == "pairs":
+            if "source" not in batch:
+                raise UsageError(
+                    "pix2pix learns from pairs, and these pictures have none: A/x.png and B/x.png are one. Two folders "
+                    "without pairs are for `reverie train cyclegan`; --task colour or lines make pairs of any pictures."
+                )
+            a = batch["source"]
+        else:
+            a = TASKS[self.task](image)
+        return (a, image) if self.direction == "AtoB" else (image, a)
+
+    def d_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The game's loss over patches, real pairs against made ones."""
+        source, target = self.pair(batch)
+        with torch.no_grad():
+            made = self.G(source).to(source.dtype)
+        logits = self.D(torch.cat([torch.cat([source, target], 1), torch.cat([source, made], 1)])).float()
+        real, fake = logits.chunk(2)
+        return {"loss": self.game.judge(real, fake).mean() / 2, "real": real.mean(), "fake": fake.mean()}
+
+    def g_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The game's loss + l1 E|B - G(A)|."""
+        source, target = self.pair(batch)
+        made = self.G(source).to(source.dtype)
+        fake = self.D(torch.cat([source, made], 1)).float()
+        told = {"l1": F.l1_loss(made, target), "game": self.game.make(torch.zeros_like(fake), fake).mean()}
+        return {"loss": told["game"] + self.l1 * told["l1"], **told}
+
+    # Verbs
+
+    def given(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Of a batch what goes in, and the truth where the data has it."""
+        return self.pair(batch)
+
+    def translate(self, source: Tensor, noise: Noise | None = None, **condition: Any) -> Tensor:
+        """A to B, or B to A where that was learned: (B, C, H, W) to (B, C', H, W). A grey picture may be given grey."""
+        return self.G(self.fit(source)).clamp(-1, 1)
+
+    def fit(self, source: Tensor) -> Tensor:
+        """A picture of another number of channels made one of what the network takes."""
+        return source if source.shape[1] == self.inputs else grey(source).expand(-1, self.inputs, -1, -1)
+
+
+class CycleGAN(nn.Module):
+    """Two generators, A to B and B to A, each with a discriminator; there and back must be where one started.
+
+    Of pairs (image and source) the partners are not told: only which pile a picture is from. Of two folders without
+    pairs the first class is A and the second B.
+
+    Args:
+        size: side of the pictures in pixels.
+        channels: 1 or 3.
+        classes: number of classes in the data.
+        loss: the game of each side: "least-squares", "non-saturating", "hinge" ...
+        cycle: weight of |A - F(G(A))| + |B - G(F(B))|.
+        identity: weight of |B - G(B)| + |A - F(A)|, times ``cycle``.
+        pool: how many made pictures of the past each discriminator also sees; 0 for none.
+        width: channels of the U-Nets' finest level.
+        depth: residual blocks a level.
+    """
+
+    past_a: Tensor
+    past_b: Tensor
+    filled: Tensor
+
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        classes: int = 0,
+        loss: Literal["minimax", "non-saturating", "least-squares", "hinge"] = "least-squares",
+        cycle: float = 10.0,
+        identity: float = 0.5,
+        pool: int = 50,
+        width: int = 48,
+        depth: int = 1,
+    ):
+        super().__init__()
+        if min(cycle, identity, pool) < 0:
+            raise UsageError(f"cycle, identity and pool are at least 0, not {cycle}, {identity} and {pool}.")
+        self.size, self.channels, self.domains = size, channels, classes
+        self.game, self.cycle, self.identity = game_of(loss), cycle, identity
+        self.to_b, self.to_a = (Translator(size, channels, channels, width, depth) for _ in range(2))
+        self.d_b, self.d_a = (patch_judge(size, channels, width) for _ in range(2))
+        self.register_buffer("past_a", torch.zeros(pool, channels, size, size))
+        self.register_buffer("past_b", torch.zeros(pool, channels, size, size))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+
+    # Learning
+
+    def phases(self, lr: float = 1e-3, d_lr: float = 2e-4, beta: float = 0.5) -> list[Phase]:
+        """Both discriminators' move, then both generators'.
+
+        Args:
+            lr: peak learning rate of the generators.
+            d_lr: that of the discriminators.
+            beta: Adam's first moment.
+        """
+        judges = [*self.d_a.parameters(), *self.d_b.parameters()]
+        makers = [*self.to_a.parameters(), *self.to_b.parameters()]
+        return [
+            Phase("D", adamw(judges, d_lr, betas=(beta, 0.99)), self.d_loss),
+            Phase("G", adamw(makers, lr, betas=(beta, 0.99)), self.g_loss),
+        ]
+
+    def piles(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pictures of A and of B, and a weight for each: 0 where a row has none. Weights have mean 1 over the data.
+
+        Raises:
+            UsageError: the data has neither pairs nor two classes.
+        """
+        image = batch["image"]
+        if "source" in batch:
+            one = torch.ones(len(image), device=image.device)
+            return batch["source"], image, one, one
+        if self.domains != 2:
+            raise UsageError(
+                "CycleGAN learns from two piles: folders A/ and B/. These pictures are no pairs, and their classes are "
+                f"not two but {self.domains}."
+            )
+        label = batch["label"]
+        return image, image, 2.0 * (label == 0), 2.0 * (label == 1)
+
+    def d_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Each side's game against made pictures, half of them from the past where there is a pool."""
+        a, b, of_a, of_b = self.piles(batch)
+        with torch.no_grad():
+            fakes = self.to_a(b).to(b.dtype), self.to_b(a).to(a.dtype)
+            shown = self.remembered(fakes, batch["rng"])
+        told: dict[str, Tensor] = {}
+        loss: Any = 0.0
+        sides = (("a", self.d_a, a, shown[0], of_a, of_b), ("b", self.d_b, b, shown[1], of_b, of_a))
+        for name, judge, real, fake, weight, made_weight in sides:
+            real_logit, fake_logit = (x.flatten(1) for x in judge(torch.cat([real, fake])).float().chunk(2))
+            zero = torch.zeros_like(real_logit)
+            # the two halves of the game's loss, by rows of different piles
+            on_real = self.game.judge(real_logit, zero) - self.game.judge(zero, zero) / 2
+            on_fake = self.game.judge(zero, fake_logit) - self.game.judge(zero, zero) / 2
+            loss = loss + ((weight[:, None] * on_real + made_weight[:, None] * on_fake) / 2).mean()
+            told |= {f"real_{name}": real_logit.mean(), f"fake_{name}": fake_logit.mean()}
+        return {"loss": loss, **told}
+
+    def remembered(self, fakes: tuple[Tensor, Tensor], rng: Noise) -> tuple[Tensor, Tensor]:
+        """Made pictures, each exchanged with probability 1/2 for one of the past, whose place it takes."""
+        places = len(self.past_a)
+        rows = min(places, len(fakes[0]))
+        if not rows:
+            return fakes
+        full = self.filled >= places
+        swap = rng.bernoulli(0.5)[:rows, None, None, None] & full
+        start = torch.where(full, rng.integers(places)[0], self.filled)
+        slot = (start + torch.arange(rows, device=start.device)) % places  # no two rows share one
+        shown = []
+        for past, fake in zip((self.past_a, self.past_b), fakes, strict=True):
+            old, new = past[slot], fake[:rows]
+            shown.append(torch.cat([torch.where(swap, old, new), fake[rows:]]))
+            past[slot] = torch.where(swap | ~full, new, old)
+        self.filled.add_(rows).clamp_(max=places)
+        return shown[0], shown[1]
+
+    def g_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Both sides' game, the way there and back, and the identity."""
+        a, b, of_a, of_b = self.piles(batch)
+        fake_b, fake_a = self.to_b(a).to(a.dtype), self.to_a(b).to(b.dtype)
+
+        def mean(rows: Tensor, weight: Tensor) -> Tensor:
+            return (weight * rows.flatten(1).mean(1)).mean()
+
+        def game(judge: nn.Module, fake: Tensor) -> Tensor:
+            logit = judge(fake).float()
+            return self.game.make(torch.zeros_like(logit), logit)
+
+        told = {
+            "game": mean(game(self.d_b, fake_b), of_a) + mean(game(self.d_a, fake_a), of_b),
+            "cycle": mean((self.to_a(fake_b) - a).abs(), of_a) + mean((self.to_b(fake_a) - b).abs(), of_b),
+        }
+        loss = told["game"] + self.cycle * told["cycle"]
+        if self.identity:
+            told["identity"] = mean((self.to_b(b) - b).abs(), of_b) + mean((self.to_a(a) - a).abs(), of_a)
+            loss = loss + self.cycle * self.identity * told["identity"]
+        return {"loss": loss, **told}
+
+    # Verbs
+
+    def given(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Pictures of A; of pairs also their partners, which training was not told."""
+        if "source" in batch:
+            return batch["source"], batch["image"]
+        return batch["image"], None
+
+    def translate(
+        self, source: Tensor, noise: Noise | None = None, to: Literal["A", "B"] = "B", **condition: Any
+    ) -> Tensor:
+        """A picture (B, C, H, W) of the one pile as one of the other."""
+        if to not in ("A", "B"):
+            raise UsageError(f"to is 'A' or 'B', not {to!r}.")
+        return (self.to_b if to == "B" else self.to_a)(source).clamp(-1, 1)

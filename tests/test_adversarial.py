@@ -1,0 +1,255 @@
+"""The games of GANs against their formulas, penalties against known slopes, and two Gaussians' best discriminator."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reverie import registry
+from reverie.data.batches import Batches
+from reverie.data.differentiable_augment import adaptive, diffaugment
+from reverie.data.types import Pictures
+from reverie.errors import UsageError
+from reverie.models.adversarial import GAMES, Adversarial, between, spread, squared_slope
+from reverie.nets.adversarial import Judge, Within, spectral
+from reverie.noise import Noise
+from reverie.training.fit import Fit
+from reverie.training.phase import stages_of
+from reverie.training.precision import pick_precision
+
+FLAT = torch.float64
+
+
+def batch_of(rows=8, size=8, channels=1, classes=3, step=0):
+    rng = Noise.of_step(11, 0, rows)
+    image = rng.uniform(channels, size, size, low=-1, high=1)
+    return {
+        "image": image,
+        "label": rng.integers(classes),
+        "rng": Noise.of_step(3 + step, 0, rows),
+        "progress": torch.tensor(0.5),
+    }
+
+
+# The games
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_gradients_are_those_of_the_formulas(name):
+    real, fake = (torch.linspace(-3, 3, 7, dtype=FLAT).add(shift).requires_grad_(True) for shift in (0.1, -0.3))
+    game, d = GAMES[name], torch.sigmoid
+    judged = torch.autograd.grad(game.judge(real, fake).sum(), (real, fake))
+    made = torch.autograd.grad(game.make(real, fake).sum(), (real, fake), allow_unused=True)
+    zero, one = torch.zeros_like(real), torch.ones_like(real)
+    truth = {  # (dD/dreal, dD/dfake, dG/dfake)
+        "minimax": (d(real) - 1, d(fake), -d(fake)),
+        "non-saturating": (d(real) - 1, d(fake), d(fake) - 1),
+        "least-squares": (real - 1, fake, fake - 1),
+        "hinge": (-(real < 1).double(), (fake > -1).double(), -one),
+        "wasserstein": (-one, one, -one),
+        "r3": (d(real - fake) - 1, 1 - d(real - fake), -d(real - fake)),
+    }[name]
+    for found, wanted in zip((*judged, made[1]), truth, strict=True):
+        torch.testing.assert_close(found, wanted.detach())
+    assert (made[0] is not None and bool((made[0] != zero).any())) == game.paired
+
+
+def test_where_d_is_sure_the_saturating_gradient_vanishes_and_the_other_does_not():
+    fake = torch.tensor([-10.0], dtype=FLAT, requires_grad=True)
+    (flat,) = torch.autograd.grad(GAMES["minimax"].make(fake, fake), fake)
+    (steep,) = torch.autograd.grad(GAMES["non-saturating"].make(fake, fake), fake)
+    assert abs(float(flat)) < 5e-5 and abs(float(steep)) > 0.9999
+
+
+@pytest.mark.parametrize(
+    "name, best",
+    [
+        ("minimax", lambda p, q: torch.log(p / q)),
+        ("non-saturating", lambda p, q: torch.log(p / q)),
+        ("least-squares", lambda p, q: p / (p + q)),
+    ],
+)
+def test_the_best_discriminator_of_two_gaussians_is_recovered(name, best):
+    """By Newton's method on D's values, E over both densities by quadrature."""
+    x = torch.linspace(-4, 4, 81, dtype=FLAT)
+    p, q = (torch.exp(-((x - mean) ** 2) / (2 * s**2)) / s for mean, s in ((0.5, 1.0), (-0.7, 1.5)))
+    logit = torch.zeros_like(x, requires_grad=True)
+    zero = torch.zeros_like(x)
+    for _ in range(30):
+        game = GAMES[name].judge
+        loss = (p * (game(logit, zero) - game(zero, zero)) + q * game(zero, logit)).sum()
+        (slope,) = torch.autograd.grad(loss, logit, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.sum(), logit)
+        with torch.no_grad():
+            logit -= (slope / bend).clamp(-1, 1)
+    torch.testing.assert_close(logit.detach(), best(p, q), atol=1e-8, rtol=0)
+
+
+def test_relativistic_pairs_at_equal_logits_pay_log_two_and_pull_by_a_half():
+    logit = torch.zeros(4, dtype=FLAT, requires_grad=True)
+    assert float(GAMES["r3"].judge(logit, logit).mean().detach()) == pytest.approx(math.log(2))
+    (slope,) = torch.autograd.grad(GAMES["r3"].make(logit.detach(), logit).sum(), logit)
+    torch.testing.assert_close(slope, torch.full_like(slope, -0.5))
+
+
+# Penalties
+
+
+def test_squared_slopes_of_functions_whose_slope_is_known():
+    x = torch.randn(5, 3, 4, 4, dtype=FLAT, generator=torch.Generator().manual_seed(0))
+    a = torch.linspace(-1, 1, 48, dtype=FLAT).view(3, 4, 4)
+    torch.testing.assert_close(squared_slope(lambda x: (x * a).flatten(1).sum(1), x), a.square().sum().expand(5))
+    found = squared_slope(lambda x: x.square().flatten(1).sum(1) / 2, x)
+    torch.testing.assert_close(found, x.square().flatten(1).sum(1))
+
+
+class Known(Adversarial):
+    """D(x) = a |x|^2 / 2, whose slope is a x."""
+
+    def __init__(self, **options):
+        super().__init__(4, 1, **options)
+        self.a = nn.Parameter(torch.tensor(1.5))
+        self.latent = 3
+        self.G = nn.Linear(3, 16)
+        self.G.forward = lambda z, label: F.linear(z, self.G.weight, self.G.bias).unflatten(1, (1, 4, 4))
+
+        class Bowl(nn.Module):
+            def opinion(_, x, label=None):
+                return self.a * x.square().flatten(1).sum(1) / 2, None
+
+            def forward(bowl, x, label=None):
+                return bowl.opinion(x)[0]
+
+        self.D = Bowl()
+
+
+def test_penalties_are_what_they_say_for_a_slope_that_is_known():
+    model, batch = Known(loss="wasserstein", r1=2.0, r2=3.0, slope=5.0), batch_of(size=4)
+    told = model.penalty_loss(dict(batch, rng=Noise.of_step(3, 0, 8)))
+    rng = Noise.of_step(3, 0, 8)
+    fake = model.make(rng, None).detach()
+    real = batch["image"]
+    r1, r2 = (2.25 * x.square().flatten(1).sum(1).mean() for x in (real, fake))
+    slope = 1.5 * between(real, fake, rng).square().flatten(1).sum(1).sqrt()
+    torch.testing.assert_close(told["r1"], r1)
+    torch.testing.assert_close(told["r2"], r2)
+    torch.testing.assert_close(told["loss"], r1 + 1.5 * r2 + 5 * (slope - 1).square().mean())
+    told["loss"].backward()  # differentiable: that is what a penalty is for
+    assert float(model.a.grad) != 0
+
+
+@pytest.mark.parametrize("name", ["gan", "dcgan", "r3gan", "stylegan2"])
+def test_a_move_touches_its_own_player_only(name):
+    size = 16 if name == "stylegan2" else 8
+    model = registry.build(name, size=size, channels=1, classes=3, width=8, r1=1.0)
+    rows = Pictures(torch.randint(0, 255, (8, size, size, 1)).byte().numpy(), torch.zeros(8).long().numpy(), [""] * 8)
+    fit = Fit(model, stages_of(model, lr=1e-2), Batches(rows, 8, 0), pick_precision("fp32", torch.device("cpu")), ema=0)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for phase in fit.stages[0]:
+        batch = fit.batches(0) | {"progress": torch.tensor(0.5)}
+        fit._move(phase, batch, 5, 1.0)
+        mine = "D." if phase.name.startswith("D") else "G."
+        moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+        assert moved and all(key.startswith((mine, "strength", "stride")) for key in moved)
+        assert all(p.grad is None for p in model.parameters())
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def test_a_packed_judge_sees_neighbours_as_one_and_spread_falls_to_nothing_when_all_are_one():
+    judge = Judge(nn.Flatten(), 2 * 9, packing=2)
+    x = torch.randn(6, 1, 3, 3)
+    assert judge(x).shape == (3,)
+    torch.testing.assert_close(judge(x)[1], judge.head(x[2:4].flatten()[None])[0, 0])
+    assert float(spread(x[:1].expand(6, -1, -1, -1))) == 0.0 < float(spread(x))
+
+
+def test_a_projection_adds_the_class_times_the_features():
+    judge = Judge(nn.Flatten(), 9, classes=3)
+    x, label = torch.randn(4, 1, 3, 3), torch.tensor([0, 1, 2, 0])
+    by_hand = judge.head(x.flatten(1))[:, 0] + (judge.projection.weight[label] * x.flatten(1)).sum(1)
+    torch.testing.assert_close(judge(x, label), by_hand)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(12, 7), nn.Linear(5, 9), nn.Conv2d(3, 8, 3)])
+def test_spectral_normalisation_makes_the_largest_singular_value_one(layer):
+    before = layer.weight.detach().clone()
+    net = spectral(nn.Sequential(layer))
+    found = torch.linalg.svdvals(net[0].weight.detach().flatten(1))
+    assert float(found[0]) == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(
+        found, torch.linalg.svdvals(before.flatten(1)) / torch.linalg.svdvals(before.flatten(1))[0]
+    )
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ada_is_the_identity_to_the_bit_at_zero_and_changes_all_at_one(channels):
+    x = torch.rand(16, channels, 12, 12) * 2 - 1
+    assert torch.equal(adaptive(x, Noise.of_seeds(range(16)), torch.tensor(0.0)), x)
+    changed = adaptive(x, Noise.of_seeds(range(16)), torch.tensor(1.0))
+    assert bool((changed - x).abs().flatten(1).amax(1).gt(0.05).all())
+
+
+@pytest.mark.parametrize("augment", [diffaugment, lambda x, rng: adaptive(x, rng, torch.tensor(0.8))])
+def test_gradients_go_through_augmentations(augment):
+    x = torch.rand(3, 3, 8, 8, dtype=FLAT, requires_grad=True)
+    weight = torch.rand(3, 3, 8, 8, dtype=FLAT)
+
+    def score(x):
+        return (augment(x, Noise.of_seeds(range(3))).double() * weight).sum()
+
+    (slope,) = torch.autograd.grad(score(x), x)
+    step = torch.randn_like(x) * 1e-3
+    with torch.no_grad():
+        assert float(score(x + step) - score(x - step)) == pytest.approx(2 * float((slope * step).sum()), rel=1e-3)
+
+
+def test_ada_strength_rises_where_d_knows_the_pictures_and_stays_within_bounds():
+    model = registry.build("dcgan", size=8, channels=1, width=8, d_augment="ada")
+    model.D.opinion = lambda x, label=None: (
+        x.flatten(1).sum(1) * 0 + torch.tensor([1.0, -1.0]).repeat_interleave(8),
+        None,
+    )
+    told = model.d_loss(batch_of())
+    told["loss"].backward()
+    assert float(told["sign"]) == 1.0 and float(model.strength.grad) < 0  # downhill is up
+    with torch.no_grad():
+        model.strength.fill_(1.7)
+    model.d_loss(batch_of())
+    assert float(model.strength.detach()) == 1.0
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("dcgan", {"size": 30}, "--size 32"),
+        ("stylegan2", {"size": 28}, "--size 32"),
+        ("progan", {"size": 24}, "power of two"),
+        ("dcgan", {"loss": "best"}, "non-saturating"),
+        ("dcgan", {"conditional": "label", "classes": 1}, "two classes"),
+        ("acgan", {"classes": 1}, "two classes"),
+        ("acgan", {"conditional": "none", "classes": 3}, "dcgan"),
+        ("gan", {"packing": 0}, "packing"),
+        ("gan", {"d_augment": "all"}, "diffaugment"),
+    ],
+)
+def test_wrong_options_are_told_what_to_do(name, options, words):
+    with pytest.raises(UsageError, match=words):
+        registry.build(name, **{"size": 16, "channels": 1} | options)
+
+
+def test_a_clamped_pixel_is_pulled_back_but_never_pushed_further_out():
+    x = torch.tensor([2.0, 2.0, -2.0, -2.0, 0.5, -0.5], requires_grad=True)
+    made = Within.apply(x)
+    assert torch.equal(made, x.detach().clamp(-1, 1))
+    made.backward(torch.tensor([1.0, -1.0, 1.0, -1.0, 3.0, -3.0]))  # descent goes against these
+    assert x.grad.tolist() == [1.0, 0.0, 0.0, -1.0, 3.0, -3.0]

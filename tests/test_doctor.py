@@ -1,0 +1,195 @@
+"""The doctor of GANs: eight Gaussians on a ring, planted faults, and silence on a healthy game."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from reverie import registry
+from reverie.commands.know import doctor
+from reverie.data.types import Dataset, Pictures, Report
+from reverie.errors import UsageError
+from reverie.models.adversarial import Adversarial
+from reverie.noise import Noise
+from reverie.pictures import to_float
+from reverie.training import report
+from reverie.training.doctor import examine
+from reverie.training.phase import stages_of
+from reverie.training.run import Run
+
+RING = torch.tensor([[math.cos(a), math.sin(a)] for a in torch.arange(8) * math.pi / 4]) * 0.8
+WIDE = 0.02
+
+
+class OnTheRing(Adversarial):
+    """Points of the plane as pictures of one pixel and two channels; dense networks."""
+
+    def __init__(self, **options):
+        super().__init__(1, 2, **options)
+        torch.manual_seed(0)
+        self.latent = 4
+
+        def net(inputs, outputs):
+            layers = [nn.Linear(inputs, 96), nn.LeakyReLU(0.2), nn.Linear(96, 96), nn.LeakyReLU(0.2)]
+            return nn.Sequential(*layers, nn.Linear(96, outputs))
+
+        class Maker(nn.Module):
+            def __init__(self, inside):
+                super().__init__()
+                self.net = inside
+
+            def forward(self, z, label=None):
+                return self.net(z)[:, :, None, None]
+
+        class Judge(nn.Module):
+            def __init__(self, inside):
+                super().__init__()
+                self.net = inside
+
+            def opinion(self, x, label=None):
+                return self.net(x.flatten(1))[:, 0], None
+
+            def forward(self, x, label=None):
+                return self.opinion(x)[0]
+
+        self.G, self.D = Maker(net(4, 2)), Judge(net(2, 1))
+
+
+def play(model, steps, **rates):
+    """The log lines of a game on the ring, and the points that G makes at its end."""
+    phases, lines = stages_of(model, **rates)[0], []
+    for step in range(steps):
+        rng = Noise.of_step(step + 1, 0, 128)
+        real = RING[rng.integers(8)] + WIDE * rng(2)
+        told = {}
+        for number, phase in enumerate(phases):
+            model.requires_grad_(False)
+            for parameter in phase.parameters:
+                parameter.requires_grad_(True)
+            batch = {"image": real[:, :, None, None], "rng": Noise.of_step(1000 * (number + 1) + step, 0, 128)}
+            found = phase.loss(batch)
+            found["loss"].backward()
+            phase.optimizer.step()
+            phase.optimizer.zero_grad()
+            told |= {f"{phase.name}/{name}": float(value.detach()) for name, value in found.items()}
+        if step % 10 == 9:
+            lines.append({"step": step + 1} | told)
+    with torch.no_grad():
+        return lines, model.sample(Noise.of_seeds(range(800)))[:, :, 0, 0]
+
+
+def covered(points):
+    """How many of the eight modes have a fortieth of the points, within six of their deviations."""
+    near = torch.cdist(points, RING)
+    inside = near.min(1).values < 6 * WIDE
+    return int((torch.bincount(near.argmin(1)[inside], minlength=8) > len(points) / 40).sum())
+
+
+def test_relativistic_pairs_with_r1_and_r2_cover_all_eight_modes_and_the_doctor_is_silent():
+    lines, points = play(OnTheRing(loss="r3", r1=0.1, r2=0.1), 1200, lr=1e-3)
+    assert covered(points) == 8
+    assert examine(lines) == []
+
+
+def test_a_vanilla_game_whose_generator_is_too_quick_collapses_and_the_doctor_sees_it():
+    lines, points = play(OnTheRing(loss="non-saturating"), 500, lr=1e-2, d_lr=1e-3, beta=0.5)
+    assert covered(points) <= 1
+    assert "collapse" in {finding.kind for finding in examine(lines)}
+
+
+def test_where_d_is_far_ahead_minimax_leaves_nothing_to_learn_from_and_the_doctor_sees_it():
+    lines, _ = play(OnTheRing(loss="minimax"), 400, lr=1e-6, d_lr=1e-2)
+    assert "vanishing-gradient" in {finding.kind for finding in examine(lines)}
+    others, _ = play(OnTheRing(loss="non-saturating"), 400, lr=1e-6, d_lr=1e-2)
+    assert "vanishing-gradient" not in {finding.kind for finding in examine(others)}
+
+
+# Planted faults
+
+
+def healthy(count=60, **changes):
+    """A log of a game that goes well, ``changes`` planted in its later half: constants, or functions of the step."""
+    lines = []
+    for i in range(count):
+        line = {"step": 10 * (i + 1), "D/loss": 0.9, "G/loss": 1.1, "D/gradient_norm": 0.7, "G/gradient_norm": 0.4}
+        line |= {"D/spread": 0.95, "G/signal": 0.6}
+        line = {name: value * (1 + 0.1 * math.sin(i * (3 + len(name)))) for name, value in line.items()} | {
+            "step": line["step"]
+        }
+        if i % 10 == 9:
+            line |= {"classes_covered": 1.0, "overfitting": 0.1}
+        if i >= count // 2:
+            line |= {k: (v(i) if callable(v) else v) for k, v in changes.items() if k in line}
+        lines.append(line)
+    return lines
+
+
+def test_a_healthy_log_is_met_with_silence():
+    assert examine(healthy()) == []
+
+
+@pytest.mark.parametrize(
+    "kind, advice, fault",
+    [
+        ("collapse", "--packing", {"D/spread": 0.05}),
+        ("collapse", "--loss r3", {"classes_covered": 0.3}),
+        ("overfitting", "ada", {"overfitting": 0.9}),
+        ("vanishing-gradient", "non-saturating", {"G/signal": 1e-4}),
+        ("divergence", "--lr", {"D/loss": lambda i: 10.0 * i}),
+        ("divergence", "--r1", {"G/gradient_norm": 1e3}),
+    ],
+)
+def test_planted_faults_are_named_with_advice(kind, advice, fault):
+    (finding,) = examine(healthy(**fault))
+    assert finding.kind == kind and advice in finding.advice and finding.step == 600
+
+
+def test_a_moment_is_no_illness_and_the_start_is_not_judged():
+    lines = healthy()
+    lines[-1] |= {"D/spread": 0.0, "G/signal": 0.0, "D/loss": 1e6, "overfitting": 1.0}
+    assert examine(lines) == []
+    assert examine(healthy(20, **{"D/spread": 0.0})) == []
+    assert examine(healthy(classes_covered=lambda i: i / 100)) == []  # few, but more every time
+    assert examine([{"step": i, "loss": 1e9 * i} for i in range(100)]) == []  # no game
+
+
+def test_the_command_reads_any_run_s_log(tmp_path, capsys):
+    run = Run.create(tmp_path / "run", {"findings": [{"kind": "overfitting", "step": 5, "said": "x", "advice": "y"}]})
+    for line in healthy(**{"D/spread": 0.05}):
+        run.log(line)
+    doctor(str(run.path), json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert [one["kind"] for one in told["findings"]] == ["collapse"] and told["passed"][0]["kind"] == "overfitting"
+    doctor(str(run.path))
+    assert "collapse at step 600" in capsys.readouterr().out
+    other = Run.create(tmp_path / "other", {})
+    other.log({"step": 1, "loss": 1.0})
+    with pytest.raises(UsageError, match="evaluate"):
+        doctor(str(other.path))
+
+
+# Checkups
+
+
+def test_classes_that_a_generator_never_makes_are_missing_from_a_checkup(monkeypatch, draw_bars, home):
+    """A generator that has learned one of two classes by heart, and a D that knows what it was trained on."""
+    images, labels = draw_bars(600)
+    images[400:, 0, 0] = 77  # no unseen picture is a seen one
+    seen, unseen = (Pictures(images[a:b], labels[a:b], [""] * (b - a)) for a, b in ((0, 400), (400, 600)))
+    data = Dataset("bars", 8, 1, ["lying", "standing"], seen, unseen, "0" * 64, Report(600))
+    monkeypatch.setattr(report, "_PROBED", 300)
+    monkeypatch.setattr(report, "_CHECKED", 100)
+    model = registry.build("dcgan", size=8, channels=1, width=8)
+    for wanted, share in ((labels == 0, 0.5), (labels >= 0, 1.0)):
+        known = to_float(images[wanted])
+        model.decode = lambda z, label=None, known=known: known[: len(z)]
+        found = report.Checkup(data)(model)
+        assert found["classes_covered"] == share
+    first = to_float(seen.images[:100])
+    model.D.opinion = lambda x, label=None: (2.0 * (x[:, None] == first).flatten(2).all(2).any(1), None)
+    assert report.Checkup(data)(model)["overfitting"] == 1.0
+    assert report.Checkup(data)(registry.build("vae", size=8, channels=1)) == {}

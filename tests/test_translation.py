@@ -1,0 +1,229 @@
+"""Image-to-image translation: what goes in and comes out, the two directions of a cycle, the pool of past pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import reverie as rv
+from reverie import registry
+from reverie.commands.draw import translate
+from reverie.data.batches import in_order
+from reverie.errors import UsageError
+from reverie.generation import data_of, find_given
+from reverie.models.translation import grey, lines
+from reverie.noise import Noise
+from reverie.training.checkpoint import load_checkpoint, newest_whole
+from reverie.training.loop import resume, train
+
+
+def batch_of(rows=6, size=8, channels=3, pairs=True, **more):
+    rng = Noise.of_step(11, 0, rows)
+    image, source = (rng.uniform(channels, size, size, low=-1, high=1) for _ in range(2))
+    return {"image": image, "rng": Noise.of_step(3, 0, rows)} | ({"source": source} if pairs else {}) | more
+
+
+def cycle(**options):
+    torch.manual_seed(0)
+    return registry.build("cyclegan", **{"size": 8, "channels": 3, "width": 8, "pool": 0} | options)
+
+
+def test_luma_is_that_of_the_standard_and_flat_pictures_have_no_lines():
+    red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    torch.testing.assert_close(grey(red), torch.full((1, 1, 4, 4), 2 * 0.299 - 1))
+    assert bool((lines(red) == 1).all())
+    half = torch.cat([red, -red], 3)
+    drawn = lines(half)[0, 0]
+    assert bool((drawn[:, 3:5] == -1).all()) and bool((drawn[:, :2] == 1).all())
+
+
+@pytest.mark.parametrize(
+    "task, direction, shapes",
+    [
+        ("pairs", "AtoB", (3, 3)),
+        ("pairs", "BtoA", (3, 3)),
+        ("colour", "AtoB", (1, 3)),
+        ("colour", "BtoA", (3, 1)),
+        ("lines", "AtoB", (1, 3)),
+    ],
+)
+def test_each_task_says_what_goes_in_and_what_comes_out(task, direction, shapes):
+    model, batch = registry.build("pix2pix", size=8, channels=3, width=8, task=task, direction=direction), batch_of()
+    source, target = model.pair(batch)
+    assert (source.shape[1], target.shape[1]) == shapes
+    if task == "pairs":
+        first, second = (batch["source"], batch["image"])[:: 1 if direction == "AtoB" else -1]
+        assert source is first and target is second
+    assert model.translate(source, Noise.of_seeds(range(6))).shape == target.shape
+    for loss in (model.d_loss(batch), model.g_loss(batch)):
+        assert torch.isfinite(loss["loss"])
+
+
+def test_a_grey_picture_and_a_coloured_one_are_both_taken_by_a_colouring_network():
+    model, source = registry.build("pix2pix", size=8, channels=3, width=8, task="colour"), batch_of()["image"]
+    torch.testing.assert_close(model.translate(source), model.translate(grey(source)))
+
+
+def test_the_two_directions_of_a_cycle_are_exact_swaps():
+    """Exchange the piles, the generators and the discriminators: every loss stays what it was."""
+    model, other, batch = cycle(), cycle(), batch_of()
+    own = model.state_dict()
+    swap = {"to_a": "to_b", "to_b": "to_a", "d_a": "d_b", "d_b": "d_a"}
+    named = {key: value for key, value in own.items() if key.partition(".")[0] in swap}
+    other.load_state_dict(
+        own | {f"{swap[key.partition('.')[0]]}.{key.partition('.')[2]}": value for key, value in named.items()}
+    )
+    turned = batch | {"image": batch["source"], "source": batch["image"]}
+    for player in ("d_loss", "g_loss"):
+        there, back = getattr(model, player)(batch), getattr(other, player)(turned)
+        torch.testing.assert_close(there["loss"], back["loss"])
+    torch.testing.assert_close(model.translate(batch["image"], to="A"), other.translate(batch["image"], to="B"))
+
+
+def test_two_classes_are_two_piles_and_a_row_counts_for_its_own():
+    model = cycle(classes=2)
+    batch = batch_of(pairs=False, label=torch.tensor([0, 0, 1, 1, 1, 0]))
+    whole = model.g_loss(batch)
+    a, b = batch["image"][batch["label"] == 0], batch["image"][batch["label"] == 1]
+    paired = model.g_loss({"source": a, "image": b, "rng": batch["rng"]})
+    for name in ("loss", "cycle", "identity"):
+        torch.testing.assert_close(whole[name], paired[name])
+
+
+def test_before_the_pool_is_full_all_is_fresh_and_then_half_comes_from_the_past():
+    model = cycle(pool=12)
+    seen = []
+    for step in range(40):
+        rng = Noise.of_step(step, 0, 6)
+        fakes = tuple(torch.full((6, 3, 8, 8), 100.0 * side + step) for side in (0, 1))
+        shown = model.remembered(fakes, rng)
+        seen.append(torch.stack([part[:, 0, 0, 0] for part in shown]))
+        if step < 2:
+            assert bool((seen[-1] == torch.tensor([[0.0], [100.0]]) + step).all())
+    later = torch.stack(seen[4:])
+    age = torch.arange(4, 40)[:, None, None] + torch.tensor([0.0, 100.0])[:, None] - later
+    assert 0.35 < float((age > 0).float().mean()) < 0.65  # about half are old
+    assert float(age.min()) == 0 and float(age.max()) > 5  # and none is of the other side
+    assert torch.equal(later[:, 0] + 100, later[:, 1])
+
+
+def test_pictures_without_pairs_are_refused_with_the_way_out():
+    model = registry.build("pix2pix", size=8, channels=3, width=8)
+    with pytest.raises(UsageError, match="cyclegan"):
+        model.d_loss(batch_of(pairs=False))
+    with pytest.raises(UsageError, match="A/ and B/"):
+        cycle(classes=3).g_loss(batch_of(pairs=False, label=torch.zeros(6).long()))
+    with pytest.raises(UsageError, match="--task lines"):
+        registry.build("pix2pix", size=8, channels=1, task="colour")
+
+
+def test_a_resumed_run_has_the_pool_and_the_strength_of_one_that_never_stopped(bars, tmp_path):
+    for name, options in (("cyclegan", {"pool": 20}), ("dcgan", {"d_augment": "ada"})):
+        shared = {"steps": 8, "batch_size": 8, "log_every": 1, "quiet": True, "width": 8, **options}
+        whole = train(name, bars, out=tmp_path / name, **shared)
+        cut = train(name, bars, out=tmp_path / f"{name}-cut", checkpoint_every=5, keep=9, **shared)
+        shutil.rmtree(cut.checkpoints / "00000008")
+        cut.update(status="running")
+        ends = [
+            load_checkpoint(newest_whole(run.checkpoints)[0]).weights for run in (whole, resume(cut.path, quiet=True))
+        ]
+        assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
+        moved = ends[0]["filled"] if name == "cyclegan" else ends[0]["strength"]
+        assert float(moved) > 0
+
+
+# The editor
+
+
+def editor(direction="1", strength=2.0, **teacher):
+    torch.manual_seed(0)
+    kwargs = {"size": 8, "channels": 1, "classes": 3, "width": 4, "latent": 6, **teacher}
+    config = {"name": "stylegan2", "kwargs": kwargs, "run": "runs/teacher"}
+    options = {"teacher": config, "direction": direction, "strength": strength, "width": 8}
+    model = registry.build("editor", size=8, channels=1, classes=3, **options)
+    model.phases()
+    return model
+
+
+def test_pairs_of_an_editor_differ_by_the_direction_and_by_nothing_else():
+    batch = {"image": torch.zeros(4, 1, 8, 8), "rng": Noise.of_step(1, 0, 4)}
+    still = editor(strength=0.0).pair(dict(batch, rng=Noise.of_step(1, 0, 4)))
+    assert torch.equal(*still)
+    model = editor(strength=1.5)
+    plain, moved = model.pair(batch)
+    assert torch.equal(plain, still[0]) and not torch.equal(plain, moved)
+    w = model.teacher.latents(Noise.of_step(1, 0, 4))
+    torch.testing.assert_close(model.teacher.decode(w + 1.5 * model.move), moved)  # noise inputs have no strength yet
+
+
+def test_the_first_component_is_where_styles_vary_most_and_one_unit_of_it_is_their_deviation():
+    model = editor()
+    w = model.teacher.latents(Noise.of_seeds(range(4096)))
+    axis = model.move / model.move.norm()
+    assert float((w @ axis).std()) == pytest.approx(float(model.move.norm()), rel=1e-3)
+    _, spread, _ = torch.linalg.svd(w - w.mean(0))
+    assert float(model.move.norm()) == pytest.approx(float(spread[0]) / 64, rel=1e-4)
+    assert float(editor("2").move @ axis) == pytest.approx(0, abs=1e-4)
+
+
+def test_two_classes_are_a_direction_from_one_mean_style_to_the_other():
+    model = editor("0-2", conditional="label")
+    z = Noise.of_seeds(range(4096))(6)
+    means = [model.teacher.G.mapping(z, torch.full((4096,), c)).mean(0) for c in (0, 2)]
+    torch.testing.assert_close(model.move, means[1] - means[0])
+
+
+@pytest.mark.parametrize("direction, words", [("0", "component"), ("7", "6"), ("a", "component"), ("0-1", "classes")])
+def test_directions_that_are_none_are_refused(direction, words):
+    with pytest.raises(UsageError, match=words):
+        editor(direction)
+
+
+def test_an_editor_needs_a_teacher_with_styles_and_of_its_pictures():
+    with pytest.raises(UsageError, match="--direction"):
+        registry.build("editor", size=8, channels=1)
+    vae = {"name": "vae", "kwargs": {"size": 8, "channels": 1}, "run": "runs/v"}
+    with pytest.raises(UsageError, match="no styles"):
+        registry.build("editor", size=8, channels=1, teacher=vae)
+    other = {"name": "stylegan2", "kwargs": {"size": 16, "channels": 1, "width": 4}, "run": "runs/s"}
+    with pytest.raises(UsageError, match="16x16"):
+        registry.build("editor", size=8, channels=1, teacher=other)
+
+
+# The command
+
+
+def test_held_out_pairs_files_and_captions_are_translated_beside_the_truth(tmp_path, capsys, home):
+    run = train("pix2pix", "emoji", size=8, out=tmp_path / "run", steps=2, batch_size=8, quiet=True, width=8)
+    assert {"translations.png", "loss.png"} <= {file.name for file in run.path.glob("*.png")}
+    where = tmp_path / "t.png"
+    translate(str(run.path), "held-out:0", "red heart", out=str(where), json=True)
+    assert json.loads(capsys.readouterr().out) == {"out": str(where), "number": 2}
+    model = rv.load(run)
+    given, truth = find_given(model, "held-out:0")
+    first = next(in_order(data_of(model).held_out, 1))
+    assert torch.equal(given, first["source"]) and torch.equal(truth, first["image"])
+    rows = np.asarray(Image.open(where))
+    Image.fromarray(rows[:8, :8]).save(tmp_path / "mine.png")
+    given, truth = find_given(model, str(tmp_path / "mine.png"))
+    assert truth is None and given.shape == (1, 3, 8, 8)
+    translate(str(run.path), str(tmp_path / "mine.png"), out=str(tmp_path / "many"))
+    assert (tmp_path / "many" / "000000.png").is_file()
+    with pytest.raises(UsageError, match="'to'"):
+        translate(str(run.path), "held-out:0", to="A")
+
+
+def test_a_cycle_goes_both_ways_and_a_model_that_does_not_translate_says_so(bars, tmp_path):
+    told = {"steps": 2, "batch_size": 8, "quiet": True, "width": 8}
+    run = train("cyclegan", bars, out=tmp_path / "run", warmup=0, lr=0.05, ema=0.0, **told)
+    for to in ("A", "B"):
+        translate(str(run.path), "held-out:1", to=to, out=str(tmp_path / f"{to}.png"))
+    assert (tmp_path / "A.png").read_bytes() != (tmp_path / "B.png").read_bytes()
+    other = train("autoencoder", bars, out=tmp_path / "other", **told)
+    with pytest.raises(UsageError, match="cannot translate"):
+        translate(str(other.path), "held-out:1", out=str(tmp_path / "x.png"))
