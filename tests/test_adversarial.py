@@ -15,7 +15,7 @@ from reverie.data.differentiable_augment import adaptive, diffaugment
 from reverie.data.types import Pictures
 from reverie.errors import UsageError
 from reverie.models.adversarial import GAMES, Adversarial, between, spread, squared_slope
-from reverie.nets.adversarial import Judge, Within, spectral
+from reverie.nets.adversarial import Judge, spectral, within
 from reverie.noise import Noise
 from reverie.training.fit import Fit
 from reverie.training.phase import stages_of
@@ -249,7 +249,7 @@ def test_wrong_options_are_told_what_to_do(name, options, words):
 
 def test_a_clamped_pixel_is_pulled_back_but_never_pushed_further_out():
     x = torch.tensor([2.0, 2.0, -2.0, -2.0, 0.5, -0.5], requires_grad=True)
-    made = Within.apply(x)
+    made = within(x)
     assert torch.equal(made, x.detach().clamp(-1, 1))
     made.backward(torch.tensor([1.0, -1.0, 1.0, -1.0, 3.0, -3.0]))  # descent goes against these
     assert x.grad.tolist() == [1.0, 0.0, 0.0, -1.0, 3.0, -3.0]

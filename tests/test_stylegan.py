@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from reverie import registry
+from reverie.editing.latents import mixed
+from reverie.errors import UsageError
 from reverie.models.stylegan import path_lengths
 from reverie.nets.progressive import GrowingFeatures, GrowingGenerator, larger, smaller
 from reverie.nets.stylegan import Conv, GroupDeviation, Modulated, Styled, doubled, normalised, smoothing
 from reverie.noise import Noise
+from reverie.pictures import to_uint8
 
 FLAT = torch.float64
 
@@ -149,3 +153,26 @@ def test_no_truncation_is_the_plain_picture_and_full_truncation_is_one_for_all()
     assert torch.equal(plain, model.sample(Noise.of_seeds(range(3)), truncation=1.0))
     mean = model.sample(Noise.of_seeds(range(3)), truncation=0.0)
     torch.testing.assert_close(mean[0], mean[2])  # noise inputs start with no strength
+
+
+def test_mixtures_have_coarse_layers_of_the_row_and_fine_ones_of_the_column():
+    torch.manual_seed(0)
+    model = registry.build("stylegan2", size=16, channels=1, width=4, latent=8).eval()
+    rows, columns, cut = Noise.of_seeds([1, 2]), Noise.of_seeds([3, 4, 1]), 2
+    made = mixed(model, rows, columns, cut).reshape(3, 4, 16, 16, 1)
+    assert (made[0, 0] == 255).all()
+    alone = to_uint8(model.decode(model.latents(Noise.of_seeds([1, 2, 3, 4]))))
+    assert np.abs(made[1:, 0].astype(int) - alone[:2]).max() <= 1
+    assert np.abs(made[0, 1:].astype(int) - alone[[2, 3, 0]]).max() <= 1
+    assert np.abs(made[1, 3].astype(int) - alone[0]).max() <= 1  # with itself: itself
+    w = model.latents(Noise.of_seeds([2, 3]))
+    styles = torch.cat([w[:1].expand(cut, -1), w[1:].expand(model.layers - cut, -1)])[None]
+    assert np.abs(made[2, 1].astype(int) - to_uint8(model.decode(styles))[0]).max() <= 1
+
+
+def test_only_styles_can_be_mixed_and_only_at_a_layer_that_is_there():
+    rows = Noise.of_seeds([0])
+    with pytest.raises(UsageError, match="stylegan2"):
+        mixed(registry.build("dcgan", size=16, channels=1, width=8), rows, rows, 1)
+    with pytest.raises(UsageError, match="from 1 to"):
+        mixed(registry.build("stylegan2", size=16, channels=1, width=4, latent=8), rows, rows, 9)

@@ -208,6 +208,8 @@ def test_held_out_pairs_files_and_captions_are_translated_beside_the_truth(tmp_p
     given, truth = find_given(model, "held-out:0")
     first = next(in_order(data_of(model).held_out, 1))
     assert torch.equal(given, first["source"]) and torch.equal(truth, first["image"])
+    back = registry.build("cyclegan", size=8, channels=3, width=8).given(first, to="A")
+    assert torch.equal(back[0], first["image"]) and torch.equal(back[1], first["source"])
     rows = np.asarray(Image.open(where))
     Image.fromarray(rows[:8, :8]).save(tmp_path / "mine.png")
     given, truth = find_given(model, str(tmp_path / "mine.png"))

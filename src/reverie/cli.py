@@ -16,7 +16,7 @@ make
   train [MODEL]           train a model and leave a run directory    reverie train vae --data emoji --minutes 5
   resume RUN              continue a run, bit for bit
   rerun RUN               repeat a run from its run.json
-  distill RUN             a copy of a diffusion run that draws in 1 to 4 steps
+  distill RUN             a copy of a diffusion run that draws in 1 to 4 steps; a StyleGAN's direction as an editor
 
 draw
   sample RUN              new pictures                                reverie sample runs/vae-emoji -n 64 --out grid.png
@@ -25,6 +25,7 @@ draw
   reconstruct RUN         pictures beside what the model makes of them
   interpolate RUN A B     a morph between two pictures               reverie interpolate RUN a.png b.png --out m.webp
   traverse RUN            one latent at a time
+  mix RUN                 a StyleGAN's pictures with the coarse styles of one and the fine ones of another
   restore RUN TASK IMAGE  clean a degraded picture
   translate RUN IMAGE     a picture of one domain in the manner of another   reverie translate runs/pix2pix-emoji a.png
 

@@ -263,21 +263,22 @@ def find_latent(model: Model, reference: str) -> Tensor:
     raise UsageError(f"{name_of(model)} draws pictures, but does not encode them: name seeds, as seed:3 and seed:7.")
 
 
-def find_given(model: Model, reference: str) -> tuple[Tensor, Tensor | None]:
+def find_given(model: Model, reference: str, **options: Any) -> tuple[Tensor, Tensor | None]:
     """What a translating model is given of a named picture, and the truth where it is known, both (1, C, H, W).
 
     Args:
         reference: as for ``find_picture``; of held-out:N and train:N the data's own pair is taken.
+        options: the model's own: which way to go.
     """
     if Path(reference).is_file():
         picture = find_picture(model, reference)[None].to(device_of(model))
-        given, truth = model.given({"image": picture, "source": picture})
+        given, truth = model.given({"image": picture, "source": picture}, **options)
         return given, None if given is picture else truth
     split, index = _row(model, reference)
     batch = {"image": to_float(split.images[[index]], device_of(model))}
     if split.sources is not None:
         batch["source"] = to_float(split.sources[[index]], device_of(model))
-    return model.given(batch)
+    return model.given(batch, **options)
 
 
 def _row(model: Model, reference: str) -> tuple[Pictures, int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tyro
 
 from reverie.commands.distil import distill
-from reverie.commands.draw import forward, interpolate, reconstruct, restore, sample, translate, traverse
+from reverie.commands.draw import forward, interpolate, mix, reconstruct, restore, sample, translate, traverse
 from reverie.commands.exchange import export, import_
 from reverie.commands.judge import evaluate
 from reverie.commands.know import data, doctor, models, weights
@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train} | {
         reconstruct,
         interpolate,
         traverse,
+        mix,
         restore,
         translate,
         doctor,

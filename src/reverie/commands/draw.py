@@ -260,6 +260,43 @@ def traverse(
     told(json, {"out": str(path), "latents": chosen}, f"Latents {', '.join(map(str, chosen))}, a row each, in {path}")
 
 
+def mix(
+    run: RunName,
+    /,
+    rows: int = 5,
+    columns: int = 8,
+    seed: int = 0,
+    cut: int | None = None,
+    out: str = "mixed.png",
+    json: bool = False,
+) -> None:
+    """Style mixing of a StyleGAN: each row has one picture's coarse styles (layout), each column another's fine ones.
+
+    Args:
+        run: a run directory of stylegan2 or stylegan, or a checkpoint inside one.
+        rows: how many pictures lend their coarse styles, shown on the left.
+        columns: how many lend their fine styles, shown above.
+        seed: the first picture's seed; those of the columns come first.
+        cut: the first layer that has the fine style; by default the middle one.
+        out: the picture to write.
+        json: print the result as JSON.
+    """
+    from reverie.drawing import device_of
+    from reverie.editing.latents import mixed
+    from reverie.generation import load
+    from reverie.noise import Noise
+    from reverie.pictures import grid, save
+
+    path, model = target(out), load(run)
+    if rows < 1 or columns < 1:
+        raise UsageError("--rows and --columns must be at least 1.")
+    place = cut if cut is not None else getattr(model, "layers", 0) // 2
+    noise = Noise.of_seeds(range(seed, seed + rows + columns), device_of(model))
+    made = mixed(model, noise[columns:], noise[:columns], place)
+    save(path, grid(made, columns=columns + 1))
+    told(json, {"out": str(path), "cut": place}, f"{rows} x {columns} mixtures, fine from layer {place} on, in {path}")
+
+
 def restore(
     run: RunName,
     task: Positional[Annotated[str, arg(metavar="TASK")]],
@@ -325,10 +362,10 @@ def translate(
     need(model, "translate")
     options: dict[str, Any] = {"to": to} if to else {}
     check_options(model, options)
-    found = [find_given(model, one) for one in images or [f"held-out:{i}" for i in range(8)]]
+    found = [find_given(model, one, **options) for one in images or [f"held-out:{i}" for i in range(8)]]
     given = torch.cat([one for one, _ in found])
     truths = [truth for _, truth in found if truth is not None]
-    truth = torch.cat(truths) if len(truths) == len(found) and not (to and to != "B") else None
+    truth = torch.cat(truths) if len(truths) == len(found) else None
     rows = translated(model, given, truth, Noise.of_seeds(range(len(given)), given.device), **options)
     if path.suffix:
         save(path, beside(rows))

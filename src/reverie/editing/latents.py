@@ -96,3 +96,34 @@ def traverse(
         codes[row * columns : (row + 1) * columns, latent] = centre[latent] + steps * spread[latent]
     many = {key: value[:1].expand(len(codes)) for key, value in condition.items()}
     return to_uint8(model.decode(codes.view(-1, *model.latent_shape), **many))
+
+
+@torch.inference_mode()
+def mixed(model: Model, coarse: Noise, fine: Noise, cut: int) -> np.ndarray:
+    """Style mixing: a picture of every pair of drawn styles, the one in its layers below ``cut``, the other above.
+
+    Karras et al., CVPR 2019, arXiv:1812.04948, figure 3.
+
+    Args:
+        coarse: R draws whose styles give layout.
+        fine: C draws whose styles give colour and detail.
+        cut: the first layer of the fine ones, 1 ... layers - 1.
+    Returns:
+        uint8 ((R + 1) * (C + 1), H, W, C'), row by row: a white picture and those of ``fine``; then, row by row, one of
+        ``coarse`` and its mixtures.
+    Raises:
+        UsageError: a model without a style for every layer, or a cut outside its layers.
+    """
+    layers = getattr(model, "layers", 0)
+    if not isinstance(layers, int) or layers < 2:
+        raise UsageError("Only models with a style for every layer mix them: stylegan2, stylegan.")
+    if not 1 <= cut < layers:
+        raise UsageError(f"cut is a layer from 1 to {layers - 1}, not {cut}.")
+    above, beside = (model.latents(noise)[:, None].expand(-1, layers, -1) for noise in (fine, coarse))
+    first = model.decode(above)
+    rows = [torch.ones_like(first[:1]), first]
+    for w in beside:
+        rows.append(
+            model.decode(torch.cat([w[None], torch.cat([w[:cut].expand(len(above), -1, -1), above[:, cut:]], 1)]))
+        )
+    return to_uint8(torch.cat(rows))

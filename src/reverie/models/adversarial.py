@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from reverie.data.differentiable_augment import adaptive, diffaugment
 from reverie.errors import UsageError
+from reverie.nets.adversarial import within
 from reverie.noise import Noise
 from reverie.training.phase import Phase, adamw
 from reverie.verbs import Batch
@@ -198,8 +199,8 @@ class Adversarial(nn.Module):
         return drawn if label is None else torch.where(label < 0, drawn, label)
 
     def make(self, rng: Noise, label: Tensor | None) -> Tensor:
-        """Pictures (B, C, H, W) of new z, for training."""
-        return self.G(rng(self.latent), label).float()
+        """Pictures (B, C, H, W) of new z, for training, kept within [-1, 1]."""
+        return within(self.G(rng(self.latent), label).float())
 
     def view(self, image: Tensor, rng: Noise) -> Tensor:
         """What D is shown of a picture."""

@@ -152,7 +152,7 @@ class R3GAN(GAN):
         super().__init__(size, channels, classes, loss, latent, width, condition, **more)
 
     def generator(self, inputs: int, width: int) -> nn.Module:
-        return nets.Clamped(Decoder(self.size, self.channels, inputs, width, self.depth))
+        return Decoder(self.size, self.channels, inputs, width, self.depth)
 
     def body(self, channels: int, width: int) -> tuple[nn.Module, int]:
         features = 4 * width

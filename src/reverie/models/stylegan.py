@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reverie.errors import UsageError
 from reverie.models.adversarial import Adversarial
-from reverie.nets.adversarial import Judge
+from reverie.nets.adversarial import Judge, within
 from reverie.nets.stylegan import AdaptiveSynthesis, Features, Mapping, Synthesis
 from reverie.noise import Noise
 from reverie.training.phase import Phase
@@ -109,7 +109,7 @@ class StyleGAN2(Adversarial):
         return moves
 
     def make(self, rng: Noise, label: Tensor | None) -> Tensor:
-        return self.G.synthesis(self.styles(rng, label), rng).float()
+        return within(self.G.synthesis(self.styles(rng, label), rng).float())
 
     def styles(self, rng: Noise, label: Tensor | None) -> Tensor:
         """w+ of new pictures (B, layers, width), some of them mixed."""

@@ -301,11 +301,12 @@ class CycleGAN(nn.Module):
 
     # Verbs
 
-    def given(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Pictures of A; of pairs also their partners, which training was not told."""
-        if "source" in batch:
-            return batch["source"], batch["image"]
-        return batch["image"], None
+    def given(self, batch: Batch, to: Literal["A", "B"] = "B") -> tuple[Tensor, Tensor | None]:
+        """Pictures of the other pile; of pairs also their partners, which training was not told."""
+        if "source" not in batch:
+            return batch["image"], None
+        pair = batch["source"], batch["image"]
+        return pair if to == "B" else pair[::-1]
 
     def translate(
         self, source: Tensor, noise: Noise | None = None, to: Literal["A", "B"] = "B", **condition: Any

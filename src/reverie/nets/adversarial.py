@@ -70,19 +70,26 @@ class Transposed(nn.Module):
         self.start = (sides[-1], sides[-1], widths[-1])
         self.into = nn.Linear(inputs, math.prod(self.start))
         self.norm = nn.GroupNorm(1, widths[-1])
-        layers: list[nn.Module] = [nn.ReLU()]
+        layers: list[nn.Module] = [nn.ReLU(True)]
         for level in reversed(range(1, len(widths))):
             layers += [
                 nn.ConvTranspose2d(widths[level], widths[level - 1], 4, 2, 1),
                 nn.GroupNorm(1, widths[level - 1]),
             ]
-            layers += [nn.ReLU()]
+            layers += [nn.ReLU(True)]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[0], channels, 4, 2, 1), nn.Tanh())
         _small_normal(self)
 
     def forward(self, z: Tensor) -> Tensor:
         maps = self.into(z).unflatten(1, self.start).permute(0, 3, 1, 2)  # channels_last
         return self.layers(self.norm(maps))
+
+
+class Row(nn.Module):
+    """Maps (B, C, H, W) to rows (B, H * W * C), as they lie in memory: each place's channels beside each other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)
 
 
 def strided_body(size: int, channels: int, width: int) -> tuple[nn.Sequential, int]:
@@ -93,9 +100,9 @@ def strided_body(size: int, channels: int, width: int) -> tuple[nn.Sequential, i
     for level in range(len(sides) - 1):
         outputs = min(2**level, 8) * width
         layers += [nn.Conv2d(wide, outputs, 4, 2, 1)] + ([nn.GroupNorm(1, outputs)] if level else [])
-        layers += [nn.LeakyReLU(0.2)]
+        layers += [nn.LeakyReLU(0.2, True)]
         wide = outputs
-    made = nn.Sequential(*layers, nn.Flatten())
+    made = nn.Sequential(*layers, Row())
     _small_normal(made)
     return made, wide * sides[-1] ** 2
 
@@ -109,12 +116,7 @@ def _small_normal(net: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-class Within(torch.autograd.Function):
-    """Clamped to [-1, 1]; of the gradient outside only what leads further out is lost.
-
-    So plain black and white are within easy reach, and no pixel is stuck there, as with a tanh or a plain clamp.
-    """
-
+class _Within(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
@@ -126,15 +128,12 @@ class Within(torch.autograd.Function):
         return torch.where((x.abs() > 1) & (x * slope < 0), 0, slope)  # descent goes against the slope
 
 
-class Clamped(nn.Module):
-    """A generator whose pictures are kept ``Within`` [-1, 1]."""
+def within(x: Tensor) -> Tensor:
+    """Pixels clamped to [-1, 1]; of the gradient outside, only what leads further out is lost.
 
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, z: Tensor) -> Tensor:
-        return Within.apply(self.net(z))
+    So plain black and white are within easy reach, and no pixel is stuck there, as with a tanh or a plain clamp.
+    """
+    return _Within.apply(x)
 
 
 class ConditionedGenerator(nn.Module):

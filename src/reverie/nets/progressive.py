@@ -73,7 +73,7 @@ class GrowingFeatures(nn.Module):
             if place == level - 1:
                 x = torch.lerp(leaky(self.pixels[place](smaller(image))), x, _weight(share, x))
         x = leaky(self.last(self.group(x)))
-        return leaky(self.out(x.flatten(1)))
+        return leaky(self.out(x.permute(0, 2, 3, 1).flatten(1)))  # in channels_last order: no copy
 
 
 def _weight(share: Tensor | float, like: Tensor) -> Tensor:

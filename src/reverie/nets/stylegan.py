@@ -243,7 +243,8 @@ class AdaptiveSynthesis(nn.Module):
             (Adaptive(inputs[i], wide, style, up=i > 0), Adaptive(wide, wide, style)) for i, wide in enumerate(widths)
         ]
         self.convs = nn.ModuleList(conv for pair in convs for conv in pair)
-        self.pixels, self.shuffle = Conv(widths[-1], channels * fold**2, 1), nn.PixelShuffle(fold)
+        self.pixels = Conv(widths[-1], channels * fold**2, 1)
+        self.shuffle = nn.PixelShuffle(fold)
 
     def forward(self, w: Tensor, noise: Draw | None = None) -> Tensor:
         """No noise leaves the noise inputs at zero."""
@@ -294,4 +295,4 @@ class Features(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = self.blocks(leaky(self.into(self.unshuffle(image))))
         x = leaky(self.last(self.group(x)))
-        return leaky(self.out(x.flatten(1)))
+        return leaky(self.out(x.permute(0, 2, 3, 1).flatten(1)))  # in channels_last order: no copy
