@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -309,12 +310,19 @@ def test_a_loss_that_is_not_a_number_stops_with_step_phase_checkpoint_and_advice
 def test_a_signal_saves_and_stops_and_resume_finishes_with_the_same_bits(bars, tmp_path, number):
     shared = {"steps": 300, "batch_size": 8, "width": 8, "log_every": 1, "quiet": True}
     whole = train("vae", bars, out=tmp_path / "whole", **shared)
-    threading.Timer(0.4, os.kill, (os.getpid(), number)).start()
-    cut = train("vae", bars, out=tmp_path / "cut", **(shared | {"steps": 300}))
+    log = tmp_path / "cut" / "metrics.jsonl"
+
+    def once_it_runs():
+        while not log.is_file() or not log.stat().st_size:
+            time.sleep(0.001)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=once_it_runs, daemon=True).start()
+    cut = train("vae", bars, out=tmp_path / "cut", **shared)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert handlers == (signal.default_int_handler, signal.SIG_DFL)
     if cut.info["status"] == "finished":
-        pytest.fail("the machine trained 300 steps in 0.4 s: lengthen this test")
+        pytest.fail("all 300 steps were done before the signal came: lengthen this test")
     assert cut.info["status"] == "stopped" and 0 < steps_in(cut.checkpoints)[-1] < 300
     resume(cut.path, quiet=True)
     a, b = (load_checkpoint(newest_whole(run.checkpoints)[0]).weights for run in (whole, cut))
