@@ -102,9 +102,9 @@ def test_a_vanilla_game_whose_generator_is_too_quick_collapses_and_the_doctor_se
 
 
 def test_where_d_is_far_ahead_minimax_leaves_nothing_to_learn_from_and_the_doctor_sees_it():
-    lines, _ = play(OnTheRing(loss="minimax"), 400, lr=1e-6, d_lr=1e-2)
+    lines, _ = play(OnTheRing(loss="minimax"), 500, lr=1e-6, d_lr=1e-2)
     assert "vanishing-gradient" in {finding.kind for finding in examine(lines)}
-    others, _ = play(OnTheRing(loss="non-saturating"), 400, lr=1e-6, d_lr=1e-2)
+    others, _ = play(OnTheRing(loss="non-saturating"), 500, lr=1e-6, d_lr=1e-2)
     assert "vanishing-gradient" not in {finding.kind for finding in examine(others)}
 
 

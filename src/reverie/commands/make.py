@@ -70,7 +70,8 @@ def _end(run: Any, json: bool) -> None:
         return
     out(f"Look at {', '.join(p.name for p in sorted(run.path.glob('*.png')))} in {run.path}.")
     verbs = run.info["verbs"]
-    first = ["sample {} -n 64 --out grid.png", "evaluate {}"] if "sample" in verbs else ["reconstruct {}"]
+    after = {"sample": ["sample {} -n 64 --out grid.png", "evaluate {}"], "translate": ["translate {}"]}
+    first = next((commands for verb, commands in after.items() if verb in verbs), ["reconstruct {}"])
     if not verbs:  # a model that serves others says how
         from reverie.registry import entry
 

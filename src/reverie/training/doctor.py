@@ -16,7 +16,7 @@ from typing import Any
 Lines = Sequence[dict[str, Any]]
 
 _LATELY = 8  # lines of the log that a finding needs, so that a moment is no illness
-_YOUNG = 24  # lines before which nothing is said: all games begin badly
+_YOUNG = 48  # lines before which nothing is said: all games begin badly
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def examine(lines: Lines) -> list[Finding]:
 
     for name in ("D/loss", "G/loss", "D/gradient_norm", "G/gradient_norm"):
         values = [abs(value) for value in _values(lines, name)]
-        if len(values) >= _YOUNG + _LATELY:
-            usual = max(statistics.median(values[:-_LATELY]), *values[:_YOUNG])  # the first moves are the largest
-            if min(values[-_LATELY:]) > 30 * (usual + 1e-3):
-                text = f"{name} has risen from about {usual:.3g} to {statistics.median(values[-_LATELY:]):.3g}."
+        if len(values) >= _YOUNG:
+            known = max(values[: len(values) // 2])  # the first moves are large
+            if min(values[-_LATELY:]) > 30 * (known + 1e-3):
+                text = f"{name} was at most {known:.3g} and is now {statistics.median(values[-_LATELY:]):.3g}."
                 say("divergence", text, "Lower --lr, or hold D's slope down: --r1 1, or --loss r3.")
                 break
     spread = _recent(lines, "D/spread")
