@@ -82,7 +82,8 @@ class Checkup:
         if kinds < 2 or len(known) < _PROBED:
             return {}
         if self.probe is None:
-            rows = known[:: len(known) // _PROBED]
+            mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
+            rows = known[mixed[:_PROBED]].sort().values  # not every sixth: classes may come in turn
             self.eye = backbone("small", device=str(device_of(model)))
             seen = features(np.ascontiguousarray(self.data.train.images[rows.numpy()]), self.eye)[:]
             self.probe = Probe.fit(seen, labels[rows], kinds)
