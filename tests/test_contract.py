@@ -238,7 +238,9 @@ def test_two_ranks_train_what_one_rank_trains(name, bars, tmp_path):
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.splitlines()[-1])["steps"] == 6
     one, two = (weights(Run.open(tmp_path / out)) for out in ("one", "two"))
-    apart = {k: (one[k] - two[k]).abs().max() for k in one if not torch.allclose(one[k], two[k], atol=5e-5)}
+    # AdaIN takes a bias before it nearly away: its gradient is rounding, which Adam makes a step of
+    near = 2e-4 if name == "stylegan" else 5e-5
+    apart = {k: (one[k] - two[k]).abs().max() for k in one if not torch.allclose(one[k], two[k], atol=near)}
     assert apart == {}
 
 
