@@ -27,6 +27,7 @@ from reverie.verbs import Batch
 ADA_AIM = 0.6  # mean sign of D's logits of real pictures that ADA steers to
 ADA_SPEED = 1e-3  # by how much its strength moves in a step
 
+Loss = Literal["minimax", "non-saturating", "least-squares", "hinge", "wasserstein", "r3"]
 Pay = Callable[[Tensor, Tensor], Tensor]  # logits of real and of made pictures, (B,) each, to losses (B,)
 
 
@@ -133,7 +134,7 @@ class Adversarial(nn.Module):
         channels: int,
         classes: int = 0,
         conditional: Literal["none", "label"] = "none",
-        loss: Literal["minimax", "non-saturating", "least-squares", "hinge", "wasserstein", "r3"] = "non-saturating",
+        loss: Loss = "non-saturating",
         r1: float | None = None,
         r2: float | None = None,
         slope: float | None = None,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from reverie.errors import UsageError
-from reverie.models.adversarial import Adversarial
+from reverie.models.adversarial import Adversarial, Loss
 from reverie.nets import adversarial as nets
 from reverie.nets.convolutional import Decoder, Encoder
 
@@ -37,7 +37,7 @@ class GAN(Adversarial):
         size: int,
         channels: int,
         classes: int = 0,
-        loss: Literal["minimax", "non-saturating", "least-squares", "hinge", "wasserstein", "r3"] = "minimax",
+        loss: Loss = "minimax",
         latent: int = 64,
         width: int = 256,
         condition: Literal["projection", "concatenation"] = "concatenation",
@@ -80,7 +80,7 @@ class DCGAN(GAN):
         size: int,
         channels: int,
         classes: int = 0,
-        loss: Literal["minimax", "non-saturating", "least-squares", "hinge", "wasserstein", "r3"] = "non-saturating",
+        loss: Loss = "non-saturating",
         latent: int = 100,
         width: int = 64,
         condition: Literal["projection", "concatenation"] = "projection",
@@ -139,7 +139,7 @@ class R3GAN(GAN):
         size: int,
         channels: int,
         classes: int = 0,
-        loss: Literal["minimax", "non-saturating", "least-squares", "hinge", "wasserstein", "r3"] = "r3",
+        loss: Loss = "r3",
         latent: int = 64,
         width: int = 64,
         condition: Literal["projection", "concatenation"] = "projection",

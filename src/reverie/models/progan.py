@@ -7,14 +7,14 @@ arXiv:1710.10196. Deviations are listed in docs/systems/stylegan.md.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.errors import UsageError
-from reverie.models.adversarial import Adversarial
+from reverie.models.adversarial import Adversarial, Loss
 from reverie.models.stylegan import power_of_two
 from reverie.nets.adversarial import ConditionedGenerator, Judge
 from reverie.nets.progressive import GrowingFeatures, GrowingGenerator, smaller
@@ -52,7 +52,7 @@ class ProGAN(Adversarial):
         size: int,
         channels: int,
         classes: int = 0,
-        loss: Literal["minimax", "non-saturating", "least-squares", "hinge", "wasserstein", "r3"] = "wasserstein",
+        loss: Loss = "wasserstein",
         latent: int = 128,
         width: int = 32,
         **more: Any,

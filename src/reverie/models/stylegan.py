@@ -8,13 +8,13 @@ arXiv:1912.04958. Deviations are listed in docs/systems/stylegan.md.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reverie.errors import UsageError
-from reverie.models.adversarial import Adversarial
+from reverie.models.adversarial import Adversarial, Loss
 from reverie.nets.adversarial import Judge, within
 from reverie.nets.stylegan import AdaptiveSynthesis, Features, Mapping, Synthesis
 from reverie.noise import Noise
@@ -70,7 +70,7 @@ class StyleGAN2(Adversarial):
         size: int,
         channels: int,
         classes: int = 0,
-        loss: Literal["minimax", "non-saturating", "least-squares", "hinge", "wasserstein", "r3"] = "non-saturating",
+        loss: Loss = "non-saturating",
         r1: float | None = 0.1,
         penalty_every: int = 16,
         latent: int = 128,
