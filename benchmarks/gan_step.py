@@ -58,7 +58,7 @@ def plain_generator(size: int, channels: int, width: int, latent: int = 100) -> 
         layers += [nn.BatchNorm2d(wide), nn.ReLU(True)]
         outputs = widths[level + 1] if level + 1 < count else channels
         layers.append(nn.ConvTranspose2d(wide, outputs, 4, 2, 1, bias=False))
-    return nn.Sequential(*layers, nn.Tanh())
+    return nn.Sequential(*layers, nn.Tanh()).apply(plain_weights)
 
 
 def plain_discriminator(size: int, channels: int, width: int) -> nn.Sequential:
@@ -71,18 +71,24 @@ def plain_discriminator(size: int, channels: int, width: int) -> nn.Sequential:
         layers += [nn.BatchNorm2d(outputs)] if level else []
         layers.append(nn.LeakyReLU(0.2, True))
         wide = outputs
-    return nn.Sequential(*layers, nn.Conv2d(wide, 1, 4, 1, 0, bias=False), nn.Flatten(0))
+    return nn.Sequential(*layers, nn.Conv2d(wide, 1, 4, 1, 0, bias=False), nn.Flatten(0)).apply(plain_weights)
 
 
-def plain_dcgan(size: int, batch: int, device: torch.device) -> Iterator[int]:
-    """The tutorials' loop, yielding the pictures of each step."""
-    torch.manual_seed(0)
-    g, d = plain_generator(size, CHANNELS, WIDTH).to(device), plain_discriminator(size, CHANNELS, WIDTH).to(device)
+def plain_weights(layer: nn.Module) -> None:
+    """The textbook's first weights."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(layer.weight, 0.0, 0.02)
+    elif isinstance(layer, nn.BatchNorm2d):
+        nn.init.normal_(layer.weight, 1.0, 0.02)
+
+
+def plain_dcgan(g: nn.Module, d: nn.Module, draw: Callable[[], Tensor]) -> Iterator[int]:
+    """The tutorials' loop over batches of real pictures, yielding the pictures of each step."""
     of_d, of_g = (torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (d, g))
-    pictures = torch.rand(1024, CHANNELS, size, size) * 2 - 1
-    one, zero = torch.ones(batch, device=device), torch.zeros(batch, device=device)
     while True:
-        real = pictures[torch.randint(0, len(pictures), (batch,))].to(device)
+        real = draw()
+        batch, device = len(real), real.device
+        one, zero = torch.ones(batch, device=device), torch.zeros(batch, device=device)
         d.zero_grad()
         F.binary_cross_entropy_with_logits(d(real), one).backward()
         with torch.no_grad():
@@ -252,23 +258,25 @@ SAME = {"stylegan2": {"fold": 1, "width": WIDTH, "latent": LATENT, "mixing": 0.0
 
 def contestant(name: str, batch: int, device: torch.device) -> Iterator[int]:
     """One of the loops by its name."""
-    plain = {
-        "dcgan, plain": lambda: plain_dcgan(SIZE, batch, device),
-        "stylegan2, plain": lambda: plain_stylegan2(batch, device),
-        "textbook, 64 pixels": lambda: plain_dcgan(64, batch, device),
-    }
-    if name in plain:
-        return plain[name]()
+    if name == "stylegan2, plain":
+        return plain_stylegan2(batch, device)
+    if name in ("dcgan, plain", TEXTBOOK):
+        torch.manual_seed(0)
+        size = 64 if name == TEXTBOOK else SIZE
+        g, d = plain_generator(size, CHANNELS, WIDTH).to(device), plain_discriminator(size, CHANNELS, WIDTH).to(device)
+        pictures = torch.rand(1024, CHANNELS, size, size) * 2 - 1
+        return plain_dcgan(g, d, lambda: pictures[torch.randint(0, len(pictures), (batch,))].to(device))
     if name == "preset":
         return fit_steps(ours("r3gan", SIZE, CHANNELS, {}, True), batch, device)
     system = name.partition(",")[0]
     return fit_steps(ours(system, SIZE, CHANNELS, SAME[system], False), batch, device)
 
 
+TEXTBOOK = "textbook, 64 pixels"
 PAIRS = {
     "dcgan": ("dcgan, plain", "dcgan, ours"),
     "stylegan2": ("stylegan2, plain", "stylegan2, ours"),
-    "preset": ("textbook, 64 pixels", "preset"),
+    "preset": (TEXTBOOK, "preset"),
 }
 
 

@@ -296,7 +296,7 @@ def test_the_verb_takes_data_and_size_from_the_teacher(teacher, tmp_path, capsys
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({}, "needs a teacher.*reverie distill RUN"),
+        ({}, "no teacher.*reverie distill RUN"),
         ({"teacher": {"name": "vae", "kwargs": {"size": 8, "channels": 1}}}, "no steps to save.*flow-matching"),
         ({"teacher": config(size=16)}, "16x16x1, and these are 8x8x1"),
         ({"teacher": config(classes=5, conditional="label")}, "knows 5 classes"),

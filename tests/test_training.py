@@ -23,7 +23,7 @@ from reverie.training.checkpoint import Checkpoint, load_checkpoint, newest_whol
 from reverie.training.ema import EMA
 from reverie.training.fit import Fit
 from reverie.training.loop import resume, train
-from reverie.training.phase import Phase
+from reverie.training.phase import Phase, Stage
 from reverie.training.precision import pick_device, pick_precision
 from reverie.training.run import Run
 
@@ -117,6 +117,23 @@ def test_stages_play_in_order_and_freeze_each_other_bitwise(tiny):
     fit.step(1, 0.5)
     end = list(model.parameters())
     assert torch.equal(middle[0], end[0]) and not torch.equal(middle[2], end[2])
+
+
+def test_a_stage_has_its_share_of_training_and_its_own_progress(tiny):
+    seen = []
+
+    def stage(share):
+        phase = Phase(
+            "", torch.optim.SGD([weight], 0.1), lambda b: seen.append(b["progress"].item()) or {"loss": weight.sum()}
+        )
+        return Stage([phase], share)
+
+    weight = nn.Parameter(torch.zeros(1))
+    fit = fit_of(nn.Linear(1, 1), tiny, [stage(1), stage(2), stage(5)])
+    for step, progress in enumerate((0.0, 0.0625, 0.125, 0.25, 0.375, 1.0)):
+        fit.step(step, progress)
+        assert fit.stage == (0, 0, 1, 1, 2, 2)[step]
+    assert seen == [0.0, 0.5, 0.0, 0.5, 0.0, 1.0]
 
 
 class Staged(nn.Module):

@@ -24,10 +24,11 @@ from reverie.diffusion.samplers import Denoise, ddim, unipc
 from reverie.diffusion.schedules import Pair, Schedule
 from reverie.errors import UsageError
 from reverie.models.diffusion import Diffusion
+from reverie.models.teacher import borrowed
 from reverie.noise import Noise
 from reverie.training.muon import Muon
 from reverie.training.phase import Phase
-from reverie.verbs import Batch
+from reverie.verbs import Batch, Model
 
 _NULL_RATE = 0.1  # how often the condition is hidden, so that the student too knows the null condition
 _SHIFT, _MOST = 2.0, 40.0  # sigma / alpha in the middle of the way, and where it may start
@@ -72,31 +73,11 @@ def weight(start: Pair, stop: Pair) -> float:
     return (b - r / s * a) / math.hypot(r, 0.5 * b)
 
 
-def borrowed(teacher: Any, size: int, channels: int, classes: int) -> Diffusion:
-    """The diffusion model of another run, its weights still to be filled in.
-
-    Args:
-        teacher: {"name", "kwargs", "run"} of that run.
-    Raises:
-        UsageError: no run, one that does not diffuse, or one of other pictures.
-    """
-    if not isinstance(teacher, dict):
-        raise UsageError("A student needs a teacher, a trained diffusion run: reverie distill RUN --steps 4.")
-    who = f"The teacher {teacher.get('run') or teacher['name']}"
-    made = registry.build(teacher["name"], **teacher["kwargs"])
-    if not isinstance(made, Diffusion):
-        known = [name for name, one in registry.MODELS.items() if issubclass(one.load(), Diffusion)]
-        raise UsageError(
-            f"{who} is a run of {teacher['name']}, which has no steps to save. Distil one of: {', '.join(known)}."
-        )
-    if (made.size, made.channels) != (size, channels):
-        raise UsageError(
-            f"{who} draws pictures of {made.size}x{made.size}x{made.channels}, and these are {size}x{size}x{channels}. "
-            "Leave --data and --size out to use its own."
-        )
-    if made.classes not in (0, classes):
-        raise UsageError(f"{who} knows {made.classes} classes, and these pictures have {classes}. Leave --data out.")
-    return made
+def _lack(teacher: Model) -> str:
+    if isinstance(teacher, Diffusion):
+        return ""
+    known = [name for name, one in registry.MODELS.items() if issubclass(one.load(), Diffusion)]
+    return f"no steps to save. Distil one of: {', '.join(known)}."
 
 
 class Distilled(nn.Module):
@@ -127,7 +108,9 @@ class Distilled(nn.Module):
         super().__init__()
         if evaluations < 1 or substeps < 1:
             raise UsageError(f"At least 1 step and 1 substep are needed, not {evaluations} and {substeps}.")
-        self.teacher = borrowed(teacher, size, channels, classes)
+        self.teacher = borrowed(teacher, size, channels, "reverie distill RUN --steps 4", _lack)
+        if (known := self.teacher.classes) not in (0, classes):
+            raise UsageError(f"The teacher knows {known} classes, and these pictures have {classes}. Leave --data out.")
         self.classes, self.texts = self.teacher.classes, self.teacher.texts
         if guidance != 1 and not (self.classes or self.texts):
             raise UsageError("Guidance strengthens a condition, and this teacher knows none. Leave --guidance out.")

@@ -12,39 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reverie import registry
 from reverie.errors import UsageError
 from reverie.models.stylegan import StyleGAN2
+from reverie.models.teacher import borrowed
 from reverie.models.translation import Pix2Pix
 from reverie.noise import Noise
 from reverie.training.phase import Phase
-from reverie.verbs import Batch
+from reverie.verbs import Batch, Model
 
 _STYLES = 4096  # styles whose directions are looked at
-
-
-def borrowed(teacher: Any, size: int, channels: int) -> StyleGAN2:
-    """The generator of another run, its weights still to be filled in, frozen.
-
-    Args:
-        teacher: {"name", "kwargs", "run"} of that run.
-    Raises:
-        UsageError: no run, one without styles, or one of other pictures.
-    """
-    if not isinstance(teacher, dict):
-        raise UsageError("An editor needs a teacher, a trained StyleGAN: reverie distill RUN --direction 1.")
-    who = f"The teacher {teacher.get('run') or teacher['name']}"
-    made = registry.build(teacher["name"], **teacher["kwargs"])
-    if not isinstance(made, StyleGAN2):
-        raise UsageError(
-            f"{who} is a run of {teacher['name']}, which has no styles. Take one of stylegan2 or stylegan."
-        )
-    if (made.size, made.channels) != (size, channels):
-        raise UsageError(
-            f"{who} draws pictures of {made.size}x{made.size}x{made.channels}, and these are {size}x{size}x{channels}. "
-            "Leave --data and --size out to use its own."
-        )
-    return made.requires_grad_(False)
 
 
 class Editor(Pix2Pix):
@@ -75,7 +51,9 @@ class Editor(Pix2Pix):
         if more.get("task", "pairs") != "pairs":
             raise UsageError("An editor has its own pairs: leave --task out.")
         super().__init__(size, channels, **more)
-        self.teacher = borrowed(teacher, size, channels)
+        self.teacher = borrowed(teacher, size, channels, "reverie distill RUN --direction 1", _lack).requires_grad_(
+            False
+        )
         self.ends = _ends(direction, self.teacher)
         self.strength = strength
         self.register_buffer("move", torch.zeros(self.teacher.latent))
@@ -122,6 +100,10 @@ class Editor(Pix2Pix):
     def given(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Pictures of the data; how they ought to look nobody knows."""
         return batch["image"], None
+
+
+def _lack(teacher: Model) -> str:
+    return "" if isinstance(teacher, StyleGAN2) else "no styles. Take one of stylegan2 or stylegan."
 
 
 def _ends(direction: str, teacher: StyleGAN2) -> list[int]:

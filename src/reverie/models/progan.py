@@ -18,7 +18,7 @@ from reverie.models.adversarial import Adversarial, Loss
 from reverie.models.stylegan import power_of_two
 from reverie.nets.adversarial import ConditionedGenerator, Judge
 from reverie.nets.progressive import GrowingFeatures, GrowingGenerator, smaller
-from reverie.training.phase import Phase
+from reverie.training.phase import Stage
 from reverie.verbs import Batch
 
 _FADING = 0.5  # share of a level's training over which it is faded in
@@ -37,7 +37,7 @@ class Level(nn.Module):
 
 
 class ProGAN(Adversarial):
-    """Training in stages of 4, 8, 16 ... pixels a side, each with an equal share of the time.
+    """Training in stages of 4, 8, 16 ... pixels a side, each with twice the time of the one before.
 
     Args:
         latent: numbers in z, which is N(0, I).
@@ -72,14 +72,14 @@ class ProGAN(Adversarial):
 
     # Learning
 
-    def stages(self, lr: float = 1e-3, d_lr: float = 0.0, beta: float = 0.0) -> list[list[Phase]]:
-        """See ``Adversarial.phases``: the same moves at every level."""
+    def stages(self, lr: float = 1e-3, d_lr: float = 0.0, beta: float = 0.0) -> list[Stage]:
+        """See ``Adversarial.phases``: the same moves at every level, which has twice the time of the one before."""
         found = []
         for level in range(len(self.grower.net.pixels)):
             moves = super().phases(lr, d_lr, beta)
             for move in moves:
                 move.loss = partial(self.at, level, move.loss)
-            found.append(moves)
+            found.append(Stage(moves, 2**level))
         return found
 
     phases: Any = None
@@ -102,6 +102,11 @@ class ProGAN(Adversarial):
         self.hold(level, 1.0)
         known, new = (part | {"image": self.shrunk(part["image"], level)} for part in (seen, unseen))
         return super().checkup(known, new)
+
+    @property
+    def grown(self) -> bool:
+        """Whether it draws pictures of their full side by now."""
+        return int(self.reached) == len(self.grower.net.pixels) - 1
 
     def hold(self, level: int, share: Tensor | float) -> None:
         for net in (self.grower, self.shrinker):

@@ -68,7 +68,8 @@ def examine(lines: Lines) -> list[Finding]:
     if spread is not None and spread < 0.3:
         text = f"made pictures differ {spread:.0%} as much from one another as real ones do."
         say("collapse", text, "Try --loss r3, --packing 2, or a lower --lr.")
-    elif len(covered) == 3 and max(covered) < 0.75 and covered[-1] <= covered[0]:  # a young G finds class after class
+    elif len(covered) == 3 and (max(covered) < 0.5 or (max(covered) < 0.75 and covered[-1] <= covered[0])):
+        # between a half and three quarters and rising is a young G, which finds class after class
         text = f"{covered[-1]:.0%} of the data's classes are among the made pictures."
         say("collapse", text, "Try --loss r3, --packing 2, or --conditional label.")
     gaps = _values(lines, "overfitting")[-2:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from reverie.data.batches import Batches, split_rows
 from reverie.noise import Noise, fold
 from reverie.training import distributed
 from reverie.training.ema import EMA
-from reverie.training.phase import Phase
+from reverie.training.phase import Phase, Stage
 from reverie.training.plan import rate
 from reverie.training.precision import Precision
 from reverie.verbs import Batch
@@ -22,8 +24,8 @@ class Fit:
 
     Args:
         model: already on its device.
-        stages: lists of phases in playing order, each with an equal share of the progress. The learning rate's
-            schedule, ``batch["progress"]`` and the average begin anew with each.
+        stages: lists of phases in playing order, each with its share of the progress (see ``Stage``). The learning
+            rate's schedule, ``batch["progress"]`` and the average begin anew with each.
         batches: this rank's rows of each step's global batch.
         precision: format of the networks' arithmetic.
         ema: decay of the weights' average; 0 keeps none.
@@ -35,7 +37,7 @@ class Fit:
     def __init__(
         self,
         model: nn.Module,
-        stages: list[list[Phase]],
+        stages: Sequence[list[Phase]],
         batches: Batches,
         precision: Precision,
         ema: float = 0.999,
@@ -47,6 +49,8 @@ class Fit:
         self.model, self.stages, self.batches, self.precision = model, stages, batches, precision
         self.clip, self.accumulate, self.warmup, self.decay = clip, accumulate, warmup, decay
         self.ema = EMA(model, ema) if ema else None
+        shares = [stage.share if isinstance(stage, Stage) else 1.0 for stage in stages]
+        self.ends = [sum(shares[:place]) / sum(shares) for place in range(len(stages) + 1)]
         self.stage, self.began = 0, 0  # the current stage, and the step at which it began
         for phase in (phase for stage in stages for phase in stage):
             for group in phase.optimizer.param_groups:
@@ -60,12 +64,12 @@ class Fit:
 
     def step(self, step: int, progress: float) -> dict[str, Tensor]:
         """One move of every phase that is due. Returns detached metrics, "phase/metric" where players are several."""
-        stage = min(int(progress * len(self.stages)), len(self.stages) - 1)
+        stage = min(bisect.bisect_right(self.ends, progress), len(self.stages)) - 1
         if stage != self.stage:
             self.stage, self.began = stage, step
             if self.ema:  # what now stands still must be what the others see, not an average of it
                 self.ema.restart(self.model)
-        progress = progress * len(self.stages) - stage
+        progress = (progress - self.ends[stage]) / (self.ends[stage + 1] - self.ends[stage])
         phases = self.stages[self.stage]
         batch = self.batches(step)
         batch["progress"] = torch.full((), progress, device=self.batches.device)  # made there: no copy, no wait

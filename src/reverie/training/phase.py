@@ -33,11 +33,19 @@ class Phase:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
+class Stage(list[Phase]):
+    """Phases that play together, and how much of training is theirs, next to the shares of the other stages."""
+
+    def __init__(self, phases: Iterable[Phase], share: float = 1.0):
+        super().__init__(phases)
+        self.share = share
+
+
 def stages_of(model: Model, **options: Any) -> list[list[Phase]]:
     """The model's stages in order; a model with ``phases()`` alone has one. ``options`` are theirs (lr ...)."""
     if callable(getattr(model, "stages", None)):
-        return [list(stage) for stage in model.stages(**options)]
-    return [list(model.phases(**options))]
+        return list(model.stages(**options))
+    return [model.phases(**options)]
 
 
 def adamw(

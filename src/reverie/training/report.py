@@ -56,8 +56,8 @@ class Checkup:
     """Numbers that a game of two players is judged by while it is played, beside its losses.
 
     ``overfitting`` is what the model's own ``checkup`` says of seen and unseen pictures; ``classes_covered`` the share
-    of the data's classes that a linear probe finds among new samples (as ``metrics.modes``). Only of models that have a
-    ``checkup``.
+    of the data's classes that a linear probe finds among new samples (as ``metrics.modes``), of a model that grows once
+    it has ``grown``. Only of models that have a ``checkup``.
     """
 
     def __init__(self, data: Dataset):
@@ -74,7 +74,7 @@ class Checkup:
             next(in_order(part, min(_CHECKED, len(part)), device_of(model)))
             for part in (self.data.train, self.data.held_out)
         )
-        return model.checkup(seen, unseen) | self._classes(model)
+        return model.checkup(seen, unseen) | (self._classes(model) if getattr(model, "grown", True) else {})
 
     def _classes(self, model: Model) -> dict[str, float]:
         labels, kinds = torch.from_numpy(np.array(self.data.train.labels)), len(self.data.classes)

@@ -1,19 +1,21 @@
-"""What do the same minutes of training buy: reverie against diffusers on full Fashion-MNIST, one after the other.
+"""What do the same minutes of training buy: reverie against others on full Fashion-MNIST, one after the other.
 
-- reverie: `reverie train flow-matching --data fashion-mnist --minutes M` as it stands (``--model`` names another
-  system), sampled with the model's own sampler and number of steps.
-- diffusers: its UNet2DModel by the recipe of its example train_unconditional.py, with as many parameters (to 5 %, see
-  diffusion_step.py) and the example's batch of 16, which gives it the most steps. The M minutes are all for steps
-  (drawing is not counted), the cosine schedule ends with them, and its warm-up takes at most a tenth of
+- reverie: `reverie train MODEL --data fashion-mnist --minutes M` as it stands (``--model flow-matching``, ``r3gan``
+  ...), sampled as `reverie sample` does.
+- diffusers, for diffusion: its UNet2DModel by the recipe of its example train_unconditional.py, with as many parameters
+  (to 5 %, see diffusion_step.py) and the example's batch of 16, which gives it the most steps. The M minutes are all
+  for steps (drawing is not counted), the cosine schedule ends with them, and its warm-up takes at most a tenth of
   them: as printed, 500 steps, it would outlast the shorter budgets. Its EMA is sampled by its DDIMScheduler in 50
   steps, because the 1000 of its DDPMPipeline would take longer than the training.
+- textbook, for GANs: the tutorials' DCGAN of 64 pixels (gan_step.py) in batches of 64, its pictures enlarged to 64 and
+  what it draws made smaller again.
 
 Each trains and draws in a process of its own with the machine to itself. The same number of pictures of each is
 compared with the first 10,000 training pictures: the plain Frechet distance of Inception's features (2,000 against
 10,000: fit for comparing at equal numbers only, not for publishing), the kernel distance KID with its 95 % interval,
 which has no bias, and from --samples 5000 on FID-infinity. Beside them the floor: as many other training pictures.
 
-Run:  python benchmarks/diffusion_quality.py [--minutes 5] [--samples 2000] [--only reverie] [--out FOLDER]
+Run:  python benchmarks/quality.py [--minutes 5] [--model r3gan] [--samples 2000] [--only reverie] [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusion_step import equal_widths, fetch_diffusers, parameters, peer_average, peer_network, peer_steps
+from gan_step import plain_dcgan, plain_discriminator, plain_generator
 
 import reverie as rv
 from reverie import pictures, registry
@@ -35,6 +39,7 @@ from reverie.files import read_json, write_json
 from reverie.metrics.distances import frechet_distance, frechet_infinity, kernel_distance
 from reverie.metrics.features import backbone, features
 from reverie.metrics.statistics import Moments
+from reverie.models.adversarial import Adversarial
 from reverie.recipes import recipe_for
 from reverie.training.precision import pick_device
 from reverie.training.progress import clock
@@ -75,8 +80,9 @@ def ours(asked: argparse.Namespace, folder: Path) -> None:
     meter = Meter()
     drawn = rv.sample(model, asked.samples, label=labels, progress=lambda done, n, what: meter(done / n, what))
     sampling, told = meter.seconds, run.info
+    steps = hasattr(model, "evaluations")
     facts = {
-        "told": f"reverie {asked.model}, {model.sampler} in {model.evaluations} steps",
+        "told": f"reverie {asked.model}" + (f", {model.sampler} in {model.evaluations} steps" if steps else ""),
         "parameters": parameters(model),
         "minutes": told["seconds"] / 60,
         "seen": told["result"]["steps"] * told["training"]["batch_size"],
@@ -85,7 +91,7 @@ def ours(asked: argparse.Namespace, folder: Path) -> None:
     keep(folder, "reverie", drawn, facts)
 
 
-def peer(asked: argparse.Namespace, folder: Path) -> None:
+def diffusers(asked: argparse.Namespace, folder: Path) -> None:
     """In a process of its own: train, draw, keep."""
     sys.path.append(fetch_diffusers())
     from diffusers import DDIMScheduler
@@ -129,7 +135,44 @@ def peer(asked: argparse.Namespace, folder: Path) -> None:
     keep(folder, "diffusers", np.concatenate(drawn), facts)
 
 
-CONTESTANTS = {"reverie": ours, "diffusers": peer}
+def textbook(asked: argparse.Namespace, folder: Path) -> None:
+    """In a process of its own: train, draw, keep."""
+    data, device, side = rv.data(asked.data), pick_device(asked.device), 64
+    torch.manual_seed(0)
+    g, d = plain_generator(side, data.channels, 64).to(device), plain_discriminator(side, data.channels, 64).to(device)
+    rows, meter, seen = torch.from_numpy(np.array(data.train.images)), Meter(), 0
+
+    def draw() -> torch.Tensor:
+        return resized(pictures.to_float(rows[torch.randint(0, len(rows), (64,))]), side).to(device)
+
+    for count in plain_dcgan(g, d, draw):
+        seen += count
+        share = meter.seconds / (60 * asked.minutes)
+        meter(min(share, 1.0), f"textbook: {seen:,} pictures seen")
+        if share >= 1:
+            break
+    minutes, drawn = meter.seconds / 60, []
+    g.eval()
+    meter = Meter()
+    with torch.inference_mode():
+        for low in range(0, asked.samples, 100):
+            made = g(torch.randn(min(100, asked.samples - low), 100, 1, 1, device=device))
+            drawn.append(pictures.to_uint8(resized(made, data.size)))
+    facts = {
+        "told": "textbook DCGAN of 64 pixels",
+        "parameters": parameters(g) + parameters(d),
+        "minutes": minutes,
+        "seen": seen,
+        "drawn_per_second": asked.samples / meter.seconds,
+    }
+    keep(folder, "textbook", np.concatenate(drawn), facts)
+
+
+def resized(images: torch.Tensor, side: int) -> torch.Tensor:
+    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True).contiguous()
+
+
+CONTESTANTS = {"reverie": ours, "diffusers": diffusers, "textbook": textbook}
 
 
 def row(name: str, *cells: str) -> str:
@@ -190,12 +233,14 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="folder for the run, the samples and their grids")
     asked = parser.parse_args()
-    folder = asked.out or fresh_path("diffusion-quality", asked.data)
+    folder = asked.out or fresh_path("quality", asked.data)
     if folder.exists():
         parser.error(f"{folder} is there already: name another --out.")
     folder.mkdir(parents=True)
-    fetch_diffusers()
-    names = [asked.only] if asked.only else list(CONTESTANTS)
+    other = "textbook" if issubclass(registry.MODELS[asked.model].load(), Adversarial) else "diffusers"
+    if other == "diffusers":
+        fetch_diffusers()
+    names = [asked.only] if asked.only else ["reverie", other]
     for name in names:
         process = multiprocessing.get_context("spawn").Process(target=CONTESTANTS[name], args=(asked, folder))
         process.start()
@@ -207,7 +252,7 @@ def main() -> None:
     found = score(asked, folder, names)
     print(f"samples to look at: {', '.join(str(folder / f'{name}.png') for name in names)}")
     if not asked.only:
-        print(f"ratio: {found['diffusers'] / found['reverie']:.2f}")
+        print(f"ratio: {found[other] / found['reverie']:.2f}")
 
 
 if __name__ == "__main__":
