@@ -181,12 +181,13 @@ class Judge(nn.Module):
         if self.plane is not None:
             image = torch.cat([image, self.plane(label).unflatten(1, (1, self.size, self.size)).to(image)], 1)
         image = image.unflatten(0, (-1, self.packing)).flatten(1, 2) if self.packing > 1 else image
-        features = self.body(image.contiguous(memory_format=torch.channels_last))
-        logits = self.head(features)[:, 0]
-        if self.projection is not None:
-            told = self.projection(label).unflatten(0, (-1, self.packing)).mean(1)
-            logits = logits + (told.to(features) * features).sum(1)
-        return logits.float(), None if self.names is None else self.names(features).float()
+        features = self.body(image.contiguous(memory_format=torch.channels_last)).float()
+        with torch.autocast(image.device.type, enabled=False):  # losses look at small differences of large logits
+            logits = self.head(features)[:, 0]
+            if self.projection is not None:
+                told = self.projection(label).unflatten(0, (-1, self.packing)).mean(1)
+                logits = logits + (told * features).sum(1)
+            return logits, None if self.names is None else self.names(features)
 
 
 class OverLargest(nn.Module):
