@@ -131,7 +131,7 @@ def test_penalties_are_what_they_say_for_a_slope_that_is_known():
     model, batch = Known(loss="wasserstein", r1=2.0, r2=3.0, slope=5.0), batch_of(size=4)
     told = model.penalty_loss(dict(batch, rng=Noise.of_step(3, 0, 8)))
     rng = Noise.of_step(3, 0, 8)
-    fake = model.make(rng, None).detach()
+    fake = model.made({"rng": rng}, None).detach()
     real = batch["image"]
     r1, r2 = (2.25 * x.square().flatten(1).sum(1).mean() for x in (real, fake))
     slope = 1.5 * between(real, fake, rng).square().flatten(1).sum(1).sqrt()
@@ -157,6 +157,43 @@ def test_a_move_touches_its_own_player_only(name):
         assert moved and all(key.startswith((mine, "strength", "stride")) for key in moved)
         assert all(p.grad is None for p in model.parameters())
         before = {key: value.clone() for key, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_all_moves_of_a_step_are_about_the_same_pictures_and_a_whole_batch_makes_them_once(parts, monkeypatch):
+    model = registry.build(
+        "dcgan", size=8, channels=1, classes=3, width=8, conditional="label", r1=1.0, penalty_every=2
+    )
+    rows = Pictures(torch.randint(0, 255, (8, 8, 8, 1)).byte().numpy(), torch.full((8,), -1).numpy(), [""] * 8)
+    fp32 = pick_precision("fp32", torch.device("cpu"))
+    fit = Fit(model, stages_of(model), Batches(rows, 8, 0), fp32, ema=0, accumulate=parts)
+    calls, seen = [], []
+    make, opinion = model.make, model.D.opinion
+    monkeypatch.setattr(model, "make", lambda rng, label: calls.append(1) or make(rng, label))
+    monkeypatch.setattr(model.D, "opinion", lambda x, label=None: seen.append((x.detach(), label)) or opinion(x, label))
+    before = {key: value.clone() for key, value in model.G.state_dict().items()}
+    fit.step(0, 0.0)
+    assert len(calls) == (1 if parts == 1 else 3 * parts)
+    by_d, by_penalty, by_g = (seen[place * parts : (place + 1) * parts] for place in range(3))
+    for first, second, third in zip(by_d, by_penalty, by_g, strict=True):
+        rows = len(third[0])
+        for picture, label in (first, second):  # real ones above
+            assert torch.equal(picture[rows:], third[0]) and torch.equal(label[rows:], third[1])
+    assert any(not torch.equal(value, before[key]) for key, value in model.G.state_dict().items())
+
+
+def test_a_step_of_a_game_in_parts_is_the_step_of_the_whole(monkeypatch):
+    rows = Pictures(torch.randint(0, 255, (8, 8, 8, 1)).byte().numpy(), torch.zeros(8).long().numpy(), [""] * 8)
+    fp32, ends = pick_precision("fp32", torch.device("cpu")), []
+    for parts in (1, 2):
+        torch.manual_seed(0)
+        model = registry.build("r3gan", size=8, channels=1, width=8, d_augment="diffaugment", penalty_every=1)
+        for phase in (stages := stages_of(model))[0]:
+            phase.optimizer = torch.optim.SGD(phase.parameters, 0.01)  # Adam makes a step of any rounding
+        fit = Fit(model, stages, Batches(rows, 8, 0), fp32, ema=0, accumulate=parts, clip=0)
+        fit.step(0, 0.5)
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*ends, atol=1e-5, rtol=1e-4)
 
 
 def test_a_packed_judge_sees_neighbours_as_one_and_spread_falls_to_nothing_when_all_are_one():

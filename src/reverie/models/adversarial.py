@@ -21,9 +21,10 @@ from reverie.data.differentiable_augment import adaptive, diffaugment
 from reverie.errors import UsageError
 from reverie.nets.adversarial import within
 from reverie.noise import Noise
-from reverie.training.phase import Phase, adamw
+from reverie.training.phase import Phase, adamw, taking_part
 from reverie.verbs import Batch
 
+_MADE = 1 << 32  # where in a row's stream the numbers begin that its picture is made of: the same for all moves
 ADA_AIM = 0.6  # mean sign of D's logits of real pictures that ADA steers to
 ADA_SPEED = 1e-3  # by how much its strength moves in a step
 
@@ -166,7 +167,7 @@ class Adversarial(nn.Module):
     # Learning
 
     def phases(self, lr: float = 2e-4, d_lr: float = 0.0, beta: float = 0.0) -> list[Phase]:
-        """D's move, then G's; with ``penalty_every`` above 1 the penalties are a third, lazy move of D's.
+        """D's move, then G's, of the same made pictures; lazy penalties (``penalty_every`` above 1) are a move between.
 
         Args:
             lr: peak learning rate of G.
@@ -203,6 +204,13 @@ class Adversarial(nn.Module):
         """Pictures (B, C, H, W) of new z, for training, kept within [-1, 1]."""
         return within(self.G(rng(self.latent), label).float())
 
+    def made(self, batch: Batch, label: Tensor | None) -> Tensor:
+        """The pictures that G makes in this step: the first move that needs them makes them for all."""
+        if "made" in batch:
+            return batch["made"]
+        with taking_part(self.G):
+            return self.make(Noise(batch["rng"].keys, _MADE), label)
+
     def view(self, image: Tensor, rng: Noise) -> Tensor:
         """What D is shown of a picture."""
         if self.d_augment == "diffaugment":
@@ -216,9 +224,10 @@ class Adversarial(nn.Module):
         real ones' differences.
         """
         rng, label = batch["rng"], self.label_of(batch)
-        with torch.no_grad():
-            fake = self.make(rng, label)
-            if self.d_augment == "ada":
+        made = self.made(batch, label)
+        fake = made.detach()
+        if self.d_augment == "ada":
+            with torch.no_grad():
                 self.strength.clamp_(0, 1)
         shown = self.view(batch["image"], rng), self.view(fake, rng)
         penalised = self.penalised and self.penalty_every == 1
@@ -235,7 +244,7 @@ class Adversarial(nn.Module):
         if penalised:
             extra, more = self.penalty(*slopes, *shown, label, rng)
             loss, told = loss + extra, told | more
-        return {"loss": loss, **told}
+        return {"loss": loss, **told, "made": made}
 
     def opinions(
         self, real: Tensor, fake: Tensor, label: Tensor | None, slopes: bool
@@ -263,10 +272,9 @@ class Adversarial(nn.Module):
         return loss, told
 
     def penalty_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The penalties alone, of fresh pictures."""
+        """The penalties alone."""
         rng, label = batch["rng"], self.label_of(batch)
-        with torch.no_grad():
-            fake = self.make(rng, label)
+        fake = self.made(batch, label).detach()
         shown = self.view(batch["image"], rng), self.view(fake, rng)
         *_, slopes = self.opinions(*shown, label, slopes=True)
         loss, told = self.penalty(*slopes, *shown, label, rng)
@@ -275,7 +283,7 @@ class Adversarial(nn.Module):
     def g_loss(self, batch: Batch) -> dict[str, Tensor]:
         """G's loss; ``signal`` is how strongly it pulls, see ``pull``."""
         rng, label = batch["rng"], self.label_of(batch)
-        fake_logit, names = self.D.opinion(self.view(self.make(rng, label), rng), label)
+        fake_logit, names = self.D.opinion(self.view(self.made(batch, label), rng), label)
         real_logit = torch.zeros_like(fake_logit)
         if self.game.paired:
             with torch.no_grad():

@@ -18,7 +18,7 @@ from reverie.models.adversarial import game_of
 from reverie.models.diffusion import unet
 from reverie.nets.adversarial import patch_judge
 from reverie.noise import Noise
-from reverie.training.phase import Phase, adamw
+from reverie.training.phase import Phase, adamw, taking_part
 from reverie.verbs import Batch
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -131,16 +131,22 @@ class Pix2Pix(nn.Module):
     def d_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The game's loss over patches, real pairs against made ones."""
         source, target = self.pair(batch)
-        with torch.no_grad():
-            made = self.G(source).to(source.dtype)
-        logits = self.D(torch.cat([torch.cat([source, target], 1), torch.cat([source, made], 1)])).float()
+        made = self.made(batch, source)
+        logits = self.D(torch.cat([torch.cat([source, target], 1), torch.cat([source, made.detach()], 1)])).float()
         real, fake = logits.chunk(2)
-        return {"loss": self.game.judge(real, fake).mean() / 2, "real": real.mean(), "fake": fake.mean()}
+        return {"loss": self.game.judge(real, fake).mean() / 2, "real": real.mean(), "fake": fake.mean(), "made": made}
+
+    def made(self, batch: Batch, source: Tensor) -> Tensor:
+        """G(A): the first move that needs it makes it for both."""
+        if "made" in batch:
+            return batch["made"]
+        with taking_part(self.G):
+            return self.G(source).to(source.dtype)
 
     def g_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The game's loss + l1 E|B - G(A)|."""
         source, target = self.pair(batch)
-        made = self.G(source).to(source.dtype)
+        made = self.made(batch, source)
         fake = self.D(torch.cat([source, made], 1)).float()
         told = {"l1": F.l1_loss(made, target), "game": self.game.make(torch.zeros_like(fake), fake).mean()}
         return {"loss": told["game"] + self.l1 * told["l1"], **told}
@@ -243,9 +249,9 @@ class CycleGAN(nn.Module):
     def d_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Each side's game against made pictures, half of them from the past where there is a pool."""
         a, b, of_a, of_b = self.piles(batch)
+        fake_a, fake_b = self.made(batch, a, b)
         with torch.no_grad():
-            fakes = self.to_a(b).to(b.dtype), self.to_b(a).to(a.dtype)
-            shown = self.remembered(fakes, batch["rng"])
+            shown = self.remembered((fake_a.detach(), fake_b.detach()), batch["rng"])
         told: dict[str, Tensor] = {}
         loss: Any = 0.0
         sides = (("a", self.d_a, a, shown[0], of_a, of_b), ("b", self.d_b, b, shown[1], of_b, of_a))
@@ -257,7 +263,14 @@ class CycleGAN(nn.Module):
             on_fake = self.game.judge(zero, fake_logit) - self.game.judge(zero, zero) / 2
             loss = loss + ((weight[:, None] * on_real + made_weight[:, None] * on_fake) / 2).mean()
             told |= {f"real_{name}": real_logit.mean(), f"fake_{name}": fake_logit.mean()}
-        return {"loss": loss, **told}
+        return {"loss": loss, **told, "made_a": fake_a, "made_b": fake_b}
+
+    def made(self, batch: Batch, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """F(B) and G(A): the first move that needs them makes them for both."""
+        if "made_a" in batch:
+            return batch["made_a"], batch["made_b"]
+        with taking_part(self.to_a, self.to_b):
+            return self.to_a(b).to(b.dtype), self.to_b(a).to(a.dtype)
 
     def remembered(self, fakes: tuple[Tensor, Tensor], rng: Noise) -> tuple[Tensor, Tensor]:
         """Made pictures, each exchanged with probability 1/2 for one of the past, whose place it takes."""
@@ -280,7 +293,7 @@ class CycleGAN(nn.Module):
     def g_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Both sides' game, the way there and back, and the identity."""
         a, b, of_a, of_b = self.piles(batch)
-        fake_b, fake_a = self.to_b(a).to(a.dtype), self.to_a(b).to(b.dtype)
+        fake_a, fake_b = self.made(batch, a, b)
 
         def mean(rows: Tensor, weight: Tensor) -> Tensor:
             return (weight * rows.flatten(1).mean(1)).mean()

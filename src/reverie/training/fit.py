@@ -74,10 +74,10 @@ class Fit:
         batch = self.batches(step)
         batch["progress"] = torch.full((), progress, device=self.batches.device)  # made there: no copy, no wait
         metrics: dict[str, Tensor] = {}
-        for number, phase in enumerate(phases, 1):
+        for phase in phases:
             if step % phase.every == 0:
                 factor = rate(step - self.began, progress, self.warmup, self.decay)
-                found = self._move(phase, batch, fold(self.batches.seed, step, number), factor)
+                found = self._move(phase, batch, fold(self.batches.seed, step, 1), factor)
                 metrics |= {
                     (name if len(phases) == 1 else f"{phase.name}/{name}"): value for name, value in found.items()
                 }
@@ -100,7 +100,10 @@ class Fit:
                 found = phase.loss(part)
             (found["loss"] * (phase.every * share)).backward()
             for name, value in found.items():
-                sums[name] = sums.get(name, 0) + value.detach().float() * share
+                if not value.ndim:
+                    sums[name] = sums.get(name, 0) + value.detach().float() * share
+                elif self.accumulate == 1:
+                    batch[name] = value  # for the moves after this one, with its graph
         gradients = [p.grad for p in parameters if p.grad is not None]
         distributed.average(gradients)
         if self.clip:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,9 @@ class Phase:
     Attributes:
         name: for logs and error messages ("D", "G", "elbo").
         optimizer: owns the only tensors that this move may change.
-        loss: batch -> {"loss": scalar, **metrics}; every random draw comes from ``batch["rng"]``.
+        loss: batch -> {"loss": scalar, **metrics}; every random draw comes from ``batch["rng"]``, which is the same for
+            all moves of a step: what one makes, another can make again. To spare it that, what a loss returns with rows
+            (B, ...) is in the batch of the moves after it, if the batch is whole.
         every: the move is made every k-th step, and its loss is then scaled by k (lazy regularisation).
     """
 
@@ -31,6 +34,18 @@ class Phase:
     @property
     def parameters(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+@contextmanager
+def taking_part(*nets: nn.Module) -> Iterator[None]:
+    """Lets the gradient of a later move of the step reach networks that stand still in this one."""
+    parameters = [p for net in nets for p in net.parameters()]
+    before = [p.requires_grad for p in parameters]
+    for p in parameters:
+        p.requires_grad_(True)
+    yield
+    for p, wanted in zip(parameters, before, strict=True):
+        p.requires_grad_(wanted)
 
 
 class Stage(list[Phase]):
