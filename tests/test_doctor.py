@@ -149,6 +149,11 @@ def test_planted_faults_are_named_with_advice(kind, advice, fault):
     assert finding.kind == kind and advice in finding.advice and finding.step == 600
 
 
+def test_nobody_is_told_to_try_what_is_at_work_already():
+    (finding,) = examine([line | {"D/strength": 0.2} for line in healthy(overfitting=0.9)])
+    assert "strength 0.2" in finding.said and "ada" not in finding.advice and "flip" in finding.advice
+
+
 def test_a_moment_is_no_illness_and_the_start_is_not_judged():
     lines = healthy()
     lines[-1] |= {"D/spread": 0.0, "G/signal": 0.0, "D/loss": 1e6, "overfitting": 1.0}

@@ -75,7 +75,13 @@ def examine(lines: Lines) -> list[Finding]:
     gaps = _values(lines, "overfitting")[-2:]
     if len(gaps) == 2 and min(gaps) > 0.5:
         text = f"D tells unseen pictures from its training pictures {gaps[-1]:.0%} as well as made ones from them."
-        say("overfitting", text, "Try --d-augment ada (or diffaugment), more pictures, or --augment flip.")
+        strength = _values(lines, "D/strength")  # of ADA, where it is at work
+        text += f" ADA is at work (strength {strength[-1]:.2g})." if strength else ""
+        say(
+            "overfitting",
+            text,
+            f"Try {'' if strength else '--d-augment ada (or diffaugment), '}more pictures, or --augment flip.",
+        )
     signal = _recent(lines, "G/signal")
     if signal is not None and signal < 0.02:
         text = f"G is pulled by {signal:.1g} a picture: D is sure, and G's loss is flat there."
