@@ -150,8 +150,13 @@ def test_planted_faults_are_named_with_advice(kind, advice, fault):
 
 
 def test_nobody_is_told_to_try_what_is_at_work_already():
-    (finding,) = examine([line | {"D/strength": 0.2} for line in healthy(overfitting=0.9)])
-    assert "strength 0.2" in finding.said and "ada" not in finding.advice and "flip" in finding.advice
+    (finding,) = examine([line | {"D/strength": 0.2} for line in healthy(overfitting=1.9)])
+    assert (
+        "less real than made" in finding.said
+        and "strength 0.2" in finding.said
+        and "ada" not in finding.advice
+        and "flip" in finding.advice
+    )
 
 
 def test_a_moment_is_no_illness_and_the_start_is_not_judged():
