@@ -60,7 +60,7 @@ class Editor(Pix2Pix):
 
     # Learning
 
-    def phases(self, lr: float = 1e-3, d_lr: float = 2e-4, beta: float = 0.5) -> list[Phase]:
+    def phases(self, lr: float = 3e-4, d_lr: float = 2e-4, beta: float = 0.5) -> list[Phase]:
         """As ``Pix2Pix``; the direction is found first, in the teacher's weights."""
         with torch.no_grad():
             self.move.copy_(self.found())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from reverie.errors import UsageError
 from reverie.models.adversarial import game_of
 from reverie.models.diffusion import unet
-from reverie.nets.adversarial import patch_judge
+from reverie.nets.adversarial import patch_judge, within
 from reverie.noise import Noise
 from reverie.training.phase import Phase, adamw, taking_part
 from reverie.verbs import Batch
@@ -44,14 +44,14 @@ TASKS = {"colour": grey, "lines": lines}  # what is made of a picture, for the n
 
 
 class Translator(nn.Module):
-    """The fast U-Net without a time: (B, inputs, H, W) to (B, outputs, H, W); the output is linear."""
+    """The fast U-Net without a time: (B, inputs, H, W) to (B, outputs, H, W) in [-1, 1]."""
 
     def __init__(self, size: int, inputs: int, outputs: int, width: int, depth: int):
         super().__init__()
         self.net = unet(size, inputs, width, depth, outputs=outputs)
 
     def forward(self, source: Tensor) -> Tensor:
-        return self.net(source, source.new_zeros(len(source)))
+        return within(self.net(source, source.new_zeros(len(source))).to(source.dtype))
 
 
 class Pix2Pix(nn.Module):
@@ -97,7 +97,7 @@ class Pix2Pix(nn.Module):
 
     # Learning
 
-    def phases(self, lr: float = 1e-3, d_lr: float = 2e-4, beta: float = 0.5) -> list[Phase]:
+    def phases(self, lr: float = 3e-4, d_lr: float = 2e-4, beta: float = 0.5) -> list[Phase]:
         """D's move, then G's.
 
         Args:
@@ -141,7 +141,7 @@ class Pix2Pix(nn.Module):
         if "made" in batch:
             return batch["made"]
         with taking_part(self.G):
-            return self.G(source).to(source.dtype)
+            return self.G(source)
 
     def g_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The game's loss + l1 E|B - G(A)|."""
@@ -159,7 +159,7 @@ class Pix2Pix(nn.Module):
 
     def translate(self, source: Tensor, noise: Noise | None = None, **condition: Any) -> Tensor:
         """A to B, or B to A where that was learned: (B, C, H, W) to (B, C', H, W). A grey picture may be given grey."""
-        return self.G(self.fit(source)).clamp(-1, 1)
+        return self.G(self.fit(source))
 
     def fit(self, source: Tensor) -> Tensor:
         """A picture of another number of channels made one of what the network takes."""
@@ -213,7 +213,7 @@ class CycleGAN(nn.Module):
 
     # Learning
 
-    def phases(self, lr: float = 1e-3, d_lr: float = 2e-4, beta: float = 0.5) -> list[Phase]:
+    def phases(self, lr: float = 3e-4, d_lr: float = 2e-4, beta: float = 0.5) -> list[Phase]:
         """Both discriminators' move, then both generators'.
 
         Args:
@@ -270,7 +270,7 @@ class CycleGAN(nn.Module):
         if "made_a" in batch:
             return batch["made_a"], batch["made_b"]
         with taking_part(self.to_a, self.to_b):
-            return self.to_a(b).to(b.dtype), self.to_b(a).to(a.dtype)
+            return self.to_a(b), self.to_b(a)
 
     def remembered(self, fakes: tuple[Tensor, Tensor], rng: Noise) -> tuple[Tensor, Tensor]:
         """Made pictures, each exchanged with probability 1/2 for one of the past, whose place it takes."""
@@ -327,4 +327,4 @@ class CycleGAN(nn.Module):
         """A picture (B, C, H, W) of the one pile as one of the other."""
         if to not in ("A", "B"):
             raise UsageError(f"to is 'A' or 'B', not {to!r}.")
-        return (self.to_b if to == "B" else self.to_a)(source).clamp(-1, 1)
+        return (self.to_b if to == "B" else self.to_a)(source)
