@@ -130,23 +130,26 @@ class Pix2Pix(nn.Module):
 
     def d_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The game's loss over patches, real pairs against made ones."""
-        source, target = self.pair(batch)
-        made = self.made(batch, source)
+        source, target, made = self.made(batch)
         logits = self.D(torch.cat([torch.cat([source, target], 1), torch.cat([source, made.detach()], 1)])).float()
         real, fake = logits.chunk(2)
-        return {"loss": self.game.judge(real, fake).mean() / 2, "real": real.mean(), "fake": fake.mean(), "made": made}
+        return {"loss": self.game.judge(real, fake).mean() / 2, "real": real.mean(), "fake": fake.mean()} | {
+            "given": source,
+            "wanted": target,
+            "made": made,
+        }
 
-    def made(self, batch: Batch, source: Tensor) -> Tensor:
-        """G(A): the first move that needs it makes it for both."""
+    def made(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """A, B and G(A): the first move that needs them makes them for both."""
         if "made" in batch:
-            return batch["made"]
+            return batch["given"], batch["wanted"], batch["made"]
+        source, target = self.pair(batch)
         with taking_part(self.G):
-            return self.G(source)
+            return source, target, self.G(source)
 
     def g_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The game's loss + l1 E|B - G(A)|."""
-        source, target = self.pair(batch)
-        made = self.made(batch, source)
+        source, target, made = self.made(batch)
         fake = self.D(torch.cat([source, made], 1)).float()
         told = {"l1": F.l1_loss(made, target), "game": self.game.make(torch.zeros_like(fake), fake).mean()}
         return {"loss": told["game"] + self.l1 * told["l1"], **told}

@@ -77,7 +77,7 @@ class Fit:
         for phase in phases:
             if step % phase.every == 0:
                 factor = rate(step - self.began, progress, self.warmup, self.decay)
-                found = self._move(phase, batch, fold(self.batches.seed, step, 1), factor)
+                found = self._move(phase, batch, fold(self.batches.seed, step, 1), factor)  # the same noise for all
                 metrics |= {
                     (name if len(phases) == 1 else f"{phase.name}/{name}"): value for name, value in found.items()
                 }

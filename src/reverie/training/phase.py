@@ -43,9 +43,11 @@ def taking_part(*nets: nn.Module) -> Iterator[None]:
     before = [p.requires_grad for p in parameters]
     for p in parameters:
         p.requires_grad_(True)
-    yield
-    for p, wanted in zip(parameters, before, strict=True):
-        p.requires_grad_(wanted)
+    try:
+        yield
+    finally:
+        for p, wanted in zip(parameters, before, strict=True):
+            p.requires_grad_(wanted)
 
 
 class Stage(list[Phase]):
