@@ -29,8 +29,13 @@ def batch_of(rows=6, size=8, channels=3, pairs=True, **more):
 
 
 def cycle(**options):
+    """A CycleGAN that is past its start, where both ways are the identity."""
     torch.manual_seed(0)
-    return registry.build("cyclegan", **{"size": 8, "channels": 3, "width": 8, "pool": 0} | options)
+    model = registry.build("cyclegan", **{"size": 8, "channels": 3, "width": 8, "pool": 0} | options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
 
 
 def test_luma_is_that_of_the_standard_and_flat_pictures_have_no_lines():
@@ -83,6 +88,14 @@ def test_the_two_directions_of_a_cycle_are_exact_swaps():
         there, back = getattr(model, player)(batch), getattr(other, player)(turned)
         torch.testing.assert_close(there["loss"], back["loss"])
     torch.testing.assert_close(model.translate(batch["image"], to="A"), other.translate(batch["image"], to="B"))
+
+
+def test_a_cycle_begins_as_the_identity_both_ways():
+    picture = batch_of()["image"]
+    fresh, later = registry.build("cyclegan", size=8, channels=3, width=8), cycle()
+    for to in ("A", "B"):
+        torch.testing.assert_close(fresh.translate(picture, to=to), picture)
+        assert bool((later.translate(picture, to=to) - picture).abs().mean() > 0.01)
 
 
 def test_two_classes_are_two_piles_and_a_row_counts_for_its_own():

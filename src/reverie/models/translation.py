@@ -44,14 +44,19 @@ TASKS = {"colour": grey, "lines": lines}  # what is made of a picture, for the n
 
 
 class Translator(nn.Module):
-    """The fast U-Net without a time: (B, inputs, H, W) to (B, outputs, H, W) in [-1, 1]."""
+    """The fast U-Net without a time: (B, inputs, H, W) to (B, outputs, H, W) in [-1, 1].
 
-    def __init__(self, size: int, inputs: int, outputs: int, width: int, depth: int):
+    With ``change`` it learns what to add to the picture, and is the identity at first.
+    """
+
+    def __init__(self, size: int, inputs: int, outputs: int, width: int, depth: int, change: bool = False):
         super().__init__()
         self.net = unet(size, inputs, width, depth, outputs=outputs)
+        self.change = change
 
     def forward(self, source: Tensor) -> Tensor:
-        return within(self.net(source, source.new_zeros(len(source))).to(source.dtype))
+        made = self.net(source, source.new_zeros(len(source))).to(source.dtype)
+        return within(source + made if self.change else made)
 
 
 class Pix2Pix(nn.Module):
@@ -208,7 +213,7 @@ class CycleGAN(nn.Module):
             raise UsageError(f"cycle, identity and pool are at least 0, not {cycle}, {identity} and {pool}.")
         self.size, self.channels, self.domains = size, channels, classes
         self.game, self.cycle, self.identity = game_of(loss), cycle, identity
-        self.to_b, self.to_a = (Translator(size, channels, channels, width, depth) for _ in range(2))
+        self.to_b, self.to_a = (Translator(size, channels, channels, width, depth, change=True) for _ in range(2))
         self.d_b, self.d_a = (patch_judge(size, channels, width) for _ in range(2))
         self.register_buffer("past_a", torch.zeros(pool, channels, size, size))
         self.register_buffer("past_b", torch.zeros(pool, channels, size, size))
@@ -305,13 +310,17 @@ class CycleGAN(nn.Module):
             logit = judge(fake).float()
             return self.game.make(torch.zeros_like(logit), logit)
 
+        # one pass of each network: the way back, and, where asked for, pictures that are there already
+        there = bool(self.identity)
+        back_a, same_a = self.to_a(torch.cat([fake_b, a]) if there else fake_b).tensor_split([len(a)])
+        back_b, same_b = self.to_b(torch.cat([fake_a, b]) if there else fake_a).tensor_split([len(b)])
         told = {
             "game": mean(game(self.d_b, fake_b), of_a) + mean(game(self.d_a, fake_a), of_b),
-            "cycle": mean((self.to_a(fake_b) - a).abs(), of_a) + mean((self.to_b(fake_a) - b).abs(), of_b),
+            "cycle": mean((back_a - a).abs(), of_a) + mean((back_b - b).abs(), of_b),
         }
         loss = told["game"] + self.cycle * told["cycle"]
-        if self.identity:
-            told["identity"] = mean((self.to_b(b) - b).abs(), of_b) + mean((self.to_a(a) - a).abs(), of_a)
+        if there:
+            told["identity"] = mean((same_b - b).abs(), of_b) + mean((same_a - a).abs(), of_a)
             loss = loss + self.cycle * self.identity * told["identity"]
         return {"loss": loss, **told}
 
