@@ -7,8 +7,8 @@
   for steps (drawing is not counted), the cosine schedule ends with them, and its warm-up takes at most a tenth of
   them: as printed, 500 steps, it would outlast the shorter budgets. Its EMA is sampled by its DDIMScheduler in 50
   steps, because the 1000 of its DDPMPipeline would take longer than the training.
-- textbook, for GANs: the tutorials' DCGAN of 64 pixels (gan_step.py) in batches of 64, its pictures enlarged to 64 and
-  what it draws made smaller again.
+- textbook, for GANs: the tutorials' DCGAN of 64 pixels (peers/gans.py) in batches of 64, its pictures enlarged to 64
+  and what it draws made smaller again.
 
 Each trains and draws in a process of its own with the machine to itself. The same number of pictures of each is
 compared with the first 10,000 training pictures: the plain Frechet distance of Inception's features (2,000 against
@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusion_step import equal_widths, fetch_diffusers, parameters, peer_average, peer_network, peer_steps
-from gan_step import plain_dcgan, plain_discriminator, plain_generator
+from peers.gans import plain_dcgan, plain_discriminator, plain_generator
 
 import reverie as rv
 from reverie import pictures, registry
