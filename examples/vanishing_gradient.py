@@ -2,7 +2,8 @@
 
 G's minimax loss log(1 - D(G(z))) has the gradient D(G(z)) with respect to D's logit: where D is sure that a picture is
 made, G learns nothing. The non-saturating loss -log D(G(z)) has 1 - D(G(z)). Both are trained here with a discriminator
-that learns faster than its generator, as early in any training; the pull (``G/signal`` of the log) is plotted.
+that learns faster than its generator, as early in any training; the pull (``G/signal`` of the log) is plotted, with
+D(x) and D(G(z)) over time.
 
 Run:  python examples/vanishing_gradient.py [--minutes 1] [--data fashion] [--out vanishing-gradient.png]
 """
@@ -32,14 +33,15 @@ def main() -> None:
             run = rv.train("gan", asked.data, out=Path(scratch) / loss, minutes=asked.minutes, loss=loss, **told)
             lines = run.metrics()
             steps = [line["step"] for line in lines]
-            for axis, name in ((pull, "G/signal"), (real, "D/real"), (made, "D/fake")):
+            for axis, name in ((pull, "G/signal"), (real, "D/p_real"), (made, "D/p_fake")):
                 axis.plot(steps, [line[name] for line in lines], label=loss)
             print(f"{loss}: G is pulled by {lines[-1]['G/signal']:.3g} a picture at the end")
-        pull.set_yscale("log")
+        for axis in (pull, made):
+            axis.set_yscale("log")
         for axis, title in (
             (pull, "|d loss of G / d logit|"),
-            (real, "D's logit of real pictures"),
-            (made, "of made ones"),
+            (real, "D(x), real pictures"),
+            (made, "D(G(z)), made ones"),
         ):
             axis.set_title(title, fontsize=10)
             axis.set_xlabel("step", fontsize=8)

@@ -65,6 +65,17 @@ def test_where_d_is_sure_the_saturating_gradient_vanishes_and_the_other_does_not
     assert abs(float(flat)) < 5e-5 and abs(float(steep)) > 0.9999
 
 
+@pytest.mark.parametrize("loss, known", [("minimax", True), ("non-saturating", True), ("hinge", False)])
+def test_the_log_has_d_s_probabilities_and_the_pull_on_g_that_follows_from_them(loss, known):
+    model, batch = registry.build("gan", size=8, channels=1, width=16, loss=loss), batch_of()
+    told = model.d_loss(batch)
+    assert ("p_real" in told) == ("p_fake" in told) == known
+    if known:
+        pull = told["p_fake"] if loss == "minimax" else 1 - told["p_fake"]
+        torch.testing.assert_close(model.g_loss(batch)["signal"], pull)
+        assert 0 < float(told["p_real"]) < 1
+
+
 @pytest.mark.parametrize(
     "name, best",
     [

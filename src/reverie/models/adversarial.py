@@ -220,8 +220,8 @@ class Adversarial(nn.Module):
     def d_loss(self, batch: Batch) -> dict[str, Tensor]:
         """D's loss and, where they are not a move of their own, the penalties.
 
-        ``real`` and ``fake`` are mean logits, ``spread`` how much made pictures differ from one another, in units of
-        real ones' differences.
+        ``real`` and ``fake`` are mean logits, ``p_real`` and ``p_fake``, where the game knows probabilities, D(x) and
+        D(G(z)); ``spread`` is how much made pictures differ from one another, in units of real ones' differences.
         """
         rng, label = batch["rng"], self.label_of(batch)
         made = self.made(batch, label)
@@ -234,6 +234,8 @@ class Adversarial(nn.Module):
         real_logit, fake_logit, names, slopes = self.opinions(*shown, label, slopes=penalised)
         loss = self.game.judge(real_logit, fake_logit).mean()
         told = {"real": real_logit.mean(), "fake": fake_logit.mean(), "spread": spread(fake) / spread(batch["image"])}
+        if self.game.probability:
+            told |= {"p_real": real_logit.detach().sigmoid().mean(), "p_fake": fake_logit.detach().sigmoid().mean()}
         if names is not None and label is not None:  # of real pictures only
             told["naming"] = F.cross_entropy(names[: len(label)], label)
             loss = loss + self.naming * told["naming"]
