@@ -212,7 +212,9 @@ def test_a_packed_judge_sees_neighbours_as_one_and_spread_falls_to_nothing_when_
     x = torch.randn(6, 1, 3, 3)
     assert judge(x).shape == (3,)
     torch.testing.assert_close(judge(x)[1], judge.head(x[2:4].flatten()[None])[0, 0])
-    assert float(spread(x[:1].expand(6, -1, -1, -1))) == 0.0 < float(spread(x))
+    assert float(spread(x[:1].expand(6, -1, -1, -1), x)) == 0.0
+    torch.testing.assert_close(spread(3 * x, x), torch.tensor(9.0))
+    assert float(spread(x[:1], x[:1])) == 1.0  # of one picture nothing is known
 
 
 def test_a_projection_adds_the_class_times_the_features():

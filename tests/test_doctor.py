@@ -159,6 +159,13 @@ def test_nobody_is_told_to_try_what_is_at_work_already():
     )
 
 
+def test_a_translator_whose_pictures_become_one_is_told_what_it_has():
+    """Its game has no penalties, packs or relativistic form to try."""
+    lines = [{k: v for k, v in line.items() if k != "G/signal"} for line in healthy(**{"D/spread": 0.01})]
+    (finding,) = examine(lines)
+    assert finding.kind == "collapse" and "--loss" not in finding.advice and "batches" in finding.advice
+
+
 def test_a_moment_is_no_illness_and_the_start_is_not_judged():
     lines = healthy()
     lines[-1] |= {"D/spread": 0.0, "G/signal": 0.0, "D/loss": 1e6, "overfitting": 1.0}

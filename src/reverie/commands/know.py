@@ -46,12 +46,12 @@ def doctor(run: RunName, /, json: bool = False) -> None:
     """
     from dataclasses import asdict
 
-    from reverie.training.doctor import examine
+    from reverie.training.doctor import examine, is_game
     from reverie.training.run import Run, locate
 
     found = Run.open(locate(run)[0])
     lines = found.metrics()
-    if not any("D/spread" in line for line in lines):
+    if not is_game(lines):
         raise UsageError(f"{run} is no game of two players: the doctor knows GANs. `reverie evaluate {run}` scores it.")
     now, earlier = examine(lines), list(found.info.get("findings", []))
     still = {one.kind for one in now}

@@ -89,9 +89,15 @@ def between(real: Tensor, fake: Tensor, rng: Noise) -> Tensor:
     return torch.lerp(real, fake, rng.uniform(1, 1, 1).to(real))
 
 
-def spread(x: Tensor) -> Tensor:
-    """Mean squared distance of neighbours in the batch, a scalar: falls to 0 when all pictures become one."""
-    return (x - x.roll(1, 0)).square().mean()
+def spread(made: Tensor, real: Tensor) -> Tensor:
+    """Mean squared distance of neighbours among made pictures, over that of real ones: 0 when all have become one.
+
+    A batch of one picture says nothing, and is given 1.
+    """
+    if len(made) < 2:
+        return made.new_ones(())
+    apart, wanted = ((x - x.roll(1, 0)).square().mean() for x in (made.detach(), real))
+    return apart / wanted.clamp(min=1e-6)
 
 
 def game_of(name: str) -> Game:
@@ -233,7 +239,7 @@ class Adversarial(nn.Module):
         penalised = self.penalised and self.penalty_every == 1
         real_logit, fake_logit, names, slopes = self.opinions(*shown, label, slopes=penalised)
         loss = self.game.judge(real_logit, fake_logit).mean()
-        told = {"real": real_logit.mean(), "fake": fake_logit.mean(), "spread": spread(fake) / spread(batch["image"])}
+        told = {"real": real_logit.mean(), "fake": fake_logit.mean(), "spread": spread(fake, batch["image"])}
         if self.game.probability:
             told |= {"p_real": real_logit.detach().sigmoid().mean(), "p_fake": fake_logit.detach().sigmoid().mean()}
         if names is not None and label is not None:  # of real pictures only

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.errors import UsageError
-from reverie.models.adversarial import game_of
+from reverie.models.adversarial import game_of, spread
 from reverie.models.diffusion import unet
 from reverie.nets.adversarial import patch_judge, within
 from reverie.noise import Noise
@@ -138,11 +138,9 @@ class Pix2Pix(nn.Module):
         source, target, made = self.made(batch)
         logits = self.D(torch.cat([torch.cat([source, target], 1), torch.cat([source, made.detach()], 1)])).float()
         real, fake = logits.chunk(2)
-        return {"loss": self.game.judge(real, fake).mean() / 2, "real": real.mean(), "fake": fake.mean()} | {
-            "given": source,
-            "wanted": target,
-            "made": made,
-        }
+        told = {"real": real.mean(), "fake": fake.mean(), "spread": spread(made, target)}
+        shared = {"given": source, "wanted": target, "made": made}
+        return {"loss": self.game.judge(real, fake).mean() / 2, **told, **shared}
 
     def made(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """A, B and G(A): the first move that needs them makes them for both."""
@@ -271,6 +269,7 @@ class CycleGAN(nn.Module):
             on_fake = self.game.judge(zero, fake_logit) - self.game.judge(zero, zero) / 2
             loss = loss + ((weight[:, None] * on_real + made_weight[:, None] * on_fake) / 2).mean()
             told |= {f"real_{name}": real_logit.mean(), f"fake_{name}": fake_logit.mean()}
+        told["spread"] = torch.minimum(spread(fake_a, a), spread(fake_b, b))
         return {"loss": loss, **told, "made_a": fake_a, "made_b": fake_b}
 
     def made(self, batch: Batch, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,11 +46,17 @@ def _recent(lines: Lines, name: str) -> float | None:
     return statistics.median(found) if len(found) == _LATELY else None
 
 
+def is_game(lines: Lines) -> bool:
+    """Whether a log is that of two players."""
+    return any("D/loss" in line for line in lines)
+
+
 def examine(lines: Lines) -> list[Finding]:
     """What is wrong as of the last line, the gravest first; nothing, for a healthy game or one that is no game."""
-    if len(lines) < _YOUNG or not any("D/spread" in line for line in lines):
+    if len(lines) < _YOUNG or not is_game(lines):
         return []
     step, found = lines[-1]["step"], []
+    translates = not _values(lines, "G/signal")  # its game has neither penalties nor packs
 
     def say(kind: str, said: str, advice: str) -> None:
         found.append(Finding(kind, step, said, advice))
@@ -61,13 +67,17 @@ def examine(lines: Lines) -> list[Finding]:
             known = max(values[: len(values) // 2])  # the first moves are large
             if min(values[-_LATELY:]) > 30 * (known + 1e-3):
                 text = f"{name} was at most {known:.3g} and is now {statistics.median(values[-_LATELY:]):.3g}."
-                say("divergence", text, "Lower --lr, or hold D's slope down: --r1 1, or --loss r3.")
+                slope = "Lower --lr, or hold D's slope down: --r1 1, or --loss r3."
+                say("divergence", text, "Lower --lr and --d-lr." if translates else slope)
                 break
     spread = _recent(lines, "D/spread")
     covered = _values(lines, "classes_covered")[-3:]
     if spread is not None and spread < 0.3:
         text = f"made pictures differ {spread:.0%} as much from one another as real ones do."
-        say("collapse", text, "Try --loss r3, --packing 2, or a lower --lr.")
+        way_out = (
+            "Lower --lr, or take smaller batches." if translates else "Try --loss r3, --packing 2, or a lower --lr."
+        )
+        say("collapse", text, way_out)
     elif len(covered) == 3 and (max(covered) < 0.5 or (max(covered) < 0.75 and covered[-1] <= covered[0])):
         # between a half and three quarters and rising is a young G, which finds class after class
         text = f"{covered[-1]:.0%} of the data's classes are among the made pictures."
