@@ -1,8 +1,9 @@
 """One small TOML file per trained result: what to type, and what it measured.
 
 ``MODEL-DATA.toml`` serves one data set, ``MODEL.toml`` any other. Tables: ``[model]`` constructor arguments,
-``[phases]`` arguments of ``phases()``, ``[training]`` fields of ``Options``, ``[measured]`` the result with its
-command, machine and commit. ``[gpu.model]``, ``[gpu.phases]`` and ``[gpu.training]`` say what is different on a GPU.
+``[phases]`` arguments of ``phases()``, ``[training]`` fields of ``Options``, ``[measured]`` (or
+``[measured.DATA]``, where a recipe serves any) the result with its command, machine and commit. ``[gpu.model]``,
+``[gpu.phases]`` and ``[gpu.training]`` say what is different on a GPU.
 """
 
 from __future__ import annotations
