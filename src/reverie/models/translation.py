@@ -46,13 +46,13 @@ TASKS = {"colour": grey, "lines": lines}  # what is made of a picture, for the n
 class Translator(nn.Module):
     """The fast U-Net without a time: (B, inputs, H, W) to (B, outputs, H, W) in [-1, 1].
 
-    With ``change`` it learns what to add to the picture, and is the identity at first.
+    Of as many channels as it is given it learns what to add to the picture, and is the identity at first.
     """
 
-    def __init__(self, size: int, inputs: int, outputs: int, width: int, depth: int, change: bool = False):
+    def __init__(self, size: int, inputs: int, outputs: int, width: int, depth: int):
         super().__init__()
         self.net = unet(size, inputs, width, depth, outputs=outputs)
-        self.change = change
+        self.change = inputs == outputs
 
     def forward(self, source: Tensor) -> Tensor:
         made = self.net(source, source.new_zeros(len(source))).to(source.dtype)
@@ -211,7 +211,7 @@ class CycleGAN(nn.Module):
             raise UsageError(f"cycle, identity and pool are at least 0, not {cycle}, {identity} and {pool}.")
         self.size, self.channels, self.domains = size, channels, classes
         self.game, self.cycle, self.identity = game_of(loss), cycle, identity
-        self.to_b, self.to_a = (Translator(size, channels, channels, width, depth, change=True) for _ in range(2))
+        self.to_b, self.to_a = (Translator(size, channels, channels, width, depth) for _ in range(2))
         self.d_b, self.d_a = (patch_judge(size, channels, width) for _ in range(2))
         self.register_buffer("past_a", torch.zeros(pool, channels, size, size))
         self.register_buffer("past_b", torch.zeros(pool, channels, size, size))
