@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from PIL import Image
 import reverie as rv
 from reverie import registry
 from reverie.cli import main
+from reverie.commands import draw
+from reverie.generation import options_of
 from reverie.verbs import verbs_of
 
 
@@ -223,3 +226,16 @@ def test_wrong_use_gets_a_sentence_and_an_exit_code_never_a_traceback(run, call,
     (tmp_path / "text.png").write_text("this is no picture")
     found, _, err = call(*[a.format(run=run) for a in arguments])
     assert found == code and said in err and "Traceback" not in err, err
+
+
+def test_what_a_model_can_be_asked_in_python_it_can_be_asked_on_the_command_line():
+    for name, entry in registry.MODELS.items():
+        model = entry.load()
+        verbs = {"sample": draw.sample, "translate": draw.translate}
+        flags = {
+            flag
+            for verb, command in verbs.items()
+            if hasattr(model, verb)
+            for flag in inspect.signature(command).parameters
+        }
+        assert set(options_of(model)) <= flags, name

@@ -28,11 +28,13 @@ def sample(
     classifier: Annotated[str | None, arg(metavar="RUN")] = None,
     autoguide: Annotated[str | None, arg(metavar="RUN")] = None,
     trajectory: Annotated[str | None, arg(metavar="FILE")] = None,
+    truncation: float | None = None,
     json: bool = False,
 ) -> None:
     """Draw new pictures. Picture i is that of seed + i: the same alone, in a batch, on any machine (to rounding).
 
-    Diffusion models also take --sampler, --steps, --grid, --guidance, --classifier, --autoguide and --trajectory.
+    Diffusion models also take --sampler, --steps, --grid, --guidance, --classifier, --autoguide and --trajectory,
+    GANs --truncation.
 
     Examples: reverie sample runs/ddpm-fashion --sampler ddim --steps 50; reverie sample RUN --text "red heart" "a cat"
     --guidance 3; reverie sample RUN -n 8 --trajectory way.webp.
@@ -54,6 +56,8 @@ def sample(
         autoguide: a weaker run of the same data, or an earlier checkpoint: --guidance above 1 leads away from it.
         trajectory: x at each step (upper row) and what the network thinks is behind the noise (lower row): a film
             (.webp, .gif, .mp4), or a strip (.png ...). x is scaled to noise of one size.
+        truncation: how far from the mean a picture's style (of gan, dcgan and the like: its noise) may be: below 1 more
+            typical and less varied, 1 is as trained.
         json: print the result as JSON.
     """
     from reverie.generation import load
@@ -67,7 +71,7 @@ def sample(
     count = number if number is not None else 8 if trajectory else 64
     condition: dict[str, Any] = {"label": list(label) or None, "text": list(text) or None}
     options: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "guidance": guidance}
-    options |= {"classifier": classifier, "autoguide": autoguide}
+    options |= {"classifier": classifier, "autoguide": autoguide, "truncation": truncation}
     made: dict[str, Any] = {"number": count, "seeds": [seed, seed + count - 1]}
     said = []
     if film:
