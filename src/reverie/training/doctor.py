@@ -47,8 +47,8 @@ def _recent(lines: Lines, name: str) -> float | None:
 
 
 def is_game(lines: Lines) -> bool:
-    """Whether a log is that of two players."""
-    return any("D/loss" in line for line in lines)
+    """Whether a log is that of a GAN or a translator; a codec's judge of details is no player."""
+    return any("D/spread" in line for line in lines)
 
 
 def examine(lines: Lines) -> list[Finding]:
