@@ -45,16 +45,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_step import convolution, peak
 
 from reverie import registry
+from reverie.core.precision import keep_memory, pick_device, pick_precision
 from reverie.data.batches import Batches
 from reverie.data.types import Pictures
 from reverie.home import home
 from reverie.nets.textbook_unet import TextbookUNet
+from reverie.optim.phase import stages_of
 from reverie.pictures import to_float
 from reverie.recipes import recipe_for
 from reverie.training.fit import Fit
 from reverie.training.options import Options
-from reverie.training.phase import stages_of
-from reverie.training.precision import keep_memory, pick_device, pick_precision
 from reverie.verbs import Model
 
 SIZE, CHANNELS = 32, 3

@@ -44,10 +44,10 @@ from peers.gans import (
 )
 
 from reverie import registry
-from reverie.noise import Noise
+from reverie.core.noise import Noise
+from reverie.core.precision import keep_memory, pick_device, pick_precision
 from reverie.recipes import recipe_for
 from reverie.training.options import Options
-from reverie.training.precision import keep_memory, pick_device, pick_precision
 from reverie.verbs import Model
 
 # Ours

@@ -35,13 +35,13 @@ from peers.gans import plain_dcgan, plain_discriminator, plain_generator
 
 import reverie as rv
 from reverie import pictures, registry
-from reverie.files import read_json, write_json
+from reverie.core.files import read_json, write_json
+from reverie.core.precision import pick_device
 from reverie.metrics.distances import frechet_distance, frechet_infinity, kernel_distance
 from reverie.metrics.features import backbone, features
 from reverie.metrics.statistics import Moments
 from reverie.models.adversarial import Adversarial
 from reverie.recipes import recipe_for
-from reverie.training.precision import pick_device
 from reverie.training.progress import clock
 from reverie.training.run import fresh_path, machine
 

@@ -28,14 +28,14 @@ from torch import Tensor
 
 import reverie as rv
 from reverie import pictures, weights
+from reverie.core.files import read_json, write_json
+from reverie.core.noise import Noise
 from reverie.diffusion.grids import GRIDS
 from reverie.diffusion.samplers import SAMPLERS
-from reverie.files import read_json, write_json
 from reverie.generation import data_of
 from reverie.metrics.distances import frechet_distance
 from reverie.metrics.features import Backbone, backbone, features
 from reverie.metrics.statistics import Moments
-from reverie.noise import Noise
 from reverie.training.progress import clock
 from reverie.training.run import locate
 from reverie.verbs import Model

@@ -30,12 +30,12 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import reverie as rv
+from reverie.core.precision import keep_memory, pick_device, pick_precision
 from reverie.data.batches import Batches
 from reverie.data.types import Dataset
+from reverie.optim.phase import stages_of
 from reverie.recipes import recipe_for
 from reverie.training.fit import Fit
-from reverie.training.phase import stages_of
-from reverie.training.precision import keep_memory, pick_device, pick_precision
 
 RECIPE = recipe_for("vae", "fashion")
 BATCH = RECIPE["training"].get("batch_size", 128)

@@ -17,16 +17,16 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 import reverie as rv
+from reverie.core.files import replacing
+from reverie.core.noise import Noise
+from reverie.core.precision import pick_precision
 from reverie.data.batches import Batches
 from reverie.data.types import Pictures
-from reverie.files import replacing
 from reverie.metrics.resize import resize
 from reverie.nets.small import DIMENSION, SIZE, SmallEncoder
-from reverie.noise import Noise
+from reverie.optim.phase import Phase, adamw
 from reverie.pictures import to_float
 from reverie.training.fit import Fit
-from reverie.training.phase import Phase, adamw
-from reverie.training.precision import pick_precision
 from reverie.verbs import Batch
 from reverie.weights import digest
 
@@ -83,8 +83,8 @@ class Student(nn.Module):
         return [Phase("student", adamw(self.parameters(), lr, 0.05), self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        rng = batch["rng"]
-        image = torch.where(rng.bernoulli(0.3, 1, 1, 1), batch["image"].flip(3), batch["image"])
+        rng = batch.rng
+        image = torch.where(rng.bernoulli(0.3, 1, 1, 1), batch["x"].flip(3), batch["x"])
         image, strength = degrade(image, rng)
         features = self.encoder(image)
         named = F.cross_entropy(self.names(features).float(), batch["label"], label_smoothing=0.05)

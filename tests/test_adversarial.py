@@ -10,16 +10,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from reverie import registry
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
+from reverie.core.precision import pick_precision
 from reverie.data.batches import Batches
 from reverie.data.differentiable_augment import adaptive, diffaugment
 from reverie.data.types import Pictures
-from reverie.errors import UsageError
 from reverie.models.adversarial import GAMES, Adversarial, between, spread, squared_slope
 from reverie.nets.adversarial import Judge, spectral, within
-from reverie.noise import Noise
+from reverie.optim.phase import stages_of
 from reverie.training.fit import Fit
-from reverie.training.phase import stages_of
-from reverie.training.precision import pick_precision
 
 FLAT = torch.float64
 
@@ -27,12 +28,7 @@ FLAT = torch.float64
 def batch_of(rows=8, size=8, channels=1, classes=3, step=0):
     rng = Noise.of_step(11, 0, rows)
     image = rng.uniform(channels, size, size, low=-1, high=1)
-    return {
-        "image": image,
-        "label": rng.integers(classes),
-        "rng": Noise.of_step(3 + step, 0, rows),
-        "progress": torch.tensor(0.5),
-    }
+    return Batch({"x": image, "label": rng.integers(classes)}, Noise.of_step(3 + step, 0, rows), progress=0.5)
 
 
 # The games
@@ -140,10 +136,10 @@ class Known(Adversarial):
 
 def test_penalties_are_what_they_say_for_a_slope_that_is_known():
     model, batch = Known(loss="wasserstein", r1=2.0, r2=3.0, slope=5.0), batch_of(size=4)
-    told = model.penalty_loss(dict(batch, rng=Noise.of_step(3, 0, 8)))
+    told = model.penalty_loss(batch.replace(rng=Noise.of_step(3, 0, 8)))
     rng = Noise.of_step(3, 0, 8)
-    fake = model.made({"rng": rng}, None).detach()
-    real = batch["image"]
+    fake = model.made(Batch({}, rng), None).detach()
+    real = batch["x"]
     r1, r2 = (2.25 * x.square().flatten(1).sum(1).mean() for x in (real, fake))
     slope = 1.5 * between(real, fake, rng).square().flatten(1).sum(1).sqrt()
     torch.testing.assert_close(told["r1"], r1)
@@ -161,7 +157,7 @@ def test_a_move_touches_its_own_player_only(name):
     fit = Fit(model, stages_of(model, lr=1e-2), Batches(rows, 8, 0), pick_precision("fp32", torch.device("cpu")), ema=0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for phase in fit.stages[0]:
-        batch = fit.batches(0) | {"progress": torch.tensor(0.5)}
+        batch = fit.batches(0).replace(progress=0.5)
         fit._move(phase, batch, 5, 1.0)
         mine = "D." if phase.name.startswith("D") else "G."
         moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}

@@ -15,13 +15,13 @@ import torch
 
 import reverie as rv
 from reverie import recipes, registry
+from reverie.core.noise import Noise
 from reverie.data.batches import Batches, in_order
 from reverie.drawing import conditioning
-from reverie.noise import Noise
+from reverie.optim.phase import stages_of
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.loop import rerun, resume, train
 from reverie.training.options import sort_options
-from reverie.training.phase import stages_of
 from reverie.training.run import Run
 from reverie.verbs import VERBS, verbs_of
 
@@ -104,24 +104,22 @@ def test_verbs_give_the_shapes_and_ranges_that_they_promise(name, options, tiny)
     with torch.inference_mode():
         if "sample" in verbs:
             drawn = model.sample(Noise.of_seeds(range(5)), **condition)
-            assert drawn.shape == batch["image"].shape and drawn.dtype == torch.float32 and drawn.abs().max() <= 1
+            assert drawn.shape == batch["x"].shape and drawn.dtype == torch.float32 and drawn.abs().max() <= 1
             assert model.sample(Noise.of_seeds(range(5))).isfinite().all()  # the null condition
         if "encode" in verbs:
-            code = model.encode(batch["image"], **condition)
-            assert code.shape == (5, *model.latent_shape) and torch.equal(
-                code, model.encode(batch["image"], **condition)
-            )
+            code = model.encode(batch["x"], **condition)
+            assert code.shape == (5, *model.latent_shape) and torch.equal(code, model.encode(batch["x"], **condition))
             if "decode" in verbs:
-                assert model.decode(code, **condition).shape == batch["image"].shape
+                assert model.decode(code, **condition).shape == batch["x"].shape
         for verb in {"elbo", "log_prob"} & set(verbs):
             assert getattr(model, verb)(batch).shape == (5,)
         if "translate" in verbs:
             given, truth = model.given(batch)
-            made = model.translate(given, batch["rng"])
+            made = model.translate(given, batch.rng)
             assert made.abs().max() <= 1 and (truth is None or made.shape == truth.shape)
-            torch.testing.assert_close(model.translate(given[2:3], batch["rng"][2:3]), made[2:3])
+            torch.testing.assert_close(model.translate(given[2:3], batch.rng[2:3]), made[2:3])
         if "restore" in verbs:
-            assert all(model.restore(batch["image"], task).shape == batch["image"].shape for task in model.tasks)
+            assert all(model.restore(batch["x"], task).shape == batch["x"].shape for task in model.tasks)
 
 
 @case
@@ -144,7 +142,7 @@ def test_losses_draw_only_from_the_batch_and_fall_in_training(name, options, tin
         batches = Batches(tiny.train, 32, seed=0)
 
         def loss(step, phase=phase, batches=batches):
-            batch = batches(step) | {"progress": torch.tensor(1.0), "rng": Noise.of_step(5, 0, 32)}
+            batch = batches(step).replace(rng=Noise.of_step(5, 0, 32))
             return phase.loss(batch)["loss"]
 
         before = torch.random.get_rng_state()

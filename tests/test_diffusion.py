@@ -9,13 +9,13 @@ from itertools import pairwise
 import pytest
 import torch
 
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.diffusion import grids
 from reverie.diffusion.denoiser import clipped, denoiser
 from reverie.diffusion.prediction import PREDICTIONS
 from reverie.diffusion.samplers import SAMPLERS, STOCHASTIC, ddim, dpm_solver_2m, heun, unipc
 from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear
-from reverie.errors import UsageError
-from reverie.noise import Noise
 
 MEANS = torch.tensor([[-1.0, 0.5], [0.8, -0.3], [0.2, 1.1]], dtype=torch.float64)
 VARIANCES = torch.tensor([0.04, 0.09, 0.02], dtype=torch.float64)

@@ -11,11 +11,12 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from reverie import registry
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.data.types import Dataset, Pictures, Report
 from reverie.diffusion.likelihood import eight_bit_log_prob, flow_log_prob, flow_log_prob_8bit, variational_bound
-from reverie.errors import UsageError
 from reverie.metrics.likelihood import likelihood
-from reverie.noise import Noise
 from reverie.training.report import held_out_scores
 
 MEANS = torch.tensor([[-1.0, 0.5], [0.8, -0.3], [0.2, 1.1]], dtype=torch.float64)
@@ -251,11 +252,7 @@ def small(name, **options):
 
 def batch_of(rows, **more):
     image = Noise.of_step(1, 0, rows).integers(256, 1, 8, 8) / 127.5 - 1
-    return {"image": image, "rng": Noise.of_step(2, 0, rows)} | more
-
-
-def rows_of(batch, rows):
-    return {key: value[rows] for key, value in batch.items()}
+    return Batch({"x": image} | more, Noise.of_step(2, 0, rows))
 
 
 @pytest.mark.parametrize("name", ["ddpm", "edm", "flow-matching"])
@@ -265,7 +262,7 @@ def test_a_model_s_bound_and_flow_do_not_depend_on_the_batch(name):
     for score in (lambda b: model.elbo(b, times=2), lambda b: model.log_prob(b, steps=3)):
         with torch.inference_mode():
             together = score(batch_of(5, label=label))
-            alone = score(rows_of(batch_of(5, label=label), slice(2, 4)))
+            alone = score(batch_of(5, label=label).cut(2, 4))
         assert together.isfinite().all() and torch.allclose(together[2:4], alone, rtol=1e-4)
         assert not torch.allclose(together, score(batch_of(5, label=label.flip(0))), rtol=1e-4)
 
@@ -274,9 +271,9 @@ def test_a_model_s_bound_and_flow_do_not_depend_on_the_batch(name):
 def test_a_model_s_bound_is_unbiased_for_the_whole_chain(name):
     """A thousand cheap estimates against every step of the chain: rows may have noise levels of their own."""
     model, rows = small(name), 1000
-    image = batch_of(1)["image"].expand(rows, 1, 8, 8)
+    image = batch_of(1)["x"].expand(rows, 1, 8, 8)
     with torch.inference_mode():
-        some = model.elbo({"image": image, "rng": Noise.of_step(4, 0, rows)})
+        some = model.elbo(Batch({"x": image}, Noise.of_step(4, 0, rows)))
         whole = variational_bound(model.denoiser(), image[:10], model.chain(), Noise.of_step(5, 0, 10), times=None)
     error = math.hypot(float(some.std()) / math.sqrt(rows), float(whole.std()) / math.sqrt(10))
     assert abs(float(some.mean() - whole.mean())) < 4.5 * error
@@ -303,11 +300,11 @@ class Telling(torch.nn.Module):
 
     def elbo(self, batch, times=1):
         self.asked.append("elbo")
-        return torch.full((len(batch["image"]),), -float(times))
+        return torch.full((len(batch["x"]),), -float(times))
 
     def log_prob(self, batch, steps=50, probes=1):
         self.asked.append("log_prob")
-        return batch["image"][:, 0, 0, 0]
+        return batch["x"][:, 0, 0, 0]
 
 
 def ramp(count):

@@ -14,11 +14,12 @@ from torch import nn
 import reverie as rv
 from reverie import registry
 from reverie.commands.distil import distill
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.diffusion.samplers import ddim
 from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear
-from reverie.errors import UsageError
 from reverie.models.distilled import Distilled, aim, stops, weight
-from reverie.noise import Noise
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.loop import train
 
@@ -60,7 +61,7 @@ def with_exact_teacher(**options):
 
 
 def batch_of(rows=6, **more):
-    return {"image": torch.zeros(rows, 1, 8, 8), "rng": Noise.of_step(3, 0, rows)} | more
+    return Batch({"x": torch.zeros(rows, 1, 8, 8)} | more, Noise.of_step(3, 0, rows))
 
 
 # What is learned
@@ -162,7 +163,7 @@ def test_the_loss_is_zero_at_the_exact_solution_and_not_at_the_teacher():
             return exact_denoiser(label)(x, 1 - t, t)
 
     model.student.net = Estimates()
-    unmoved = float(model.loss(batch | {"rng": Noise.of_step(3, 0, 6)})["loss"])
+    unmoved = float(model.loss(batch.replace(rng=Noise.of_step(3, 0, 6)))["loss"])
     assert solved < 1e-5 and unmoved > 0.02
 
 
@@ -204,7 +205,7 @@ def test_training_finds_the_solution_in_closed_form():
     optimizer = torch.optim.Adam(model.student.net.parameters(), lr=0.02)
     for step in range(150):
         optimizer.zero_grad()
-        model.loss(batch_of() | {"rng": Noise.of_step(step, 0, 6)})["loss"].backward()
+        model.loss(batch_of().replace(rng=Noise.of_step(step, 0, 6)))["loss"].backward()
         optimizer.step()
     for place, (start, stop) in enumerate(pairwise(model.pairs)):
         zero, one = (aim(x, exact_end(x, start, stop, MEANS[2]), start, stop) for x in torch.tensor([0.0, 1.0]))

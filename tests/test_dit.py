@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 from reverie.models.dit import DiT, transformer
 from reverie.nets import dit
 from reverie.nets.dit import Block, DiffusionTransformer, attend, patches, picture, positions, sinusoids

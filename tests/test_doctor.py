@@ -12,14 +12,15 @@ from torch import nn
 
 from reverie import registry
 from reverie.commands.know import doctor
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.data.types import Dataset, Pictures, Report
-from reverie.errors import UsageError
 from reverie.models.adversarial import Adversarial
-from reverie.noise import Noise
+from reverie.optim.phase import stages_of
 from reverie.pictures import to_float
 from reverie.training import report
 from reverie.training.doctor import examine
-from reverie.training.phase import stages_of
 from reverie.training.run import Run
 
 RING = torch.tensor([[math.cos(a), math.sin(a)] for a in torch.arange(8) * math.pi / 4]) * 0.8
@@ -66,12 +67,12 @@ def play(model, steps, **rates):
     for step in range(steps):
         rng = Noise.of_step(step + 1, 0, 128)
         real = RING[rng.integers(8)] + WIDE * rng(2)
-        batch, told = {"image": real[:, :, None, None]}, {}
+        batch, told = Batch({"x": real[:, :, None, None]}), {}
         for phase in phases:
             model.requires_grad_(False)
             for parameter in phase.parameters:
                 parameter.requires_grad_(True)
-            found = phase.loss(batch | {"rng": Noise.of_step(1000 + step, 0, 128)})
+            found = phase.loss(batch.replace(rng=Noise.of_step(1000 + step, 0, 128)))
             found["loss"].backward()
             phase.optimizer.step()
             phase.optimizer.zero_grad()

@@ -227,7 +227,7 @@ class EvenDice(torch.nn.Module):
         self.somewhere = torch.nn.Parameter(torch.zeros(1))
 
     def log_prob(self, batch):
-        return torch.full((len(batch["image"]),), -batch["image"][0].numel() * math.log(256))
+        return torch.full((len(batch["x"]),), -batch["x"][0].numel() * math.log(256))
 
 
 def test_even_dice_cost_8_bits_a_dimension_and_an_exact_likelihood_is_not_called_a_bound(fashion):

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from reverie import registry
 from reverie.cli import main
-from reverie.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError
+from reverie.core.noise import Noise
 from reverie.generation import data_of, load
 from reverie.interop import export, import_
 from reverie.interop.exporting import EXPORTED, WEIGHTS, arguments, how_to_load
@@ -24,7 +25,6 @@ from reverie.interop.names import chain_arguments, chain_config, unet_arguments,
 from reverie.models.diffusion import unet
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.nets.unet import UNet
-from reverie.noise import Noise
 from reverie.training.checkpoint import Checkpoint, save_checkpoint
 from reverie.training.loop import rerun, resume, train
 from reverie.training.run import Run

@@ -11,17 +11,18 @@ from torch import nn
 
 import reverie as rv
 from reverie import registry
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
+from reverie.core.precision import pick_precision
 from reverie.data.batches import Batches, in_order
-from reverie.errors import UsageError
 from reverie.models import codec as codecs
 from reverie.models.codec import AutoencoderKL
 from reverie.models.latent_diffusion import LatentDiffusion
 from reverie.nets.vgg import VGG16
-from reverie.noise import Noise
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.fit import Fit
 from reverie.training.loop import train
-from reverie.training.precision import pick_precision
 from reverie.verbs import verbs_of
 
 SMALL = {"width": 8, "batch_size": 32, "warmup": 5, "log_every": 5, "quiet": True}
@@ -37,7 +38,7 @@ def stirred(model):
 
 
 def batch_of(tiny, rows=16, progress=1.0):
-    return Batches(tiny.train, rows, 0)(0) | {"progress": torch.tensor(progress), "rng": Noise.of_step(5, 0, rows)}
+    return Batches(tiny.train, rows, 0)(0).replace(progress=progress, rng=Noise.of_step(5, 0, rows))
 
 
 def weights_of(run, step=None):
@@ -94,9 +95,9 @@ def test_an_unfit_codec_says_what_to_do(options, said):
 def test_the_loss_is_the_reconstruction_and_the_weighed_kl_of_two_gaussians(tiny):
     model = stirred(AutoencoderKL(8, 1, latent=3, width=8, kl=0.3).double())
     batch = batch_of(tiny)
-    batch["image"] = batch["image"].double()
+    batch["x"] = batch["x"].double()
     found = model.loss(batch)
-    mean, log_var = model.posterior(batch["image"])
+    mean, log_var = model.posterior(batch["x"])
     posterior = torch.distributions.Normal(mean, (log_var / 2).exp())
     kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0))
     torch.testing.assert_close(found["kl"], kl.sum((1, 2, 3)).mean())
@@ -104,7 +105,7 @@ def test_the_loss_is_the_reconstruction_and_the_weighed_kl_of_two_gaussians(tiny
     silent = AutoencoderKL(8, 1, latent=3, width=8)  # decodes 0, whatever the code
     for parameter in silent.parameters():
         nn.init.zeros_(parameter)
-    black = {"image": -torch.ones(4, 1, 8, 8), "rng": Noise.of_seeds(range(4))}
+    black = Batch({"x": -torch.ones(4, 1, 8, 8)})
     assert silent.loss(black)["reconstruction"] == 1 and silent.loss(black)["kl"] == 0
 
 
@@ -123,17 +124,15 @@ def test_the_discriminator_follows_the_hinge_loss(tiny):
     model = stirred(AutoencoderKL(8, 1, width=8, adversarial=0.5))
     model.discriminator = Brightness()
     batch = batch_of(tiny)
-    made, _ = model.rebuild(batch["image"], Noise.of_step(5, 0, 16))
-    real, fake = (3 * x.mean((1, 2, 3)) for x in (batch["image"], made))
+    made, _ = model.rebuild(batch["x"], Noise.of_step(5, 0, 16))
+    real, fake = (3 * x.mean((1, 2, 3)) for x in (batch["x"], made))
     wanted = ((1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()) / 2
     torch.testing.assert_close(model.discriminator_loss(batch)["loss"], wanted)
 
 
 def test_its_opinion_counts_only_after_the_start(tiny):
     model = stirred(AutoencoderKL(8, 1, width=8, adversarial=0.5, adversarial_start=0.6))
-    early, late = (
-        model.loss(batch_of(tiny, progress=progress) | {"rng": Noise.of_step(5, 0, 16)}) for progress in (0.59, 0.61)
-    )
+    early, late = (model.loss(batch_of(tiny, progress=progress)) for progress in (0.59, 0.61))
     torch.testing.assert_close(early["loss"], early["reconstruction"] + model.kl * early["kl"] / 16)  # 16 latents
     torch.testing.assert_close(late["loss"] - early["loss"], 0.5 * late["adversarial"])
     late["adversarial"].backward()
@@ -159,8 +158,8 @@ def test_lpips_joins_the_loss_and_reaches_the_encoder_but_not_the_checkpoint(mon
     monkeypatch.setattr(codecs.weights, "load", pretrained.__getitem__)
     plain, judged = (stirred(AutoencoderKL(16, 1, width=8, perceptual=weight)) for weight in (0.0, 2.0))
     judged.load_state_dict(plain.state_dict())
-    batches = [{"image": torch.rand(2, 1, 16, 16), "rng": Noise.of_seeds([0, 1])} for _ in range(2)]
-    batches[1]["image"] = batches[0]["image"]
+    batches = [Batch({"x": torch.rand(2, 1, 16, 16)}) for _ in range(2)]
+    batches[1]["x"] = batches[0]["x"]
     alone, found = plain.phases()[0].loss(batches[0]), judged.phases()[0].loss(batches[1])
     assert found["perceptual"] > 0
     torch.testing.assert_close(found["loss"] - alone["loss"], 2 * found["perceptual"])
@@ -178,7 +177,7 @@ def test_normalising_and_back_is_the_codecs_own_reconstruction(kind, tiny):
     with torch.no_grad():
         model.mean.copy_(torch.tensor([1.0, -2.0, 0.5]))
         model.square.copy_(model.mean.square() + torch.tensor([0.01, 4.0, 1.0]))
-        image = next(in_order(tiny.held_out, 8))["image"]
+        image = next(in_order(tiny.held_out, 8))["x"]
         raw = model.codec.encode(image)
         torch.testing.assert_close(model.encode(image)[:, 1], (raw[:, 1] + 2) / 2)
         torch.testing.assert_close(model.decode(model.encode(image)), model.codec.decode(raw), atol=1e-5, rtol=0)
@@ -189,7 +188,7 @@ def test_one_move_of_the_moments_is_a_running_average(tiny):
     _, moments = model.phases()
     before = model.mean.detach().clone(), model.square.detach().clone()
     batches = Batches(tiny.train, 32, 0)
-    codes = model.raw(batches(0)["image"])
+    codes = model.raw(batches(0)["x"])
     fit = Fit(
         model, [[moments]], batches, pick_precision("fp32", torch.device("cpu")), ema=0, warmup=0, decay="constant"
     )
@@ -204,8 +203,8 @@ def test_codes_have_mean_0_and_deviation_1_after_training(kind, request, bars, t
     options = codec | {"steps": 200 if codec else 400, "depth": 1, "codec_width": 8}
     run = train("latent-diffusion", bars, out=tmp_path / "run", **options, **SMALL)
     model = rv.load(run)
-    pictures = torch.cat([batch["image"] for batch in in_order(rv.data(bars).train, 64)])
-    codes = model.codes({"image": pictures})
+    pictures = torch.cat([batch["x"] for batch in in_order(rv.data(bars).train, 64)])
+    codes = model.codes(Batch({"x": pictures}))
     assert codes.mean((0, 2, 3)).abs().max() < 0.1
     assert (codes.std((0, 2, 3)) - 1).abs().max() < 0.1
     raw = model.raw(pictures)
@@ -277,7 +276,7 @@ def test_a_condition_reaches_the_pictures_and_guidance_of_1_is_off(schedule, con
     assert drawn().shape == (2, 1, 8, 8)
     assert not torch.allclose(drawn(**{conditional: ask}), drawn(**{conditional: other}), atol=1e-3)
     assert torch.equal(drawn(**{conditional: ask}), drawn(**{conditional: ask}, guidance=1.0))
-    batch = {"image": torch.rand(2, 1, 8, 8), conditional: ask, "rng": Noise.of_seeds([0, 2])}
+    batch = Batch({"x": torch.rand(2, 1, 8, 8), conditional: ask}, Noise.of_seeds([0, 2]))
     model.loss(batch)["loss"].backward()
     assert all(p.grad is None for p in (*model.codec.parameters(), model.mean, model.square))
     if conditional == "text":

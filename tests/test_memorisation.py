@@ -5,9 +5,9 @@ import pytest
 import scipy.stats
 import torch
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.metrics.memorisation import authenticity, closest_pairs, copying_test, memorisation
-from reverie.noise import Noise
 
 KINDS = torch.tensor([0.3, 0.6, 1.0, 1.5, 2.0])  # how far apart the pictures of each kind lie
 

@@ -8,7 +8,8 @@ import scipy.linalg
 import scipy.stats
 import torch
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.metrics import neighbours
 from reverie.metrics.distances import (
     frechet_distance,
@@ -23,7 +24,6 @@ from reverie.metrics.distances import (
 from reverie.metrics.estimate import Estimate, chance_of_at_most
 from reverie.metrics.neighbours import nearest
 from reverie.metrics.statistics import Moments
-from reverie.noise import Noise
 
 
 def normals(count, dimension, seed=0):

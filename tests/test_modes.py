@@ -6,9 +6,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.metrics.modes import Probe, mode_coverage, stacked_modes
-from reverie.noise import Noise
 
 CENTRES = Noise.of_seeds(range(10))(24)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from reverie.training.muon import Muon, hidden_matrices, orthogonal
+from reverie.optim.muon import Muon, hidden_matrices, orthogonal
 
 
 def drawn(*shape, seed=0):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.noise import Noise, fold, mix
+from reverie.core.noise import Noise, fold, mix
 
 
 @given(st.integers(0, 2**62), st.integers(1, 9), st.data())

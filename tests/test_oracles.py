@@ -8,9 +8,10 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
+from reverie.core.batch import Batch
+from reverie.core.noise import Noise
 from reverie.models.autoencoder import Autoencoder, corrupt
 from reverie.models.vae import VAE, gaussian_nll, kl_to_standard_normal
-from reverie.noise import Noise
 
 
 def low_rank_pictures(count=400, size=4, rank=3):
@@ -113,7 +114,7 @@ def test_the_sampled_elbo_of_the_model_is_an_unbiased_estimate_of_the_exact_boun
     count = 40_000
     noise = Noise.of_seeds(range(count))
     many = image.expand(count, -1, -1, -1)
-    sampled = vae.elbo({"image": many, "rng": noise}).detach()
+    sampled = vae.elbo(Batch({"x": many}, noise)).detach()
     # uniform dequantisation adds its own known second moment, (1/127.5)^2 / 12 a pixel, and the bins' volume
     exact = elbo_in_expectation(vae, x, stats[None, :2], stats[None, 2:]) - 16 * ((1 / 127.5) ** 2 / 12) / (
         2 * vae.sigma**2
@@ -130,7 +131,7 @@ def test_the_importance_weighted_bound_rises_to_the_exact_likelihood():
     with torch.no_grad():  # a posterior that is off: its one-sample bound is loose
         encoder.weight.zero_()
         encoder.bias.copy_(torch.cat([mean[0] + 0.3, cov.diagonal().log() + 0.8]))
-    many = {"image": x.view(1, 1, 4, 4).expand(4000, -1, -1, -1), "rng": Noise.of_seeds(range(4000))}
+    many = Batch({"x": x.view(1, 1, 4, 4).expand(4000, -1, -1, -1)})
     exact = float(truth.log_likelihood(x)) - 16 * math.log(
         127.5
     )  # of the 8-bit picture: density times the bins' volume
@@ -187,7 +188,7 @@ def test_the_bernoulli_decoder_is_the_likelihood_of_binary_pictures():
 def test_free_bits_stop_the_pressure_below_their_threshold():
     vae = VAE(8, 1, latent=2, free_bits=100.0, kl_warmup=0)
     image = torch.rand(4, 1, 8, 8) * 2 - 1
-    batch = {"image": image, "rng": Noise.of_seeds(range(4)), "progress": torch.tensor(1.0)}
+    batch = Batch({"x": image})
     with torch.no_grad():
         found = vae.loss(batch)
     assert float(found["loss"] * 64 - found["nll"]) == pytest.approx(
@@ -201,7 +202,7 @@ def test_beta_weighs_the_kl_term_and_its_warm_up_starts_at_zero():
         torch.manual_seed(0)
         vae = VAE(8, 1, latent=2, beta=beta, kl_warmup=0.2)
         with torch.no_grad():
-            found = vae.loss({"image": image, "rng": Noise.of_seeds(range(4)), "progress": torch.tensor(progress)})
+            found = vae.loss(Batch({"x": image}, progress=progress))
         assert float(found["loss"] * 64) == pytest.approx(float(found["nll"] + weight * found["kl"]), rel=1e-5)
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 from reverie.training.plan import Budget, Plan, rate
 
 

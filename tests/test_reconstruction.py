@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.metrics.reconstruction import mse, psnr, ssim
-from reverie.noise import Noise
 
 
 def pairs(count=3, channels=3, height=17, width=14):

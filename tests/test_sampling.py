@@ -11,14 +11,14 @@ from PIL import Image
 
 import reverie as rv
 from reverie import registry
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.data.batches import in_order
 from reverie.diffusion import grids, samplers
 from reverie.diffusion.schedules import Flow
 from reverie.editing import diffusion_views, guides
-from reverie.errors import UsageError
 from reverie.generation import label_index, trajectory
 from reverie.models.diffusion import Diffusion
-from reverie.noise import Noise
 from reverie.pictures import save_film
 from reverie.training.loop import train
 from test_cli import call  # noqa: F401  (a fixture)
@@ -106,7 +106,7 @@ def test_a_film_s_last_frame_stays_on(tmp_path):
 
 def test_the_forward_process_mixes_picture_and_noise_as_the_schedule_says(tiny):
     model, batch = made("flow-matching"), next(in_order(tiny.held_out, 2))
-    noise = Noise(batch["rng"].keys)(1, 8, 8)
+    noise = Noise(batch.rng.keys)(1, 8, 8)
     sheet = diffusion_views.forward(model, batch, columns=3)[..., 0]
     scale = 7  # pictures of 8 pixels are shown as 56, with gaps of 2
 
@@ -114,7 +114,7 @@ def test_the_forward_process_mixes_picture_and_noise_as_the_schedule_says(tiny):
         top, left = 2 + row * (8 * scale + 2), 2 + column * (8 * scale + 2)
         return torch.from_numpy(sheet[top : top + 8 * scale : scale, left : left + 8 * scale : scale].astype(float))
 
-    for row, (image, e) in enumerate(zip(batch["image"][:, 0], noise[:, 0], strict=True)):
+    for row, (image, e) in enumerate(zip(batch["x"][:, 0], noise[:, 0], strict=True)):
         for column, wanted in enumerate((image, (image + e) / 2**0.5, e)):
             assert (tile(row, column) - (wanted.clamp(-1, 1) + 1) * 127.5).abs().max() < 1
 
@@ -312,7 +312,7 @@ class Remembering(Diffusion):
 
 def test_bayes_rule_makes_the_conditional_denoiser_of_an_exact_classifier(tiny):
     whole = next(in_order(tiny.train, 128))
-    model, alone = Remembering(whole["image"].double()), Remembering(whole["image"][whole["label"] == 1].double())
+    model, alone = Remembering(whole["x"].double()), Remembering(whole["x"][whole["label"] == 1].double())
 
     class Exact:
         size, channels = 8, 1
@@ -331,7 +331,7 @@ def test_bayes_rule_makes_the_conditional_denoiser_of_an_exact_classifier(tiny):
 
 def test_a_trained_classifier_steers_a_model_that_knows_no_classes(tiny, runs):
     whole = next(in_order(tiny.train, 128))
-    model = Remembering(whole["image"])
+    model = Remembering(whole["x"])
     flags = {"steps": 250, "batch_size": 64, "width": 16, "quiet": True}
     classifier = rv.load(train("noisy-classifier", str(runs / "bars.npz"), out=runs / "seer", **flags))
 

@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.diffusion import grids
 from reverie.diffusion.denoiser import clipped, denoiser
 from reverie.diffusion.prediction import PREDICTIONS, WEIGHTINGS, edm, weigh
 from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear
-from reverie.errors import UsageError
-from reverie.noise import Noise
 
 SCHEDULES = {
     "linear": Linear(),

@@ -15,16 +15,16 @@ import torch
 from torch import nn
 
 from reverie import registry
+from reverie.core.errors import ReverieError, UsageError
+from reverie.core.noise import Noise
+from reverie.core.precision import pick_device, pick_precision
 from reverie.data.augment import Augment
 from reverie.data.batches import Batches
-from reverie.errors import ReverieError, UsageError
-from reverie.noise import Noise
+from reverie.optim.phase import Phase, Stage
 from reverie.training.checkpoint import Checkpoint, load_checkpoint, newest_whole, save_checkpoint, steps_in
 from reverie.training.ema import EMA
 from reverie.training.fit import Fit
 from reverie.training.loop import resume, train
-from reverie.training.phase import Phase, Stage
-from reverie.training.precision import pick_device, pick_precision
 from reverie.training.run import Run
 
 FP32 = pick_precision("fp32", torch.device("cpu"))
@@ -40,11 +40,11 @@ class Two(nn.Module):
     def phases(self, lr=0.1):
         sgd = torch.optim.SGD
         return [
-            Phase("D", sgd(self.D.parameters(), lr), lambda b: {"loss": self.D(self.G(b["image"].flatten(1))).mean()}),
+            Phase("D", sgd(self.D.parameters(), lr), lambda b: {"loss": self.D(self.G(b["x"].flatten(1))).mean()}),
             Phase(
                 "G",
                 sgd(self.G.parameters(), lr),
-                lambda b: {"loss": -self.D(self.G(b["image"].flatten(1))).mean()},
+                lambda b: {"loss": -self.D(self.G(b["x"].flatten(1))).mean()},
                 self.every,
             ),
         ]
@@ -104,7 +104,7 @@ def test_stages_play_in_order_and_freeze_each_other_bitwise(tiny):
             Phase(
                 str(i),
                 torch.optim.SGD(layer.parameters(), 0.1),
-                lambda b: {"loss": model(b["image"].flatten(1)).square().mean()},
+                lambda b: {"loss": model(b["x"].flatten(1)).square().mean()},
             )
         ]
         for i, layer in enumerate(model)
@@ -124,7 +124,7 @@ def test_a_stage_has_its_share_of_training_and_its_own_progress(tiny):
 
     def stage(share):
         phase = Phase(
-            "", torch.optim.SGD([weight], 0.1), lambda b: seen.append(b["progress"].item()) or {"loss": weight.sum()}
+            "", torch.optim.SGD([weight], 0.1), lambda b: seen.append(b.progress.item()) or {"loss": weight.sum()}
         )
         return Stage([phase], share)
 
@@ -144,8 +144,8 @@ class Staged(nn.Module):
         self.a, self.b = nn.Linear(size * size, 4), nn.Linear(4, size * size)
 
     def loss(self, batch):
-        x = batch["image"].flatten(1)
-        return {"loss": (self.b(self.a(x + 0.1 * batch["rng"](64))) - x).square().mean()}
+        x = batch["x"].flatten(1)
+        return {"loss": (self.b(self.a(x + 0.1 * batch.rng(64))) - x).square().mean()}
 
     def stages(self, lr=0.01):
         return [[Phase(n, torch.optim.Adam(m.parameters(), lr), self.loss)] for n, m in (("a", self.a), ("b", self.b))]
@@ -210,7 +210,7 @@ def test_every_epoch_shows_every_picture_once_in_a_new_order(tiny):
 def test_ranks_share_the_global_batch_without_overlap(tiny):
     whole = Batches(tiny.train, 16, 1, augment=Augment.parse("flip,translate,color"))(2)
     parts = [Batches(tiny.train, 16, 1, start, 8, Augment.parse("flip,translate,color"))(2) for start in (0, 8)]
-    assert torch.equal(whole["image"], torch.cat([p["image"] for p in parts]))
+    assert torch.equal(whole["x"], torch.cat([p["x"] for p in parts]))
 
 
 def test_augmentations_do_what_they_say_and_a_pair_moves_together():
@@ -304,7 +304,7 @@ class Exploding(Staged):
     stages = None
 
     def bad(self, batch):
-        return {"loss": self.loss(batch)["loss"] * (float("nan") if batch["progress"] >= 0.7 else 1.0)}
+        return {"loss": self.loss(batch)["loss"] * (float("nan") if batch.progress >= 0.7 else 1.0)}
 
 
 def test_a_loss_that_is_not_a_number_stops_with_step_phase_checkpoint_and_advice(bars, tmp_path, monkeypatch):

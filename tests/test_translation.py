@@ -13,11 +13,12 @@ from PIL import Image
 import reverie as rv
 from reverie import registry
 from reverie.commands.draw import translate
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.data.batches import in_order
-from reverie.errors import UsageError
 from reverie.generation import data_of, find_given
 from reverie.models.translation import grey, lines
-from reverie.noise import Noise
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.loop import resume, train
 
@@ -25,7 +26,7 @@ from reverie.training.loop import resume, train
 def batch_of(rows=6, size=8, channels=3, pairs=True, **more):
     rng = Noise.of_step(11, 0, rows)
     image, source = (rng.uniform(channels, size, size, low=-1, high=1) for _ in range(2))
-    return {"image": image, "rng": Noise.of_step(3, 0, rows)} | ({"source": source} if pairs else {}) | more
+    return Batch({"x": image} | ({"source": source} if pairs else {}) | more, Noise.of_step(3, 0, rows))
 
 
 def cycle(**options):
@@ -62,7 +63,7 @@ def test_each_task_says_what_goes_in_and_what_comes_out(task, direction, shapes)
     source, target = model.pair(batch)
     assert (source.shape[1], target.shape[1]) == shapes
     if task == "pairs":
-        first, second = (batch["source"], batch["image"])[:: 1 if direction == "AtoB" else -1]
+        first, second = (batch["source"], batch["x"])[:: 1 if direction == "AtoB" else -1]
         assert source is first and target is second
     assert model.translate(source, Noise.of_seeds(range(6))).shape == target.shape
     for loss in (model.d_loss(batch), model.g_loss(batch)):
@@ -70,7 +71,7 @@ def test_each_task_says_what_goes_in_and_what_comes_out(task, direction, shapes)
 
 
 def test_a_grey_picture_and_a_coloured_one_are_both_taken_by_a_colouring_network():
-    model, source = registry.build("pix2pix", size=8, channels=3, width=8, task="colour"), batch_of()["image"]
+    model, source = registry.build("pix2pix", size=8, channels=3, width=8, task="colour"), batch_of()["x"]
     torch.testing.assert_close(model.translate(source), model.translate(grey(source)))
 
 
@@ -83,15 +84,15 @@ def test_the_two_directions_of_a_cycle_are_exact_swaps():
     other.load_state_dict(
         own | {f"{swap[key.partition('.')[0]]}.{key.partition('.')[2]}": value for key, value in named.items()}
     )
-    turned = batch | {"image": batch["source"], "source": batch["image"]}
+    turned = batch | {"x": batch["source"], "source": batch["x"]}
     for player in ("d_loss", "g_loss"):
         there, back = getattr(model, player)(batch), getattr(other, player)(turned)
         torch.testing.assert_close(there["loss"], back["loss"])
-    torch.testing.assert_close(model.translate(batch["image"], to="A"), other.translate(batch["image"], to="B"))
+    torch.testing.assert_close(model.translate(batch["x"], to="A"), other.translate(batch["x"], to="B"))
 
 
 def test_a_cycle_begins_as_the_identity_both_ways():
-    picture = batch_of()["image"]
+    picture = batch_of()["x"]
     fresh, later = registry.build("cyclegan", size=8, channels=3, width=8), cycle()
     for to in ("A", "B"):
         torch.testing.assert_close(fresh.translate(picture, to=to), picture)
@@ -102,8 +103,8 @@ def test_two_classes_are_two_piles_and_a_row_counts_for_its_own():
     model = cycle(classes=2)
     batch = batch_of(pairs=False, label=torch.tensor([0, 0, 1, 1, 1, 0]))
     whole = model.g_loss(batch)
-    a, b = batch["image"][batch["label"] == 0], batch["image"][batch["label"] == 1]
-    paired = model.g_loss({"source": a, "image": b, "rng": batch["rng"]})
+    a, b = batch["x"][batch["label"] == 0], batch["x"][batch["label"] == 1]
+    paired = model.g_loss(Batch({"source": a, "x": b}, batch.rng))
     for name in ("loss", "cycle", "identity"):
         torch.testing.assert_close(whole[name], paired[name])
 
@@ -164,8 +165,8 @@ def editor(direction="1", strength=2.0, **teacher):
 
 
 def test_pairs_of_an_editor_differ_by_the_direction_and_by_nothing_else():
-    batch = {"image": torch.zeros(4, 1, 8, 8), "rng": Noise.of_step(1, 0, 4)}
-    still = editor(strength=0.0).pair(dict(batch, rng=Noise.of_step(1, 0, 4)))
+    batch = Batch({"x": torch.zeros(4, 1, 8, 8)}, Noise.of_step(1, 0, 4))
+    still = editor(strength=0.0).pair(batch.replace(rng=Noise.of_step(1, 0, 4)))
     assert torch.equal(*still)
     model = editor(strength=1.5)
     plain, moved = model.pair(batch)
@@ -220,9 +221,9 @@ def test_held_out_pairs_files_and_captions_are_translated_beside_the_truth(tmp_p
     model = rv.load(run)
     given, truth = find_given(model, "held-out:0")
     first = next(in_order(data_of(model).held_out, 1))
-    assert torch.equal(given, first["source"]) and torch.equal(truth, first["image"])
+    assert torch.equal(given, first["source"]) and torch.equal(truth, first["x"])
     back = registry.build("cyclegan", size=8, channels=3, width=8).given(first, to="A")
-    assert torch.equal(back[0], first["image"]) and torch.equal(back[1], first["source"])
+    assert torch.equal(back[0], first["x"]) and torch.equal(back[1], first["source"])
     rows = np.asarray(Image.open(where))
     Image.fromarray(rows[:8, :8]).save(tmp_path / "mine.png")
     given, truth = find_given(model, str(tmp_path / "mine.png"))

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from reverie import fetching, weights
 from reverie.cli import main
-from reverie.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError
 from reverie.nets.imagenet import Normalise
 from reverie.nets.lpips import LPIPS
 from reverie.nets.mobilenet import STAGES, MobileNetV2

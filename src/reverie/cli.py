@@ -6,7 +6,7 @@ import os
 import sys
 
 import reverie
-from reverie.errors import ReverieError, UsageError, suggest
+from reverie.core.errors import ReverieError, UsageError, suggest
 
 HELP = """reverie {version}: train, sample and look inside every family of image generator
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reverie import pictures
-from reverie.noise import Noise
+from reverie.core.noise import Noise
 from reverie.verbs import Model
 
 
@@ -53,8 +53,8 @@ def draw(
 def reconstruct(model: Model, batch: dict[str, Any]) -> list[Tensor]:
     """What to show of a batch: the pictures, what the model saw where that differs, and what it made of that."""
     model.eval()
-    image, condition = batch["image"], conditioning(model, batch)
-    seen = model.corrupt(image, batch["rng"]) if hasattr(model, "corrupt") else image
+    image, condition = batch["x"], conditioning(model, batch)
+    seen = model.corrupt(image, batch.rng) if hasattr(model, "corrupt") else image
     made = model.decode(model.encode(seen, **condition), **condition)
     return [image, made] if seen is image else [image, seen, made]
 

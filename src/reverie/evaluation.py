@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from reverie import pictures
+from reverie.core import distributed
+from reverie.core.errors import UsageError
+from reverie.core.files import read_json, write_json
 from reverie.data import data as open_data
 from reverie.data.split import hash_rows
 from reverie.data.types import Dataset, Pictures
 from reverie.drawing import beside
-from reverie.errors import UsageError
-from reverie.files import read_json, write_json
 from reverie.generation import check_options, data_of, load, sample
 from reverie.home import Progress
 from reverie.metrics.bench import Bench, Sets
@@ -22,7 +23,6 @@ from reverie.metrics.estimate import shuffled
 from reverie.metrics.evaluate import UNDRAWN, check, measure
 from reverie.metrics.passport import Score, Scores
 from reverie.pictures import to_float
-from reverie.training import distributed
 from reverie.training.run import Run, locate
 from reverie.verbs import Model, verbs_of
 from reverie.weights import digest

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from reverie.errors import ReverieError
+from reverie.core.errors import ReverieError
 from reverie.home import Progress
 
 CONNECT_SECONDS = 6  # a closed network fails fast, the next source is tried

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from reverie import registry
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError, suggest
+from reverie.core.noise import Noise
+from reverie.core.precision import pick_device
 from reverie.data import data as open_data
 from reverie.data import load_picture
 from reverie.data.types import Dataset, Pictures
 from reverie.drawing import device_of, draw
 from reverie.editing import diffusion_views, guides
-from reverie.errors import UsageError, suggest
-from reverie.noise import Noise
 from reverie.pictures import to_float
 from reverie.training.checkpoint import trained
-from reverie.training.precision import pick_device
 from reverie.training.run import Run
 from reverie.verbs import Model, verbs_of
 
@@ -272,10 +273,10 @@ def find_given(model: Model, reference: str, **options: Any) -> tuple[Tensor, Te
     """
     if Path(reference).is_file():
         picture = find_picture(model, reference)[None].to(device_of(model))
-        given, truth = model.given({"image": picture, "source": picture}, **options)
+        given, truth = model.given(Batch({"x": picture, "source": picture}), **options)
         return given, None if given is picture else truth
     split, index = _row(model, reference)
-    batch = {"image": to_float(split.images[[index]], device_of(model))}
+    batch = Batch({"x": to_float(split.images[[index]], device_of(model))})
     if split.sources is not None:
         batch["source"] = to_float(split.sources[[index]], device_of(model))
     return model.given(batch, **options)

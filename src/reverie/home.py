@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from reverie.errors import ReverieError
+from reverie.core.errors import ReverieError
 
 Progress = Callable[[int, int, str], None]  # (done, total, what)
 

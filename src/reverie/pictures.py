@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reverie.errors import ReverieError, UsageError
-from reverie.files import atomic, disk_errors
+from reverie.core.errors import ReverieError, UsageError
+from reverie.core.files import atomic, disk_errors
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

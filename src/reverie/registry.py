@@ -8,7 +8,7 @@ import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reverie.errors import UsageError, suggest
+from reverie.core.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     from reverie.data.types import Dataset

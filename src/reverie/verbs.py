@@ -1,8 +1,6 @@
 """What a model can do is what methods it has. This is the one list of them.
 
-A batch is a dict: ``image`` (B, C, H, W) float32 in [-1, 1], and where the data has them ``label`` (B,) int64 (-1 =
-none), ``text`` (list of B strings), ``source`` (the other side of a pair), ``mask``. In training it also carries
-``rng``, a ``Noise`` of B streams from which a loss takes every random draw, and ``progress``, a scalar in [0, 1].
+What they are given in common is a ``Batch``: see ``core.batch``.
 """
 
 from __future__ import annotations
@@ -12,9 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from reverie.noise import Noise
+from reverie.core.batch import Batch
+from reverie.core.noise import Noise
 
-Batch = dict[str, Any]
 Model = Any  # an nn.Module with some of the verbs below (torch types a Module's every attribute as Tensor | Module)
 
 
@@ -45,7 +43,7 @@ class Scores(Protocol):
 @runtime_checkable
 class Bounds(Protocol):
     def elbo(self, batch: Batch, samples: int = 1) -> Tensor:
-        """A lower bound of the log-likelihood, nats per image (B,); draws from ``batch["rng"]``.
+        """A lower bound of the log-likelihood, nats per image (B,); draws from ``batch.rng``.
 
         With ``samples`` above 1 the importance-weighted bound, where the model has one. A diffusion model takes
         ``times`` instead: at how many random steps of its chain each picture is looked at.

@@ -22,9 +22,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from reverie import home
-from reverie.errors import ReverieError, UsageError, suggest
+from reverie.core.errors import ReverieError, UsageError, suggest
+from reverie.core.files import replacing
 from reverie.fetching import download, expect, first_good, pip_download, short
-from reverie.files import replacing
 from reverie.nets.inception import CONVOLUTIONS
 
 Weights = dict[str, Tensor]

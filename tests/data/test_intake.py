@@ -51,7 +51,7 @@ def test_no_file_vanishes_without_a_word(tmp_path: Path) -> None:
 def test_fewer_than_eight_pictures_is_an_error_that_carries_the_report(tmp_path: Path) -> None:
     fill(tmp_path / "few", 7)
     (tmp_path / "few" / "x.png").write_bytes(b"")
-    with pytest.raises(reverie.errors.ReverieError, match="7 usable") as caught:
+    with pytest.raises(reverie.core.errors.ReverieError, match="7 usable") as caught:
         reverie.data(tmp_path / "few")
     assert ("x.png", "zero-byte") in kinds(caught.value.report)
 
@@ -60,7 +60,7 @@ def test_too_few_after_decoding_is_the_same_error(tmp_path: Path) -> None:
     fill(tmp_path / "few", 7)
     whole = save(tmp_path / "other.png", 50, 90, 90).read_bytes()
     (tmp_path / "few" / "cut.png").write_bytes(whole[:2000])
-    with pytest.raises(reverie.errors.ReverieError, match="7 usable") as caught:
+    with pytest.raises(reverie.core.errors.ReverieError, match="7 usable") as caught:
         reverie.data(tmp_path / "few")
     assert ("cut.png", "truncated") in kinds(caught.value.report)
 

@@ -15,8 +15,8 @@ from PIL import Image
 from small_pictures import pixels
 
 import reverie.data
+from reverie.core.errors import ReverieError
 from reverie.data import public
-from reverie.errors import ReverieError
 
 SMALL = tuple(
     np.ascontiguousarray(part)

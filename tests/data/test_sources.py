@@ -18,7 +18,7 @@ from PIL import Image
 from small_pictures import fill, pixels, save
 
 import reverie.data
-from reverie.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError
 
 
 def rows(made) -> dict[str, tuple]:

@@ -19,9 +19,9 @@ from PIL import Image
 from small_pictures import fill, pixels, save
 
 import reverie.data
+from reverie.core.errors import ReverieError
 from reverie.data import intake, store
 from reverie.data.items import File
-from reverie.errors import ReverieError
 
 OPEN = "import sys, reverie.data; print(reverie.data(sys.argv[1], size=16).fingerprint)"
 

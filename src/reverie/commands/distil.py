@@ -39,7 +39,7 @@ def distill(
         out: the new run's directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         json: end with one line of JSON.
     """
-    from reverie.training.distributed import rank
+    from reverie.core.distributed import rank
     from reverie.training.loop import train
     from reverie.training.run import Run, locate
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from reverie.commands.shared import PictureName, RunName, bar, note, target, told
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 
 Number = Annotated[int, arg(aliases=["-n"])]
 
@@ -133,7 +133,7 @@ def forward(
     save(path, noised(model, batch, columns))
     if plotted:
         schedule_plot(model, plotted)
-    result = {"out": str(path), "number": len(batch["image"]), "columns": columns, "plot": plot}
+    result = {"out": str(path), "number": len(batch["x"]), "columns": columns, "plot": plot}
     told(json, result, f"{len(batch['image'])} pictures under noise in {path}" + (f", {plot}" if plot else ""))
 
 
@@ -141,14 +141,14 @@ def _batch(model: Any, images: tuple[str, ...], number: int) -> dict[str, Any]:
     """The named pictures, or the first held-out ones, on the model's device."""
     import torch
 
+    from reverie.core.batch import Batch
     from reverie.data.batches import in_order
     from reverie.drawing import device_of
     from reverie.generation import data_of, find_picture
-    from reverie.noise import Noise
 
     if images:
         shown = torch.stack([find_picture(model, one) for one in images]).to(device_of(model))
-        return {"image": shown, "rng": Noise.of_seeds(range(len(shown)), shown.device)}
+        return Batch({"x": shown})
     if number < 1:
         raise UsageError(f"The number of pictures must be at least 1, not {number}.")
     held_out = data_of(model).held_out
@@ -285,10 +285,10 @@ def mix(
         out: the picture to write.
         json: print the result as JSON.
     """
+    from reverie.core.noise import Noise
     from reverie.drawing import device_of
     from reverie.editing.latents import mixed
     from reverie.generation import load
-    from reverie.noise import Noise
     from reverie.pictures import grid, save
 
     path, model = target(out), load(run)
@@ -357,9 +357,9 @@ def translate(
     """
     import torch
 
+    from reverie.core.noise import Noise
     from reverie.drawing import beside, translated
     from reverie.generation import check_options, find_given, load, need
-    from reverie.noise import Noise
     from reverie.pictures import save, save_many, to_uint8
 
     path, model = target(out), load(run)

@@ -11,9 +11,9 @@ import tyro
 from docstring_parser import parse as parse_docstring
 
 from reverie import registry
+from reverie.core.precision import pick_device
 from reverie.recipes import recipe_for
 from reverie.training.options import Options, phase_options
-from reverie.training.precision import pick_device
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,8 +70,8 @@ def evaluate(
         out_: folder for scores.json, scores.png and closest.png; RUN/evaluation by default, or evaluation/ without RUN.
         json: print {"scores": [...], "refused": [...]}.
     """
+    from reverie.core import distributed
     from reverie.evaluation import evaluate as judge
-    from reverie.training import distributed
 
     out_ = out_ or ("evaluation" if run is None else None)
     options: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "guidance": guidance}

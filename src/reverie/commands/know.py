@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from reverie.commands.shared import RunName, bar, dump, note, out
-from reverie.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError
 
 
 def models(json: bool = False) -> None:

@@ -16,7 +16,7 @@ def train(arguments: list[str]) -> None:
     pairs = zip(rest, [*rest[1:], ""], strict=False)  # the recipe, and so what --help shows, depends on the data
     data = next((a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--data"), "fashion")
     options, asked = train_flags(model, data, rest, train.__doc__ or "")
-    from reverie.training.distributed import rank
+    from reverie.core.distributed import rank
     from reverie.training.loop import train as start
 
     leader = rank() == 0
@@ -33,7 +33,7 @@ def resume(run: RunName, /, json: bool = False) -> None:
         run: the run directory.
         json: end with one line of JSON.
     """
-    from reverie.training.distributed import rank
+    from reverie.core.distributed import rank
     from reverie.training.loop import resume as again
 
     found = again(run)
@@ -49,7 +49,7 @@ def rerun(run: RunName, /, out: str | None = None, json: bool = False) -> None:
         out: where to; by default the first free of runs/MODEL-DATA-2, -3 ...
         json: end with one line of JSON.
     """
-    from reverie.training.distributed import rank
+    from reverie.core.distributed import rank
     from reverie.training.loop import rerun as repeat
 
     found = repeat(run, out)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import Positional, arg
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 from reverie.training.progress import console
 
 # positional arguments, by the names that the manual gives them

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from reverie import home
+from reverie.core.errors import ReverieError
 from reverie.data import picture, split
 from reverie.data.intake import MIN_PICTURES, TooFew, parallel
 from reverie.data.items import index_labels
 from reverie.data.types import Dataset, Pictures, Problem, Report
-from reverie.errors import ReverieError
 
 KEYS = {  # wanted -> the names it goes by
     "images": ("images", "x", "X", "arr_0", "data"),

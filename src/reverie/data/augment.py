@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reverie.errors import UsageError, suggest
-from reverie.noise import Noise
+from reverie.core.errors import UsageError, suggest
+from reverie.core.noise import Noise
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,18 @@ by the seed and the epoch's number. So nothing of the data's order needs saving,
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from reverie.core.batch import Batch
+from reverie.core.noise import Noise, fold
 from reverie.data.augment import Augment
 from reverie.data.types import Pictures
-from reverie.noise import Noise, fold
 from reverie.pictures import to_float
-from reverie.verbs import Batch
-
-_AUGMENTATION = 1 << 32  # names the augmentation's stream; the phases' are 1, 2, ...
-_ORDER = 1 << 33
 
 
 class Batches:
@@ -65,7 +62,7 @@ class Batches:
     def order(self, epoch: int) -> np.ndarray:
         """The permutation (N,) of an epoch."""
         if self._epoch[0] != epoch:
-            keys = Noise.of_step(fold(self.seed, _ORDER, epoch), 0, len(self.pictures)).keys
+            keys = Noise.of_step(fold(self.seed, "order", epoch), 0, len(self.pictures)).keys
             self._epoch = (epoch, keys.argsort().numpy())
         return self._epoch[1]
 
@@ -80,41 +77,36 @@ class Batches:
 
     def __call__(self, step: int) -> Batch:
         index = self.index(step)
-        batch = take(self.pictures, index)
+        columns = take(self.pictures, index)
         images = [self._gather(array, index) for array in (self._images, self._sources) if array is not None]
         if self.augment:
-            images = self.augment(
-                images, Noise.of_step(fold(self.seed, step, _AUGMENTATION), self.start, self.rows, self.device)
-            )
-        batch |= dict(zip(("image", "source"), images, strict=False))
-        batch["label"] = torch.from_numpy(self.pictures.labels[index]).to(self.device, non_blocking=True)
-        return batch
+            images = self.augment(images, self.stream(step, "augment"))
+        columns |= dict(zip(("x", "source"), images, strict=False))
+        columns["label"] = torch.from_numpy(self.pictures.labels[index]).to(self.device, non_blocking=True)
+        return Batch(columns, rng=self.stream(step, "forward"), row=self.row)
+
+    @property
+    def row(self) -> Tensor:
+        """(rows,) places of this rank's rows in the global batch."""
+        return torch.arange(self.start, self.start + self.rows, device=self.device)
+
+    def stream(self, step: int, name: str) -> Noise:
+        """The random numbers of this rank's rows for one purpose of a step."""
+        return Noise.of_step(fold(self.seed, step, name), self.start, self.rows, self.device)
 
 
-def take(pictures: Pictures, index: np.ndarray) -> Batch:
+def take(pictures: Pictures, index: np.ndarray) -> dict[str, Any]:
     """The captions of the chosen rows, where the data has them."""
     return {} if pictures.texts is None else {"text": [pictures.texts[i] for i in index]}
-
-
-def split_rows(batch: Batch, parts: int) -> list[Batch]:
-    """A batch as ``parts`` consecutive smaller ones (gradient accumulation); scalars are shared."""
-    rows = len(batch["image"])
-    cuts = [rows * part // parts for part in range(parts + 1)]
-
-    def cut(value, low: int, high: int):
-        return value if isinstance(value, Tensor) and value.ndim == 0 else value[low:high]
-
-    return [{key: cut(value, low, high) for key, value in batch.items()} for low, high in itertools.pairwise(cuts)]
 
 
 def in_order(pictures: Pictures, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
     """Every picture once, in order: for evaluation. Row i draws from stream i, whatever the batch size."""
     for low in range(0, len(pictures), batch_size):
         index = np.arange(low, min(low + batch_size, len(pictures)))
-        batch = take(pictures, index)
-        batch["image"] = to_float(pictures.images[index], device)
+        columns = take(pictures, index)
+        columns["x"] = to_float(pictures.images[index], device)
         if pictures.sources is not None:
-            batch["source"] = to_float(pictures.sources[index], device)
-        batch["label"] = torch.from_numpy(pictures.labels[index]).to(device)
-        batch["rng"] = Noise.of_step(fold(0), low, len(index), device)
-        yield batch
+            columns["source"] = to_float(pictures.sources[index], device)
+        columns["label"] = torch.from_numpy(pictures.labels[index]).to(device)
+        yield Batch(columns, rng=Noise.of_step(fold(0), low, len(index), device))

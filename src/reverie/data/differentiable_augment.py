@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reverie.noise import Noise
+from reverie.core.noise import Noise
 
 Draw = Callable[..., Tensor]
 

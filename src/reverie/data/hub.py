@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from reverie.core.errors import ReverieError
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
 from reverie.data.types import Problem
-from reverie.errors import ReverieError
 
 TEXT_COLUMNS = ("text", "caption", "prompt", "description")
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reverie import home
+from reverie.core.errors import ReverieError
+from reverie.core.files import replacing
 from reverie.data import picture
 from reverie.data.items import File, Item, Listing
 from reverie.data.types import Problem, Report
-from reverie.errors import ReverieError
-from reverie.files import replacing
 
 MIN_PICTURES = 8
 FRESH_NS = 2_000_000_000  # a file changed this recently may change again within the clock's grain: not remembered

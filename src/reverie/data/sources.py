@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reverie.core.errors import ReverieError, UsageError, suggest
 from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.types import Dataset
-from reverie.errors import ReverieError, UsageError, suggest
 from reverie.home import Progress
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from reverie import home
+from reverie.core.errors import ReverieError
+from reverie.core.files import replacing
 from reverie.data import picture, split
 from reverie.data.intake import MIN_PICTURES, Seen, TooFew, parallel
 from reverie.data.items import index_labels
 from reverie.data.plan import VERSION, Plan, fingerprint, held_rows, order_rows, same_source
 from reverie.data.types import Dataset, Pictures, Problem, Report
-from reverie.errors import ReverieError
-from reverie.files import replacing
 
 CHUNK = 256  # pictures decoded between two notes; the only pictures ever in memory
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from reverie.core.errors import UsageError
 from reverie.diffusion.samplers import Denoise, Steps, unipc
 from reverie.diffusion.schedules import Pair, Schedule
-from reverie.errors import UsageError
 
 _LEAST, _MOST = 2e-3, 200.0  # sigma / alpha that a grid even in a function of the ratio ends and starts with
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.diffusion.samplers import Denoise, Grid
-from reverie.errors import UsageError
-from reverie.noise import Noise
 
 RowDenoise = Callable[[Tensor, Any, Any], Tensor]  # a Denoise whose alpha and sigma may also be (B, 1, 1, 1)
 _LOG_2PI = math.log(2 * math.pi)

@@ -15,8 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from reverie.errors import UsageError
-from reverie.noise import Noise
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 
 Denoise = Callable[[Tensor, float, float], Tensor]
 Grid = Sequence[tuple[float, float]]

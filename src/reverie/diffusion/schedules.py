@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from reverie.noise import Noise
+from reverie.core.noise import Noise
 
 Pair = tuple[float, float]
 

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.drawing import beside
-from reverie.errors import UsageError
-from reverie.noise import Noise
 from reverie.pictures import grid, plot_schedule, to_uint8
-from reverie.verbs import Batch, Model
+from reverie.verbs import Model
 
 Stop = tuple[Tensor, Tensor]  # x_t, scaled, and the estimate of x0 made there: both pictures (B, C, H, W)
 _DRAWS = 20_000  # times in the plot's histogram
@@ -72,7 +73,7 @@ def forward(model: Model, batch: Batch, columns: int = 9) -> np.ndarray:
     if columns < 2:
         raise UsageError(f"The forward process needs at least 2 columns, not {columns}.")
     x0 = model.codes(batch)
-    noise = batch["rng"](*x0.shape[1:]).to(x0)
+    noise = batch.rng(*x0.shape[1:]).to(x0)
     times = torch.linspace(0, 1, columns, dtype=torch.float64)
     alpha, sigma = (part.to(x0.device).float()[:, None, None, None] for part in model.schedule.pair(times))
     length = (alpha**2 + sigma**2).sqrt()

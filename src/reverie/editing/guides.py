@@ -11,11 +11,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from reverie.core.errors import UsageError
 from reverie.diffusion.denoiser import denoiser
 from reverie.diffusion.guidance import classified, guided
 from reverie.diffusion.prediction import PREDICTIONS
 from reverie.diffusion.samplers import Denoise
-from reverie.errors import UsageError
 from reverie.models.diffusion import Guide
 from reverie.verbs import Model
 

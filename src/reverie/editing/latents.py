@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.data.batches import in_order
 from reverie.data.types import Pictures
 from reverie.drawing import conditioning, device_of
-from reverie.errors import UsageError
-from reverie.noise import Noise
 from reverie.pictures import to_uint8
 from reverie.verbs import Model
 
@@ -63,7 +63,7 @@ def latent_spread(model: Model, pictures: Pictures, limit: int = 1000) -> tuple[
         drawn = model.latents(Noise.of_seeds(range(limit), device_of(model))).flatten(1)
         return drawn.mean(0), drawn.std(0)
     for batch in in_order(pictures, 256, device_of(model)):
-        codes.append(model.encode(batch["image"], **conditioning(model, batch)).flatten(1))
+        codes.append(model.encode(batch["x"], **conditioning(model, batch)).flatten(1))
         if sum(map(len, codes)) >= limit:
             break
     every = torch.cat(codes)

@@ -15,9 +15,9 @@ from typing import Any
 
 from safetensors.torch import save as to_bytes
 
+from reverie.core.errors import UsageError
+from reverie.core.files import disk_errors, flush
 from reverie.diffusion.schedules import Flow, Karras, Linear
-from reverie.errors import UsageError
-from reverie.files import disk_errors, flush
 from reverie.generation import load
 from reverie.interop.names import VERSION, chain_config, unet_config
 from reverie.nets.textbook_unet import TextbookUNet

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from reverie import registry
+from reverie.core.errors import ReverieError, UsageError
+from reverie.core.files import read_json
 from reverie.data import data as open_data
 from reverie.data.sources import anchored
-from reverie.errors import ReverieError, UsageError
-from reverie.files import read_json
 from reverie.interop.exporting import EXPORTED, NOTE
 from reverie.interop.names import chain_arguments, unet_arguments
 from reverie.training.checkpoint import Checkpoint, save_checkpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 
 VERSION = "0.31.0"  # of diffusers: the oldest that what is written here was tried with
 PREDICTIONS = {"noise": "epsilon", "x0": "sample", "v": "v_prediction"}

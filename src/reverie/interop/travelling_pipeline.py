@@ -14,7 +14,7 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from reverie.noise import Noise
+from reverie.core.noise import Noise
 
 
 class ReveriePipeline(DiffusionPipeline):

@@ -8,17 +8,17 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from reverie.core.batch import Batch
+from reverie.core.files import replacing
+from reverie.core.precision import pick_precision
 from reverie.data import data as open_data
 from reverie.data.batches import Batches
 from reverie.data.types import Pictures
-from reverie.files import replacing
 from reverie.home import Progress, home
 from reverie.nets.convolutional import Encoder
+from reverie.optim.phase import Phase, adamw
 from reverie.pictures import to_float
 from reverie.training.fit import Fit
-from reverie.training.phase import Phase, adamw
-from reverie.training.precision import pick_precision
-from reverie.verbs import Batch
 
 STEPS, BATCH = 1500, 128
 _VERSION = 1
@@ -38,7 +38,7 @@ class Reader(nn.Module):
         return [Phase("reader", adamw(self.parameters(), 2e-3, 0.05), self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": F.cross_entropy(self(batch["image"]).float(), batch["label"])}
+        return {"loss": F.cross_entropy(self(batch["x"]).float(), batch["label"])}
 
 
 def classifier(progress: Progress | None = None) -> tuple[Reader, float]:

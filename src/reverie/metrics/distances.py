@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
+from reverie.core.noise import fold
 from reverie.metrics.estimate import Estimate, shuffled, shuffled_groups
 from reverie.metrics.neighbours import Progress, distances_of, nearest, squared_distances, tile_dtype
 from reverie.metrics.statistics import Moments
-from reverie.noise import fold
 
 _ROWS = 2048  # features converted to float64 at a time
 

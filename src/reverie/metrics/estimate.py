@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reverie.errors import UsageError
-from reverie.noise import Noise, fold
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise, fold
 
 _Z = 1.959963984540054  # the 97.5 % quantile of N(0, 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from reverie.errors import UsageError, suggest
+from reverie.core.errors import UsageError, suggest
 from reverie.metrics.bench import Bench
 from reverie.metrics.diversity import copies, mode_coverage, stacked_modes
 from reverie.metrics.likeness import Metric, frechet, frechet_infinity, inception_score, kernel, prdc

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from reverie import weights
-from reverie.errors import UsageError, suggest
-from reverie.files import replacing
+from reverie.core import distributed
+from reverie.core.errors import UsageError, suggest
+from reverie.core.files import replacing
+from reverie.core.precision import pick_device, pick_precision
 from reverie.home import Progress, home
 from reverie.metrics.resize import RESIZES, resize
 from reverie.metrics.statistics import Moments
-from reverie.training import distributed
-from reverie.training.precision import pick_device, pick_precision
 
 CHUNK = 2048  # pictures a file of the cache holds: what an interruption costs at most
 _VERSION = 1  # of the numbers: a change that moves features moves this, and old files are no longer read

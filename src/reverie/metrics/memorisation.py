@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 from reverie.metrics.estimate import Estimate, chance_of_at_most
 from reverie.metrics.neighbours import Progress, nearest
 

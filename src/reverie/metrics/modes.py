@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 from reverie.metrics.estimate import chance_of_at_most, shuffled
 
 ALARM = 0.01  # false alarms that ``ModeCoverage.missing`` allows itself, over all classes

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 
 MEMORY = 256 << 20  # bytes that all work tensors together stay under
 _SURPLUS = 8  # candidates beyond k: ties and rounding among the nearest rarely need more

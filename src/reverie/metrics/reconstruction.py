@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 
 WINDOW = 11  # pixels, of SSIM
 PEAK = 2.0  # the span of pictures, which are in [-1, 1]

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 
 RESIZES = {
     "tf1-bilinear": "the original FID's: source = target * in / out, no half-pixel shift, not antialiased",

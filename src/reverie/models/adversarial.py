@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.data.differentiable_augment import adaptive, diffaugment
-from reverie.errors import UsageError
 from reverie.nets.adversarial import within
-from reverie.noise import Noise
-from reverie.training.phase import Phase, adamw, taking_part
-from reverie.verbs import Batch
+from reverie.optim.phase import Phase, adamw, taking_part
 
 _MADE = 1 << 32  # where in a row's stream the numbers begin that its picture is made of: the same for all moves
 ADA_AIM = 0.6  # mean sign of D's logits of real pictures that ADA steers to
@@ -200,7 +200,7 @@ class Adversarial(nn.Module):
         """Classes (B,); a picture without one gets one at random."""
         if not self.classes:
             return None
-        return self.some_label(batch["rng"], batch.get("label"))
+        return self.some_label(batch.rng, batch.get("label"))
 
     def some_label(self, noise: Noise, label: Tensor | None) -> Tensor:
         drawn = noise.integers(self.classes)
@@ -215,7 +215,7 @@ class Adversarial(nn.Module):
         if "made" in batch:
             return batch["made"]
         with taking_part(self.G):
-            return self.make(Noise(batch["rng"].keys, _MADE), label)
+            return self.make(Noise(batch.rng.keys, _MADE), label)
 
     def view(self, image: Tensor, rng: Noise) -> Tensor:
         """What D is shown of a picture."""
@@ -229,17 +229,17 @@ class Adversarial(nn.Module):
         ``real`` and ``fake`` are mean logits, ``p_real`` and ``p_fake``, where the game knows probabilities, D(x) and
         D(G(z)); ``spread`` is how much made pictures differ from one another, in units of real ones' differences.
         """
-        rng, label = batch["rng"], self.label_of(batch)
+        rng, label = batch.rng, self.label_of(batch)
         made = self.made(batch, label)
         fake = made.detach()
         if self.d_augment == "ada":
             with torch.no_grad():
                 self.strength.clamp_(0, 1)
-        shown = self.view(batch["image"], rng), self.view(fake, rng)
+        shown = self.view(batch["x"], rng), self.view(fake, rng)
         penalised = self.penalised and self.penalty_every == 1
         real_logit, fake_logit, names, slopes = self.opinions(*shown, label, slopes=penalised)
         loss = self.game.judge(real_logit, fake_logit).mean()
-        told = {"real": real_logit.mean(), "fake": fake_logit.mean(), "spread": spread(fake, batch["image"])}
+        told = {"real": real_logit.mean(), "fake": fake_logit.mean(), "spread": spread(fake, batch["x"])}
         if self.game.probability:
             told |= {"p_real": real_logit.detach().sigmoid().mean(), "p_fake": fake_logit.detach().sigmoid().mean()}
         if names is not None and label is not None:  # of real pictures only
@@ -281,21 +281,21 @@ class Adversarial(nn.Module):
 
     def penalty_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The penalties alone."""
-        rng, label = batch["rng"], self.label_of(batch)
+        rng, label = batch.rng, self.label_of(batch)
         fake = self.made(batch, label).detach()
-        shown = self.view(batch["image"], rng), self.view(fake, rng)
+        shown = self.view(batch["x"], rng), self.view(fake, rng)
         *_, slopes = self.opinions(*shown, label, slopes=True)
         loss, told = self.penalty(*slopes, *shown, label, rng)
         return {"loss": loss, **told}
 
     def g_loss(self, batch: Batch) -> dict[str, Tensor]:
         """G's loss; ``signal`` is how strongly it pulls, see ``pull``."""
-        rng, label = batch["rng"], self.label_of(batch)
+        rng, label = batch.rng, self.label_of(batch)
         fake_logit, names = self.D.opinion(self.view(self.made(batch, label), rng), label)
         real_logit = torch.zeros_like(fake_logit)
         if self.game.paired:
             with torch.no_grad():
-                real_logit = self.D(self.view(batch["image"], rng), label)
+                real_logit = self.D(self.view(batch["x"], rng), label)
         told = {"loss": self.game.make(real_logit, fake_logit).mean()}
         if names is not None and label is not None:
             told["naming"] = F.cross_entropy(names, label)
@@ -317,8 +317,8 @@ class Adversarial(nn.Module):
         The r_v of Karras et al., arXiv:2006.06676: (D(seen) - D(unseen)) / (D(seen) - D(made)), of means.
         """
         label = self.label_of(seen)
-        known, new = (self.verdict(part["image"], self.label_of(part)) for part in (seen, unseen))
-        made = self.verdict(self.make(seen["rng"], label), label)
+        known, new = (self.verdict(part["x"], self.label_of(part)) for part in (seen, unseen))
+        made = self.verdict(self.make(seen.rng, label), label)
         return {"overfitting": (known - new) / max(abs(known - made), 1e-6)}
 
     def verdict(self, image: Tensor, label: Tensor | None) -> float:

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.errors import UsageError
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.nets.convolutional import Decoder, Encoder
 from reverie.nets.dense import mlp
-from reverie.noise import Noise
-from reverie.training.phase import Phase, adamw
-from reverie.verbs import Batch
+from reverie.optim.phase import Phase, adamw
 
 
 def coder(
@@ -83,7 +83,7 @@ class Autoencoder(nn.Module):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Reconstruction loss, mean over pixels."""
-        return {"loss": self.distance(self.decoder(self.encoder(batch["image"])).float(), batch["image"])}
+        return {"loss": self.distance(self.decoder(self.encoder(batch["x"])).float(), batch["x"])}
 
     def distance(self, output: Tensor, image: Tensor) -> Tensor:
         """The decoder's raw output (logits for "bce") against the clean picture."""
@@ -155,8 +155,8 @@ class DenoisingAutoencoder(Autoencoder):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Distance from the reconstruction of the corrupted picture to the clean one, mean over pixels."""
-        corrupted = self.corrupt(batch["image"], batch["rng"])
-        return {"loss": self.distance(self.decoder(self.encoder(corrupted)).float(), batch["image"])}
+        corrupted = self.corrupt(batch["x"], batch.rng)
+        return {"loss": self.distance(self.decoder(self.encoder(corrupted)).float(), batch["x"])}
 
     def restore(self, image: Tensor, task: str = "denoise", **condition: Any) -> Tensor:
         """A corrupted picture to the clean one that the model believes in: (B, C, H, W) to (B, C, H, W)."""

@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie import weights
-from reverie.errors import UsageError
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.models.vae import kl_to_standard_normal
 from reverie.nets.adversarial import patch_judge
 from reverie.nets.convolutional import Residual
 from reverie.nets.lpips import LPIPS
 from reverie.nets.vgg import VGG16
-from reverie.noise import Noise
-from reverie.training.phase import Phase, adamw
-from reverie.verbs import Batch
+from reverie.optim.phase import Phase, adamw
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # pictures (B, C, H, W), twice, to (B,)
 _FINEST = 64  # pixels are folded until maps have at most this side, as far as the factor allows
@@ -145,8 +145,8 @@ class AutoencoderKL(nn.Module):
         Args:
             distance: LPIPS, where it is asked for.
         """
-        image = batch["image"]
-        made, kl = self.rebuild(image, batch["rng"])
+        image = batch["x"]
+        made, kl = self.rebuild(image, batch.rng)
         error = F.l1_loss(made, image) if self.kind == "l1" else F.mse_loss(made, image)
         loss = error + self.kl * kl.mean()
         told = {"reconstruction": error, "kl": kl.flatten(1).sum(1).mean()}
@@ -155,7 +155,7 @@ class AutoencoderKL(nn.Module):
             loss = loss + self.perceptual * told["perceptual"]
         if self.discriminator is not None:
             told["adversarial"] = -self.discriminator(made).float().mean()
-            counts = (batch["progress"] >= self.adversarial_start).float()  # a tensor: no wait for the device
+            counts = (batch.progress >= self.adversarial_start).float()  # a tensor: no wait for the device
             loss = loss + self.adversarial * counts * told["adversarial"]
         return {"loss": loss, **told}
 
@@ -163,8 +163,8 @@ class AutoencoderKL(nn.Module):
         """The hinge loss: real patches above 1, rebuilt ones below -1."""
         assert self.discriminator is not None
         with torch.no_grad():
-            made, _ = self.rebuild(batch["image"], batch["rng"])
-        real, fake = self.discriminator(batch["image"]).float(), self.discriminator(made).float()
+            made, _ = self.rebuild(batch["x"], batch.rng)
+        real, fake = self.discriminator(batch["x"]).float(), self.discriminator(made).float()
         loss = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
         return {"loss": loss, "real": real.mean(), "fake": fake.mean()}
 

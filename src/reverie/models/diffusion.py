@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from reverie import weights
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError, suggest
+from reverie.core.noise import Noise
 from reverie.diffusion import grids, samplers
 from reverie.diffusion.denoiser import clipped, denoiser
 from reverie.diffusion.guidance import guided
@@ -22,14 +25,11 @@ from reverie.diffusion.likelihood import DEQUANTISED, even, flow_log_prob_8bit, 
 from reverie.diffusion.prediction import PREDICTIONS, weigh
 from reverie.diffusion.samplers import Denoise
 from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear, Pair, Schedule
-from reverie.errors import UsageError, suggest
 from reverie.nets.bert import MiniLM
 from reverie.nets.text import TextEncoder
 from reverie.nets.unet import UNet
-from reverie.noise import Noise
-from reverie.training.muon import Muon
-from reverie.training.phase import Phase
-from reverie.verbs import Batch
+from reverie.optim.muon import Muon
+from reverie.optim.phase import Phase
 
 Guide = Callable[[Denoise, Tensor | None, Sequence[str] | None], Denoise]  # (denoiser, label, text) -> a denoiser
 _NULL_RATE = 0.1  # how often training hides the condition, so that the null condition means "any" (arXiv:2207.12598)
@@ -125,11 +125,11 @@ class Diffusion(nn.Module):
 
     def codes(self, batch: Batch) -> Tensor:
         """What is diffused: the pictures themselves, here."""
-        return batch["image"]
+        return batch["x"]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted squared error of the prediction at a random time, a mean over pictures and dimensions."""
-        rng, x0 = batch["rng"], self.codes(batch)
+        rng, x0 = batch.rng, self.codes(batch)
         t = self.schedule.draw(rng)
         alpha, sigma = (part[:, None, None, None] for part in self.schedule.pair(t))
         noise = rng(*x0.shape[1:]).to(x0)
@@ -188,7 +188,7 @@ class Diffusion(nn.Module):
             times: steps of the chain that each picture looks at, drawn at random: an unbiased estimate of the bound.
         """
         denoise = self.denoiser(batch.get("label"), batch.get("text"))
-        return variational_bound(denoise, batch["image"], self.chain(), batch["rng"], times)
+        return variational_bound(denoise, batch["x"], self.chain(), batch.rng, times)
 
     def log_prob(self, batch: Batch, steps: int = 50, probes: int = 1) -> Tensor:
         """Log-likelihood by the probability flow, nats per 8-bit image (B,): see ``flow_log_prob_8bit``.
@@ -200,7 +200,7 @@ class Diffusion(nn.Module):
         with torch.inference_mode(False), torch.no_grad():  # what is made here, a gradient may need below
             denoise = self.denoiser(batch.get("label"), batch.get("text"))
             grid = even(self.most_noise, DEQUANTISED, steps)
-            return flow_log_prob_8bit(denoise, batch["image"], grid, batch["rng"], probes)
+            return flow_log_prob_8bit(denoise, batch["x"], grid, batch.rng, probes)
 
     # Sampling
 

@@ -18,17 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from reverie import registry
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.diffusion.denoiser import denoiser
 from reverie.diffusion.prediction import PREDICTIONS
 from reverie.diffusion.samplers import Denoise, ddim, unipc
 from reverie.diffusion.schedules import Pair, Schedule
-from reverie.errors import UsageError
 from reverie.models.diffusion import Diffusion
 from reverie.models.teacher import borrowed
-from reverie.noise import Noise
-from reverie.training.muon import Muon
-from reverie.training.phase import Phase
-from reverie.verbs import Batch, Model
+from reverie.optim.muon import Muon
+from reverie.optim.phase import Phase
+from reverie.verbs import Model
 
 _NULL_RATE = 0.1  # how often the condition is hidden, so that the student too knows the null condition
 _SHIFT, _MOST = 2.0, 40.0  # sigma / alpha in the middle of the way, and where it may start
@@ -134,7 +135,7 @@ class Distilled(nn.Module):
 
         Of the batch only the conditions are used. ``last`` is the distance at the step that ends at the picture.
         """
-        rng = batch["rng"]
+        rng = batch.rng
         label, text = self.teacher.hide(batch, rng.bernoulli(_NULL_RATE))
         with torch.no_grad():
             shows = self.teacher.denoiser(label, text, self.guidance)

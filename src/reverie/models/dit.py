@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from reverie.core.errors import UsageError
 from reverie.diffusion.schedules import Flow
-from reverie.errors import UsageError
 from reverie.models.diffusion import Diffusion
 from reverie.nets.dit import DiffusionTransformer
 

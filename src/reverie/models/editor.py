@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reverie.errors import UsageError
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.models.stylegan import StyleGAN2
 from reverie.models.teacher import borrowed
 from reverie.models.translation import Pix2Pix
-from reverie.noise import Noise
-from reverie.training.phase import Phase
-from reverie.verbs import Batch, Model
+from reverie.optim.phase import Phase
+from reverie.verbs import Model
 
 _STYLES = 4096  # styles whose directions are looked at
 
@@ -82,7 +83,7 @@ class Editor(Pix2Pix):
     @torch.no_grad()
     def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """A made picture, and the same moved: of the batch only its noise is used."""
-        rng, teacher = batch["rng"], self.teacher
+        rng, teacher = batch.rng, self.teacher
         z = rng(teacher.latent)
         label = torch.full((len(z),), self.ends[0], device=z.device) if len(self.ends) == 2 else None
         if label is None and teacher.classes:
@@ -99,7 +100,7 @@ class Editor(Pix2Pix):
 
     def given(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Pictures of the data; how they ought to look nobody knows."""
-        return batch["image"], None
+        return batch["x"], None
 
 
 def _lack(teacher: Model) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 from reverie.models.adversarial import Adversarial, Loss
 from reverie.nets import adversarial as nets
 from reverie.nets.convolutional import Decoder, Encoder

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from reverie import registry
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.diffusion.schedules import Cosine, Flow
-from reverie.errors import UsageError
 from reverie.models.diffusion import Diffusion
 from reverie.nets.unet import UNet
-from reverie.noise import Noise
-from reverie.training.phase import Phase, adamw
+from reverie.optim.phase import Phase, adamw
 from reverie.verbs import Batch, Model, verbs_of
 
 _GENTLE = 1e-4  # scale of the moments' loss, so that clipping never shortens their steps; their rate makes up for it
@@ -142,7 +142,7 @@ class LatentDiffusion(Diffusion):
 
     def moments_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Half the squared distance of ``mean`` and ``square`` from each picture's mean code and mean square."""
-        codes = self.raw(batch["image"])
+        codes = self.raw(batch["x"])
         gap = torch.cat([codes.mean((2, 3)) - self.mean, codes.square().mean((2, 3)) - self.square], 1)  # (B, 2 C)
         return {"loss": _GENTLE / 2 * gap.square().sum(1).mean()}
 
@@ -159,7 +159,7 @@ class LatentDiffusion(Diffusion):
     @torch.no_grad()
     def codes(self, batch: Batch) -> Tensor:
         """What is diffused: normalised codes (B, *code_shape)."""
-        return (self.raw(batch["image"]) - self.mean[:, None, None]) / self.deviation[:, None, None]
+        return (self.raw(batch["x"]) - self.mean[:, None, None]) / self.deviation[:, None, None]
 
     # Verbs
 
@@ -170,7 +170,7 @@ class LatentDiffusion(Diffusion):
 
     def encode(self, image: Tensor, **condition: Any) -> Tensor:
         """(B, C, H, W) to normalised codes (B, *latent_shape)."""
-        return self.codes({"image": image}).reshape(-1, *self.latent_shape)
+        return self.codes(Batch({"x": image})).reshape(-1, *self.latent_shape)
 
     def decode(self, latent: Tensor, **condition: Any) -> Tensor:
         """Normalised codes (B, *latent_shape) to pictures (B, C, H, W)."""

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.errors import UsageError
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.nets.convolutional import Encoder
 from reverie.nets.unet import sinusoids
-from reverie.noise import Noise
-from reverie.training.phase import Phase, adamw
-from reverie.verbs import Batch
+from reverie.optim.phase import Phase, adamw
 
 _LEAST, _MOST = math.log(0.05), math.log(100.0)  # log(sigma / alpha) in training; beyond, the nearer end is told
 
@@ -54,7 +54,7 @@ class NoisyClassifier(nn.Module):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy in nats under noise of a random level; pictures without a class count as 0."""
         label = batch["label"]
-        logits = self.logits(*self.noised(batch["image"], batch["rng"]))
+        logits = self.logits(*self.noised(batch["x"], batch.rng))
         nats = F.cross_entropy(logits, label, ignore_index=-1, reduction="none")
         right = (logits.argmax(1) == label).float()
         return {"loss": nats.mean(), "accuracy": right.mean()}
@@ -81,10 +81,10 @@ class NoisyClassifier(nn.Module):
     def held_out(self, batch: Batch) -> dict[str, Tensor]:
         """Of each picture (B,): is its class named right, clean and under training's noise."""
         found = {}
-        clean = torch.full((len(batch["image"]),), _LEAST, device=batch["image"].device)
+        clean = torch.full((len(batch["x"]),), _LEAST, device=batch["x"].device)
         for name, seen in {
-            "clean": (batch["image"], clean),
-            "noised": self.noised(batch["image"], batch["rng"]),
+            "clean": (batch["x"], clean),
+            "noised": self.noised(batch["x"], batch.rng),
         }.items():
             found[f"accuracy_{name}"] = (self.logits(*seen).argmax(1) == batch["label"]).float()
         return found

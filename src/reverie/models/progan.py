@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.errors import UsageError
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
 from reverie.models.adversarial import Adversarial, Loss
 from reverie.models.stylegan import power_of_two
 from reverie.nets.adversarial import ConditionedGenerator, Judge
 from reverie.nets.progressive import GrowingFeatures, GrowingGenerator, smaller
-from reverie.training.phase import Stage
-from reverie.verbs import Batch
+from reverie.optim.phase import Stage
 
 _FADING = 0.5  # share of a level's training over which it is faded in
 
@@ -86,9 +86,9 @@ class ProGAN(Adversarial):
 
     def at(self, level: int, loss: Any, batch: Batch) -> dict[str, Tensor]:
         """A loss at a level, on pictures of its side."""
-        self.hold(level, (batch["progress"] / _FADING).clamp(max=1) if level else 1.0)
+        self.hold(level, (batch.progress / _FADING).clamp(max=1) if level else 1.0)
         self.reached.fill_(level)
-        return loss(batch | {"image": self.shrunk(batch["image"], level)})
+        return loss(batch | {"x": self.shrunk(batch["x"], level)})
 
     def shrunk(self, image: Tensor, level: int) -> Tensor:
         """Pictures of a level's side."""
@@ -100,7 +100,7 @@ class ProGAN(Adversarial):
         """See ``Adversarial.checkup``: at the level that training has reached."""
         level = int(self.reached)
         self.hold(level, 1.0)
-        known, new = (part | {"image": self.shrunk(part["image"], level)} for part in (seen, unseen))
+        known, new = (part | {"x": self.shrunk(part["x"], level)} for part in (seen, unseen))
         return super().checkup(known, new)
 
     @property

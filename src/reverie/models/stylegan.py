@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reverie.errors import UsageError
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.models.adversarial import Adversarial, Loss
 from reverie.nets.adversarial import Judge, within
 from reverie.nets.stylegan import AdaptiveSynthesis, Features, Mapping, Synthesis
-from reverie.noise import Noise
-from reverie.training.phase import Phase
-from reverie.verbs import Batch
+from reverie.optim.phase import Phase
 
 
 def power_of_two(size: int, least: int, most: int = 1024) -> None:
@@ -127,7 +127,7 @@ class StyleGAN2(Adversarial):
 
         Of every second picture of the batch.
         """
-        rng, label = batch["rng"][::2], batch.get("label")
+        rng, label = batch.rng[::2], batch.get("label")
         label = self.some_label(rng, None if label is None else label[::2]) if self.classes else None
         lengths = path_lengths(self.G.synthesis, self.styles(rng, label), rng)
         loss = (lengths - self.stride).square().mean()

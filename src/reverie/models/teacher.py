@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reverie import registry
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 from reverie.verbs import Model
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from reverie.core.errors import UsageError
 from reverie.diffusion.schedules import Cosine, Linear
-from reverie.errors import UsageError
 from reverie.models.diffusion import Diffusion
 from reverie.nets.textbook_unet import TextbookUNet
-from reverie.training.phase import Phase, adamw
+from reverie.optim.phase import Phase, adamw
 
 
 class TextbookDDPM(Diffusion):

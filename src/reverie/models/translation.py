@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.errors import UsageError
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.models.adversarial import game_of, spread
 from reverie.models.diffusion import unet
 from reverie.nets.adversarial import patch_judge, within
-from reverie.noise import Noise
-from reverie.training.phase import Phase, adamw, taking_part
-from reverie.verbs import Batch
+from reverie.optim.phase import Phase, adamw, taking_part
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -121,7 +121,7 @@ class Pix2Pix(nn.Module):
         Raises:
             UsageError: the data has no pairs, and the task needs some.
         """
-        image = batch["image"]
+        image = batch["x"]
         if self.task == "pairs":
             if "source" not in batch:
                 raise UsageError(
@@ -240,7 +240,7 @@ class CycleGAN(nn.Module):
         Raises:
             UsageError: the data has neither pairs nor two classes.
         """
-        image = batch["image"]
+        image = batch["x"]
         if "source" in batch:
             one = torch.ones(len(image), device=image.device)
             return batch["source"], image, one, one
@@ -257,7 +257,7 @@ class CycleGAN(nn.Module):
         a, b, of_a, of_b = self.piles(batch)
         fake_a, fake_b = self.made(batch, a, b)
         with torch.no_grad():
-            shown = self.remembered((fake_a.detach(), fake_b.detach()), batch["rng"])
+            shown = self.remembered((fake_a.detach(), fake_b.detach()), batch.rng)
         told: dict[str, Tensor] = {}
         loss: Any = 0.0
         sides = (("a", self.d_a, a, shown[0], of_a, of_b), ("b", self.d_b, b, shown[1], of_b, of_a))
@@ -328,8 +328,8 @@ class CycleGAN(nn.Module):
     def given(self, batch: Batch, to: Literal["A", "B"] = "B") -> tuple[Tensor, Tensor | None]:
         """Pictures of the other pile; of pairs also their partners, which training was not told."""
         if "source" not in batch:
-            return batch["image"], None
-        pair = batch["source"], batch["image"]
+            return batch["x"], None
+        pair = batch["source"], batch["x"]
         return pair if to == "B" else pair[::-1]
 
     def translate(

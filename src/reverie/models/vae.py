@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.errors import UsageError
+from reverie.core.batch import Batch
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
 from reverie.models.autoencoder import coder
-from reverie.noise import Noise
-from reverie.training.phase import Phase, adamw
-from reverie.verbs import Batch
+from reverie.optim.phase import Phase, adamw
 
 _LOG_2PI = math.log(2 * math.pi)
 _EMBEDDING = 64
@@ -107,11 +107,11 @@ class VAE(nn.Module):
         """(reconstruction + beta KL) per dimension; ``nll``, ``kl`` and ``elbo`` in nats per image."""
         label = batch.get("label")
         if self.classes and label is not None:
-            label = label.masked_fill(batch["rng"].bernoulli(_NULL_RATE), -1)
-        nll, kl = self.terms(batch["image"], batch["rng"], label)
-        beta = self.beta * (batch["progress"] / self.kl_warmup).clamp(max=1) if self.kl_warmup else self.beta
+            label = label.masked_fill(batch.rng.bernoulli(_NULL_RATE), -1)
+        nll, kl = self.terms(batch["x"], batch.rng, label)
+        beta = self.beta * (batch.progress / self.kl_warmup).clamp(max=1) if self.kl_warmup else self.beta
         pressed = kl.clamp(min=self.free_bits).sum(1) if self.free_bits else kl.sum(1)
-        dimensions = batch["image"][0].numel()
+        dimensions = batch["x"][0].numel()
         loss = (nll + beta * pressed).mean() / dimensions
         return {"loss": loss, "nll": nll.mean(), "kl": kl.sum(1).mean(), "elbo": -(nll + kl.sum(1)).mean()}
 
@@ -164,7 +164,7 @@ class VAE(nn.Module):
             samples: 1 is the one-sample estimate with the KL term in closed form; more give the importance-weighted
                 bound (Burda et al., arXiv:1509.00519), which rises towards log p(x) with their number.
         """
-        image, rng, label = batch["image"], batch["rng"], batch.get("label")
+        image, rng, label = batch["x"], batch.rng, batch.get("label")
         if samples == 1:
             nll, kl = self.terms(image, rng, label)
             return -(nll + kl.sum(1))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.errors import UsageError, suggest
+from reverie.core.errors import UsageError, suggest
 from reverie.nets.imagenet import Normalise
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions; a max pool between blocks

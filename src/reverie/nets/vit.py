@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 from reverie.nets.imagenet import Normalise
 
 TRAINED_SIDE = 37  # patches a side of the pictures of 518 pixels that it was last trained on

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from reverie.errors import ReverieError, UsageError
-from reverie.files import disk_errors, flush, read_json, write_json
+from reverie.core.errors import ReverieError, UsageError
+from reverie.core.files import disk_errors, flush, read_json, write_json
 from reverie.training.run import Run, locate
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reverie.data.batches import Batches, split_rows
-from reverie.noise import Noise, fold
-from reverie.training import distributed
+from reverie.core import distributed
+from reverie.core.batch import Batch, parts_of
+from reverie.core.noise import Noise, fold
+from reverie.core.precision import Precision
+from reverie.data.batches import Batches
+from reverie.optim.phase import Phase, Stage
 from reverie.training.ema import EMA
-from reverie.training.phase import Phase, Stage
 from reverie.training.plan import rate
-from reverie.training.precision import Precision
-from reverie.verbs import Batch
 
 
 class Fit:
@@ -25,7 +25,7 @@ class Fit:
     Args:
         model: already on its device.
         stages: lists of phases in playing order, each with its share of the progress (see ``Stage``). The learning
-            rate's schedule, ``batch["progress"]`` and the average begin anew with each.
+            rate's schedule, ``batch.progress`` and the average begin anew with each.
         batches: this rank's rows of each step's global batch.
         precision: format of the networks' arithmetic.
         ema: decay of the weights' average; 0 keeps none.
@@ -72,7 +72,7 @@ class Fit:
         progress = (progress - self.ends[stage]) / (self.ends[stage + 1] - self.ends[stage])
         phases = self.stages[self.stage]
         batch = self.batches(step)
-        batch["progress"] = torch.full((), progress, device=self.batches.device)  # made there: no copy, no wait
+        batch.progress = torch.full((), progress, device=self.batches.device)  # made there: no copy, no wait
         metrics: dict[str, Tensor] = {}
         for phase in phases:
             if step % phase.every == 0:
@@ -92,10 +92,10 @@ class Fit:
             self.model.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        batch["rng"] = Noise.of_step(key, self.batches.start, self.batches.rows, self.batches.device)
+        batch.rng = Noise.of_step(key, self.batches.start, self.batches.rows, self.batches.device)
         sums: dict[str, Tensor] = {}
-        for part in split_rows(batch, self.accumulate):
-            share = len(part["image"]) / len(batch["image"])
+        for part in [batch.cut(*ends) for ends in parts_of(batch, self.accumulate)] if self.accumulate > 1 else [batch]:
+            share = part.rows / batch.rows
             with self.precision.autocast():
                 found = phase.loss(part)
             (found["loss"] * (phase.every * share)).backward()

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 
 from reverie import registry
+from reverie.core import distributed
+from reverie.core.errors import ReverieError, UsageError
+from reverie.core.precision import pick_device
 from reverie.data import data as open_data
 from reverie.data.sources import anchored
 from reverie.data.types import Dataset
-from reverie.errors import ReverieError, UsageError
 from reverie.recipes import recipe_for
-from reverie.training import distributed
 from reverie.training.checkpoint import trained
 from reverie.training.options import Options, sort_options
 from reverie.training.plan import Plan
-from reverie.training.precision import pick_device
 from reverie.training.run import Run, fresh_path, machine, versions
 from reverie.training.runner import Training
 from reverie.verbs import Model, verbs_of

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from reverie import registry
+from reverie.core.errors import UsageError, suggest
 from reverie.data.augment import Augment
-from reverie.errors import UsageError, suggest
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 
 _REPLAN_AT = (0.15, 0.35, 0.6, 0.8, 0.92)  # shares of the minutes spent at which the number of steps is corrected
 

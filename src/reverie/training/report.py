@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from reverie import pictures
+from reverie.core.noise import Noise
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
 from reverie.drawing import beside, conditioning, device_of, draw, reconstruct, translated
 from reverie.metrics.features import backbone, features
 from reverie.metrics.likelihood import ways
 from reverie.metrics.modes import Probe
-from reverie.noise import Noise
 from reverie.verbs import Model, verbs_of
 
 _SHEET = 64  # pictures on a sample grid
@@ -40,7 +40,7 @@ def translations(model: Model, data: Dataset, path: Path) -> None:
     """Held-out pictures, below each what the model makes of it, and below that the truth where there is one."""
     first = next(in_order(data.held_out, min(24, len(data.held_out)), device_of(model)))
     given, truth = model.given(first)
-    pictures.save(path, beside(translated(model, given, truth, first["rng"])))
+    pictures.save(path, beside(translated(model, given, truth, first.rng)))
 
 
 def preview(model: Model, data: Dataset, path: Path) -> None:
@@ -99,7 +99,7 @@ def latent_map(model: Model, data: Dataset, path: Path) -> None:
     model.eval()
     device, codes, labels = device_of(model), [], []
     for batch in in_order(data.held_out, 256, device):
-        codes.append(model.encode(batch["image"], **conditioning(model, batch)).flatten(1).cpu())
+        codes.append(model.encode(batch["x"], **conditioning(model, batch)).flatten(1).cpu())
         labels.append(batch["label"].cpu())
         if sum(map(len, codes)) >= _MAPPED:
             break

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import reverie
-from reverie.errors import ReverieError, UsageError
-from reverie.files import atomic, disk_errors, read_json, write_json
+from reverie.core.errors import ReverieError, UsageError
+from reverie.core.files import atomic, disk_errors, read_json, write_json
 
 
 def machine() -> dict[str, Any]:

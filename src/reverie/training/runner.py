@@ -14,19 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reverie.core import distributed
+from reverie.core.errors import ReverieError, UsageError
+from reverie.core.files import write_json
+from reverie.core.precision import keep_memory, pick_device, pick_precision
 from reverie.data.augment import Augment
 from reverie.data.batches import Batches
 from reverie.data.types import Dataset
-from reverie.errors import ReverieError, UsageError
-from reverie.files import write_json
-from reverie.training import distributed, report
+from reverie.optim.phase import stages_of
+from reverie.training import report
 from reverie.training.checkpoint import Checkpoint, load_checkpoint, newest_whole, save_checkpoint
 from reverie.training.doctor import examine
 from reverie.training.fit import Fit
 from reverie.training.options import Options
-from reverie.training.phase import stages_of
 from reverie.training.plan import Budget, Plan
-from reverie.training.precision import keep_memory, pick_device, pick_precision
 from reverie.training.progress import TrainingBar
 from reverie.training.run import Run
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reverie.verbs import Batch, Model
+from reverie.core.batch import Batch
+from reverie.verbs import Model
 
 
 @dataclass
@@ -20,7 +21,7 @@ class Phase:
     Attributes:
         name: for logs and error messages ("D", "G", "elbo").
         optimizer: owns the only tensors that this move may change.
-        loss: batch -> {"loss": scalar, **metrics}; every random draw comes from ``batch["rng"]``, which is the same for
+        loss: batch -> {"loss": scalar, **metrics}; every random draw comes from ``batch.rng``, which is the same for
             all moves of a step: what one makes, another can make again. To spare it that, what a loss returns with rows
             (B, ...) is in the batch of the moves after it, if the batch is whole.
         every: the move is made every k-th step, and its loss is then scaled by k (lazy regularisation).

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reverie.errors import UsageError
+from reverie.core.errors import UsageError
 
 
 def rank() -> int:

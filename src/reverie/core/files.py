@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reverie.errors import ReverieError
+from reverie.core.errors import ReverieError
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ gives the same bits on all of them, and costs no Python per picture.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -39,10 +40,12 @@ def mix(x: Tensor) -> Tensor:
     return x.bitwise_xor_(_shift(x, 31))
 
 
-def fold(*words: int) -> int:
-    """One int64 key out of several integers: (seed, step, phase ...). Order matters."""
+def fold(*words: int | str) -> int:
+    """One int64 key out of several integers or names: (seed, step, "phase:D" ...). Order matters."""
     key = 0
     for word in words:
+        if isinstance(word, str):
+            word = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
         z = (key ^ word) + _GOLDEN & _WORD
         z = (z ^ (z >> 30)) * _MULTIPLIERS[0] & _WORD
         z = (z ^ (z >> 27)) * _MULTIPLIERS[1] & _WORD

@@ -1,0 +1,1 @@
+"""What models need of training: phases, stages, optimisers."""
