@@ -53,8 +53,8 @@ from reverie.nets.textbook_unet import TextbookUNet
 from reverie.optim.phase import stages_of
 from reverie.pictures import to_float
 from reverie.recipes import recipe_for
-from reverie.training.fit import Fit
 from reverie.training.options import Options
+from reverie.training.step import Engine
 from reverie.verbs import Model
 
 SIZE, CHANNELS = 32, 3
@@ -202,7 +202,7 @@ def fit_steps(made: Made, batch: int, device: torch.device) -> Iterator[int]:
     split = Pictures(images, np.full(len(images), -1, np.int64), [""] * len(images))
     batches, precision = Batches(split, batch, 0, device=device), pick_precision("auto", device)
     told = {name: getattr(options, name) for name in ("ema", "clip", "accumulate", "warmup", "decay")}
-    fit = Fit(model, stages_of(model, **phases), batches, precision, **told)
+    fit = Engine(model, stages_of(model, **phases), batches, precision, **told)
     for step in itertools.count():
         fit.step(step, min(1.0, step / 10_000))
         yield batch

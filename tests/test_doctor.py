@@ -151,7 +151,7 @@ def test_planted_faults_are_named_with_advice(kind, advice, fault):
 
 
 def test_nobody_is_told_to_try_what_is_at_work_already():
-    (finding,) = examine([line | {"D/strength": 0.2} for line in healthy(overfitting=1.9)])
+    (finding,) = examine([line | {"update/strength": 0.2} for line in healthy(overfitting=1.9)])
     assert (
         "less real than made" in finding.said
         and "strength 0.2" in finding.said

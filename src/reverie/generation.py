@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from reverie import registry
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError, suggest
+from reverie.core.layout import place
 from reverie.core.noise import Noise
 from reverie.core.precision import pick_device
 from reverie.data import data as open_data
@@ -39,10 +40,9 @@ def load(run: Run | Path | str, device: str = "auto", average: bool = True) -> M
     """
     found, saved = trained(run)
     model = registry.build(saved.config["name"], **saved.config["kwargs"])
-    model.load_state_dict(saved.ema if average and saved.ema is not None else saved.weights)
+    model.load_state_dict(saved.weights | (saved.ema or {} if average else {}))
     model.run, model.checkpoint = found.info, saved.step
-    model = model.to(pick_device(device), memory_format=torch.channels_last)
-    return model.requires_grad_(False).eval()
+    return place(model, pick_device(device)).requires_grad_(False).eval()
 
 
 def name_of(model: Model) -> str:

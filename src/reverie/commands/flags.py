@@ -71,7 +71,7 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     recipe = recipe_for(model, data, pick_device(named[1] if named else "auto").type == "cuda")
     ours = [one for one in kind.__mro__ if one.__module__.startswith("reverie.")]
     documentation = _documentation(*(one.__doc__ for one in ours))
-    moves = [vars(one)[name].__doc__ for one in ours for name in ("stages", "phases") if callable(vars(one).get(name))]
+    moves = [vars(one)["stages"].__doc__ for one in ours if callable(vars(one).get("stages"))]
     usual = {"lr": "peak learning rate", "weight_decay": "AdamW's weight decay; biases are spared"}
     mine = {name: p for name, p in registry.signature(model).items() if name not in registry.DATA_ARGUMENTS}
     own = _fields(mine, documentation, recipe.get("model", {}))

@@ -85,6 +85,15 @@ class Batches:
         columns["label"] = torch.from_numpy(self.pictures.labels[index]).to(self.device, non_blocking=True)
         return Batch(columns, rng=self.stream(step, "forward"), row=self.row)
 
+    def whole(self, step: int) -> Batch:
+        """The global batch of a step, on every rank alike."""
+        rows = (0, self.batch_size)
+        return Batches(self.pictures, self.batch_size, self.seed, *rows, self.augment, self.device)(step)
+
+    def in_order(self, rows: int) -> Iterator[Batch]:
+        """Every picture once, in the data's order and as it is, ``rows`` at a time, on every rank alike."""
+        return in_order(self.pictures, rows, self.device)
+
     @property
     def row(self) -> Tensor:
         """(rows,) places of this rank's rows in the global batch."""

@@ -18,7 +18,7 @@ from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.nets.convolutional import Decoder, Encoder
 from reverie.nets.dense import mlp
-from reverie.optim.phase import Phase, adamw
+from reverie.optim.phase import Phase, Stage, adamw
 
 
 def coder(
@@ -78,10 +78,10 @@ class Autoencoder(nn.Module):
         self.size, self.channels, self.latent_shape, self.kind = size, channels, (latent,), loss
         self.encoder, self.decoder = coder(net, size, channels, latent, latent, width, depth, hidden, channels)
 
-    def phases(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Phase]:
-        return [Phase("reconstruct", adamw(self.parameters(), lr, weight_decay), self.loss)]
+    def stages(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Stage]:
+        return [Stage([Phase("reconstruct", adamw(self.parameters(), lr, weight_decay), self.loss)])]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """Reconstruction loss, mean over pixels."""
         return {"loss": self.distance(self.decoder(self.encoder(batch["x"])).float(), batch["x"])}
 
@@ -153,7 +153,7 @@ class DenoisingAutoencoder(Autoencoder):
         """The corruption that this model was trained to undo."""
         return corrupt(image, rng, self.corruption, self.strength)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """Distance from the reconstruction of the corrupted picture to the clean one, mean over pixels."""
         corrupted = self.corrupt(batch["x"], batch.rng)
         return {"loss": self.distance(self.decoder(self.encoder(corrupted)).float(), batch["x"])}

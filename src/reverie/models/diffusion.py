@@ -29,7 +29,7 @@ from reverie.nets.bert import MiniLM
 from reverie.nets.text import TextEncoder
 from reverie.nets.unet import UNet
 from reverie.optim.muon import Muon
-from reverie.optim.phase import Phase
+from reverie.optim.phase import Phase, Stage
 
 Guide = Callable[[Denoise, Tensor | None, Sequence[str] | None], Denoise]  # (denoiser, label, text) -> a denoiser
 _NULL_RATE = 0.1  # how often training hides the condition, so that the null condition means "any" (arXiv:2207.12598)
@@ -120,14 +120,14 @@ class Diffusion(nn.Module):
 
     # Learning
 
-    def phases(self, lr: float = 3e-3, weight_decay: float = 0.0) -> list[Phase]:
-        return [Phase("denoise", Muon(self, lr, weight_decay), self.loss)]
+    def stages(self, lr: float = 3e-3, weight_decay: float = 0.0) -> list[Stage]:
+        return [Stage([Phase("denoise", Muon(self, lr, weight_decay), self.loss)])]
 
     def codes(self, batch: Batch) -> Tensor:
         """What is diffused: the pictures themselves, here."""
         return batch["x"]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """The weighted squared error of the prediction at a random time, a mean over pictures and dimensions."""
         rng, x0 = batch.rng, self.codes(batch)
         t = self.schedule.draw(rng)

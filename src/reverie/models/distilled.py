@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from reverie import registry
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
+from reverie.core.frozen import frozen
 from reverie.core.noise import Noise
 from reverie.diffusion.denoiser import denoiser
 from reverie.diffusion.prediction import PREDICTIONS
@@ -28,7 +29,7 @@ from reverie.diffusion.schedules import Pair, Schedule
 from reverie.models.diffusion import Diffusion
 from reverie.models.teacher import borrowed
 from reverie.optim.muon import Muon
-from reverie.optim.phase import Phase
+from reverie.optim.phase import Phase, Stage
 from reverie.verbs import Model
 
 _NULL_RATE = 0.1  # how often the condition is hidden, so that the student too knows the null condition
@@ -116,7 +117,7 @@ class Distilled(nn.Module):
         if guidance != 1 and not (self.classes or self.texts):
             raise UsageError("Guidance strengthens a condition, and this teacher knows none. Leave --guidance out.")
         self.student = copy.deepcopy(self.teacher)
-        self.teacher.requires_grad_(False)
+        frozen(self.teacher)
         self.size, self.channels, self.code_shape = size, channels, self.teacher.code_shape
         self.evaluations, self.substeps, self.guidance = evaluations, substeps, guidance
         self.schedule = self.teacher.schedule
@@ -124,13 +125,16 @@ class Distilled(nn.Module):
 
     # Learning
 
-    def phases(self, lr: float = 1e-3, weight_decay: float = 0.0) -> list[Phase]:
-        """The student starts where its teacher is; a checkpoint that is put back later overrides that."""
-        self.student.load_state_dict(self.teacher.state_dict())
+    def stages(self, lr: float = 1e-3, weight_decay: float = 0.0) -> list[Stage]:
         own = nn.ModuleList(part for part in (self.student.net, self.student.text_encoder) if part is not None)
-        return [Phase("distil", Muon(own, lr, weight_decay), self.loss)]
+        return [Stage([Phase("distil", Muon(own, lr, weight_decay), self.loss)], prepare=self.start_from_teacher)]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def start_from_teacher(self, batches: Any, fresh: bool = True) -> None:
+        """The student starts where its teacher is, unless another run's weights were supplied."""
+        if fresh:
+            self.student.load_state_dict(self.teacher.state_dict())
+
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """How far from the teacher the student is at each step of its own way from pure noise, a mean by ``weight``.
 
         Of the batch only the conditions are used. ``last`` is the distance at the step that ends at the picture.

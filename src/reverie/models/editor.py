@@ -14,11 +14,12 @@ from torch import Tensor
 
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
+from reverie.core.frozen import frozen
 from reverie.core.noise import Noise
 from reverie.models.stylegan import StyleGAN2
 from reverie.models.teacher import borrowed
 from reverie.models.translation import Pix2Pix
-from reverie.optim.phase import Phase
+from reverie.optim.phase import Stage
 from reverie.verbs import Model
 
 _STYLES = 4096  # styles whose directions are looked at
@@ -52,20 +53,22 @@ class Editor(Pix2Pix):
         if more.get("task", "pairs") != "pairs":
             raise UsageError("An editor has its own pairs: leave --task out.")
         super().__init__(size, channels, **more)
-        self.teacher = borrowed(teacher, size, channels, "reverie distill RUN --direction 1", _lack).requires_grad_(
-            False
-        )
+        self.teacher = frozen(borrowed(teacher, size, channels, "reverie distill RUN --direction 1", _lack))
         self.ends = _ends(direction, self.teacher)
         self.strength = strength
         self.register_buffer("move", torch.zeros(self.teacher.latent))
 
     # Learning
 
-    def phases(self, lr: float = 3e-4, d_lr: float = 2e-4, beta: float = 0.5) -> list[Phase]:
+    def stages(self, lr: float = 3e-4, d_lr: float = 2e-4, beta: float = 0.5) -> list[Stage]:
         """As ``Pix2Pix``; the direction is found first, in the teacher's weights."""
-        with torch.no_grad():
-            self.move.copy_(self.found())
-        return super().phases(lr, d_lr, beta)
+        (stage,) = super().stages(lr, d_lr, beta)
+        stage.prepare = self.find_direction
+        return [stage]
+
+    def find_direction(self, batches: Any, fresh: bool = True) -> None:
+        """A function of the teacher's weights alone."""
+        self.move.copy_(self.found())
 
     def found(self) -> Tensor:
         """The direction (width,), as long as one unit of strength."""

@@ -7,22 +7,24 @@ NeurIPS 2021, arXiv:2106.05931, without the joint training. Deviations are liste
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reverie import registry
 from reverie.core.errors import UsageError
+from reverie.core.frozen import frozen
 from reverie.core.noise import Noise
+from reverie.data.batches import Batches
 from reverie.diffusion.schedules import Cosine, Flow
 from reverie.models.diffusion import Diffusion
 from reverie.nets.unet import UNet
-from reverie.optim.phase import Phase, adamw
+from reverie.optim.phase import Phase, Stage, adamw
 from reverie.verbs import Batch, Model, verbs_of
 
-_GENTLE = 1e-4  # scale of the moments' loss, so that clipping never shortens their steps; their rate makes up for it
-_RATE, _EVERY = 0.5, 4  # the share of a batch in the running moments, and how many steps lie between two batches
+_LOOKED_AT = 8192  # images whose codes decide mean and variance
 _LEAST_VARIANCE = 1e-4  # of a latent before it is normalised: one that says nothing is not blown up
 
 
@@ -56,7 +58,7 @@ def borrowed(codec: Any, size: int, channels: int) -> Model:
             f"Train with --size {made.size} on pictures of its kind, or a codec for these: "
             f"reverie train autoencoder-kl --size {size}."
         )
-    return made.requires_grad_(False)
+    return frozen(made)
 
 
 class LatentDiffusion(Diffusion):
@@ -78,6 +80,8 @@ class LatentDiffusion(Diffusion):
         code_shape: the same as maps, (D, 1, 1) for vectors.
     """
 
+    mean: Tensor
+    square: Tensor
     range = None
     elbo: Any = None  # a density of codes would be none of pictures
     log_prob: Any = None
@@ -110,41 +114,39 @@ class LatentDiffusion(Diffusion):
             )
         self.latent_shape = tuple(self.codec.latent_shape)
         self.code_shape = self.latent_shape if len(self.latent_shape) == 3 else (*self.latent_shape, 1, 1)
-        self.mean = nn.Parameter(torch.zeros(self.code_shape[0]))
-        self.square = nn.Parameter(torch.ones(self.code_shape[0]))
+        self.register_buffer("mean", torch.zeros(self.code_shape[0]))
+        self.register_buffer("square", torch.ones(self.code_shape[0]))
         self.net = latent_unet(self.code_shape, width, depth, **self.told)
 
     # Learning
 
-    def stages(self, lr: float = 1e-3, weight_decay: float = 0.0, codec_lr: float = 2e-3) -> list[list[Phase]]:
-        """The codec first, unless it is lent, then the diffusion.
+    def stages(self, lr: float = 1e-3, weight_decay: float = 0.0, codec_lr: float = 2e-3) -> list[Stage]:
+        """The codec first, unless it is another run's, then the diffusion.
 
         Args:
             lr: peak learning rate of the diffusion.
             weight_decay: AdamW's weight decay; biases are spared.
             codec_lr: peak learning rate of the codec, where it is trained here.
         """
-        learn = self.phases(lr, weight_decay)
-        if self.lent:
-            return [learn]
-        return [self.codec.phases(codec_lr, weight_decay), learn]
-
-    def phases(self, lr: float = 1e-3, weight_decay: float = 0.0) -> list[Phase]:
-        """The diffusion of codes, and their moments."""
         own = [*self.net.parameters(), *(self.text_encoder.parameters() if self.text_encoder is not None else ())]
-        # plain gradient descent on half a squared distance is a running average, and all that holds for training
-        # holds for it: ranks agree, a resumed run goes on exactly
-        running = torch.optim.SGD([self.mean, self.square], _RATE / (_EVERY * _GENTLE))
-        return [
-            Phase("denoise", adamw(own, lr, weight_decay), self.loss),
-            Phase("moments", running, self.moments_loss, every=_EVERY),
-        ]
+        denoise = Phase("denoise", adamw(own, lr, weight_decay), self.loss)
+        diffusion = Stage([denoise], name="diffusion", prepare=self.measure_codes)
+        if self.lent:
+            return [diffusion]
+        (codec,) = self.codec.stages(codec_lr, weight_decay)
+        return [replace(codec, name="codec", verbs=("encode", "decode")), diffusion]
 
-    def moments_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Half the squared distance of ``mean`` and ``square`` from each picture's mean code and mean square."""
-        codes = self.raw(batch["x"])
-        gap = torch.cat([codes.mean((2, 3)) - self.mean, codes.square().mean((2, 3)) - self.square], 1)  # (B, 2 C)
-        return {"loss": _GENTLE / 2 * gap.square().sum(1).mean()}
+    def measure_codes(self, batches: Batches, fresh: bool = True) -> None:
+        """Mean and mean square of the codec's latents, a channel each, over the first images of the training split."""
+        total, count = torch.zeros(2, len(self.mean), dtype=torch.float64, device=self.mean.device), 0
+        for batch in batches.in_order(256):
+            codes = self.raw(batch["x"]).double()
+            total += torch.stack([codes.mean((2, 3)).sum(0), codes.square().mean((2, 3)).sum(0)])
+            count += len(codes)
+            if count >= _LOOKED_AT:
+                break
+        self.mean.copy_(total[0] / count)
+        self.square.copy_(total[1] / count)
 
     @property
     def deviation(self) -> Tensor:

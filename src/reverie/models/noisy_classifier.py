@@ -7,6 +7,7 @@ Deviations are listed in docs/systems/diffusion.md.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.nets.convolutional import Encoder
 from reverie.nets.unet import sinusoids
-from reverie.optim.phase import Phase, adamw
+from reverie.optim.phase import Phase, Stage, adamw
 
 _LEAST, _MOST = math.log(0.05), math.log(100.0)  # log(sigma / alpha) in training; beyond, the nearer end is told
 
@@ -48,10 +49,10 @@ class NoisyClassifier(nn.Module):
         self.level = nn.Sequential(nn.Linear(2 * width, features), nn.SiLU(), nn.Linear(features, 2 * features))
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(features, features), nn.SiLU(), nn.Linear(features, classes))
 
-    def phases(self, lr: float = 2e-3, weight_decay: float = 0.01) -> list[Phase]:
-        return [Phase("classify", adamw(self.parameters(), lr, weight_decay), self.loss)]
+    def stages(self, lr: float = 2e-3, weight_decay: float = 0.01) -> list[Stage]:
+        return [Stage([Phase("classify", adamw(self.parameters(), lr, weight_decay), self.loss)])]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """Cross-entropy in nats under noise of a random level; pictures without a class count as 0."""
         label = batch["label"]
         logits = self.logits(*self.noised(batch["x"], batch.rng))

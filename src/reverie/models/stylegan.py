@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
-from reverie.models.adversarial import Adversarial, Loss
+from reverie.models.adversarial import Adversarial, Level, Loss
 from reverie.nets.adversarial import Judge, within
 from reverie.nets.stylegan import AdaptiveSynthesis, Features, Mapping, Synthesis
-from reverie.optim.phase import Phase
+from reverie.optim.phase import Metrics, Outputs, Phase, Stage
+
+DEVIATION = 4  # images whose deviation the discriminator sees together
+_PATH_RATE = 0.01  # share of a step's path length in the running mean
 
 
 def power_of_two(size: int, least: int, most: int = 1024) -> None:
@@ -64,6 +67,7 @@ class StyleGAN2(Adversarial):
 
     synthesis: Any = Synthesis
     G: Any
+    stride: Tensor
 
     def __init__(
         self,
@@ -92,23 +96,31 @@ class StyleGAN2(Adversarial):
         synthesis = self.synthesis(size, channels, latent, width, fold)
         self.G = StyleGenerator(Mapping(latent, latent, mapping, self.classes), synthesis)
         body = Features(size, channels * self.packing, width, fold)
-        self.D = Judge(body, body.outputs, self.classes, packing=self.packing)
+        self.D = Judge(body, body.outputs, self.classes, packing=self.packing, grouped=True)
         self.layers, self.latent_shape = self.G.synthesis.layers, (latent,)
-        # the size of a path's steps that the penalty holds G to, learned with it
-        self.stride = nn.Parameter(torch.zeros(()), requires_grad=path > 0)
+        self.register_buffer("stride", torch.zeros(()))  # running mean of path lengths, which the penalty holds G to
 
     # Learning
 
-    def phases(self, lr: float = 2e-3, d_lr: float = 0.0, beta: float = 0.0) -> list[Phase]:
-        """See ``Adversarial.phases``; the path length penalty is a lazy move of G's."""
-        moves = super().phases(lr, d_lr, beta)
+    def stages(self, lr: float = 2e-3, d_lr: float = 0.0, beta: float = 0.0) -> list[Stage]:
+        """See ``Adversarial.stages``; the path length penalty is a lazy phase of G's optimizer."""
+        (stage,) = super().stages(lr, d_lr, beta)
+        stage.group = math.lcm(2, DEVIATION * self.packing)
         if self.path:
-            optimizer = moves[-1].optimizer
-            optimizer.add_param_group({"params": [self.stride], "lr": 0.01, "weight_decay": 0.0})
-            moves.append(Phase("G-path", optimizer, self.path_loss, self.path_every))
-        return moves
+            every, optimizer = self.path_every, stage.phases[-1].optimizer
+            stage.phases.append(Phase("G-path", optimizer, self.path_loss, every, every, graph=False, eager=True))
+            stage.update = self.adapt
+        return [stage]
 
-    def make(self, rng: Noise, label: Tensor | None) -> Tensor:
+    def adapt(self, batch: Batch, outputs: Outputs, stats: Metrics) -> Metrics:
+        """ADA's probability, and the running mean of path lengths."""
+        metrics = self.adapt_augmentation(batch, outputs, stats) if self.d_augment == "ada" else {}
+        if "G-path/length" in stats:
+            self.stride.lerp_(stats["G-path/length"], _PATH_RATE)
+            metrics["stride"] = self.stride
+        return metrics
+
+    def make(self, rng: Noise, label: Tensor | None, level: Level = ()) -> Tensor:
         return within(self.G.synthesis(self.styles(rng, label), rng).float())
 
     def styles(self, rng: Noise, label: Tensor | None) -> Tensor:
@@ -122,16 +134,15 @@ class StyleGAN2(Adversarial):
         cut = torch.where(rng.bernoulli(self.mixing), cut, torch.full_like(cut, layers))
         return torch.where(torch.arange(layers, device=cut.device)[None, :, None] < cut[:, None, None], w, other)
 
-    def path_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """(|J' y| - a)^2 of the Jacobian J of pictures by w and noise y, a the length that fits best so far.
+    def path_loss(self, batch: Batch, outputs: Outputs) -> Metrics:
+        """(|J' y| - a)^2 of the Jacobian J of images by w and noise y, a the running mean of |J' y|.
 
-        Of every second picture of the batch.
+        Of every second image of the batch.
         """
-        rng, label = batch.rng[::2], batch.get("label")
-        label = self.some_label(rng, None if label is None else label[::2]) if self.classes else None
-        lengths = path_lengths(self.G.synthesis, self.styles(rng, label), rng)
+        rng, label = batch.rng[::2], outputs.get("label")
+        lengths = path_lengths(self.G.synthesis, self.styles(rng, None if label is None else label[::2]), rng)
         loss = (lengths - self.stride).square().mean()
-        return {"loss": self.path * loss, "length": lengths.mean(), "stride": self.stride.detach().clone()}
+        return {"loss": self.path * loss, "length": lengths.mean()}
 
     # Verbs
 

@@ -17,7 +17,7 @@ from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.models.autoencoder import coder
-from reverie.optim.phase import Phase, adamw
+from reverie.optim.phase import Phase, Stage, adamw
 
 _LOG_2PI = math.log(2 * math.pi)
 _EMBEDDING = 64
@@ -100,10 +100,10 @@ class VAE(nn.Module):
 
     # Learning
 
-    def phases(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Phase]:
-        return [Phase("elbo", adamw(self.parameters(), lr, weight_decay), self.loss)]
+    def stages(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Stage]:
+        return [Stage([Phase("elbo", adamw(self.parameters(), lr, weight_decay), self.loss)])]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """(reconstruction + beta KL) per dimension; ``nll``, ``kl`` and ``elbo`` in nats per image."""
         label = batch.get("label")
         if self.classes and label is not None:

@@ -144,10 +144,11 @@ class ConditionedGenerator(nn.Module):
         self.net = net
         self.label = nn.Embedding(classes, width) if classes else None
 
-    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, label: Tensor | None = None, *level: Any) -> Tensor:
+        """``level``: what a growing network is told, see ``nets.progressive``."""
         if self.label is not None:
             z = torch.cat([z, self.label(label).to(z.dtype)], 1)
-        return self.net(z)
+        return self.net(z, *level)
 
 
 class Judge(nn.Module):
@@ -160,28 +161,44 @@ class Judge(nn.Module):
         size: side of the pictures; a class is one more plane of the picture where it is given, else a projection.
         packing: pictures that are judged together, as channels of one.
         named: number of classes for which it also has logits of its own opinion (an auxiliary classifier).
+        grouped: whether ``body`` compares rows, and so has to know how many sets of images it sees.
     """
 
     def __init__(
-        self, body: nn.Module, features: int, classes: int = 0, size: int = 0, packing: int = 1, named: int = 0
+        self,
+        body: nn.Module,
+        features: int,
+        classes: int = 0,
+        size: int = 0,
+        packing: int = 1,
+        named: int = 0,
+        grouped: bool = False,
     ):
         super().__init__()
-        self.body, self.packing, self.size = body, packing, size
+        self.body, self.packing, self.size, self.grouped = body, packing, size, grouped
         self.head = nn.Linear(features, 1)
         plane = bool(classes and size)
         self.plane = nn.Embedding(classes, size**2) if plane else None
         self.projection = nn.Embedding(classes, features) if classes and not plane else None
         self.names = nn.Linear(features, named) if named else None
 
-    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.opinion(image, label)[0]
+    def forward(self, image: Tensor, label: Tensor | None = None, sets: int = 1, *level: Any) -> Tensor:
+        return self.opinion(image, label, sets, *level)[0]
 
-    def opinion(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The logits (B / packing,), and those of the classes (B / packing, named) where it has some."""
+    def opinion(
+        self, image: Tensor, label: Tensor | None = None, sets: int = 1, *level: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """The logits (B / packing,), and those of the classes (B / packing, named) where it has some.
+
+        Args:
+            sets: of how many equal sets, such as real images and fakes, the rows consist; rows of two are not compared.
+            level: what a growing body is told, see ``nets.progressive``.
+        """
         if self.plane is not None:
             image = torch.cat([image, self.plane(label).unflatten(1, (1, self.size, self.size)).to(image)], 1)
         image = image.unflatten(0, (-1, self.packing)).flatten(1, 2) if self.packing > 1 else image
-        features = self.body(image.contiguous(memory_format=torch.channels_last)).float()
+        image = image.contiguous(memory_format=torch.channels_last)
+        features = (self.body(image, *level, sets=sets) if self.grouped else self.body(image)).float()
         with torch.autocast(image.device.type, enabled=False):  # losses look at small differences of large logits
             logits = self.head(features)[:, 0]
             if self.projection is not None:

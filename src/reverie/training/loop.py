@@ -144,7 +144,7 @@ def _fill(model: Model) -> Model:
         argument = model.config["kwargs"].get(key)
         if isinstance(argument, dict) and "run" in argument:
             saved = trained(argument["run"])[1]
-            getattr(model, key).load_state_dict(saved.weights if saved.ema is None else saved.ema)
+            getattr(model, key).load_state_dict(saved.weights | (saved.ema or {}))
     return model
 
 

@@ -69,9 +69,8 @@ class Options:
 
 
 def phase_options(model: str) -> dict[str, inspect.Parameter]:
-    """The arguments of a model's ``phases()`` or ``stages()`` (learning rate ...) by name."""
-    kind = registry.entry(model).load()
-    return registry.arguments(kind, "stages" if hasattr(kind, "stages") else "phases")
+    """The arguments of a model's ``stages()`` (learning rate ...) by name."""
+    return registry.arguments(registry.entry(model).load(), "stages")
 
 
 def sort_options(model: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from reverie.core import distributed
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import write_json
+from reverie.core.layout import place
 from reverie.core.precision import keep_memory, pick_device, pick_precision
 from reverie.data.augment import Augment
 from reverie.data.batches import Batches
@@ -25,11 +26,11 @@ from reverie.optim.phase import stages_of
 from reverie.training import report
 from reverie.training.checkpoint import Checkpoint, load_checkpoint, newest_whole, save_checkpoint
 from reverie.training.doctor import examine
-from reverie.training.fit import Fit
 from reverie.training.options import Options
 from reverie.training.plan import Budget, Plan
 from reverie.training.progress import TrainingBar
 from reverie.training.run import Run
+from reverie.training.step import Engine
 
 _SAMPLE_AT = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)  # shares of progress at which a grid is drawn
 _CHECKPOINT_SECONDS = 60.0
@@ -48,7 +49,7 @@ class Training:
         if self.device.type == "cpu":
             keep_memory()
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # resume is exact to the bit
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = place(model, self.device)
         start, rows = distributed.rows(options.batch_size)
         batches = Batches(
             data.train, options.batch_size, options.seed, start, rows, Augment.parse(options.augment), self.device
@@ -59,7 +60,7 @@ class Training:
                 "classes, and --data emoji has captions."
             )
         stages = stages_of(self.model, **run.info["phases"])
-        self.fit = Fit(
+        self.fit = Engine(
             self.model,
             stages,
             batches,
@@ -122,7 +123,7 @@ class Training:
         saved = load_checkpoint(newest, training=True, device=self.device)
         self.model.load_state_dict(saved.weights)
         if self.fit.ema and saved.ema:
-            self.fit.ema.model.load_state_dict(saved.ema)
+            self.fit.ema.load_state_dict(saved.ema)
         self.fit.load_state(saved.training or {})
         self.step = saved.step
         self.typical = (saved.training or {}).get("typical_loss")
@@ -226,10 +227,10 @@ class Training:
         distributed.average([values])
         numbers = dict(zip(keys, values.tolist(), strict=True))
         losses = [(place, name, x) for (place, name), x in numbers.items() if name.rpartition("/")[2] == "loss"]
-        for place, name, loss in losses:
+        for at, name, loss in losses:
             ran_away = self.typical is not None and abs(loss) > 1e6 * self.typical
             if not math.isfinite(loss) or ran_away:
-                self._diverged(self.step - len(window) + place, name, loss)
+                self._diverged(self.step - len(window) + at, name, loss)
         if self.typical is None and losses:
             self.typical = 1e-3 + statistics.median(abs(loss) for *_, loss in losses)
         means: dict[str, float] = {}
@@ -239,9 +240,9 @@ class Training:
         return means
 
     def _diverged(self, step: int, name: str, loss: float) -> None:
-        player = name.rpartition("/")[0] or self.fit.stages[self.fit.stage][0].name
+        player = name.rpartition("/")[0] or self.fit.stages[self.fit.stage].phases[0].name
         newest, _ = newest_whole(self.run.checkpoints)
-        rate = self.fit.stages[self.fit.stage][0].optimizer.param_groups[0]["lr"]
+        rate = self.fit.stages[self.fit.stage].phases[0].optimizer.param_groups[0]["lr"]
         raise ReverieError(
             f"Training diverged at step {step}: the loss of phase {player!r} is {loss:g}. "
             f"Kept: the last good checkpoint, {newest}. Try a lower --lr (it stood at {rate:.2g}), a longer --warmup, "
@@ -251,7 +252,7 @@ class Training:
     def _log(self, metrics: dict[str, float], speed: float) -> None:
         if not self.leader:
             return
-        first = self.fit.stages[self.fit.stage][0]
+        first = self.fit.stages[self.fit.stage].phases[0]
         line = {
             "step": self.step,
             "seconds": round(self.elapsed, 3),
@@ -283,7 +284,7 @@ class Training:
         self.saved_at = time.monotonic()
         if not self.leader:
             return
-        ema = self.fit.ema.model.state_dict() if self.fit.ema else None
+        ema = self.fit.ema.state_dict() if self.fit.ema else None
         state = self.fit.state() | {"typical_loss": self.typical}
         content = Checkpoint(self.step, self.run.info["model"], self.model.state_dict(), ema, state)
         save_checkpoint(self.run.checkpoints, content, self.options.keep)
