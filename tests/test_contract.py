@@ -16,16 +16,15 @@ import torch
 import reverie as rv
 from reverie import recipes, registry
 from reverie.core.noise import Noise
-from reverie.data.batches import Batches, in_order
+from reverie.data.batches import in_order
 from reverie.drawing import conditioning
-from reverie.optim.phase import stages_of
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.loop import rerun, resume, train
 from reverie.training.options import sort_options
 from reverie.training.run import Run
 from reverie.verbs import VERBS, verbs_of
 
-SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "groups": 4, "pool": 0}
+SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "groups": 4, "pool": 12}
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that cannot do without another's run: of what model
 RUNS: dict[str, str] = {}  # ... and where it is
 # what is worth a row of its own beside each model's defaults
@@ -136,27 +135,6 @@ def test_a_picture_does_not_depend_on_its_batch(name, options, tiny):
 
 
 @case
-def test_losses_draw_only_from_the_batch_and_fall_in_training(name, options, tiny):
-    model = make(name, options, tiny).train()
-    for phase in (phase for stage in stages_of(model) for phase in stage):
-        batches = Batches(tiny.train, 32, seed=0)
-
-        def loss(step, phase=phase, batches=batches):
-            batch = batches(step).replace(rng=Noise.of_step(5, 0, 32))
-            return phase.loss(batch)["loss"]
-
-        before = torch.random.get_rng_state()
-        assert torch.equal(loss(0), loss(0)), "a loss drew from somewhere other than batch['rng']"
-        assert torch.equal(before, torch.random.get_rng_state())
-        first = float(loss(0).detach())
-        for step in range(30):
-            loss(step).backward()
-            phase.optimizer.step()
-            phase.optimizer.zero_grad()
-        assert float(loss(0).detach()) < first
-
-
-@case
 def test_stopping_and_resuming_changes_no_bit(name, options, bars, tmp_path):
     shared = small(name, options) | {
         "steps": 8,
@@ -184,7 +162,7 @@ def test_a_loaded_checkpoint_is_the_model_that_was_saved(name, options, bars, tm
     run = train(name, bars, out=tmp_path / "run", steps=3, batch_size=16, quiet=True, **small(name, options))
     model = rv.load(run)
     saved = load_checkpoint(newest_whole(run.checkpoints)[0])
-    assert same(model.state_dict(), saved.ema)
+    assert same(model.state_dict(), saved.weights | saved.ema)
     assert model.config == {"name": name, "kwargs": registry.build(name, **saved.config["kwargs"]).config["kwargs"]}
     assert run.info["status"] == "finished" and (run.path / "loss.png").stat().st_size > 1000
     pictures = {p.name for p in run.path.glob("*.png")}
@@ -277,5 +255,5 @@ def test_kill_9_at_a_random_moment_then_resume_gives_the_same_bits(bars, tmp_pat
         load_checkpoint(Path(p) / "checkpoints" / "00000400", training=True) for p in (tmp_path / "whole", killed)
     )
     assert same(whole.weights, again.weights) and same(whole.ema, again.ema)
-    for a, b in zip(*(s.training["optimizers"][0][0]["state"].values() for s in (whole, again)), strict=True):
+    for a, b in zip(*(s.training["optimizers"][0]["state"].values() for s in (whole, again)), strict=True):
         assert all(torch.equal(a[k], b[k]) for k in a)
