@@ -98,18 +98,17 @@ def _files(model: Model) -> dict[str, bytes]:
         "README.md": _readme(model, names, bool(travels)).encode(),
     }
     if travels:
-        files["pipeline.py"] = _carried("travelling_pipeline.py", "noise.py").encode()
+        files["pipeline.py"] = _carried("travelling_pipeline.py", "core/noise.py").encode()
     if not native:
         files["unet/reverie_unet.py"] = _carried("travelling_unet.py", "nets/unet.py").encode()
     return files
 
 
-def arguments(net: Any, size: int) -> dict[str, Any]:
+def arguments(net: Any) -> dict[str, Any]:
     """The constructor's arguments of a fast U-Net (``nets.unet.UNet``), read off its layers."""
     fold = net.into[0].downscale_factor
     with_attention = [place for place, level in enumerate(net.down) if level.attention is not None]
     return {
-        "size": size,
         "channels": net.into[1].in_channels // fold**2,
         "widths": [level.blocks[0].second.out_channels for level in net.down],
         "depth": net.depth,
@@ -128,7 +127,7 @@ def _own_config(model: Model) -> dict[str, Any]:
         "sample_size": model.size,
         "in_channels": model.channels,
         "out_channels": model.channels,
-        "arguments": arguments(model.net, model.size),
+        "arguments": arguments(model.net),
         "num_class_embeds": model.classes + 1 if model.classes else None,
         "time_scale": 1000.0 if isinstance(model.schedule, Karras) else 1.0,
     }

@@ -31,7 +31,7 @@ class Reader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = Encoder(28, 1, 10, width=32)
+        self.net = Encoder((28, 28), 1, 10, width=32)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.net(image)

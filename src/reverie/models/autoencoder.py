@@ -34,7 +34,8 @@ def coder(
 ) -> tuple[nn.Module, nn.Module]:
     """An encoder (B, channels, size, size) -> (B, outputs) and a decoder (B, inputs) -> (B, maps, size, size)."""
     if net == "conv":
-        return Encoder(size, channels, outputs, width, depth), Decoder(size, maps, inputs, width, depth)
+        shape = (size, size)
+        return Encoder(shape, channels, outputs, width, depth), Decoder(shape, maps, inputs, width, depth)
     if net == "dense":
         pixels = size * size
         encoder = nn.Sequential(nn.Flatten(), mlp([channels * pixels, *hidden, outputs]))

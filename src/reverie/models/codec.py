@@ -127,7 +127,7 @@ class AutoencoderKL(nn.Module):
         self.adversarial, self.adversarial_start = adversarial, adversarial_start
         self.encoder = encoder(channels, 2 * latent, fold, widths, depth)
         self.decoder = decoder(channels, latent, fold, widths, depth)
-        self.discriminator = patch_judge(size, channels, width) if adversarial else None
+        self.discriminator = patch_judge((size, size), channels, width) if adversarial else None
 
     # Learning
 

@@ -26,6 +26,7 @@ from reverie.diffusion.prediction import PREDICTIONS, weigh
 from reverie.diffusion.samplers import Denoise
 from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear, Pair, Schedule
 from reverie.nets.bert import MiniLM
+from reverie.nets.shapes import Shape, check_sides, divides, halved
 from reverie.nets.text import TextEncoder
 from reverie.nets.unet import UNet
 from reverie.optim.muon import Muon
@@ -35,23 +36,27 @@ Guide = Callable[[Denoise, Tensor | None, Sequence[str] | None], Denoise]  # (de
 _NULL_RATE = 0.1  # how often training hides the condition, so that the null condition means "any" (arXiv:2207.12598)
 
 
-def unet(size: int, channels: int, width: int, depth: int, **told: int) -> UNet:
-    """The fast U-Net for pictures of a size: maps of at most 32 down to at most 8 a side.
+def unet(shape: Shape, channels: int, width: int, depth: int, **told: int) -> UNet:
+    """The fast U-Net for images of a shape: maps of at most 32 down to at most 8 a side.
 
     Raises:
-        UsageError: a size that 4 does not divide.
+        UsageError: a side that 4 does not divide.
     """
-    if size % 4 or not 8 <= size <= 1024:
-        near = min(max(8, round(size / 4) * 4), 1024)
-        raise UsageError(f"The U-Net needs a size that 4 divides, from 8 to 1024; {size} is not. Try --size {near}.")
+    check_sides(shape, "The U-Net", 4, 8, 1024)
     fold = 2
-    while size // fold > 32 and size % (4 * fold) == 0:
+    while max(shape) // fold > 32 and divides(4 * fold, shape):
         fold *= 2
-    side, widths = size // fold, [width]
-    while side % 2 == 0 and side > 8:
-        side //= 2
+    widths = level_widths(halved(shape, fold), width)
+    return UNet(channels, tuple(widths), depth, attention=len(widths) - 1, fold=fold, **told)
+
+
+def level_widths(shape: Shape, width: int) -> list[int]:
+    """Channels of a U-Net's levels, fine to coarse, from maps of a shape down to sides of at most 8."""
+    widths = [width]
+    while divides(2, shape) and min(shape) > 8:
+        shape = halved(shape)
         widths.append(min(2 * widths[-1], 4 * width))
-    return UNet(size, channels, tuple(widths), depth, attention=len(widths) - 1, fold=fold, **told)
+    return widths
 
 
 def _minilm() -> tuple[weights.Weights, list[str]]:
@@ -301,7 +306,7 @@ class OfPictures(Diffusion):
 
     def __init__(self, size: int, channels: int, classes: int = 0, width: int = 64, depth: int = 1, **more: Any):
         super().__init__(size, channels, classes, **more)
-        self.net = unet(size, channels, width, depth, **self.told)
+        self.net = unet((size, size), channels, width, depth, **self.told)
 
 
 class DDPM(OfPictures):

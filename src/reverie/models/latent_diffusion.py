@@ -19,7 +19,7 @@ from reverie.core.frozen import frozen
 from reverie.core.noise import Noise
 from reverie.data.batches import Batches
 from reverie.diffusion.schedules import Cosine, Flow
-from reverie.models.diffusion import Diffusion
+from reverie.models.diffusion import Diffusion, level_widths
 from reverie.nets.unet import UNet
 from reverie.optim.phase import Phase, Stage, adamw
 from reverie.verbs import Batch, Model, verbs_of
@@ -29,13 +29,9 @@ _LEAST_VARIANCE = 1e-4  # of a latent before it is normalised: one that says not
 
 
 def latent_unet(shape: tuple[int, int, int], width: int, depth: int, **told: int) -> UNet:
-    """The U-Net for codes of a shape (C, side, side): levels down to 8 a side, attention on the coarsest."""
-    channels, side, _ = shape
-    widths, coarsest = [width], side
-    while coarsest % 2 == 0 and coarsest > 8:
-        coarsest //= 2
-        widths.append(min(2 * widths[-1], 4 * width))
-    return UNet(side, channels, tuple(widths), depth, attention=len(widths) - 1, fold=1, **told)
+    """The U-Net for codes of a shape (C, h, w): levels down to 8 a side, attention on the coarsest."""
+    widths = level_widths(shape[1:], width)
+    return UNet(shape[0], tuple(widths), depth, attention=len(widths) - 1, fold=1, **told)
 
 
 def borrowed(codec: Any, size: int, channels: int) -> Model:

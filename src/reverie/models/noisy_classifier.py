@@ -45,7 +45,7 @@ class NoisyClassifier(nn.Module):
             raise UsageError("A classifier needs pictures with at least two classes (sub-folders are classes).")
         self.size, self.channels, self.classes, self.frequencies = size, channels, classes, 2 * width
         features = 4 * width
-        self.encoder = Encoder(size, channels, features, width, depth)
+        self.encoder = Encoder((size, size), channels, features, width, depth)
         self.level = nn.Sequential(nn.Linear(2 * width, features), nn.SiLU(), nn.Linear(features, 2 * features))
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(features, features), nn.SiLU(), nn.Linear(features, classes))
 

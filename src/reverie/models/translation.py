@@ -51,7 +51,7 @@ class Translator(nn.Module):
 
     def __init__(self, size: int, inputs: int, outputs: int, width: int, depth: int):
         super().__init__()
-        self.net = unet(size, inputs, width, depth, outputs=outputs)
+        self.net = unet((size, size), inputs, width, depth, outputs=outputs)
         self.change = inputs == outputs
 
     def forward(self, source: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Pix2Pix(nn.Module):
         made = 1 if task != "pairs" else channels
         self.inputs, outputs = (made, channels) if direction == "AtoB" else (channels, made)
         self.G = Translator(size, self.inputs, outputs, width, depth)
-        self.D = patch_judge(size, self.inputs + outputs, width)
+        self.D = patch_judge((size, size), self.inputs + outputs, width)
 
     # Learning
 
@@ -207,7 +207,7 @@ class CycleGAN(nn.Module):
         self.size, self.channels, self.domains = size, channels, classes
         self.game, self.cycle, self.identity = game_of(loss), cycle, identity
         self.to_b, self.to_a = (Translator(size, channels, channels, width, depth) for _ in range(2))
-        self.d_b, self.d_a = (patch_judge(size, channels, width) for _ in range(2))
+        self.d_b, self.d_a = (patch_judge((size, size), channels, width) for _ in range(2))
         self.register_buffer("past_a", torch.zeros(pool, channels, size, size))
         self.register_buffer("past_b", torch.zeros(pool, channels, size, size))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
