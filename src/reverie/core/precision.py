@@ -44,10 +44,12 @@ class Precision:
         return f"{'bf16' if self.bf16 else 'fp32'} on {self.device} ({self.reason})"
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Around a loss: matrix products and convolutions in bf16 where chosen."""
+        """Around a forward pass and its loss: matrix products and convolutions in bf16 where chosen.
+
+        Without the cache of cast weights: one that is first used under ``no_grad`` would get no gradient afterwards."""
         if not self.bf16:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
