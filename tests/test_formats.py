@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import reverie as rv
-from reverie.noise import Noise
+from reverie.core.noise import Noise
 
 FORMAT_1 = Path(__file__).parent / "formats" / "1"
 
