@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Output, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.data.differentiable_augment import adaptive, diffaugment
@@ -169,6 +170,18 @@ class Adversarial(nn.Module):
         self.penalty_every, self.d_augment, self.packing = penalty_every, d_augment, packing
         # how often ADA changes a picture: moved with D, see ``control``
         self.strength = nn.Parameter(torch.zeros(()), requires_grad=d_augment == "ada")
+
+    @property
+    def card(self) -> Card:
+        conditions = {"label": self.classes} if self.classes else {}
+        return Card(
+            output=Output("image", (self.size, self.size), self.channels),
+            conditions=conditions,
+            columns=conditions.keys(),
+            latents={"z": Space((self.latent,), "normal")},
+            monitors=("gan", "classes"),
+            networks=("G", "D"),
+        )
 
     # Learning
 

@@ -6,6 +6,7 @@ arXiv:1710.10196. Deviations are listed in docs/systems/stylegan.md.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card
 from reverie.core.errors import UsageError
 from reverie.models.adversarial import Adversarial, Loss
 from reverie.models.stylegan import power_of_two
@@ -70,6 +72,12 @@ class ProGAN(Adversarial):
         self.D = Judge(self.shrinker, body.outputs, self.classes, packing=self.packing)
         self.register_buffer("reached", torch.zeros((), dtype=torch.int64))  # the level that pictures are drawn at
 
+    @property
+    def card(self) -> Card:
+        # before the last level its images are too coarse for a probe of their classes
+        grown = int(self.reached) == len(self.grower.net.pixels) - 1
+        return replace(super().card, monitors=("gan", "classes") if grown else ("gan",))
+
     # Learning
 
     def stages(self, lr: float = 1e-3, d_lr: float = 0.0, beta: float = 0.0) -> list[Stage]:
@@ -102,11 +110,6 @@ class ProGAN(Adversarial):
         self.hold(level, 1.0)
         known, new = (part | {"x": self.shrunk(part["x"], level)} for part in (seen, unseen))
         return super().checkup(known, new)
-
-    @property
-    def grown(self) -> bool:
-        """Whether it draws pictures of their full side by now."""
-        return int(self.reached) == len(self.grower.net.pixels) - 1
 
     def hold(self, level: int, share: Tensor | float) -> None:
         for net in (self.grower, self.shrinker):

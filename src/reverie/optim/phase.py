@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
-from reverie.verbs import Model
+from reverie.core.verbs import Model, verbs_of
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Stage(list[Phase]):
 
 def stages_of(model: Model, **options: Any) -> list[list[Phase]]:
     """The model's stages in order; a model with ``phases()`` alone has one. ``options`` are theirs (lr ...)."""
-    if callable(getattr(model, "stages", None)):
+    if "stages" in verbs_of(model):
         return list(model.stages(**options))
     return [model.phases(**options)]
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from reverie import registry
 from reverie.core.errors import UsageError, suggest
+from reverie.core.options import method_parameters
+from reverie.core.verbs import verbs_of
 from reverie.data.augment import Augment
 
 
@@ -70,8 +72,8 @@ class Options:
 
 def phase_options(model: str) -> dict[str, inspect.Parameter]:
     """The arguments of a model's ``phases()`` or ``stages()`` (learning rate ...) by name."""
-    kind = registry.entry(model).load()
-    return registry.arguments(kind, "stages" if hasattr(kind, "stages") else "phases")
+    kind = registry.entry(model).kind()
+    return method_parameters(kind, "stages" if "stages" in verbs_of(kind) else "phases")
 
 
 def sort_options(model: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
