@@ -46,6 +46,7 @@ from training_step import convolution, peak
 
 from reverie import registry
 from reverie.core.precision import keep_memory, pick_device, pick_precision
+from reverie.core.verbs import Model
 from reverie.data.batches import Batches
 from reverie.data.types import Pictures
 from reverie.home import home
@@ -55,7 +56,6 @@ from reverie.pictures import to_float
 from reverie.recipes import recipe_for
 from reverie.training.options import Options
 from reverie.training.step import Engine
-from reverie.verbs import Model
 
 SIZE, CHANNELS = 32, 3
 Made = tuple[Model, dict[str, Any], Options]  # a system, its phases' arguments, its training options

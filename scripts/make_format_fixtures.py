@@ -25,14 +25,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from reverie.noise import Noise
+from reverie.verbs import Model
 from torch import Tensor
 
 import reverie as rv
 from reverie.data.batches import in_order
 from reverie.generation import data_of
-from reverie.noise import Noise
 from reverie.training.run import Run
-from reverie.verbs import Model
 
 COMMIT = "64ae4f0"
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "formats" / "1"

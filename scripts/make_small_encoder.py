@@ -21,6 +21,7 @@ import reverie as rv
 from reverie.core.files import replacing
 from reverie.core.noise import Noise
 from reverie.core.precision import pick_precision
+from reverie.core.verbs import Batch
 from reverie.data.batches import Batches
 from reverie.data.types import Pictures
 from reverie.metrics.resize import resize
@@ -28,7 +29,6 @@ from reverie.nets.small import DIMENSION, SIZE, SmallEncoder
 from reverie.optim.phase import Phase, Stage, adamw
 from reverie.pictures import to_float
 from reverie.training.step import Engine
-from reverie.verbs import Batch
 from reverie.weights import digest
 
 KINDS = ("blur", "noise", "brightness", "contrast", "tint", "patch")

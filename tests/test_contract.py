@@ -15,14 +15,17 @@ import torch
 
 import reverie as rv
 from reverie import recipes, registry
+from reverie.core.card import Card, card_of
 from reverie.core.noise import Noise
+from reverie.core.verbs import VERBS, verbs_of
 from reverie.data.batches import in_order
 from reverie.drawing import conditioning
+from reverie.metrics.likelihood import nats_of
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.loop import rerun, resume, train
 from reverie.training.options import sort_options
 from reverie.training.run import Run
-from reverie.verbs import VERBS, verbs_of
+from reverie.weights import NETWORKS
 
 SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "groups": 4, "pool": 12}
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that cannot do without another's run: of what model
@@ -99,7 +102,7 @@ def test_verbs_give_the_shapes_and_ranges_that_they_promise(name, options, tiny)
     verbs = verbs_of(model)
     batch = next(in_order(tiny.held_out, 5))
     condition = conditioning(model, batch)
-    assert verbs == verbs_of(registry.entry(name).load()) and set(verbs) <= set(VERBS)
+    assert verbs == registry.entry(name).verbs and set(verbs) <= set(VERBS)
     with torch.inference_mode():
         if "sample" in verbs:
             drawn = model.sample(Noise.of_seeds(range(5)), **condition)
@@ -107,7 +110,9 @@ def test_verbs_give_the_shapes_and_ranges_that_they_promise(name, options, tiny)
             assert model.sample(Noise.of_seeds(range(5))).isfinite().all()  # the null condition
         if "encode" in verbs:
             code = model.encode(batch["x"], **condition)
-            assert code.shape == (5, *model.latent_shape) and torch.equal(code, model.encode(batch["x"], **condition))
+            assert code.shape == (5, *card_of(model).space.shape) and torch.equal(
+                code, model.encode(batch["x"], **condition)
+            )
             if "decode" in verbs:
                 assert model.decode(code, **condition).shape == batch["x"].shape
         for verb in {"elbo", "log_prob"} & set(verbs):
@@ -119,6 +124,28 @@ def test_verbs_give_the_shapes_and_ranges_that_they_promise(name, options, tiny)
             torch.testing.assert_close(model.translate(given[2:3], batch.rng[2:3]), made[2:3])
         if "restore" in verbs:
             assert all(model.restore(batch["x"], task).shape == batch["x"].shape for task in model.tasks)
+        if "stream" in verbs:
+            *_, last = model.stream(Noise.of_seeds(range(5)), **condition)
+            assert torch.equal(next(iter(last.render().values())), drawn)
+
+
+@case
+def test_a_card_is_plain_data_that_its_model_keeps(name, options, tiny):
+    model = make(name, options, tiny)
+    card, verbs = card_of(model), verbs_of(model)
+    assert Card.from_json(json.loads(json.dumps(card.to_json()))) == card
+    assert all(model.get_submodule(network) is not None for network in card.networks)
+    assert all(one.verb in verbs for one in card.likelihoods) and set(card.weights) <= set(NETWORKS)
+    batch = next(in_order(tiny.held_out, 5))
+    for one in card.likelihoods[:1]:
+        assert nats_of(model, one, batch).shape == (5,)
+    if "decode" in verbs:
+        for space, facts in card.latents.items():
+            named = {"space": space} if len(card.latents) > 1 else {}
+            drawn = model.decode(torch.zeros(2, *facts.shape), **named)
+            assert drawn.shape == (2, card.output.channels, *card.output.shape)
+            if "latents" in verbs:
+                assert model.latents(Noise.of_seeds([0, 1]), **named).shape == (2, *facts.shape)
 
 
 @case
@@ -126,7 +153,7 @@ def test_a_picture_does_not_depend_on_its_batch(name, options, tiny):
     model = make(name, options, tiny)
     if "sample" not in verbs_of(model):
         pytest.skip("does not sample")
-    label = {"label": torch.arange(7) % 2} if getattr(model, "classes", 0) else {}
+    label = {"label": torch.arange(7) % 2} if card_of(model).classes else {}
     with torch.inference_mode():
         together = model.sample(Noise.of_seeds(range(10, 17)), **label)
         for row in (0, 3, 6):

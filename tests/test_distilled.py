@@ -266,9 +266,9 @@ def test_the_label_reaches_the_student():
 def test_the_way_to_the_pictures_has_as_many_stops_as_it_was_distilled_for(student):
     model = rv.load(student)
     sampler, pairs = model.plan()
-    *_, (last, said) = stops = list(model.trajectory(Noise.of_seeds(range(3))))
-    assert sampler == "ddim" and len(stops) == 2 == len(pairs) - 1
-    assert torch.equal(last, said) and torch.equal(last.clamp(-1, 1), model.sample(Noise.of_seeds(range(3))))
+    *_, last = frames = list(model.stream(Noise.of_seeds(range(3))))
+    assert sampler == "ddim" and len(frames) == 3 == len(pairs) and frames[0].tensors["x0"] is not last.tensors["x"]
+    assert torch.equal(last.tensors["x"].clamp(-1, 1), model.sample(Noise.of_seeds(range(3))))
     assert torch.equal(model.sample(Noise.of_seeds([1]), steps=2), model.sample(Noise.of_seeds([1])))
 
 

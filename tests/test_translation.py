@@ -223,7 +223,7 @@ def test_held_out_pairs_files_and_captions_are_translated_beside_the_truth(tmp_p
     run = train("pix2pix", "emoji", size=8, out=tmp_path / "run", steps=2, batch_size=8, quiet=True, width=8)
     assert {"translations.png", "loss.png"} <= {file.name for file in run.path.glob("*.png")}
     where = tmp_path / "t.png"
-    translate(str(run.path), "held-out:0", "red heart", out=str(where), json=True)
+    translate([str(run.path), "held-out:0", "red heart", "--out", str(where), "--json"])
     assert json.loads(capsys.readouterr().out) == {"out": str(where), "number": 2}
     model = rv.load(run)
     given, truth = find_given(model, "held-out:0")
@@ -235,18 +235,18 @@ def test_held_out_pairs_files_and_captions_are_translated_beside_the_truth(tmp_p
     Image.fromarray(rows[:8, :8]).save(tmp_path / "mine.png")
     given, truth = find_given(model, str(tmp_path / "mine.png"))
     assert truth is None and given.shape == (1, 3, 8, 8)
-    translate(str(run.path), str(tmp_path / "mine.png"), out=str(tmp_path / "many"))
+    translate([str(run.path), str(tmp_path / "mine.png"), "--out", str(tmp_path / "many")])
     assert (tmp_path / "many" / "000000.png").is_file()
     with pytest.raises(UsageError, match="'to'"):
-        translate(str(run.path), "held-out:0", to="A")
+        translate([str(run.path), "held-out:0", "--to", "A"])
 
 
 def test_a_cycle_goes_both_ways_and_a_model_that_does_not_translate_says_so(bars, tmp_path):
     told = {"steps": 2, "batch_size": 8, "quiet": True, "width": 8}
     run = train("cyclegan", bars, out=tmp_path / "run", warmup=0, lr=0.05, ema=0.0, **told)
     for to in ("A", "B"):
-        translate(str(run.path), "held-out:1", to=to, out=str(tmp_path / f"{to}.png"))
+        translate([str(run.path), "held-out:1", "--to", to, "--out", str(tmp_path / f"{to}.png")])
     assert (tmp_path / "A.png").read_bytes() != (tmp_path / "B.png").read_bytes()
     other = train("autoencoder", bars, out=tmp_path / "other", **told)
     with pytest.raises(UsageError, match="cannot translate"):
-        translate(str(other.path), "held-out:1", out=str(tmp_path / "x.png"))
+        translate([str(other.path), "held-out:1", "--out", str(tmp_path / "x.png")])

@@ -12,22 +12,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["build", "data", "evaluate", "load", "sample", "train", "trajectory"]
+__all__ = ["Card", "Noise", "build", "data", "evaluate", "load", "register", "sample", "stream", "train"]
 
 if TYPE_CHECKING:
+    from reverie.core.card import Card
+    from reverie.core.noise import Noise
     from reverie.data import data
     from reverie.evaluation import evaluate
-    from reverie.generation import load, sample, trajectory
-    from reverie.registry import build
+    from reverie.generation import build, load, sample, stream
+    from reverie.registry import register
     from reverie.training.loop import train
 
 _HOMES = {
-    "build": "reverie.registry",
+    "Card": "reverie.core.card",
+    "Noise": "reverie.core.noise",
+    "build": "reverie.generation",
     "evaluate": "reverie.evaluation",
     "load": "reverie.generation",
+    "register": "reverie.registry",
     "sample": "reverie.generation",
+    "stream": "reverie.generation",
     "train": "reverie.training.loop",
-    "trajectory": "reverie.generation",
 }
 
 

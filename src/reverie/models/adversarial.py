@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Output, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.data.differentiable_augment import adaptive, diffaugment
@@ -169,6 +170,18 @@ class Adversarial(nn.Module):
         self.r1, self.r2, self.slope = weights["r1"], weights["r2"], weights["slope"]
         self.penalty_every, self.d_augment, self.packing = penalty_every, d_augment, packing
         self.register_buffer("strength", torch.zeros(()))  # ADA's probability p
+
+    @property
+    def card(self) -> Card:
+        conditions = {"label": self.classes} if self.classes else {}
+        return Card(
+            output=Output("image", (self.size, self.size), self.channels),
+            conditions=conditions,
+            columns=conditions.keys(),
+            latents={"z": Space((self.latent,), "normal")},
+            monitors=("gan", "classes"),
+            networks=("G", "D"),
+        )
 
     # Learning
 

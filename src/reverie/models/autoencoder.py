@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Output, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.nets.convolutional import Decoder, Encoder
@@ -58,8 +59,6 @@ class Autoencoder(nn.Module):
         loss: "mse" mean (x - x')^2, "l1" mean |x - x'|, "bce" cross-entropy with pixels as probabilities.
     """
 
-    caution = "Note: an autoencoder is not trained to decode N(0, I); poor pictures are the lesson here. A vae is."
-
     def __init__(
         self,
         size: int,
@@ -78,6 +77,14 @@ class Autoencoder(nn.Module):
             raise UsageError(f"latent must be at least 1, not {latent}.")
         self.size, self.channels, self.latent_shape, self.kind = size, channels, (latent,), loss
         self.encoder, self.decoder = coder(net, size, channels, latent, latent, width, depth, hidden, channels)
+
+    @property
+    def card(self) -> Card:
+        return Card(
+            output=Output("image", (self.size, self.size), self.channels),
+            latents={"z": Space(self.latent_shape, encode="exact")},
+            caution="Note: an autoencoder is not trained to decode N(0, I); poor images are the lesson. A vae is.",
+        )
 
     def stages(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Stage]:
         return [Stage([Phase("reconstruct", adamw(self.parameters(), lr, weight_decay), self.loss)])]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from reverie import weights
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Output, Space
 from reverie.core.errors import UsageError
 from reverie.core.layout import place
 from reverie.models.vae import kl_to_standard_normal
@@ -128,6 +129,14 @@ class AutoencoderKL(nn.Module):
         self.encoder = encoder(channels, 2 * latent, fold, widths, depth)
         self.decoder = decoder(channels, latent, fold, widths, depth)
         self.discriminator = patch_judge((size, size), channels, width) if adversarial else None
+
+    @property
+    def card(self) -> Card:
+        return Card(
+            output=Output("image", (self.size, self.size), self.channels),
+            latents={"z": Space(self.latent_shape, encode="mean")},
+            weights=("vgg16", "lpips-vgg") if self.perceptual else (),
+        )
 
     # Learning
 

@@ -11,18 +11,23 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from reverie import registry
 from reverie.core.batch import Batch
+from reverie.core.card import Card
 from reverie.core.errors import UsageError
 from reverie.core.frozen import frozen
 from reverie.core.noise import Noise
+from reverie.core.options import SubRun
+from reverie.core.verbs import Frame, Model
 from reverie.diffusion.denoiser import denoiser
+from reverie.diffusion.frames import frames, last_image
 from reverie.diffusion.prediction import PREDICTIONS
 from reverie.diffusion.samplers import Denoise, ddim, unipc
 from reverie.diffusion.schedules import Pair, Schedule
@@ -30,7 +35,6 @@ from reverie.models.diffusion import Diffusion
 from reverie.models.teacher import borrowed
 from reverie.optim.muon import Muon
 from reverie.optim.phase import Phase, Stage
-from reverie.verbs import Model
 
 _NULL_RATE = 0.1  # how often the condition is hidden, so that the student too knows the null condition
 _SHIFT, _MOST = 2.0, 40.0  # sigma / alpha in the middle of the way, and where it may start
@@ -78,7 +82,7 @@ def weight(start: Pair, stop: Pair) -> float:
 def _lack(teacher: Model) -> str:
     if isinstance(teacher, Diffusion):
         return ""
-    known = [name for name, one in registry.MODELS.items() if issubclass(one.load(), Diffusion)]
+    known = [name for name in registry.names() if issubclass(registry.entry(name).kind(), Diffusion)]
     return f"no steps to save. Distil one of: {', '.join(known)}."
 
 
@@ -95,14 +99,12 @@ class Distilled(nn.Module):
         guidance: scale of classifier-free guidance that the student learns to draw with; 1 is none.
     """
 
-    sampler, grid = "ddim", "distilled"
-
     def __init__(
         self,
         size: int,
         channels: int,
         classes: int = 0,
-        teacher: dict[str, Any] | str = "",
+        teacher: Annotated[dict[str, Any] | str, SubRun()] = "",
         evaluations: int = 4,
         substeps: int = 2,
         guidance: float = 1.0,
@@ -122,6 +124,11 @@ class Distilled(nn.Module):
         self.evaluations, self.substeps, self.guidance = evaluations, substeps, guidance
         self.schedule = self.teacher.schedule
         self.pairs = stops(self.schedule, evaluations)
+
+    @property
+    def card(self) -> Card:
+        networks = ("student.net", "teacher.net")
+        return replace(self.student.card, likelihoods=(), evaluations=self.evaluations, networks=networks)
 
     # Learning
 
@@ -173,9 +180,7 @@ class Distilled(nn.Module):
 
     # Verbs
 
-    def plan(
-        self, sampler: str | None = None, steps: int | None = None, grid: str | None = None
-    ) -> tuple[str, list[Pair]]:
+    def plan(self, steps: int | None = None) -> tuple[str, list[Pair]]:
         """The sampler's name and its stops, which distillation has fixed.
 
         Raises:
@@ -186,33 +191,31 @@ class Distilled(nn.Module):
                 f"This run was distilled to draw in {self.evaluations} steps, not {steps}. "
                 f"For another number, distil its teacher again: reverie distill TEACHER --steps {steps}."
             )
-        return self.sampler, self.pairs
+        return "ddim", self.pairs
 
-    def trajectory(
+    def stream(
         self, noise: Noise, label: Tensor | None = None, text: Sequence[str] | None = None, steps: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What ``sample`` goes through: after each step x_t and what the student said, both (B, *code_shape).
+    ) -> Iterator[Frame]:
+        """What ``sample`` goes through: x at each stop and the student's estimate of x0 there.
 
+        Args:
+            steps: as many as it was distilled for, or nothing.
         Raises:
             UsageError: a condition that the model does not know, or another number of steps.
         """
         self.student.check(label, text, 1.0)
-        _, pairs = self.plan(steps=steps)
-        yield from ddim(self.student.denoiser(label, text), self.noised(noise), pairs)
+        _, pairs = self.plan(steps)
+        x = self.noised(noise)
+        yield from frames(ddim(self.student.denoiser(label, text), x, pairs), x, pairs, self.student.picture)
 
-    def sample(
-        self, noise: Noise, label: Tensor | None = None, text: Sequence[str] | None = None, steps: int | None = None
-    ) -> Tensor:
-        """Pictures (B, C, H, W) from noise: see ``trajectory`` for conditions and errors."""
-        for x, _ in self.trajectory(noise, label, text, steps):  # noqa: B007
-            pass
-        return self.picture(x).clamp(-1, 1)
+    def sample(self, noise: Noise, **options: Any) -> Tensor:
+        """Images (B, C, H, W) from noise: see ``stream`` for conditions and errors."""
+        return last_image(self.stream(noise, **options))
 
     def codes(self, batch: Batch) -> Tensor:
         """What is diffused: the pictures themselves, or a codec's codes of them."""
         return self.student.codes(batch)
 
-    def picture(self, x: Tensor) -> Tensor:
-        """Of what is diffused the picture (B, C, H, W)."""
-        student: Any = self.student
-        return student.picture(x) if hasattr(student, "picture") else x
+    def diffuse(self, batch: Batch, t: float) -> Tensor:
+        """What the teacher saw in training: see ``Diffusion.diffuse``."""
+        return self.student.diffuse(batch, t)

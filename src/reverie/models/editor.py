@@ -7,20 +7,23 @@ arXiv:2003.03581. Directions without labels are principal components of styles: 
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card
 from reverie.core.errors import UsageError
 from reverie.core.frozen import frozen
 from reverie.core.noise import Noise
+from reverie.core.options import SubRun
+from reverie.core.verbs import Model
 from reverie.models.stylegan import StyleGAN2
 from reverie.models.teacher import borrowed
 from reverie.models.translation import Pix2Pix
 from reverie.optim.phase import Stage
-from reverie.verbs import Model
 
 _STYLES = 4096  # styles whose directions are looked at
 
@@ -45,7 +48,7 @@ class Editor(Pix2Pix):
         size: int,
         channels: int,
         classes: int = 0,
-        teacher: dict[str, Any] | str = "",
+        teacher: Annotated[dict[str, Any] | str, SubRun()] = "",
         direction: str = "1",
         strength: float = 2.0,
         **more: Any,
@@ -57,6 +60,10 @@ class Editor(Pix2Pix):
         self.ends = _ends(direction, self.teacher)
         self.strength = strength
         self.register_buffer("move", torch.zeros(self.teacher.latent))
+
+    @property
+    def card(self) -> Card:
+        return replace(super().card, columns={})
 
     # Learning
 

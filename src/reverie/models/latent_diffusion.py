@@ -8,21 +8,23 @@ NeurIPS 2021, arXiv:2106.05931, without the joint training. Deviations are liste
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from reverie import registry
+from reverie.core.batch import Batch
+from reverie.core.card import Card, Output, Space, card_of
 from reverie.core.errors import UsageError
 from reverie.core.frozen import frozen
-from reverie.core.noise import Noise
+from reverie.core.options import SubRun
+from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import Batches
 from reverie.diffusion.schedules import Cosine, Flow
 from reverie.models.diffusion import Diffusion, level_widths
 from reverie.nets.unet import UNet
 from reverie.optim.phase import Phase, Stage, adamw
-from reverie.verbs import Batch, Model, verbs_of
 
 _LOOKED_AT = 8192  # images whose codes decide mean and variance
 _LEAST_VARIANCE = 1e-4  # of a latent before it is normalised: one that says nothing is not blown up
@@ -46,13 +48,13 @@ def borrowed(codec: Any, size: int, channels: int) -> Model:
         raise UsageError(f"codec is a trained run: reverie train latent-diffusion --codec {codec}, which looks it up.")
     who = f"The codec {codec.get('run') or codec['name']}"
     made = registry.build(codec["name"], **codec["kwargs"])
-    if not {"encode", "decode"} <= set(verbs_of(made)) or len(made.latent_shape) not in (1, 3):
+    card = card_of(made)
+    if not {"encode", "decode"} <= set(verbs_of(made)) or not card.space or len(card.space.shape) not in (1, 3):
         raise UsageError(f"{who} makes no codes of pictures. Train one that does: reverie train autoencoder-kl.")
-    if (made.size, made.channels) != (size, channels):
+    if card.output != Output("image", (size, size), channels):
         raise UsageError(
-            f"{who} knows pictures of {made.size}x{made.size}x{made.channels}, and these are {size}x{size}x{channels}. "
-            f"Train with --size {made.size} on pictures of its kind, or a codec for these: "
-            f"reverie train autoencoder-kl --size {size}."
+            f"{who} knows images of {card.output}, and these are {Output('image', (size, size), channels)}. "
+            f"Train on images of its size and kind, or a codec for these: reverie train autoencoder-kl --size {size}."
         )
     return frozen(made)
 
@@ -87,7 +89,7 @@ class LatentDiffusion(Diffusion):
         size: int,
         channels: int,
         classes: int = 0,
-        codec: dict[str, Any] | str = "",
+        codec: Annotated[dict[str, Any] | str, SubRun()] = "",
         latent: int = 4,
         factor: int = 4,
         codec_width: int = 64,
@@ -108,11 +110,23 @@ class LatentDiffusion(Diffusion):
             self.codec = registry.build(
                 "autoencoder-kl", size=size, channels=channels, latent=latent, factor=factor, width=codec_width, depth=1
             )
-        self.latent_shape = tuple(self.codec.latent_shape)
+        space: Any = card_of(self.codec).space
+        self.latent_shape = space.shape
         self.code_shape = self.latent_shape if len(self.latent_shape) == 3 else (*self.latent_shape, 1, 1)
         self.register_buffer("mean", torch.zeros(self.code_shape[0]))
         self.register_buffer("square", torch.ones(self.code_shape[0]))
         self.net = latent_unet(self.code_shape, width, depth, **self.told)
+
+    @property
+    def card(self) -> Card:
+        own, codec, space = super().card, card_of(self.codec), Space(self.latent_shape, "model")
+        return replace(
+            own,
+            latents={"z": replace(space, encode=codec.space.encode if codec.space else None)},
+            likelihoods=(),  # a density of codes would be none of images
+            weights=(*own.weights, *codec.weights),
+            networks=(*own.networks, *(f"codec.{name}" for name in codec.networks)),
+        )
 
     # Learning
 
@@ -173,9 +187,3 @@ class LatentDiffusion(Diffusion):
     def decode(self, latent: Tensor, **condition: Any) -> Tensor:
         """Normalised codes (B, *latent_shape) to pictures (B, C, H, W)."""
         return self.picture(latent.reshape(-1, *self.code_shape))
-
-    def sample(self, noise: Noise, **options: Any) -> Tensor:
-        """Codes from noise, decoded to pictures (B, C, H, W): see ``trajectory`` for conditions and options."""
-        for code, _ in self.trajectory(noise, **options):  # noqa: B007
-            pass
-        return self.picture(code)

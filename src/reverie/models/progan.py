@@ -6,6 +6,7 @@ arXiv:1710.10196. Deviations are listed in docs/systems/stylegan.md.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card
 from reverie.core.errors import UsageError
 from reverie.models.adversarial import Adversarial, Loss
 from reverie.models.stylegan import DEVIATION, power_of_two
@@ -58,6 +60,12 @@ class ProGAN(Adversarial):
         self.levels = len(grower.pixels)
         self.register_buffer("reached", torch.zeros((), dtype=torch.int64))  # the level that pictures are drawn at
 
+    @property
+    def card(self) -> Card:
+        # before the last level its images are too coarse for a probe of their classes
+        grown = int(self.reached) == self.levels - 1
+        return replace(super().card, monitors=("gan", "classes") if grown else ("gan",))
+
     # Learning
 
     def stages(self, lr: float = 1e-3, d_lr: float = 0.0, beta: float = 0.0) -> list[Stage]:
@@ -93,11 +101,6 @@ class ProGAN(Adversarial):
         level = int(self.reached)
         known, new = (part | {"x": self.shrunk(part["x"], level)} for part in (seen, unseen))
         return self.generalisation(known, new, (level, 1.0))
-
-    @property
-    def grown(self) -> bool:
-        """Whether it draws pictures of their full side by now."""
-        return int(self.reached) == self.levels - 1
 
     # Verbs
 

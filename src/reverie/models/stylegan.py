@@ -8,12 +8,14 @@ arXiv:1912.04958. Deviations are listed in docs/systems/stylegan.md.
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.models.adversarial import Adversarial, Level, Loss
@@ -23,6 +25,8 @@ from reverie.optim.phase import Metrics, Outputs, Phase, Stage
 
 DEVIATION = 4  # images whose deviation the discriminator sees together
 _PATH_RATE = 0.01  # share of a step's path length in the running mean
+
+StyleSpace = Literal["z", "w", "w+"]
 
 
 def power_of_two(size: int, least: int, most: int = 1024) -> None:
@@ -100,6 +104,12 @@ class StyleGAN2(Adversarial):
         self.layers, self.latent_shape = self.G.synthesis.layers, (latent,)
         self.register_buffer("stride", torch.zeros(()))  # running mean of path lengths, which the penalty holds G to
 
+    @property
+    def card(self) -> Card:
+        w = Space((self.latent,), "model")
+        spaces = {"w": w, "w+": replace(w, shape=(self.layers, self.latent)), "z": Space((self.latent,), "normal")}
+        return replace(super().card, latents=spaces, networks=("G.mapping", "G.synthesis", "D"))
+
     # Learning
 
     def stages(self, lr: float = 2e-3, d_lr: float = 0.0, beta: float = 0.0) -> list[Stage]:
@@ -157,19 +167,34 @@ class StyleGAN2(Adversarial):
             w = torch.lerp(self.mean_style(w.device), w, truncation)
         return self.G.synthesis(w[:, None].expand(-1, self.layers, -1), noise).clamp(-1, 1)
 
-    def latents(self, noise: Noise, label: Tensor | None = None) -> Tensor:
-        """The styles w (B, width) of the pictures that ``sample`` draws."""
-        return self.G.mapping(noise(self.latent), self.some_label(noise, label) if self.classes else None)
+    def latents(self, noise: Noise, label: Tensor | None = None, space: StyleSpace = "w") -> Tensor:
+        """Of the samples that ``sample`` draws z (B, latent), w (B, latent) or w+ (B, layers, latent)."""
+        z = noise(self.latent)
+        return z if space == "z" else self.styled(z, space, self.some_label(noise, label) if self.classes else None)
+
+    def styled(self, z: Tensor, space: StyleSpace, label: Tensor | None) -> Tensor:
+        w = self.G.mapping(z, label)
+        return w if space == "w" else w[:, None].expand(-1, self.layers, -1)
 
     def mean_style(self, device: torch.device) -> Tensor:
         """The mean w of 4,096 z (1, width), of all classes alike."""
         return self.latents(Noise.of_seeds(range(4096), device)).mean(0)[None]
 
-    def decode(self, latent: Tensor, label: Tensor | None = None, **condition: Any) -> Tensor:
-        """Styles w+ (B, layers, width), or w (B, width), to pictures; noise inputs at zero.
+    def decode(
+        self, latent: Tensor, label: Tensor | None = None, space: StyleSpace | None = None, **condition: Any
+    ) -> Tensor:
+        """Styles w+ (B, layers, latent) or w (B, latent), or z (B, latent), to images; noise inputs at zero.
 
-        The class is in the style: a label changes nothing."""
-        if latent.ndim == 2:
+        The class is in the style: a label changes only what is made of z (without one, that of class 0).
+
+        Args:
+            space: by default w+ or w, as the shape says.
+        """
+        if space == "z":
+            if self.classes and label is None:
+                label = torch.zeros(len(latent), dtype=torch.int64, device=latent.device)
+            latent = self.styled(latent, "w+", label)
+        elif latent.ndim == 2:
             latent = latent[:, None].expand(-1, self.layers, -1)
         return self.G.synthesis(latent).clamp(-1, 1)
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.models.adversarial import game_of, spread
@@ -96,9 +97,23 @@ class Pix2Pix(nn.Module):
         self.size, self.channels, self.task, self.direction, self.l1 = size, channels, task, direction, l1
         self.game = game_of(loss)
         made = 1 if task != "pairs" else channels
-        self.inputs, outputs = (made, channels) if direction == "AtoB" else (channels, made)
-        self.G = Translator(size, self.inputs, outputs, width, depth)
-        self.D = patch_judge((size, size), self.inputs + outputs, width)
+        self.inputs, self.outputs = (made, channels) if direction == "AtoB" else (channels, made)
+        self.G = Translator(size, self.inputs, self.outputs, width, depth)
+        self.D = patch_judge((size, size), self.inputs + self.outputs, width)
+
+    @property
+    def card(self) -> Card:
+        remedy = (
+            "A/x.png and B/x.png are a pair. Two folders without pairs are for `reverie train cyclegan`; --task colour "
+            "or lines make pairs of any images."
+        )
+        return Card(
+            output=Output("image", (self.size, self.size), self.outputs),
+            conditions={"source": self.inputs},
+            columns={"source": remedy} if self.task == "pairs" else {},
+            monitors=("gan",),
+            networks=("G", "D"),
+        )
 
     # Learning
 
@@ -158,6 +173,10 @@ class Pix2Pix(nn.Module):
         """Of a batch what goes in, and the truth where the data has it."""
         return self.pair(batch)
 
+    def domains(self, batch: Batch) -> tuple[Tensor, Tensor, bool]:
+        """Of a batch A, B (B and A where that way was learned), and that they are pairs."""
+        return *self.pair(batch), True
+
     def translate(self, source: Tensor, noise: Noise | None = None, **condition: Any) -> Tensor:
         """A to B, or B to A where that was learned: (B, C, H, W) to (B, C', H, W). A grey picture may be given grey."""
         return self.G(self.fit(source))
@@ -204,13 +223,24 @@ class CycleGAN(nn.Module):
         super().__init__()
         if min(cycle, identity, pool) < 0:
             raise UsageError(f"cycle, identity and pool are at least 0, not {cycle}, {identity} and {pool}.")
-        self.size, self.channels, self.domains = size, channels, classes
+        self.size, self.channels, self.domain_count = size, channels, classes
         self.game, self.cycle, self.identity = game_of(loss), cycle, identity
         self.to_b, self.to_a = (Translator(size, channels, channels, width, depth) for _ in range(2))
         self.d_b, self.d_a = (patch_judge((size, size), channels, width) for _ in range(2))
         self.register_buffer("past_a", torch.zeros(pool, channels, size, size))
         self.register_buffer("past_b", torch.zeros(pool, channels, size, size))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def card(self) -> Card:
+        remedy = "A/x.png and B/x.png are a pair. Without pairs, two folders A/ and B/ are the two domains."
+        return Card(
+            output=Output("image", (self.size, self.size), self.channels),
+            conditions={"source": self.channels},
+            columns={"label": remedy} if self.domain_count == 2 else {"source": remedy},
+            monitors=("gan",),
+            networks=("to_a", "to_b", "d_a", "d_b"),
+        )
 
     # Learning
 
@@ -226,8 +256,10 @@ class CycleGAN(nn.Module):
         generators = [*self.to_a.parameters(), *self.to_b.parameters()]
         d = Phase("D", adamw(discriminators, d_lr, betas=(beta, 0.99)), self.d_loss, graph=False)
         g = Phase("G", adamw(generators, lr, betas=(beta, 0.99)), self.g_loss)
-        pooled = {"update": self.keep_pool, "gather": ("fake_a", "fake_b", "slot", "swap")} if len(self.past_a) else {}
-        return [Stage([d, g], forward=self.generate, **pooled)]
+        stage = Stage([d, g], forward=self.generate)
+        if len(self.past_a):
+            stage.update, stage.gather = self.keep_pool, ("fake_a", "fake_b", "slot", "swap")
+        return [stage]
 
     def piles(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pictures of A and of B, and a weight for each: 0 where a row has none. Weights have mean 1 over the data.
@@ -239,10 +271,10 @@ class CycleGAN(nn.Module):
         if "source" in batch:
             one = torch.ones(len(image), device=image.device)
             return batch["source"], image, one, one
-        if self.domains != 2:
+        if self.domain_count != 2:
             raise UsageError(
                 "CycleGAN learns from two piles: folders A/ and B/. These pictures are no pairs, and their classes are "
-                f"not two but {self.domains}."
+                f"not two but {self.domain_count}."
             )
         label = batch["label"]
         return image, image, 2.0 * (label == 0), 2.0 * (label == 1)
@@ -324,6 +356,13 @@ class CycleGAN(nn.Module):
             return batch["x"], None
         pair = batch["source"], batch["x"]
         return pair if to == "B" else pair[::-1]
+
+    def domains(self, batch: Batch, to: Literal["A", "B"] = "B") -> tuple[Tensor, Tensor, bool]:
+        """A's rows of a batch and B's (B's and A's on the way to A), and whether they are pairs."""
+        paired = "source" in batch
+        a = batch["source"] if paired else batch["x"][batch["label"] == 0]
+        b = batch["x"] if paired else batch["x"][batch["label"] == 1]
+        return (a, b, paired) if to == "B" else (b, a, paired)
 
     def translate(
         self, source: Tensor, noise: Noise | None = None, to: Literal["A", "B"] = "B", **condition: Any

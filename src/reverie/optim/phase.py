@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
+from reverie.core.verbs import verbs_of
 
 Outputs = Mapping[str, Any]  # what a stage's ``forward`` hands to its losses: tensors (B, ...) by name
 Metrics = dict[str, Tensor]  # 0-dim tensors by name
@@ -99,7 +100,7 @@ def stages_of(model: Any, **options: Any) -> list[Stage]:
     Raises:
         UsageError: a model without stages, a stage without phases, two phases of one name.
     """
-    if not callable(getattr(model, "stages", None)):
+    if "stages" not in verbs_of(model):
         raise UsageError(f"{type(model).__name__} cannot be trained: it has no method stages() -> [Stage, ...].")
     stages = list(model.stages(**options))
     for stage in stages:

@@ -11,18 +11,20 @@ import torch
 
 from reverie import registry
 from reverie.core import distributed
+from reverie.core.card import card_of
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.precision import pick_device
+from reverie.core.verbs import Model, verbs_of
 from reverie.data import data as open_data
 from reverie.data.sources import anchored
 from reverie.data.types import Dataset
 from reverie.recipes import recipe_for
 from reverie.training.checkpoint import trained
+from reverie.training.needs import check_needs
 from reverie.training.options import Options, sort_options
 from reverie.training.plan import Plan
 from reverie.training.run import Run, fresh_path, machine, versions
 from reverie.training.runner import Training
-from reverie.verbs import Model, verbs_of
 
 
 def train(
@@ -50,7 +52,7 @@ def train(
         UsageError: an unknown name or an unfit value.
         ReverieError: the data cannot be used, the disk refuses, or training diverged (what was kept is said).
     """
-    registry.entry(model)
+    registry.accept(model)
     spec = data if isinstance(data, str) else data.spec
     recipe = recipe_for(model, spec, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs, moves, training = sort_options(model, options)
@@ -71,11 +73,13 @@ def train(
             "channels": data.channels,
             "fingerprint": data.fingerprint,
         }
-        built = _fill(_build(model, _named(recipe.get("model", {}) | kwargs), data, chosen.seed))
+        built = _fill(_build(model, _named(model, recipe.get("model", {}) | kwargs), data, chosen.seed))
+        check_needs(card_of(built), data, model)
         info = {
             "reverie": versions()["reverie"],
             "model": built.config,
             "verbs": verbs_of(built),
+            "card": card_of(built).to_json(),
             "phases": recipe.get("phases", {}) | moves,
             "data": facts | {"train": len(data.train), "held_out": len(data.held_out), "classes": data.classes},
             "training": asdict(chosen),
@@ -116,8 +120,8 @@ def rerun(path: Path | str, out: Path | str | None = None, quiet: bool = False) 
     old = Run.open(path).info
     if "imported" in old:
         raise UsageError(f"{path} was imported, not trained here: there is nothing to repeat. `reverie sample {path}`.")
-    keep = ("reverie", "model", "verbs", "phases", "data", "training", "plan")
-    info = {key: old[key] for key in keep} | {
+    keep = ("reverie", "model", "verbs", "card", "phases", "data", "training", "plan")
+    info = {key: old[key] for key in keep if key in old} | {
         "rerun_of": str(path),
         "versions": versions(),
         "machine": machine(),
@@ -132,19 +136,19 @@ def rerun(path: Path | str, out: Path | str | None = None, quiet: bool = False) 
         return runner.go()
 
 
-def _named(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _named(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The same arguments, where one is a run's path with what that run trained: {"name", "kwargs", "run"}."""
-    paths = {key: kwargs[key] for key in registry.RUN_ARGUMENTS if isinstance(kwargs.get(key), str) and kwargs[key]}
+    paths = {key: kwargs[key] for key in registry.sub_runs(model) if isinstance(kwargs.get(key), str) and kwargs[key]}
     return kwargs | {key: trained(path)[1].config | {"run": path} for key, path in paths.items()}
 
 
 def _fill(model: Model) -> Model:
     """Put the weights of the runs that a fresh model builds on into its sub-modules of that name."""
-    for key in registry.RUN_ARGUMENTS:
+    for key in registry.sub_runs(model.config["name"]):
         argument = model.config["kwargs"].get(key)
         if isinstance(argument, dict) and "run" in argument:
             saved = trained(argument["run"])[1]
-            getattr(model, key).load_state_dict(saved.weights | (saved.ema or {}))
+            model.get_submodule(key).load_state_dict(saved.weights | (saved.ema or {}))
     return model
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from reverie import registry
 from reverie.core.errors import UsageError, suggest
+from reverie.core.options import method_parameters
 from reverie.data.augment import Augment
 
 
@@ -70,7 +71,7 @@ class Options:
 
 def phase_options(model: str) -> dict[str, inspect.Parameter]:
     """The arguments of a model's ``stages()`` (learning rate ...) by name."""
-    return registry.arguments(registry.entry(model).load(), "stages")
+    return method_parameters(registry.entry(model).kind(), "stages")
 
 
 def sort_options(model: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from reverie import pictures
+from reverie.core.card import card_of
 from reverie.core.noise import Noise
+from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
-from reverie.drawing import beside, conditioning, device_of, draw, reconstruct, translated
+from reverie.drawing import beside, conditioning, device_of, draw, example_conditions, reconstruct, translated
 from reverie.metrics.features import backbone, features
-from reverie.metrics.likelihood import ways
+from reverie.metrics.likelihood import GLANCE, affordable, nats_of
 from reverie.metrics.modes import Probe
-from reverie.verbs import Model, verbs_of
 
 _SHEET = 64  # pictures on a sample grid
 _MAPPED = 2000  # pictures on a latent map
@@ -28,12 +29,11 @@ _PROBED = 2000  # labelled pictures that a probe is fitted to
 
 def sample_grid(model: Model, data: Dataset, path: Path) -> None:
     """Pictures of the seeds 0 ... 63: a column each for the first classes, or of captions spread over the data's."""
-    device, condition = device_of(model), dict[str, Any]()
-    if classes := getattr(model, "classes", 0):
-        condition["label"] = torch.arange(_SHEET, device=device) % 8 % classes
-    if getattr(model, "texts", False) and (known := data.train.texts):
-        condition["text"] = [known[place * len(known) // _SHEET] for place in range(_SHEET)]
-    pictures.save(path, pictures.grid(draw(model, Noise.of_seeds(range(_SHEET), device), **condition), columns=8))
+    noise, condition = (
+        Noise.of_seeds(range(_SHEET), device_of(model)),
+        example_conditions(model, data.train.texts, _SHEET),
+    )
+    pictures.save(path, pictures.grid(draw(model, noise, **condition), columns=8))
 
 
 def translations(model: Model, data: Dataset, path: Path) -> None:
@@ -56,8 +56,8 @@ class Checkup:
     """Numbers that a game of two players is judged by while it is played, beside its losses.
 
     ``overfitting`` is what the model's own ``checkup`` says of seen and unseen pictures; ``classes_covered`` the share
-    of the data's classes that a linear probe finds among new samples (as ``metrics.modes``), of a model that grows once
-    it has ``grown``. Only of models that have a ``checkup``.
+    of the data's classes that a linear probe finds among new samples (as ``metrics.modes``), where the card's monitors
+    ask for it. Only of models that have a ``checkup``.
     """
 
     def __init__(self, data: Dataset):
@@ -67,14 +67,14 @@ class Checkup:
 
     @torch.no_grad()
     def __call__(self, model: Model) -> dict[str, float]:
-        if not hasattr(model, "checkup"):
+        if "checkup" not in verbs_of(model):
             return {}
         model.eval()
         seen, unseen = (
             next(in_order(part, min(_CHECKED, len(part)), device_of(model)))
             for part in (self.data.train, self.data.held_out)
         )
-        return model.checkup(seen, unseen) | (self._classes(model) if getattr(model, "grown", True) else {})
+        return model.checkup(seen, unseen) | (self._classes(model) if "classes" in card_of(model).monitors else {})
 
     def _classes(self, model: Model) -> dict[str, float]:
         labels, kinds = torch.from_numpy(np.array(self.data.train.labels)), len(self.data.classes)
@@ -93,7 +93,7 @@ class Checkup:
         return {"classes_covered": float((found >= 0.2 * due).double().mean())}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def latent_map(model: Model, data: Dataset, path: Path) -> None:
     """Codes of held-out pictures in the plane (PCA, or a 2-D code itself), over N(0, I) in the same plane."""
     model.eval()
@@ -119,12 +119,12 @@ def latent_map(model: Model, data: Dataset, path: Path) -> None:
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
     """Means over the held-out pictures: reconstruction error, and the likelihood or its bound where one is quick."""
     model.eval()
     verbs, device = verbs_of(model), device_of(model)
-    likelihoods = ways(model, samples=1, slow=False)
+    likelihoods = affordable(model, GLANCE)
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for low, batch in zip(range(0, len(data.held_out), 256), in_order(data.held_out, 256, device), strict=True):
@@ -133,9 +133,9 @@ def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
             clean, *_, made = reconstruct(model, batch)
             found["reconstruction_mse"] = (clean - made).square().flatten(1).mean(1)
         for way in likelihoods:
-            if way.most is None or low < way.most:
-                found[f"{way.verb}_nats_per_image"] = way(model, batch)
-        if hasattr(model, "held_out"):  # scores of its own, where the verbs do not say how good it is
+            if not way.rows or low < way.rows:
+                found[f"{way.verb}_nats_per_image"] = nats_of(model, way, batch)
+        if "held_out" in verbs:  # scores of its own, where the verbs do not say how good it is
             found |= model.held_out(batch)
         for name, values in found.items():
             sums[name] = sums.get(name, 0.0) + float(values.double().sum())
@@ -143,11 +143,11 @@ def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
     scores = {name: value / counts[name] for name, value in sums.items()}
     if "reconstruction_mse" in scores:  # pictures span 2, so the peak's square is 4
         scores["psnr_db"] = 10 * math.log10(4 / max(scores["reconstruction_mse"], 1e-12))
-    if getattr(model, "likelihood", "8-bit") == "8-bit":
-        dimensions = data.held_out.images[0].size
-        for name, bits in {"elbo": "bits_per_dim_upper_bound", "log_prob": "bits_per_dim"}.items():
-            if f"{name}_nats_per_image" in scores:
-                scores[bits] = -scores[f"{name}_nats_per_image"] / dimensions / math.log(2)
+    for way in likelihoods:
+        if way.of == "8-bit":
+            bits = {"exact": "bits_per_dim", "bound": "bits_per_dim_upper_bound", "estimate": "bits_per_dim_estimate"}
+            nats = scores[f"{way.verb}_nats_per_image"]
+            scores[bits[way.kind]] = -nats / data.held_out.images[0].size / math.log(2)
     return scores
 
 

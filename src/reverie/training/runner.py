@@ -54,11 +54,6 @@ class Training:
         batches = Batches(
             data.train, options.batch_size, options.seed, start, rows, Augment.parse(options.augment), self.device
         )
-        if getattr(model, "texts", False) and not data.train.texts:
-            raise UsageError(
-                f"{data.spec} has no captions to learn from. NAME.txt beside NAME.png is one; --conditional label uses "
-                "classes, and --data emoji has captions."
-            )
         stages = stages_of(self.model, **run.info["phases"])
         self.fit = Engine(
             self.model,
