@@ -12,29 +12,56 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["build", "data", "evaluate", "load", "sample", "train", "trajectory"]
+__all__ = [
+    "Noise",
+    "Phase",
+    "Stage",
+    "build",
+    "callbacks",
+    "data",
+    "evaluate",
+    "fit",
+    "load",
+    "rerun",
+    "resume",
+    "sample",
+    "train",
+    "trajectory",
+]
 
 if TYPE_CHECKING:
+    from reverie.core.noise import Noise
     from reverie.data import data
     from reverie.evaluation import evaluate
     from reverie.generation import load, sample, trajectory
+    from reverie.optim.phase import Phase, Stage
     from reverie.registry import build
-    from reverie.training.loop import train
+    from reverie.training.loop import fit
+    from reverie.workflow import callbacks
+    from reverie.workflow.again import rerun, resume
+    from reverie.workflow.train import train
 
 _HOMES = {
+    "Noise": "reverie.core.noise",
+    "Phase": "reverie.optim.phase",
+    "Stage": "reverie.optim.phase",
     "build": "reverie.registry",
     "evaluate": "reverie.evaluation",
+    "fit": "reverie.training.loop",
     "load": "reverie.generation",
+    "rerun": "reverie.workflow.again",
+    "resume": "reverie.workflow.again",
     "sample": "reverie.generation",
-    "train": "reverie.training.loop",
+    "train": "reverie.workflow.train",
     "trajectory": "reverie.generation",
 }
+_MODULES = {"callbacks": "reverie.workflow.callbacks", "data": "reverie.data"}  # a module may be called, as data is
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for, when it is asked for: ``import reverie`` costs nothing."""
-    if name == "data":  # a package that can be called
-        return importlib.import_module("reverie.data")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'reverie' has no attribute {name!r}")

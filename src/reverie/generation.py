@@ -15,34 +15,34 @@ from reverie import registry
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError, suggest
 from reverie.core.noise import Noise
-from reverie.core.precision import pick_device
+from reverie.core.precision import pick_device, place
 from reverie.data import data as open_data
 from reverie.data import load_picture
 from reverie.data.types import Dataset, Pictures
 from reverie.drawing import device_of, draw
 from reverie.editing import diffusion_views, guides
 from reverie.pictures import to_float
-from reverie.training.checkpoint import trained
+from reverie.training.checkpoint import rebuilt, trained
 from reverie.training.run import Run
 from reverie.verbs import Model, verbs_of
 
 
-def load(run: Run | Path | str, device: str = "auto", average: bool = True) -> Model:
+def load(run: Run | Path | str, device: str = "auto", average: bool = True, model: nn.Module | None = None) -> Model:
     """The trained model of a run, ready for use; ``model.run`` is the run's info, ``model.checkpoint`` its step.
 
     Args:
         run: a run directory, a checkpoint inside one, or a ``Run``.
         average: the averaged weights where there are some, else the last ones.
+        model: a fresh instance to put the weights in, where the run is of a class of your own.
     Raises:
-        UsageError: there is no run or no such checkpoint.
+        UsageError: there is no run or no such checkpoint, or its model must be given.
         ReverieError: every checkpoint is damaged.
     """
     found, saved = trained(run)
-    model = registry.build(saved.config["name"], **saved.config["kwargs"])
-    model.load_state_dict(saved.ema if average and saved.ema is not None else saved.weights)
-    model.run, model.checkpoint = found.info, saved.step
-    model = model.to(pick_device(device), memory_format=torch.channels_last)
-    return model.requires_grad_(False).eval()
+    loaded: Model = rebuilt(saved.config, found, model)
+    loaded.load_state_dict(saved.averaged if average else saved.weights)
+    loaded.run, loaded.checkpoint = found.info, saved.step
+    return place(loaded, pick_device(device)).requires_grad_(False).eval()
 
 
 def name_of(model: Model) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from reverie.core.errors import UsageError
 
@@ -69,6 +71,27 @@ def pick_precision(name: str, device: torch.device) -> Precision:
         said = "multiplies bf16 natively" if native else "has no bf16 instructions"
         return Precision(device, native, f"auto: this CPU {said}")
     return Precision(device, False, "auto: bf16 gains nothing here")
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move a model to its device, weights and buffers of convolutions with their channels last in memory."""
+    model.to(device)
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim in layouts and tensor.is_floating_point():
+            tensor.data = tensor.data.contiguous(memory_format=layouts[tensor.ndim])
+    return model
+
+
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """Within the block cuDNN computes the same bits every time."""
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
 
 
 def keep_memory() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -34,3 +35,11 @@ class EMA:
         for mine, theirs in pairs:
             if not mine.is_floating_point():
                 mine.copy_(theirs)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is averaged, by name."""
+        return self.model.state_dict()
+
+    def load_state_dict(self, averaged: Mapping[str, Tensor]) -> None:
+        """Put back what ``state_dict`` gave."""
+        self.model.load_state_dict(averaged)

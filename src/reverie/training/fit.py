@@ -32,6 +32,7 @@ class Fit:
         clip: largest norm of each phase's gradient; 0 does not clip.
         accumulate: into how many parts a batch is cut to save memory (the result is the same to rounding).
         warmup, decay: the learning rate's schedule, see ``plan.rate``.
+        init: the weights were supplied by another run: what prepares a stage leaves them.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Fit:
         accumulate: int = 1,
         warmup: int = 100,
         decay: str = "cosine",
+        init: bool = False,
     ):
+        self.init = init
         self.model, self.stages, self.batches, self.precision = model, stages, batches, precision
         self.clip, self.accumulate, self.warmup, self.decay = clip, accumulate, warmup, decay
         self.ema = EMA(model, ema) if ema else None
@@ -62,8 +65,12 @@ class Fit:
         """What to sample: the average where there is one, else the model."""
         return self.ema.model if self.ema else self.model
 
-    def step(self, step: int, progress: float) -> dict[str, Tensor]:
-        """One move of every phase that is due. Returns detached metrics, "phase/metric" where players are several."""
+    def step(self, step: int, progress: float, warm: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """One move of every phase that is due. Returns detached metrics, "phase/metric" where players are several.
+
+        Args:
+            warm: (steps since, length) of a warm-up that began anew where a finished run was extended.
+        """
         stage = min(bisect.bisect_right(self.ends, progress), len(self.stages)) - 1
         if stage != self.stage:
             self.stage, self.began = stage, step
@@ -74,9 +81,10 @@ class Fit:
         batch = self.batches(step)
         batch.progress = torch.full((), progress, device=self.batches.device)  # made there: no copy, no wait
         metrics: dict[str, Tensor] = {}
+        since, warmup = warm or (step - self.began, self.warmup)
         for phase in phases:
             if step % phase.every == 0:
-                factor = rate(step - self.began, progress, self.warmup, self.decay)
+                factor = rate(since, progress, warmup, self.decay)
                 found = self._move(phase, batch, fold(self.batches.seed, step, 1), factor)  # the same noise for all
                 metrics |= {
                     (name if len(phases) == 1 else f"{phase.name}/{name}"): value for name, value in found.items()
