@@ -68,21 +68,22 @@ def resume(
         if newest is None and "rerun_of" not in info:  # no knot of the clock's was kept
             plan = Plan.of(chosen.steps, chosen.minutes, parts.reserve(chosen.minutes))
         loop = parts.loop_of(run, built, opened, chosen, plan, callbacks, quiet)
-        for line in passed:
-            loop.say(f"Warning: {line}.")
         if newest is not None:
             saved = load_checkpoint(newest, training=True, device=loop.device)
             loop.model.load_state_dict(saved.weights)
             if loop.engine.ema and saved.ema:
                 loop.engine.ema.load_state_dict(saved.ema)
             loop.load_state(saved.step, saved.training or {})
-            loop.say(f"Continuing {run.path} from step {loop.step}.")
         extensions = info.get("extensions", [])
         if steps is not None or minutes is not None:
             extensions = [one for one in extensions if one["step"] < loop.step]
             extensions.append(_extension(loop.step, steps, minutes))
             info["extensions"] = extensions
         loop.extensions = [one for one in extensions if one["step"] >= loop.step]
+        for line in passed:
+            loop.say(f"Warning: {line}.")
+        if newest is not None:
+            loop.say(f"Continuing {run.path} from step {loop.step}.")
         return drive(run, loop)
 
 
