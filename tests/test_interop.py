@@ -26,8 +26,9 @@ from reverie.models.diffusion import unet
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.nets.unet import UNet
 from reverie.training.checkpoint import Checkpoint, save_checkpoint
-from reverie.training.loop import rerun, resume, train
 from reverie.training.run import Run
+from reverie.workflow.again import rerun, resume
+from reverie.workflow.train import train
 
 SMALL = {"widths": (8, 16), "groups": 4, "depth": 1}
 NETWORKS = {

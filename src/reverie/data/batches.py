@@ -104,6 +104,37 @@ class Batches:
         return Noise.of_step(fold(self.seed, step, name), self.start, self.rows, self.device)
 
 
+class NoData:
+    """Batches of a model that learns from no data (a canvas, a student of another model): rows without columns.
+
+    Args:
+        batch_size, seed, start, rows, device: as for ``Batches``.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        rows: int | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.batch_size, self.seed, self.start = batch_size, seed, start
+        self.rows, self.device = batch_size if rows is None else rows, torch.device(device)
+
+    def __call__(self, step: int) -> Batch:
+        return Batch(rng=self.stream(step, "forward"), row=self.row)
+
+    @property
+    def row(self) -> Tensor:
+        """(rows,) places of this rank's rows in the global batch."""
+        return torch.arange(self.start, self.start + self.rows, device=self.device)
+
+    def stream(self, step: int, name: str) -> Noise:
+        """The random numbers of this rank's rows for one purpose of a step."""
+        return Noise.of_step(fold(self.seed, step, name), self.start, self.rows, self.device)
+
+
 def take(pictures: Pictures, index: np.ndarray) -> dict[str, Any]:
     """The captions of the chosen rows, where the data has them."""
     return {} if pictures.texts is None else {"text": [pictures.texts[i] for i in index]}

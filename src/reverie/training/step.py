@@ -87,9 +87,11 @@ class Engine:
         """What to sample: the average where there is one, else the model."""
         return self.ema.model if self.ema else self.model
 
-    def step(self, number: int, progress: float) -> Metrics:
+    def step(self, number: int, progress: float, warm: tuple[int, int] | None = None) -> Metrics:
         """One step of training.
 
+        Args:
+            warm: (steps since, length) of a warm-up that began anew where a finished run was extended.
         Returns:
             detached scalars by name: "metric", "phase/metric" of several phases, "stage/..." of several named stages.
         """
@@ -102,8 +104,9 @@ class Engine:
         batch = self.batches(number)
         batch.progress = torch.full((), progress, device=batch.rng.device)  # made there: no copy, no wait
         batch.due = frozenset(phase.name for phase in due)
+        since, warmup = warm or (number - self.began, self.warmup)
         step = _Step(self, stage, number, batch, due)
-        metrics = step.run(progress)
+        metrics = step.run(progress, rate(since, progress, warmup, self.decay))
         if stage.update:
             metrics |= step.update(metrics)
         if self.ema:
@@ -154,7 +157,8 @@ class _Step:
         self.outputs: Outputs | None = None
         self.kept: Outputs = {}  # of ``forward``, for ``update``
 
-    def run(self, progress: float) -> Metrics:
+    def run(self, progress: float, factor: float) -> Metrics:
+        """Every phase that is due; ``factor`` is the run's on the learning rate."""
         shared = len(self.parts) == 1 and not any(phase.closure for phase in self.due)
         if shared and self.stage.forward:
             self.outputs = self._forward(*self.parts[0], any(phase.graph for phase in self.due))
@@ -162,18 +166,17 @@ class _Step:
         metrics: Metrics = {}
         for place, phase in enumerate(self.due):
             later = any(other.graph for other in self.due[place + 1 :])
-            self._move(phase, progress, metrics, retain=phase.graph and later)
+            if phase.schedule:
+                own = phase.schedule(self.number - self.engine.began, progress)
+            else:
+                own = 1.0 if phase.closure else factor
+            self._move(phase, own, metrics, retain=phase.graph and later)
             if not later and self.outputs is not None:
                 self.outputs = detached(self.outputs)
         return metrics
 
-    def _move(self, phase: Phase, progress: float, metrics: Metrics, retain: bool) -> None:
+    def _move(self, phase: Phase, factor: float, metrics: Metrics, retain: bool) -> None:
         engine = self.engine
-        factor = 1.0
-        if phase.schedule:
-            factor = phase.schedule(self.number - engine.began, progress)
-        elif not phase.closure:
-            factor = rate(self.number - engine.began, progress, engine.warmup, engine.decay)
         for group in phase.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
