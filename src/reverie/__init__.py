@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Card",
     "Noise",
     "Phase",
     "Stage",
@@ -22,38 +23,42 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "register",
     "rerun",
     "resume",
     "sample",
+    "stream",
     "train",
-    "trajectory",
 ]
 
 if TYPE_CHECKING:
+    from reverie.core.card import Card
     from reverie.core.noise import Noise
     from reverie.data import data
     from reverie.evaluation import evaluate
-    from reverie.generation import load, sample, trajectory
+    from reverie.generation import build, load, sample, stream
     from reverie.optim.phase import Phase, Stage
-    from reverie.registry import build
+    from reverie.registry import register
     from reverie.training.loop import fit
     from reverie.workflow import callbacks
     from reverie.workflow.again import rerun, resume
     from reverie.workflow.train import train
 
 _HOMES = {
+    "Card": "reverie.core.card",
     "Noise": "reverie.core.noise",
     "Phase": "reverie.optim.phase",
     "Stage": "reverie.optim.phase",
-    "build": "reverie.registry",
+    "build": "reverie.generation",
     "evaluate": "reverie.evaluation",
     "fit": "reverie.training.loop",
     "load": "reverie.generation",
+    "register": "reverie.registry",
     "rerun": "reverie.workflow.again",
     "resume": "reverie.workflow.again",
     "sample": "reverie.generation",
+    "stream": "reverie.generation",
     "train": "reverie.workflow.train",
-    "trajectory": "reverie.generation",
 }
 _MODULES = {"callbacks": "reverie.workflow.callbacks", "data": "reverie.data"}  # a module may be called, as data is
 

@@ -74,13 +74,11 @@ def _end(run: Any, json: bool) -> None:
         out(f"Next: reverie resume {run.path}")
         return
     out(f"Look at {', '.join(p.name for p in sorted(run.path.glob('*.png')))} in {run.path}.")
-    verbs = run.info["verbs"]
+    verbs, serves = run.info["verbs"], run.info.get("card", {}).get("serves")
     after = {"sample": ["sample {} -n 64 --out grid.png", "evaluate {}"], "translate": ["translate {}"]}
     first = next((commands for verb, commands in after.items() if verb in verbs), ["reconstruct {}"])
-    if not verbs:  # a model that serves others says how
-        from reverie.registry import entry
-
-        out(f"Next: {entry(run.info['model']['name']).load().serves.replace('THIS', str(run.path))}")
+    if serves:  # a model that serves others says how
+        out(f"Next: {serves.replace('THIS', str(run.path))}")
         return
     more = ["traverse {}"] if "decode" in verbs else []
     out("Next: " + ", or ".join(f"reverie {verb.format(run.path)}" for verb in first + more))

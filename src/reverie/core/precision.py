@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from reverie.core.errors import UsageError
 
@@ -46,10 +45,12 @@ class Precision:
         return f"{'bf16' if self.bf16 else 'fp32'} on {self.device} ({self.reason})"
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Around a loss: matrix products and convolutions in bf16 where chosen."""
+        """Around a forward pass and its loss: matrix products and convolutions in bf16 where chosen.
+
+        Without the cache of cast weights: one that is first used under ``no_grad`` would get no gradient afterwards."""
         if not self.bf16:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
@@ -71,16 +72,6 @@ def pick_precision(name: str, device: torch.device) -> Precision:
         said = "multiplies bf16 natively" if native else "has no bf16 instructions"
         return Precision(device, native, f"auto: this CPU {said}")
     return Precision(device, False, "auto: bf16 gains nothing here")
-
-
-def place(model: nn.Module, device: torch.device) -> nn.Module:
-    """Move a model to its device, weights and buffers of convolutions with their channels last in memory."""
-    model.to(device)
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.ndim in layouts and tensor.is_floating_point():
-            tensor.data = tensor.data.contiguous(memory_format=layouts[tensor.ndim])
-    return model
 
 
 @contextlib.contextmanager

@@ -11,15 +11,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from reverie import registry
+from reverie.core.card import card_of
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import read_json
+from reverie.core.verbs import Model, verbs_of
 from reverie.data import data as open_data
 from reverie.data.sources import anchored
 from reverie.interop.exporting import EXPORTED, NOTE
 from reverie.interop.names import chain_arguments, unet_arguments
 from reverie.training.checkpoint import Checkpoint, save_checkpoint
 from reverie.training.run import Run, fresh_path, machine, versions
-from reverie.verbs import Model, verbs_of
 
 _LEGACY = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _FILE, _SCHEDULER = "diffusion_pytorch_model.safetensors", "scheduler_config.json"
@@ -59,6 +60,7 @@ def import_(folder: Path | str, out: Path | str | None = None, data: str | None 
         "reverie": versions()["reverie"],
         "model": config,
         "verbs": verbs_of(model),
+        "card": card_of(model).to_json(),
         "phases": {},
         "data": _facts(model, names, data),
         "imported": folder.name,
@@ -74,12 +76,14 @@ def import_(folder: Path | str, out: Path | str | None = None, data: str | None 
 
 def _facts(model: Model, names: list[str], spec: str | None) -> dict[str, Any]:
     """What run.json says of the pictures, which may be unknown."""
-    known = {"size": model.size, "channels": model.channels, "fit": "crop"}
+    card, model_of = card_of(model), card_of(model).output
+    assert model_of is not None
+    known: dict[str, Any] = {"size": model_of.shape[0], "channels": model_of.channels, "fit": "crop"}
     if spec is None:
         return known | {"spec": "", "fingerprint": "", "train": 0, "held_out": 0, "classes": names}
-    data = open_data(spec, size=model.size, channels=model.channels)
-    if model.classes and len(data.classes) != model.classes:
-        raise UsageError(f"The network knows {model.classes} classes and {spec} has {len(data.classes)}: other --data?")
+    data = open_data(spec, size=known["size"], channels=known["channels"])
+    if card.classes and len(data.classes) != card.classes:
+        raise UsageError(f"The network knows {card.classes} classes and {spec} has {len(data.classes)}: other --data?")
     facts = {"spec": anchored(spec), "fingerprint": data.fingerprint, "classes": data.classes}
     return known | facts | {"train": len(data.train), "held_out": len(data.held_out)}
 
@@ -128,7 +132,7 @@ def _theirs(folder: Path, unet: Path) -> tuple[Model, list[str]]:
     found = [path for path in places if path.is_file()]
     chain = chain_arguments(_config(found[0]) if found else {})
     model = registry.build("ddpm-textbook", **unet_arguments(config), **chain)
-    return model, [str(index) for index in range(model.classes)]
+    return model, [str(index) for index in range(card_of(model).classes)]
 
 
 def _named(weights: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
@@ -138,7 +142,7 @@ def _named(weights: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
         for old, new in _LEGACY.items():
             name = name.replace(old, new) if ".attentions." in name else name
         named[name] = value
-    if model.classes and (rows := named.get("class_embedding.weight")) is not None:
+    if card_of(model).classes and (rows := named.get("class_embedding.weight")) is not None:
         named["class_embedding.weight"] = torch.cat([rows, rows.mean(0, keepdim=True)])
     return named
 

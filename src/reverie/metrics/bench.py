@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 import reverie
+from reverie.core.verbs import Model
 from reverie.data.types import Pictures
 from reverie.home import Progress
 from reverie.metrics.estimate import Estimate, shuffled
 from reverie.metrics.features import Backbone, Features, backbone, features
 from reverie.metrics.passport import Score
-from reverie.verbs import Model
 
 PAIRS = 10_000  # pictures a side in scores that look at every pair
 

@@ -23,11 +23,12 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from reverie import registry
+from reverie.core.card import config_of
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import disk_errors, flush, read_json, write_json
+from reverie.core.verbs import Model
 from reverie.training.formats import FORMAT, upgrade_config, upgrade_tensors
 from reverie.training.run import Run, locate
-from reverie.verbs import Model
 
 
 @dataclass
@@ -49,12 +50,6 @@ class Checkpoint:
     def averaged(self) -> dict[str, Tensor]:
         """The whole state dict to sample with: the weights, and over them what is averaged."""
         return self.weights | (self.ema or {})
-
-
-def config_of(model: nn.Module) -> dict[str, Any]:
-    """What builds the model again; a class of the user's own is known by its name alone, and kwargs is None."""
-    own = {"name": f"{type(model).__module__}:{type(model).__qualname__}", "kwargs": None}
-    return getattr(model, "config", None) or own
 
 
 def _digest(path: Path) -> str:

@@ -13,16 +13,18 @@ import torch
 from torch import nn
 
 from reverie.core import distributed
-from reverie.core.precision import pick_device, pick_precision, place
+from reverie.core.card import networks_of
+from reverie.core.layout import place
+from reverie.core.precision import pick_device, pick_precision
 from reverie.data.augment import Augment
 from reverie.data.batches import Batches, NoData
 from reverie.data.types import Dataset
-from reverie.optim.phase import stages_of
+from reverie.optim.phase import Phase, stages_of
 from reverie.training.callbacks import CHECKPOINT, LOG, SHOW, Callback, Outcome
 from reverie.training.digest import Digest, Metrics
-from reverie.training.fit import Fit
 from reverie.training.options import Options, split_options
 from reverie.training.plan import Budget, Plan
+from reverie.training.step import Engine
 
 
 def fit(
@@ -42,12 +44,12 @@ def fit(
     The caller owns the loop and may break it off; callbacks are then closed. Nothing global is installed.
 
     Args:
-        model: any ``nn.Module`` with ``phases()`` or ``stages()``. It is moved to the device.
+        model: any ``nn.Module`` with ``stages()``. It is moved to the device.
         data: a data set; an object that makes batches, as ``Batches`` does; or None: rows without columns.
         steps, minutes, plan: how long, one of the three.
         callbacks: see ``Callback``.
         batch_size: rows a step; 128 by default, 1 without data.
-        options: fields of ``Options``, and arguments of the model's ``phases()`` or ``stages()`` (lr ...).
+        options: fields of ``Options``, and arguments of the model's ``stages()`` (lr ...).
     Yields:
         a ``Step`` after each step.
     Raises:
@@ -124,9 +126,9 @@ class Loop:
         self.leader = distributed.rank() == 0
         self.device = pick_device(options.device)
         self.precision = pick_precision(options.precision, self.device)
-        self.model = place(model, self.device).train()
+        self.model = place(model, self.device)
         self.callbacks = sorted(callbacks, key=lambda callback: callback.order)
-        self.engine = Fit(
+        self.engine = Engine(
             self.model,
             stages_of(self.model, **stage_options),
             self._batches(),
@@ -136,7 +138,7 @@ class Loop:
             options.accumulate,
             options.warmup,
             options.decay,
-            init=init,
+            fresh=not init,
         )
         self.step = 0
         self.extensions: list[dict[str, Any]] = []
@@ -293,8 +295,7 @@ class Loop:
         known = len(self.extensions)
         while self.extensions and (self.extensions[0]["step"] <= self.step or self.plan.finished(self.step)):
             asked = self.extensions.pop(0)
-            shares = [getattr(stage, "share", 1.0) for stage in self.engine.stages]
-            low = sum(shares[:-1]) / sum(shares)
+            low = self.engine.ends[-2]
             trained = (self.step - self.engine.began, self.elapsed - self._stage_began)
             self.plan.extend(self.step, self.elapsed, asked.get("steps"), asked.get("seconds"), low, trained)
             self.plan = Plan.from_state(distributed.agree(self.plan.state()))
@@ -310,9 +311,10 @@ class Loop:
             reason = str(error).strip().splitlines()[0][:160]
             self.say(f"torch.compile does not work here ({reason}); training without it.")
             return []
-        nets = [net for net in self.model.children() if any(p.requires_grad for p in net.parameters())]
+        nets = networks_of(self.model)
         for net in nets:
             net.compile()
+        self.engine.compiled = True
         return nets
 
     # The line of the log
@@ -330,6 +332,5 @@ class Loop:
             "lr": phase.optimizer.param_groups[0]["lr"],
         } | {name: value for name, value in (means | numbers).items() if math.isfinite(value)}
 
-    def _first_phase(self) -> Any:
-        stage: Any = self.engine.stages[self.engine.stage]
-        return getattr(stage, "phases", stage)[0]
+    def _first_phase(self) -> Phase:
+        return self.engine.stages[self.engine.stage].phases[0]

@@ -10,6 +10,7 @@ from torch import nn
 
 from reverie import registry
 from reverie.core.errors import UsageError, suggest
+from reverie.core.options import method_parameters
 from reverie.data.augment import Augment
 
 
@@ -25,7 +26,7 @@ class Options:
         seed: decides the initial weights, the order of the pictures and every random draw.
         warmup: steps over which the learning rate rises.
         decay: what the learning rate does afterwards.
-        clip: largest gradient norm (0: no clipping).
+        clip: largest gradient norm (0: no clipping); by default what a phase says, else 1.
         accumulate: cut each batch into this many parts, to save memory.
         ema: decay of the averaged weights that get sampled (0: no average).
         precision: arithmetic of the networks; auto says what it chose and why.
@@ -46,7 +47,7 @@ class Options:
     seed: int = 0
     warmup: int = 100
     decay: Literal["cosine", "constant"] = "cosine"
-    clip: float = 1.0
+    clip: float | None = None
     accumulate: int = 1
     ema: float = 0.999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -61,7 +62,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, low in {"batch_size": 1, "accumulate": 1, "log_every": 1, "keep": 1, "warmup": 0, "clip": 0}.items():
-            if getattr(self, name) < low:
+            if getattr(self, name) is not None and getattr(self, name) < low:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least {low}, not {getattr(self, name)}.")
         if not 0 <= self.ema < 1:
             raise UsageError(f"--ema is a decay from 0 (none) to below 1, not {self.ema}.")
@@ -72,14 +73,9 @@ class Options:
         Augment.parse(self.augment)
 
 
-def stage_options(kind: type) -> dict[str, inspect.Parameter]:
-    """The arguments of a model class's ``stages()`` or ``phases()`` (learning rate ...) by name."""
-    return registry.arguments(kind, "stages" if callable(getattr(kind, "stages", None)) else "phases")
-
-
 def phase_options(model: str) -> dict[str, inspect.Parameter]:
-    """The same of a registered model."""
-    return stage_options(registry.entry(model).load())
+    """The arguments of a registered model's ``stages()`` (learning rate ...) by name."""
+    return method_parameters(registry.entry(model).kind(), "stages")
 
 
 def split_options(model: nn.Module, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -88,7 +84,7 @@ def split_options(model: nn.Module, options: dict[str, Any]) -> tuple[dict[str, 
     Raises:
         UsageError: a name that belongs to neither.
     """
-    stages, training = list(stage_options(type(model))), [f.name for f in fields(Options)]
+    stages, training = list(method_parameters(type(model), "stages")), [f.name for f in fields(Options)]
     for name in options:
         if name not in stages and name not in training:
             raise UsageError(

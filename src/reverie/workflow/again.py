@@ -120,7 +120,7 @@ def rerun(
     if "imported" in old:
         raise UsageError(f"{path} was imported, not trained here: there is nothing to repeat. `reverie sample {path}`.")
     _check_format(found)
-    kept = ("format", "reverie", "model", "verbs", "phases", "data", "training", "given", "init")
+    kept = ("format", "reverie", "model", "verbs", "card", "phases", "data", "training", "given", "init")
     plan = Plan.from_state(old["plan"]).fixed()
     info = {key: old[key] for key in kept if key in old} | {
         "plan": plan.state(),

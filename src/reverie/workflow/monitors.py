@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from reverie.core.card import card_of
 from reverie.core.noise import Noise
+from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
 from reverie.drawing import device_of, draw
@@ -23,7 +25,6 @@ from reverie.training.callbacks import LOG, MONITOR, Callback
 from reverie.training.doctor import examine
 from reverie.training.loop import Loop, Step
 from reverie.training.run import Run
-from reverie.verbs import Model, verbs_of
 from reverie.workflow import report
 
 _CHECKED = 256  # images that a checkup looks at
@@ -97,7 +98,7 @@ class Previews(Callback):
         """How many images these seconds suffice for, whole rows of at most 64: as measured, else by an estimate."""
         each = self.image_seconds
         if each is None:  # an evaluation is a third of a training step, which also goes backwards
-            each = _evaluations(loop.model) * loop.step_seconds / loop.options.batch_size / 3
+            each = card_of(loop.model).evaluations * loop.step_seconds / loop.options.batch_size / 3
         return min(report.SHEET, int(seconds / max(each, 1e-9)) // self.ROW * self.ROW)
 
 
@@ -108,18 +109,12 @@ def _expected_seconds(loop: Loop) -> float:
     return max(100.0, loop.step_seconds * (loop.plan.expected or 0))
 
 
-def _evaluations(model: Model) -> int:
-    """Evaluations of networks that one sample costs."""
-    return getattr(getattr(model, "card", None), "evaluations", 1)
-
-
 def _shown(loop: Loop) -> list[str]:
     """The verbs that may be shown in the current stage: those that it names, else all in the last stage."""
-    stage = loop.engine.stages[loop.engine.stage]
-    named = getattr(stage, "verbs", None)
-    if named is None:
-        named = verbs_of(loop.model) if loop.engine.stage == len(loop.engine.stages) - 1 else ()
-    return [verb for verb in verbs_of(loop.model) if verb in named]
+    verbs, stage = verbs_of(loop.model), loop.engine.stages[loop.engine.stage]
+    if stage.verbs is not None:
+        return [verb for verb in verbs if verb in stage.verbs]
+    return verbs if stage is loop.engine.stages[-1] else []
 
 
 class Monitor(Callback):
@@ -166,8 +161,8 @@ class Checkup:
     """Numbers that a game of two players is judged by while it is played, beside its losses.
 
     ``overfitting`` is what the model's own ``checkup`` says of seen and unseen pictures; ``classes_covered`` the share
-    of the data's classes that a linear probe finds among new samples (as ``metrics.modes``), of a model that grows once
-    it has ``grown``. Only of models that have a ``checkup``.
+    of the data's classes that a linear probe finds among new samples (as ``metrics.modes``), where the card's monitors
+    ask for it. Only of models that have a ``checkup``.
     """
 
     def __init__(self, data: Dataset):
@@ -177,14 +172,14 @@ class Checkup:
 
     @torch.no_grad()
     def __call__(self, model: Model) -> dict[str, float]:
-        if not hasattr(model, "checkup"):
+        if "checkup" not in verbs_of(model):
             return {}
         model.eval()
         seen, unseen = (
             next(in_order(part, min(_CHECKED, len(part)), device_of(model)))
             for part in (self.data.train, self.data.held_out)
         )
-        return model.checkup(seen, unseen) | (self._classes(model) if getattr(model, "grown", True) else {})
+        return model.checkup(seen, unseen) | (self._classes(model) if "classes" in card_of(model).monitors else {})
 
     def _classes(self, model: Model) -> dict[str, float]:
         labels, kinds = torch.from_numpy(np.array(self.data.train.labels)), len(self.data.classes)

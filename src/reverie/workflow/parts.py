@@ -12,20 +12,22 @@ from torch import nn
 
 from reverie import registry
 from reverie.core import distributed
+from reverie.core.card import card_of, config_of, name_of
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.state import transient, weights_hash
+from reverie.core.verbs import Model
 from reverie.data import data as open_data
 from reverie.data.types import Dataset
 from reverie.home import locked
 from reverie.training.bar import Bar
 from reverie.training.callbacks import Callback, Checkpoints, Log, TensorBoard
-from reverie.training.checkpoint import config_of, same_class, trained
+from reverie.training.checkpoint import same_class, trained
 from reverie.training.loop import Loop
 from reverie.training.options import Options
 from reverie.training.plan import Plan
 from reverie.training.run import Run
-from reverie.verbs import Model
 from reverie.workflow.monitors import Doctor, Monitor, Previews
+from reverie.workflow.needs import check_needs
 
 # Data
 
@@ -55,15 +57,6 @@ def data_of(info: dict[str, Any], path: Path, data: Dataset | None = None) -> Da
     return data
 
 
-def check_needs(model: Model, data: Dataset | None) -> None:
-    """Raise a UsageError where the data lacks what the model learns from."""
-    if data and getattr(model, "texts", False) and not data.train.texts:
-        raise UsageError(
-            f"{data.spec} has no captions to learn from. NAME.txt beside NAME.png is one; --conditional label uses "
-            "classes, and --data emoji has captions."
-        )
-
-
 # Models
 
 
@@ -74,19 +67,19 @@ def build(name: str, kwargs: dict[str, Any], data: Dataset | None, seed: int) ->
         return registry.build(name, data, **kwargs)
 
 
-def named(kwargs: dict[str, Any]) -> dict[str, Any]:
+def named(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The same arguments, where one is a run's path with what that run trained: {"name", "kwargs", "run"}."""
-    paths = {key: kwargs[key] for key in registry.RUN_ARGUMENTS if isinstance(kwargs.get(key), str) and kwargs[key]}
+    paths = {key: kwargs[key] for key in registry.sub_runs(model) if isinstance(kwargs.get(key), str) and kwargs[key]}
     return kwargs | {key: trained(path)[1].config | {"run": path} for key, path in paths.items()}
 
 
 def fill(model: Model) -> list[str]:
     """Put the weights of the runs that a fresh model builds on into its sub-modules of that name; returns those."""
     filled = []
-    for key in registry.RUN_ARGUMENTS:
-        argument = (config_of(model)["kwargs"] or {}).get(key)
+    for key in registry.sub_runs(config_of(model)["name"]):
+        argument = config_of(model)["kwargs"].get(key)
         if isinstance(argument, dict) and "run" in argument:
-            getattr(model, key).load_state_dict(trained(argument["run"])[1].averaged)
+            model.get_submodule(key).load_state_dict(trained(argument["run"])[1].averaged)
             filled.append(key)
     return filled
 
@@ -182,7 +175,7 @@ def loop_of(
     def saved(loop: Loop) -> None:
         run.update(seconds=round(loop.elapsed, 2), plan=loop.plan.state())
 
-    check_needs(model, data)
+    check_needs(card_of(model), data, name_of(model))
     usual: list[Callback] = [
         Previews(run.path / "samples", data, options.sample_every),
         Log(run.path),

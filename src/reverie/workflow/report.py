@@ -12,11 +12,11 @@ from torch import Tensor
 
 from reverie import pictures
 from reverie.core.noise import Noise
+from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
-from reverie.drawing import beside, conditioning, device_of, draw, reconstruct, translated
-from reverie.metrics.likelihood import ways
-from reverie.verbs import Model, verbs_of
+from reverie.drawing import beside, conditioning, device_of, draw, example_conditions, reconstruct, translated
+from reverie.metrics.likelihood import GLANCE, affordable, nats_of
 
 SHEET = 64  # images on a sample grid
 _MAPPED = 2000  # images on a latent map
@@ -28,12 +28,9 @@ def sample_grid(model: Model, data: Dataset | None, path: Path, count: int = SHE
     Args:
         count: draw so many of the 64.
     """
-    device, condition = device_of(model), dict[str, Any]()
-    if classes := getattr(model, "classes", 0):
-        condition["label"] = torch.arange(count, device=device) % 8 % classes
-    if data and getattr(model, "texts", False) and (texts := data.train.texts):
-        condition["text"] = [texts[place * len(texts) // SHEET] for place in range(count)]
-    pictures.save(path, pictures.grid(draw(model, Noise.of_seeds(range(count), device), **condition), columns=8))
+    noise, texts = Noise.of_seeds(range(count), device_of(model)), data.train.texts if data else None
+    condition = {name: value[:count] for name, value in example_conditions(model, texts, SHEET).items()}
+    pictures.save(path, pictures.grid(draw(model, noise, **condition), columns=8))
 
 
 def translations(model: Model, data: Dataset, path: Path, count: int = SHEET) -> None:
@@ -51,7 +48,7 @@ def preview(model: Model, data: Dataset | None, path: Path, verbs: Collection[st
         translations(model, data, path, count)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def latent_map(model: Model, data: Dataset, path: Path) -> None:
     """Codes of held-out pictures in the plane (PCA, or a 2-D code itself), over N(0, I) in the same plane."""
     model.eval()
@@ -77,12 +74,12 @@ def latent_map(model: Model, data: Dataset, path: Path) -> None:
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
     """Means over the held-out pictures: reconstruction error, and the likelihood or its bound where one is quick."""
     model.eval()
     verbs, device = verbs_of(model), device_of(model)
-    likelihoods = ways(model, samples=1, slow=False)
+    likelihoods = affordable(model, GLANCE)
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for low, batch in zip(range(0, len(data.held_out), 256), in_order(data.held_out, 256, device), strict=True):
@@ -91,9 +88,9 @@ def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
             clean, *_, made = reconstruct(model, batch)
             found["reconstruction_mse"] = (clean - made).square().flatten(1).mean(1)
         for way in likelihoods:
-            if way.most is None or low < way.most:
-                found[f"{way.verb}_nats_per_image"] = way(model, batch)
-        if hasattr(model, "held_out"):  # scores of its own, where the verbs do not say how good it is
+            if not way.rows or low < way.rows:
+                found[f"{way.verb}_nats_per_image"] = nats_of(model, way, batch)
+        if "held_out" in verbs:  # scores of its own, where the verbs do not say how good it is
             found |= model.held_out(batch)
         for name, values in found.items():
             sums[name] = sums.get(name, 0.0) + float(values.double().sum())
@@ -101,11 +98,11 @@ def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
     scores = {name: value / counts[name] for name, value in sums.items()}
     if "reconstruction_mse" in scores:  # pictures span 2, so the peak's square is 4
         scores["psnr_db"] = 10 * math.log10(4 / max(scores["reconstruction_mse"], 1e-12))
-    if getattr(model, "likelihood", "8-bit") == "8-bit":
-        dimensions = data.held_out.images[0].size
-        for name, bits in {"elbo": "bits_per_dim_upper_bound", "log_prob": "bits_per_dim"}.items():
-            if f"{name}_nats_per_image" in scores:
-                scores[bits] = -scores[f"{name}_nats_per_image"] / dimensions / math.log(2)
+    for way in likelihoods:
+        if way.of == "8-bit":
+            bits = {"exact": "bits_per_dim", "bound": "bits_per_dim_upper_bound", "estimate": "bits_per_dim_estimate"}
+            nats = scores[f"{way.verb}_nats_per_image"]
+            scores[bits[way.kind]] = -nats / data.held_out.images[0].size / math.log(2)
     return scores
 
 

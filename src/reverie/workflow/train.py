@@ -13,22 +13,22 @@ from torch import nn
 
 from reverie import registry
 from reverie.core import distributed
+from reverie.core.card import card_of, config_of
 from reverie.core.errors import ReverieError
 from reverie.core.files import write_json
 from reverie.core.precision import keep_memory, pick_device, repeatable
 from reverie.core.state import weights_hash
+from reverie.core.verbs import verbs_of
 from reverie.data import data as open_data
 from reverie.data.sources import anchored
 from reverie.data.types import Dataset
 from reverie.recipes import recipe_for
 from reverie.training.callbacks import Callback
-from reverie.training.checkpoint import config_of
 from reverie.training.formats import FORMAT
 from reverie.training.loop import Loop
 from reverie.training.options import Options, sort_options, split_options
 from reverie.training.plan import Plan
 from reverie.training.run import Run, fresh_path, machine, versions
-from reverie.verbs import verbs_of
 from reverie.workflow import parts, report
 from reverie.workflow.monitors import Previews
 
@@ -47,8 +47,8 @@ def train(
     """Train a model and leave a run directory.
 
     Args:
-        model: a name of ``registry.MODELS``, a model from ``build``, or any ``nn.Module`` with ``phases()`` or
-            ``stages()``. A module keeps the weights that it has.
+        model: a name of ``registry.MODELS``, a model from ``build``, or any ``nn.Module`` with ``stages()``. A module
+            keeps the weights that it has.
         data: a data set, or what ``reverie.data`` opens; None for a model that learns from no data.
         size: side of the pictures in pixels, where ``data`` is still to be opened.
         fit: "crop" or "pad", how pictures that are not square become so, likewise.
@@ -67,7 +67,7 @@ def train(
     recipe = recipe_for(name, spec, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs: dict[str, Any] = {}
     if given is None:
-        registry.entry(name)
+        registry.accept(name)
         kwargs, stage_options, training = sort_options(name, options)
     else:
         stage_options, training = split_options(given, options)
@@ -86,7 +86,7 @@ def train(
             built, filled = given, list[str]()
             start["given"] = weights_hash(given.state_dict())
         else:
-            built = parts.build(name, parts.named(recipe.get("model", {}) | kwargs), data, chosen.seed)
+            built = parts.build(name, parts.named(name, recipe.get("model", {}) | kwargs), data, chosen.seed)
             filled = parts.fill(built)
         if chosen.init:
             start["init"] = parts.begin_from(built, chosen.init, filled)
@@ -95,6 +95,7 @@ def train(
             "reverie": versions()["reverie"],
             "model": config_of(built),
             "verbs": verbs_of(built),
+            "card": card_of(built).to_json(),
             "phases": recipe.get("phases", {}) | stage_options,
             "data": None if data is None else facts_of(data, fit),
             "training": asdict(chosen),
