@@ -105,7 +105,7 @@ class Batches:
 
 
 class NoData:
-    """Batches of a model that learns from no data (a canvas, a student of another model): rows without columns.
+    """Batches without columns, for training without data: ``len(batch.rng)`` rows, each with its own random numbers.
 
     Args:
         batch_size, seed, start, rows, device: as for ``Batches``.
@@ -121,14 +121,18 @@ class NoData:
     ):
         self.batch_size, self.seed, self.start = batch_size, seed, start
         self.rows, self.device = batch_size if rows is None else rows, torch.device(device)
+        self.row = torch.arange(self.start, self.start + self.rows, device=self.device)
 
     def __call__(self, step: int) -> Batch:
         return Batch(rng=self.stream(step, "forward"), row=self.row)
 
-    @property
-    def row(self) -> Tensor:
-        """(rows,) places of this rank's rows in the global batch."""
-        return torch.arange(self.start, self.start + self.rows, device=self.device)
+    def whole(self, step: int) -> Batch:
+        """The global batch of a step, on every rank alike."""
+        return NoData(self.batch_size, self.seed, device=self.device)(step)
+
+    def in_order(self, rows: int) -> Iterator[Batch]:
+        """There is nothing to go through."""
+        yield from ()
 
     def stream(self, step: int, name: str) -> Noise:
         """The random numbers of this rank's rows for one purpose of a step."""

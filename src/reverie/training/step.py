@@ -104,9 +104,8 @@ class Engine:
         batch = self.batches(number)
         batch.progress = torch.full((), progress, device=batch.rng.device)  # made there: no copy, no wait
         batch.due = frozenset(phase.name for phase in due)
-        since, warmup = warm or (number - self.began, self.warmup)
-        step = _Step(self, stage, number, batch, due)
-        metrics = step.run(progress, rate(since, progress, warmup, self.decay))
+        step = _Step(self, stage, number, batch, due, warm or (number - self.began, self.warmup))
+        metrics = step.run(progress)
         if stage.update:
             metrics |= step.update(metrics)
         if self.ema:
@@ -151,8 +150,11 @@ class Engine:
 class _Step:
     """One step in progress: the batch, what ``forward`` made of it, and who still needs its graph."""
 
-    def __init__(self, engine: Engine, stage: Stage, number: int, batch: Batch, due: list[Phase]):
+    def __init__(
+        self, engine: Engine, stage: Stage, number: int, batch: Batch, due: list[Phase], warm: tuple[int, int]
+    ):
         self.engine, self.stage, self.number, self.batch, self.due = engine, stage, number, batch, due
+        self.warm = warm
         self.parts = parts_of(batch, engine.accumulate, stage.group)
         self.outputs: Outputs | None = None
         self.kept: Outputs = {}  # of ``forward``, for ``update``
@@ -177,6 +179,11 @@ class _Step:
 
     def _move(self, phase: Phase, factor: float, metrics: Metrics, retain: bool) -> None:
         engine = self.engine
+        factor = 1.0
+        if phase.schedule:
+            factor = phase.schedule(self.number - engine.began, progress)
+        elif not phase.closure:
+            factor = rate(self.warm[0], progress, self.warm[1], engine.decay)
         for group in phase.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 

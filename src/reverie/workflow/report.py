@@ -28,10 +28,9 @@ def sample_grid(model: Model, data: Dataset | None, path: Path, count: int = SHE
     Args:
         count: draw so many of the 64.
     """
-    noise = Noise.of_seeds(range(count), device_of(model))
-    condition = example_conditions(model, data.train.texts if data else None, SHEET)
-    rows = {name: values[:count] for name, values in condition.items()}
-    pictures.save(path, pictures.grid(draw(model, noise, **rows), columns=8))
+    noise, texts = Noise.of_seeds(range(count), device_of(model)), data.train.texts if data else None
+    condition = {name: value[:count] for name, value in example_conditions(model, texts, SHEET).items()}
+    pictures.save(path, pictures.grid(draw(model, noise, **condition), columns=8))
 
 
 def translations(model: Model, data: Dataset, path: Path, count: int = SHEET) -> None:

@@ -13,11 +13,11 @@ from torch import nn
 
 from reverie import registry
 from reverie.core import distributed
-from reverie.core.card import card_of
+from reverie.core.card import card_of, config_of
 from reverie.core.errors import ReverieError
 from reverie.core.files import write_json
 from reverie.core.precision import keep_memory, pick_device, repeatable
-from reverie.core.state import config_of, weights_hash
+from reverie.core.state import weights_hash
 from reverie.core.verbs import verbs_of
 from reverie.data import data as open_data
 from reverie.data.sources import anchored
@@ -48,8 +48,8 @@ def train(
     """Train a model and leave a run directory.
 
     Args:
-        model: a name of ``registry.MODELS``, a model from ``build``, or any ``nn.Module`` with ``phases()`` or
-            ``stages()``. A module keeps the weights that it has.
+        model: a name of ``registry.MODELS``, a model from ``build``, or any ``nn.Module`` with ``stages()``. A module
+            keeps the weights that it has.
         data: a data set, or what ``reverie.data`` opens; None for a model that learns from no data.
         size: side of the pictures in pixels, where ``data`` is still to be opened.
         fit: "crop" or "pad", how pictures that are not square become so, likewise.
@@ -68,7 +68,7 @@ def train(
     recipe = recipe_for(name, spec, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs: dict[str, Any] = {}
     if given is None:
-        registry.entry(name)
+        registry.accept(name)
         kwargs, stage_options, training = sort_options(name, options)
     else:
         stage_options, training = split_options(given, options)
