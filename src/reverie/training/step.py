@@ -159,8 +159,7 @@ class _Step:
         self.outputs: Outputs | None = None
         self.kept: Outputs = {}  # of ``forward``, for ``update``
 
-    def run(self, progress: float, factor: float) -> Metrics:
-        """Every phase that is due; ``factor`` is the run's on the learning rate."""
+    def run(self, progress: float) -> Metrics:
         shared = len(self.parts) == 1 and not any(phase.closure for phase in self.due)
         if shared and self.stage.forward:
             self.outputs = self._forward(*self.parts[0], any(phase.graph for phase in self.due))
@@ -168,16 +167,12 @@ class _Step:
         metrics: Metrics = {}
         for place, phase in enumerate(self.due):
             later = any(other.graph for other in self.due[place + 1 :])
-            if phase.schedule:
-                own = phase.schedule(self.number - self.engine.began, progress)
-            else:
-                own = 1.0 if phase.closure else factor
-            self._move(phase, own, metrics, retain=phase.graph and later)
+            self._move(phase, progress, metrics, retain=phase.graph and later)
             if not later and self.outputs is not None:
                 self.outputs = detached(self.outputs)
         return metrics
 
-    def _move(self, phase: Phase, factor: float, metrics: Metrics, retain: bool) -> None:
+    def _move(self, phase: Phase, progress: float, metrics: Metrics, retain: bool) -> None:
         engine = self.engine
         factor = 1.0
         if phase.schedule:
