@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from engine_cases import FP32, Batches, apart, doubles, state_of
 from torch import Tensor, nn
 
+from engine_cases import FP32, Batches, apart, doubles, state_of
 from reverie.core.batch import Batch
 from reverie.core.noise import Noise
 from reverie.nets.layers.drawing import Dropout, checkpointed, drawing

@@ -31,7 +31,7 @@ from engine_cases import (
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.frozen import frozen
-from reverie.optim.phase import Phase, Stage, adamw
+from reverie.optim.phase import Phase, Stage, adamw, stages_of
 from reverie.training.ema import EMA
 from reverie.training.step import Engine
 
@@ -72,6 +72,23 @@ def test_parts_of_a_batch_give_what_the_whole_gives(case):
             walk(trainer, 3)
             states.append(state_of(trainer))
     assert apart(states[0], states[1], 1e-9) == {} and apart(states[0], states[2], 1e-9) == {}
+
+
+def test_what_is_drawn_for_the_whole_step_is_the_same_in_every_part():
+    model, draws = Scales(), []
+
+    def forward(batch: Batch) -> dict[str, Tensor]:
+        draws.append(batch.shared(1))
+        return {}
+
+    def loss(batch: Batch, outputs: Any) -> dict[str, Tensor]:
+        draws.append(batch.shared(1))
+        return model.square(batch)
+
+    train(model, Stage([Phase("A", sgd(model.a), loss)], forward=forward), accumulate=3).step(0, 0.0)
+    assert len(draws) == 6 and torch.cat(draws).unique().sort().values.equal(
+        torch.cat(draws[:2]).flatten().sort().values
+    )
 
 
 @pytest.mark.parametrize("case, net", [("voxels", "generator"), ("dcgan", "G"), ("stylegan2", "G")])
@@ -201,6 +218,30 @@ def test_forward_s_outputs_come_detached_where_a_phase_asks_for_no_graph_and_are
     assert calls == [True] and grads == {"0": (False, False), "1": (True, True), "2": (False, False)}
     train(model, Stage(phases(False, False), forward=forward)).step(0, 0.0)
     assert calls == [True, False]
+
+
+def test_a_loss_that_depends_on_none_of_its_phase_s_parameters_is_an_error():
+    """Nothing would be trained, in silence: a generator's phase of graph=False gets images without their graph."""
+    model = Scales()
+    stage = {"forward": lambda batch: {"y": batch["x"] * model.a}}
+    losses = (
+        lambda _, outputs: {"loss": (outputs["y"] * model.b).sum()},
+        lambda _, outputs: {"loss": outputs["y"].sum()},
+    )
+    for loss in losses:
+        with pytest.raises(UsageError, match=r"'A'.*none of its parameters.*graph=False"):
+            train(model, Stage([Phase("A", sgd(model.a), loss, graph=False)], **stage)).step(0, 0.0)
+        train(model, Stage([Phase("A", sgd(model.a), loss)], **stage)).step(0, 0.0)
+
+
+def test_phases_have_names_of_their_own():
+    for names in ((), ("A", "A"), ("forward",), ("A", "update")):
+        model = Scales()
+        model.stages = lambda names=names, model=model: [
+            Stage([Phase(name, sgd(model.a), model.square) for name in names])
+        ]
+        with pytest.raises(UsageError, match="names of their own"):
+            stages_of(model)
 
 
 def test_a_value_that_is_no_number_is_an_error_that_names_it():
@@ -418,6 +459,8 @@ def test_every_stage_is_prepared_once_in_order_even_one_that_gets_no_step():
     trainer.step(2, 0.8)
     assert order == [(0, False, False), (1, False, False), (2, False, False)] and trainer.began == 2
     assert model.training
+    trainer.step(3, trainer.ends[2] - 1e-12)  # a progress that was rounded down brings no stage back
+    assert (trainer.stage, trainer.began) == (2, 2) and len(order) == 3
 
 
 def test_a_buffer_or_parameter_that_is_replaced_instead_of_changed_in_place_is_an_error_that_names_it():

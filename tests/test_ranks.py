@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from engine_cases import CASES, apart, build, doubles, engine, every_case, state_of, walk
 from torch import Tensor
 
+from engine_cases import CASES, apart, build, doubles, engine, every_case, state_of, walk
 from reverie.core import distributed
 
 STEPS = 4  # of each stage

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,9 +95,10 @@ class Engine:
             detached scalars by name: "metric", "phase/metric" of several phases, "stage/..." of several named stages.
         """
         place = min(bisect.bisect_right(self.ends, progress), len(self.stages)) - 1
-        if place != self.stage:
+        if place > self.stage:
             self._begin(place, number)
-        progress = (progress - self.ends[place]) / (self.ends[place + 1] - self.ends[place])
+        place = self.stage  # by a rounding of progress no stage comes back
+        progress = max(0.0, (progress - self.ends[place]) / (self.ends[place + 1] - self.ends[place]))
         stage = self.stages[place]
         due = [phase for phase in stage.phases if (number - self.began) % phase.every == 0]
         batch = self.batches(number)
@@ -171,7 +172,7 @@ class _Step:
         shared = len(self.parts) == 1 and not any(phase.closure for phase in self.due)
         if shared and self.stage.forward:
             self.outputs = self._forward(*self.parts[0], any(phase.graph for phase in self.due))
-            self._keep([self.outputs])
+            self.kept = self._gathered(self.outputs)
         metrics: Metrics = {}
         for place, phase in enumerate(self.due):
             later = any(other.graph for other in self.due[place + 1 :])
@@ -195,7 +196,10 @@ class _Step:
         def evaluate() -> Metrics:
             phase.optimizer.zero_grad(set_to_none=True)
             sums = self._gradients(phase, retain)
-            distributed.average([p.grad for p in phase.parameters if p.grad is not None])
+            grads = [p.grad for p in phase.parameters if p.grad is not None]
+            if not grads:
+                raise UsageError(_no_gradient(phase))
+            distributed.average(grads)
             default = 0.0 if phase.closure else CLIP  # a line search needs the gradient of the loss that it is given
             clip = next(one for one in (engine.clip, phase.clip, default) if one is not None)
             if clip:
@@ -232,7 +236,7 @@ class _Step:
             outputs, share = self.outputs, (high - low) / batch.rows
             if outputs is None and self.stage.forward:
                 outputs = self._forward(low, high, phase.graph)
-                made.append(detached(outputs))
+                made.append(self._gathered(outputs))
             seen = outputs if phase.graph else detached(outputs)
             with self._eagerly(phase), drawing(self.engine.layers, self._layers(phase.name, low, high)):
                 with self._autocast():
@@ -241,13 +245,14 @@ class _Step:
                 if "loss" not in found:
                     gave = ", ".join(found) or "nothing"
                     raise UsageError(f"Phase {phase.name!r}: its loss returned no value named 'loss'; it gave {gave}.")
+                if not found["loss"].requires_grad:
+                    raise UsageError(_no_gradient(phase))
                 loss = _wide(found["loss"]) * (phase.scale * share)
                 loss.backward(inputs=phase.parameters, retain_graph=retain and share == 1)
             for name, value in found.items():
                 value = _wide(value.detach()) * share
                 sums[name] = sums[name] + value if name in sums else value
-        if made:
-            self._keep(made)
+        self.kept = self.kept or join(made)
         return sums
 
     def _forward(self, low: int, high: int, graph: bool) -> Outputs:
@@ -257,10 +262,11 @@ class _Step:
         with torch.set_grad_enabled(graph), layers, self._autocast():
             return self.stage.forward(batch)
 
-    def _keep(self, made: list[Outputs]) -> None:
+    def _gathered(self, outputs: Outputs) -> Outputs:
         """Of the first forward of the step, what ``update`` will look at."""
-        if self.stage.update and not self.kept:
-            self.kept = join([detached({k: v for k, v in one.items() if k in self.stage.gather}) for one in made])
+        if not self.stage.update or self.kept:
+            return {}
+        return detached({name: outputs[name] for name in self.stage.gather if name in outputs})
 
     @torch.no_grad()
     def update(self, metrics: Metrics) -> Metrics:
@@ -310,9 +316,14 @@ def detached(value: Any) -> Any:
     """The same tensors without their graph."""
     if isinstance(value, Tensor):
         return value.detach()
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: detached(one) for name, one in value.items()}
     return type(value)(map(detached, value)) if isinstance(value, list | tuple) else value
+
+
+def _no_gradient(phase: Phase) -> str:
+    graph = "" if phase.graph else " With graph=False it gets the outputs of forward without their graph."
+    return f"Phase {phase.name!r}: its loss depends on none of its parameters.{graph}"
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
