@@ -26,7 +26,6 @@ from reverie.recipes import recipe_for
 from reverie.training.callbacks import Callback
 from reverie.training.formats import FORMAT
 from reverie.training.loop import Loop
-from reverie.training.needs import check_needs
 from reverie.training.options import Options, sort_options, split_options
 from reverie.training.plan import Plan
 from reverie.training.run import Run, fresh_path, machine, versions
@@ -89,8 +88,6 @@ def train(
         else:
             built = parts.build(name, parts.named(name, recipe.get("model", {}) | kwargs), data, chosen.seed)
             filled = parts.fill(built)
-        if data is not None:
-            check_needs(card_of(built), data, name)
         if chosen.init:
             start["init"] = parts.begin_from(built, chosen.init, filled)
         info = {
