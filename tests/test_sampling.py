@@ -18,8 +18,8 @@ from reverie.diffusion import grids, samplers
 from reverie.diffusion.schedules import Flow
 from reverie.editing import diffusion_views, guides
 from reverie.generation import label_index, trajectory
+from reverie.media.montage import save_film
 from reverie.models.diffusion import Diffusion
-from reverie.pictures import save_film
 from reverie.training.loop import train
 from test_cli import call  # noqa: F401  (a fixture)
 
@@ -261,7 +261,7 @@ def test_a_run_of_captions_is_scored_with_its_data_s_captions_in_order(runs, mon
 
     monkeypatch.setattr(evaluation, "sample", noted)
     found = rv.evaluate(runs / "words", metrics=["kernel"], n=130, steps=1, out=tmp_path)
-    texts = evaluation.data_of(rv.load(runs / "words")).train.texts
+    texts = evaluation.data_of(rv.load(runs / "words")).train.get("text")
     assert asked == [texts[i * len(texts) // 130] for i in range(130)] and set(asked) == set(WORDS)
     assert found["kernel-small"].passport["fake"]["texts"] == "as the training data has them"
 

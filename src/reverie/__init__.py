@@ -12,10 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["build", "data", "evaluate", "load", "sample", "train", "trajectory"]
+__all__ = ["build", "data", "evaluate", "load", "open_data", "sample", "train", "trajectory"]
 
 if TYPE_CHECKING:
-    from reverie.data import data
+    from reverie.data import open_data
+    from reverie.data import open_data as data
     from reverie.evaluation import evaluate
     from reverie.generation import load, sample, trajectory
     from reverie.registry import build
@@ -25,6 +26,7 @@ _HOMES = {
     "build": "reverie.registry",
     "evaluate": "reverie.evaluation",
     "load": "reverie.generation",
+    "open_data": "reverie.data",
     "sample": "reverie.generation",
     "train": "reverie.training.loop",
     "trajectory": "reverie.generation",

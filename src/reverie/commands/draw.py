@@ -60,9 +60,9 @@ def sample(
             typical and less varied, 1 is as trained.
         json: print the result as JSON.
     """
-    from reverie.generation import load
+    from reverie.generation import load, spec_of
     from reverie.generation import sample as draw
-    from reverie.pictures import save_many
+    from reverie.media import medium_of
 
     where = target(out) if out else None if trajectory else target("samples.png")
     film, model = target(trajectory) if trajectory else None, load(run)
@@ -80,7 +80,8 @@ def sample(
     if where:
         with bar(True) as progress:
             drawn = draw(model, count, seed, **condition, progress=progress, **options)
-        save_many(where, drawn, list(range(seed, seed + count)))
+        spec = spec_of(model)
+        medium_of(spec).save(where, drawn, spec, {"seeds": list(range(seed, seed + count))})
         made["out"] = str(where)
         said.append(f"{count} pictures in {where}")
     told(json, made, "\n".join(said))
@@ -90,7 +91,7 @@ def _film(path: Path, model: Any, count: int, seed: int, options: dict[str, Any]
     """Write the way to some pictures, as the ending says; returns the number of stops."""
     from reverie.editing.diffusion_views import film, strip
     from reverie.generation import trajectory
-    from reverie.pictures import FILMS, save, save_film
+    from reverie.media.montage import FILMS, save, save_film
 
     stops = trajectory(model, count, seed, **options)
     if path.suffix.lower() in FILMS:
@@ -125,7 +126,7 @@ def forward(
     from reverie.editing.diffusion_views import forward as noised
     from reverie.editing.diffusion_views import schedule_plot
     from reverie.generation import load, need_diffusion
-    from reverie.pictures import save
+    from reverie.media.montage import save
 
     path, plotted, model = target(out), target(plot) if plot else None, load(run)
     need_diffusion(model, "codes")
@@ -134,7 +135,7 @@ def forward(
     if plotted:
         schedule_plot(model, plotted)
     result = {"out": str(path), "number": len(batch["x"]), "columns": columns, "plot": plot}
-    told(json, result, f"{len(batch['image'])} pictures under noise in {path}" + (f", {plot}" if plot else ""))
+    told(json, result, f"{len(batch['x'])} pictures under noise in {path}" + (f", {plot}" if plot else ""))
 
 
 def _batch(model: Any, images: tuple[str, ...], number: int) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def reconstruct(
     from reverie.drawing import beside
     from reverie.drawing import reconstruct as both
     from reverie.generation import load, need
-    from reverie.pictures import save
+    from reverie.media.montage import save
 
     path, model = target(out), load(run)
     need(model, "encode", "decode")
@@ -215,7 +216,7 @@ def interpolate(
     """
     from reverie.editing.latents import interpolate as morph
     from reverie.generation import find_latent, load, need
-    from reverie.pictures import save_film
+    from reverie.media.montage import save_film
 
     where, model = target(out), load(run)
     need(model, "decode")
@@ -248,7 +249,7 @@ def traverse(
     from reverie.editing.latents import latent_spread
     from reverie.editing.latents import traverse as walk
     from reverie.generation import data_of, find_latent, load, need
-    from reverie.pictures import grid, save
+    from reverie.media.montage import grid, save
 
     path, model = target(out), load(run)
     need(model, "decode")
@@ -289,7 +290,7 @@ def mix(
     from reverie.drawing import device_of
     from reverie.editing.latents import mixed
     from reverie.generation import load
-    from reverie.pictures import grid, save
+    from reverie.media.montage import grid, save
 
     path, model = target(out), load(run)
     if rows < 1 or columns < 1:
@@ -322,7 +323,7 @@ def restore(
 
     from reverie.drawing import beside, device_of
     from reverie.generation import find_picture, load, need
-    from reverie.pictures import save
+    from reverie.media.montage import save
 
     path, model = target(out), load(run)
     need(model, "restore")
@@ -359,8 +360,9 @@ def translate(
 
     from reverie.core.noise import Noise
     from reverie.drawing import beside, translated
-    from reverie.generation import check_options, find_given, load, need
-    from reverie.pictures import save, save_many, to_uint8
+    from reverie.generation import check_options, find_given, load, need, spec_of
+    from reverie.media import medium_of
+    from reverie.media.montage import save
 
     path, model = target(out), load(run)
     need(model, "translate")
@@ -374,5 +376,6 @@ def translate(
     if path.suffix:
         save(path, beside(rows))
     else:
-        save_many(path, to_uint8(rows[1]), list(range(len(given))))
+        spec = spec_of(model)
+        medium_of(spec).save(path, medium_of(spec).to_storage(rows[1], spec), spec, {"seeds": list(range(len(given)))})
     told(json, {"out": str(path), "number": len(given)}, f"{len(given)} translated pictures in {path}")

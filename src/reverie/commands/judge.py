@@ -25,7 +25,7 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
     per_class: bool = False,
-    size: int | None = None,
+    size: str | None = None,
     sampler: str | None = None,
     steps: int | None = None,
     grid: str | None = None,
@@ -112,5 +112,6 @@ def _table(found) -> None:
         Console(width=max(100, Console().width)).print(table)
         first = found.scores[0].passport
         fake, real = first["fake"], first["reference"]
-        against = f"{real['n']:,} of {real['data']} ({real['split']}), {real['size']} px"
+        size = real["size"] if isinstance(real["size"], int) else "x".join(map(str, real["size"]))
+        against = f"{real['n']:,} of {real['data']} ({real['split']}), {size} px"
         out(f"{fake['n']:,} generated pictures against {against}.")

@@ -21,7 +21,8 @@ def train(arguments: list[str]) -> None:
 
     leader = rank() == 0
     with bar(leader) as progress:
-        run = start(model, asked.data, size=asked.size, fit=asked.fit, out=asked.out, progress=progress, **options)
+        how = {name: getattr(asked, name) for name in ("size", "fit", "background", "held_out", "channels", "medium")}
+        run = start(model, asked.data, **how, out=asked.out, progress=progress, **options)
     if leader:
         _end(run, asked.json)
 

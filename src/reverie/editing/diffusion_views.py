@@ -16,7 +16,9 @@ from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.drawing import beside
-from reverie.pictures import grid, plot_schedule, to_uint8
+from reverie.media.medium import to_uint8
+from reverie.media.montage import grid
+from reverie.media.plots import plot_schedule
 from reverie.verbs import Model
 
 Stop = tuple[Tensor, Tensor]  # x_t, scaled, and the estimate of x0 made there: both pictures (B, C, H, W)

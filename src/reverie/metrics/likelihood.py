@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from reverie.data.batches import in_order
-from reverie.data.types import Pictures
+from reverie.data.types import Split
 from reverie.drawing import conditioning, device_of
 from reverie.home import Progress
 from reverie.metrics.estimate import Estimate
@@ -79,7 +79,7 @@ def ways(model: Model, samples: int = 32, slow: bool = True) -> list[Way]:
 
 @torch.inference_mode()
 def likelihood(
-    model: Model, pictures: Pictures, samples: int = 32, slow: bool = True, progress: Progress | None = None
+    model: Model, pictures: Split, samples: int = 32, slow: bool = True, progress: Progress | None = None
 ) -> Iterator[Found]:
     """Negative log-likelihood of held-out pictures, lower is better; each name says whether it is exact.
 
@@ -102,7 +102,7 @@ def likelihood(
         )
     unit = getattr(model, "likelihood", "8-bit")
     suffix = "" if unit == "8-bit" else f"-{unit}"
-    dimensions = pictures.images[0].size
+    dimensions = pictures.spec.dimensions
     for way in found:
         nats = -_scores(model, pictures, way, progress)
         facts: dict[str, Any] = {"unit": "nats per image", "of": unit, "exact": not way.kind, "held_out": len(nats)}
@@ -113,7 +113,7 @@ def likelihood(
             yield f"bits-per-dim{way.kind}", Estimate.of_mean(bits), facts | {"unit": "bits per dimension"}
 
 
-def _scores(model: Model, pictures: Pictures, way: Way, progress: Progress | None) -> Tensor:
+def _scores(model: Model, pictures: Split, way: Way, progress: Progress | None) -> Tensor:
     found: list[Tensor] = []
     pictures = _spread(pictures, way.most or len(pictures))
     for batch in in_order(pictures, way.rows, device_of(model)):
@@ -124,11 +124,8 @@ def _scores(model: Model, pictures: Pictures, way: Way, progress: Progress | Non
     return torch.cat(found)
 
 
-def _spread(pictures: Pictures, most: int) -> Pictures:
+def _spread(pictures: Split, most: int) -> Split:
     """At most so many of the pictures, evenly spread over them: all classes, where they lie in order."""
     if len(pictures) <= most:
         return pictures
-    rows = np.arange(most) * len(pictures) // most
-    texts = None if pictures.texts is None else [pictures.texts[i] for i in rows]
-    sources = None if pictures.sources is None else pictures.sources[rows]
-    return Pictures(pictures.images[rows], pictures.labels[rows], [pictures.names[i] for i in rows], texts, sources)
+    return pictures.take(np.arange(most) * len(pictures) // most)

@@ -11,11 +11,13 @@ import torch
 
 from reverie import registry
 from reverie.core import distributed
-from reverie.core.errors import ReverieError, UsageError
+from reverie.core.errors import UsageError
 from reverie.core.precision import pick_device
-from reverie.data import data as open_data
-from reverie.data.sources import anchored
-from reverie.data.types import Dataset
+from reverie.data import Dataset, open_data, reopen
+from reverie.data.memory import name_of
+from reverie.data.options import WHITE, Background
+from reverie.data.provenance import upgraded
+from reverie.media import Size
 from reverie.recipes import recipe_for
 from reverie.training.checkpoint import trained
 from reverie.training.options import Options, sort_options
@@ -27,9 +29,13 @@ from reverie.verbs import Model, verbs_of
 
 def train(
     model: str = "vae",
-    data: str | Dataset = "fashion",
-    size: int | None = None,
+    data: Any = "fashion",
+    size: Size | None = None,
     fit: str = "crop",
+    background: Background = WHITE,
+    held_out: float = 0.1,
+    channels: int | None = None,
+    medium: str | None = None,
     out: Path | str | None = None,
     quiet: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -39,9 +45,8 @@ def train(
 
     Args:
         model: a name of ``registry.MODELS``.
-        data: a data set, or what ``reverie.data`` opens.
-        size: side of the pictures in pixels, where ``data`` is still to be opened.
-        fit: "crop" or "pad", how pictures that are not square become so, likewise.
+        data: a ``Dataset``, or what ``open_data`` opens.
+        size, fit, background, held_out, channels, medium: as for ``open_data``, where ``data`` is still to be opened.
         out: the run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         quiet: say nothing.
         progress: called while pictures are being read, (done, total, what).
@@ -51,8 +56,8 @@ def train(
         ReverieError: the data cannot be used, the disk refuses, or training diverged (what was kept is said).
     """
     registry.entry(model)
-    spec = data if isinstance(data, str) else data.spec
-    recipe = recipe_for(model, spec, pick_device(options.get("device", "auto")).type == "cuda")
+    name = data if isinstance(data, str) else data.source if isinstance(data, Dataset) else name_of(data)
+    recipe = recipe_for(model, name, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs, moves, training = sort_options(model, options)
     if "steps" in training or "minutes" in training:
         recipe_training = {k: v for k, v in recipe.get("training", {}).items() if k not in ("steps", "minutes")}
@@ -62,22 +67,15 @@ def train(
     with distributed.group():
         plan = Plan.of(chosen.steps, chosen.minutes)
         distributed.rows(chosen.batch_size)
-        if isinstance(data, str):
-            data = open_data(data, size=size, fit=fit, progress=progress)
-        facts = {
-            "spec": anchored(spec),
-            "fit": fit,
-            "size": data.size,
-            "channels": data.channels,
-            "fingerprint": data.fingerprint,
-        }
+        if not isinstance(data, Dataset):
+            data = open_data(data, size, channels, fit, background, held_out, medium, progress)
         built = _fill(_build(model, _named(recipe.get("model", {}) | kwargs), data, chosen.seed))
         info = {
             "reverie": versions()["reverie"],
             "model": built.config,
             "verbs": verbs_of(built),
             "phases": recipe.get("phases", {}) | moves,
-            "data": facts | {"train": len(data.train), "held_out": len(data.held_out), "classes": data.classes},
+            "data": data.provenance,
             "training": asdict(chosen),
             "plan": asdict(plan),
             "versions": versions(),
@@ -85,7 +83,7 @@ def train(
             "status": "new",
             "seconds": 0.0,
         }
-        path = Path(distributed.agree(str(out or fresh_path(model, spec))))
+        path = Path(distributed.agree(str(out or fresh_path(model, name))))
         runner = Training(Run(path, info), built, data, chosen, plan, quiet)
         if distributed.rank() == 0:  # only now that every option has proved usable
             Run.create(path, info)
@@ -125,7 +123,7 @@ def rerun(path: Path | str, out: Path | str | None = None, quiet: bool = False) 
         "seconds": 0.0,
     }
     with distributed.group():
-        where = Path(distributed.agree(str(out or fresh_path(old["model"]["name"], old["data"]["spec"]))))
+        where = Path(distributed.agree(str(out or fresh_path(old["model"]["name"], upgraded(old["data"])["source"]))))
         runner = _again(Run(where, info), info, quiet, fresh=True)
         if distributed.rank() == 0:
             Run.create(where, info)
@@ -157,13 +155,7 @@ def _build(name: str, kwargs: dict[str, Any], data: Dataset, seed: int) -> Model
 
 def _again(run: Run, info: dict[str, Any], quiet: bool, fresh: bool = False) -> Training:
     """The training that run.json describes; a fresh one takes the weights of the runs it builds on."""
-    facts = info["data"]
-    data = open_data(facts["spec"], size=facts["size"], channels=facts["channels"], fit=facts["fit"])
-    if data.fingerprint != facts["fingerprint"]:
-        raise ReverieError(
-            f"The pictures of {facts['spec']!r} are not the ones that {run.path} was trained on (their fingerprint "
-            "differs). Nothing was changed. Put the old pictures back, or train anew with `reverie train`."
-        )
+    data = reopen(info["data"])
     chosen = Options(**info["training"])
     plan = Plan([(step, progress) for step, progress in info["plan"]["knots"]], info["plan"]["minutes"])
     built = _build(info["model"]["name"], info["model"]["kwargs"], data, chosen.seed)

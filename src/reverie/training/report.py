@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reverie import pictures
 from reverie.core.noise import Noise
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
 from reverie.drawing import beside, conditioning, device_of, draw, reconstruct, translated
+from reverie.media import medium_of, montage, plots
 from reverie.metrics.features import backbone, features
 from reverie.metrics.likelihood import ways
 from reverie.metrics.modes import Probe
@@ -31,16 +31,17 @@ def sample_grid(model: Model, data: Dataset, path: Path) -> None:
     device, condition = device_of(model), dict[str, Any]()
     if classes := getattr(model, "classes", 0):
         condition["label"] = torch.arange(_SHEET, device=device) % 8 % classes
-    if getattr(model, "texts", False) and (known := data.train.texts):
+    if getattr(model, "texts", False) and (known := data.train.get("text")):
         condition["text"] = [known[place * len(known) // _SHEET] for place in range(_SHEET)]
-    pictures.save(path, pictures.grid(draw(model, Noise.of_seeds(range(_SHEET), device), **condition), columns=8))
+    rows = draw(model, Noise.of_seeds(range(_SHEET), device), spec=data.spec, **condition)
+    montage.save(path, medium_of(data.spec).sheet(rows, data.spec, columns=8))
 
 
 def translations(model: Model, data: Dataset, path: Path) -> None:
     """Held-out pictures, below each what the model makes of it, and below that the truth where there is one."""
     first = next(in_order(data.held_out, min(24, len(data.held_out)), device_of(model)))
     given, truth = model.given(first)
-    pictures.save(path, beside(translated(model, given, truth, first.rng)))
+    montage.save(path, beside(translated(model, given, truth, first.rng), spec=data.spec))
 
 
 def preview(model: Model, data: Dataset, path: Path) -> None:
@@ -85,7 +86,7 @@ class Checkup:
             mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
             rows = known[mixed[:_PROBED]].sort().values  # not every sixth: classes may come in turn
             self.eye = backbone("small", device=str(device_of(model)))
-            seen = features(np.ascontiguousarray(self.data.train.images[rows.numpy()]), self.eye)[:]
+            seen = features(np.ascontiguousarray(self.data.train["x"][rows.numpy()]), self.eye)[:]
             self.probe = Probe.fit(seen, labels[rows], kinds)
         drawn = draw(model, Noise.of_seeds(range(_CHECKED), device_of(model)))
         found = torch.bincount(self.probe.predict(self.eye(drawn).float()), minlength=kinds)
@@ -114,7 +115,7 @@ def latent_map(model: Model, data: Dataset, path: Path) -> None:
         title += f", first two principal components ({share:.0%} of the variance)"
     if points.shape[1] == 1:
         points, prior = (torch.cat([p, torch.zeros_like(p)], 1) for p in (points, prior))
-    pictures.plot_latent_map(
+    plots.plot_latent_map(
         path, points[:, :2].numpy(), torch.cat(labels).numpy(), data.classes, prior[:, :2].numpy(), title
     )
 
@@ -144,7 +145,7 @@ def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
     if "reconstruction_mse" in scores:  # pictures span 2, so the peak's square is 4
         scores["psnr_db"] = 10 * math.log10(4 / max(scores["reconstruction_mse"], 1e-12))
     if getattr(model, "likelihood", "8-bit") == "8-bit":
-        dimensions = data.held_out.images[0].size
+        dimensions = data.spec.dimensions
         for name, bits in {"elbo": "bits_per_dim_upper_bound", "log_prob": "bits_per_dim"}.items():
             if f"{name}_nats_per_image" in scores:
                 scores[bits] = -scores[f"{name}_nats_per_image"] / dimensions / math.log(2)
@@ -158,7 +159,7 @@ def loss_curve(lines: list[dict[str, Any]], path: Path) -> None:
     curves = {name: [line for line in lines if name in line] for name in names}  # some are seen now and then only
     if curves:
         told = {n: ([line["step"] for line in known], [line[n] for line in known]) for n, known in curves.items()}
-        pictures.plot_curves(path, told)
+        plots.plot_curves(path, told)
 
 
 def leave_behind(model: Model, data: Dataset, lines: list[dict[str, Any]], folder: Path) -> dict[str, float]:
@@ -170,7 +171,7 @@ def leave_behind(model: Model, data: Dataset, lines: list[dict[str, Any]], folde
         translations(model, data, folder / "translations.png")
     if "encode" in verbs and "decode" in verbs:
         first = next(in_order(data.held_out, min(32, len(data.held_out)), device_of(model)))
-        pictures.save(folder / "reconstructions.png", beside(reconstruct(model, first)))
+        montage.save(folder / "reconstructions.png", beside(reconstruct(model, first), spec=data.spec))
         latent_map(model, data, folder / "latent-map.png")
     loss_curve(lines, folder / "loss.png")
     return held_out_scores(model, data)

@@ -53,10 +53,10 @@ class Training:
         batches = Batches(
             data.train, options.batch_size, options.seed, start, rows, Augment.parse(options.augment), self.device
         )
-        if getattr(model, "texts", False) and not data.train.texts:
+        if getattr(model, "texts", False) and not data.train.get("text"):
             raise UsageError(
-                f"{data.spec} has no captions to learn from. NAME.txt beside NAME.png is one; --conditional label uses "
-                "classes, and --data emoji has captions."
+                f"{data.source} has no captions to learn from. NAME.txt beside NAME.png is one; --conditional label "
+                "uses classes, and --data emoji has captions."
             )
         stages = stages_of(self.model, **run.info["phases"])
         self.fit = Fit(
@@ -134,13 +134,15 @@ class Training:
         count = sum(p.numel() for p in self.model.parameters())
         long = f"{self.options.minutes:g} minutes" if self.plan.minutes else f"{self.plan.steps} steps"
         self._tell(
-            f"{self.run.info['model']['name']} ({count / 1e6:.2f} M parameters) on {self.data.spec}: "
-            f"{len(self.data.train)} pictures of {self.data.size}x{self.data.size}x{self.data.channels}, "
+            f"{self.run.info['model']['name']} ({count / 1e6:.2f} M parameters) on {self.data.source}: "
+            f"{len(self.data.train)} {self.data.spec.medium}s of {self.data.spec}, "
             f"{len(self.data.held_out)} held out. {long}, batch {self.options.batch_size}, {self.precision}."
         )
         if met := self.data.report.counts():
             kinds = ", ".join(f"{count} {kind}" for kind, count in met.items())
-            self._tell(f"Met while reading the pictures: {kinds}. `reverie data {self.data.spec}` tells file by file.")
+            self._tell(
+                f"Met while reading the pictures: {kinds}. `reverie data {self.data.source}` tells file by file."
+            )
         self._tell(f"Run directory: {self.run.path}")
         if self.leader:
             self.run.update(status="running", precision=str(self.precision))
