@@ -73,6 +73,25 @@ def test_extreme_shapes_do_not_crash(size: tuple[int, int], fit: str) -> None:
     assert {"tiny", "extreme-aspect"} & {kind for kind, _ in notes}
 
 
+def test_cropping_to_another_aspect_keeps_the_centre_and_padding_keeps_all() -> None:
+    wide = np.zeros((30, 100, 3), np.uint8)
+    wide[:, 40:60] = [250, 0, 0]  # the centre fifth is red
+    data = messy.encoded(Image.fromarray(wide))
+    cropped, _ = decode(data, Form((30, 20), 3, "crop", (0, 0, 0)))
+    assert cropped.shape == (30, 20, 3) and (cropped == [250, 0, 0]).all()
+    padded, _ = decode(data, Form((60, 100), 3, "pad", (1, 2, 3)))
+    assert (padded[15:45] == wide).all() and (padded[:15] == [1, 2, 3]).all() and (padded[45:] == [1, 2, 3]).all()
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3), (640, 480)])
+def test_every_shape_is_brought_to_every_shape(size: tuple[int, int], fit: str) -> None:
+    data = messy.encoded(Image.new("RGB", size, "red"))
+    for shape in ((1, 7), (48, 64), (64, 48), (5, 200)):
+        array, _ = decode(data, Form(shape, 3, fit, (255, 255, 255)))
+        assert array.shape == (*shape, 3) and (array == [255, 0, 0]).all(axis=2).any()
+
+
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     array, notes = decode(messy.encoded(Image.fromarray(ramp)), Form((16, 16), 1, "crop", (0, 0, 0)))

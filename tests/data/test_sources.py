@@ -57,6 +57,11 @@ def test_the_module_is_the_function_and_does_not_import_torch() -> None:
         ({"source": "fashion", "fit": "crp"}, 'Did you mean "crop"'),
         ({"source": "fashion", "held_out": 1.0}, "between 0 and 1"),
         ({"source": "fashion", "background": (0, 0, 300)}, "0 to 255"),
+        ({"source": "fashion", "background": "blak"}, "a colour such as black"),
+        ({"source": "fashion", "size": "48by64"}, "HEIGHTxWIDTH"),
+        ({"source": "fashion", "size": (8, 8, 8)}, "a height and a width"),
+        ({"source": "fashion", "medium": "picture"}, "image, video, volume, sequence"),
+        ({"source": "fashion", "low": 0.0}, "give both"),
         ({"source": "x" * 5000}, "a folder of pictures"),
         ({"source": "a\0b:test"}, "a folder of pictures"),
         ({"source": "hf:a/b/c"}, "hf:owner/name"),
@@ -114,6 +119,34 @@ def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
     assert made.summary()["captions"] == 4
     assert {("0001.txt", "bad-caption"), ("metadata.csv", "bad-caption"), ("*.txt", "ignored")} <= kinds(made)
     assert made.report.counts()["bad-caption"] == 4
+
+
+def test_columns_of_numbers_are_attributes(tmp_path: Path) -> None:
+    fill(tmp_path, 12)
+    head, rest = (
+        "file_name,smiling,age,label,note,hats",
+        "\n".join(f"{i:04d}.png,{i % 2},{20 + i}.5,c{i % 3},hi," for i in range(11)),
+    )
+    (tmp_path / "metadata.csv").write_text(f"{head}\n{rest}\n", "utf-8")
+    made = reverie.data(tmp_path)
+    assert made.attributes == ["smiling", "age"] and made.classes == ["c0", "c1", "c2"]
+    values = {
+        n: row for side in (made.train, made.held_out) for n, row in zip(side.names, side["attributes"], strict=True)
+    }
+    assert values["0003.png"].tolist() == [1, 23.5] and values["0003.png"].dtype == np.float32
+    assert values["0011.png"].tolist() == [0, 0] and ("smiling", "missing-attribute") in kinds(made)
+    assert reverie.data(tmp_path).fingerprint == made.fingerprint and made.summary()["attributes"] == ["smiling", "age"]
+    part = reverie.data(f"{tmp_path}:train")
+    assert all(
+        (row == values[name]).all() for name, row in zip(part.train.names, part.train["attributes"], strict=True)
+    )
+    (tmp_path / "metadata.csv").write_text(f"{head}\n{rest}\n".replace("23.5", "24.5"), "utf-8")
+    assert reverie.data(tmp_path).fingerprint != made.fingerprint
+
+
+def test_a_folder_without_attributes_has_no_such_column(tmp_path: Path) -> None:
+    made = reverie.data(fill(tmp_path, 10))
+    assert made.attributes == [] and set(made.train.columns) == {"x", "label"}
 
 
 def test_a_and_b_are_pairs_and_the_unmatched_are_reported(tmp_path: Path) -> None:

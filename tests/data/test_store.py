@@ -36,17 +36,17 @@ def everything(made) -> list:
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=9, max_size=12),
-    st.integers(1, 40),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
     st.sampled_from(["crop", "pad"]),
 )
-def test_stored_pixels_equal_a_direct_decode(tmp_path_factory, shapes, size: int, fit: str) -> None:
+def test_stored_pixels_equal_a_direct_decode(tmp_path_factory, shapes, size: tuple[int, int], fit: str) -> None:
     from reverie.media.decode import Form, decode
 
     folder = tmp_path_factory.mktemp("shapes")
     for seed, (width, height) in enumerate(shapes):
         save(folder / f"{seed}.png", seed, width, height)
     made = reverie.data(folder, size=size, channels=3, fit=fit, background=(10, 20, 30))
-    form = Form((size, size), 3, fit, (10, 20, 30))
+    form = Form(size, 3, fit, (10, 20, 30))
     for side in (made.train, made.held_out):
         for name, image in zip(side.names, side["x"], strict=True):
             assert (image == decode((folder / name).read_bytes(), form)[0]).all()
@@ -58,6 +58,19 @@ def test_a_picture_of_the_right_size_is_stored_untouched(tmp_path: Path) -> None
     assert (made.spec.shape, made.spec.channels) == ((24, 24), 3)
     for name, image in zip(made.train.names, made.train["x"], strict=True):
         assert (image == pixels(int(name[:4]))).all()
+
+
+def test_images_that_are_not_square_are_stored_as_asked_for(tmp_path: Path, reverie_home: Path) -> None:
+    fill(tmp_path / "d", 12, width=64, height=48)
+    kept = reverie.data(tmp_path / "d", size="48x64")
+    assert kept.spec.shape == (48, 64) and kept.train["x"].shape[1:] == (48, 64, 3)
+    for name, image in zip(kept.train.names, kept.train["x"], strict=True):
+        assert (image == pixels(int(name[:4]), 64, 48)).all()
+    turned = reverie.data(tmp_path / "d", size=(64, 48))
+    assert turned.train["x"].shape[1:] == (64, 48, 3) and turned.fingerprint != kept.fingerprint
+    assert len([path for path in (reverie_home / "stores").iterdir() if path.is_dir()]) == 2
+    array = np.stack([pixels(seed, 64, 48) for seed in range(12)])
+    assert (reverie.data(array, size=(24, 32)).train["x"].shape[1:]) == (24, 32, 3)
 
 
 def test_grey_pictures_make_one_channel_even_when_saved_as_rgb(tmp_path: Path) -> None:
