@@ -31,6 +31,9 @@ class NoData:
         seed: the run's seed.
         start, rows: which rows of the global batch to make (all by default).
         device: where batches are made.
+
+    Attributes:
+        row: (rows,) places of this rank's rows in the global batch.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class NoData:
     ):
         self.batch_size, self.seed, self.start = batch_size, seed, start
         self.rows, self.device = batch_size if rows is None else rows, torch.device(device)
+        self.row = torch.arange(self.start, self.start + self.rows, device=self.device)
 
     def __call__(self, step: int) -> Batch:
         """This rank's part of the global batch of that step."""
@@ -57,11 +61,6 @@ class NoData:
     def in_order(self, rows: int) -> Iterator[Batch]:
         """Every sample once, in order and as it is, ``rows`` at a time, the same on every rank."""
         yield from ()
-
-    @property
-    def row(self) -> Tensor:
-        """(rows,) places of this rank's rows in the global batch."""
-        return torch.arange(self.start, self.start + self.rows, device=self.device)
 
     def stream(self, step: int, name: str) -> Noise:
         """The random numbers of this rank's rows for one purpose of a step."""
