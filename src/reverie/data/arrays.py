@@ -93,8 +93,8 @@ def from_columns(
         if values.ndim != 2 or len(values) != n:
             raise ReverieError(f"{what}: attributes have shape {values.shape}; ({n}, A) is needed.")
         more["attributes"] = values
-        given_names = columns.get("attribute_names")
-        attributes = [str(i) for i in range(values.shape[1])] if given_names is None else [str(v) for v in given_names]
+        titles = columns.get("attribute_names")
+        attributes = [str(title) for title in (range(values.shape[1]) if titles is None else titles)]
     if classes and len(names) <= len(classes) and all(name.isdecimal() for name in names):
         names = list(classes)
     return Arrays(Split(stored | more, spec=spec), names, cut, attributes, problems=problems)
@@ -179,17 +179,17 @@ def _fitted(arrays: Arrays, options: OpenOptions, progress: home.Progress | None
         if options.channels not in (None, spec.channels):
             raise UsageError(f"A {spec.medium} keeps its channels: {spec}.")
         return arrays
-    own = spec.shape[-2:]
+    height, width = spec.shape[-2:]
     if spec.medium == "image":
-        shape = options.image_shape((own[0], own[1]))
+        shape = options.image_shape((height, width))
     else:  # frame by frame; as they are unless a size is asked for
-        extents = options.size or own
+        extents = options.size or (height, width)
         if len(extents) > 3 or (len(extents) == 3 and extents[0] != spec.shape[0]):
             raise UsageError(f"A clip keeps its {spec.shape[0]} frames; size is their (height, width).")
         shape = extents[-2:][0], extents[-1]  # one extent is both
-    if options.size is None and shape != own:
-        kept = f"size=({own[0]}, {own[1]}) (--size {own[0]}x{own[1]}) keeps them"
-        action = f"converted: {own[0]} x {own[1]} brought to {shape[0]} x {shape[1]}; {kept}"
+    if options.size is None and shape != (height, width):
+        remedy = f"size=({height}, {width}) (--size {height}x{width}) keeps them"
+        action = f"converted: {height} x {width} brought to {shape[0]} x {shape[1]}; {remedy}"
         problems.append(Problem("*", "fitted", action))
     columns: dict[str, Any] = dict(rows.columns)
     for name in SPATIAL:

@@ -30,14 +30,14 @@ class OpenOptions:
     high: float | None = None
     copies: bool = False
 
-    def image_shape(self, own: tuple[int, int] | None) -> tuple[int, int]:
-        """(height, width) of images: as asked for, else their ``own`` common size where it is square and small.
+    def image_shape(self, common: tuple[int, int] | None) -> tuple[int, int]:
+        """(height, width) of images: as asked for, else their ``common`` size where it is square and small.
 
         Raises:
             UsageError: another number of extents than two.
         """
         if self.size is None:
-            return own if own and own[0] == own[1] <= MAX_OWN_SIZE else (DEFAULT_SIZE, DEFAULT_SIZE)
+            return common if common and common[0] == common[1] <= MAX_OWN_SIZE else (DEFAULT_SIZE, DEFAULT_SIZE)
         if len(self.size) > 2:
             raise UsageError(f"size is {'x'.join(map(str, self.size))}; an image has a height and a width.")
         return self.size[0], self.size[-1]

@@ -113,9 +113,9 @@ def _from_files(
     from reverie.media import decode
 
     seen, problems = intake.survey(listing, name, progress, options.copies)
-    sizes = {one.size[::-1] for one in seen}
-    own = next(iter(sizes)) if len(sizes) == 1 else None
-    form = decode.Form(options.image_shape(own), options.channels or 3, options.fit, options.background)
+    sizes = {image.size[::-1] for image in seen}
+    common = next(iter(sizes)) if len(sizes) == 1 else None
+    form = decode.Form(options.image_shape(common), options.channels or 3, options.fit, options.background)
     plan = make_plan(seen, form, options.channels is None, options.held_out, listing.attributes)
     return store.open_or_build(text, plan, problems, options.opened | opened, part, progress)
 

@@ -94,9 +94,9 @@ def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[
     """
     image = _open(data)
     notes: list[Note] = []
-    said = suffix.lower()
-    if said in SUFFIXES and said not in NAMES.get(image.format or "", SUFFIXES):
-        notes.append(("misnamed", f"used: it is {image.format} under the extension {said}"))
+    extension = suffix.lower()
+    if extension in SUFFIXES and extension not in NAMES.get(image.format or "", SUFFIXES):
+        notes.append(("misnamed", f"used: it is {image.format} under the extension {extension}"))
     try:
         if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a phone's JPEG with a depth map
             kind = "multi-page" if image.format == "TIFF" else "animated"

@@ -109,7 +109,7 @@ class Medium(Protocol):
 
 def save_arrays(path: Path, columns: Mapping[str, Any]) -> None:
     """A compressed .npz, written atomically."""
-    with atomic(path) as aside, aside.open("wb") as stream:
+    with atomic(path) as temporary, temporary.open("wb") as stream:
         arrays: dict[str, Any] = {name: np.asarray(value) for name, value in columns.items()}
         np.savez_compressed(stream, **arrays)
 
@@ -136,5 +136,5 @@ def save_plain(medium: Medium, path: Path, rows: np.ndarray, spec: Spec, meta: M
     else:
         fresh_folder(path)
         for index, row in enumerate(rows):
-            with atomic(path / f"{index:06d}.npy") as aside, aside.open("wb") as stream:
+            with atomic(path / f"{index:06d}.npy") as temporary, temporary.open("wb") as stream:
                 np.save(stream, row)

@@ -57,8 +57,8 @@ def save(path: Path | str, image: np.ndarray) -> Path:
     path = Path(path)
     if path.suffix.lower() not in Image.registered_extensions():
         raise UsageError(f"Cannot write {path.name}: no image format ends in {path.suffix!r}. Try .png.")
-    with atomic(path) as aside:
-        to_image(image).save(aside)
+    with atomic(path) as temporary:
+        to_image(image).save(temporary)
     return path
 
 
@@ -79,8 +79,8 @@ def save_film(path: Path | str, frames: np.ndarray, seconds: float = 3.0, hold: 
         duration = [max(10, round(1000 * seconds / len(frames)))] * len(frames)
         duration[-1] += round(1000 * hold)
         options: dict[str, Any] = {"lossless": True} if ending == ".webp" else {}
-        with atomic(path) as aside:
-            film[0].save(aside, save_all=True, append_images=film[1:], duration=duration, loop=0, **options)
+        with atomic(path) as temporary:
+            film[0].save(temporary, save_all=True, append_images=film[1:], duration=duration, loop=0, **options)
     elif ending == ".mp4":
         rate = len(frames) / seconds
         held = np.concatenate([frames, frames[-1:].repeat(round(hold * rate), 0)])
@@ -98,9 +98,9 @@ def _save_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
             "mp4 films need an extra: pip install 'reverie[video]' (or ask for .webp or .gif)."
         ) from error
     frames = np.ascontiguousarray(np.broadcast_to(frames, (*frames.shape[:-1], 3)))
-    with atomic(path) as aside:
+    with atomic(path) as temporary:
         size = (frames.shape[2], frames.shape[1])
-        writer = imageio_ffmpeg.write_frames(str(aside), size, fps=frames_per_second, macro_block_size=2)
+        writer = imageio_ffmpeg.write_frames(str(temporary), size, fps=frames_per_second, macro_block_size=2)
         writer.send(None)
         for frame in frames:
             writer.send(frame)

@@ -19,8 +19,8 @@ def figure(path: Path | str, width: float = 7, height: float = 4.5) -> Iterator:
 
     drawing = Figure(figsize=(width, height), layout="constrained")
     yield drawing
-    with atomic(path) as aside:
-        drawing.savefig(aside, dpi=110)
+    with atomic(path) as temporary:
+        drawing.savefig(temporary, dpi=110)
 
 
 def plot_curves(path: Path | str, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Path:
