@@ -20,6 +20,13 @@ STEPS = 4  # of each stage
 BATCH = 16  # two ranks have two groups of four images each
 
 
+def described(column):
+    """A gathered column as plain values."""
+    if isinstance(column, list):
+        return column
+    return [str(column.dtype), column.float().flatten(1).mean(1).tolist() if column.ndim > 1 else column.tolist()]
+
+
 def trained(rank: int = 0, ranks: int = 1) -> dict[str, dict[str, Tensor]]:
     """The state of every case after a few steps: pools, ADA, lazy phases, chains and codebooks at work."""
     states = {}
@@ -48,7 +55,7 @@ def messages(rank: int) -> dict[str, Any]:
     same = torch.full((2, 3, 4, 4), float(rank)).contiguous(memory_format=torch.channels_last)
     distributed.same_start([same])
     return {
-        "gathered": {k: v if isinstance(v, list) else [str(v.dtype), v.float().flatten(1).mean(1).tolist() if v.ndim > 1 else v.tolist()] for k, v in distributed.gather(columns).items()},
+        "gathered": {name: described(column) for name, column in distributed.gather(columns).items()},
         "mean": [m.mean().item() for m in mean],
         "same": same.unique().tolist(),
         "rows": distributed.rows(6),

@@ -8,24 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from reverie import pictures
 from reverie.core import distributed
 from reverie.core.card import card_of
 from reverie.core.errors import UsageError
 from reverie.core.files import read_json, write_json
 from reverie.core.options import sampling_options
 from reverie.core.verbs import Model, verbs_of
-from reverie.data import data as open_data
+from reverie.data import Dataset, Split, open_data
 from reverie.data.split import hash_rows
-from reverie.data.types import Dataset, Pictures
 from reverie.drawing import Whole, beside, spread
-from reverie.generation import complete, data_of, knows_classes, load, sample
+from reverie.generation import complete, data_of, knows_classes, load, sample, spec_of
 from reverie.home import Progress
+from reverie.media import Size, medium_of, montage, plots
+from reverie.media.medium import to_float
 from reverie.metrics.bench import Bench, Sets
 from reverie.metrics.estimate import shuffled
 from reverie.metrics.evaluate import UNDRAWN, check, measure
 from reverie.metrics.passport import Score, Scores
-from reverie.pictures import to_float
 from reverie.training.run import Run, locate
 from reverie.weights import digest
 
@@ -50,7 +49,7 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
     per_class: bool = False,
-    size: int | None = None,
+    size: Size | None = None,
     out: Path | str | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -69,7 +68,7 @@ def evaluate(
         resize: how pictures are brought to the network's size; its own way by default.
         precision: fp32, bf16, or auto.
         per_class: distances also class by class, where generated pictures have labels.
-        size: side in pixels at which two sources are compared.
+        size: side in pixels, or (height, width), at which two sources are compared.
         out: folder for scores.json, scores.png and closest.png; by default RUN/evaluation, and none without a run.
         progress: called as progress(done, total, what) during long work.
         options: how a run samples, as for ``reverie.sample``: sampler, steps, grid, guidance, classifier, autoguide of
@@ -149,16 +148,16 @@ def _sets_of_run(
         "sampling": _sampling(model, options),
         "labels": "as the training data has them" if labels is not None else None,
         "texts": "as the training data has them" if texts is not None else None,
-        "size": own.size,
+        "size": own.spec.square or list(own.spec.shape),
     }
-    of_reference = {"data": real.spec, "split": "train", "fingerprint": real.fingerprint, "n": len(real.train)}
+    of_reference = {"data": real.source, "split": "train", "fingerprint": real.fingerprint, "n": len(real.train)}
     of_reference |= {
-        "size": real.size,
-        "channels": real.channels,
+        "size": real.spec.square or list(real.spec.shape),
+        "channels": real.spec.channels,
         "trained_on": spec is not None and _trained_on(own, real),
     }
     given = np.full(n, -1, np.int64) if labels is None else _renumbered(labels, own.classes, real.classes)
-    fake = Pictures(drawn, given, [str(seed + i) for i in range(n)])
+    fake = Split({"x": drawn, "label": given}, [str(seed + i) for i in range(n)], spec_of(model))
     learned = None if real is own else (own.train, own.held_out)
     return Sets(
         fake, real.train, real.train, real.held_out, real.classes, of_fake, of_reference, model, learned=learned
@@ -198,7 +197,7 @@ def _labels(model: Model, data: Dataset, n: int) -> np.ndarray | None:
 
 def _texts(model: Model, data: Dataset, n: int) -> list[str] | None:
     """For a model of captions: n of the data's."""
-    texts = data.train.texts
+    texts = data.train.get("text")
     if "text" not in card_of(model).conditions or not texts:
         return None
     return [texts[place] for place in spread(len(texts), n)]
@@ -222,48 +221,45 @@ def _draw(
             parts[number] = sample(model, high - low, seed + low, **told, chunk=chunk, **options)
             if progress:
                 progress(high, n, "drawing")
-    size, channels = model.run["data"]["size"], model.run["data"]["channels"]
-    return np.concatenate([np.empty((0, size, size, channels), np.uint8), *distributed.collect(parts)])
+    spec = spec_of(model)
+    empty = np.empty((0, *spec.shape, spec.channels), spec.dtype or medium_of(spec).storage)
+    return np.concatenate([empty, *distributed.collect(parts)])
 
 
 def _trained_on(own: Dataset, other: Dataset) -> bool:
     """Whether pictures that are to serve as unseen were trained on."""
-    seen = set(hash_rows(np.ascontiguousarray(own.train.images)))
-    return any(one in seen for one in hash_rows(np.ascontiguousarray(other.held_out.images)))
+    seen = set(hash_rows(np.ascontiguousarray(own.train["x"])))
+    return any(one in seen for one in hash_rows(np.ascontiguousarray(other.held_out["x"])))
 
 
 def _sets_of_two(
-    fake: Source, real: Source, n: int | None, size: int | None, seed: int, progress: Progress | None
+    fake: Source, real: Source, n: int | None, size: Size | None, seed: int, progress: Progress | None
 ) -> Sets:
     drawn = _opened(fake, size, progress, copies=True)
-    given = _opened(real, drawn.size, progress)
+    given = _opened(real, drawn.spec.shape, progress)
     whole = _whole(drawn)
     if n is not None and n < len(whole):
         rows = shuffled(len(whole), seed)[:n].sort().values.numpy()
-        whole = Pictures(whole.images[rows], whole.labels[rows], [whole.names[i] for i in rows])
-    whole = Pictures(whole.images, _renumbered(whole.labels, drawn.classes, given.classes), whole.names)
-    of_fake = {"data": drawn.spec, "fingerprint": drawn.fingerprint, "n": len(whole), "size": drawn.size}
-    of_reference = {"data": given.spec, "split": "all", "fingerprint": given.fingerprint, "size": given.size}
+        whole = whole.take(rows)
+    whole = whole | {"label": _renumbered(whole.labels, drawn.classes, given.classes)}
+    side = drawn.spec.square or list(drawn.spec.shape)
+    of_fake = {"data": drawn.source, "fingerprint": drawn.fingerprint, "n": len(whole), "size": side}
+    of_reference = {"data": given.source, "split": "all", "fingerprint": given.fingerprint, "size": side}
     reference = _whole(given)
-    of_reference |= {"n": len(reference), "channels": given.channels}
+    of_reference |= {"n": len(reference), "channels": given.spec.channels}
     return Sets(whole, reference, given.train, given.held_out, given.classes, of_fake, of_reference, apart=False)
 
 
-def _opened(source: Source, size: int | None, progress: Progress | None, copies: bool = False) -> Dataset:
-    if isinstance(source, np.ndarray):
-        from reverie.data.arrays import Arrays, dataset, to_uint8
-
-        images = to_uint8(source, "the pictures", [])
-        arrays = Arrays(images, np.full(len(images), -1, np.int64), [], None)
-        return dataset("an array", arrays, None, size, None, "crop", (255, 255, 255), 0.1, progress, copies)
+def _opened(source: Source, size: Size | None, progress: Progress | None, copies: bool = False) -> Dataset:
     return open_data(source, size=size, progress=progress, copies=copies)
 
 
-def _whole(data: Dataset) -> Pictures:
+def _whole(data: Dataset) -> Split:
     """Both splits as one."""
     parts = (data.train, data.held_out)
-    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
-    return Pictures(images, labels, [name for part in parts for name in part.names])
+    columns = {"x": np.concatenate([part["x"] for part in parts])}
+    columns["label"] = np.concatenate([part.labels for part in parts])
+    return Split(columns, [name for part in parts for name in part.names], data.spec)
 
 
 def leave_behind(found: Scores, sets: Sets, folder: Path) -> None:
@@ -278,9 +274,9 @@ def leave_behind(found: Scores, sets: Sets, folder: Path) -> None:
     _sheet(found, sets, folder / "scores.png")
     if "pairs" in found.pictures:
         pairs = found.pictures["pairs"].pairs
-        fakes = sets.fake.images[[pair.fake for pair in pairs]]
-        originals = sets.learned_train.images[[pair.train for pair in pairs]]
-        pictures.save(folder / "closest.png", beside([to_float(np.array(side)) for side in (fakes, originals)]))
+        fakes = sets.fake["x"][[pair.fake for pair in pairs]]
+        originals = sets.learned_train["x"][[pair.train for pair in pairs]]
+        montage.save(folder / "closest.png", beside([to_float(np.array(side)) for side in (fakes, originals)]))
 
 
 def _merged(path: Path, new: dict[str, Any]) -> dict[str, Any]:
@@ -295,15 +291,17 @@ def _merged(path: Path, new: dict[str, Any]) -> dict[str, Any]:
 def _sheet(found: Scores, sets: Sets, path: Path) -> None:
     aside = ("copying-share", "copying-z", "classes-covered")
     shown = [s for s in found.scores if s.floor is not None and "[" not in s.metric and s.metric not in aside]
-    with pictures.figure(path, 10, 3 + 0.3 * len(shown)) as figure:
+    with plots.figure(path, 10, 3 + 0.3 * len(shown)) as figure:
         plan = figure.add_gridspec(2, 2, height_ratios=[2.7, max(0.5, 0.3 * len(shown))])
-        sides = (("generated", sets.fake.images), ("real", sets.reference.images))
+        sides = (("generated", sets.fake["x"]), ("real", sets.reference["x"]))
         for column, (title, images) in enumerate(sides):
             if not len(images):
                 continue
             rows = np.linspace(0, len(images) - 1, min(_SHOWN, len(images))).astype(int)
             axes = figure.add_subplot(plan[0, column])
-            axes.imshow(pictures.grid(np.array(images[rows]).repeat(3 // images.shape[3], 3), columns=8))
+            spec = sets.reference.spec
+            sheet = medium_of(spec).sheet(np.array(images[rows]), spec, columns=8)
+            axes.imshow(sheet.repeat(3 // sheet.shape[-1], -1))
             axes.set_title(f"{title} ({len(images):,})")
             axes.axis("off")
         if shown:

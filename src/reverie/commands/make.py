@@ -21,8 +21,9 @@ def train(arguments: list[str]) -> None:
 
     leader = rank() == 0
     with bar(leader) as progress:
+        how = {name: getattr(asked, name) for name in ("size", "fit", "background", "held_out", "channels", "medium")}
         data = None if asked.data == "none" else asked.data
-        run = start(model, data, size=asked.size, fit=asked.fit, out=asked.out, progress=progress, **options)
+        run = start(model, data, **how, out=asked.out, progress=progress, **options)
     if leader:
         _end(run, asked.json)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from reverie.core.card import card_of
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
-from reverie.data.types import Pictures
+from reverie.data.types import Split
 from reverie.drawing import device_of, reconstruct
 from reverie.metrics import reconstruction
 from reverie.metrics.bench import Bench
@@ -43,7 +43,8 @@ def lpips(bench: Bench) -> Iterator[Score]:
     from reverie.nets.lpips import LPIPS
     from reverie.nets.vgg import VGG16
 
-    size = bench.sets.held_out.images.shape[1] if len(bench.sets.held_out) else 0
+    _only_images(bench, "LPIPS")
+    size = min(bench.sets.held_out.spec.shape) if len(bench.sets.held_out) else 0
     if 0 < size < 16:
         raise Refused(
             f"LPIPS' network halves pictures four times; {size} pixels are too few.", "Ask for reconstruction."
@@ -58,7 +59,7 @@ def _rebuilt(bench: Bench, measures: dict[str, Callable[[Tensor, Tensor], Tensor
     model, held = _model_and_held_out(bench, "A reconstruction")
     if not {"encode", "decode"} <= set(verbs_of(model)):
         raise Refused("The model does not encode pictures.", "Ask for distances of its samples: frechet, kernel, prdc.")
-    side = held.images.shape[1]
+    side = min(held.spec.shape)
     small = "ssim" in measures and side < reconstruction.WINDOW
     if small:
         del measures["ssim"]
@@ -82,7 +83,12 @@ def _rebuilt(bench: Bench, measures: dict[str, Callable[[Tensor, Tensor], Tensor
         )
 
 
-def _model_and_held_out(bench: Bench, what: str) -> tuple[Model, Pictures]:
+def _only_images(bench: Bench, what: str) -> None:
+    if bench.sets.held_out.spec.medium != "image":
+        raise Refused(f"{what} is for images, and these are {bench.sets.held_out.spec.medium}s.", "Go by mse and psnr.")
+
+
+def _model_and_held_out(bench: Bench, what: str) -> tuple[Model, Split]:
     if bench.sets.model is None:
         raise Refused(f"{what} needs the model, and only pictures were given.", "Evaluate a RUN.")
     if bench.sets.of_reference.get("trained_on"):

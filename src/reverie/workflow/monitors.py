@@ -190,7 +190,7 @@ class Checkup:
             mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
             rows = known[mixed[:_PROBED]].sort().values  # not every sixth: classes may come in turn
             self.eye = backbone("small", device=str(device_of(model)))
-            seen = features(np.ascontiguousarray(self.data.train.images[rows.numpy()]), self.eye)[:]
+            seen = features(np.ascontiguousarray(self.data.train["x"][rows.numpy()]), self.eye)[:]
             self.probe = Probe.fit(seen, labels[rows], kinds)
         drawn = draw(model, Noise.of_seeds(range(_CHECKED), device_of(model)))
         found = torch.bincount(self.probe.predict(self.eye(drawn).float()), minlength=kinds)
