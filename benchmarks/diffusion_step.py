@@ -46,6 +46,7 @@ from training_step import convolution, peak
 
 from reverie import registry
 from reverie.core.precision import keep_memory, pick_device, pick_precision
+from reverie.core.verbs import Model
 from reverie.data.batches import Batches
 from reverie.data.types import Split
 from reverie.home import home
@@ -53,9 +54,8 @@ from reverie.media.medium import to_float
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.optim.phase import stages_of
 from reverie.recipes import recipe_for
-from reverie.training.fit import Fit
 from reverie.training.options import Options
-from reverie.verbs import Model
+from reverie.training.step import Engine
 
 SIZE, CHANNELS = 32, 3
 Made = tuple[Model, dict[str, Any], Options]  # a system, its phases' arguments, its training options
@@ -202,7 +202,7 @@ def fit_steps(made: Made, batch: int, device: torch.device) -> Iterator[int]:
     split = Split({"x": images, "label": np.full(len(images), -1, np.int64)})
     batches, precision = Batches(split, batch, 0, device=device), pick_precision("auto", device)
     told = {name: getattr(options, name) for name in ("ema", "clip", "accumulate", "warmup", "decay")}
-    fit = Fit(model, stages_of(model, **phases), batches, precision, **told)
+    fit = Engine(model, stages_of(model, **phases), batches, precision, **told)
     for step in itertools.count():
         fit.step(step, min(1.0, step / 10_000))
         yield batch

@@ -46,9 +46,9 @@ from peers.gans import (
 from reverie import registry
 from reverie.core.noise import Noise
 from reverie.core.precision import keep_memory, pick_device, pick_precision
+from reverie.core.verbs import Model
 from reverie.recipes import recipe_for
 from reverie.training.options import Options
-from reverie.verbs import Model
 
 # Ours
 

@@ -30,6 +30,7 @@ import reverie as rv
 from reverie import weights
 from reverie.core.files import read_json, write_json
 from reverie.core.noise import Noise
+from reverie.core.verbs import Model
 from reverie.diffusion.grids import GRIDS
 from reverie.diffusion.samplers import SAMPLERS
 from reverie.generation import data_of
@@ -39,7 +40,6 @@ from reverie.metrics.features import Backbone, backbone, features
 from reverie.metrics.statistics import Moments
 from reverie.training.progress import clock
 from reverie.training.run import locate
-from reverie.verbs import Model
 
 EVALUATIONS = (4, 6, 8, 10, 15, 20, 35, 50)
 

@@ -35,7 +35,7 @@ from reverie.data.batches import Batches
 from reverie.data.types import Dataset
 from reverie.optim.phase import stages_of
 from reverie.recipes import recipe_for
-from reverie.training.fit import Fit
+from reverie.training.step import Engine
 
 RECIPE = recipe_for("vae", "fashion")
 BATCH = RECIPE["training"].get("batch_size", 128)
@@ -88,7 +88,7 @@ def ours(data: Dataset) -> Iterator[int]:
     device = pick_device("cpu")
     keep_memory()
     model = network(data).to(memory_format=torch.channels_last)
-    fit = Fit(model, stages_of(model), Batches(data.train, BATCH, 0), pick_precision("auto", device))
+    fit = Engine(model, stages_of(model), Batches(data.train, BATCH, 0), pick_precision("auto", device))
     step = 0
     while True:
         fit.step(step, min(1.0, step / 10_000))

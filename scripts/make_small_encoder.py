@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +21,14 @@ import reverie as rv
 from reverie.core.files import replacing
 from reverie.core.noise import Noise
 from reverie.core.precision import pick_precision
+from reverie.core.verbs import Batch
 from reverie.data.batches import Batches
 from reverie.data.types import Split
 from reverie.media.medium import to_float
 from reverie.metrics.resize import resize
 from reverie.nets.small import DIMENSION, SIZE, SmallEncoder
-from reverie.optim.phase import Phase, adamw
-from reverie.training.fit import Fit
-from reverie.verbs import Batch
+from reverie.optim.phase import Phase, Stage, adamw
+from reverie.training.step import Engine
 from reverie.weights import digest
 
 KINDS = ("blur", "noise", "brightness", "contrast", "tint", "patch")
@@ -79,10 +80,10 @@ class Student(nn.Module):
         self.names = nn.Linear(DIMENSION, classes)
         self.degradations = nn.Linear(DIMENSION, len(KINDS))
 
-    def phases(self, lr: float = 2e-3) -> list[Phase]:
-        return [Phase("student", adamw(self.parameters(), lr, 0.05), self.loss)]
+    def stages(self, lr: float = 2e-3) -> list[Stage]:
+        return [Stage([Phase("student", adamw(self.parameters(), lr, 0.05), self.loss)])]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         rng = batch.rng
         image = torch.where(rng.bernoulli(0.3, 1, 1, 1), batch["x"].flip(3), batch["x"])
         image, strength = degrade(image, rng)
@@ -118,7 +119,7 @@ def main() -> None:
     train, held = pictures(True), pictures(False)
     student = Student(int(train.labels.max()) + 1).to(memory_format=torch.channels_last)
     device = torch.device("cpu")
-    fit = Fit(student, [student.phases()], Batches(train, BATCH, 0), pick_precision("auto", device), ema=0.999)
+    fit = Engine(student, student.stages(), Batches(train, BATCH, 0), pick_precision("auto", device), ema=0.999)
     for step in range(arguments.steps):
         found = fit.step(step, step / arguments.steps)
         if step % 500 == 0:

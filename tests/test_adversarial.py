@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from reverie.data.types import Split
 from reverie.models.adversarial import GAMES, Adversarial, between, spread, squared_slope
 from reverie.nets.adversarial import Judge, spectral, within
 from reverie.optim.phase import stages_of
-from reverie.training.fit import Fit
+from reverie.training.step import Engine
 
 FLAT = torch.float64
 
@@ -64,11 +65,12 @@ def test_where_d_is_sure_the_saturating_gradient_vanishes_and_the_other_does_not
 @pytest.mark.parametrize("loss, known", [("minimax", True), ("non-saturating", True), ("hinge", False)])
 def test_the_log_has_d_s_probabilities_and_the_pull_on_g_that_follows_from_them(loss, known):
     model, batch = registry.build("gan", size=8, channels=1, width=16, loss=loss), batch_of()
-    told = model.d_loss(batch)
+    outputs = model.generate(batch)
+    told = model.d_loss(batch, outputs)
     assert ("p_real" in told) == ("p_fake" in told) == known
     if known:
         pull = told["p_fake"] if loss == "minimax" else 1 - told["p_fake"]
-        torch.testing.assert_close(model.g_loss(batch)["signal"], pull)
+        torch.testing.assert_close(model.g_loss(batch, outputs)["signal"], pull)
         assert 0 < float(told["p_real"]) < 1
 
 
@@ -125,10 +127,10 @@ class Known(Adversarial):
         self.G.forward = lambda z, label: F.linear(z, self.G.weight, self.G.bias).unflatten(1, (1, 4, 4))
 
         class Bowl(nn.Module):
-            def opinion(_, x, label=None):
+            def opinion(_, x, label=None, sets=1):
                 return self.a * x.square().flatten(1).sum(1) / 2, None
 
-            def forward(bowl, x, label=None):
+            def forward(bowl, x, label=None, sets=1):
                 return bowl.opinion(x)[0]
 
         self.D = Bowl()
@@ -136,10 +138,9 @@ class Known(Adversarial):
 
 def test_penalties_are_what_they_say_for_a_slope_that_is_known():
     model, batch = Known(loss="wasserstein", r1=2.0, r2=3.0, slope=5.0), batch_of(size=4)
-    told = model.penalty_loss(batch.replace(rng=Noise.of_step(3, 0, 8)))
-    rng = Noise.of_step(3, 0, 8)
-    fake = model.made(Batch({}, rng), None).detach()
-    real = batch["x"]
+    outputs = {"fakes": model.generate(batch)["fakes"].detach()}
+    told = model.penalty_loss(batch.replace(rng=Noise.of_step(3, 0, 8)), outputs)
+    fake, real, rng = outputs["fakes"], batch["x"], Noise.of_step(3, 0, 8)
     r1, r2 = (2.25 * x.square().flatten(1).sum(1).mean() for x in (real, fake))
     slope = 1.5 * between(real, fake, rng).square().flatten(1).sum(1).sqrt()
     torch.testing.assert_close(told["r1"], r1)
@@ -156,16 +157,16 @@ def test_a_move_touches_its_own_player_only(name):
     rows = Split(
         {"x": torch.randint(0, 255, (8, size, size, 1)).byte().numpy(), "label": torch.zeros(8).long().numpy()}
     )
-    fit = Fit(model, stages_of(model, lr=1e-2), Batches(rows, 8, 0), pick_precision("fp32", torch.device("cpu")), ema=0)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    for phase in fit.stages[0]:
-        batch = fit.batches(0).replace(progress=0.5)
-        fit._move(phase, batch, 5, 1.0)
+    (stage,) = stages_of(model, lr=1e-2)
+    for phase in stage.phases:
+        alone = replace(stage, phases=[phase], update=None)
+        engine = Engine(model, [alone], Batches(rows, 8, 0), pick_precision("fp32", torch.device("cpu")), ema=0)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        engine.step(0, 0.5)
         mine = "D." if phase.name.startswith("D") else "G."
         moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
-        assert moved and all(key.startswith((mine, "strength", "stride")) for key in moved)
+        assert moved and all(key.startswith(mine) for key in moved)
         assert all(p.grad is None for p in model.parameters())
-        before = {key: value.clone() for key, value in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -175,14 +176,14 @@ def test_all_moves_of_a_step_are_about_the_same_pictures_and_a_whole_batch_makes
     )
     rows = Split({"x": torch.randint(0, 255, (8, 8, 8, 1)).byte().numpy(), "label": torch.full((8,), -1).numpy()})
     fp32 = pick_precision("fp32", torch.device("cpu"))
-    fit = Fit(model, stages_of(model), Batches(rows, 8, 0), fp32, ema=0, accumulate=parts)
+    engine = Engine(model, stages_of(model), Batches(rows, 8, 0), fp32, ema=0, accumulate=parts)
     calls, seen = [], []
     make, opinion = model.make, model.D.opinion
-    monkeypatch.setattr(model, "make", lambda rng, label: calls.append(1) or make(rng, label))
-    monkeypatch.setattr(model.D, "opinion", lambda x, label=None: seen.append((x.detach(), label)) or opinion(x, label))
+    monkeypatch.setattr(model, "make", lambda *args: calls.append(torch.is_grad_enabled()) or make(*args))
+    monkeypatch.setattr(model.D, "opinion", lambda x, *a: seen.append((x.detach(), a[0])) or opinion(x, *a))
     before = {key: value.clone() for key, value in model.G.state_dict().items()}
-    fit.step(0, 0.0)
-    assert len(calls) == (1 if parts == 1 else 3 * parts)
+    engine.step(0, 0.0)
+    assert calls == ([True] if parts == 1 else [False] * 4 + [True] * 2)  # no graph of G for D's phases alone
     by_d, by_penalty, by_g = (seen[place * parts : (place + 1) * parts] for place in range(3))
     for first, second, third in zip(by_d, by_penalty, by_g, strict=True):
         rows = len(third[0])
@@ -197,10 +198,9 @@ def test_a_step_of_a_game_in_parts_is_the_step_of_the_whole(monkeypatch):
     for parts in (1, 2):
         torch.manual_seed(0)
         model = registry.build("r3gan", size=8, channels=1, width=8, d_augment="diffaugment", penalty_every=1)
-        for phase in (stages := stages_of(model))[0]:
+        for phase in (stages := stages_of(model))[0].phases:
             phase.optimizer = torch.optim.SGD(phase.parameters, 0.01)  # Adam makes a step of any rounding
-        fit = Fit(model, stages, Batches(rows, 8, 0), fp32, ema=0, accumulate=parts, clip=0)
-        fit.step(0, 0.5)
+        Engine(model, stages, Batches(rows, 8, 0), fp32, ema=0, accumulate=parts, clip=0).step(0, 0.5)
         ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(*ends, atol=1e-5, rtol=1e-4)
 
@@ -258,19 +258,15 @@ def test_gradients_go_through_augmentations(augment):
         assert float(score(x + step) - score(x - step)) == pytest.approx(2 * float((slope * step).sum()), rel=1e-3)
 
 
-def test_ada_strength_rises_where_d_knows_the_pictures_and_stays_within_bounds():
+@pytest.mark.parametrize("sign, sets", [(1.0, 1), (0.2, -1)])
+def test_ada_s_probability_rises_where_d_is_sure_falls_where_it_is_not_and_stays_within_bounds(sign, sets):
     model = registry.build("dcgan", size=8, channels=1, width=8, d_augment="ada")
-    model.D.opinion = lambda x, label=None: (
-        x.flatten(1).sum(1) * 0 + torch.tensor([1.0, -1.0]).repeat_interleave(8),
-        None,
-    )
-    told = model.d_loss(batch_of())
-    told["loss"].backward()
-    assert float(told["sign"]) == 1.0 and float(model.strength.grad) < 0  # downhill is up
-    with torch.no_grad():
-        model.strength.fill_(1.7)
-    model.d_loss(batch_of())
-    assert float(model.strength.detach()) == 1.0
+    model.strength.fill_(0.5)
+    model.adapt_augmentation(batch_of(), {}, {"D/sign": torch.tensor(sign)})
+    assert float(model.strength) == pytest.approx(0.5 + sets * 1e-3)
+    for _ in range(600):
+        model.adapt_augmentation(batch_of(), {}, {"D/sign": torch.tensor(sign)})
+    assert float(model.strength) == max(0, sets)
 
 
 # Wrong use

@@ -21,7 +21,7 @@ from reverie.diffusion.samplers import ddim
 from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear
 from reverie.models.distilled import Distilled, aim, stops, weight
 from reverie.training.checkpoint import load_checkpoint, newest_whole
-from reverie.training.loop import train
+from reverie.workflow.train import train
 
 MEANS = torch.tensor([0.3, -0.2, 0.1])  # of class 0, of class 1, of any class
 VARIANCE = 0.04
@@ -179,7 +179,7 @@ def test_a_student_starts_as_its_teacher(name):
             for p in [*model.teacher.parameters(), *model.student.parameters()]:
                 p.add_(0.05 * torch.randn(p.shape))
         assert not all(map(torch.equal, model.teacher.parameters(), model.student.parameters()))
-        model.phases()
+        model.start_from_teacher(None)
         losses.append(model.loss(batch_of())["loss"].item())
     assert losses[0] < 1e-9 and losses[1] > 1e3 * losses[0] + 1e-7
 
@@ -200,7 +200,7 @@ class Affine(nn.Module):
 def test_training_finds_the_solution_in_closed_form():
     model = Distilled(8, 1, 2, config(), evaluations=3, substeps=40)
     model.teacher.denoiser = exact_denoiser
-    model.phases()
+    model.start_from_teacher(None)
     model.student.net, model.student.prediction = Affine(model.pairs), "x0"
     optimizer = torch.optim.Adam(model.student.net.parameters(), lr=0.02)
     for step in range(150):
@@ -239,7 +239,7 @@ def part(weights, name):
 
 def test_the_teacher_stays_as_it_was_and_the_student_does_not(teacher, student):
     average = saved(teacher).ema
-    for weights in (saved(student).weights, saved(student).ema):
+    for weights in (saved(student).weights, saved(student).weights | saved(student).ema):
         kept, moved = part(weights, "teacher"), part(weights, "student")
         assert kept.keys() == average.keys() and all(torch.equal(kept[name], average[name]) for name in average)
         assert any(not torch.equal(moved[name], average[name]) for name in average)
@@ -266,9 +266,9 @@ def test_the_label_reaches_the_student():
 def test_the_way_to_the_pictures_has_as_many_stops_as_it_was_distilled_for(student):
     model = rv.load(student)
     sampler, pairs = model.plan()
-    *_, (last, said) = stops = list(model.trajectory(Noise.of_seeds(range(3))))
-    assert sampler == "ddim" and len(stops) == 2 == len(pairs) - 1
-    assert torch.equal(last, said) and torch.equal(last.clamp(-1, 1), model.sample(Noise.of_seeds(range(3))))
+    *_, last = frames = list(model.stream(Noise.of_seeds(range(3))))
+    assert sampler == "ddim" and len(frames) == 3 == len(pairs) and frames[0].tensors["x0"] is not last.tensors["x"]
+    assert torch.equal(last.tensors["x"].clamp(-1, 1), model.sample(Noise.of_seeds(range(3))))
     assert torch.equal(model.sample(Noise.of_seeds([1]), steps=2), model.sample(Noise.of_seeds([1])))
 
 

@@ -14,14 +14,16 @@ from reverie import registry
 from reverie.commands.know import doctor
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
-from reverie.core.noise import Noise
+from reverie.core.noise import Noise, fold
+from reverie.core.precision import pick_precision
 from reverie.data.types import Dataset, Report, Split
 from reverie.media.medium import to_float
 from reverie.models.adversarial import Adversarial
 from reverie.optim.phase import stages_of
-from reverie.training import report
 from reverie.training.doctor import examine
 from reverie.training.run import Run
+from reverie.training.step import Engine
+from reverie.workflow import monitors
 
 RING = torch.tensor([[math.cos(a), math.sin(a)] for a in torch.arange(8) * math.pi / 4]) * 0.8
 WIDE = 0.02
@@ -52,34 +54,37 @@ class OnTheRing(Adversarial):
                 super().__init__()
                 self.net = inside
 
-            def opinion(self, x, label=None):
+            def opinion(self, x, label=None, sets=1):
                 return self.net(x.flatten(1))[:, 0], None
 
-            def forward(self, x, label=None):
+            def forward(self, x, label=None, sets=1):
                 return self.opinion(x)[0]
 
         self.G, self.D = Maker(net(4, 2)), Judge(net(2, 1))
 
 
-def play(model, steps, **rates):
-    """The log lines of a game on the ring, and the points that G makes at its end."""
-    phases, lines = stages_of(model, **rates)[0], []
-    for step in range(steps):
+class Points:
+    """Batches of 128 points near the ring."""
+
+    seed, start, rows, batch_size = 0, 0, 128, 128
+
+    def stream(self, step, name):
+        return Noise.of_step(fold(step, name), 0, 128)
+
+    def __call__(self, step):
         rng = Noise.of_step(step + 1, 0, 128)
         real = RING[rng.integers(8)] + WIDE * rng(2)
-        batch, told = Batch({"x": real[:, :, None, None]}), {}
-        for phase in phases:
-            model.requires_grad_(False)
-            for parameter in phase.parameters:
-                parameter.requires_grad_(True)
-            found = phase.loss(batch.replace(rng=Noise.of_step(1000 + step, 0, 128)))
-            found["loss"].backward()
-            phase.optimizer.step()
-            phase.optimizer.zero_grad()
-            batch |= {name: value for name, value in found.items() if value.ndim}
-            told |= {f"{phase.name}/{name}": float(value.detach()) for name, value in found.items() if not value.ndim}
+        return Batch({"x": real[:, :, None, None]}, self.stream(step, "forward"))
+
+
+def play(model, steps, **rates):
+    """The log lines of a game on the ring, and the points that G makes at its end."""
+    fp32, lines = pick_precision("fp32", torch.device("cpu")), []
+    engine = Engine(model, stages_of(model, **rates), Points(), fp32, ema=0, clip=0, warmup=0, decay="constant")
+    for step in range(steps):
+        metrics = engine.step(step, 0.5)
         if step % 10 == 9:
-            lines.append({"step": step + 1} | told)
+            lines.append({"step": step + 1} | {name: float(value) for name, value in metrics.items()})
     with torch.no_grad():
         return lines, model.sample(Noise.of_seeds(range(800)))[:, :, 0, 0]
 
@@ -92,7 +97,7 @@ def covered(points):
 
 
 def test_relativistic_pairs_with_r1_and_r2_cover_all_eight_modes_and_the_doctor_is_silent():
-    lines, points = play(OnTheRing(loss="r3", r1=0.1, r2=0.1), 1200, lr=1e-3)
+    lines, points = play(OnTheRing(loss="r3", r1=0.1, r2=0.1), 2000, lr=1e-3)
     assert covered(points) == 8
     assert examine(lines) == []
 
@@ -151,7 +156,7 @@ def test_planted_faults_are_named_with_advice(kind, advice, fault):
 
 
 def test_nobody_is_told_to_try_what_is_at_work_already():
-    (finding,) = examine([line | {"D/strength": 0.2} for line in healthy(overfitting=1.9)])
+    (finding,) = examine([line | {"update/strength": 0.2} for line in healthy(overfitting=1.9)])
     assert (
         "less real than made" in finding.said
         and "strength 0.2" in finding.said
@@ -202,17 +207,17 @@ def test_classes_that_a_generator_never_makes_are_missing_from_a_checkup(monkeyp
     images[400:, 0, 0] = 77  # no unseen picture is a seen one
     seen, unseen = (Split({"x": images[a:b], "label": labels[a:b]}) for a, b in ((0, 400), (400, 600)))
     data = Dataset("bars", seen.spec, ["lying", "standing"], seen, unseen, "0" * 64, Report(600))
-    monkeypatch.setattr(report, "_PROBED", 200)
-    monkeypatch.setattr(report, "_CHECKED", 100)
+    monkeypatch.setattr(monitors, "_PROBED", 200)
+    monkeypatch.setattr(monitors, "_CHECKED", 100)
     model = registry.build("dcgan", size=8, channels=1, width=8)
     for wanted, share in ((labels == 0, 0.5), (labels >= 0, 1.0)):
         known = to_float(images[wanted])
         model.decode = lambda z, label=None, known=known: known[: len(z)]
-        found = report.Checkup(data)(model)
+        found = monitors.Checkup(data)(model)
         assert found["classes_covered"] == share
     first = to_float(seen["x"][:100])
-    model.D.opinion = lambda x, label=None: (2.0 * (x[:, None] == first).flatten(2).all(2).any(1), None)
-    assert report.Checkup(data)(model)["overfitting"] == 1.0
-    model.grown = False  # its pictures are still smaller ones made larger
-    assert "classes_covered" not in report.Checkup(data)(model)
-    assert report.Checkup(data)(registry.build("vae", size=8, channels=1)) == {}
+    model.D.opinion = lambda x, label=None, sets=1: (2.0 * (x[:, None] == first).flatten(2).all(2).any(1), None)
+    assert monitors.Checkup(data)(model)["overfitting"] == 1.0
+    growing = registry.build("progan", size=8, channels=1, width=4)  # its images are still smaller ones made larger
+    assert set(monitors.Checkup(data)(growing)) == {"overfitting"}
+    assert monitors.Checkup(data)(registry.build("vae", size=8, channels=1)) == {}

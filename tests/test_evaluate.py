@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import reverie as rv
+from reverie.core.card import Card, Likelihood
 from reverie.data.types import Split
 from reverie.metrics import features as seeing
 from reverie.metrics.bench import Bench, Sets
@@ -220,11 +221,7 @@ def test_the_score_of_one_class_is_that_of_its_pictures_alone(fashion):
 class EvenDice(torch.nn.Module):
     """Every picture of 8-bit pixels is as likely as any other."""
 
-    likelihood = "8-bit"
-
-    def __init__(self):
-        super().__init__()
-        self.somewhere = torch.nn.Parameter(torch.zeros(1))
+    card = Card(likelihoods=(Likelihood("log_prob", "exact", "8-bit"),))
 
     def log_prob(self, batch):
         return torch.full((len(batch["x"]),), -batch["x"][0].numel() * math.log(256))
@@ -238,7 +235,7 @@ def test_even_dice_cost_8_bits_a_dimension_and_an_exact_likelihood_is_not_called
     assert [score.metric for score in found.scores] == ["nll", "bits-per-dim"] and not found.refused
     assert found["bits-per-dim"].value == pytest.approx(8, abs=1e-6)
     assert found["nll"].value == pytest.approx(784 * math.log(256), rel=1e-6)
-    assert found["nll"].passport["exact"] and found["nll"].passport["dequantisation"] == "uniform"
+    assert found["nll"].passport["exact"] and found["nll"].passport["dequantisation"] == "none"
     refused = measure(
         Bench(replace(sets, of_reference={"data": "", "trained_on": True}), device="cpu"), ["nll"]
     ).refused

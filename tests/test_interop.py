@@ -28,8 +28,9 @@ from reverie.models.diffusion import unet
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.nets.unet import UNet
 from reverie.training.checkpoint import Checkpoint, save_checkpoint
-from reverie.training.loop import rerun, resume, train
 from reverie.training.run import Run
+from reverie.workflow.again import rerun, resume
+from reverie.workflow.train import train
 
 SMALL = {"widths": (8, 16), "groups": 4, "depth": 1}
 NETWORKS = {
@@ -257,8 +258,8 @@ def test_code_that_travels_needs_nothing_of_ours_and_carries_our_files_as_they_a
     "size, channels, width, depth, classes", [(8, 1, 8, 1, 0), (32, 3, 8, 2, 3), (128, 3, 8, 1, 0)]
 )
 def test_a_fast_network_s_arguments_are_read_back_from_it(size, channels, width, depth, classes):
-    net = unet(size, channels, width, depth, classes=classes)
-    read = arguments(net, size)
+    net = unet((size, size), channels, width, depth, classes=classes)
+    read = arguments(net)
     assert set(read) == set(inspect.signature(UNet).parameters), "a new argument: tell interop.exporting.arguments"
     again = UNet(**read)
     again.load_state_dict(net.state_dict())

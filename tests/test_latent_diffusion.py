@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,15 +16,15 @@ from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.core.precision import pick_precision
+from reverie.core.verbs import USED, verbs_of
 from reverie.data.batches import Batches, in_order
 from reverie.models import codec as codecs
 from reverie.models.codec import AutoencoderKL
 from reverie.models.latent_diffusion import LatentDiffusion
 from reverie.nets.vgg import VGG16
 from reverie.training.checkpoint import load_checkpoint, newest_whole
-from reverie.training.fit import Fit
-from reverie.training.loop import train
-from reverie.verbs import verbs_of
+from reverie.training.step import Engine
+from reverie.workflow.train import train
 
 SMALL = {"width": 8, "batch_size": 32, "warmup": 5, "log_every": 5, "quiet": True}
 
@@ -44,7 +45,7 @@ def batch_of(tiny, rows=16, progress=1.0):
 def weights_of(run, step=None):
     path = newest_whole(run.checkpoints)[0] if step is None else run.checkpoints / f"{step:08d}"
     saved = load_checkpoint(path)
-    return saved.weights, saved.ema
+    return saved.weights, saved.weights | saved.ema
 
 
 def codec_part(weights):
@@ -96,7 +97,7 @@ def test_the_loss_is_the_reconstruction_and_the_weighed_kl_of_two_gaussians(tiny
     model = stirred(AutoencoderKL(8, 1, latent=3, width=8, kl=0.3).double())
     batch = batch_of(tiny)
     batch["x"] = batch["x"].double()
-    found = model.loss(batch)
+    found = model.loss(batch, model.rebuild(batch))
     mean, log_var = model.posterior(batch["x"])
     posterior = torch.distributions.Normal(mean, (log_var / 2).exp())
     kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0))
@@ -106,11 +107,12 @@ def test_the_loss_is_the_reconstruction_and_the_weighed_kl_of_two_gaussians(tiny
     for parameter in silent.parameters():
         nn.init.zeros_(parameter)
     black = Batch({"x": -torch.ones(4, 1, 8, 8)})
-    assert silent.loss(black)["reconstruction"] == 1 and silent.loss(black)["kl"] == 0
+    found = silent.loss(black, silent.rebuild(black))
+    assert found["reconstruction"] == 1 and found["kl"] == 0
 
 
 def test_a_codec_offers_codes_and_no_samples():
-    assert verbs_of(AutoencoderKL) == ["encode", "decode"]
+    assert set(verbs_of(AutoencoderKL)) & set(USED) == {"encode", "decode"}
 
 
 class Brightness(nn.Module):
@@ -124,15 +126,16 @@ def test_the_discriminator_follows_the_hinge_loss(tiny):
     model = stirred(AutoencoderKL(8, 1, width=8, adversarial=0.5))
     model.discriminator = Brightness()
     batch = batch_of(tiny)
-    made, _ = model.rebuild(batch["x"], Noise.of_step(5, 0, 16))
-    real, fake = (3 * x.mean((1, 2, 3)) for x in (batch["x"], made))
+    outputs = model.rebuild(batch)
+    real, fake = (3 * x.mean((1, 2, 3)) for x in (batch["x"], outputs["rebuilt"]))
     wanted = ((1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()) / 2
-    torch.testing.assert_close(model.discriminator_loss(batch)["loss"], wanted)
+    torch.testing.assert_close(model.discriminator_loss(batch, outputs)["loss"], wanted)
 
 
 def test_its_opinion_counts_only_after_the_start(tiny):
     model = stirred(AutoencoderKL(8, 1, width=8, adversarial=0.5, adversarial_start=0.6))
-    early, late = (model.loss(batch_of(tiny, progress=progress)) for progress in (0.59, 0.61))
+    outputs = model.rebuild(batch_of(tiny))
+    early, late = (model.loss(batch_of(tiny, progress=progress), outputs) for progress in (0.59, 0.61))
     torch.testing.assert_close(early["loss"], early["reconstruction"] + model.kl * early["kl"] / 16)  # 16 latents
     torch.testing.assert_close(late["loss"] - early["loss"], 0.5 * late["adversarial"])
     late["adversarial"].backward()
@@ -141,8 +144,10 @@ def test_its_opinion_counts_only_after_the_start(tiny):
 
 def test_the_discriminators_move_changes_only_the_discriminator(tiny):
     model = stirred(AutoencoderKL(8, 1, width=8, adversarial=0.5))
-    judge, codec = model.phases()
-    fit = Fit(model, [[judge]], Batches(tiny.train, 16, 0), pick_precision("fp32", torch.device("cpu")), ema=0)
+    (stage,) = model.stages()
+    judge, codec = stage.phases
+    alone = replace(stage, phases=[judge])
+    fit = Engine(model, [alone], Batches(tiny.train, 16, 0), pick_precision("fp32", torch.device("cpu")), ema=0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for step in range(5):
         fit.step(step, step / 5)
@@ -160,7 +165,9 @@ def test_lpips_joins_the_loss_and_reaches_the_encoder_but_not_the_checkpoint(mon
     judged.load_state_dict(plain.state_dict())
     batches = [Batch({"x": torch.rand(2, 1, 16, 16)}) for _ in range(2)]
     batches[1]["x"] = batches[0]["x"]
-    alone, found = plain.phases()[0].loss(batches[0]), judged.phases()[0].loss(batches[1])
+    codecs.perceptual_distance.cache_clear()
+    alone, found = (model.loss(one, model.rebuild(one)) for model, one in zip((plain, judged), batches, strict=True))
+    codecs.perceptual_distance.cache_clear()
     assert found["perceptual"] > 0
     torch.testing.assert_close(found["loss"] - alone["loss"], 2 * found["perceptual"])
     found["perceptual"].backward()
@@ -183,18 +190,12 @@ def test_normalising_and_back_is_the_codecs_own_reconstruction(kind, tiny):
         torch.testing.assert_close(model.decode(model.encode(image)), model.codec.decode(raw), atol=1e-5, rtol=0)
 
 
-def test_one_move_of_the_moments_is_a_running_average(tiny):
+def test_codes_are_measured_over_the_training_split_when_their_stage_begins(tiny):
     model = stirred(LatentDiffusion(8, 1, latent=3, codec_width=8, width=8))
-    _, moments = model.phases()
-    before = model.mean.detach().clone(), model.square.detach().clone()
-    batches = Batches(tiny.train, 32, 0)
-    codes = model.raw(batches(0)["x"])
-    fit = Fit(
-        model, [[moments]], batches, pick_precision("fp32", torch.device("cpu")), ema=0, warmup=0, decay="constant"
-    )
-    fit.step(0, 0.0)
-    for now, old, batch in zip((model.mean, model.square), before, (codes, codes.square()), strict=True):
-        torch.testing.assert_close(now.detach(), 0.5 * old + 0.5 * batch.mean((0, 2, 3)))
+    model.measure_codes(Batches(tiny.train, 32, 0))
+    codes = torch.cat([model.raw(batch["x"]) for batch in in_order(tiny.train, 50)])
+    torch.testing.assert_close(model.mean, codes.mean((0, 2, 3)))
+    torch.testing.assert_close(model.square, codes.square().mean((0, 2, 3)))
 
 
 @pytest.mark.parametrize("kind", ["kl", "vae", "none"])
@@ -258,7 +259,7 @@ def test_a_codec_must_make_codes_and_be_a_run():
 
 
 def test_a_density_of_codes_is_not_offered_as_one_of_pictures():
-    assert verbs_of(LatentDiffusion) == ["sample", "encode", "decode"]
+    assert set(verbs_of(LatentDiffusion)) & set(USED) == {"sample", "stream", "encode", "decode"}
 
 
 @pytest.mark.parametrize("schedule", ["flow", "cosine"])
@@ -283,10 +284,11 @@ def test_a_condition_reaches_the_pictures_and_guidance_of_1_is_off(schedule, con
         assert model.text_encoder.pieces.weight.grad.abs().sum() > 0
 
 
-def test_a_sample_is_the_picture_of_where_its_trajectory_ends():
+def test_a_sample_is_the_picture_of_where_its_stream_ends():
     model = stirred(LatentDiffusion(8, 1, latent=3, codec_width=8, width=8, depth=1)).eval()
     with torch.inference_mode():
-        *_, (code, _) = model.trajectory(Noise.of_seeds([1, 2]), steps=4)
+        *_, last = model.stream(Noise.of_seeds([1, 2]), steps=4)
+        code = last.tensors["x"]
         assert code.shape == (2, 3, 2, 2)
         assert torch.equal(model.picture(code), model.sample(Noise.of_seeds([1, 2]), steps=4))
 

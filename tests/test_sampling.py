@@ -11,16 +11,19 @@ from PIL import Image
 
 import reverie as rv
 from reverie import registry
+from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
+from reverie.core.options import sampling_options
+from reverie.core.verbs import Frame
 from reverie.data.batches import in_order
-from reverie.diffusion import grids, samplers
+from reverie.diffusion import grids, guides, samplers
 from reverie.diffusion.schedules import Flow
-from reverie.editing import diffusion_views, guides
-from reverie.generation import label_index, trajectory
+from reverie.editing import diffusion_views
+from reverie.generation import label_index
 from reverie.media.montage import save_film
 from reverie.models.diffusion import Diffusion
-from reverie.training.loop import train
+from reverie.workflow.train import train
 from test_cli import call  # noqa: F401  (a fixture)
 
 SYSTEMS = ("ddpm", "edm", "flow-matching")
@@ -63,29 +66,44 @@ def runs(draw_bars, home, tmp_path_factory):
 def test_the_way_starts_at_noise_of_size_one_and_ends_at_the_picture_of_the_seed(name):
     model = made(name)
     for sampler in ("unipc", "heun"):
-        stops = trajectory(model, 3, seed=5, sampler=sampler, steps=4)
-        assert len(stops) == 5 and all(x.shape == x0.shape == (3, 1, 8, 8) for x, x0 in stops)
-        assert torch.equal(stops[0][0], Noise.of_seeds([5, 6, 7])(1, 8, 8))
-        with torch.inference_mode():
+        frames = list(rv.stream(model, 3, seed=5, sampler=sampler, steps=4))
+        assert [frame.progress for frame in frames] == [0, 0.25, 0.5, 0.75, 1]
+        shown = [frame.render() for frame in frames]
+        assert all(x.shape == (3, 1, 8, 8) and x.abs().max() <= 1 for one in shown for x in one.values())
+        torch.testing.assert_close(shown[0]["x"], Noise.of_seeds([5, 6, 7])(1, 8, 8).clamp(-1, 1))
+        with torch.no_grad():
             picture = model.sample(Noise.of_seeds([5, 6, 7]), sampler=sampler, steps=4)
-        assert torch.equal(stops[-1][0].clamp(-1, 1), picture) and torch.equal(*stops[-1])
+        assert torch.equal(shown[-1]["x"], picture) and torch.equal(*frames[-1].tensors.values())
 
 
 def test_the_estimate_that_is_shown_is_the_one_made_at_that_x():
     model = made("edm")
     _, pairs = model.plan("ddim", 4)
-    stops, denoise = trajectory(model, 2, sampler="ddim", steps=4), model.denoiser()
-    for (x, x0), (alpha, sigma) in zip(stops[:-1], pairs, strict=False):
-        assert torch.allclose(denoise(x * (alpha**2 + sigma**2) ** 0.5, alpha, sigma), x0, atol=1e-5)
+    frames, denoise = list(rv.stream(model, 2, sampler="ddim", steps=4)), model.denoiser()
+    for frame, pair in zip(frames[:-1], pairs, strict=False):
+        assert torch.allclose(denoise(frame.tensors["x"], *pair), frame.tensors["x0"], atol=1e-5)
+
+
+def test_a_stream_leaves_the_mode_of_gradients_and_of_the_model_as_they_were():
+    model = made("ddpm").train()
+    for frame in rv.stream(model, 2, steps=2):
+        assert torch.is_grad_enabled() and not model.training and not frame.render()["x"].requires_grad
+    assert model.training
+    with pytest.raises(UsageError, match="no option 'stepz'"):  # at once, not with the first frame
+        rv.stream(model, 2, stepz=2)
 
 
 def test_a_film_has_x_above_the_estimate_and_a_strip_has_time_from_left_to_right():
     black, white = -torch.ones(3, 1, 8, 8), torch.ones(3, 1, 8, 8)
-    stops = [(black, white)] * 29 + [(white, black)]
-    film = diffusion_views.film(stops)
+
+    def frame(x, x0):
+        return Frame(0.0, {}, lambda: {"x": x, "x0": x0})
+
+    frames = [frame(black, white)] * 29 + [frame(white, black)]
+    film = diffusion_views.film(frames)
     middle = film.shape[1] // 2
     assert len(film) == 30 and film[0, 5, 5] == 0 and film[0, middle + 5, 5] == 255 and film[-1, 5, 5] == 255
-    strip = diffusion_views.strip(stops, columns=6)
+    strip = diffusion_views.strip(frames, columns=6)
     tile = strip.shape[1] // 6
     assert strip.shape[0] // tile == 6  # for each of 3 pictures a row of x and one of estimates
     assert strip[5, 5] == 0 and strip[5, -5] == 255 and strip[tile + 5, 5] == 255 and strip[tile + 5, -5] == 0
@@ -139,9 +157,17 @@ def test_a_diffusion_run_samples_by_every_sampler_and_grid(runs, call, tmp_path)
     assert np.array_equal(images[0], rv.sample(runs / "plain", 2, grid=next(iter(grids.GRIDS)), steps=3))
 
 
-def test_every_sampler_and_grid_is_named_in_the_help(call):  # noqa: F811
-    _, out, _ = call("sample", "--help")
-    assert all(name in out for name in (*samplers.SAMPLERS, *grids.GRIDS))
+def test_the_help_of_a_run_has_what_its_model_can_be_told_and_no_more(runs, call):  # noqa: F811
+    _, out, _ = call("sample", runs / "plain", "--help")
+    assert all(
+        name in out for name in (*samplers.SAMPLERS, *grids.GRIDS, "--classifier RUN", "--guidance", "default: 10")
+    )
+    _, out, _ = call("sample", "--help", runs / "vae")
+    assert "--grid" not in out and "--seed" in out and "--label" in out
+    code, out, _ = call("sample", "--help")
+    assert code == 0 and "--grid" not in out and "sample RUN --help" in out
+    _, out, _ = call("evaluate", runs / "plain", "--help")
+    assert "--sampler" in out and "--metrics" in out
 
 
 def test_captions_take_turns_and_guidance_counts_them_more():
@@ -160,14 +186,14 @@ def test_the_command_line_asks_by_words(runs, call, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("ending, frames", [("webp", 4), ("gif", 4), ("png", 1)])
-def test_the_trajectory_is_written_as_its_ending_says(runs, call, tmp_path, ending, frames):  # noqa: F811
-    code, out, _ = call("sample", runs / "plain", "--steps", 3, "--trajectory", f"way.{ending}", "--json")
+def test_the_stream_is_written_as_its_ending_says(runs, call, tmp_path, ending, frames):  # noqa: F811
+    code, out, _ = call("sample", runs / "plain", "--steps", 3, "--stream", f"way.{ending}", "--json")
     told = json.loads(out)
-    assert code == 0 and told == {"trajectory": f"way.{ending}", "frames": 4, "number": 8, "seeds": [0, 7]}
+    assert code == 0 and told == {"stream": f"way.{ending}", "frames": 4, "number": 8, "seeds": [0, 7]}
     assert getattr(Image.open(tmp_path / f"way.{ending}"), "n_frames", 1) == frames
     assert not (tmp_path / "samples.png").exists()
-    code, out, _ = call("sample", runs / "plain", "--trajectory", "w.png", "-n", 2, "--out", "two.png", "--json")
-    assert code == 0 and {"trajectory", "out"} <= set(json.loads(out)) and (tmp_path / "two.png").exists()
+    code, out, _ = call("sample", runs / "plain", "--stream", "w.png", "-n", 2, "--out", "two.png", "--json")
+    assert code == 0 and {"stream", "out"} <= set(json.loads(out)) and (tmp_path / "two.png").exists()
 
 
 def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, call, tmp_path):  # noqa: F811
@@ -188,15 +214,15 @@ def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, c
         (["sample", "plain", "--label", "0"], "trained without classes"),
         (["sample", "plain", "--text", "a bar"], "trained without captions"),
         (["sample", "plain", "--guidance", "2"], "name a label or a text"),
-        (["sample", "plain", "-n", "0", "--trajectory", "a.webp"], "at least 1"),
-        (["sample", "plain", "--trajectory", "a.xyz"], ".xyz"),
+        (["sample", "plain", "-n", "0", "--stream", "a.webp"], "at least 1"),
+        (["sample", "plain", "--stream", "a.xyz"], ".xyz"),
         (["sample", "classes", "--label", "2"], "Known: 0"),
         (["sample", "classes", "--label", "-1"], "Known: 0"),
         (["sample", "classes", "--text", "a bar"], "trained without captions"),
         (["sample", "words", "--label", "1"], "trained without classes"),
         (["sample", "vae", "--sampler", "ddim"], "vae has no option 'sampler'"),
         (["sample", "vae", "--steps", "9"], "edm, flow-matching"),
-        (["sample", "vae", "--trajectory", "a.webp"], "edm, flow-matching"),
+        (["sample", "vae", "--stream", "a.webp"], "edm, flow-matching"),
         (["sample", "classifier"], "--classifier"),
         (["forward", "vae"], "edm, flow-matching"),
         (["forward", "plain", "--columns", "1"], "at least 2 columns"),
@@ -207,7 +233,7 @@ def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, c
         (["sample", "classes", "--classifier", "{classifier}", "--label", "1"], "knows classes itself"),
         (["sample", "plain", "--classifier", "nowhere", "--label", "1"], "nowhere"),
         (["sample", "plain", "--autoguide", "{plain}"], "--guidance above 1"),
-        (["sample", "plain", "--autoguide", "{vae}", "--guidance", "2"], "no diffusion model"),
+        (["sample", "plain", "--autoguide", "{vae}", "--guidance", "2"], "weaker diffusion model"),
         (["sample", "plain", "--autoguide", "{classes}", "--guidance", "2"], "conditions"),
         (["sample", "plain", "--autoguide", "{plain}", "--classifier", "{classifier}", "--label", "1"], "not both"),
         (["evaluate", "vae", "--sampler", "ddim"], "vae has no option 'sampler'"),
@@ -237,17 +263,18 @@ def test_the_passport_says_how_the_run_was_sampled(runs, tmp_path):
         found = rv.evaluate(runs / run, metrics=["kernel"], n=130, out=tmp_path / "scores", **options)
         return found["kernel-small"].passport["fake"]
 
-    model = rv.load(runs / "plain")
     own = passport("plain")
-    assert (own["sampler"], own["steps"], own["grid"]) == (model.sampler, model.evaluations, model.grid)
-    assert own["guidance"] == 1.0 and own["labels"] is None and own["texts"] is None
+    assert own["sampling"] == {n: p.default for n, p in sampling_options(rv.load(runs / "plain")).items()}
+    assert own["sampling"]["steps"] == 10 and own["sampling"]["guidance"] == 1.0
+    assert own["labels"] is None and own["texts"] is None
     said = passport("classes", sampler="heun", steps=3, grid="uniform", guidance=2.0)
-    assert [said[key] for key in ("sampler", "steps", "grid", "guidance")] == ["heun", 3, "uniform", 2.0]
+    assert [said["sampling"][key] for key in ("sampler", "steps", "grid", "guidance")] == ["heun", 3, "uniform", 2.0]
     assert said["labels"] == "as the training data has them"
     weak = passport("plain", autoguide=runs / "plain" / "checkpoints" / "00000020", guidance=1.5, steps=3)
-    assert weak["autoguide"]["checkpoint"] == 20 and weak["autoguide"]["weights_sha256"] != weak["weights_sha256"]
+    guide = weak["sampling"]["autoguide"]
+    assert guide["checkpoint"] == 20 and guide["weights_sha256"] != weak["weights_sha256"]
     assert passport("plain", classifier=runs / "classifier", steps=3)["labels"] == "as the training data has them"
-    assert passport("vae")["sampler"] is None
+    assert passport("vae")["sampling"] == {}
 
 
 def test_a_run_of_captions_is_scored_with_its_data_s_captions_in_order(runs, monkeypatch, tmp_path):
@@ -274,11 +301,11 @@ def test_the_classifier_s_answer_depends_on_the_ratio_alone_and_sums_to_one():
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     both = []
     for scale in (1.0, 50.0):
-        said = [model.log_likelihood(scale * x, 0.3 * scale, 0.6 * scale, torch.full((4,), c)) for c in range(3)]
+        said = [model.class_log_prob(scale * x, 0.3 * scale, 0.6 * scale, torch.full((4,), c)) for c in range(3)]
         assert torch.allclose(torch.stack(said).exp().sum(0), torch.ones(4))
         both.append(torch.stack(said))
     assert torch.allclose(*both, atol=1e-5)
-    assert not torch.allclose(both[0][0], model.log_likelihood(x, 0.6, 0.3, torch.zeros(4).long()))
+    assert not torch.allclose(both[0][0], model.class_log_prob(x, 0.6, 0.3, torch.zeros(4).long()))
 
 
 def test_pictures_without_a_class_move_nothing(tiny):
@@ -315,9 +342,9 @@ def test_bayes_rule_makes_the_conditional_denoiser_of_an_exact_classifier(tiny):
     model, alone = Remembering(whole["x"].double()), Remembering(whole["x"][whole["label"] == 1].double())
 
     class Exact:
-        size, channels = 8, 1
+        card = Card(output=Output("image", (8, 8), 1))
 
-        def log_likelihood(self, x, alpha, sigma, label):
+        def class_log_prob(self, x, alpha, sigma, label):
             gap = x.flatten(1)[:, None] - alpha * model.images
             weight = -gap.square().sum(2) / (2 * sigma**2)
             other = whole["label"] != label[:, None]
@@ -336,11 +363,9 @@ def test_a_trained_classifier_steers_a_model_that_knows_no_classes(tiny, runs):
     classifier = rv.load(train("noisy-classifier", str(runs / "bars.npz"), out=runs / "seer", **flags))
 
     def share(label, scale):
-        guide = guides.towards_class(model, classifier, scale)
-        with torch.inference_mode():
-            drawn = model.sample(
-                Noise.of_seeds(range(100)), label=torch.full((100,), label), guide=guide, sampler="ddim", steps=30
-            )
+        labels, told = torch.full((100,), label), {"classifier": classifier, "guidance": scale}
+        with torch.no_grad():
+            drawn = model.sample(Noise.of_seeds(range(100)), label=labels, sampler="ddim", steps=30, **told)
         nearest = torch.cdist(drawn.flatten(1), model.images).argmin(1)
         return float((whole["label"][nearest] == label).float().mean())
 

@@ -92,13 +92,16 @@ def test_path_lengths_are_those_of_the_jacobian():
 def test_the_path_penalty_is_least_where_its_length_is_the_mean_of_lengths():
     model = registry.build("stylegan2", size=16, channels=1, width=4, latent=8)
     batch = Batch({"x": torch.zeros(8, 1, 16, 16)})
-    lengths = float(model.path_loss(batch)["length"].detach())
-    for offset, sign in ((-0.1, -1), (0.1, 1)):
-        with torch.no_grad():
-            model.stride.fill_(lengths + offset)
-        model.stride.grad = None
-        model.path_loss(batch)["loss"].backward()
-        assert sign * float(model.stride.grad) > 0
+    lengths = model.path_loss(batch.replace(rng=batch.rng[:]), {})["length"].detach()
+    losses = []
+    for offset in (-0.1, 0.0, 0.1):
+        model.stride.copy_(lengths + offset)
+        losses.append(float(model.path_loss(batch.replace(rng=batch.rng[:]), {})["loss"].detach()))
+    assert losses[1] < min(losses[0], losses[2])
+    model.stride.zero_()
+    for step in range(400):
+        model.adapt(batch, {}, {"G-path/length": lengths} if step % 4 == 0 else {})
+    torch.testing.assert_close(model.stride, lengths * (1 - 0.99**100))  # the running mean of the paper
 
 
 def test_rows_are_normalised_and_noise_of_no_strength_changes_nothing():
@@ -115,6 +118,12 @@ def test_group_deviation_is_zero_for_equal_pictures_and_known_for_a_pair():
     assert float(group(x.expand(4, -1, -1, -1))[:, 2:].max()) < 2e-4
     pair = torch.cat([x, x + 2])  # the deviation of {x, x + 2} is 1
     torch.testing.assert_close(group(pair)[:, 2:], torch.ones(2, 1, 3, 3))
+
+
+@pytest.mark.parametrize("rows", [3, 6, 8])
+def test_group_deviation_never_compares_real_images_with_fakes(rows):
+    real, fake, group = torch.randn(rows, 2, 3, 3), 5 + torch.randn(rows, 2, 3, 3), GroupDeviation()
+    torch.testing.assert_close(group(torch.cat([real, fake]), 2), torch.cat([group(real), group(fake)]))
 
 
 # Growing

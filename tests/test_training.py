@@ -20,9 +20,11 @@ from reverie.data.batches import Batches
 from reverie.optim.phase import Phase, Stage
 from reverie.training.checkpoint import Checkpoint, load_checkpoint, newest_whole, save_checkpoint, steps_in
 from reverie.training.ema import EMA
-from reverie.training.fit import Fit
-from reverie.training.loop import resume, train
+from reverie.training.plan import Plan
 from reverie.training.run import Run
+from reverie.training.step import Engine
+from reverie.workflow.again import resume
+from reverie.workflow.train import train
 
 FP32 = pick_precision("fp32", torch.device("cpu"))
 
@@ -34,23 +36,21 @@ class Two(nn.Module):
         super().__init__()
         self.D, self.G, self.every = nn.Linear(64, 1), nn.Linear(64, 64), every
 
-    def phases(self, lr=0.1):
-        sgd = torch.optim.SGD
+    def stages(self, lr=0.1):
+        d, g = (torch.optim.SGD(net.parameters(), lr) for net in (self.D, self.G))
+        lazy = {"every": self.every, "scale": self.every}
         return [
-            Phase("D", sgd(self.D.parameters(), lr), lambda b: {"loss": self.D(self.G(b["x"].flatten(1))).mean()}),
-            Phase(
-                "G",
-                sgd(self.G.parameters(), lr),
-                lambda b: {"loss": -self.D(self.G(b["x"].flatten(1))).mean()},
-                self.every,
-            ),
+            Stage([Phase("D", d, lambda b, _: self.loss(b, 1)), Phase("G", g, lambda b, _: self.loss(b, -1), **lazy)])
         ]
+
+    def loss(self, batch, sign):
+        return {"loss": sign * self.D(self.G(batch["x"].flatten(1))).mean()}
 
 
 def fit_of(model, tiny, stages=None, **options):
-    return Fit(
+    return Engine(
         model,
-        stages or [model.phases()],
+        stages or model.stages(),
         Batches(tiny.train, 16, 0),
         FP32,
         **({"warmup": 0, "decay": "constant"} | options),
@@ -62,7 +62,7 @@ def test_one_players_move_leaves_the_others_weights_and_gradients_untouched(tiny
     model = Two()
     seen = {}
     fit = fit_of(model, tiny, clip=0)
-    d, g = fit.stages[0]
+    d, g = fit.stages[0].phases
     for phase, others in ((d, model.G), (g, model.D)):
         inner = phase.optimizer.step
 
@@ -81,13 +81,13 @@ def test_a_lazy_phase_moves_every_k_steps_with_its_loss_times_k(tiny):
     torch.manual_seed(0)
     lazy, eager = Two(every=4), Two(every=1)
     eager.load_state_dict(lazy.state_dict())
-    for model in (lazy, eager):
-        fit_of(model, tiny, clip=0).step(0, 0.0)
+    fit = fit_of(lazy, tiny, clip=0)
+    for engine in (fit, fit_of(eager, tiny, clip=0)):
+        engine.step(0, 0.0)
     torch.manual_seed(0)
     start = Two().G.weight
     assert torch.allclose(lazy.G.weight - start, 4 * (eager.G.weight - start), atol=1e-6)
     moved = lazy.G.weight.clone()
-    fit = fit_of(lazy, tiny, clip=0)
     for step in (1, 2, 3):
         assert "G/loss" not in fit.step(step, 0.0)
     assert torch.equal(moved, lazy.G.weight)
@@ -96,16 +96,11 @@ def test_a_lazy_phase_moves_every_k_steps_with_its_loss_times_k(tiny):
 def test_stages_play_in_order_and_freeze_each_other_bitwise(tiny):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 64))
-    stages = [
-        [
-            Phase(
-                str(i),
-                torch.optim.SGD(layer.parameters(), 0.1),
-                lambda b: {"loss": model(b["x"].flatten(1)).square().mean()},
-            )
-        ]
-        for i, layer in enumerate(model)
-    ]
+
+    def loss(batch, outputs):
+        return {"loss": model(batch["x"].flatten(1)).square().mean()}
+
+    stages = [Stage([Phase(str(i), torch.optim.SGD(net.parameters(), 0.1), loss)]) for i, net in enumerate(model)]
     fit = fit_of(model, tiny, stages)
     start = [p.clone() for p in model.parameters()]
     fit.step(0, 0.49)
@@ -120,13 +115,12 @@ def test_a_stage_has_its_share_of_training_and_its_own_progress(tiny):
     seen = []
 
     def stage(share):
-        phase = Phase(
-            "", torch.optim.SGD([weight], 0.1), lambda b: seen.append(b.progress.item()) or {"loss": weight.sum()}
-        )
-        return Stage([phase], share)
+        sgd = torch.optim.SGD(net.parameters(), 0.1)
+        loss = lambda b, _: seen.append(b.progress.item()) or {"loss": net.weight.sum()}  # noqa: E731
+        return Stage([Phase("", sgd, loss)], share=share)
 
-    weight = nn.Parameter(torch.zeros(1))
-    fit = fit_of(nn.Linear(1, 1), tiny, [stage(1), stage(2), stage(5)])
+    net = nn.Linear(1, 1, bias=False)
+    fit = fit_of(net, tiny, [stage(1), stage(2), stage(5)])
     for step, progress in enumerate((0.0, 0.0625, 0.125, 0.25, 0.375, 1.0)):
         fit.step(step, progress)
         assert fit.stage == (0, 0, 1, 1, 2, 2)[step]
@@ -140,12 +134,13 @@ class Staged(nn.Module):
         super().__init__()
         self.a, self.b = nn.Linear(size * size, 4), nn.Linear(4, size * size)
 
-    def loss(self, batch):
+    def loss(self, batch, outputs):
         x = batch["x"].flatten(1)
         return {"loss": (self.b(self.a(x + 0.1 * batch.rng(64))) - x).square().mean()}
 
     def stages(self, lr=0.01):
-        return [[Phase(n, torch.optim.Adam(m.parameters(), lr), self.loss)] for n, m in (("a", self.a), ("b", self.b))]
+        nets = {"a": self.a, "b": self.b}
+        return [Stage([Phase(n, torch.optim.Adam(m.parameters(), lr), self.loss)], name=n) for n, m in nets.items()]
 
     def encode(self, image):
         return self.a(image.flatten(1))
@@ -174,7 +169,7 @@ def test_accumulated_parts_give_the_whole_batchs_step(tiny):
     def trained(parts):
         torch.manual_seed(0)
         model = registry.build("vae", tiny, width=8, latent=3)
-        fit = Fit(model, [model.phases()], Batches(tiny.train, 16, 0), FP32, accumulate=parts)
+        fit = Engine(model, model.stages(), Batches(tiny.train, 16, 0), FP32, accumulate=parts)
         for step in range(3):
             fit.step(step, step / 3)
         return model.state_dict()
@@ -185,11 +180,11 @@ def test_accumulated_parts_give_the_whole_batchs_step(tiny):
 
 def test_the_average_follows_its_formula_warm_up_included():
     model = nn.Linear(1, 1, bias=False)
-    ema, expected = EMA(model, 0.5), float(model.weight.detach())
+    ema, expected = EMA(model, 0.5, model.parameters()), float(model.weight.detach())
     for step in range(20):
         with torch.no_grad():
             model.weight.fill_(step)
-        ema.update(model, step)
+        ema.update(step)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert float(ema.model.weight) == pytest.approx(expected, rel=1e-5)
@@ -258,13 +253,11 @@ def test_training_state_holds_no_pickled_code(bars, tmp_path):
 
 
 class Exploding(Staged):
-    def phases(self, lr=0.01):
-        return [Phase("boom", torch.optim.SGD(self.parameters(), lr), self.bad)]
+    def stages(self, lr=0.01):
+        return [Stage([Phase("boom", torch.optim.SGD(self.parameters(), lr), self.bad)])]
 
-    stages = None
-
-    def bad(self, batch):
-        return {"loss": self.loss(batch)["loss"] * (float("nan") if batch.progress >= 0.7 else 1.0)}
+    def bad(self, batch, outputs):
+        return {"loss": self.loss(batch, outputs)["loss"] * (float("nan") if batch.progress >= 0.7 else 1.0)}
 
 
 def test_a_loss_that_is_not_a_number_stops_with_step_phase_checkpoint_and_advice(bars, tmp_path, monkeypatch):
@@ -327,7 +320,9 @@ def test_resume_refuses_other_pictures_and_finished_runs(bars, tmp_path):
 
 def test_minutes_are_recorded_as_steps_and_kept(bars, tmp_path):
     run = train("vae", bars, out=tmp_path / "r", minutes=0.12, batch_size=8, width=8, quiet=True)
-    assert run.info["plan"]["knots"][-1] == (run.info["result"]["steps"], 1.0) and run.info["plan"]["minutes"] == 0.12
+    plan = Plan.from_state(Run.open(run.path).info["plan"])
+    assert plan.end == run.info["result"]["steps"] and run.info["training"]["minutes"] == 0.12
+    assert len(plan.knots) > 3 and plan.progress(plan.end) > 0.95
     assert (
         2 < run.info["result"]["seconds"] < 30
     )  # how well a budget is kept is measured elsewhere, on a clock of our own

@@ -20,7 +20,7 @@ make
 
 draw
   sample RUN              new pictures                                reverie sample runs/vae-emoji -n 64 --out grid.png
-                          or a film of the way to them               reverie sample RUN -n 8 --trajectory way.webp
+                          or a film of the way to them               reverie sample RUN -n 8 --stream way.webp
   forward RUN             what diffusion learns to undo: pictures under ever more noise
   reconstruct RUN         pictures beside what the model makes of them
   interpolate RUN A B     a morph between two pictures               reverie interpolate RUN a.png b.png --out m.webp

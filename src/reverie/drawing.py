@@ -1,32 +1,87 @@
-"""Call a model's verbs on many pictures: draw them, reconstruct them."""
+"""Call a model's verbs on many rows: samples, reconstructions, translations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from reverie.core.batch import Batch
+from reverie.core.card import card_of
 from reverie.core.noise import Noise
+from reverie.core.verbs import Model, verbs_of
 from reverie.media import Spec, medium_of, montage
 from reverie.media.medium import to_rows
-from reverie.verbs import Model
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An argument that every chunk gets as it is: another model, a table."""
+
+    value: Any
 
 
 def device_of(model: Model) -> torch.device:
     """Where a model's weights are."""
-    return next(model.parameters()).device
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
-def conditioning(model: Model, batch: dict[str, Any]) -> dict[str, Any]:
-    """The part of a batch that a conditional model wants beside the picture."""
-    wanted = {"label": getattr(model, "classes", 0), "text": getattr(model, "texts", False)}
-    return {key: batch[key] for key, wants in wanted.items() if wants and key in batch}
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, without gradients; every module's mode is afterwards what it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
-@torch.inference_mode()
+def conditioning(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a batch that are conditions of the model."""
+    return {name: batch[name] for name in card_of(model).conditions if name in batch}
+
+
+def spread(rows: int, n: int) -> list[int]:
+    """n places, in order and evenly spread over ``rows``: where classes lie in order, all of them in their shares."""
+    return [place * rows // n for place in range(n)]
+
+
+def chunk_of(arguments: Mapping[str, Any], low: int, high: int) -> dict[str, Any]:
+    """The part of some arguments that belongs to the rows from ``low`` to ``high``.
+
+    Tensors, lists, ``Noise`` and batches are cut; scalars and ``Whole`` values are passed on.
+
+    Raises:
+        TypeError: anything else, of which nobody knows whether it has rows.
+    """
+    return {name: _cut(name, value, low, high) for name, value in arguments.items()}
+
+
+def _cut(name: str, value: Any, low: int, high: int) -> Any:
+    if isinstance(value, Whole):
+        return value.value
+    if value is None or isinstance(value, Number | str) or (isinstance(value, Tensor) and not value.ndim):
+        return value
+    if isinstance(value, Batch):
+        return value.cut(low, high)
+    if isinstance(value, Tensor | list | Noise):
+        return value[low:high]
+    raise TypeError(
+        f"{name} is a {type(value).__name__}: neither rows nor a scalar. Whole(value) passes it on as it is."
+    )
+
+
 def draw(
     model: Model,
     noise: Noise,
@@ -35,43 +90,48 @@ def draw(
     spec: Spec | None = None,
     **condition: Any,
 ) -> np.ndarray:
-    """Stored rows (B, *shape, C) of a model that samples, a chunk at a time; tensors and lists are cut with the noise.
+    """Stored rows (B, *shape, C) of a model's samples, a chunk at a time.
 
     Args:
         progress: called after each chunk, (done, total, "drawing").
-        spec: of the model's samples; 8 bits by default.
+        spec: of the samples; 8 bits by default.
+        condition: conditions and options of ``sample``, see ``chunk_of``.
     """
-    model.eval()
     drawn = []
-    for low in range(0, len(noise), chunk):
-        rows = slice(low, low + chunk)
-        part = {key: value[rows] if isinstance(value, Tensor | list) else value for key, value in condition.items()}
-        drawn.append(_stored(model.sample(noise[rows], **part), spec))
-        if progress:
-            progress(min(low + chunk, len(noise)), len(noise), "drawing")
+    with evaluating(model):
+        for low in range(0, len(noise), chunk):
+            high = min(low + chunk, len(noise))
+            x = model.sample(noise[low:high], **chunk_of(condition, low, high))
+            drawn.append(to_rows(x) if spec is None else medium_of(spec).to_storage(x, spec))
+            if progress:
+                progress(high, len(noise), "drawing")
     return np.concatenate(drawn)
 
 
-@torch.inference_mode()
-def reconstruct(model: Model, batch: dict[str, Any]) -> list[Tensor]:
-    """What to show of a batch: the pictures, what the model saw where that differs, and what it made of that."""
-    model.eval()
-    image, condition = batch["x"], conditioning(model, batch)
-    seen = model.corrupt(image, batch.rng) if hasattr(model, "corrupt") else image
-    made = model.decode(model.encode(seen, **condition), **condition)
+def example_conditions(model: Model, texts: Sequence[str] | None, n: int, columns: int = 8) -> dict[str, Any]:
+    """Conditions for a sheet of n samples: a column each for the first classes, captions spread over the data's."""
+    card, found = card_of(model), dict[str, Any]()
+    if card.classes:
+        found["label"] = torch.arange(n, device=device_of(model)) % columns % card.classes
+    if "text" in card.conditions and texts:
+        found["text"] = [texts[place] for place in spread(len(texts), n)]
+    return found
+
+
+def reconstruct(model: Model, batch: Batch) -> list[Tensor]:
+    """What to show of a batch: the images, what the model saw where that differs, and what it made of that."""
+    with evaluating(model):
+        image, condition = batch["x"], conditioning(model, batch)
+        seen = model.corrupt(image, batch.rng) if "corrupt" in verbs_of(model) else image
+        made = model.decode(model.encode(seen, **condition), **condition)
     return [image, made] if seen is image else [image, seen, made]
 
 
-@torch.inference_mode()
-def translated(model: Model, given: Tensor, truth: Tensor | None, noise: Noise, **options: Any) -> list[Tensor]:
-    """What to show of a translation: what is given, what the model makes of it, and the truth where it is known."""
-    model.eval()
-    made = model.translate(given, noise, **options)
-    return [given, made] if truth is None else [given, made, truth]
-
-
-def _stored(x: Tensor, spec: Spec | None) -> np.ndarray:
-    return to_rows(x) if spec is None else medium_of(spec).to_storage(x, spec)
+def translated(model: Model, source: Tensor, truth: Tensor | None, noise: Noise, **options: Any) -> list[Tensor]:
+    """What to show of a translation: the source, what the model makes of it, and the truth where it is known."""
+    with evaluating(model):
+        made = model.translate(source, noise, **options)
+    return [source, made] if truth is None else [source, made, truth]
 
 
 def beside(rows: list[Tensor], columns: int = 8, spec: Spec | None = None) -> np.ndarray:

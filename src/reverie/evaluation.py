@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from reverie.core import distributed
+from reverie.core.card import card_of
 from reverie.core.errors import UsageError
 from reverie.core.files import read_json, write_json
+from reverie.core.options import sampling_options
+from reverie.core.verbs import Model, verbs_of
 from reverie.data import Dataset, Split, open_data
 from reverie.data.split import hash_rows
-from reverie.drawing import beside
-from reverie.generation import check_options, data_of, load, sample, spec_of
+from reverie.drawing import Whole, beside, spread
+from reverie.generation import complete, data_of, knows_classes, load, sample, spec_of
 from reverie.home import Progress
 from reverie.media import Size, medium_of, montage, plots
 from reverie.media.medium import to_float
@@ -23,7 +26,6 @@ from reverie.metrics.estimate import shuffled
 from reverie.metrics.evaluate import UNDRAWN, check, measure
 from reverie.metrics.passport import Score, Scores
 from reverie.training.run import Run, locate
-from reverie.verbs import Model, verbs_of
 from reverie.weights import digest
 
 Source = str | Path | np.ndarray
@@ -81,16 +83,12 @@ def evaluate(
     check(asked)
     if n is not None and n < 1:
         raise UsageError(f"The number of pictures must be at least 1, not {n}.")
-    options = {name: value for name, value in options.items() if value is not None}
     chosen = backbone or ("inception" if any(name in INCEPTION for name in asked) else "small")
     if run is not None:
         if size is not None:
             raise UsageError("A run has its own size; --size is for --fake and --real.")
         model = load(run, device)
-        check_options(model, options)
-        for name in {"classifier", "autoguide"} & set(options):
-            if isinstance(options[name], Run | str | Path):
-                options[name] = load(options[name], device)
+        options = complete(model, options)
         samples = "sample" in verbs_of(model) and not set(asked) <= set(UNDRAWN)
         n = (n or (NUMBER_FID if set(asked) & set(INCEPTION[:2]) else NUMBER)) if samples else 0
         sets = _sets_of_run(model, str(_path(run)), n, data, seed, progress, options)
@@ -98,10 +96,8 @@ def evaluate(
             asked = [name for name in asked if _applies(name, sets)]
     else:
         assert fake is not None and real is not None
-        if options:
-            raise UsageError(
-                f"How to sample ({', '.join(options)}) is for a RUN; --fake and --real are pictures already."
-            )
+        if told := [name for name, value in options.items() if value is not None]:
+            raise UsageError(f"How to sample ({', '.join(told)}) is for a RUN; --fake and --real are pictures already.")
         sets = _sets_of_two(fake, real, n, size, seed, progress)
         if not metrics:
             asked = [name for name in asked if name in ("frechet", "kernel", "prdc")]
@@ -136,7 +132,7 @@ def _sets_of_run(
 ) -> Sets:
     own = data_of(model)
     real = own if spec is None else data_of(model, spec)
-    labels, texts = _labels(options.get("classifier", model), own, n), _texts(model, own, n)
+    labels, texts = _labels(knows_classes(model, options), own, n), _texts(model, own, n)
     condition: dict[str, Any] = {
         "label": None if labels is None else [own.classes[label] for label in labels],
         "text": texts,
@@ -149,7 +145,7 @@ def _sets_of_run(
         "weights_sha256": _weights(model),
         "n": n,
         "seeds": [seed, seed + n - 1] if n else None,
-        **_way(model, options),
+        "sampling": _sampling(model, options),
         "labels": "as the training data has them" if labels is not None else None,
         "texts": "as the training data has them" if texts is not None else None,
         "size": own.spec.square or list(own.spec.shape),
@@ -178,38 +174,33 @@ def _weights(model: Model) -> str:
     return digest({name: value.cpu() for name, value in model.state_dict().items()})
 
 
-def _way(model: Model, options: dict[str, Any]) -> dict[str, Any]:
-    """How a run samples, for the passport: nothing is left to "the default"."""
-    if not hasattr(model, "plan"):
-        return {"sampler": None, "steps": None}
-    sampler, pairs = model.plan(*(options.get(name) for name in ("sampler", "steps", "grid")))
-    way = {"sampler": sampler, "steps": len(pairs) - 1, "grid": options.get("grid", model.grid)}
-    way["guidance"] = options.get("guidance", 1.0)
-    for name in {"classifier", "autoguide"} & set(options):
-        guide = options[name]
-        way[name] = {"model": guide.config, "checkpoint": guide.checkpoint, "weights_sha256": _weights(guide)}
-    return way
+def _sampling(model: Model, options: dict[str, Any]) -> dict[str, Any]:
+    """Every argument of the verb that made the images, given or default; another model by its weights."""
+    defaults = {name: p.default for name, p in sampling_options(model).items()}
+    return {name: _plain(value) for name, value in (defaults | options).items()}
 
 
-def _spread(n: int, count: int) -> np.ndarray:
-    """n places, in order and evenly spread over ``count``: the data's own shares, whatever ``n`` is."""
-    return (np.arange(n, dtype=np.int64) * count) // n
+def _plain(value: Any) -> Any:
+    if not isinstance(value, Whole):
+        return value
+    other = value.value
+    return {"model": other.config, "checkpoint": other.checkpoint, "weights_sha256": _weights(other)}
 
 
 def _labels(model: Model, data: Dataset, n: int) -> np.ndarray | None:
     """For a model of classes: labels (n,) in the data's own shares."""
-    if not getattr(model, "classes", 0):
+    if not card_of(model).classes:
         return None
     known = data.train.labels[data.train.labels >= 0]
-    return known[_spread(n, len(known))] if len(known) else None
+    return known[spread(len(known), n)] if len(known) else None
 
 
 def _texts(model: Model, data: Dataset, n: int) -> list[str] | None:
     """For a model of captions: n of the data's."""
     texts = data.train.get("text")
-    if not getattr(model, "texts", False) or not texts:
+    if "text" not in card_of(model).conditions or not texts:
         return None
-    return [texts[place] for place in _spread(n, len(texts))]
+    return [texts[place] for place in spread(len(texts), n)]
 
 
 def _draw(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,72 +13,84 @@ from torch import Tensor, nn
 
 from reverie import registry
 from reverie.core.batch import Batch
+from reverie.core.card import card_of, info_of, name_of
 from reverie.core.errors import UsageError, suggest
+from reverie.core.layout import place
 from reverie.core.noise import Noise
+from reverie.core.options import accepted, check_choice, listed, sampling_options, sub_run
 from reverie.core.precision import pick_device
+from reverie.core.verbs import USED, Frame, Model, verbs_of
 from reverie.data import Dataset, Split, load_picture, open_like, provenance, reopen
 from reverie.data.batches import in_order
-from reverie.drawing import device_of, draw
-from reverie.editing import diffusion_views, guides
+from reverie.drawing import Whole, chunk_of, device_of, draw
 from reverie.media import Spec, medium_of
-from reverie.training.checkpoint import trained
+from reverie.training.checkpoint import rebuilt, trained
 from reverie.training.run import Run
-from reverie.verbs import Model, verbs_of
 
 
-def load(run: Run | Path | str, device: str = "auto", average: bool = True) -> Model:
+def load(run: Run | Path | str, device: str = "auto", average: bool = True, model: nn.Module | None = None) -> Model:
     """The trained model of a run, ready for use; ``model.run`` is the run's info, ``model.checkpoint`` its step.
 
     Args:
         run: a run directory, a checkpoint inside one, or a ``Run``.
         average: the averaged weights where there are some, else the last ones.
+        model: a fresh instance to put the weights in, where the run is of a class of your own.
     Raises:
-        UsageError: there is no run or no such checkpoint.
+        UsageError: there is no run or no such checkpoint, or its model must be given.
         ReverieError: every checkpoint is damaged.
     """
     found, saved = trained(run)
-    model = registry.build(saved.config["name"], **saved.config["kwargs"])
-    model.load_state_dict(saved.ema if average and saved.ema is not None else saved.weights)
-    model.run, model.checkpoint = found.info, saved.step
-    model = model.to(pick_device(device), memory_format=torch.channels_last)
-    return model.requires_grad_(False).eval()
+    loaded: Model = rebuilt(saved.config, found, model)
+    loaded.load_state_dict(saved.averaged if average else saved.weights)
+    loaded.run, loaded.checkpoint = found.info, saved.step
+    return place(loaded, pick_device(device)).requires_grad_(False).eval()
 
 
-def name_of(model: Model) -> str:
-    """The registry's name of a model, as far as it is known."""
-    return model.config["name"] if hasattr(model, "config") else type(model).__name__
+def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
+    """A fresh model, as ``registry.build``; ``package.module:function`` is imported.
+
+    Raises:
+        UsageError: unknown model, unknown or unfit argument.
+    """
+    return registry.build(registry.accept(name), data, **kwargs)
 
 
 def need(model: Model, *verbs: str) -> None:
-    """Raise a UsageError unless the model has these verbs."""
+    """Raise a UsageError that says what there is, unless the model has these verbs."""
+    able, serves = verbs_of(model), card_of(model).serves
     for verb in verbs:
-        if verb not in (able := verbs_of(model)):
-            can = f"It can {', '.join(able)}." if able else f"It serves other models: {getattr(model, 'serves', '')}"
-            raise UsageError(f"{name_of(model)} cannot {verb}. {can}")
-
-
-def need_diffusion(model: Model, part: str = "trajectory") -> None:
-    """Raise a UsageError unless the model goes step by step between noise and pictures, and shows it by this method."""
-    if not hasattr(model, part):
-        others = [name for name, one in registry.MODELS.items() if hasattr(one.load(), part)]
-        raise UsageError(
-            f"{name_of(model)} has no steps between noise and pictures to show. These models have: {_list(others)}."
-        )
+        if verb not in able:
+            can = f"It can {listed(v for v in able if v in USED)}."
+            others = listed(name for name in registry.names() if verb in registry.entry(name).verbs)
+            told = f"It serves other models: {serves}" if serves else f"{can} These models can {verb}: {others}."
+            raise UsageError(f"{name_of(model)} cannot {verb}. {told}")
 
 
 def data_of(model: Model, source: Any = None) -> Dataset:
     """The data that a loaded model was trained on, or other data in the same form.
 
     Raises:
-        ReverieError: the run's own data has changed since, or cannot be opened by name: see ``data.reopen``.
+        UsageError: it was trained on none, or on data that came from Python.
+        ReverieError: the data has changed since: see ``data.reopen``.
     """
     record = model.run["data"]
+    if record is None:
+        raise UsageError("This run was trained without data: there is none to open.")
     return reopen(record) if source is None else open_like(source, record)
 
 
 def spec_of(model: Model) -> Spec:
-    """What a sample of a loaded model is."""
-    return Spec.of(provenance.upgraded(model.run["data"]))
+    """What a sample of a model is: that of the data it was trained on, else what its card says.
+
+    Raises:
+        UsageError: neither says so.
+    """
+    if record := info_of(model).get("data"):
+        return Spec.of(provenance.upgraded(record))
+    output = card_of(model).output
+    if output is None:
+        raise UsageError(f"{name_of(model)} does not say what it makes. Give its card an output.")
+    return Spec(output.medium, output.shape, output.channels)
 
 
 def label_index(model: Model, label: str | int) -> int:
@@ -87,9 +99,10 @@ def label_index(model: Model, label: str | int) -> int:
     Raises:
         UsageError: the model knows no such class, or no classes at all.
     """
-    classes = list(model.run["data"]["classes"]) if getattr(model, "classes", 0) else []
-    if not classes:
+    count = card_of(model).classes
+    if not count:
         raise UsageError("This model was trained without classes. Train with --conditional label to ask for one.")
+    classes = list(info_of(model).get("data", {}).get("classes", ())) or [str(index) for index in range(count)]
     text = str(label)
     if isinstance(label, str):  # a number that is given as one is an index, also where classes have numbers for names
         if text in classes:
@@ -109,7 +122,7 @@ def wanted_texts(model: Model, text: str | Sequence[str], n: int) -> list[str]:
     Raises:
         UsageError: the model was trained without captions.
     """
-    if not getattr(model, "texts", False):
+    if "text" not in card_of(model).conditions:
         raise UsageError("This model was trained without captions. Train with --conditional text to ask by words.")
     texts = [text] if isinstance(text, str) else list(text)
     return [texts[i % len(texts)] for i in range(n)]
@@ -125,7 +138,7 @@ def sample(
     progress: Callable[[int, int, str], None] | None = None,
     **options: Any,
 ) -> np.ndarray:
-    """uint8 pictures (n, H, W, C). Picture i is that of seed + i, whatever ``n`` and ``chunk`` (equal to rounding).
+    """Stored rows (n, *shape, C), uint8 for images. Row i is that of seed + i, whatever ``n`` (to rounding).
 
     Args:
         model: a loaded model, or a run.
@@ -134,107 +147,111 @@ def sample(
         text: a caption for all pictures, or a list whose captions take turns, for a model of captions.
         chunk: pictures computed at once.
         progress: called after each chunk, (done, total, what).
-        options: the model's own; None is its default. A diffusion model has sampler, steps, grid and guidance, and
-            classifier or autoguide: a loaded model or a run that guides it, with ``guidance`` for its strength.
+        options: of the model's own ``sample`` (of a diffusion model sampler, steps, guidance ...); None is its default.
+            One that is a model is a loaded one or a run.
     Raises:
         UsageError: a model that does not sample, an unknown class or option, n below 1, a guide that does not fit.
     """
-    if not isinstance(model, nn.Module):
-        model = load(model)
-    noise, asked = _asked(model, n, seed, label, text, options)
-    return draw(model, noise, chunk, progress, spec_of(model) if hasattr(model, "run") else None, **asked)
+    model, noise, asked = _asked(model, "sample", n, seed, label, text, options)
+    return draw(model, noise, chunk, progress, spec_of(model) if info_of(model) else None, **asked)
 
 
-def trajectory(
+def stream(
     model: Model | Run | Path | str,
     n: int = 8,
     seed: int | Sequence[int] = 0,
     label: str | int | Sequence[str | int] | None = None,
     text: str | Sequence[str] | None = None,
     **options: Any,
-) -> list[diffusion_views.Stop]:
-    """The way of a diffusion model to the pictures of ``sample``: at every stop x_t and the estimate of x0.
+) -> Iterator[Frame]:
+    """The intermediate states of ``sample``, up to the samples themselves; ``frame.render()`` makes images of one.
+
+    ``editing.diffusion_views`` makes films and strips of them.
 
     Args:
         others: as for ``sample``.
-    Returns:
-        steps + 1 pairs of pictures (n, C, H, W), x_t divided by sqrt(alpha^2 + sigma^2);
-        ``editing.diffusion_views`` makes films and strips of them.
     Raises:
-        UsageError: as for ``sample``, or a model that does not draw step by step.
+        UsageError: as for ``sample``, or a model that samples in one go.
     """
-    if not isinstance(model, nn.Module):
-        model = load(model)
-    need_diffusion(model)
-    noise, asked = _asked(model, n, seed, label, text, options)
-    return diffusion_views.trajectory(model, noise, **asked)
+    model, noise, asked = _asked(model, "stream", n, seed, label, text, options)
+    return _frames(model, noise, chunk_of(asked, 0, n))
+
+
+@torch.no_grad()  # which is off while the generator waits
+def _frames(model: Model, noise: Noise, asked: dict[str, Any]) -> Iterator[Frame]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        for frame in model.stream(noise, **asked):
+            yield replace(frame, render=torch.no_grad()(frame.render))
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _asked(
-    model: Model, n: int, seed: int | Sequence[int], label: Any, text: Any, options: dict[str, Any]
-) -> tuple[Noise, dict[str, Any]]:
-    """What to call a model's ``sample`` or ``trajectory`` with: a stream for each picture, and its options."""
-    need(model, "sample")
+    model: Model | Run | Path | str,
+    verb: str,
+    n: int,
+    seed: int | Sequence[int],
+    label: str | int | Sequence[str | int] | None,
+    text: str | Sequence[str] | None,
+    options: dict[str, Any],
+) -> tuple[Model, Noise, dict[str, Any]]:
+    """What to call a model's ``sample`` or ``stream`` with: a stream for each sample, conditions and options."""
+    model = model if isinstance(model, nn.Module) else load(model)
+    need(model, verb)
     if n < 1:
         raise UsageError(f"The number of pictures must be at least 1, not {n}.")
     seeds = list(range(seed, seed + n)) if isinstance(seed, int) else list(seed)
     if len(seeds) != n:
         raise UsageError(f"{n} pictures need {n} seeds, not {len(seeds)}.")
-    asked = {name: value for name, value in options.items() if value is not None}
-    check_options(model, asked)
-    knows = model  # who knows the classes
-    if "classifier" in asked or "autoguide" in asked:
-        asked, knows = _guided(model, asked)
-    device = device_of(model)
+    asked, device = complete(model, options), device_of(model)
     if label is not None:
         labels = [label] if isinstance(label, str | int) else list(label)
+        knows = knows_classes(model, asked)
         indices = [label_index(knows, one) for one in labels]
         asked["label"] = torch.tensor([indices[i % len(indices)] for i in range(n)], device=device)
     if text is not None:
         asked["text"] = wanted_texts(model, text, n)
-    return Noise.of_seeds(seeds, device), asked
+    return model, Noise.of_seeds(seeds, device), asked
 
 
-def options_of(model: Model | type[Model]) -> list[str]:
-    """What a model, or a model class, can be told when it samples or translates, beside label and text."""
-    draws: Any = next(
-        (getattr(model, verb) for verb in ("trajectory", "sample", "translate") if hasattr(model, verb)), None
-    )
-    known = inspect.signature(draws).parameters if draws else {}
-    aside = ("self", "noise", "source", "label", "text", "guide")
-    own = [name for name, p in known.items() if p.kind is not p.VAR_KEYWORD and name not in aside]
-    return own + (["classifier", "autoguide"] if "guide" in known else [])
+def complete(model: Model, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of sampling or translating, checked against the verb's signature, runs among them opened.
 
+    None means the default and is left out; models are ``Whole``.
 
-def check_options(model: Model, options: dict[str, Any]) -> None:
-    """Raise a UsageError for an option that the model does not have when it samples."""
-    known = options_of(model)
-    for name in options:
+    Raises:
+        UsageError: an option that the model does not have, a value that is none of its choices, a run that does not
+            serve.
+    """
+    known, found = sampling_options(model), dict[str, Any]()
+    for name, value in options.items():
         if name not in known:
-            has = f"It has: {_list(known)}." if known else "It has none."
-            others = [other for other, one in registry.MODELS.items() if name in options_of(one.load())]
-            where = f" These models have it: {_list(others)}." if others else ""
+            has = f"It has: {listed(known)}." if known else "It has none."
+            others = [other for other in registry.names() if name in registry.entry(other).sampling]
+            where = f" These models have it: {listed(others)}." if others else ""
             raise UsageError(
-                f"{name_of(model)} has no option {name!r} when it samples.{suggest(name, known)} {has}{where}"
+                f"{name_of(model)} has no option {name!r} when it samples.{suggest(name, list(known))} {has}{where}"
             )
+        if value is None:
+            continue
+        check_choice(name_of(model), name, known[name], value)
+        if mark := sub_run(known[name]):
+            value = value.value if isinstance(value, Whole) else value
+            other = value if isinstance(value, nn.Module) else load(value, str(device_of(model)))
+            if mark.verb and mark.verb not in verbs_of(other):
+                raise UsageError(f"{name_of(other)} cannot serve as {name}: it has no {mark.verb}. {mark.remedy}")
+            value = Whole(other)
+        found[name] = value
+    return found
 
 
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names)
-
-
-def _guided(model: Model, options: dict[str, Any]) -> tuple[dict[str, Any], Model]:
-    """The options, ``guide`` in the place of classifier or autoguide, and the model that knows the classes."""
-    rest = {name: value for name, value in options.items() if name not in ("classifier", "autoguide", "guidance")}
-    if "classifier" in options and "autoguide" in options:
-        raise UsageError("A classifier or a weaker run may guide, not both.")
-    named: Any = options.get("classifier", options.get("autoguide"))
-    other = named if isinstance(named, nn.Module) else load(named, str(device_of(model)))
-    if "classifier" in options:
-        return rest | {"guide": guides.towards_class(model, other, options.get("guidance", 1.0))}, other
-    if "guidance" not in options:
-        raise UsageError("Autoguidance needs a strength: --guidance above 1, for example 1.5 (1 is off).")
-    return rest | {"guide": guides.away_from(model, other, options["guidance"])}, model
+def knows_classes(model: Model, asked: dict[str, Any]) -> Model:
+    """Whose classes a label is one of: the model's own, or those of a model that guides it."""
+    others = [value.value for value in asked.values() if isinstance(value, Whole)]
+    return next((one for one in (model, *others) if card_of(one).classes), model)
 
 
 def find_picture(model: Model, reference: str) -> Tensor:
@@ -244,11 +261,14 @@ def find_picture(model: Model, reference: str) -> Tensor:
         UsageError: nothing of that name.
         ReverieError: a file that is no picture.
     """
-    record, spec = provenance.upgraded(model.run["data"]), spec_of(model)
+    spec = spec_of(model)
     medium = medium_of(spec)
     if Path(reference).is_file():
-        path, how = Path(reference), (record["fit"], record["background"])
-        row = load_picture(path, spec.shape, spec.channels, *how) if spec.medium == "image" else medium.read(path, spec)
+        path, record = Path(reference), provenance.upgraded(model.run["data"] or provenance.unknown(spec, []))
+        if spec.medium == "image":
+            row = load_picture(path, spec.shape, spec.channels, record["fit"], record["background"])
+        else:
+            row = medium.read(path, spec)
         return medium.to_float(row[None], spec)[0]
     kind, _, number = reference.partition(":")
     if kind == "seed" and number.isdigit():
@@ -257,7 +277,7 @@ def find_picture(model: Model, reference: str) -> Tensor:
     return medium.to_float(split["x"][[index]], spec)[0]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def find_latent(model: Model, reference: str) -> Tensor:
     """The code (1, ...) of a named picture (see ``find_picture``): encoded, or, of seed:N, what it is drawn from.
 
@@ -265,9 +285,10 @@ def find_latent(model: Model, reference: str) -> Tensor:
         UsageError: a model that does not encode, and no seed.
     """
     kind, _, number = reference.partition(":")
-    if hasattr(model, "encode"):
+    verbs = verbs_of(model)
+    if "encode" in verbs:
         return model.encode(find_picture(model, reference)[None].to(device_of(model)))
-    if kind == "seed" and number.isdigit():
+    if "latents" in verbs and kind == "seed" and number.isdigit():
         return model.latents(Noise.of_seeds([int(number)], device_of(model)))
     raise UsageError(f"{name_of(model)} draws pictures, but does not encode them: name seeds, as seed:3 and seed:7.")
 
@@ -279,6 +300,7 @@ def find_given(model: Model, reference: str, **options: Any) -> tuple[Tensor, Te
         reference: as for ``find_picture``; of held-out:N and train:N the data's own pair is taken.
         options: the model's own: which way to go.
     """
+    options = accepted(model, "given", options)
     if Path(reference).is_file():
         picture = find_picture(model, reference)[None].to(device_of(model))
         given, truth = model.given(Batch({"x": picture, "source": picture}), **options)

@@ -1,33 +1,62 @@
-"""Every model by name. A name leads to a class; the class's constructor signature is its configuration."""
+"""Every model by name. A name leads to a system, a class or a function that returns a model; its signature is its
+configuration.
+
+The registry is open: ``@register("mine")`` in any module, ``package.module:function`` where a person names a model, the
+modules that REVERIE_IMPORT names, and the entry-point group ``reverie.models``. A file never chooses code: what a
+run.json or a checkpoint names is only looked up among what this process knows.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import typing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reverie.core.errors import UsageError, suggest
+from reverie.core.options import Parameters, SubRun, model_class, sampling_options, sub_run, system_parameters
+from reverie.core.verbs import verbs_of
 
 if TYPE_CHECKING:
+    from reverie.core.verbs import Model
     from reverie.data.types import Dataset
-    from reverie.verbs import Model
+
+System = TypeVar("System", bound=Callable[..., Any])
+_IMPORT, _GROUP = "REVERIE_IMPORT", "reverie.models"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a model lives and what it is. ``taxonomy`` says how it treats p(x)."""
+    """Where a system lives and what it is. ``taxonomy`` says how it treats p(x)."""
 
-    path: str  # "package.module:Class", imported only when asked for
+    path: str  # "package.module:name", imported only when asked for
     system: str
     taxonomy: str
     paper: str
+    registered: Callable[..., Any] | None = field(default=None, compare=False, repr=False)  # not to be imported
 
-    def load(self) -> type[Model]:
-        """The model's class."""
-        module, _, name = self.path.partition(":")
-        return getattr(importlib.import_module(module), name)
+    def load(self) -> Callable[..., Any]:
+        """The class, or the function that returns a model."""
+        return self.registered or _imported(self.path)
+
+    def kind(self) -> type[Model]:
+        """The class of its models, whose verbs are known without building one."""
+        return model_class(self.load())
+
+    @property
+    def verbs(self) -> list[str]:
+        """What its models can do."""
+        return verbs_of(self.kind())
+
+    @property
+    def sampling(self) -> Parameters:
+        """What its models can be told when they sample or translate."""
+        return sampling_options(self.kind())
 
 
 _NO_DENSITY = "none (no density)"
@@ -144,43 +173,138 @@ MODELS: dict[str, Entry] = {
     ),
 }
 
+BUILT_IN = frozenset(MODELS)
 DATA_ARGUMENTS = ("shape", "size", "channels", "classes")  # constructor arguments that the data decides, not the user
-# constructor arguments that are trained models: a run's path when asked for, then {"name", "kwargs", "run"}; the model
-# builds a sub-module of the same name from it, which training fills with the run's weights
-RUN_ARGUMENTS = ("codec", "teacher")
+
+# What this process knows beside the built-in models
+
+
+def register(name: str, *, title: str = "", taxonomy: str = "", paper: str = "") -> Callable[[System], System]:
+    """Make a class, or a function that returns a model, known by a name: ``@rv.register("mine")``.
+
+    A run of it is opened where the module is imported: REVERIE_IMPORT=module does that for every command.
+
+    Args:
+        name: for ``reverie train`` and run.json.
+        title: for ``reverie models``; the first line of its docstring by default.
+    Raises:
+        UsageError: the name of a built-in model, or none at all.
+    """
+    if name in BUILT_IN or not name or name.startswith("-"):
+        raise UsageError(f"A model cannot be registered as {name!r}: that is {'taken' if name else 'no name'}.")
+
+    def add(system: System) -> System:
+        lines = (inspect.getdoc(system) or "").splitlines()
+        path = f"{system.__module__}:{system.__qualname__}"
+        MODELS[name] = Entry(path, title or (lines[0] if lines else name), taxonomy, paper, system)
+        return system
+
+    return add
+
+
+def accept(name: str) -> str:
+    """The name of a model as a person gives it; ``package.module:function`` is imported and known from then on.
+
+    For names from the command line, from Python and from REVERIE_IMPORT; never for one that a file holds.
+
+    Raises:
+        UsageError: there is no such module, or nothing of that name in it.
+    """
+    if ":" in name and name not in MODELS:
+        register(name)(_imported(name))
+    return name
+
+
+def names() -> list[str]:
+    """Every model that this process knows."""
+    _discover()
+    return list(MODELS)
 
 
 def entry(name: str) -> Entry:
-    """The registry's entry, or a UsageError that names the nearest model."""
+    """The registry's entry.
+
+    Raises:
+        UsageError: no such model (it names the nearest), or code that this process was not told of.
+    """
     if name not in MODELS:
-        raise UsageError(f"There is no model {name!r}.{suggest(name, list(MODELS))} Known: {', '.join(MODELS)}.")
-    return MODELS[name]
+        _discover()
+    if name in MODELS:
+        return MODELS[name]
+    if ":" in name:
+        raise UsageError(
+            f"The model {name} is code outside reverie, and a file never chooses code. If you trust it, make it known: "
+            f"set {_IMPORT}={name} for a command, or call reverie.registry.accept({name!r}) in Python."
+        )
+    raise UsageError(
+        f"There is no model {name!r}.{suggest(name, list(MODELS))} Known: {', '.join(MODELS)}. A model of your own is "
+        f"named package.module:function, or registered by a module that {_IMPORT} names."
+    )
 
 
-def arguments(kind: type, method: str) -> dict[str, inspect.Parameter]:
-    """What a class's method takes, by name, types resolved; what it hands on by ``**more`` is its base class's."""
-    found: dict[str, inspect.Parameter] = {}
-    for one in kind.__mro__:
-        if function := vars(one).get(method):
-            hints, own = typing.get_type_hints(function), inspect.signature(function).parameters.values()
-            named = [p for p in own if p.name != "self" and p.kind is not p.VAR_KEYWORD and p.name not in found]
-            found |= {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in named}
-            if all(p.kind is not p.VAR_KEYWORD for p in own):
-                break
+def _discover() -> None:
+    """Take in, once, what REVERIE_IMPORT and the entry points name; built-in names and earlier ones stay."""
+    if not _WAITING:
+        return
+    _WAITING.clear()  # first: what is imported here may ask for names
+    for item in filter(None, (item.strip() for item in os.environ.get(_IMPORT, "").split(","))):
+        try:
+            accept(item) if ":" in item else _module(item)
+        except UsageError as error:
+            raise UsageError(f"{_IMPORT}: {error}") from error
+    for point in metadata.entry_points(group=_GROUP):
+        MODELS.setdefault(point.name, Entry(point.value, f"of the package {point.value.partition('.')[0]}", "", ""))
+
+
+_WAITING = [True]  # emptied by the first call of ``_discover``
+
+
+def _module(name: str) -> Any:
+    """A module by its name; the folder where the command was given is looked through last."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0]:
+            raise
+    sys.path.append(str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"The module {name!r} cannot be imported: {error}.") from error
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    found: Any = _module(module)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"The module {module} has no {name!r}.")
+        found = getattr(found, part)
+    if not callable(found):
+        raise UsageError(f"{path} is neither a class nor a function.")
     return found
 
 
-def signature(name: str) -> dict[str, inspect.Parameter]:
-    """The constructor's parameters by name: the model's whole configuration."""
-    return arguments(entry(name).load(), "__init__")
+# Signatures and building
+
+
+def signature(name: str) -> Parameters:
+    """A system's parameters by name: the model's whole configuration."""
+    return system_parameters(entry(name).load())
+
+
+def sub_runs(name: str) -> dict[str, SubRun]:
+    """The parameters of a system that are trained models."""
+    return {key: mark for key, p in signature(name).items() if (mark := sub_run(p))}
 
 
 def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
     """A fresh model; ``model.config`` is the ``{"name", "kwargs"}`` that builds it again.
 
     Args:
+        name: of a model that this process knows (see ``accept``).
         data: where given, it decides ``size`` or ``shape``, ``channels`` and ``classes``.
-        kwargs: the constructor's own arguments.
+        kwargs: the system's own arguments.
     Raises:
         UsageError: unknown model, unknown or unfit argument.
     """
@@ -199,6 +323,6 @@ def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
             )
     defaults = {key: p.default for key, p in parameters.items() if p.default is not inspect.Parameter.empty}
     kwargs = defaults | kwargs  # the defaults are kept too: they may change in a later release
-    model = entry(name).load()(**kwargs)
+    model: Any = entry(name).load()(**kwargs)
     model.config = {"name": name, "kwargs": kwargs}
     return model

@@ -22,22 +22,24 @@ def _name(verb: Callable[..., None]) -> str:
     return verb.__name__.rstrip("_")  # import_ is import, which Python keeps for itself
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train} | {
+COMMANDS: dict[str, Callable[[list[str]], None]] = {  # whose flags depend on the model
+    "train": train,
+    "sample": sample,
+    "translate": translate,
+    "evaluate": evaluate,
+} | {
     _name(verb): _parsed(verb)
     for verb in (
         resume,
         rerun,
         distill,
-        sample,
         forward,
         reconstruct,
         interpolate,
         traverse,
         mix,
         restore,
-        translate,
         doctor,
-        evaluate,
         export,
         import_,
         models,

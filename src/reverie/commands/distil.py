@@ -41,8 +41,8 @@ def distill(
     """
     from reverie.core.distributed import rank
     from reverie.data import open_like, reopen
-    from reverie.training.loop import train
     from reverie.training.run import Run, locate
+    from reverie.workflow.train import train
 
     record = Run.open(locate(run)[0]).info["data"]
     length: dict[str, Any] = {} if minutes is None else {"minutes": minutes}

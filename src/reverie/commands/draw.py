@@ -2,103 +2,96 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from reverie.commands.shared import PictureName, RunName, bar, note, target, told
 from reverie.core.errors import UsageError
 
+if TYPE_CHECKING:
+    from reverie.core.batch import Batch
+
 Number = Annotated[int, arg(aliases=["-n"])]
 
 
-def sample(
-    run: RunName,
-    /,
-    number: Annotated[int | None, arg(aliases=["-n"])] = None,
-    seed: int = 0,
-    out: str | None = None,
-    label: tuple[str, ...] = (),
-    text: tuple[str, ...] = (),
-    sampler: str | None = None,
-    steps: int | None = None,
-    grid: str | None = None,
-    guidance: float | None = None,
-    classifier: Annotated[str | None, arg(metavar="RUN")] = None,
-    autoguide: Annotated[str | None, arg(metavar="RUN")] = None,
-    trajectory: Annotated[str | None, arg(metavar="FILE")] = None,
-    truncation: float | None = None,
-    json: bool = False,
-) -> None:
-    """Draw new pictures. Picture i is that of seed + i: the same alone, in a batch, on any machine (to rounding).
+@dataclass(frozen=True)
+class SampleFlags:
+    """Which samples, and where they go.
 
-    Diffusion models also take --sampler, --steps, --grid, --guidance, --classifier, --autoguide and --trajectory,
-    GANs --truncation.
-
-    Examples: reverie sample runs/ddpm-fashion --sampler ddim --steps 50; reverie sample RUN --text "red heart" "a cat"
-    --guidance 3; reverie sample RUN -n 8 --trajectory way.webp.
-
-    Args:
+    Attributes:
         run: a run directory, or a checkpoint inside one.
-        number: how many; 64, or 8 for --trajectory.
-        seed: the first picture's seed.
+        number: how many; 64, or 8 for --stream.
+        seed: the first sample's seed.
         out: X.png is one grid, a folder gets 000000.png ..., X.npz holds uint8 NHWC "images" and int "seeds". By
-            default samples.png, and nothing beside a --trajectory.
+            default samples.png, and nothing beside a --stream.
         label: for a model of classes: a class by name or number; several take turns. None: any class.
         text: for a model of captions: what to draw, in quotation marks; several take turns. None: anything.
-        sampler: ddpm, ddim, euler, heun, heun-churn, dpm++2m, dpm++2m-sde or unipc; by default the model's own.
-        steps: of the sampler, each one evaluation of the network (heun: two); by default the model's own number.
-        grid: at which noise levels it stops: uniform (in time), karras, log-snr, or optimised (fitted to this run
-            first, in a minute or less); by default the model's own.
-        guidance: how strongly the label or text counts: 1 is as trained, 2 to 5 is clearer and less varied.
-        classifier: a run of noisy-classifier, for a model without classes: steers to --label, --guidance times.
-        autoguide: a weaker run of the same data, or an earlier checkpoint: --guidance above 1 leads away from it.
-        trajectory: x at each step (upper row) and what the network thinks is behind the noise (lower row): a film
-            (.webp, .gif, .mp4), or a strip (.png ...). x is scaled to noise of one size.
-        truncation: how far from the mean a picture's style (of gan, dcgan and the like: its noise) may be: below 1 more
-            typical and less varied, 1 is as trained.
+        stream: what generation goes through, of a model that samples step by step (diffusion: x at each step above, the
+            estimate of the image behind the noise below): a film (.webp, .gif, .mp4), or a strip (.png ...).
         json: print the result as JSON.
     """
+
+    run: RunName
+    number: Annotated[int | None, arg(aliases=["-n"])] = None
+    seed: int = 0
+    out: str | None = None
+    label: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    stream: Annotated[str | None, arg(metavar="FILE")] = None
+    json: bool = False
+
+
+def sample(arguments: list[str]) -> None:
+    """Draw new samples. Sample i is that of seed + i: the same alone, in a batch, on any machine (to rounding).
+
+    Examples: reverie sample runs/ddpm-fashion --sampler ddim --steps 50; reverie sample RUN --text "red heart" "a cat"
+    --guidance 3; reverie sample RUN -n 8 --stream way.webp.
+    """
+    from reverie.commands.flags import run_flags
+
+    asked, options = run_flags(SampleFlags, "sample", arguments, sample.__doc__ or "")
+    from reverie.core.card import card_of
     from reverie.generation import load, spec_of
     from reverie.generation import sample as draw
     from reverie.media import medium_of
 
-    where = target(out) if out else None if trajectory else target("samples.png")
-    film, model = target(trajectory) if trajectory else None, load(run)
-    if caution := getattr(model, "caution", ""):
+    where = target(asked.out) if asked.out else None if asked.stream else target("samples.png")
+    film, model = target(asked.stream) if asked.stream else None, load(asked.run)
+    if caution := card_of(model).caution:
         note(caution)
-    count = number if number is not None else 8 if trajectory else 64
-    condition: dict[str, Any] = {"label": list(label) or None, "text": list(text) or None}
-    options: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "guidance": guidance}
-    options |= {"classifier": classifier, "autoguide": autoguide, "truncation": truncation}
-    made: dict[str, Any] = {"number": count, "seeds": [seed, seed + count - 1]}
+    count = asked.number if asked.number is not None else 8 if film else 64
+    condition: dict[str, Any] = {"label": list(asked.label) or None, "text": list(asked.text) or None}
+    seeds = list(range(asked.seed, asked.seed + count))
+    made: dict[str, Any] = {"number": count, "seeds": [asked.seed, asked.seed + count - 1]}
     said = []
     if film:
-        made |= {"trajectory": str(film), "frames": _film(film, model, count, seed, condition | options)}
-        said.append(f"The way to {count} pictures, {made['frames'] - 1} steps, in {film}")
+        made |= {"stream": str(film), "frames": _film(film, model, count, asked.seed, condition | options)}
+        said.append(f"The way to {count} samples, {made['frames'] - 1} steps, in {film}")
     if where:
         with bar(True) as progress:
-            drawn = draw(model, count, seed, **condition, progress=progress, **options)
+            drawn = draw(model, count, asked.seed, **condition, progress=progress, **options)
         spec = spec_of(model)
-        medium_of(spec).save(where, drawn, spec, {"seeds": list(range(seed, seed + count))})
+        medium_of(spec).save(where, drawn, spec, {"seeds": seeds})
         made["out"] = str(where)
-        said.append(f"{count} pictures in {where}")
-    told(json, made, "\n".join(said))
+        said.append(f"{count} samples in {where}")
+    told(asked.json, made, "\n".join(said))
 
 
 def _film(path: Path, model: Any, count: int, seed: int, options: dict[str, Any]) -> int:
-    """Write the way to some pictures, as the ending says; returns the number of stops."""
+    """Write what generation goes through, as the ending says; returns the number of frames."""
     from reverie.editing.diffusion_views import film, strip
-    from reverie.generation import trajectory
+    from reverie.generation import stream
     from reverie.media.montage import FILMS, save, save_film
 
-    stops = trajectory(model, count, seed, **options)
+    frames = list(stream(model, count, seed, **options))
     if path.suffix.lower() in FILMS:
-        save_film(path, film(stops), seconds=min(6.0, 0.25 * len(stops)), hold=1.0)
+        save_film(path, film(frames), seconds=min(6.0, 0.25 * len(frames)), hold=1.0)
     else:
-        save(path, strip(stops))
-    return len(stops)
+        save(path, strip(frames))
+    return len(frames)
 
 
 def forward(
@@ -125,11 +118,11 @@ def forward(
     """
     from reverie.editing.diffusion_views import forward as noised
     from reverie.editing.diffusion_views import schedule_plot
-    from reverie.generation import load, need_diffusion
+    from reverie.generation import load, need
     from reverie.media.montage import save
 
     path, plotted, model = target(out), target(plot) if plot else None, load(run)
-    need_diffusion(model, "codes")
+    need(model, "diffuse")
     batch = _batch(model, images, number)
     save(path, noised(model, batch, columns))
     if plotted:
@@ -138,7 +131,7 @@ def forward(
     told(json, result, f"{len(batch['x'])} pictures under noise in {path}" + (f", {plot}" if plot else ""))
 
 
-def _batch(model: Any, images: tuple[str, ...], number: int) -> dict[str, Any]:
+def _batch(model: Any, images: tuple[str, ...], number: int) -> Batch:
     """The named pictures, or the first held-out ones, on the model's device."""
     import torch
 
@@ -288,14 +281,14 @@ def mix(
     """
     from reverie.core.noise import Noise
     from reverie.drawing import device_of
-    from reverie.editing.latents import mixed
+    from reverie.editing.latents import mixed, style_layers
     from reverie.generation import load
     from reverie.media.montage import grid, save
 
     path, model = target(out), load(run)
     if rows < 1 or columns < 1:
         raise UsageError("--rows and --columns must be at least 1.")
-    place = cut if cut is not None else getattr(model, "layers", 0) // 2
+    place = cut if cut is not None else style_layers(model) // 2
     noise = Noise.of_seeds(range(seed, seed + rows + columns), device_of(model))
     made = mixed(model, noise[columns:], noise[:columns], place)
     save(path, grid(made, columns=columns + 1))
@@ -330,52 +323,58 @@ def restore(
     if not images:
         raise UsageError("Name at least one picture to restore.")
     given = torch.stack([find_picture(model, one) for one in images]).to(device_of(model))
-    with torch.inference_mode():
+    with torch.no_grad():
         made = model.restore(given, task)
     save(path, beside([given, made]))
     told(json, {"out": str(path), "number": len(images)}, f"{len(images)} restored pictures in {path}")
 
 
-def translate(
-    run: RunName,
-    /,
-    *images: PictureName,
-    to: str | None = None,
-    out: str = "translated.png",
-    json: bool = False,
-) -> None:
-    """Pictures of one domain in the other's manner: what is given, below it the translation, below that the truth.
+@dataclass(frozen=True)
+class TranslateFlags:
+    """Which images, and where their translations go.
 
-    Examples: reverie translate runs/pix2pix-emoji held-out:0 "red heart"; reverie translate RUN photo.jpg --to A.
-
-    Args:
+    Attributes:
         run: a run directory of pix2pix, cyclegan or editor, or a checkpoint inside one.
-        images: picture files, held-out:N or train:N of the run's data, or captions of it; none means the first held-out
-            pictures.
-        to: cyclegan only: A or B; by default B.
+        images: image files, held-out:N or train:N of the run's data, or captions of it; none means the first held-out
+            images.
         out: X.png is one grid, a folder gets 000000.png ... of the translations alone.
         json: print the result as JSON.
     """
+
+    run: RunName
+    images: Positional[Annotated[tuple[str, ...], arg(metavar="IMAGE")]] = ()
+    out: str = "translated.png"
+    json: bool = False
+
+
+def translate(arguments: list[str]) -> None:
+    """Images of one domain in the other's manner: the source, below it the translation, below that the truth.
+
+    Examples: reverie translate runs/pix2pix-emoji held-out:0 "red heart"; reverie translate RUN photo.jpg --to A.
+    """
+    from reverie.commands.flags import run_flags
+
+    asked, options = run_flags(TranslateFlags, "translate", arguments, translate.__doc__ or "")
     import torch
 
     from reverie.core.noise import Noise
-    from reverie.drawing import beside, translated
-    from reverie.generation import check_options, find_given, load, need, spec_of
+    from reverie.drawing import beside, chunk_of, translated
+    from reverie.generation import complete, find_given, load, need, spec_of
     from reverie.media import medium_of
     from reverie.media.montage import save
 
-    path, model = target(out), load(run)
+    path, model = target(asked.out), load(asked.run)
     need(model, "translate")
-    options: dict[str, Any] = {"to": to} if to else {}
-    check_options(model, options)
-    found = [find_given(model, one, **options) for one in images or [f"held-out:{i}" for i in range(8)]]
+    options = complete(model, options)
+    found = [find_given(model, one, **options) for one in asked.images or [f"held-out:{i}" for i in range(8)]]
     given = torch.cat([one for one, _ in found])
     truths = [truth for _, truth in found if truth is not None]
     truth = torch.cat(truths) if len(truths) == len(found) else None
-    rows = translated(model, given, truth, Noise.of_seeds(range(len(given)), given.device), **options)
+    noise = Noise.of_seeds(range(len(given)), given.device)
+    rows = translated(model, given, truth, noise, **chunk_of(options, 0, len(given)))
     if path.suffix:
         save(path, beside(rows))
     else:
         spec = spec_of(model)
         medium_of(spec).save(path, medium_of(spec).to_storage(rows[1], spec), spec, {"seeds": list(range(len(given)))})
-    told(json, {"out": str(path), "number": len(given)}, f"{len(given)} translated pictures in {path}")
+    told(asked.json, {"out": str(path), "number": len(given)}, f"{len(given)} translated images in {path}")

@@ -1,19 +1,27 @@
-"""The flags of ``reverie train MODEL``, made from the model's own signature, its phases' and the training options."""
+"""Flags made from signatures: of ``reverie train MODEL`` from the system's, its phases' and the training options, and
+of the commands that sample a run from its model's own ``sample``, ``stream`` or ``translate``."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from docstring_parser import parse as parse_docstring
 
 from reverie import registry
+from reverie.core.errors import UsageError, suggest
+from reverie.core.options import Parameters, listed, sub_run
 from reverie.core.precision import pick_device
 from reverie.recipes import recipe_for
 from reverie.training.options import Options, phase_options
+from reverie.training.run import Run, locate
+
+Asked = TypeVar("Asked")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +30,7 @@ class Request:
 
     Attributes:
         data: a folder, fashion, emoji, mnist, fashion-mnist, cifar10, stacked-mnist, FILE.npz, SHARD.tar or
-            hf:owner/name.
+            hf:owner/name; none for a model that learns from no data.
         size: side of square images in pixels, or HEIGHTxWIDTH such as 48x64; by default their own where they agree and
             are square, else 64.
         fit: crop fills the size and keeps the centre of an image of another shape, pad keeps all of it.
@@ -55,18 +63,31 @@ def _documentation(*texts: str | None) -> dict[str, str]:
     return found
 
 
-def _fields(
-    parameters: dict[str, inspect.Parameter], documentation: dict[str, str], defaults: dict[str, Any]
-) -> list[Any]:
+def _fields(parameters: Parameters, documentation: dict[str, str], defaults: dict[str, Any]) -> list[Any]:
+    """A dataclass field for each parameter; one that is a trained model takes a run's name."""
     made = []
     for name, parameter in parameters.items():
         default = defaults.get(name, parameter.default)
         if isinstance(parameter.default, tuple):
             default = tuple(default)
-        hint = str if name in registry.RUN_ARGUMENTS else parameter.annotation
-        kind: Any = Annotated[hint, tyro.conf.arg(help=documentation.get(name, ""))]
-        made.append((name, kind, dataclasses.field(default=default)))
-    return made
+        kind: Any = Annotated[parameter.annotation, tyro.conf.arg(help=documentation.get(name, ""))]
+        if sub_run(parameter):
+            hint = str | None if default is None else str
+            kind = Annotated[hint, tyro.conf.arg(metavar="RUN", help=documentation.get(name, ""))]
+        required = default is inspect.Parameter.empty
+        made.append((name, kind) if required else (name, kind, dataclasses.field(default=default)))
+    return sorted(made, key=len)  # those without a default come first
+
+
+def _classes(kind: type) -> list[type]:
+    """A model's class and the bases that are no part of torch or Python."""
+    return [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins", "typing")]
+
+
+def _documents(kind: type, *methods: str) -> list[str | None]:
+    """The docstrings of some methods, along the bases."""
+    known = [vars(base).get(name) for base in _classes(kind) for name in methods]
+    return [method.__doc__ for method in known if callable(method)]
 
 
 def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[dict[str, Any], Request]:
@@ -75,12 +96,12 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     Returns:
         options for ``reverie.train`` (model's, phases' and training's), and the rest of the request.
     """
-    kind = registry.entry(model).load()
+    system = registry.entry(model).load()
+    kind = registry.entry(model).kind()
     named = re.search(r"--device[= ](\S+)", " ".join(arguments))
     recipe = recipe_for(model, data, pick_device(named[1] if named else "auto").type == "cuda")
-    ours = [one for one in kind.__mro__ if one.__module__.startswith("reverie.")]
-    documentation = _documentation(*(one.__doc__ for one in ours))
-    moves = [vars(one)[name].__doc__ for one in ours for name in ("stages", "phases") if callable(vars(one).get(name))]
+    documentation = _documentation(system.__doc__, *(base.__doc__ for base in _classes(kind)))
+    moves = _documents(kind, "stages")
     usual = {"lr": "peak learning rate", "weight_decay": "AdamW's weight decay; biases are spared"}
     mine = {name: p for name, p in registry.signature(model).items() if name not in registry.DATA_ARGUMENTS}
     own = _fields(mine, documentation, recipe.get("model", {}))
@@ -88,7 +109,7 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     length = {k: v for k, v in recipe.get("training", {}).items() if k in ("steps", "minutes")} or {"minutes": 3.0}
     said = " ".join(f"--{k} {v:g}" for k, v in length.items())
     training = Options(**{k: v for k, v in recipe.get("training", {}).items() if k not in length})
-    options_of_model: Any = dataclasses.make_dataclass(model.replace("-", "_"), own)
+    options_of_model: Any = _options(model, own)
     flags = dataclasses.make_dataclass(
         "train",
         [
@@ -104,3 +125,70 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
         del chosen["steps"], chosen["minutes"]
     options = {f.name: getattr(parsed.model, f.name) for f in dataclasses.fields(parsed.model)} | chosen
     return options, parsed.request
+
+
+# Flags of a run's own
+
+
+def run_flags(asked: type[Asked], verb: str, arguments: list[str], doc: str) -> tuple[Asked, dict[str, Any]]:
+    """Parse what follows ``reverie sample`` and its like.
+
+    Args:
+        asked: a dataclass of the flags that do not depend on the run, which is its field ``run``.
+        verb: of the command line.
+        doc: of the command.
+    Returns:
+        the general flags, and the options of the run's model; None in the place of one that was not given.
+    Raises:
+        UsageError: no such run, or an option that its model does not have.
+    """
+    name, own, documentation = "run", Parameters(), dict[str, str]()
+    if run := named_run(arguments):
+        name, own, documentation = _of_run(run)
+    flags = dataclasses.make_dataclass(
+        verb, [("general", asked), ("own", _options(name, _fields(own, documentation, {})))]
+    )
+    flags.__doc__ = doc if run else f"{doc}\n\nMore flags depend on the model: reverie {verb} RUN --help."
+    config = (tyro.conf.OmitArgPrefixes,)
+    parsed: Any
+    parsed, unknown = tyro.cli(flags, args=arguments, prog=f"reverie {verb}", config=config, return_unknown_args=True)
+    if odd := [item for item in unknown if item.startswith("-")]:
+        _refuse(odd[0], name, [*vars(parsed.general), *own], own)
+    if unknown:
+        raise UsageError(f"{listed(unknown)}: too much. See reverie {verb} --help.")
+    return parsed.general, {option: getattr(parsed.own, option) for option in own}
+
+
+def _options(name: str, fields: Sequence[Any]) -> Any:
+    return dataclasses.make_dataclass(re.sub(r"\W", "_", name), fields)
+
+
+def named_run(arguments: list[str]) -> str | None:
+    """The argument that is the run, wherever it stands; a word that is none may be the value of a flag."""
+    words = [word for word in arguments if not word.startswith("-")]
+    there = [word for word in words if _is_run(word)]
+    return there[0] if there else arguments[0] if words and words[0] == arguments[0] else None
+
+
+def _is_run(word: str) -> bool:
+    path = Path(word)
+    inside = path.name.isdigit() and path.parent.name == "checkpoints"
+    return ((path.parent.parent if inside else path) / "run.json").is_file()
+
+
+def _of_run(run: str) -> tuple[str, Parameters, dict[str, str]]:
+    """The model of a run, what its verbs can be told beside conditions, and what their docstrings say of it."""
+    info = Run.open(locate(run)[0]).info
+    entry = registry.entry(info["model"]["name"])
+    conditions = info.get("card", {}).get("conditions", {})
+    own = {name: p for name, p in entry.sampling.items() if name not in conditions}
+    return info["model"]["name"], own, _documentation(*_documents(entry.kind(), "sample", "stream", "translate"))
+
+
+def _refuse(flag: str, model: str, known: list[str], own: Parameters) -> None:
+    """The UsageError for a flag that a run's model does not have."""
+    name = flag.lstrip("-").partition("=")[0].replace("-", "_")
+    others = [other for other in registry.names() if name in registry.entry(other).sampling]
+    where = f" These models have it: {listed(others)}." if others else ""
+    has = f"Its own are {listed(own)}." if own else "It has none of its own."
+    raise UsageError(f"{model} has no option {name!r} when it samples.{suggest(name, known)} {has}{where}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -11,81 +12,73 @@ from reverie.commands.shared import bar, dump, note, out
 Number = Annotated[int | None, arg(aliases=["-n"])]
 
 
-def evaluate(
-    run: Positional[Annotated[str | None, arg(metavar="RUN")]] = None,
-    /,
-    metrics: str | None = None,
-    number: Number = None,
-    data: str | None = None,
-    fake: str | None = None,
-    real: str | None = None,
-    backbone: Literal["small", "inception", "mobilenetv2", "dinov2"] | None = None,
-    resize: Literal["tf1-bilinear", "bilinear", "bilinear-antialias", "bicubic-antialias"] | None = None,
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
-    device: str = "auto",
-    seed: int = 0,
-    per_class: bool = False,
-    size: str | None = None,
-    sampler: str | None = None,
-    steps: int | None = None,
-    grid: str | None = None,
-    guidance: float | None = None,
-    classifier: Annotated[str | None, arg(metavar="RUN")] = None,
-    autoguide: Annotated[str | None, arg(metavar="RUN")] = None,
-    out_: Annotated[str | None, arg(name="out")] = None,
-    json: bool = False,
-) -> None:
-    """Scores of a run's samples, or of two sets of pictures; each with its interval, its floor and its passport.
+@dataclass(frozen=True)
+class EvaluateFlags:
+    """What is scored, and how.
+
+    Attributes:
+        run: a run directory, or a checkpoint inside one.
+        metrics: names with commas between; by default all that apply and need no download.
+        number: how many images to draw, or held-out ones to translate; 2000, or 5000 where fid is asked for. Of --fake:
+            at most so many.
+        data: real images other than the run's own.
+        fake: images that anything drew (a folder, FILE.npz, ...), instead of a run.
+        real: what to compare them with.
+        backbone: the network that looks; small, or inception where fid, fid-infinity or kid is asked for.
+        resize: how images are brought to its size; by default its own way (for fid that of the original).
+        precision: auto is bf16 where the hardware multiplies it and the network's distances bear it.
+        device: auto, cpu, cuda, mps.
+        seed: the first image's seed.
+        per_class: distances also class by class.
+        size: side in pixels at which --fake and --real are compared; by default that of --fake.
+        out: folder for scores.json, scores.png and closest.png; RUN/evaluation by default, or evaluation/ without RUN.
+        json: print {"scores": [...], "refused": [...]}.
+    """
+
+    run: Positional[Annotated[str | None, arg(metavar="RUN")]] = None
+    metrics: str | None = None
+    number: Number = None
+    data: str | None = None
+    fake: str | None = None
+    real: str | None = None
+    backbone: Literal["small", "inception", "mobilenetv2", "dinov2"] | None = None
+    resize: Literal["tf1-bilinear", "bilinear", "bilinear-antialias", "bicubic-antialias"] | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    seed: int = 0
+    per_class: bool = False
+    size: str | None = None
+    out: str | None = None
+    json: bool = False
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Scores of a run's samples or translations, or of two sets of images; each with its interval, floor and passport.
 
     Metrics: fid, fid-infinity, kid (Inception features, fetched once: see reverie weights); frechet, frechet-infinity,
     kernel, prdc (by --backbone); is, is-inception, is-probe; modes, stacked-modes; memorisation; nll, reconstruction,
-    lpips. A number whose protocol is not met is refused, with the reason and what to ask for instead.
+    translation, lpips. A number whose protocol is not met is refused, with the reason and what to ask for instead.
 
-    The floor is the same number for real pictures in the place of the generated ones: no generator should beat it by
-    much, and one that does may be copying.
+    The floor is the same number for real images in the place of the generated ones: no generator should beat it by
+    much, and one that does may be copying. A run's own flags say how it samples; they stand in the passport.
 
     Examples: reverie evaluate runs/vae-fashion; reverie evaluate runs/vae-fashion --metrics fid,kid -n 10000;
     reverie evaluate --fake samples/ --real photos/ --metrics kid,prdc.
-
-    Args:
-        run: a run directory, or a checkpoint inside one.
-        metrics: names with commas between; by default all that apply and need no download.
-        number: how many pictures to draw; 2000, or 5000 where fid is asked for. Of --fake: at most so many.
-        data: real pictures other than the run's own.
-        fake: pictures that anything drew (a folder, FILE.npz, ...), instead of a run.
-        real: what to compare them with.
-        backbone: the network that looks; small, or inception where fid, fid-infinity or kid is asked for.
-        resize: how pictures are brought to its size; by default its own way (for fid that of the original).
-        precision: auto is bf16 where the hardware multiplies it and the network's distances bear it.
-        device: auto, cpu, cuda, mps.
-        seed: the first picture's seed.
-        per_class: distances also class by class.
-        size: side in pixels at which --fake and --real are compared; by default that of --fake.
-        sampler: how a diffusion run samples, as in reverie sample; stands in the passport.
-        steps: likewise.
-        grid: likewise.
-        guidance: likewise.
-        classifier: likewise.
-        autoguide: likewise.
-        out_: folder for scores.json, scores.png and closest.png; RUN/evaluation by default, or evaluation/ without RUN.
-        json: print {"scores": [...], "refused": [...]}.
     """
+    from reverie.commands.flags import run_flags
+
+    asked, options = run_flags(EvaluateFlags, "evaluate", arguments, evaluate.__doc__ or "")
     from reverie.core import distributed
     from reverie.evaluation import evaluate as judge
 
-    out_ = out_ or ("evaluation" if run is None else None)
-    options: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "guidance": guidance}
-    options |= {"classifier": classifier, "autoguide": autoguide}
-    asked = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
+    metrics = [name.strip() for name in asked.metrics.split(",") if name.strip()] if asked.metrics else None
+    folder = asked.out or ("evaluation" if asked.run is None else None)
+    chosen = {name: getattr(asked, name) for name in _PASSED}
     with distributed.group(), bar(distributed.rank() == 0) as progress:
-        found = judge(
-            *(run, asked, number, data, fake, real, backbone, resize, precision, device, seed, per_class, size, out_),
-            progress=progress,
-            **options,
-        )
+        found = judge(asked.run, metrics, n=asked.number, out=folder, progress=progress, **chosen, **options)
         if distributed.rank():
             return
-    if json:
+    if asked.json:
         dump(found.summary())
         return
     _table(found)
@@ -95,6 +88,9 @@ def evaluate(
         out(f"Refused: {refusal.metric}. {refusal.reason} {refusal.instead}")
     if found.folder and found.scores:
         note(f"Next: look at {found.folder}/scores.png; every number's passport is in {found.folder}/scores.json.")
+
+
+_PASSED = ("data", "fake", "real", "backbone", "resize", "precision", "device", "seed", "per_class", "size")
 
 
 def _table(found) -> None:

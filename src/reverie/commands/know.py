@@ -16,22 +16,21 @@ def models(json: bool = False) -> None:
     Args:
         json: print a list of {"name", "system", "taxonomy", "verbs", "paper"}.
     """
-    from reverie.registry import MODELS
-    from reverie.verbs import verbs_of
+    from reverie.core.verbs import USED
+    from reverie.registry import entry, names
 
     rows = [
-        {"name": name, "system": e.system, "taxonomy": e.taxonomy, "verbs": verbs_of(e.load()), "paper": e.paper}
-        for name, e in MODELS.items()
+        {"name": name, "system": e.system, "taxonomy": e.taxonomy, "verbs": e.verbs, "paper": e.paper}
+        for name, e in ((name, entry(name)) for name in names())
     ]
     if json:
         dump(rows)
         return
     for row in rows:
-        out(
-            f"{row['name']:24} {row['system']}; {row['taxonomy']}\n"
-            f"{'':24} {'can ' + ', '.join(row['verbs']) if row['verbs'] else 'serves other models'}\n"
-            f"{'':24} {row['paper']}"
-        )
+        able = [verb for verb in row["verbs"] if verb in USED]
+        told = [f"{row['system']}{'; ' * bool(row['taxonomy'])}{row['taxonomy']}"]
+        told += ["can " + ", ".join(able) if able else "serves other models", str(row["paper"])]
+        out("\n".join(f"{name:24} {line}" for name, line in zip((row["name"], "", ""), told, strict=True) if line))
     out("Next: reverie train NAME --help")
 
 

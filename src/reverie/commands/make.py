@@ -14,46 +14,60 @@ def train(arguments: list[str]) -> None:
     from reverie.commands.flags import train_flags
 
     pairs = zip(rest, [*rest[1:], ""], strict=False)  # the recipe, and so what --help shows, depends on the data
-    data = next((a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--data"), "fashion")
-    options, asked = train_flags(model, data, rest, train.__doc__ or "")
+    source = next((a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--data"), "fashion")
+    options, asked = train_flags(model, source, rest, train.__doc__ or "")
     from reverie.core.distributed import rank
-    from reverie.training.loop import train as start
+    from reverie.workflow.train import train as start
 
     leader = rank() == 0
     with bar(leader) as progress:
+        data = None if asked.data == "none" else asked.data
         how = {name: getattr(asked, name) for name in ("size", "fit", "background", "held_out", "channels", "medium")}
-        run = start(model, asked.data, **how, out=asked.out, progress=progress, **options)
+        run = start(model, data, **how, out=asked.out, progress=progress, **options)
     if leader:
         _end(run, asked.json)
 
 
-def resume(run: RunName, /, json: bool = False) -> None:
+def resume(
+    run: RunName,
+    /,
+    steps: int | None = None,
+    minutes: float | None = None,
+    data: str | None = None,
+    json: bool = False,
+) -> None:
     """Continue a stopped, killed or failed run from its newest whole checkpoint, bit for bit (on the same device).
+
+    With --steps or --minutes it is extended, also when it is finished.
 
     Args:
         run: the run directory.
+        steps: train until so many steps in all.
+        minutes: train so many minutes more.
+        data: where the run's data is now, if it has moved.
         json: end with one line of JSON.
     """
     from reverie.core.distributed import rank
-    from reverie.training.loop import resume as again
+    from reverie.workflow.again import resume as again
 
-    found = again(run)
+    found = again(run, steps, minutes, data=data)
     if rank() == 0:
         _end(found, json)
 
 
-def rerun(run: RunName, /, out: str | None = None, json: bool = False) -> None:
+def rerun(run: RunName, /, out: str | None = None, data: str | None = None, json: bool = False) -> None:
     """Repeat a run from its run.json: same data, options, seed and number of steps, in a new directory.
 
     Args:
         run: the run directory.
         out: where to; by default the first free of runs/MODEL-DATA-2, -3 ...
+        data: where the run's data is now, if it has moved.
         json: end with one line of JSON.
     """
     from reverie.core.distributed import rank
-    from reverie.training.loop import rerun as repeat
+    from reverie.workflow.again import rerun as repeat
 
-    found = repeat(run, out)
+    found = repeat(run, out, data=data)
     if rank() == 0:
         _end(found, json)
 
@@ -70,13 +84,11 @@ def _end(run: Any, json: bool) -> None:
         out(f"Next: reverie resume {run.path}")
         return
     out(f"Look at {', '.join(p.name for p in sorted(run.path.glob('*.png')))} in {run.path}.")
-    verbs = run.info["verbs"]
+    verbs, serves = run.info["verbs"], run.info.get("card", {}).get("serves")
     after = {"sample": ["sample {} -n 64 --out grid.png", "evaluate {}"], "translate": ["translate {}"]}
     first = next((commands for verb, commands in after.items() if verb in verbs), ["reconstruct {}"])
-    if not verbs:  # a model that serves others says how
-        from reverie.registry import entry
-
-        out(f"Next: {entry(run.info['model']['name']).load().serves.replace('THIS', str(run.path))}")
+    if serves:  # a model that serves others says how
+        out(f"Next: {serves.replace('THIS', str(run.path))}")
         return
     more = ["traverse {}"] if "decode" in verbs else []
     out("Next: " + ", or ".join(f"reverie {verb.format(run.path)}" for verb in first + more))

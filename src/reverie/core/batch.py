@@ -60,6 +60,8 @@ class Batch(dict[str, Any]):
 
     def cut(self, low: int, high: int) -> Batch:
         """Rows ``low`` to ``high``."""
+        if (low, high) == (0, self.rows):
+            return self.replace(rng=self.rng[:])
         rows = slice(low, high)
         return self.replace({name: value[rows] for name, value in self.items()}, rng=self.rng[rows], row=self.row[rows])
 

@@ -70,6 +70,27 @@ def average(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(mean.view_as(tensor))
 
 
+@torch.no_grad()
+def gather(columns: dict[str, Any]) -> dict[str, Any]:
+    """The rows of every rank in global order, on every rank; of columns that have rows (B, ...)."""
+    if world() == 1:
+        return columns
+
+    def together(value: Any) -> Any:
+        if isinstance(value, list):
+            lists: list[Any] = [None] * world()
+            dist.all_gather_object(lists, value)
+            return [row for one in lists for row in one]
+        if not isinstance(value, Tensor) or not value.ndim:
+            return value
+        plain = value.contiguous().byte() if value.dtype == torch.bool else value.contiguous()
+        pieces = [torch.empty_like(plain) for _ in range(world())]
+        dist.all_gather(pieces, plain)
+        return torch.cat(pieces).to(value.dtype)
+
+    return {name: together(columns[name]) for name in sorted(columns)}
+
+
 def agree(value: Any) -> Any:
     """Rank 0's value, on every rank."""
     if world() == 1:

@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reverie.core.card import card_of
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
+from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Split
 from reverie.drawing import conditioning, device_of
 from reverie.media.medium import to_uint8
-from reverie.verbs import Model
+
+_STYLES = "w+"  # the latent space with a style for every layer
 
 
 def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -37,7 +40,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return radius * (((1 - t) * angle).sin()[:, None] * start + (t * angle).sin()[:, None] * end) / angle.sin()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def interpolate(model: Model, a: Tensor, b: Tensor, frames: int, path: str = "lerp", **condition: Any) -> np.ndarray:
     """A morph between two codes (1, ...): uint8 frames (frames, H, W, C) whose first and last decode the ends.
 
@@ -55,11 +58,11 @@ def interpolate(model: Model, a: Tensor, b: Tensor, frames: int, path: str = "le
     return to_uint8(model.decode(latents, **many))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def latent_spread(model: Model, split: Split, limit: int = 1000) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (D,) of each latent, over pictures, or over draws where a model does not encode."""
     codes: list[Tensor] = []
-    if not hasattr(model, "encode"):
+    if "encode" not in verbs_of(model):
         drawn = model.latents(Noise.of_seeds(range(limit), device_of(model))).flatten(1)
         return drawn.mean(0), drawn.std(0)
     for batch in in_order(split, 256, device_of(model)):
@@ -70,7 +73,7 @@ def latent_spread(model: Model, split: Split, limit: int = 1000) -> tuple[Tensor
     return every.mean(0), every.std(0)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def traverse(
     model: Model,
     base: Tensor,
@@ -95,10 +98,19 @@ def traverse(
     for row, latent in enumerate(latents):
         codes[row * columns : (row + 1) * columns, latent] = centre[latent] + steps * spread[latent]
     many = {key: value[:1].expand(len(codes)) for key, value in condition.items()}
-    return to_uint8(model.decode(codes.view(-1, *model.latent_shape), **many))
+    space = card_of(model).space
+    return to_uint8(model.decode(codes.view(-1, *space.shape) if space else codes, **many))
 
 
-@torch.inference_mode()
+def style_layers(model: Model) -> int:
+    """How many layers have a style of their own. Raises UsageError where styles are none of the model's."""
+    latents = card_of(model).latents
+    if _STYLES not in latents:
+        raise UsageError("Only models with a style for every layer mix them: stylegan2, stylegan.")
+    return latents[_STYLES].shape[0]
+
+
+@torch.no_grad()
 def mixed(model: Model, coarse: Noise, fine: Noise, cut: int) -> np.ndarray:
     """Style mixing: a picture of every pair of drawn styles, the one in its layers below ``cut``, the other above.
 
@@ -114,16 +126,13 @@ def mixed(model: Model, coarse: Noise, fine: Noise, cut: int) -> np.ndarray:
     Raises:
         UsageError: a model without a style for every layer, or a cut outside its layers.
     """
-    layers = getattr(model, "layers", 0)
-    if not isinstance(layers, int) or layers < 2:
-        raise UsageError("Only models with a style for every layer mix them: stylegan2, stylegan.")
+    layers = style_layers(model)
     if not 1 <= cut < layers:
         raise UsageError(f"cut is a layer from 1 to {layers - 1}, not {cut}.")
-    above, beside = (model.latents(noise)[:, None].expand(-1, layers, -1) for noise in (fine, coarse))
+    above, beside = (model.latents(noise, space=_STYLES) for noise in (fine, coarse))
     first = model.decode(above)
     rows = [torch.ones_like(first[:1]), first]
     for w in beside:
-        rows.append(
-            model.decode(torch.cat([w[None], torch.cat([w[:cut].expand(len(above), -1, -1), above[:, cut:]], 1)]))
-        )
+        both = torch.cat([w[:cut].expand(len(above), -1, -1), above[:, cut:]], 1)
+        rows.append(model.decode(torch.cat([w[None], both])))
     return to_uint8(torch.cat(rows))

@@ -15,15 +15,16 @@ from typing import Any
 
 from safetensors.torch import save as to_bytes
 
+from reverie.core.card import card_of
 from reverie.core.errors import UsageError
 from reverie.core.files import disk_errors, flush
+from reverie.core.verbs import Model
 from reverie.diffusion.schedules import Flow, Karras, Linear
 from reverie.generation import load
 from reverie.interop.names import VERSION, chain_config, unet_config
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.nets.unet import UNet
 from reverie.training.run import Run
-from reverie.verbs import Model
 
 EXPORTED = ("ddpm", "ddpm-textbook", "edm", "flow-matching")
 NOTE = "reverie.json"  # what diffusers' files do not say, for the way back
@@ -69,7 +70,7 @@ def _check(model: Model) -> None:
     name = model.config["name"]
     if name not in EXPORTED:
         raise UsageError(f"{name} has no counterpart in diffusers that we write. These export: {', '.join(EXPORTED)}.")
-    if model.texts:
+    if "text" in card_of(model).conditions:
         raise UsageError("A model of captions does not export yet; those without conditions and those of classes do.")
     if type(model.net) not in (UNet, TextbookUNet):
         raise UsageError(f"The network {type(model.net).__name__} does not export; the U-Nets do.")
@@ -77,11 +78,11 @@ def _check(model: Model) -> None:
 
 def _files(model: Model) -> dict[str, bytes]:
     """Every file of the folder: path -> content."""
-    kwargs, names = model.config["kwargs"], list(model.run["data"]["classes"]) if model.classes else []
+    kwargs, names = model.config["kwargs"], list(model.run["data"]["classes"]) if card_of(model).classes else []
     native = isinstance(model.net, TextbookUNet)
     unet, scheduler = unet_config(kwargs) if native else _own_config(model), _scheduler(model)
     weights = {(key if native else f"net.{key}"): value.contiguous() for key, value in model.net.state_dict().items()}
-    travels = not native or model.classes
+    travels = not native or card_of(model).classes
     index = {
         "_class_name": ["pipeline", "ReveriePipeline"] if travels else "DDIMPipeline",
         "_diffusers_version": VERSION,
@@ -98,18 +99,17 @@ def _files(model: Model) -> dict[str, bytes]:
         "README.md": _readme(model, names, bool(travels)).encode(),
     }
     if travels:
-        files["pipeline.py"] = _carried("travelling_pipeline.py", "noise.py").encode()
+        files["pipeline.py"] = _carried("travelling_pipeline.py", "core/noise.py").encode()
     if not native:
         files["unet/reverie_unet.py"] = _carried("travelling_unet.py", "nets/unet.py").encode()
     return files
 
 
-def arguments(net: Any, size: int) -> dict[str, Any]:
+def arguments(net: Any) -> dict[str, Any]:
     """The constructor's arguments of a fast U-Net (``nets.unet.UNet``), read off its layers."""
     fold = net.into[0].downscale_factor
     with_attention = [place for place, level in enumerate(net.down) if level.attention is not None]
     return {
-        "size": size,
         "channels": net.into[1].in_channels // fold**2,
         "widths": [level.blocks[0].second.out_channels for level in net.down],
         "depth": net.depth,
@@ -122,14 +122,15 @@ def arguments(net: Any, size: int) -> dict[str, Any]:
 
 
 def _own_config(model: Model) -> dict[str, Any]:
+    classes, size, channels = card_of(model).classes, *(model.config["kwargs"][name] for name in ("size", "channels"))
     return {
         "_class_name": "ReverieUNet",
         "_diffusers_version": VERSION,
-        "sample_size": model.size,
-        "in_channels": model.channels,
-        "out_channels": model.channels,
-        "arguments": arguments(model.net, model.size),
-        "num_class_embeds": model.classes + 1 if model.classes else None,
+        "sample_size": size,
+        "in_channels": channels,
+        "out_channels": channels,
+        "arguments": arguments(model.net),
+        "num_class_embeds": classes + 1 if classes else None,
         "time_scale": 1000.0 if isinstance(model.schedule, Karras) else 1.0,
     }
 
@@ -169,7 +170,7 @@ def same_as(model: Model) -> str:
 
 
 def _readme(model: Model, names: list[str], travels: bool) -> str:
-    kind, side = model.config["name"], f"{model.size}x{model.size}x{model.channels}"
+    kind, side = model.config["name"], card_of(model).output
     told = [f"# {kind}, {side}", "", f"Trained with reverie {model.run['reverie']}, checkpoint {model.checkpoint}.", ""]
     if travels:
         told += [

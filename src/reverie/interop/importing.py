@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from reverie import registry
+from reverie.core.card import card_of
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import read_json
+from reverie.core.verbs import Model, verbs_of
 from reverie.data import open_data
 from reverie.data.provenance import unknown
 from reverie.interop.exporting import EXPORTED, NOTE
@@ -20,7 +22,6 @@ from reverie.interop.names import chain_arguments, unet_arguments
 from reverie.media import Spec
 from reverie.training.checkpoint import Checkpoint, save_checkpoint
 from reverie.training.run import Run, fresh_path, machine, versions
-from reverie.verbs import Model, verbs_of
 
 _LEGACY = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _FILE, _SCHEDULER = "diffusion_pytorch_model.safetensors", "scheduler_config.json"
@@ -60,6 +61,7 @@ def import_(folder: Path | str, out: Path | str | None = None, data: str | None 
         "reverie": versions()["reverie"],
         "model": config,
         "verbs": verbs_of(model),
+        "card": card_of(model).to_json(),
         "phases": {},
         "data": _facts(model, names, data),
         "imported": folder.name,
@@ -74,13 +76,16 @@ def import_(folder: Path | str, out: Path | str | None = None, data: str | None 
 
 
 def _facts(model: Model, names: list[str], source: str | None) -> dict[str, Any]:
-    """What run.json says of the pictures, which may be unknown."""
+    """What run.json says of the data, which may be unknown."""
+    card = card_of(model)
+    output = card.output
+    assert output is not None
     if source is None:
-        return unknown(Spec("image", (model.size, model.size), model.channels), names)
-    data = open_data(source, size=model.size, channels=model.channels)
-    if model.classes and len(data.classes) != model.classes:
+        return unknown(Spec(output.medium, output.shape, output.channels), names)
+    data = open_data(source, size=output.shape, channels=output.channels)
+    if card.classes and len(data.classes) != card.classes:
         raise UsageError(
-            f"The network knows {model.classes} classes and {source} has {len(data.classes)}: other --data?"
+            f"The network knows {card.classes} classes and {source} has {len(data.classes)}: other --data?"
         )
     return data.provenance
 
@@ -129,7 +134,7 @@ def _theirs(folder: Path, unet: Path) -> tuple[Model, list[str]]:
     found = [path for path in places if path.is_file()]
     chain = chain_arguments(_config(found[0]) if found else {})
     model = registry.build("ddpm-textbook", **unet_arguments(config), **chain)
-    return model, [str(index) for index in range(model.classes)]
+    return model, [str(index) for index in range(card_of(model).classes)]
 
 
 def _named(weights: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
@@ -139,7 +144,7 @@ def _named(weights: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
         for old, new in _LEGACY.items():
             name = name.replace(old, new) if ".attentions." in name else name
         named[name] = value
-    if model.classes and (rows := named.get("class_embedding.weight")) is not None:
+    if card_of(model).classes and (rows := named.get("class_embedding.weight")) is not None:
         named["class_embedding.weight"] = torch.cat([rows, rows.mean(0, keepdim=True)])
     return named
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 import reverie
+from reverie.core.verbs import Model
 from reverie.data.types import Split
 from reverie.home import Progress
 from reverie.media import medium_of
 from reverie.metrics.estimate import Estimate, shuffled
 from reverie.metrics.features import Backbone, Features, backbone, features
 from reverie.metrics.passport import Refused, Score
-from reverie.verbs import Model
 
 PAIRS = 10_000  # pictures a side in scores that look at every pair
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,8 +18,8 @@ from reverie.data.batches import Batches
 from reverie.home import Progress, home
 from reverie.media.medium import to_float
 from reverie.nets.convolutional import Encoder
-from reverie.optim.phase import Phase, adamw
-from reverie.training.fit import Fit
+from reverie.optim.phase import Phase, Stage, adamw
+from reverie.training.step import Engine
 
 STEPS, BATCH = 1500, 128
 _VERSION = 1
@@ -28,15 +30,15 @@ class Reader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = Encoder(28, 1, 10, width=32)
+        self.net = Encoder((28, 28), 1, 10, width=32)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.net(image)
 
-    def phases(self) -> list[Phase]:
-        return [Phase("reader", adamw(self.parameters(), 2e-3, 0.05), self.loss)]
+    def stages(self) -> list[Stage]:
+        return [Stage([Phase("reader", adamw(self.parameters(), 2e-3, 0.05), self.loss)])]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         return {"loss": F.cross_entropy(self(batch["x"]).float(), batch["label"])}
 
 
@@ -62,12 +64,12 @@ def classifier(progress: Progress | None = None) -> tuple[Reader, float]:
 
 def _train(reader: Reader, split: Split, progress: Progress | None) -> None:
     batches = Batches(split, BATCH, seed=0)
-    fit = Fit(reader, [reader.phases()], batches, pick_precision("auto", torch.device("cpu")), ema=0.99)
+    engine = Engine(reader, reader.stages(), batches, pick_precision("auto", torch.device("cpu")), ema=0.99)
     for step in range(STEPS):
-        fit.step(step, step / STEPS)
+        engine.step(step, step / STEPS)
         if progress:
             progress(step + 1, STEPS, "training a reader of digits")
-    reader.load_state_dict(fit.best.state_dict())
+    reader.load_state_dict(engine.best.state_dict())
 
 
 @torch.inference_mode()

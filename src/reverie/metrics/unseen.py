@@ -7,25 +7,27 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from reverie.core.card import card_of
+from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Split
 from reverie.drawing import device_of, reconstruct
 from reverie.metrics import reconstruction
 from reverie.metrics.bench import Bench
 from reverie.metrics.estimate import Estimate
-from reverie.metrics.likelihood import likelihood
+from reverie.metrics.likelihood import MODERATE, likelihood
 from reverie.metrics.passport import Refused, Score
-from reverie.verbs import Model, verbs_of
 
 
 def nll(bench: Bench) -> Iterator[Score]:
     """The likelihood of held-out pictures, or its bounds."""
     model, held = _model_and_held_out(bench, "A likelihood")
-    for metric, found, facts in likelihood(model, held, slow=bench.slow, progress=bench.progress):
+    most = None if bench.slow else MODERATE
+    for metric, found, facts in likelihood(model, held, most, bench.progress):
         yield bench.score(metric, found, None, "lower", **facts | {"interval": "95 %, over held-out pictures"})
-    if getattr(model, "likelihood", "8-bit") != "8-bit":
+    if others := sorted({one.of for one in card_of(model).likelihoods} - {"8-bit"}):
         raise Refused(
-            f"Bits per dimension are those of 8-bit pictures; this model's likelihood is {model.likelihood}'s.",
+            f"Bits per dimension are those of 8-bit pictures; this model's likelihood is that of {others[0]} data.",
             "Train with a likelihood of 8-bit pictures (for a vae --decoder gaussian or learned).",
         )
 
@@ -62,7 +64,7 @@ def _rebuilt(bench: Bench, measures: dict[str, Callable[[Tensor, Tensor], Tensor
     if small:
         del measures["ssim"]
     found: dict[str, list[Tensor]] = {name: [] for name in measures}
-    with torch.inference_mode():
+    with torch.no_grad():
         for batch in in_order(held, 64, device_of(model)):
             clean, *_, made = (picture.cpu() for picture in reconstruct(model, batch))
             for name, measure in measures.items():

@@ -18,17 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Output, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.data.differentiable_augment import adaptive, diffaugment
 from reverie.nets.adversarial import within
-from reverie.optim.phase import Phase, adamw, taking_part
+from reverie.optim.phase import Metrics, Outputs, Phase, Stage, adamw
 
-_MADE = 1 << 32  # where in a row's stream the numbers begin that its picture is made of: the same for all moves
-ADA_AIM = 0.6  # mean sign of D's logits of real pictures that ADA steers to
-ADA_SPEED = 1e-3  # by how much its strength moves in a step
+ADA_TARGET = 0.6  # mean sign of D's logits of real images that ADA steers to
+ADA_RATE = 1e-3  # by how much its probability moves in a step
 
 Loss = Literal["minimax", "non-saturating", "least-squares", "hinge", "wasserstein", "r3"]
+Level = tuple[Any, ...]  # what growing networks are told: their level, and how far it is faded in
 Pay = Callable[[Tensor, Tensor], Tensor]  # logits of real and of made pictures, (B,) each, to losses (B,)
 
 
@@ -133,6 +134,7 @@ class Adversarial(nn.Module):
     G: nn.Module
     D: Any
     latent: int
+    strength: Tensor
     naming = 1.0  # weight of D's opinion on the class, where it has one
 
     def __init__(
@@ -167,27 +169,39 @@ class Adversarial(nn.Module):
             raise UsageError(f"r1, r2 and slope are weights of penalties, at least 0: {weights}.")
         self.r1, self.r2, self.slope = weights["r1"], weights["r2"], weights["slope"]
         self.penalty_every, self.d_augment, self.packing = penalty_every, d_augment, packing
-        # how often ADA changes a picture: moved with D, see ``control``
-        self.strength = nn.Parameter(torch.zeros(()), requires_grad=d_augment == "ada")
+        self.register_buffer("strength", torch.zeros(()))  # ADA's probability p
+
+    @property
+    def card(self) -> Card:
+        conditions = {"label": self.classes} if self.classes else {}
+        return Card(
+            output=Output("image", (self.size, self.size), self.channels),
+            conditions=conditions,
+            columns=conditions.keys(),
+            latents={"z": Space((self.latent,), "normal")},
+            monitors=("gan", "classes"),
+            networks=("G", "D"),
+        )
 
     # Learning
 
-    def phases(self, lr: float = 2e-4, d_lr: float = 0.0, beta: float = 0.0) -> list[Phase]:
-        """D's move, then G's, of the same made pictures; lazy penalties (``penalty_every`` above 1) are a move between.
+    def stages(self, lr: float = 2e-4, d_lr: float = 0.0, beta: float = 0.0) -> list[Stage]:
+        """D, then G, of the same fakes; lazy penalties (``penalty_every`` above 1) are a phase between.
 
         Args:
             lr: peak learning rate of G.
             d_lr: that of D; 0 is the same.
-            beta: Adam's first moment; games like it low.
+            beta: Adam's first moment; GANs like it low.
         """
-        d_lr = d_lr or lr
-        judge = self.optimizer(self.D, d_lr, beta)
-        if self.d_augment == "ada":
-            judge.add_param_group({"params": [self.strength], "lr": ADA_SPEED, "weight_decay": 0.0})
-        moves = [Phase("D", judge, self.d_loss)]
-        if self.penalised and self.penalty_every > 1:
-            moves.append(Phase("D-penalty", judge, self.penalty_loss, self.penalty_every))
-        return [*moves, Phase("G", self.optimizer(self.G, lr, beta), self.g_loss)]
+        d = self.optimizer(self.D, d_lr or lr, beta)
+        lazy = self.penalised and self.penalty_every > 1
+        phases = [Phase("D", d, self.d_loss, graph=False, eager=self.penalised and not lazy)]
+        if lazy:
+            every = self.penalty_every
+            phases.append(Phase("D-penalty", d, self.penalty_loss, every, every, graph=False, eager=True))
+        phases.append(Phase("G", self.optimizer(self.G, lr, beta), self.g_loss))
+        update = self.adapt_augmentation if self.d_augment == "ada" else None
+        return [Stage(phases, forward=self.generate, update=update, group=self.packing)]
 
     def optimizer(self, net: nn.Module, lr: float, beta: float) -> torch.optim.Optimizer:
         return adamw(net.parameters(), lr, betas=(beta, 0.99))
@@ -206,102 +220,112 @@ class Adversarial(nn.Module):
         drawn = noise.integers(self.classes)
         return drawn if label is None else torch.where(label < 0, drawn, label)
 
-    def make(self, rng: Noise, label: Tensor | None) -> Tensor:
-        """Pictures (B, C, H, W) of new z, for training, kept within [-1, 1]."""
-        return within(self.G(rng(self.latent), label).float())
+    def make(self, rng: Noise, label: Tensor | None, level: Level = ()) -> Tensor:
+        """Images (B, C, H, W) of new z, for training, kept within [-1, 1]."""
+        return within(self.G(rng(self.latent), label, *level).float())
 
-    def made(self, batch: Batch, label: Tensor | None) -> Tensor:
-        """The pictures that G makes in this step: the first move that needs them makes them for all."""
-        if "made" in batch:
-            return batch["made"]
-        with taking_part(self.G):
-            return self.make(Noise(batch.rng.keys, _MADE), label)
+    def generate(self, batch: Batch, level: Level = ()) -> Outputs:
+        """What D and G look at in a step: ``fakes`` (B, C, H, W), and each row's ``label`` where there are classes.
+
+        Raises:
+            UsageError: a batch that is no whole number of packs.
+        """
+        if batch.rows % self.packing:
+            raise UsageError(f"D judges {self.packing} images together, and {batch.rows} are no whole number of packs.")
+        label = self.label_of(batch)
+        fakes = self.make(batch.rng, label, level)
+        return {"fakes": fakes} if label is None else {"fakes": fakes, "label": label}
 
     def view(self, image: Tensor, rng: Noise) -> Tensor:
-        """What D is shown of a picture."""
+        """What D is shown of an image."""
         if self.d_augment == "diffaugment":
             return diffaugment(image, rng)
         return adaptive(image, rng, self.strength) if self.d_augment == "ada" else image
 
-    def d_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """D's loss and, where they are not a move of their own, the penalties.
+    def d_loss(self, batch: Batch, outputs: Outputs, level: Level = ()) -> Metrics:
+        """D's loss and, where they are not a phase of their own, the penalties.
 
         ``real`` and ``fake`` are mean logits, ``p_real`` and ``p_fake``, where the game knows probabilities, D(x) and
-        D(G(z)); ``spread`` is how much made pictures differ from one another, in units of real ones' differences.
+        D(G(z)); ``spread`` is how much fakes differ from one another, in units of real images' differences.
         """
-        rng, label = batch.rng, self.label_of(batch)
-        made = self.made(batch, label)
-        fake = made.detach()
-        if self.d_augment == "ada":
-            with torch.no_grad():
-                self.strength.clamp_(0, 1)
-        shown = self.view(batch["x"], rng), self.view(fake, rng)
+        real, fakes, label = batch["x"], outputs["fakes"], outputs.get("label")
+        views = self.view(real, batch.rng), self.view(fakes, batch.rng)
         penalised = self.penalised and self.penalty_every == 1
-        real_logit, fake_logit, names, slopes = self.opinions(*shown, label, slopes=penalised)
+        real_logit, fake_logit, class_logits, squares = self.logits(*views, label, level, gradients=penalised)
         loss = self.game.judge(real_logit, fake_logit).mean()
-        told = {"real": real_logit.mean(), "fake": fake_logit.mean(), "spread": spread(fake, batch["x"])}
+        metrics = {"real": real_logit.mean(), "fake": fake_logit.mean(), "spread": spread(fakes, real)}
         if self.game.probability:
-            told |= {"p_real": real_logit.detach().sigmoid().mean(), "p_fake": fake_logit.detach().sigmoid().mean()}
-        if names is not None and label is not None:  # of real pictures only
-            told["naming"] = F.cross_entropy(names[: len(label)], label)
-            loss = loss + self.naming * told["naming"]
+            metrics |= {"p_real": real_logit.detach().sigmoid().mean(), "p_fake": fake_logit.detach().sigmoid().mean()}
+        if class_logits is not None and label is not None:  # of real images only
+            metrics["naming"] = F.cross_entropy(class_logits[: len(label)], label)
+            loss = loss + self.naming * metrics["naming"]
         if self.d_augment == "ada":
-            sign = (real_logit - fake_logit if self.game.paired else real_logit).detach().sign().mean()
-            told |= {"sign": sign, "strength": self.strength.detach().clone()}
-            loss = loss - 1e-3 * self.strength * (sign - ADA_AIM)  # Adam makes a step of one size of it
+            metrics["sign"] = (real_logit - fake_logit if self.game.paired else real_logit).detach().sign().mean()
         if penalised:
-            extra, more = self.penalty(*slopes, *shown, label, rng)
-            loss, told = loss + extra, told | more
-        return {"loss": loss, **told, "made": made}
+            extra, more = self.penalty(*squares, *views, label, batch.rng, level)
+            loss, metrics = loss + extra, metrics | more
+        return {"loss": loss, **metrics}
 
-    def opinions(
-        self, real: Tensor, fake: Tensor, label: Tensor | None, slopes: bool
+    def adapt_augmentation(self, batch: Batch, outputs: Outputs, stats: Metrics) -> Metrics:
+        """ADA: p rises where D is sure of real images, and falls where it is not."""
+        self.strength.add_(ADA_RATE * (stats["D/sign"] - ADA_TARGET).sign()).clamp_(0, 1)
+        return {"strength": self.strength}
+
+    def logits(
+        self, real: Tensor, fake: Tensor, label: Tensor | None, level: Level, gradients: bool
     ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, Tensor]]:
-        """D's logits of real and of made pictures and of their classes, and |dD/dx|^2 (B,) of both where asked."""
-        both = torch.cat([real, fake]).detach().requires_grad_(slopes)
-        logits, names = self.D.opinion(both, None if label is None else torch.cat([label, label]))
+        """D's logits of real images and of fakes, their classes' logits, and |dD/dx|^2 (B,) of both where asked."""
+        both = torch.cat([real, fake]).detach().requires_grad_(gradients)
+        twice = None if label is None else torch.cat([label, label])
+        logits, class_logits = self.D.opinion(both, twice, 2, *level)
         squares = both.new_zeros(2 * len(real))
-        if slopes:
-            (slope,) = torch.autograd.grad(logits.sum(), both, create_graph=True)
-            squares = slope.square().flatten(1).sum(1)
+        if gradients:
+            (gradient,) = torch.autograd.grad(logits.sum(), both, create_graph=True)
+            squares = gradient.square().flatten(1).sum(1)
         (real_logit, fake_logit), (of_real, of_fake) = logits.chunk(2), squares.chunk(2)
-        return real_logit, fake_logit, names, (of_real, of_fake)
+        return real_logit, fake_logit, class_logits, (of_real, of_fake)
 
     def penalty(
-        self, of_real: Tensor, of_fake: Tensor, real: Tensor, fake: Tensor, label: Tensor | None, rng: Noise
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """r1/2 |dD/dx|^2 of real pictures + r2/2 of made ones + slope (|dD/dx| - 1)^2 between them."""
+        self,
+        of_real: Tensor,
+        of_fake: Tensor,
+        real: Tensor,
+        fake: Tensor,
+        label: Tensor | None,
+        rng: Noise,
+        level: Level = (),
+    ) -> tuple[Tensor, Metrics]:
+        """r1/2 |dD/dx|^2 of real images + r2/2 of fakes + slope (|dD/dx| - 1)^2 between them."""
         loss = (self.r1 * of_real.mean() + self.r2 * of_fake.mean()) / 2
-        told = {"r1": of_real.mean(), "r2": of_fake.mean()}
+        metrics = {"r1": of_real.mean(), "r2": of_fake.mean()}
         if self.slope:
-            square = squared_slope(lambda x: self.D(x, label), between(real, fake, rng))
+            square = squared_slope(lambda x: self.D(x, label, 1, *level), between(real, fake, rng))
             slope = (square + 1e-12).sqrt()
-            loss, told = loss + self.slope * (slope - 1).square().mean(), told | {"slope": slope.mean()}
-        return loss, told
+            loss, metrics = loss + self.slope * (slope - 1).square().mean(), metrics | {"slope": slope.mean()}
+        return loss, metrics
 
-    def penalty_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def penalty_loss(self, batch: Batch, outputs: Outputs, level: Level = ()) -> Metrics:
         """The penalties alone."""
-        rng, label = batch.rng, self.label_of(batch)
-        fake = self.made(batch, label).detach()
-        shown = self.view(batch["x"], rng), self.view(fake, rng)
-        *_, slopes = self.opinions(*shown, label, slopes=True)
-        loss, told = self.penalty(*slopes, *shown, label, rng)
-        return {"loss": loss, **told}
+        label = outputs.get("label")
+        views = self.view(batch["x"], batch.rng), self.view(outputs["fakes"], batch.rng)
+        *_, squares = self.logits(*views, label, level, gradients=True)
+        loss, metrics = self.penalty(*squares, *views, label, batch.rng, level)
+        return {"loss": loss, **metrics}
 
-    def g_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def g_loss(self, batch: Batch, outputs: Outputs, level: Level = ()) -> Metrics:
         """G's loss; ``signal`` is how strongly it pulls, see ``pull``."""
-        rng, label = batch.rng, self.label_of(batch)
-        fake_logit, names = self.D.opinion(self.view(self.made(batch, label), rng), label)
+        rng, label = batch.rng, outputs.get("label")
+        fake_logit, class_logits = self.D.opinion(self.view(outputs["fakes"], rng), label, 1, *level)
         real_logit = torch.zeros_like(fake_logit)
         if self.game.paired:
             with torch.no_grad():
-                real_logit = self.D(self.view(batch["x"], rng), label)
-        told = {"loss": self.game.make(real_logit, fake_logit).mean()}
-        if names is not None and label is not None:
-            told["naming"] = F.cross_entropy(names, label)
-            told["loss"] = told["loss"] + self.naming * told["naming"]
-        told["signal"] = self.pull(real_logit, fake_logit)
-        return told
+                real_logit = self.D(self.view(batch["x"], rng), label, 1, *level)
+        metrics = {"loss": self.game.make(real_logit, fake_logit).mean()}
+        if class_logits is not None and label is not None:
+            metrics["naming"] = F.cross_entropy(class_logits, label)
+            metrics["loss"] = metrics["loss"] + self.naming * metrics["naming"]
+        metrics["signal"] = self.pull(real_logit, fake_logit)
+        return metrics
 
     def pull(self, real_logit: Tensor, fake_logit: Tensor) -> Tensor:
         """|d loss / d logit| of G, a mean: with minimax it is D(G(z)), and gone where D is sure."""
@@ -316,15 +340,19 @@ class Adversarial(nn.Module):
 
         The r_v of Karras et al., arXiv:2006.06676: (D(seen) - D(unseen)) / (D(seen) - D(made)), of means.
         """
-        label = self.label_of(seen)
-        known, new = (self.verdict(part["x"], self.label_of(part)) for part in (seen, unseen))
-        made = self.verdict(self.make(seen.rng, label), label)
-        return {"overfitting": (known - new) / max(abs(known - made), 1e-6)}
+        return self.generalisation(seen, unseen)
 
-    def verdict(self, image: Tensor, label: Tensor | None) -> float:
-        """D's mean logit; pictures that fill no pack are left out."""
+    def generalisation(self, seen: Batch, unseen: Batch, level: Level = ()) -> dict[str, float]:
+        """The number of ``checkup``, of networks at a level."""
+        label = self.label_of(seen)
+        known, new = (self.mean_logit(part["x"], self.label_of(part), level) for part in (seen, unseen))
+        fakes = self.mean_logit(self.make(seen.rng, label, level), label, level)
+        return {"overfitting": (known - new) / max(abs(known - fakes), 1e-6)}
+
+    def mean_logit(self, image: Tensor, label: Tensor | None, level: Level = ()) -> float:
+        """D's mean logit; images that fill no pack are left out."""
         rows = len(image) // self.packing * self.packing
-        return float(self.D(image[:rows], None if label is None else label[:rows]).mean())
+        return float(self.D(image[:rows], None if label is None else label[:rows], 1, *level).mean())
 
     # Verbs
 

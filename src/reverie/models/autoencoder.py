@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Output, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.nets.convolutional import Decoder, Encoder
 from reverie.nets.dense import mlp
-from reverie.optim.phase import Phase, adamw
+from reverie.optim.phase import Phase, Stage, adamw
 
 
 def coder(
@@ -34,7 +35,8 @@ def coder(
 ) -> tuple[nn.Module, nn.Module]:
     """An encoder (B, channels, size, size) -> (B, outputs) and a decoder (B, inputs) -> (B, maps, size, size)."""
     if net == "conv":
-        return Encoder(size, channels, outputs, width, depth), Decoder(size, maps, inputs, width, depth)
+        shape = (size, size)
+        return Encoder(shape, channels, outputs, width, depth), Decoder(shape, maps, inputs, width, depth)
     if net == "dense":
         pixels = size * size
         encoder = nn.Sequential(nn.Flatten(), mlp([channels * pixels, *hidden, outputs]))
@@ -57,8 +59,6 @@ class Autoencoder(nn.Module):
         loss: "mse" mean (x - x')^2, "l1" mean |x - x'|, "bce" cross-entropy with pixels as probabilities.
     """
 
-    caution = "Note: an autoencoder is not trained to decode N(0, I); poor pictures are the lesson here. A vae is."
-
     def __init__(
         self,
         size: int,
@@ -78,10 +78,18 @@ class Autoencoder(nn.Module):
         self.size, self.channels, self.latent_shape, self.kind = size, channels, (latent,), loss
         self.encoder, self.decoder = coder(net, size, channels, latent, latent, width, depth, hidden, channels)
 
-    def phases(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Phase]:
-        return [Phase("reconstruct", adamw(self.parameters(), lr, weight_decay), self.loss)]
+    @property
+    def card(self) -> Card:
+        return Card(
+            output=Output("image", (self.size, self.size), self.channels),
+            latents={"z": Space(self.latent_shape, encode="exact")},
+            caution="Note: an autoencoder is not trained to decode N(0, I); poor images are the lesson. A vae is.",
+        )
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def stages(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Stage]:
+        return [Stage([Phase("reconstruct", adamw(self.parameters(), lr, weight_decay), self.loss)])]
+
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """Reconstruction loss, mean over pixels."""
         return {"loss": self.distance(self.decoder(self.encoder(batch["x"])).float(), batch["x"])}
 
@@ -153,7 +161,7 @@ class DenoisingAutoencoder(Autoencoder):
         """The corruption that this model was trained to undo."""
         return corrupt(image, rng, self.corruption, self.strength)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """Distance from the reconstruction of the corrupted picture to the clean one, mean over pixels."""
         corrupted = self.corrupt(batch["x"], batch.rng)
         return {"loss": self.distance(self.decoder(self.encoder(corrupted)).float(), batch["x"])}

@@ -8,7 +8,7 @@ Deviations are listed in docs/systems/latent-diffusion.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from reverie import weights
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Output, Space
 from reverie.core.errors import UsageError
-from reverie.core.noise import Noise
+from reverie.core.layout import place
 from reverie.models.vae import kl_to_standard_normal
 from reverie.nets.adversarial import patch_judge
 from reverie.nets.convolutional import Residual
 from reverie.nets.lpips import LPIPS
 from reverie.nets.vgg import VGG16
-from reverie.optim.phase import Phase, adamw
+from reverie.optim.phase import Outputs, Phase, Stage, adamw
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # pictures (B, C, H, W), twice, to (B,)
 _FINEST = 64  # pixels are folded until maps have at most this side, as far as the factor allows
@@ -71,12 +72,14 @@ def decoder(channels: int, inputs: int, fold: int, widths: list[int], depth: int
     return nn.Sequential(*layers, nn.ReLU(), last, nn.PixelShuffle(fold))
 
 
+@cache
 def perceptual_distance(device: torch.device) -> Distance:
-    """LPIPS with its pretrained weights, fetched once. Raises ReverieError where no source gives them."""
+    """LPIPS with its pretrained weights, fetched once. Raises ReverieError where no source gives them.
+
+    No sub-module of a codec: its 15 million frozen weights would travel in every checkpoint."""
     vgg = VGG16()
     vgg.load_state_dict(weights.load("vgg16"))
-    made = LPIPS(vgg, weights.load("lpips-vgg")).eval()
-    return made.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return place(LPIPS(vgg, weights.load("lpips-vgg")).eval(), device)
 
 
 class AutoencoderKL(nn.Module):
@@ -125,54 +128,53 @@ class AutoencoderKL(nn.Module):
         self.adversarial, self.adversarial_start = adversarial, adversarial_start
         self.encoder = encoder(channels, 2 * latent, fold, widths, depth)
         self.decoder = decoder(channels, latent, fold, widths, depth)
-        self.discriminator = patch_judge(size, channels, width) if adversarial else None
+        self.discriminator = patch_judge((size, size), channels, width) if adversarial else None
+
+    @property
+    def card(self) -> Card:
+        return Card(
+            output=Output("image", (self.size, self.size), self.channels),
+            latents={"z": Space(self.latent_shape, encode="mean")},
+            weights=("vgg16", "lpips-vgg") if self.perceptual else (),
+        )
 
     # Learning
 
-    def phases(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Phase]:
+    def stages(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Stage]:
         own = [*self.encoder.parameters(), *self.decoder.parameters()]
-        # not a sub-module: its 15 million frozen weights would travel in every checkpoint
-        distance = perceptual_distance(own[0].device) if self.perceptual else None
-        phases = [Phase("codec", adamw(own, lr, weight_decay), partial(self.loss, distance=distance))]
-        if self.discriminator is None:
-            return phases
-        judge = adamw(self.discriminator.parameters(), lr / 2, betas=(0.5, 0.99))
-        return [Phase("D", judge, self.discriminator_loss), *phases]
-
-    def loss(self, batch: Batch, distance: Distance | None = None) -> dict[str, Tensor]:
-        """Reconstruction + kl KL + perceptual LPIPS - adversarial D(x'); ``kl`` in nats per image.
-
-        Args:
-            distance: LPIPS, where it is asked for.
-        """
-        image = batch["x"]
-        made, kl = self.rebuild(image, batch.rng)
-        error = F.l1_loss(made, image) if self.kind == "l1" else F.mse_loss(made, image)
-        loss = error + self.kl * kl.mean()
-        told = {"reconstruction": error, "kl": kl.flatten(1).sum(1).mean()}
-        if distance is not None:
-            told["perceptual"] = distance(made, image).mean()
-            loss = loss + self.perceptual * told["perceptual"]
+        phases = [Phase("codec", adamw(own, lr, weight_decay), self.loss)]
         if self.discriminator is not None:
-            told["adversarial"] = -self.discriminator(made).float().mean()
-            counts = (batch.progress >= self.adversarial_start).float()  # a tensor: no wait for the device
-            loss = loss + self.adversarial * counts * told["adversarial"]
-        return {"loss": loss, **told}
+            optimizer = adamw(self.discriminator.parameters(), lr / 2, betas=(0.5, 0.99))
+            phases.insert(0, Phase("D", optimizer, self.discriminator_loss, graph=False))
+        return [Stage(phases, forward=self.rebuild)]
 
-    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
+        """Reconstruction + kl KL + perceptual LPIPS - adversarial D(x'); ``kl`` in nats per image."""
+        x, rebuilt, kl = batch["x"], outputs["rebuilt"], outputs["kl"]
+        error = F.l1_loss(rebuilt, x) if self.kind == "l1" else F.mse_loss(rebuilt, x)
+        loss = error + self.kl * kl.mean()
+        metrics = {"reconstruction": error, "kl": kl.flatten(1).sum(1).mean()}
+        if self.perceptual:
+            metrics["perceptual"] = perceptual_distance(x.device)(rebuilt, x).mean()
+            loss = loss + self.perceptual * metrics["perceptual"]
+        if self.discriminator is not None:
+            metrics["adversarial"] = -self.discriminator(rebuilt).float().mean()
+            counts = (batch.progress >= self.adversarial_start).float()  # a tensor: no wait for the device
+            loss = loss + self.adversarial * counts * metrics["adversarial"]
+        return {"loss": loss, **metrics}
+
+    def discriminator_loss(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         """The hinge loss: real patches above 1, rebuilt ones below -1."""
         assert self.discriminator is not None
-        with torch.no_grad():
-            made, _ = self.rebuild(batch["x"], batch.rng)
-        real, fake = self.discriminator(batch["x"]).float(), self.discriminator(made).float()
+        real, fake = self.discriminator(batch["x"]).float(), self.discriminator(outputs["rebuilt"]).float()
         loss = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
         return {"loss": loss, "real": real.mean(), "fake": fake.mean()}
 
-    def rebuild(self, image: Tensor, rng: Noise) -> tuple[Tensor, Tensor]:
-        """The picture decoded from a draw of q(z|x), (B, C, H, W), and the KL of each latent in nats."""
-        mean, log_var = self.posterior(image)
-        z = mean + (log_var / 2).exp() * rng(*self.latent_shape).to(mean)
-        return self.decoder(z).to(z.dtype), kl_to_standard_normal(mean, log_var)
+    def rebuild(self, batch: Batch) -> Outputs:
+        """``rebuilt``: x decoded from a draw of q(z|x), (B, C, H, W); ``kl``: the KL of each latent in nats."""
+        mean, log_var = self.posterior(batch["x"])
+        z = mean + (log_var / 2).exp() * batch.rng(*self.latent_shape).to(mean)
+        return {"rebuilt": self.decoder(z).to(z.dtype), "kl": kl_to_standard_normal(mean, log_var)}
 
     # Verbs. There is no ``sample``: so little KL leaves N(0, I) mostly empty of pictures
 

@@ -8,50 +8,63 @@ Deviations are listed in docs/systems/diffusion.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from reverie import weights
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Likelihood, Output, Space
 from reverie.core.errors import UsageError, suggest
 from reverie.core.noise import Noise
+from reverie.core.options import SubRun
+from reverie.core.verbs import Frame, Model
 from reverie.diffusion import grids, samplers
 from reverie.diffusion.denoiser import clipped, denoiser
+from reverie.diffusion.frames import frames, last_image
 from reverie.diffusion.guidance import guided
+from reverie.diffusion.guides import Guide, guide_of
 from reverie.diffusion.likelihood import DEQUANTISED, even, flow_log_prob_8bit, variational_bound
 from reverie.diffusion.prediction import PREDICTIONS, weigh
 from reverie.diffusion.samplers import Denoise
 from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear, Pair, Schedule
 from reverie.nets.bert import MiniLM
+from reverie.nets.shapes import Shape, check_sides, divides, halved
 from reverie.nets.text import TextEncoder
 from reverie.nets.unet import UNet
 from reverie.optim.muon import Muon
-from reverie.optim.phase import Phase
+from reverie.optim.phase import Phase, Stage
 
-Guide = Callable[[Denoise, Tensor | None, Sequence[str] | None], Denoise]  # (denoiser, label, text) -> a denoiser
+SAMPLER, STEPS, GRID = "unipc", 10, "log-snr"  # how a diffusion model samples by default
+CLASSIFIER = SubRun("class_log_prob", "Train a classifier on the same data: reverie train noisy-classifier --data ...")
+WEAKER = SubRun("denoiser", "Autoguidance wants a weaker diffusion model of the same data, or an earlier checkpoint.")
 _NULL_RATE = 0.1  # how often training hides the condition, so that the null condition means "any" (arXiv:2207.12598)
 
 
-def unet(size: int, channels: int, width: int, depth: int, **told: int) -> UNet:
-    """The fast U-Net for pictures of a size: maps of at most 32 down to at most 8 a side.
+def unet(shape: Shape, channels: int, width: int, depth: int, **told: int) -> UNet:
+    """The fast U-Net for images of a shape: maps of at most 32 down to at most 8 a side.
 
     Raises:
-        UsageError: a size that 4 does not divide.
+        UsageError: a side that 4 does not divide.
     """
-    if size % 4 or not 8 <= size <= 1024:
-        near = min(max(8, round(size / 4) * 4), 1024)
-        raise UsageError(f"The U-Net needs a size that 4 divides, from 8 to 1024; {size} is not. Try --size {near}.")
+    check_sides(shape, "The U-Net", 4, 8, 1024)
     fold = 2
-    while size // fold > 32 and size % (4 * fold) == 0:
+    while max(shape) // fold > 32 and divides(4 * fold, shape):
         fold *= 2
-    side, widths = size // fold, [width]
-    while side % 2 == 0 and side > 8:
-        side //= 2
+    widths = level_widths(halved(shape, fold), width)
+    return UNet(channels, tuple(widths), depth, attention=len(widths) - 1, fold=fold, **told)
+
+
+def level_widths(shape: Shape, width: int) -> list[int]:
+    """Channels of a U-Net's levels, fine to coarse, from maps of a shape down to sides of at most 8."""
+    widths = [width]
+    while divides(2, shape) and min(shape) > 8:
+        shape = halved(shape)
         widths.append(min(2 * widths[-1], 4 * width))
-    return UNet(size, channels, tuple(widths), depth, attention=len(widths) - 1, fold=fold, **told)
+    return widths
 
 
 def _minilm() -> tuple[weights.Weights, list[str]]:
@@ -82,7 +95,6 @@ class Diffusion(nn.Module):
         text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
 
     Attributes:
-        sampler, grid, evaluations: how ``sample`` draws unless told otherwise.
         range: estimates of x0 are clamped to [-range, range]; None where x is not made of pixels.
     """
 
@@ -91,7 +103,6 @@ class Diffusion(nn.Module):
     schedule: Schedule
     prediction: str
     weighting: str
-    sampler, grid, evaluations = "unipc", "log-snr", 10
     range: float | None = 1.0
 
     def __init__(
@@ -118,16 +129,34 @@ class Diffusion(nn.Module):
         """The network's arguments that say what it is conditioned on."""
         return {"classes": self.classes, "context": self.text_encoder.width if self.text_encoder is not None else 0}
 
+    @property
+    def card(self) -> Card:
+        conditions = {"label": self.classes} if self.classes else {"text": 0} if self.texts else {}
+        return Card(
+            output=Output("image", (self.size, self.size), self.channels),
+            conditions=conditions,
+            columns=conditions.keys(),
+            latents={"noise": Space(self.code_shape, "normal")},
+            likelihoods=(  # of a chain that ends in 8-bit probabilities, and of the probability flow's density
+                Likelihood("elbo", "bound", "8-bit", options={"times": 1}, rows=2048),
+                Likelihood("elbo", "bound", "8-bit", evaluations=8, options={"times": 8}),
+                Likelihood("log_prob", "estimate", "8-bit", True, "ode", 300, {"steps": 50, "probes": 1}, 256),
+            ),
+            evaluations=STEPS,
+            weights=("minilm", "minilm-words") if isinstance(self.text_encoder, MiniLM) else (),
+            networks=("net",) if self.text_encoder is None else ("net", "text_encoder"),
+        )
+
     # Learning
 
-    def phases(self, lr: float = 3e-3, weight_decay: float = 0.0) -> list[Phase]:
-        return [Phase("denoise", Muon(self, lr, weight_decay), self.loss)]
+    def stages(self, lr: float = 3e-3, weight_decay: float = 0.0) -> list[Stage]:
+        return [Stage([Phase("denoise", Muon(self, lr, weight_decay), self.loss)])]
 
     def codes(self, batch: Batch) -> Tensor:
         """What is diffused: the pictures themselves, here."""
         return batch["x"]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """The weighted squared error of the prediction at a random time, a mean over pictures and dimensions."""
         rng, x0 = batch.rng, self.codes(batch)
         t = self.schedule.draw(rng)
@@ -211,7 +240,11 @@ class Diffusion(nn.Module):
         guidance: float = 1.0,
         guide: Guide | None = None,
     ) -> Denoise:
-        """E[x0 | x] under a condition, guided by the null condition where ``guidance`` is not 1, or by ``guide``."""
+        """E[x0 | x] under a condition, guided by the null condition where ``guidance`` is not 1, or by ``guide``.
+
+        Args:
+            guide: makes a denoiser of this one, see ``diffusion.guides``.
+        """
         prediction = PREDICTIONS[self.prediction]
         told = denoiser(self.bind(label, text), self.schedule, prediction)
         if guidance != 1:
@@ -221,20 +254,17 @@ class Diffusion(nn.Module):
             told = guide(told, label, text)
         return told if self.range is None else clipped(told, self.range)
 
-    def plan(
-        self, sampler: str | None = None, steps: int | None = None, grid: str | None = None
-    ) -> tuple[str, list[Pair]]:
-        """A sampler's name and the grid for a number of steps, the model's own where nothing is said.
+    def plan(self, sampler: str = SAMPLER, steps: int = STEPS, grid: str = GRID) -> tuple[str, list[Pair]]:
+        """A sampler's name and the grid for a number of steps.
 
         Raises:
             UsageError: unknown names, or steps below 1.
         """
-        sampler, grid = sampler or self.sampler, grid or self.grid
         known = {"sampler": (sampler, [*samplers.SAMPLERS]), "grid": (grid, [*grids.GRIDS, "optimised"])}
         for what, (name, names) in known.items():
             if name not in names:
                 raise UsageError(f"There is no {what} {name!r}.{suggest(name, names)} Known: {', '.join(names)}.")
-        steps = grids.check(self.evaluations if steps is None else steps)
+        steps = grids.check(steps)
         if grid == "optimised":
             return sampler, self.optimised_grid(sampler, steps)
         return sampler, grids.GRIDS[grid](self.schedule, steps)
@@ -250,29 +280,40 @@ class Diffusion(nn.Module):
             kept[sampler, steps] = grids.curved(self.schedule, steps, *found)
         return kept[sampler, steps]
 
-    def trajectory(
+    def stream(
         self,
         noise: Noise,
         label: Tensor | None = None,
         text: Sequence[str] | None = None,
         guidance: float = 1.0,
-        sampler: str | None = None,
-        steps: int | None = None,
-        grid: str | None = None,
-        guide: Guide | None = None,
-        **condition: Any,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What ``sample`` goes through: after each step x_t and the estimate of x0, both (B, C, H, W).
+        sampler: str = SAMPLER,
+        steps: int = STEPS,
+        grid: str = GRID,
+        classifier: Annotated[Model | None, CLASSIFIER] = None,
+        autoguide: Annotated[Model | None, WEAKER] = None,
+    ) -> Iterator[Frame]:
+        """What ``sample`` goes through: x at each stop of the sampler and the estimate of x0 made there.
 
         Args:
-            guide: wraps the denoiser, see ``editing.guides``; ``guidance`` then stays 1.
+            guidance: how strongly the label or text counts: 1 is as trained, 2 to 5 is clearer and less varied. Of a
+                classifier or a weaker run its strength.
+            sampler: ddpm, ddim, euler, heun, heun-churn, dpm++2m, dpm++2m-sde or unipc.
+            steps: of the sampler, each one evaluation of the network (heun: two).
+            grid: at which noise levels it stops: uniform (in time), karras, log-snr, or optimised (fitted to this run
+                first, in a minute or less).
+            classifier: a run of noisy-classifier, for a model without classes: steers to the label, ``guidance`` times.
+            autoguide: a weaker run of the same data, or an earlier checkpoint: ``guidance`` above 1 leads away from it.
         Raises:
-            UsageError: a condition that the model does not know, an unknown sampler or grid, steps below 1.
+            UsageError: a condition that the model does not know, an unknown sampler or grid, steps below 1, a guide
+                that does not fit.
         """
-        self.check(label, text, guidance)
+        guide = guide_of(self, classifier, autoguide, guidance)
+        scale = guidance if guide is None else 1.0
+        self.check(label, text, scale)
         name, pairs = self.plan(sampler, steps, grid)
-        x = noise(*self.code_shape) * (pairs[0][0] ** 2 + pairs[0][1] ** 2) ** 0.5
-        yield from samplers.SAMPLERS[name](self.denoiser(label, text, guidance, guide), x, pairs, noise)
+        x = noise(*self.code_shape) * math.hypot(*pairs[0])
+        steps_taken = samplers.SAMPLERS[name](self.denoiser(label, text, scale, guide), x, pairs, noise)
+        yield from frames(steps_taken, x, pairs, self.picture)
 
     def check(self, label: Tensor | None, text: Sequence[str] | None, guidance: float) -> None:
         """Raise a UsageError for a condition that this model was not trained with."""
@@ -284,10 +325,21 @@ class Diffusion(nn.Module):
             raise UsageError("Guidance strengthens a condition: name a label or a text for it to strengthen.")
 
     def sample(self, noise: Noise, **options: Any) -> Tensor:
-        """Pictures (B, C, H, W) from noise: see ``trajectory`` for conditions and options."""
-        for x, _ in self.trajectory(noise, **options):  # noqa: B007
-            pass
-        return x.clamp(-1, 1)
+        """Images (B, C, H, W) from noise: see ``stream`` for conditions and options."""
+        return last_image(self.stream(noise, **options))
+
+    # Views
+
+    def picture(self, x: Tensor) -> Tensor:
+        """Of what is diffused the images (B, C, H, W)."""
+        return x
+
+    def diffuse(self, batch: Batch, t: float) -> Tensor:
+        """What training sees of a batch at time t, as images of noise of size one: the same noise at all t."""
+        x0 = self.codes(batch)
+        noise = Noise(batch.rng.keys, batch.rng.draw)(*x0.shape[1:]).to(x0)
+        alpha, sigma = (float(part) for part in self.schedule.pair(torch.tensor([t], dtype=torch.float64)))
+        return self.picture((alpha * x0 + sigma * noise) / math.hypot(alpha, sigma))
 
 
 class OfPictures(Diffusion):
@@ -301,7 +353,7 @@ class OfPictures(Diffusion):
 
     def __init__(self, size: int, channels: int, classes: int = 0, width: int = 64, depth: int = 1, **more: Any):
         super().__init__(size, channels, classes, **more)
-        self.net = unet(size, channels, width, depth, **self.told)
+        self.net = unet((size, size), channels, width, depth, **self.told)
 
 
 class DDPM(OfPictures):

@@ -11,25 +11,30 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from reverie import registry
 from reverie.core.batch import Batch
+from reverie.core.card import Card
 from reverie.core.errors import UsageError
+from reverie.core.frozen import frozen
 from reverie.core.noise import Noise
+from reverie.core.options import SubRun
+from reverie.core.verbs import Frame, Model
 from reverie.diffusion.denoiser import denoiser
+from reverie.diffusion.frames import frames, last_image
 from reverie.diffusion.prediction import PREDICTIONS
 from reverie.diffusion.samplers import Denoise, ddim, unipc
 from reverie.diffusion.schedules import Pair, Schedule
 from reverie.models.diffusion import Diffusion
 from reverie.models.teacher import borrowed
 from reverie.optim.muon import Muon
-from reverie.optim.phase import Phase
-from reverie.verbs import Model
+from reverie.optim.phase import Phase, Stage
 
 _NULL_RATE = 0.1  # how often the condition is hidden, so that the student too knows the null condition
 _SHIFT, _MOST = 2.0, 40.0  # sigma / alpha in the middle of the way, and where it may start
@@ -77,7 +82,7 @@ def weight(start: Pair, stop: Pair) -> float:
 def _lack(teacher: Model) -> str:
     if isinstance(teacher, Diffusion):
         return ""
-    known = [name for name, one in registry.MODELS.items() if issubclass(one.load(), Diffusion)]
+    known = [name for name in registry.names() if issubclass(registry.entry(name).kind(), Diffusion)]
     return f"no steps to save. Distil one of: {', '.join(known)}."
 
 
@@ -94,14 +99,12 @@ class Distilled(nn.Module):
         guidance: scale of classifier-free guidance that the student learns to draw with; 1 is none.
     """
 
-    sampler, grid = "ddim", "distilled"
-
     def __init__(
         self,
         size: int,
         channels: int,
         classes: int = 0,
-        teacher: dict[str, Any] | str = "",
+        teacher: Annotated[dict[str, Any] | str, SubRun()] = "",
         evaluations: int = 4,
         substeps: int = 2,
         guidance: float = 1.0,
@@ -116,21 +119,29 @@ class Distilled(nn.Module):
         if guidance != 1 and not (self.classes or self.texts):
             raise UsageError("Guidance strengthens a condition, and this teacher knows none. Leave --guidance out.")
         self.student = copy.deepcopy(self.teacher)
-        self.teacher.requires_grad_(False)
+        frozen(self.teacher)
         self.size, self.channels, self.code_shape = size, channels, self.teacher.code_shape
         self.evaluations, self.substeps, self.guidance = evaluations, substeps, guidance
         self.schedule = self.teacher.schedule
         self.pairs = stops(self.schedule, evaluations)
 
+    @property
+    def card(self) -> Card:
+        networks = ("student.net", "teacher.net")
+        return replace(self.student.card, likelihoods=(), evaluations=self.evaluations, networks=networks)
+
     # Learning
 
-    def phases(self, lr: float = 1e-3, weight_decay: float = 0.0) -> list[Phase]:
-        """The student starts where its teacher is; a checkpoint that is put back later overrides that."""
-        self.student.load_state_dict(self.teacher.state_dict())
+    def stages(self, lr: float = 1e-3, weight_decay: float = 0.0) -> list[Stage]:
         own = nn.ModuleList(part for part in (self.student.net, self.student.text_encoder) if part is not None)
-        return [Phase("distil", Muon(own, lr, weight_decay), self.loss)]
+        return [Stage([Phase("distil", Muon(own, lr, weight_decay), self.loss)], prepare=self.start_from_teacher)]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def start_from_teacher(self, batches: Any, fresh: bool = True) -> None:
+        """The student starts where its teacher is, unless another run's weights were supplied."""
+        if fresh:
+            self.student.load_state_dict(self.teacher.state_dict())
+
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """How far from the teacher the student is at each step of its own way from pure noise, a mean by ``weight``.
 
         Of the batch only the conditions are used. ``last`` is the distance at the step that ends at the picture.
@@ -169,9 +180,7 @@ class Distilled(nn.Module):
 
     # Verbs
 
-    def plan(
-        self, sampler: str | None = None, steps: int | None = None, grid: str | None = None
-    ) -> tuple[str, list[Pair]]:
+    def plan(self, steps: int | None = None) -> tuple[str, list[Pair]]:
         """The sampler's name and its stops, which distillation has fixed.
 
         Raises:
@@ -182,33 +191,31 @@ class Distilled(nn.Module):
                 f"This run was distilled to draw in {self.evaluations} steps, not {steps}. "
                 f"For another number, distil its teacher again: reverie distill TEACHER --steps {steps}."
             )
-        return self.sampler, self.pairs
+        return "ddim", self.pairs
 
-    def trajectory(
+    def stream(
         self, noise: Noise, label: Tensor | None = None, text: Sequence[str] | None = None, steps: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What ``sample`` goes through: after each step x_t and what the student said, both (B, *code_shape).
+    ) -> Iterator[Frame]:
+        """What ``sample`` goes through: x at each stop and the student's estimate of x0 there.
 
+        Args:
+            steps: as many as it was distilled for, or nothing.
         Raises:
             UsageError: a condition that the model does not know, or another number of steps.
         """
         self.student.check(label, text, 1.0)
-        _, pairs = self.plan(steps=steps)
-        yield from ddim(self.student.denoiser(label, text), self.noised(noise), pairs)
+        _, pairs = self.plan(steps)
+        x = self.noised(noise)
+        yield from frames(ddim(self.student.denoiser(label, text), x, pairs), x, pairs, self.student.picture)
 
-    def sample(
-        self, noise: Noise, label: Tensor | None = None, text: Sequence[str] | None = None, steps: int | None = None
-    ) -> Tensor:
-        """Pictures (B, C, H, W) from noise: see ``trajectory`` for conditions and errors."""
-        for x, _ in self.trajectory(noise, label, text, steps):  # noqa: B007
-            pass
-        return self.picture(x).clamp(-1, 1)
+    def sample(self, noise: Noise, **options: Any) -> Tensor:
+        """Images (B, C, H, W) from noise: see ``stream`` for conditions and errors."""
+        return last_image(self.stream(noise, **options))
 
     def codes(self, batch: Batch) -> Tensor:
         """What is diffused: the pictures themselves, or a codec's codes of them."""
         return self.student.codes(batch)
 
-    def picture(self, x: Tensor) -> Tensor:
-        """Of what is diffused the picture (B, C, H, W)."""
-        student: Any = self.student
-        return student.picture(x) if hasattr(student, "picture") else x
+    def diffuse(self, batch: Batch, t: float) -> Tensor:
+        """What the teacher saw in training: see ``Diffusion.diffuse``."""
+        return self.student.diffuse(batch, t)

@@ -7,19 +7,23 @@ arXiv:2003.03581. Directions without labels are principal components of styles: 
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card
 from reverie.core.errors import UsageError
+from reverie.core.frozen import frozen
 from reverie.core.noise import Noise
+from reverie.core.options import SubRun
+from reverie.core.verbs import Model
 from reverie.models.stylegan import StyleGAN2
 from reverie.models.teacher import borrowed
 from reverie.models.translation import Pix2Pix
-from reverie.optim.phase import Phase
-from reverie.verbs import Model
+from reverie.optim.phase import Stage
 
 _STYLES = 4096  # styles whose directions are looked at
 
@@ -44,7 +48,7 @@ class Editor(Pix2Pix):
         size: int,
         channels: int,
         classes: int = 0,
-        teacher: dict[str, Any] | str = "",
+        teacher: Annotated[dict[str, Any] | str, SubRun()] = "",
         direction: str = "1",
         strength: float = 2.0,
         **more: Any,
@@ -52,20 +56,26 @@ class Editor(Pix2Pix):
         if more.get("task", "pairs") != "pairs":
             raise UsageError("An editor has its own pairs: leave --task out.")
         super().__init__(size, channels, **more)
-        self.teacher = borrowed(teacher, size, channels, "reverie distill RUN --direction 1", _lack).requires_grad_(
-            False
-        )
+        self.teacher = frozen(borrowed(teacher, size, channels, "reverie distill RUN --direction 1", _lack))
         self.ends = _ends(direction, self.teacher)
         self.strength = strength
         self.register_buffer("move", torch.zeros(self.teacher.latent))
 
+    @property
+    def card(self) -> Card:
+        return replace(super().card, columns={})
+
     # Learning
 
-    def phases(self, lr: float = 3e-4, d_lr: float = 2e-4, beta: float = 0.5) -> list[Phase]:
+    def stages(self, lr: float = 3e-4, d_lr: float = 2e-4, beta: float = 0.5) -> list[Stage]:
         """As ``Pix2Pix``; the direction is found first, in the teacher's weights."""
-        with torch.no_grad():
-            self.move.copy_(self.found())
-        return super().phases(lr, d_lr, beta)
+        (stage,) = super().stages(lr, d_lr, beta)
+        stage.prepare = self.find_direction
+        return [stage]
+
+    def find_direction(self, batches: Any, fresh: bool = True) -> None:
+        """A function of the teacher's weights alone."""
+        self.move.copy_(self.found())
 
     def found(self) -> Tensor:
         """The direction (width,), as long as one unit of strength."""

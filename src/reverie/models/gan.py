@@ -55,17 +55,19 @@ class GAN(Adversarial):
         self.G = nets.ConditionedGenerator(self.generator(latent + told, width), self.classes, told)
         body, features = self.body(self.packing * (channels + plane), width)
         shown = 0 if self.named else self.classes  # D is told the class, or names it
-        self.D = nets.Judge(body, features, shown, size * plane, self.packing, self.named and self.classes)
+        self.D = nets.Judge(
+            body, features, shown, (size, size) if plane else None, self.packing, self.named and self.classes
+        )
         if spectral:
             nets.spectral(self.D)
 
     def generator(self, inputs: int, width: int) -> nn.Module:
         """(B, inputs) to pictures."""
-        return nets.DenseGenerator(self.size, self.channels, inputs, width)
+        return nets.DenseGenerator((self.size, self.size), self.channels, inputs, width)
 
     def body(self, channels: int, width: int) -> tuple[nn.Module, int]:
         """Pictures of so many channels to features, and their number."""
-        return nets.dense_body(self.size, channels, width), width
+        return nets.dense_body((self.size, self.size), channels, width), width
 
 
 class DCGAN(GAN):
@@ -92,10 +94,10 @@ class DCGAN(GAN):
         super().__init__(size, channels, classes, loss, latent, width, condition, **more)
 
     def generator(self, inputs: int, width: int) -> nn.Module:
-        return nets.Transposed(self.size, self.channels, inputs, width)
+        return nets.Transposed((self.size, self.size), self.channels, inputs, width)
 
     def body(self, channels: int, width: int) -> tuple[nn.Module, int]:
-        return nets.strided_body(self.size, channels, width)
+        return nets.strided_body((self.size, self.size), channels, width)
 
 
 class ACGAN(DCGAN):
@@ -152,8 +154,10 @@ class R3GAN(GAN):
         super().__init__(size, channels, classes, loss, latent, width, condition, **more)
 
     def generator(self, inputs: int, width: int) -> nn.Module:
-        return Decoder(self.size, self.channels, inputs, width, self.depth)
+        return Decoder((self.size, self.size), self.channels, inputs, width, self.depth)
 
     def body(self, channels: int, width: int) -> tuple[nn.Module, int]:
         features = 4 * width
-        return nn.Sequential(Encoder(self.size, channels, features, width, self.depth), nn.LeakyReLU(0.2)), features
+        return nn.Sequential(
+            Encoder((self.size, self.size), channels, features, width, self.depth), nn.LeakyReLU(0.2)
+        ), features

@@ -7,33 +7,33 @@ NeurIPS 2021, arXiv:2106.05931, without the joint training. Deviations are liste
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reverie import registry
+from reverie.core.batch import Batch
+from reverie.core.card import Card, Output, Space, card_of
 from reverie.core.errors import UsageError
-from reverie.core.noise import Noise
+from reverie.core.frozen import frozen
+from reverie.core.options import SubRun
+from reverie.core.verbs import Model, verbs_of
+from reverie.data.batches import Batches
 from reverie.diffusion.schedules import Cosine, Flow
-from reverie.models.diffusion import Diffusion
+from reverie.models.diffusion import Diffusion, level_widths
 from reverie.nets.unet import UNet
-from reverie.optim.phase import Phase, adamw
-from reverie.verbs import Batch, Model, verbs_of
+from reverie.optim.phase import Phase, Stage, adamw
 
-_GENTLE = 1e-4  # scale of the moments' loss, so that clipping never shortens their steps; their rate makes up for it
-_RATE, _EVERY = 0.5, 4  # the share of a batch in the running moments, and how many steps lie between two batches
+_LOOKED_AT = 8192  # images whose codes decide mean and variance
 _LEAST_VARIANCE = 1e-4  # of a latent before it is normalised: one that says nothing is not blown up
 
 
 def latent_unet(shape: tuple[int, int, int], width: int, depth: int, **told: int) -> UNet:
-    """The U-Net for codes of a shape (C, side, side): levels down to 8 a side, attention on the coarsest."""
-    channels, side, _ = shape
-    widths, coarsest = [width], side
-    while coarsest % 2 == 0 and coarsest > 8:
-        coarsest //= 2
-        widths.append(min(2 * widths[-1], 4 * width))
-    return UNet(side, channels, tuple(widths), depth, attention=len(widths) - 1, fold=1, **told)
+    """The U-Net for codes of a shape (C, h, w): levels down to 8 a side, attention on the coarsest."""
+    widths = level_widths(shape[1:], width)
+    return UNet(shape[0], tuple(widths), depth, attention=len(widths) - 1, fold=1, **told)
 
 
 def borrowed(codec: Any, size: int, channels: int) -> Model:
@@ -48,15 +48,15 @@ def borrowed(codec: Any, size: int, channels: int) -> Model:
         raise UsageError(f"codec is a trained run: reverie train latent-diffusion --codec {codec}, which looks it up.")
     who = f"The codec {codec.get('run') or codec['name']}"
     made = registry.build(codec["name"], **codec["kwargs"])
-    if not {"encode", "decode"} <= set(verbs_of(made)) or len(made.latent_shape) not in (1, 3):
+    card = card_of(made)
+    if not {"encode", "decode"} <= set(verbs_of(made)) or not card.space or len(card.space.shape) not in (1, 3):
         raise UsageError(f"{who} makes no codes of pictures. Train one that does: reverie train autoencoder-kl.")
-    if (made.size, made.channels) != (size, channels):
+    if card.output != Output("image", (size, size), channels):
         raise UsageError(
-            f"{who} knows pictures of {made.size}x{made.size}x{made.channels}, and these are {size}x{size}x{channels}. "
-            f"Train with --size {made.size} on pictures of its kind, or a codec for these: "
-            f"reverie train autoencoder-kl --size {size}."
+            f"{who} knows images of {card.output}, and these are {Output('image', (size, size), channels)}. "
+            f"Train on images of its size and kind, or a codec for these: reverie train autoencoder-kl --size {size}."
         )
-    return made.requires_grad_(False)
+    return frozen(made)
 
 
 class LatentDiffusion(Diffusion):
@@ -78,6 +78,8 @@ class LatentDiffusion(Diffusion):
         code_shape: the same as maps, (D, 1, 1) for vectors.
     """
 
+    mean: Tensor
+    square: Tensor
     range = None
     elbo: Any = None  # a density of codes would be none of pictures
     log_prob: Any = None
@@ -87,7 +89,7 @@ class LatentDiffusion(Diffusion):
         size: int,
         channels: int,
         classes: int = 0,
-        codec: dict[str, Any] | str = "",
+        codec: Annotated[dict[str, Any] | str, SubRun()] = "",
         latent: int = 4,
         factor: int = 4,
         codec_width: int = 64,
@@ -108,43 +110,53 @@ class LatentDiffusion(Diffusion):
             self.codec = registry.build(
                 "autoencoder-kl", size=size, channels=channels, latent=latent, factor=factor, width=codec_width, depth=1
             )
-        self.latent_shape = tuple(self.codec.latent_shape)
+        space: Any = card_of(self.codec).space
+        self.latent_shape = space.shape
         self.code_shape = self.latent_shape if len(self.latent_shape) == 3 else (*self.latent_shape, 1, 1)
-        self.mean = nn.Parameter(torch.zeros(self.code_shape[0]))
-        self.square = nn.Parameter(torch.ones(self.code_shape[0]))
+        self.register_buffer("mean", torch.zeros(self.code_shape[0]))
+        self.register_buffer("square", torch.ones(self.code_shape[0]))
         self.net = latent_unet(self.code_shape, width, depth, **self.told)
+
+    @property
+    def card(self) -> Card:
+        own, codec, space = super().card, card_of(self.codec), Space(self.latent_shape, "model")
+        return replace(
+            own,
+            latents={"z": replace(space, encode=codec.space.encode if codec.space else None)},
+            likelihoods=(),  # a density of codes would be none of images
+            weights=(*own.weights, *codec.weights),
+            networks=(*own.networks, *(f"codec.{name}" for name in codec.networks)),
+        )
 
     # Learning
 
-    def stages(self, lr: float = 1e-3, weight_decay: float = 0.0, codec_lr: float = 2e-3) -> list[list[Phase]]:
-        """The codec first, unless it is lent, then the diffusion.
+    def stages(self, lr: float = 1e-3, weight_decay: float = 0.0, codec_lr: float = 2e-3) -> list[Stage]:
+        """The codec first, unless it is another run's, then the diffusion.
 
         Args:
             lr: peak learning rate of the diffusion.
             weight_decay: AdamW's weight decay; biases are spared.
             codec_lr: peak learning rate of the codec, where it is trained here.
         """
-        learn = self.phases(lr, weight_decay)
-        if self.lent:
-            return [learn]
-        return [self.codec.phases(codec_lr, weight_decay), learn]
-
-    def phases(self, lr: float = 1e-3, weight_decay: float = 0.0) -> list[Phase]:
-        """The diffusion of codes, and their moments."""
         own = [*self.net.parameters(), *(self.text_encoder.parameters() if self.text_encoder is not None else ())]
-        # plain gradient descent on half a squared distance is a running average, and all that holds for training
-        # holds for it: ranks agree, a resumed run goes on exactly
-        running = torch.optim.SGD([self.mean, self.square], _RATE / (_EVERY * _GENTLE))
-        return [
-            Phase("denoise", adamw(own, lr, weight_decay), self.loss),
-            Phase("moments", running, self.moments_loss, every=_EVERY),
-        ]
+        denoise = Phase("denoise", adamw(own, lr, weight_decay), self.loss)
+        diffusion = Stage([denoise], name="diffusion", prepare=self.measure_codes)
+        if self.lent:
+            return [diffusion]
+        (codec,) = self.codec.stages(codec_lr, weight_decay)
+        return [replace(codec, name="codec", verbs=("encode", "decode")), diffusion]
 
-    def moments_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Half the squared distance of ``mean`` and ``square`` from each picture's mean code and mean square."""
-        codes = self.raw(batch["x"])
-        gap = torch.cat([codes.mean((2, 3)) - self.mean, codes.square().mean((2, 3)) - self.square], 1)  # (B, 2 C)
-        return {"loss": _GENTLE / 2 * gap.square().sum(1).mean()}
+    def measure_codes(self, batches: Batches, fresh: bool = True) -> None:
+        """Mean and mean square of the codec's latents, a channel each, over the first images of the training split."""
+        total, count = torch.zeros(2, len(self.mean), dtype=torch.float64, device=self.mean.device), 0
+        for batch in batches.in_order(256):
+            codes = self.raw(batch["x"]).double()
+            total += torch.stack([codes.mean((2, 3)).sum(0), codes.square().mean((2, 3)).sum(0)])
+            count += len(codes)
+            if count >= _LOOKED_AT:
+                break
+        self.mean.copy_(total[0] / count)
+        self.square.copy_(total[1] / count)
 
     @property
     def deviation(self) -> Tensor:
@@ -175,9 +187,3 @@ class LatentDiffusion(Diffusion):
     def decode(self, latent: Tensor, **condition: Any) -> Tensor:
         """Normalised codes (B, *latent_shape) to pictures (B, C, H, W)."""
         return self.picture(latent.reshape(-1, *self.code_shape))
-
-    def sample(self, noise: Noise, **options: Any) -> Tensor:
-        """Codes from noise, decoded to pictures (B, C, H, W): see ``trajectory`` for conditions and options."""
-        for code, _ in self.trajectory(noise, **options):  # noqa: B007
-            pass
-        return self.picture(code)

@@ -7,17 +7,19 @@ Deviations are listed in docs/systems/diffusion.md.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.nets.convolutional import Encoder
 from reverie.nets.unet import sinusoids
-from reverie.optim.phase import Phase, adamw
+from reverie.optim.phase import Phase, Stage, adamw
 
 _LEAST, _MOST = math.log(0.05), math.log(100.0)  # log(sigma / alpha) in training; beyond, the nearer end is told
 
@@ -36,22 +38,29 @@ class NoisyClassifier(nn.Module):
         depth: residual blocks a level.
     """
 
-    serves = "reverie sample RUN --classifier THIS --label CLASS steers a diffusion run."
-
     def __init__(self, size: int, channels: int, classes: int = 0, width: int = 32, depth: int = 1):
         super().__init__()
         if classes < 2:
             raise UsageError("A classifier needs pictures with at least two classes (sub-folders are classes).")
         self.size, self.channels, self.classes, self.frequencies = size, channels, classes, 2 * width
         features = 4 * width
-        self.encoder = Encoder(size, channels, features, width, depth)
+        self.encoder = Encoder((size, size), channels, features, width, depth)
         self.level = nn.Sequential(nn.Linear(2 * width, features), nn.SiLU(), nn.Linear(features, 2 * features))
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(features, features), nn.SiLU(), nn.Linear(features, classes))
 
-    def phases(self, lr: float = 2e-3, weight_decay: float = 0.01) -> list[Phase]:
-        return [Phase("classify", adamw(self.parameters(), lr, weight_decay), self.loss)]
+    @property
+    def card(self) -> Card:
+        return Card(
+            output=Output("image", (self.size, self.size), self.channels),
+            conditions={"label": self.classes},
+            columns={"label"},
+            serves="reverie sample RUN --classifier THIS --label CLASS steers a diffusion run.",
+        )
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def stages(self, lr: float = 2e-3, weight_decay: float = 0.01) -> list[Stage]:
+        return [Stage([Phase("classify", adamw(self.parameters(), lr, weight_decay), self.loss)])]
+
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """Cross-entropy in nats under noise of a random level; pictures without a class count as 0."""
         label = batch["label"]
         logits = self.logits(*self.noised(batch["x"], batch.rng))
@@ -72,7 +81,7 @@ class NoisyClassifier(nn.Module):
         scale, shift = self.level(told.to(x.dtype)).chunk(2, 1)
         return self.head(self.encoder(x) * (1 + scale) + shift).float()
 
-    def log_likelihood(self, x: Tensor, alpha: float, sigma: float, label: Tensor) -> Tensor:
+    def class_log_prob(self, x: Tensor, alpha: float, sigma: float, label: Tensor) -> Tensor:
         """log p(label | x) of each row (B,), in nats, for x = alpha x0 + sigma e of any scaling."""
         log_ratio = torch.full((len(x),), math.log(sigma / alpha), device=x.device)
         nats = self.logits(x / (alpha**2 + sigma**2) ** 0.5, log_ratio).log_softmax(1)

@@ -8,18 +8,25 @@ arXiv:1912.04958. Deviations are listed in docs/systems/stylegan.md.
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
-from reverie.models.adversarial import Adversarial, Loss
+from reverie.models.adversarial import Adversarial, Level, Loss
 from reverie.nets.adversarial import Judge, within
 from reverie.nets.stylegan import AdaptiveSynthesis, Features, Mapping, Synthesis
-from reverie.optim.phase import Phase
+from reverie.optim.phase import Metrics, Outputs, Phase, Stage
+
+DEVIATION = 4  # images whose deviation the discriminator sees together
+_PATH_RATE = 0.01  # share of a step's path length in the running mean
+
+StyleSpace = Literal["z", "w", "w+"]
 
 
 def power_of_two(size: int, least: int, most: int = 1024) -> None:
@@ -64,6 +71,7 @@ class StyleGAN2(Adversarial):
 
     synthesis: Any = Synthesis
     G: Any
+    stride: Tensor
 
     def __init__(
         self,
@@ -92,23 +100,37 @@ class StyleGAN2(Adversarial):
         synthesis = self.synthesis(size, channels, latent, width, fold)
         self.G = StyleGenerator(Mapping(latent, latent, mapping, self.classes), synthesis)
         body = Features(size, channels * self.packing, width, fold)
-        self.D = Judge(body, body.outputs, self.classes, packing=self.packing)
+        self.D = Judge(body, body.outputs, self.classes, packing=self.packing, grouped=True)
         self.layers, self.latent_shape = self.G.synthesis.layers, (latent,)
-        # the size of a path's steps that the penalty holds G to, learned with it
-        self.stride = nn.Parameter(torch.zeros(()), requires_grad=path > 0)
+        self.register_buffer("stride", torch.zeros(()))  # running mean of path lengths, which the penalty holds G to
+
+    @property
+    def card(self) -> Card:
+        w = Space((self.latent,), "model")
+        spaces = {"w": w, "w+": replace(w, shape=(self.layers, self.latent)), "z": Space((self.latent,), "normal")}
+        return replace(super().card, latents=spaces, networks=("G.mapping", "G.synthesis", "D"))
 
     # Learning
 
-    def phases(self, lr: float = 2e-3, d_lr: float = 0.0, beta: float = 0.0) -> list[Phase]:
-        """See ``Adversarial.phases``; the path length penalty is a lazy move of G's."""
-        moves = super().phases(lr, d_lr, beta)
+    def stages(self, lr: float = 2e-3, d_lr: float = 0.0, beta: float = 0.0) -> list[Stage]:
+        """See ``Adversarial.stages``; the path length penalty is a lazy phase of G's optimizer."""
+        (stage,) = super().stages(lr, d_lr, beta)
+        stage.group = math.lcm(2, DEVIATION * self.packing)
         if self.path:
-            optimizer = moves[-1].optimizer
-            optimizer.add_param_group({"params": [self.stride], "lr": 0.01, "weight_decay": 0.0})
-            moves.append(Phase("G-path", optimizer, self.path_loss, self.path_every))
-        return moves
+            every, optimizer = self.path_every, stage.phases[-1].optimizer
+            stage.phases.append(Phase("G-path", optimizer, self.path_loss, every, every, graph=False, eager=True))
+            stage.update = self.adapt
+        return [stage]
 
-    def make(self, rng: Noise, label: Tensor | None) -> Tensor:
+    def adapt(self, batch: Batch, outputs: Outputs, stats: Metrics) -> Metrics:
+        """ADA's probability, and the running mean of path lengths."""
+        metrics = self.adapt_augmentation(batch, outputs, stats) if self.d_augment == "ada" else {}
+        if "G-path/length" in stats:
+            self.stride.lerp_(stats["G-path/length"], _PATH_RATE)
+            metrics["stride"] = self.stride
+        return metrics
+
+    def make(self, rng: Noise, label: Tensor | None, level: Level = ()) -> Tensor:
         return within(self.G.synthesis(self.styles(rng, label), rng).float())
 
     def styles(self, rng: Noise, label: Tensor | None) -> Tensor:
@@ -122,16 +144,15 @@ class StyleGAN2(Adversarial):
         cut = torch.where(rng.bernoulli(self.mixing), cut, torch.full_like(cut, layers))
         return torch.where(torch.arange(layers, device=cut.device)[None, :, None] < cut[:, None, None], w, other)
 
-    def path_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """(|J' y| - a)^2 of the Jacobian J of pictures by w and noise y, a the length that fits best so far.
+    def path_loss(self, batch: Batch, outputs: Outputs) -> Metrics:
+        """(|J' y| - a)^2 of the Jacobian J of images by w and noise y, a the running mean of |J' y|.
 
-        Of every second picture of the batch.
+        Of every second image of the batch.
         """
-        rng, label = batch.rng[::2], batch.get("label")
-        label = self.some_label(rng, None if label is None else label[::2]) if self.classes else None
-        lengths = path_lengths(self.G.synthesis, self.styles(rng, label), rng)
+        rng, label = batch.rng[::2], outputs.get("label")
+        lengths = path_lengths(self.G.synthesis, self.styles(rng, None if label is None else label[::2]), rng)
         loss = (lengths - self.stride).square().mean()
-        return {"loss": self.path * loss, "length": lengths.mean(), "stride": self.stride.detach().clone()}
+        return {"loss": self.path * loss, "length": lengths.mean()}
 
     # Verbs
 
@@ -146,19 +167,34 @@ class StyleGAN2(Adversarial):
             w = torch.lerp(self.mean_style(w.device), w, truncation)
         return self.G.synthesis(w[:, None].expand(-1, self.layers, -1), noise).clamp(-1, 1)
 
-    def latents(self, noise: Noise, label: Tensor | None = None) -> Tensor:
-        """The styles w (B, width) of the pictures that ``sample`` draws."""
-        return self.G.mapping(noise(self.latent), self.some_label(noise, label) if self.classes else None)
+    def latents(self, noise: Noise, label: Tensor | None = None, space: StyleSpace = "w") -> Tensor:
+        """Of the samples that ``sample`` draws z (B, latent), w (B, latent) or w+ (B, layers, latent)."""
+        z = noise(self.latent)
+        return z if space == "z" else self.styled(z, space, self.some_label(noise, label) if self.classes else None)
+
+    def styled(self, z: Tensor, space: StyleSpace, label: Tensor | None) -> Tensor:
+        w = self.G.mapping(z, label)
+        return w if space == "w" else w[:, None].expand(-1, self.layers, -1)
 
     def mean_style(self, device: torch.device) -> Tensor:
         """The mean w of 4,096 z (1, width), of all classes alike."""
         return self.latents(Noise.of_seeds(range(4096), device)).mean(0)[None]
 
-    def decode(self, latent: Tensor, label: Tensor | None = None, **condition: Any) -> Tensor:
-        """Styles w+ (B, layers, width), or w (B, width), to pictures; noise inputs at zero.
+    def decode(
+        self, latent: Tensor, label: Tensor | None = None, space: StyleSpace | None = None, **condition: Any
+    ) -> Tensor:
+        """Styles w+ (B, layers, latent) or w (B, latent), or z (B, latent), to images; noise inputs at zero.
 
-        The class is in the style: a label changes nothing."""
-        if latent.ndim == 2:
+        The class is in the style: a label changes only what is made of z (without one, that of class 0).
+
+        Args:
+            space: by default w+ or w, as the shape says.
+        """
+        if space == "z":
+            if self.classes and label is None:
+                label = torch.zeros(len(latent), dtype=torch.int64, device=latent.device)
+            latent = self.styled(latent, "w+", label)
+        elif latent.ndim == 2:
             latent = latent[:, None].expand(-1, self.layers, -1)
         return self.G.synthesis(latent).clamp(-1, 1)
 

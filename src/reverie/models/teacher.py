@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from reverie import registry
+from reverie.core.card import Output, card_of
 from reverie.core.errors import UsageError
-from reverie.verbs import Model
+from reverie.core.verbs import Model
 
 
 def borrowed(teacher: Any, size: int, channels: int, example: str, lack: Callable[[Model], str]) -> Any:
@@ -28,9 +29,9 @@ def borrowed(teacher: Any, size: int, channels: int, example: str, lack: Callabl
     made = registry.build(teacher["name"], **teacher["kwargs"])
     if lacking := lack(made):
         raise UsageError(f"{who} is a run of {teacher['name']}, which has {lacking}")
-    if (made.size, made.channels) != (size, channels):
+    own, wanted = card_of(made).output, Output("image", (size, size), channels)
+    if own != wanted:
         raise UsageError(
-            f"{who} draws pictures of {made.size}x{made.size}x{made.channels}, and these are {size}x{size}x{channels}. "
-            "Leave --data and --size out to use its own."
+            f"{who} makes images of {own}, and these are {wanted}. Leave --data and --size out to use its own."
         )
     return made

@@ -12,7 +12,7 @@ from reverie.core.errors import UsageError
 from reverie.diffusion.schedules import Cosine, Linear
 from reverie.models.diffusion import Diffusion
 from reverie.nets.textbook_unet import TextbookUNet
-from reverie.optim.phase import Phase, adamw
+from reverie.optim.phase import Phase, Stage, adamw
 
 
 class TextbookDDPM(Diffusion):
@@ -102,5 +102,5 @@ class TextbookDDPM(Diffusion):
             self.classes,
         )
 
-    def phases(self, lr: float = 2e-4, weight_decay: float = 0.0) -> list[Phase]:
-        return [Phase("denoise", adamw(self.parameters(), lr, weight_decay), self.loss)]
+    def stages(self, lr: float = 2e-4, weight_decay: float = 0.0) -> list[Stage]:
+        return [Stage([Phase("denoise", adamw(self.parameters(), lr, weight_decay), self.loss)])]

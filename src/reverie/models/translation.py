@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.models.adversarial import game_of, spread
 from reverie.models.diffusion import unet
 from reverie.nets.adversarial import patch_judge, within
-from reverie.optim.phase import Phase, adamw, taking_part
+from reverie.optim.phase import Metrics, Outputs, Phase, Stage, adamw
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -51,7 +52,7 @@ class Translator(nn.Module):
 
     def __init__(self, size: int, inputs: int, outputs: int, width: int, depth: int):
         super().__init__()
-        self.net = unet(size, inputs, width, depth, outputs=outputs)
+        self.net = unet((size, size), inputs, width, depth, outputs=outputs)
         self.change = inputs == outputs
 
     def forward(self, source: Tensor) -> Tensor:
@@ -96,24 +97,37 @@ class Pix2Pix(nn.Module):
         self.size, self.channels, self.task, self.direction, self.l1 = size, channels, task, direction, l1
         self.game = game_of(loss)
         made = 1 if task != "pairs" else channels
-        self.inputs, outputs = (made, channels) if direction == "AtoB" else (channels, made)
-        self.G = Translator(size, self.inputs, outputs, width, depth)
-        self.D = patch_judge(size, self.inputs + outputs, width)
+        self.inputs, self.outputs = (made, channels) if direction == "AtoB" else (channels, made)
+        self.G = Translator(size, self.inputs, self.outputs, width, depth)
+        self.D = patch_judge((size, size), self.inputs + self.outputs, width)
+
+    @property
+    def card(self) -> Card:
+        remedy = (
+            "A/x.png and B/x.png are a pair. Two folders without pairs are for `reverie train cyclegan`; --task colour "
+            "or lines make pairs of any images."
+        )
+        return Card(
+            output=Output("image", (self.size, self.size), self.outputs),
+            conditions={"source": self.inputs},
+            columns={"source": remedy} if self.task == "pairs" else {},
+            monitors=("gan",),
+            networks=("G", "D"),
+        )
 
     # Learning
 
-    def phases(self, lr: float = 3e-4, d_lr: float = 2e-4, beta: float = 0.5) -> list[Phase]:
-        """D's move, then G's.
+    def stages(self, lr: float = 3e-4, d_lr: float = 2e-4, beta: float = 0.5) -> list[Stage]:
+        """D, then G.
 
         Args:
             lr: peak learning rate of G.
             d_lr: that of D.
             beta: Adam's first moment.
         """
-        return [
-            Phase("D", adamw(self.D.parameters(), d_lr, betas=(beta, 0.99)), self.d_loss),
-            Phase("G", adamw(self.G.parameters(), lr, betas=(beta, 0.99)), self.g_loss),
-        ]
+        d = Phase("D", adamw(self.D.parameters(), d_lr, betas=(beta, 0.99)), self.d_loss, graph=False)
+        g = Phase("G", adamw(self.G.parameters(), lr, betas=(beta, 0.99)), self.g_loss)
+        return [Stage([d, g], forward=self.generate)]
 
     def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What goes in and what should come out.
@@ -133,35 +147,35 @@ class Pix2Pix(nn.Module):
             a = TASKS[self.task](image)
         return (a, image) if self.direction == "AtoB" else (image, a)
 
-    def d_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The game's loss over patches, real pairs against made ones."""
-        source, target, made = self.made(batch)
-        logits = self.D(torch.cat([torch.cat([source, target], 1), torch.cat([source, made.detach()], 1)])).float()
-        real, fake = logits.chunk(2)
-        told = {"real": real.mean(), "fake": fake.mean(), "spread": spread(made, target)}
-        shared = {"given": source, "wanted": target, "made": made}
-        return {"loss": self.game.judge(real, fake).mean() / 2, **told, **shared}
-
-    def made(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """A, B and G(A): the first move that needs them makes them for both."""
-        if "made" in batch:
-            return batch["given"], batch["wanted"], batch["made"]
+    def generate(self, batch: Batch) -> Outputs:
+        """A, B and G(A)."""
         source, target = self.pair(batch)
-        with taking_part(self.G):
-            return source, target, self.G(source)
+        return {"source": source, "target": target, "fakes": self.G(source)}
 
-    def g_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def d_loss(self, batch: Batch, outputs: Outputs) -> Metrics:
+        """The game's loss over patches, real pairs against fakes."""
+        source, target, fakes = outputs["source"], outputs["target"], outputs["fakes"]
+        logits = self.D(torch.cat([torch.cat([source, target], 1), torch.cat([source, fakes], 1)])).float()
+        real, fake = logits.chunk(2)
+        metrics = {"real": real.mean(), "fake": fake.mean(), "spread": spread(fakes, target)}
+        return {"loss": self.game.judge(real, fake).mean() / 2, **metrics}
+
+    def g_loss(self, batch: Batch, outputs: Outputs) -> Metrics:
         """The game's loss + l1 E|B - G(A)|."""
-        source, target, made = self.made(batch)
-        fake = self.D(torch.cat([source, made], 1)).float()
-        told = {"l1": F.l1_loss(made, target), "game": self.game.make(torch.zeros_like(fake), fake).mean()}
-        return {"loss": told["game"] + self.l1 * told["l1"], **told}
+        source, target, fakes = outputs["source"], outputs["target"], outputs["fakes"]
+        fake = self.D(torch.cat([source, fakes], 1)).float()
+        metrics = {"l1": F.l1_loss(fakes, target), "game": self.game.make(torch.zeros_like(fake), fake).mean()}
+        return {"loss": metrics["game"] + self.l1 * metrics["l1"], **metrics}
 
     # Verbs
 
     def given(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Of a batch what goes in, and the truth where the data has it."""
         return self.pair(batch)
+
+    def domains(self, batch: Batch) -> tuple[Tensor, Tensor, bool]:
+        """Of a batch A, B (B and A where that way was learned), and that they are pairs."""
+        return *self.pair(batch), True
 
     def translate(self, source: Tensor, noise: Noise | None = None, **condition: Any) -> Tensor:
         """A to B, or B to A where that was learned: (B, C, H, W) to (B, C', H, W). A grey picture may be given grey."""
@@ -209,30 +223,43 @@ class CycleGAN(nn.Module):
         super().__init__()
         if min(cycle, identity, pool) < 0:
             raise UsageError(f"cycle, identity and pool are at least 0, not {cycle}, {identity} and {pool}.")
-        self.size, self.channels, self.domains = size, channels, classes
+        self.size, self.channels, self.domain_count = size, channels, classes
         self.game, self.cycle, self.identity = game_of(loss), cycle, identity
         self.to_b, self.to_a = (Translator(size, channels, channels, width, depth) for _ in range(2))
-        self.d_b, self.d_a = (patch_judge(size, channels, width) for _ in range(2))
+        self.d_b, self.d_a = (patch_judge((size, size), channels, width) for _ in range(2))
         self.register_buffer("past_a", torch.zeros(pool, channels, size, size))
         self.register_buffer("past_b", torch.zeros(pool, channels, size, size))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
+    @property
+    def card(self) -> Card:
+        remedy = "A/x.png and B/x.png are a pair. Without pairs, two folders A/ and B/ are the two domains."
+        return Card(
+            output=Output("image", (self.size, self.size), self.channels),
+            conditions={"source": self.channels},
+            columns={"label": remedy} if self.domain_count == 2 else {"source": remedy},
+            monitors=("gan",),
+            networks=("to_a", "to_b", "d_a", "d_b"),
+        )
+
     # Learning
 
-    def phases(self, lr: float = 3e-4, d_lr: float = 2e-4, beta: float = 0.5) -> list[Phase]:
-        """Both discriminators' move, then both generators'.
+    def stages(self, lr: float = 3e-4, d_lr: float = 2e-4, beta: float = 0.5) -> list[Stage]:
+        """Both discriminators, then both generators.
 
         Args:
             lr: peak learning rate of the generators.
             d_lr: that of the discriminators.
             beta: Adam's first moment.
         """
-        judges = [*self.d_a.parameters(), *self.d_b.parameters()]
-        makers = [*self.to_a.parameters(), *self.to_b.parameters()]
-        return [
-            Phase("D", adamw(judges, d_lr, betas=(beta, 0.99)), self.d_loss),
-            Phase("G", adamw(makers, lr, betas=(beta, 0.99)), self.g_loss),
-        ]
+        discriminators = [*self.d_a.parameters(), *self.d_b.parameters()]
+        generators = [*self.to_a.parameters(), *self.to_b.parameters()]
+        d = Phase("D", adamw(discriminators, d_lr, betas=(beta, 0.99)), self.d_loss, graph=False)
+        g = Phase("G", adamw(generators, lr, betas=(beta, 0.99)), self.g_loss)
+        stage = Stage([d, g], forward=self.generate)
+        if len(self.past_a):
+            stage.update, stage.gather = self.keep_pool, ("fake_a", "fake_b", "slot", "swap")
+        return [stage]
 
     def piles(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pictures of A and of B, and a weight for each: 0 where a row has none. Weights have mean 1 over the data.
@@ -244,63 +271,61 @@ class CycleGAN(nn.Module):
         if "source" in batch:
             one = torch.ones(len(image), device=image.device)
             return batch["source"], image, one, one
-        if self.domains != 2:
+        if self.domain_count != 2:
             raise UsageError(
                 "CycleGAN learns from two piles: folders A/ and B/. These pictures are no pairs, and their classes are "
-                f"not two but {self.domains}."
+                f"not two but {self.domain_count}."
             )
         label = batch["label"]
         return image, image, 2.0 * (label == 0), 2.0 * (label == 1)
 
-    def d_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Each side's game against made pictures, half of them from the past where there is a pool."""
+    def generate(self, batch: Batch) -> Outputs:
+        """``a``, ``b`` and their weights; ``fake_a`` = F(B), ``fake_b`` = G(A); and what the discriminators see.
+
+        Where there is a pool, that is ``shown_a`` and ``shown_b``: fakes, some of them exchanged (``swap``, B) for
+        earlier ones at places (``slot``, B) of the pool."""
         a, b, of_a, of_b = self.piles(batch)
-        fake_a, fake_b = self.made(batch, a, b)
-        with torch.no_grad():
-            shown = self.remembered((fake_a.detach(), fake_b.detach()), batch.rng)
-        told: dict[str, Tensor] = {}
+        outputs = {"a": a, "b": b, "of_a": of_a, "of_b": of_b, "fake_a": self.to_a(b), "fake_b": self.to_b(a)}
+        if places := len(self.past_a):
+            full = self.filled >= places
+            start = torch.where(full, batch.shared.integers(places)[0], self.filled)
+            slot = (start + batch.row) % places
+            swap = batch.rng.bernoulli(0.5) & (batch.row < places) & full  # rows below the pool's size share no place
+            for side, past in (("a", self.past_a), ("b", self.past_b)):
+                shown = torch.where(swap[:, None, None, None], past[slot], outputs[f"fake_{side}"].detach())
+                outputs[f"shown_{side}"] = shown
+            outputs |= {"slot": slot, "swap": swap}
+        return outputs
+
+    def keep_pool(self, batch: Batch, outputs: Outputs, stats: Metrics) -> None:
+        """Fakes take the place of those that they were exchanged for, and fill what is free."""
+        places = len(self.past_a)
+        rows = min(places, batch.rows)
+        slot, kept = outputs["slot"][:rows], (outputs["swap"][:rows] | (self.filled < places))[:, None, None, None]
+        for past, fake in ((self.past_a, outputs["fake_a"]), (self.past_b, outputs["fake_b"])):
+            past[slot] = torch.where(kept, fake[:rows].to(past), past[slot])
+        self.filled.add_(rows).clamp_(max=places)
+
+    def d_loss(self, batch: Batch, outputs: Outputs) -> Metrics:
+        """Each side's game against fakes, half of them from the past where there is a pool."""
+        metrics: Metrics = {}
         loss: Any = 0.0
-        sides = (("a", self.d_a, a, shown[0], of_a, of_b), ("b", self.d_b, b, shown[1], of_b, of_a))
-        for name, judge, real, fake, weight, made_weight in sides:
+        for name, judge, other in (("a", self.d_a, "b"), ("b", self.d_b, "a")):
+            real, fake = outputs[name], outputs.get(f"shown_{name}", outputs[f"fake_{name}"])
             real_logit, fake_logit = (x.flatten(1) for x in judge(torch.cat([real, fake])).float().chunk(2))
             zero = torch.zeros_like(real_logit)
             # the two halves of the game's loss, by rows of different piles
             on_real = self.game.judge(real_logit, zero) - self.game.judge(zero, zero) / 2
             on_fake = self.game.judge(zero, fake_logit) - self.game.judge(zero, zero) / 2
-            loss = loss + ((weight[:, None] * on_real + made_weight[:, None] * on_fake) / 2).mean()
-            told |= {f"real_{name}": real_logit.mean(), f"fake_{name}": fake_logit.mean()}
-        told["spread"] = torch.minimum(spread(fake_a, a), spread(fake_b, b))
-        return {"loss": loss, **told, "made_a": fake_a, "made_b": fake_b}
+            weight, fake_weight = outputs[f"of_{name}"][:, None], outputs[f"of_{other}"][:, None]
+            loss = loss + ((weight * on_real + fake_weight * on_fake) / 2).mean()
+            metrics |= {f"real_{name}": real_logit.mean(), f"fake_{name}": fake_logit.mean()}
+        metrics["spread"] = torch.minimum(*(spread(outputs[f"fake_{x}"], outputs[x]) for x in "ab"))
+        return {"loss": loss, **metrics}
 
-    def made(self, batch: Batch, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """F(B) and G(A): the first move that needs them makes them for both."""
-        if "made_a" in batch:
-            return batch["made_a"], batch["made_b"]
-        with taking_part(self.to_a, self.to_b):
-            return self.to_a(b), self.to_b(a)
-
-    def remembered(self, fakes: tuple[Tensor, Tensor], rng: Noise) -> tuple[Tensor, Tensor]:
-        """Made pictures, each exchanged with probability 1/2 for one of the past, whose place it takes."""
-        places = len(self.past_a)
-        rows = min(places, len(fakes[0]))
-        if not rows:
-            return fakes
-        full = self.filled >= places
-        swap = rng.bernoulli(0.5)[:rows, None, None, None] & full
-        start = torch.where(full, rng.integers(places)[0], self.filled)
-        slot = (start + torch.arange(rows, device=start.device)) % places  # no two rows share one
-        shown = []
-        for past, fake in zip((self.past_a, self.past_b), fakes, strict=True):
-            old, new = past[slot], fake[:rows]
-            shown.append(torch.cat([torch.where(swap, old, new), fake[rows:]]))
-            past[slot] = torch.where(swap | ~full, new, old)
-        self.filled.add_(rows).clamp_(max=places)
-        return shown[0], shown[1]
-
-    def g_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def g_loss(self, batch: Batch, outputs: Outputs) -> Metrics:
         """Both sides' game, the way there and back, and the identity."""
-        a, b, of_a, of_b = self.piles(batch)
-        fake_a, fake_b = self.made(batch, a, b)
+        a, b, of_a, of_b, fake_a, fake_b = (outputs[x] for x in ("a", "b", "of_a", "of_b", "fake_a", "fake_b"))
 
         def mean(rows: Tensor, weight: Tensor) -> Tensor:
             return (weight * rows.flatten(1).mean(1)).mean()
@@ -331,6 +356,13 @@ class CycleGAN(nn.Module):
             return batch["x"], None
         pair = batch["source"], batch["x"]
         return pair if to == "B" else pair[::-1]
+
+    def domains(self, batch: Batch, to: Literal["A", "B"] = "B") -> tuple[Tensor, Tensor, bool]:
+        """A's rows of a batch and B's (B's and A's on the way to A), and whether they are pairs."""
+        paired = "source" in batch
+        a = batch["source"] if paired else batch["x"][batch["label"] == 0]
+        b = batch["x"] if paired else batch["x"][batch["label"] == 1]
+        return (a, b, paired) if to == "B" else (b, a, paired)
 
     def translate(
         self, source: Tensor, noise: Noise | None = None, to: Literal["A", "B"] = "B", **condition: Any

@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import Card, Likelihood, Output, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.models.autoencoder import coder
-from reverie.optim.phase import Phase, adamw
+from reverie.optim.phase import Phase, Stage, adamw
 
 _LOG_2PI = math.log(2 * math.pi)
 _EMBEDDING = 64
+_SAMPLES = 32  # of the importance-weighted bound, where it is asked for
 _NULL_RATE = 0.1  # how often training hides the label, so that the null condition means "any class"
 
 
@@ -94,16 +96,25 @@ class VAE(nn.Module):
             self.to_statistics = nn.Linear(_EMBEDDING, 2 * latent)
 
     @property
-    def likelihood(self) -> str:
-        """What ``elbo`` is a bound of: "8-bit" pictures, or "bernoulli" (binary pictures, grey read as probability)."""
-        return "bernoulli" if self.kind == "bernoulli" else "8-bit"
+    def card(self) -> Card:
+        # a Bernoulli decoder is a model of binary images, grey read as a probability
+        of: Any = ("binary", False) if self.kind == "bernoulli" else ("8-bit", True)
+        importance: Any = {"suffix": f"iw{_SAMPLES}", "evaluations": _SAMPLES, "options": {"samples": _SAMPLES}}
+        conditions = {"label": self.classes} if self.classes else {}
+        return Card(
+            output=Output("image", (self.size, self.size), self.channels),
+            conditions=conditions,
+            columns=conditions.keys(),
+            latents={"z": Space(self.latent_shape, "normal", "mean")},
+            likelihoods=(Likelihood("elbo", "bound", *of), Likelihood("elbo", "bound", *of, **importance)),
+        )
 
     # Learning
 
-    def phases(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Phase]:
-        return [Phase("elbo", adamw(self.parameters(), lr, weight_decay), self.loss)]
+    def stages(self, lr: float = 2e-3, weight_decay: float = 0.0) -> list[Stage]:
+        return [Stage([Phase("elbo", adamw(self.parameters(), lr, weight_decay), self.loss)])]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """(reconstruction + beta KL) per dimension; ``nll``, ``kl`` and ``elbo`` in nats per image."""
         label = batch.get("label")
         if self.classes and label is not None:
@@ -158,7 +169,7 @@ class VAE(nn.Module):
         return self.decoder(z).to(z.dtype)
 
     def elbo(self, batch: Batch, samples: int = 1) -> Tensor:
-        """Evidence lower bound, nats per image (B,), of what ``likelihood`` names.
+        """Evidence lower bound, nats per image (B,), of 8-bit images or binary ones (see ``card``).
 
         Args:
             samples: 1 is the one-sample estimate with the KL term in closed form; more give the importance-weighted

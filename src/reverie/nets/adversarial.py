@@ -15,27 +15,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.nets.shapes import Shape, divides, halved, named
 
-def halvings(size: int) -> list[int]:
-    """Sides of the maps from the picture down to 4 to 7, each half of the one before: [28, 14, 7], [32, 16, 8, 4].
+
+def halvings(shape: Shape) -> list[tuple[int, int]]:
+    """Shapes of the maps from the image down to sides of at most 7, each half of the one before: 28, 14, 7.
 
     Raises:
-        ValueError: a side that cannot be halved down to at most 7.
+        ValueError: sides that cannot be halved down to at most 7.
     """
-    sides = [size]
-    while sides[-1] > 7:
-        if sides[-1] % 2:
-            raise ValueError(f"{size} cannot be halved down to 7 or less.")
-        sides.append(sides[-1] // 2)
-    return sides
+    shapes = [halved(shape, 1)]
+    while max(shapes[-1]) > 7:
+        if not divides(2, shapes[-1]):
+            raise ValueError(f"{named(shape)} cannot be halved down to 7 or less.")
+        shapes.append(halved(shapes[-1]))
+    return shapes
 
 
 class DenseGenerator(nn.Module):
-    """(B, inputs) to (B, channels, size, size) in (-1, 1)."""
+    """(B, inputs) to (B, channels, *shape) in (-1, 1)."""
 
-    def __init__(self, size: int, channels: int, inputs: int, width: int):
+    def __init__(self, shape: Shape, channels: int, inputs: int, width: int):
         super().__init__()
-        self.shape = (channels, size, size)
+        self.shape = (channels, *shape)
         self.layers = nn.Sequential(
             nn.Linear(inputs, width),
             nn.LeakyReLU(0.2),
@@ -49,11 +51,11 @@ class DenseGenerator(nn.Module):
         return self.layers(z).unflatten(1, self.shape)
 
 
-def dense_body(size: int, channels: int, width: int) -> nn.Sequential:
-    """(B, channels, size, size) to features (B, width)."""
+def dense_body(shape: Shape, channels: int, width: int) -> nn.Sequential:
+    """(B, channels, *shape) to features (B, width)."""
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(channels * size**2, 2 * width),
+        nn.Linear(channels * math.prod(shape), 2 * width),
         nn.LeakyReLU(0.2),
         nn.Linear(2 * width, width),
         nn.LeakyReLU(0.2),
@@ -61,13 +63,13 @@ def dense_body(size: int, channels: int, width: int) -> nn.Sequential:
 
 
 class Transposed(nn.Module):
-    """(B, inputs) to (B, channels, size, size) in (-1, 1): 4x4 convolutions transposed, each doubling the side."""
+    """(B, inputs) to (B, channels, *shape) in (-1, 1): 4x4 convolutions transposed, each doubling the sides."""
 
-    def __init__(self, size: int, channels: int, inputs: int, width: int):
+    def __init__(self, shape: Shape, channels: int, inputs: int, width: int):
         super().__init__()
-        sides = halvings(size)
-        widths = [min(2**i, 8) * width for i in range(len(sides) - 1)]  # fine to coarse
-        self.start = (sides[-1], sides[-1], widths[-1])
+        shapes = halvings(shape)
+        widths = [min(2**i, 8) * width for i in range(len(shapes) - 1)]  # fine to coarse
+        self.start = (*shapes[-1], widths[-1])
         self.into = nn.Linear(inputs, math.prod(self.start))
         self.norm = nn.GroupNorm(1, widths[-1])
         layers: list[nn.Module] = [nn.ReLU(True)]
@@ -92,19 +94,19 @@ class Row(nn.Module):
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
-def strided_body(size: int, channels: int, width: int) -> tuple[nn.Sequential, int]:
-    """(B, channels, size, size) to features (B, F), by 4x4 convolutions of stride 2; and F."""
-    sides = halvings(size)
+def strided_body(shape: Shape, channels: int, width: int) -> tuple[nn.Sequential, int]:
+    """(B, channels, *shape) to features (B, F), by 4x4 convolutions of stride 2; and F."""
+    shapes = halvings(shape)
     layers: list[nn.Module] = []
     wide = channels
-    for level in range(len(sides) - 1):
+    for level in range(len(shapes) - 1):
         outputs = min(2**level, 8) * width
         layers += [nn.Conv2d(wide, outputs, 4, 2, 1)] + ([nn.GroupNorm(1, outputs)] if level else [])
         layers += [nn.LeakyReLU(0.2, True)]
         wide = outputs
     made = nn.Sequential(*layers, Row())
     _small_normal(made)
-    return made, wide * sides[-1] ** 2
+    return made, wide * math.prod(shapes[-1])
 
 
 def _small_normal(net: nn.Module) -> None:
@@ -144,10 +146,11 @@ class ConditionedGenerator(nn.Module):
         self.net = net
         self.label = nn.Embedding(classes, width) if classes else None
 
-    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, label: Tensor | None = None, *level: Any) -> Tensor:
+        """``level``: what a growing network is told, see ``nets.progressive``."""
         if self.label is not None:
             z = torch.cat([z, self.label(label).to(z.dtype)], 1)
-        return self.net(z)
+        return self.net(z, *level)
 
 
 class Judge(nn.Module):
@@ -157,31 +160,46 @@ class Judge(nn.Module):
         body: (B / packing, packing * (C + planes), H, W) to features (B / packing, F).
         features: F.
         classes: number of classes that it is told (0: none).
-        size: side of the pictures; a class is one more plane of the picture where it is given, else a projection.
+        plane: shape of the images where a class is one more plane of the image; None where it is a projection.
         packing: pictures that are judged together, as channels of one.
         named: number of classes for which it also has logits of its own opinion (an auxiliary classifier).
+        grouped: whether ``body`` compares rows, and so has to know how many sets of images it sees.
     """
 
     def __init__(
-        self, body: nn.Module, features: int, classes: int = 0, size: int = 0, packing: int = 1, named: int = 0
+        self,
+        body: nn.Module,
+        features: int,
+        classes: int = 0,
+        plane: Shape | None = None,
+        packing: int = 1,
+        named: int = 0,
+        grouped: bool = False,
     ):
         super().__init__()
-        self.body, self.packing, self.size = body, packing, size
+        self.body, self.packing, self.grouped = body, packing, grouped
         self.head = nn.Linear(features, 1)
-        plane = bool(classes and size)
-        self.plane = nn.Embedding(classes, size**2) if plane else None
+        self.plane = nn.Embedding(classes, math.prod(plane)) if classes and plane else None
         self.projection = nn.Embedding(classes, features) if classes and not plane else None
         self.names = nn.Linear(features, named) if named else None
 
-    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.opinion(image, label)[0]
+    def forward(self, image: Tensor, label: Tensor | None = None, sets: int = 1, *level: Any) -> Tensor:
+        return self.opinion(image, label, sets, *level)[0]
 
-    def opinion(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The logits (B / packing,), and those of the classes (B / packing, named) where it has some."""
+    def opinion(
+        self, image: Tensor, label: Tensor | None = None, sets: int = 1, *level: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """The logits (B / packing,), and those of the classes (B / packing, named) where it has some.
+
+        Args:
+            sets: of how many equal sets, such as real images and fakes, the rows consist; rows of two are not compared.
+            level: what a growing body is told, see ``nets.progressive``.
+        """
         if self.plane is not None:
-            image = torch.cat([image, self.plane(label).unflatten(1, (1, self.size, self.size)).to(image)], 1)
+            image = torch.cat([image, self.plane(label).unflatten(1, (1, *image.shape[2:])).to(image)], 1)
         image = image.unflatten(0, (-1, self.packing)).flatten(1, 2) if self.packing > 1 else image
-        features = self.body(image.contiguous(memory_format=torch.channels_last)).float()
+        image = image.contiguous(memory_format=torch.channels_last)
+        features = (self.body(image, *level, sets=sets) if self.grouped else self.body(image)).float()
         with torch.autocast(image.device.type, enabled=False):  # losses look at small differences of large logits
             logits = self.head(features)[:, 0]
             if self.projection is not None:
@@ -217,10 +235,10 @@ def spectral(net: nn.Module) -> nn.Module:
     return net
 
 
-def patch_judge(size: int, channels: int, width: int) -> nn.Sequential:
-    """(B, channels, size, size) to a logit of "real" for each of some overlapping patches, (B, 1, side, side)."""
+def patch_judge(shape: Shape, channels: int, width: int) -> nn.Sequential:
+    """(B, channels, *shape) to a logit of "real" for each of some overlapping patches, (B, 1, h, w)."""
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-    side, wide = size // 2, width
+    side, wide = min(shape) // 2, width
     while side > 8 and wide < 4 * width:
         # over all channels and places of one picture: the paper's batch norm would let pictures see one another
         layers += [nn.Conv2d(wide, 2 * wide, 4, stride=2, padding=1), nn.GroupNorm(1, 2 * wide), nn.LeakyReLU(0.2)]

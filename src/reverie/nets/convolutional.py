@@ -8,10 +8,12 @@ every picture independent of its batch.
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.core.errors import UsageError
+from reverie.nets.shapes import Shape, check_sides, divides, halved
 
 
 class Residual(nn.Module):
@@ -28,56 +30,52 @@ class Residual(nn.Module):
         return x + self.second(F.relu(self.first(x)))
 
 
-def levels(size: int, width: int) -> tuple[int, list[tuple[int, int]]]:
-    """The fold of the first layer, then (channels, side) of each level from fine to coarse.
+def levels(shape: Shape, width: int) -> tuple[int, list[tuple[int, tuple[int, int]]]]:
+    """The fold of the first layer, then (channels, (height, width)) of each level from fine to coarse.
 
     Raises:
-        UsageError: a size that cannot be halved twice, or outside 8 ... 512.
+        UsageError: a side that cannot be halved twice, or outside 8 ... 512.
     """
-    if size % 4 or not 8 <= size <= 512:
-        near = min(max(8, round(size / 4) * 4), 512)
-        raise UsageError(
-            f"The convolutional network needs a size that 4 divides, from 8 to 512; {size} is not. Try --size {near}."
-        )
+    check_sides(shape, "The convolutional network", 4, 8, 512)
     fold = 2
-    while size // fold > 32 and size % (2 * fold) == 0:
+    while max(shape) // fold > 32 and divides(2 * fold, shape):
         fold *= 2
-    side, channels = size // fold, width
-    plan = [(channels, side)]
-    while side % 2 == 0 and side > 4:
-        side, channels = side // 2, min(2 * channels, 4 * width)
-        plan.append((channels, side))
+    (height, wide), channels = halved(shape, fold), width
+    plan = [(channels, (height, wide))]
+    while divides(2, (height, wide)) and min(height, wide) > 4:
+        (height, wide), channels = halved((height, wide)), min(2 * channels, 4 * width)
+        plan.append((channels, (height, wide)))
     return fold, plan
 
 
 class Encoder(nn.Module):
-    """(B, channels, size, size) to features (B, outputs)."""
+    """(B, channels, *shape) to features (B, outputs)."""
 
-    def __init__(self, size: int, channels: int, outputs: int, width: int = 64, depth: int = 1):
+    def __init__(self, shape: Shape, channels: int, outputs: int, width: int = 64, depth: int = 1):
         super().__init__()
-        fold, plan = levels(size, width)
+        fold, plan = levels(shape, width)
         layers: list[nn.Module] = [nn.PixelUnshuffle(fold), nn.Conv2d(channels * fold**2, width, 3, padding=1)]
         for index, (wide, _) in enumerate(plan):
             if index:
                 layers += [nn.Conv2d(plan[index - 1][0], wide, 2, stride=2)]
             layers += [Residual(wide) for _ in range(depth)]
         self.layers = nn.Sequential(*layers, nn.ReLU())
-        self.out = nn.Linear(plan[-1][0] * plan[-1][1] ** 2, outputs)
+        self.out = nn.Linear(plan[-1][0] * math.prod(plan[-1][1]), outputs)
 
     def forward(self, image: Tensor) -> Tensor:
-        maps = self.layers(image)  # (B, coarse, side, side)
+        maps = self.layers(image)  # (B, coarse, h, w)
         return self.out(maps.permute(0, 2, 3, 1).flatten(1))  # in channels_last order: no copy
 
 
 class Decoder(nn.Module):
-    """Features (B, inputs) to (B, channels, size, size); the output is linear."""
+    """Features (B, inputs) to (B, channels, *shape); the output is linear."""
 
-    def __init__(self, size: int, channels: int, inputs: int, width: int = 64, depth: int = 1):
+    def __init__(self, shape: Shape, channels: int, inputs: int, width: int = 64, depth: int = 1):
         super().__init__()
-        fold, plan = levels(size, width)
-        coarse, side = plan[-1]
-        self.into = nn.Linear(inputs, coarse * side**2)
-        self.start = (side, side, coarse)
+        fold, plan = levels(shape, width)
+        coarse, sides = plan[-1]
+        self.into = nn.Linear(inputs, coarse * math.prod(sides))
+        self.start = (*sides, coarse)
         layers: list[nn.Module] = []
         for index, (wide, _) in reversed(list(enumerate(plan))):
             layers += [Residual(wide) for _ in range(depth)]
@@ -87,7 +85,5 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
-        maps = (
-            self.into(features).unflatten(1, self.start).permute(0, 3, 1, 2)
-        )  # (B, coarse, side, side), channels_last
+        maps = self.into(features).unflatten(1, self.start).permute(0, 3, 1, 2)  # (B, coarse, h, w), channels_last
         return self.layers(maps)

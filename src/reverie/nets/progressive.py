@@ -64,7 +64,7 @@ class GrowingFeatures(nn.Module):
         self.outputs = widths[0]
         self.out = Linear(16 * widths[0], widths[0])
 
-    def forward(self, image: Tensor, level: int, share: Tensor | float = 1.0) -> Tensor:
+    def forward(self, image: Tensor, level: int, share: Tensor | float = 1.0, sets: int = 1) -> Tensor:
         x = leaky(self.pixels[level](image))
         for place in reversed(range(level)):
             for conv in self.blocks[place]:
@@ -72,7 +72,7 @@ class GrowingFeatures(nn.Module):
             x = smaller(x)
             if place == level - 1:
                 x = torch.lerp(leaky(self.pixels[place](smaller(image))), x, _weight(share, x))
-        x = leaky(self.last(self.group(x)))
+        x = leaky(self.last(self.group(x, sets)))
         return leaky(self.out(x.permute(0, 2, 3, 1).flatten(1)))  # in channels_last order: no copy
 
 

@@ -267,10 +267,11 @@ class ResidualDown(nn.Module):
 
 
 class GroupDeviation(nn.Module):
-    """Adds a plane: how much a picture and its neighbours in the batch (4 in all, or as many as divide it) differ."""
+    """Adds a plane: how much an image and its neighbours in the batch (4 in all, or as many as divide it) differ."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        group = math.gcd(len(x), 4)
+    def forward(self, x: Tensor, sets: int = 1) -> Tensor:
+        """``sets``: of how many equal sets, such as real images and fakes, the rows consist; no group spans two."""
+        group = math.gcd(len(x) // sets, 4)
         groups = x.float().unflatten(0, (-1, group))
         variance = (groups - groups.mean(1, keepdim=True)).square().mean(1)
         deviation = (variance + 1e-8).sqrt().mean((1, 2, 3))
@@ -287,12 +288,12 @@ class Features(nn.Module):
         self.unshuffle = nn.PixelUnshuffle(fold)
         self.into = Conv(channels * fold**2, widths[0], 1 if fold == 1 else 3)
         self.blocks = nn.Sequential(*(ResidualDown(i, o) for i, o in pairwise(widths)))
-        self.group = GroupDeviation() if grouped else nn.Identity()
+        self.group = GroupDeviation() if grouped else None
         self.last = Conv(widths[-1] + grouped, widths[-1])
         self.outputs = widths[-1]
         self.out = Linear(16 * widths[-1], widths[-1])
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, sets: int = 1) -> Tensor:
         x = self.blocks(leaky(self.into(self.unshuffle(image))))
-        x = leaky(self.last(self.group(x)))
+        x = leaky(self.last(x if self.group is None else self.group(x, sets)))
         return leaky(self.out(x.permute(0, 2, 3, 1).flatten(1)))  # in channels_last order: no copy

@@ -99,10 +99,11 @@ class Level(nn.Module):
 
 
 class UNet(nn.Module):
-    """(B, channels, size, size) and timesteps (B,) to (B, outputs, size, size).
+    """(B, channels, H, W) and timesteps (B,) to (B, outputs, H, W).
+
+    The fold times 2 for every level but the finest must divide H and W.
 
     Args:
-        size: side of the pictures; the fold times a power of two for every level must divide it.
         channels: of the pictures.
         widths: channels of each level, fine to coarse.
         depth: residual blocks a level, on the way down; as many on the way up.
@@ -115,7 +116,6 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        size: int,
         channels: int,
         widths: tuple[int, ...] = (64, 128),
         depth: int = 2,
@@ -126,11 +126,6 @@ class UNet(nn.Module):
         outputs: int | None = None,
     ):
         super().__init__()
-        whole = fold * 2 ** (len(widths) - 1)
-        if size % whole:
-            raise ValueError(
-                f"{len(widths)} levels after a fold of {fold} need a size that {whole} divides, not {size}."
-            )
         self.depth, self.classes = depth, classes
         embedding = 2 * widths[0]
         self.frequencies = widths[0]

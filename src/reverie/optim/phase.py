@@ -1,17 +1,25 @@
-"""A phase is one player's move; a stage is the list of phases that play together; training is a list of stages."""
+"""A phase is one optimiser and its loss; a stage is a list of phases that train together; training is a list of stages.
+
+Everything a model needs from training is said here. Both are plain data: building them changes nothing, so ``stages()``
+may be called at any time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
-from reverie.verbs import Model
+from reverie.core.errors import UsageError
+from reverie.core.verbs import verbs_of
+
+Outputs = Mapping[str, Any]  # what a stage's ``forward`` hands to its losses: tensors (B, ...) by name
+Metrics = dict[str, Tensor]  # 0-dim tensors by name
+Loss = Callable[[Batch, Any], Metrics]
 
 
 @dataclass
@@ -20,50 +28,86 @@ class Phase:
 
     Attributes:
         name: for logs and error messages ("D", "G", "elbo").
-        optimizer: owns the only tensors that this move may change.
-        loss: batch -> {"loss": scalar, **metrics}; every random draw comes from ``batch.rng``, which is the same for
-            all moves of a step: what one makes, another can make again. To spare it that, what a loss returns with rows
-            (B, ...) is in the batch of the moves after it, if the batch is whole.
-        every: the move is made every k-th step, and its loss is then scaled by k (lazy regularisation).
+        optimizer: owns the only tensors that this phase may change. Phases may share one.
+        loss: (batch, outputs) -> {"loss": scalar, **scalars}, a mean over rows or over whole groups of rows. Every
+            random draw comes from ``batch.rng``, a stream of the phase's own.
+        every: the phase is due when (step - first step of the stage) % every == 0.
+        scale: its loss is multiplied by this; the logged loss is not (lazy regularisation: the same as ``every``).
+        clip: largest norm of its gradient; None is the run's, 0 does not clip.
+        graph: its loss backpropagates into the outputs of ``forward``; False gets them detached: less memory.
+        closure: the optimiser evaluates the loss several times a step (L-BFGS).
+        schedule: (step of the stage, progress) -> factor on the learning rate; None is the run's (closure: 1).
+        eager: takes second derivatives, so it never goes through compiled networks.
     """
 
     name: str
     optimizer: torch.optim.Optimizer
-    loss: Callable[[Batch], dict[str, Tensor]]
+    loss: Loss
     every: int = 1
+    scale: float = 1.0
+    clip: float | None = None
+    graph: bool = True
+    closure: bool = False
+    schedule: Callable[[int, float], float] | None = None
+    eager: bool = False
 
     @property
     def parameters(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
-@contextmanager
-def taking_part(*nets: nn.Module) -> Iterator[None]:
-    """Lets the gradient of a later move of the step reach networks that stand still in this one."""
-    parameters = [p for net in nets for p in net.parameters()]
-    before = [p.requires_grad for p in parameters]
-    for p in parameters:
-        p.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for p, wanted in zip(parameters, before, strict=True):
-            p.requires_grad_(wanted)
+@dataclass
+class Stage:
+    """Phases that train together.
+
+    Attributes:
+        phases: in the order in which they run in every step.
+        name: prefix of its log keys where a model has several stages.
+        share: of training, next to the shares of the other stages.
+        prepare: (batches, fresh), once when the stage begins, never on resume, without gradients and in fp32: fills
+            existing parameters and buffers in place, from global batches (``batches.whole(step)``,
+            ``batches.in_order(rows)``). ``fresh`` is False where the weights were supplied by another run.
+        forward: batch -> outputs, once a step; with accumulation once per phase and part, to the same random numbers.
+        update: (batch, outputs, stats) -> metrics or None, after the optimisers, on every rank with the same inputs:
+            the only place where state that is not trained by gradient changes, in buffers and in place. ``stats`` holds
+            "phase/metric" of the phases that ran; ``batch`` and ``outputs`` what ``gather`` names, as global rows.
+        gather: columns and outputs that ``update`` looks at.
+        group: rows that a loss looks at together: parts and ranks are cut at multiples of it.
+        precision: "fp32" for the arithmetic of this stage, whatever the run's is.
+        verbs: what previews may use during it; None: all in the last stage, none before.
+    """
+
+    phases: list[Phase]
+    name: str = ""
+    share: float = 1.0
+    prepare: Callable[[Any, bool], None] | None = None
+    forward: Callable[[Batch], Outputs] | None = None
+    update: Callable[[Batch, Any, Metrics], Metrics | None] | None = None
+    gather: tuple[str, ...] = ()
+    group: int = 1
+    precision: Literal["fp32"] | None = None
+    verbs: tuple[str, ...] | None = None
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Each once, in the order of the phases."""
+        return list({id(phase.optimizer): phase.optimizer for phase in self.phases}.values())
 
 
-class Stage(list[Phase]):
-    """Phases that play together, and how much of training is theirs, next to the shares of the other stages."""
+def stages_of(model: Any, **options: Any) -> list[Stage]:
+    """The model's stages in order; ``options`` are those of its ``stages`` (lr ...).
 
-    def __init__(self, phases: Iterable[Phase], share: float = 1.0):
-        super().__init__(phases)
-        self.share = share
-
-
-def stages_of(model: Model, **options: Any) -> list[list[Phase]]:
-    """The model's stages in order; a model with ``phases()`` alone has one. ``options`` are theirs (lr ...)."""
-    if callable(getattr(model, "stages", None)):
-        return list(model.stages(**options))
-    return [model.phases(**options)]
+    Raises:
+        UsageError: a model without stages, a stage without phases, two phases of one name.
+    """
+    if "stages" not in verbs_of(model):
+        raise UsageError(f"{type(model).__name__} cannot be trained: it has no method stages() -> [Stage, ...].")
+    stages = list(model.stages(**options))
+    for stage in stages:
+        names = [phase.name for phase in stage.phases]
+        if not names or len(set(names)) < len(names):
+            raise UsageError(f"A stage needs phases with names of their own, not {names}.")
+    return stages
 
 
 def adamw(

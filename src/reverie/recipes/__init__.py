@@ -1,7 +1,7 @@
 """One small TOML file per trained result: what to type, and what it measured.
 
 ``MODEL-DATA.toml`` serves one data set, ``MODEL.toml`` any other. Tables: ``[model]`` constructor arguments,
-``[phases]`` arguments of ``phases()``, ``[training]`` fields of ``Options``, ``[measured]`` (or
+``[phases]`` arguments of ``stages()``, ``[training]`` fields of ``Options``, ``[measured]`` (or
 ``[measured.DATA]``, where a recipe serves any) the result with its command, machine and commit. ``[gpu.model]``,
 ``[gpu.phases]`` and ``[gpu.training]`` say what is different on a GPU.
 """

@@ -87,7 +87,7 @@ def examine(lines: Lines) -> list[Finding]:
         text = f"D tells unseen pictures from its training pictures {gaps[-1]:.0%} as well as made ones from them."
         if min(gaps) > 1:
             text = "D takes unseen pictures for less real than made ones."
-        strength = _values(lines, "D/strength")  # of ADA, where it is at work
+        strength = _values(lines, "update/strength")  # of ADA, where it is at work
         text += f" ADA is at work (strength {strength[-1]:.2g})." if strength else ""
         say(
             "overfitting",

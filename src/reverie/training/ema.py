@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
-    """A slowly following copy. Buffers that are not floating point are copied as they are.
+    """A slowly following copy of the parameters that training moves; everything else is shared with the model.
+
+    So buffers (pools, moments, running means) and frozen sub-models are neither averaged nor copied.
 
     Args:
         decay: the share of the old average that a step keeps. Early on it is lower, min(decay, (1 + t) / (10 + t)), so
             that the random start is soon forgotten.
+        trained: the parameters that some phase trains.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: nn.Module, decay: float, trained: Iterable[Tensor]):
         self.decay = decay
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
-
-    def restart(self, model: nn.Module) -> None:
-        """Forget the average: follow on from where ``model`` stands."""
-        self.model.load_state_dict(model.state_dict())
+        moving = {id(p) for p in trained}
+        shared = {id(t): t for t in (*model.parameters(), *model.buffers()) if id(t) not in moving}
+        self.model = copy.deepcopy(model, shared).eval()
+        names = [name for name, p in model.named_parameters() if id(p) in moving]
+        mine, theirs = dict(self.model.named_parameters()), dict(model.named_parameters())
+        self.averaged = {name: mine[name].requires_grad_(False).detach() for name in names}
+        self.source = [theirs[name].detach() for name in names]
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Follow ``model`` after the step number ``step`` (from 0, counted from where the average began)."""
+    def restart(self) -> None:
+        """Forget the average: follow on from where the model stands."""
+        torch._foreach_copy_([*self.averaged.values()], self.source)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Follow the model after the step number ``step`` (from 0, counted from where the average began)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
-        floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
-        torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - decay)
-        for mine, theirs in pairs:
-            if not mine.is_floating_point():
-                mine.copy_(theirs)
+        torch._foreach_lerp_([*self.averaged.values()], self.source, 1 - decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged parameters by name."""
+        return dict(self.averaged)
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put back what ``state_dict`` gave."""
+        for name, average in self.averaged.items():
+            average.copy_(state[name])

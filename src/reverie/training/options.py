@@ -6,8 +6,11 @@ import inspect
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from torch import nn
+
 from reverie import registry
 from reverie.core.errors import UsageError, suggest
+from reverie.core.options import method_parameters
 from reverie.data.augment import Augment
 
 
@@ -19,6 +22,7 @@ class Options:
         steps: how many steps to train; or
         minutes: how many minutes, pictures and scores at the end included.
         batch_size: pictures a step, over all processes together.
+        init: a run whose averaged weights to begin with, wherever name and shape agree (fine-tuning).
         seed: decides the initial weights, the order of the pictures and every random draw.
         warmup: steps over which the learning rate rises.
         decay: what the learning rate does afterwards.
@@ -39,6 +43,7 @@ class Options:
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 128
+    init: str | None = None
     seed: int = 0
     warmup: int = 100
     decay: Literal["cosine", "constant"] = "cosine"
@@ -69,9 +74,25 @@ class Options:
 
 
 def phase_options(model: str) -> dict[str, inspect.Parameter]:
-    """The arguments of a model's ``phases()`` or ``stages()`` (learning rate ...) by name."""
-    kind = registry.entry(model).load()
-    return registry.arguments(kind, "stages" if hasattr(kind, "stages") else "phases")
+    """The arguments of a registered model's ``stages()`` (learning rate ...) by name."""
+    return method_parameters(registry.entry(model).kind(), "stages")
+
+
+def split_options(model: nn.Module, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options for the training of a model that exists: (its stages', ``Options``').
+
+    Raises:
+        UsageError: a name that belongs to neither.
+    """
+    stages, training = list(method_parameters(type(model), "stages")), [f.name for f in fields(Options)]
+    for name in options:
+        if name not in stages and name not in training:
+            raise UsageError(
+                f"{type(model).__name__} and its training have no option {name!r}."
+                f"{suggest(name, [*stages, *training])} What its constructor takes was settled when it was built."
+            )
+    chosen = {name: value for name, value in options.items() if name in stages}
+    return chosen, {name: value for name, value in options.items() if name not in stages}
 
 
 def sort_options(model: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

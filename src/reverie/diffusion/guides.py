@@ -5,19 +5,38 @@ A guide is a function (denoise, label, text) -> denoise: a denoiser made of a de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from reverie.core.card import card_of
 from reverie.core.errors import UsageError
+from reverie.core.verbs import Model
 from reverie.diffusion.denoiser import denoiser
 from reverie.diffusion.guidance import classified, guided
 from reverie.diffusion.prediction import PREDICTIONS
 from reverie.diffusion.samplers import Denoise
-from reverie.models.diffusion import Guide
-from reverie.verbs import Model
+
+Guide = Callable[[Denoise, Tensor | None, Sequence[str] | None], Denoise]  # (denoiser, label, text) -> a denoiser
+
+
+def guide_of(model: Model, classifier: Model | None, weaker: Model | None, scale: float) -> Guide | None:
+    """The guide that sampling was given, if any.
+
+    Raises:
+        UsageError: two of them, one that does not fit, or autoguidance without a strength.
+    """
+    if classifier is not None and weaker is not None:
+        raise UsageError("A classifier or a weaker run may guide, not both.")
+    if classifier is not None:
+        return towards_class(model, classifier, scale)
+    if weaker is None:
+        return None
+    if scale == 1:
+        raise UsageError("Autoguidance needs a strength: --guidance above 1, for example 1.5 (1 is off).")
+    return away_from(model, weaker, scale)
 
 
 def towards_class(model: Model, classifier: Model, scale: float = 1.0) -> Guide:
@@ -30,21 +49,17 @@ def towards_class(model: Model, classifier: Model, scale: float = 1.0) -> Guide:
     Raises:
         UsageError: a classifier that does not fit.
     """
-    if not hasattr(classifier, "log_likelihood"):
-        raise UsageError(
-            "That run is no classifier of noised pictures. Train one on the same pictures: "
-            "reverie train noisy-classifier --data ..."
-        )
-    if getattr(model, "classes", 0):
+    if card_of(model).classes:
         raise UsageError("This model knows classes itself: --label and --guidance need no classifier.")
-    seen = (classifier.channels, classifier.size, classifier.size)
+    reads = card_of(classifier).output
+    seen = (reads.channels, *reads.shape) if reads else ()
     if seen != tuple(model.code_shape):
         raise UsageError(f"The classifier reads {_said(seen)}; this model diffuses {_said(model.code_shape)}.")
 
     def guide(denoise: Denoise, label: Tensor | None, text: Sequence[str] | None) -> Denoise:
         if label is None:
             raise UsageError("A classifier steers towards a class: name one with --label.")
-        return classified(denoise, partial(classifier.log_likelihood, label=label), scale)
+        return classified(denoise, partial(classifier.class_log_prob, label=label), scale)
 
     return guide
 
@@ -58,13 +73,12 @@ def away_from(model: Model, weaker: Model, scale: float) -> Guide:
     Raises:
         UsageError: a weaker model that does not fit.
     """
-    if not hasattr(weaker, "denoiser"):
-        raise UsageError("That run is no diffusion model; autoguidance wants a weaker one of the same pictures.")
     if tuple(weaker.code_shape) != tuple(model.code_shape):
         raise UsageError(f"The weaker run diffuses {_said(weaker.code_shape)}; this model {_said(model.code_shape)}.")
     if not _same_codec(model, weaker):
         raise UsageError("The weaker run works on codes of another codec; autoguidance needs the same for both.")
-    if weaker.classes not in (0, model.classes) or (weaker.texts and not model.texts):
+    ours, theirs = card_of(model).conditions, card_of(weaker).conditions
+    if not theirs.items() <= ours.items():
         raise UsageError("The weaker run was trained with conditions that this model does not know.")
 
     def guide(denoise: Denoise, label: Tensor | None, text: Sequence[str] | None) -> Denoise:
@@ -76,16 +90,15 @@ def away_from(model: Model, weaker: Model, scale: float) -> Guide:
 
 def _same_codec(model: Model, weaker: Model) -> bool:
     """Whether both diffuse codes of one codec; that of an earlier checkpoint's average may be off by a little."""
-    ours, theirs = (getattr(one, "codec", None) for one in (model, weaker))
+    ours, theirs = (dict(one.named_children()).get("codec") for one in (model, weaker))
     if ours is None or theirs is None:
         return ours is theirs
-    theirs = theirs.state_dict()
+    other = theirs.state_dict()
     return all(
-        name in theirs and value.shape == theirs[name].shape and torch.allclose(value, theirs[name], 0.05, 1e-3)
+        name in other and value.shape == other[name].shape and torch.allclose(value, other[name], 0.05, 1e-3)
         for name, value in ours.state_dict().items()
     )
 
 
 def _said(shape: Sequence[int]) -> str:
-    channels, height, width = shape
-    return f"{height}x{width}x{channels}"
+    return "x".join(map(str, (*shape[1:], *shape[:1])))

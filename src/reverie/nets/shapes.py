@@ -1,0 +1,45 @@
+"""Sides of images and maps: which divide, and what to say where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reverie.core.errors import UsageError
+
+Shape = Sequence[int]  # (height, width)
+
+
+def divides(number: int, shape: Shape) -> bool:
+    """Whether a number divides every side."""
+    return not any(side % number for side in shape)
+
+
+def halved(shape: Shape, by: int = 2) -> tuple[int, int]:
+    """Both sides divided."""
+    return shape[0] // by, shape[1] // by
+
+
+def named(shape: Shape) -> str:
+    """64 of (64, 64), 48x64 of (48, 64): what --size takes."""
+    return str(shape[0]) if len(set(shape)) == 1 else "x".join(map(str, shape))
+
+
+def check_sides(shape: Shape, what: str, multiple: int, least: int, most: int) -> None:
+    """A UsageError with the nearest fitting size, unless ``multiple`` divides every side and all are within range."""
+    if len(shape) == 2 and divides(multiple, shape) and least <= min(shape) <= max(shape) <= most:
+        return
+    if len(shape) != 2:
+        raise UsageError(f"{what} is for images, not for samples of shape {tuple(shape)}.")
+    near = [min(max(least, round(side / multiple) * multiple), most) for side in shape]
+    raise UsageError(
+        f"{what} needs a size that {multiple} divides, from {least} to {most}; {named(shape)} is not. "
+        f"Try --size {named(near)}."
+    )
+
+
+def check_square(shape: Shape, what: str) -> int:
+    """The side of a square. Raises a UsageError with the remedy for any other shape."""
+    if len(shape) == 2 and shape[0] == shape[1]:
+        return shape[0]
+    near = f" Try --size {max(shape)} --fit pad." if len(shape) == 2 else ""
+    raise UsageError(f"{what} needs square images, not {'x'.join(map(str, shape))}.{near}")

@@ -1,0 +1,317 @@
+"""The one training step: every phase of the current stage that is due, then ``update``, then the average.
+
+What a step computes is a function of the weights, the optimisers' state and (seed, step): every random draw comes from
+a stream that is named by them and by its purpose. So nothing needs saving to resume, and ranks and parts of a batch
+draw what one process and a whole batch would.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reverie.core import distributed
+from reverie.core.batch import Batch, join, parts_of
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise, fold
+from reverie.core.precision import Precision
+from reverie.nets.layers.drawing import Drawing, drawing
+from reverie.optim.phase import Metrics, Outputs, Phase, Stage
+from reverie.training.ema import EMA
+from reverie.training.plan import rate
+
+CLIP = 1.0  # largest gradient norm of a phase that says nothing else
+
+
+class Engine:
+    """Model, stages and average, and how to move them by one step.
+
+    Args:
+        model: already on its device.
+        stages: in order, each with its share of the progress. The learning rate's schedule, ``batch.progress`` and the
+            average begin anew with each.
+        batches: step -> this rank's rows of the step's global batch (see ``data.batches.Batches``).
+        precision: format of the networks' arithmetic.
+        ema: decay of the weights' average; 0 keeps none.
+        clip: largest norm of every phase's gradient; None is the phase's own, else 1; 0 does not clip.
+        accumulate: into how many parts a batch is cut to save memory (the result is the same to rounding).
+        warmup, decay: the learning rate's schedule, see ``plan.rate``.
+        fresh: False where the weights were supplied by another run.
+        compiled: whether networks were compiled: phases with second derivatives then run them eagerly.
+
+    Attributes:
+        stage: index of the current stage, -1 before the first step.
+        began: the step at which it began.
+
+    Raises:
+        UsageError: ranks or parts that cannot have whole groups of rows.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stages: Sequence[Stage],
+        batches: Any,
+        precision: Precision,
+        ema: float = 0.999,
+        clip: float | None = None,
+        accumulate: int = 1,
+        warmup: int = 100,
+        decay: str = "cosine",
+        fresh: bool = True,
+        compiled: bool = False,
+    ):
+        self.model, self.stages, self.batches, self.precision = model.train(), list(stages), batches, precision
+        self.clip, self.accumulate, self.warmup, self.decay = clip, accumulate, warmup, decay
+        self.fresh, self.compiled = fresh, compiled
+        trained = {id(p): p for stage in stages for phase in stage.phases for p in phase.parameters}
+        self.ema = EMA(model, ema, trained.values()) if ema else None
+        shares = [stage.share for stage in stages]
+        self.ends = [sum(shares[:place]) / sum(shares) for place in range(len(stages) + 1)]
+        self.stage, self.began = -1, 0
+        self.layers = [module for module in model.modules() if isinstance(module, Drawing)]
+        for stage in stages:
+            _check_groups(stage.group, batches.batch_size, accumulate)
+            for optimizer in stage.optimizers:
+                for group in optimizer.param_groups:
+                    group.setdefault("initial_lr", group["lr"])
+        distributed.same_start([*model.parameters(), *model.buffers()])
+
+    @property
+    def best(self) -> nn.Module:
+        """What to sample: the average where there is one, else the model."""
+        return self.ema.model if self.ema else self.model
+
+    def step(self, number: int, progress: float, warm: tuple[int, int] | None = None) -> Metrics:
+        """One step of training.
+
+        Args:
+            warm: (steps since, length) of a warm-up that began anew where a finished run was extended.
+        Returns:
+            detached scalars by name: "metric", "phase/metric" of several phases, "stage/..." of several named stages.
+        """
+        place = min(bisect.bisect_right(self.ends, progress), len(self.stages)) - 1
+        if place != self.stage:
+            self._begin(place, number)
+        progress = (progress - self.ends[place]) / (self.ends[place + 1] - self.ends[place])
+        stage = self.stages[place]
+        due = [phase for phase in stage.phases if (number - self.began) % phase.every == 0]
+        batch = self.batches(number)
+        batch.progress = torch.full((), progress, device=batch.rng.device)  # made there: no copy, no wait
+        batch.due = frozenset(phase.name for phase in due)
+        since, warmup = warm or (number - self.began, self.warmup)
+        step = _Step(self, stage, number, batch, due)
+        metrics = step.run(progress, rate(since, progress, warmup, self.decay))
+        if stage.update:
+            metrics |= step.update(metrics)
+        if self.ema:
+            self.ema.update(number - self.began)
+        return self._named(stage, metrics)
+
+    def _named(self, stage: Stage, metrics: Metrics) -> Metrics:
+        alone = f"{stage.phases[0].name}/" if len(stage.phases) == 1 else None
+        front = f"{stage.name}/" if stage.name and len(self.stages) > 1 else ""
+        return {front + (name.removeprefix(alone) if alone else name): value for name, value in metrics.items()}
+
+    def _begin(self, place: int, number: int) -> None:
+        """Enter a stage: prepare it, restart the average from the model, drop the optimiser state of the one before."""
+        before, self.stage, self.began = self.stage, place, number
+        prepare = self.stages[place].prepare
+        if prepare:
+            self.model.eval()
+            with torch.no_grad():
+                prepare(self.batches, self.fresh)
+            self.model.train()
+        if self.ema:  # what now stands still must be what the others see, not an average of it
+            self.ema.restart()
+        if before >= 0:
+            for optimizer in self.stages[before].optimizers:
+                optimizer.state.clear()
+
+    # State: with (seed, step) these are all that the next step depends on
+
+    def state(self) -> dict[str, Any]:
+        """Stage, its first step, and the state of its optimisers, for ``torch.load(weights_only=True)``."""
+        optimizers = [one.state_dict() for one in self.stages[self.stage].optimizers] if self.stage >= 0 else []
+        return {"optimizers": optimizers, "stage": (self.stage, self.began)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``state`` gave."""
+        self.stage, self.began = state["stage"]
+        if self.stage >= 0:
+            for optimizer, saved in zip(self.stages[self.stage].optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+
+
+class _Step:
+    """One step in progress: the batch, what ``forward`` made of it, and who still needs its graph."""
+
+    def __init__(self, engine: Engine, stage: Stage, number: int, batch: Batch, due: list[Phase]):
+        self.engine, self.stage, self.number, self.batch, self.due = engine, stage, number, batch, due
+        self.parts = parts_of(batch, engine.accumulate, stage.group)
+        self.outputs: Outputs | None = None
+        self.kept: Outputs = {}  # of ``forward``, for ``update``
+
+    def run(self, progress: float, factor: float) -> Metrics:
+        """Every phase that is due; ``factor`` is the run's on the learning rate."""
+        shared = len(self.parts) == 1 and not any(phase.closure for phase in self.due)
+        if shared and self.stage.forward:
+            self.outputs = self._forward(*self.parts[0], any(phase.graph for phase in self.due))
+            self._keep([self.outputs])
+        metrics: Metrics = {}
+        for place, phase in enumerate(self.due):
+            later = any(other.graph for other in self.due[place + 1 :])
+            if phase.schedule:
+                own = phase.schedule(self.number - self.engine.began, progress)
+            else:
+                own = 1.0 if phase.closure else factor
+            self._move(phase, own, metrics, retain=phase.graph and later)
+            if not later and self.outputs is not None:
+                self.outputs = detached(self.outputs)
+        return metrics
+
+    def _move(self, phase: Phase, factor: float, metrics: Metrics, retain: bool) -> None:
+        engine = self.engine
+        for group in phase.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+        def evaluate() -> Metrics:
+            phase.optimizer.zero_grad(set_to_none=True)
+            sums = self._gradients(phase, retain)
+            distributed.average([p.grad for p in phase.parameters if p.grad is not None])
+            clip = engine.clip if engine.clip is not None else CLIP if phase.clip is None else phase.clip
+            if clip:
+                sums["gradient_norm"] = nn.utils.clip_grad_norm_(phase.parameters, clip)
+            return sums
+
+        if phase.closure:
+            first: Metrics = {}
+
+            def closure() -> Tensor:
+                found = evaluate()
+                if not first:
+                    first.update(found)
+                loss = found["loss"].clone()
+                distributed.average([loss])
+                return loss * phase.scale
+
+            phase.optimizer.step(closure)  # type: ignore[arg-type]
+            found = first
+        else:
+            found = evaluate()
+            with self._autocast():  # Muon's matrix products are of the networks' size
+                phase.optimizer.step()
+        phase.optimizer.zero_grad(set_to_none=True)
+        metrics.update({f"{phase.name}/{name}": value for name, value in found.items()})
+
+    def _gradients(self, phase: Phase, retain: bool) -> Metrics:
+        """Backpropagate a phase's loss, part by part; its scalars as means over the rows."""
+        name = f"phase:{phase.name}"
+        batch = self.batch.replace(rng=self.engine.batches.stream(self.number, name), shared=self._shared(name))
+        sums: Metrics = {}
+        made = []
+        for low, high in self.parts:
+            outputs, share = self.outputs, (high - low) / batch.rows
+            if outputs is None and self.stage.forward:
+                outputs = self._forward(low, high, phase.graph)
+                made.append(detached(outputs))
+            seen = outputs if phase.graph else detached(outputs)
+            with self._eagerly(phase), drawing(self.engine.layers, self._layers(phase.name, low, high)):
+                with self._autocast():
+                    found = phase.loss(batch if share == 1 else batch.cut(low, high), seen)
+                _check_scalars(phase.name, found)
+                loss = found["loss"].float() * (phase.scale * share)
+                loss.backward(inputs=phase.parameters, retain_graph=retain and share == 1)
+            for name, value in found.items():
+                value = value.detach().float() * share
+                sums[name] = sums[name] + value if name in sums else value
+        if made:
+            self._keep(made)
+        return sums
+
+    def _forward(self, low: int, high: int, graph: bool) -> Outputs:
+        assert self.stage.forward
+        batch = self.batch.cut(low, high).replace(shared=self._shared("forward"))
+        layers = drawing(self.engine.layers, self._layers("forward", low, high))
+        with torch.set_grad_enabled(graph), layers, self._autocast():
+            return self.stage.forward(batch)
+
+    def _keep(self, made: list[Outputs]) -> None:
+        """Of the first forward of the step, what ``update`` will look at."""
+        if self.stage.update and not self.kept:
+            self.kept = join([detached({k: v for k, v in one.items() if k in self.stage.gather}) for one in made])
+
+    @torch.no_grad()
+    def update(self, metrics: Metrics) -> Metrics:
+        """What is not trained by gradient, from averaged scalars and global rows."""
+        assert self.stage.update
+        stats = {name: value.clone() for name, value in metrics.items()}
+        distributed.average([*stats.values()])
+        columns = {name: self.batch[name] for name in self.stage.gather if name in self.batch}
+        columns, outputs = distributed.gather(columns), distributed.gather(dict(self.kept))
+        batches = self.engine.batches
+        key, device = fold(batches.seed, self.number, "update"), self.batch.rng.device
+        batch = Batch(
+            columns,
+            rng=Noise.of_step(key, 0, batches.batch_size, device),
+            shared=self._shared("update"),
+            progress=self.batch.progress,
+            due=self.batch.due,
+        )
+        found = self.stage.update(batch, outputs, stats) or {}
+        return {f"update/{name}": value.detach().clone().float() for name, value in found.items()}
+
+    # Streams and contexts
+
+    def _shared(self, name: str) -> Noise:
+        key = fold(self.engine.batches.seed, self.number, "shared", name)
+        return Noise.of_step(key, 0, 1, self.batch.rng.device)
+
+    def _layers(self, name: str, low: int, high: int) -> Noise | None:
+        if not self.engine.layers:
+            return None
+        return self.engine.batches.stream(self.number, f"layers:{name}")[low:high]
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if self.stage.precision == "fp32" else self.engine.precision.autocast()
+
+    @contextlib.contextmanager
+    def _eagerly(self, phase: Phase) -> Iterator[None]:
+        if not (phase.eager and self.engine.compiled):
+            yield
+            return
+        with torch.compiler.set_stance("force_eager"):
+            yield
+
+
+def detached(value: Any) -> Any:
+    """The same tensors without their graph."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {name: detached(one) for name, one in value.items()}
+    return type(value)(map(detached, value)) if isinstance(value, list | tuple) else value
+
+
+def _check_groups(group: int, batch_size: int, accumulate: int) -> None:
+    world = distributed.world()
+    unit = group * world
+    if (world > 1 or accumulate > 1) and batch_size % unit:
+        raise UsageError(
+            f"This model's losses look at {group} rows together, so a batch of {batch_size} cannot be cut into parts "
+            f"or shared by {world} processes. Try --batch-size {max(unit, round(batch_size / unit) * unit)}."
+        )
+
+
+def _check_scalars(phase: str, found: Metrics) -> None:
+    if "loss" not in found:
+        raise UsageError(f"The loss of phase {phase!r} returned no value named 'loss'; it gave {', '.join(found)}.")
+    for name, value in found.items():
+        if not isinstance(value, Tensor) or value.ndim:
+            kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError(f"Phase {phase!r}: {name!r} must be a 0-dim tensor, not {kind}.")
