@@ -448,7 +448,7 @@ def test_an_imported_run_samples_but_has_no_training_to_go_on_with(folder, tmp_p
     run = import_(folder, tmp_path / "in")
     with pytest.raises(UsageError, match="already holds a run"):
         import_(folder, tmp_path / "in")
-    with pytest.raises(UsageError, match="finished"):
+    with pytest.raises(UsageError, match=r"imported.*--init"):
         resume(run.path)
     with pytest.raises(UsageError, match="imported"):
         rerun(run.path, tmp_path / "again")

@@ -26,10 +26,10 @@ class Canvas(nn.Module):
         super().__init__()
         self.image = nn.Parameter(torch.zeros(1, 3, size, size))
 
-    def phases(self, lr=0.05):
-        return [rv.Phase("canvas", torch.optim.Adam([self.image], lr), self.loss)]
+    def stages(self, lr=0.05):
+        return [rv.Stage([rv.Phase("canvas", torch.optim.Adam([self.image], lr), self.loss)])]
 
-    def loss(self, batch):
+    def loss(self, batch, outputs):
         target = 0.5 + 0.01 * batch.rng(3, 8, 8)
         return {"loss": (self.image - target).square().mean(), "mean": self.image.mean()}
 
@@ -41,10 +41,10 @@ class Linear(nn.Module):
         super().__init__()
         self.net = nn.Linear(32, 32)
 
-    def phases(self, lr=1e-2):
-        return [rv.Phase("net", torch.optim.SGD(self.parameters(), lr), self.loss)]
+    def stages(self, lr=1e-2):
+        return [rv.Stage([rv.Phase("net", torch.optim.SGD(self.parameters(), lr), self.loss)])]
 
-    def loss(self, batch):
+    def loss(self, batch, outputs):
         x = batch["x"].flatten(1)
         return {"loss": (self.net(x[:, :32]) - x[:, 32:]).square().mean()}
 
@@ -106,8 +106,8 @@ def test_callbacks_come_in_their_order_and_close_in_reverse():
 
 def test_callbacks_are_closed_when_a_step_fails_also_if_closing_one_fails():
     class Bad(Canvas):
-        def loss(self, batch):
-            return {"loss": super().loss(batch)["loss"] * (math.nan if batch.progress > 0.4 else 1)}
+        def loss(self, batch, outputs):
+            return {"loss": super().loss(batch, outputs)["loss"] * (math.nan if batch.progress > 0.4 else 1)}
 
     class Unclosable(Told):
         def close(self, outcome):
@@ -217,7 +217,7 @@ def test_previews_show_what_the_stage_shows_and_cost_one_percent(tiny, tmp_path)
 
     class Staged(Slow):
         def stages(self, lr=1e-2):
-            return [rv.Stage(self.phases(lr)), rv.Stage(self.phases(lr))]
+            return [*super().stages(lr), *super().stages(lr)]
 
     def drawn(model, **length):
         previews = rv.callbacks.Previews(tmp_path, tiny)

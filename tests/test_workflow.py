@@ -38,7 +38,7 @@ class Staged(nn.Module):
         self.register_buffer("seen", torch.zeros(3))
         self.register_buffer("scale", torch.ones(()))
 
-    def loss(self, batch):
+    def loss(self, batch, outputs):
         x = batch["x"].flatten(1)
         return {"loss": (self.b(self.a(x + 0.1 * batch.rng(64))) - x).square().mean()}
 
@@ -60,10 +60,9 @@ def staged(monkeypatch):
 def state(run):
     saved = load_checkpoint(newest_whole(run.checkpoints)[0], training=True)
     flat = saved.weights | {f"ema.{name}": value for name, value in (saved.ema or {}).items()}
-    for stage, phases in enumerate(saved.training["optimizers"]):
-        for phase, optimizer in enumerate(phases):
-            for p, values in optimizer["state"].items():
-                flat |= {f"{stage}.{phase}.{p}.{name}": torch.as_tensor(value) for name, value in values.items()}
+    for place, optimizer in enumerate(saved.training["optimizers"]):
+        for p, values in optimizer["state"].items():
+            flat |= {f"{place}.{p}.{name}": torch.as_tensor(value) for name, value in values.items()}
     return flat
 
 
@@ -245,10 +244,10 @@ def test_a_run_without_data_is_trained_resumed_and_repeated(tmp_path, monkeypatc
             super().__init__()
             self.image = nn.Parameter(torch.zeros(1, width, 8, 8))
 
-        def phases(self, lr=0.1):
-            return [rv.Phase("canvas", torch.optim.Adam([self.image], lr), self.loss)]
+        def stages(self, lr=0.1):
+            return [rv.Stage([rv.Phase("canvas", torch.optim.Adam([self.image], lr), self.loss)])]
 
-        def loss(self, batch):
+        def loss(self, batch, outputs):
             return {"loss": (self.image - batch.rng(1).mean()).square().mean()}
 
     monkeypatch.setattr(sys.modules[__name__], "Canvas", Canvas, raising=False)

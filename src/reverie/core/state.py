@@ -1,19 +1,12 @@
-"""What builds a model again, what of its state is learned, and what belongs to one training only."""
+"""What of a model's state is learned, and what belongs to one training only."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-
-def config_of(model: nn.Module) -> dict[str, Any]:
-    """What builds the model again; a class of the user's own is known by its name alone, and kwargs is None."""
-    own = {"name": f"{type(model).__module__}:{type(model).__qualname__}", "kwargs": None}
-    return getattr(model, "config", None) or own
 
 
 def transient(model: nn.Module) -> set[str]:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reverie.core.card import config_of
 from reverie.core.errors import UsageError
-from reverie.training.checkpoint import Checkpoint, config_of, newest_whole, save_checkpoint
+from reverie.training.checkpoint import Checkpoint, newest_whole, save_checkpoint
 from reverie.training.run import Run
 
 if TYPE_CHECKING:

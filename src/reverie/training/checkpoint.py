@@ -23,9 +23,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from reverie import registry
+from reverie.core.card import config_of
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import disk_errors, flush, read_json, write_json
-from reverie.core.state import config_of
 from reverie.core.verbs import Model
 from reverie.training.formats import FORMAT, upgrade_config, upgrade_tensors
 from reverie.training.run import Run, locate

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from reverie.core import distributed
+from reverie.core.card import networks_of
 from reverie.core.layout import place
 from reverie.core.precision import pick_device, pick_precision
 from reverie.data.augment import Augment
@@ -125,7 +126,7 @@ class Loop:
         self.leader = distributed.rank() == 0
         self.device = pick_device(options.device)
         self.precision = pick_precision(options.precision, self.device)
-        self.model = place(model, self.device).train()
+        self.model = place(model, self.device)
         self.callbacks = sorted(callbacks, key=lambda callback: callback.order)
         self.engine = Engine(
             self.model,
@@ -138,7 +139,6 @@ class Loop:
             options.warmup,
             options.decay,
             fresh=not init,
-            compiled=options.compile,
         )
         self.step = 0
         self.extensions: list[dict[str, Any]] = []
@@ -295,8 +295,7 @@ class Loop:
         known = len(self.extensions)
         while self.extensions and (self.extensions[0]["step"] <= self.step or self.plan.finished(self.step)):
             asked = self.extensions.pop(0)
-            shares = [stage.share for stage in self.engine.stages]
-            low = sum(shares[:-1]) / sum(shares)
+            low = self.engine.ends[-2]
             trained = (self.step - self.engine.began, self.elapsed - self._stage_began)
             self.plan.extend(self.step, self.elapsed, asked.get("steps"), asked.get("seconds"), low, trained)
             self.plan = Plan.from_state(distributed.agree(self.plan.state()))
@@ -312,9 +311,10 @@ class Loop:
             reason = str(error).strip().splitlines()[0][:160]
             self.say(f"torch.compile does not work here ({reason}); training without it.")
             return []
-        nets = [net for net in self.model.children() if any(p.requires_grad for p in net.parameters())]
+        nets = networks_of(self.model)
         for net in nets:
             net.compile()
+        self.engine.compiled = True
         return nets
 
     # The line of the log

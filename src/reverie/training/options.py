@@ -26,7 +26,7 @@ class Options:
         seed: decides the initial weights, the order of the pictures and every random draw.
         warmup: steps over which the learning rate rises.
         decay: what the learning rate does afterwards.
-        clip: largest gradient norm (0: no clipping).
+        clip: largest gradient norm (0: no clipping); by default what a phase says, else 1.
         accumulate: cut each batch into this many parts, to save memory.
         ema: decay of the averaged weights that get sampled (0: no average).
         precision: arithmetic of the networks; auto says what it chose and why.
@@ -47,7 +47,7 @@ class Options:
     seed: int = 0
     warmup: int = 100
     decay: Literal["cosine", "constant"] = "cosine"
-    clip: float = 1.0
+    clip: float | None = None
     accumulate: int = 1
     ema: float = 0.999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -62,7 +62,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, low in {"batch_size": 1, "accumulate": 1, "log_every": 1, "keep": 1, "warmup": 0, "clip": 0}.items():
-            if getattr(self, name) < low:
+            if getattr(self, name) is not None and getattr(self, name) < low:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least {low}, not {getattr(self, name)}.")
         if not 0 <= self.ema < 1:
             raise UsageError(f"--ema is a decay from 0 (none) to below 1, not {self.ema}.")

@@ -49,7 +49,8 @@ def resume(
     if steps is not None and minutes is not None:
         raise UsageError("Say how long to go on: --steps N in all or --minutes M more, one of the two.")
     if "imported" in run.info:
-        raise UsageError(f"{path} was imported, not trained here. `reverie train MODEL --init {path}` goes on from it.")
+        name = run.info["model"]["name"]
+        raise UsageError(f"{path} was imported, not trained here. `reverie train {name} --init {path}` trains it on.")
     _check_format(run)
     with distributed.group(), parts.alone(run.path):
         run = Run.open(path)  # as it is now that nobody else writes it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ class Previews(Callback):
         """How many images these seconds suffice for, whole rows of at most 64: as measured, else by an estimate."""
         each = self.image_seconds
         if each is None:  # an evaluation is a third of a training step, which also goes backwards
-            each = _evaluations(loop.model) * loop.step_seconds / loop.options.batch_size / 3
+            each = card_of(loop.model).evaluations * loop.step_seconds / loop.options.batch_size / 3
         return min(report.SHEET, int(seconds / max(each, 1e-9)) // self.ROW * self.ROW)
 
 
@@ -109,18 +109,12 @@ def _expected_seconds(loop: Loop) -> float:
     return max(100.0, loop.step_seconds * (loop.plan.expected or 0))
 
 
-def _evaluations(model: Model) -> int:
-    """Evaluations of networks that one sample costs."""
-    return card_of(model).evaluations
-
-
 def _shown(loop: Loop) -> list[str]:
     """The verbs that may be shown in the current stage: those that it names, else all in the last stage."""
-    stage = loop.engine.stages[loop.engine.stage]
-    named: Collection[str] | None = stage.verbs
-    if named is None:
-        named = verbs_of(loop.model) if loop.engine.stage == len(loop.engine.stages) - 1 else ()
-    return [verb for verb in verbs_of(loop.model) if verb in named]
+    verbs, stage = verbs_of(loop.model), loop.engine.stages[loop.engine.stage]
+    if stage.verbs is not None:
+        return [verb for verb in verbs if verb in stage.verbs]
+    return verbs if stage is loop.engine.stages[-1] else []
 
 
 class Monitor(Callback):

@@ -12,8 +12,9 @@ from torch import nn
 
 from reverie import registry
 from reverie.core import distributed
+from reverie.core.card import card_of, config_of, name_of
 from reverie.core.errors import ReverieError, UsageError
-from reverie.core.state import config_of, transient, weights_hash
+from reverie.core.state import transient, weights_hash
 from reverie.core.verbs import Model
 from reverie.data import Dataset, reopen
 from reverie.home import locked
@@ -25,6 +26,7 @@ from reverie.training.options import Options
 from reverie.training.plan import Plan
 from reverie.training.run import Run
 from reverie.workflow.monitors import Doctor, Monitor, Previews
+from reverie.workflow.needs import check_needs
 
 # Data
 
@@ -53,9 +55,8 @@ def named(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
 def fill(model: Model) -> list[str]:
     """Put the weights of the runs that a fresh model builds on into its sub-modules of that name; returns those."""
     filled = []
-    config = config_of(model)
-    for key in registry.sub_runs(config["name"]) if config["kwargs"] is not None else ():
-        argument = config["kwargs"].get(key)
+    for key in registry.sub_runs(config_of(model)["name"]):
+        argument = config_of(model)["kwargs"].get(key)
         if isinstance(argument, dict) and "run" in argument:
             model.get_submodule(key).load_state_dict(trained(argument["run"])[1].averaged)
             filled.append(key)
@@ -153,6 +154,7 @@ def loop_of(
     def saved(loop: Loop) -> None:
         run.update(seconds=round(loop.elapsed, 2), plan=loop.plan.state())
 
+    check_needs(card_of(model), data, name_of(model))
     usual: list[Callback] = [
         Previews(run.path / "samples", data, options.sample_every),
         Log(run.path),

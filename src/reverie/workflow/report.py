@@ -29,11 +29,10 @@ def sample_grid(model: Model, data: Dataset | None, path: Path, count: int = SHE
     Args:
         count: draw so many of the 64.
     """
-    noise = Noise.of_seeds(range(count), device_of(model))
-    condition = example_conditions(model, data.train.get("text") if data else None, SHEET)
-    rows = {name: values[:count] for name, values in condition.items()}
+    noise, texts = Noise.of_seeds(range(count), device_of(model)), data.train.get("text") if data else None
+    condition = {name: value[:count] for name, value in example_conditions(model, texts, SHEET).items()}
     spec = data.spec if data else _output(model)
-    montage.save(path, medium_of(spec).sheet(draw(model, noise, spec=spec, **rows), spec, columns=8))
+    montage.save(path, medium_of(spec).sheet(draw(model, noise, spec=spec, **condition), spec, columns=8))
 
 
 def _output(model: Model) -> Spec:

@@ -14,11 +14,11 @@ from torch import nn
 
 from reverie import registry
 from reverie.core import distributed
-from reverie.core.card import card_of
+from reverie.core.card import card_of, config_of
 from reverie.core.errors import ReverieError
 from reverie.core.files import write_json
 from reverie.core.precision import keep_memory, pick_device, repeatable
-from reverie.core.state import config_of, weights_hash
+from reverie.core.state import weights_hash
 from reverie.core.verbs import verbs_of
 from reverie.data import Dataset, open_data
 from reverie.data.memory import name_of
@@ -28,7 +28,6 @@ from reverie.recipes import recipe_for
 from reverie.training.callbacks import Callback
 from reverie.training.formats import FORMAT
 from reverie.training.loop import Loop
-from reverie.training.needs import check_needs
 from reverie.training.options import Options, sort_options, split_options
 from reverie.training.plan import Plan
 from reverie.training.run import Run, fresh_path, machine, versions
@@ -54,8 +53,8 @@ def train(
     """Train a model and leave a run directory.
 
     Args:
-        model: a name of ``registry.MODELS``, a model from ``build``, or any ``nn.Module`` with ``phases()`` or
-            ``stages()``. A module keeps the weights that it has.
+        model: a name of ``registry.MODELS``, a model from ``build``, or any ``nn.Module`` with ``stages()``. A module
+            keeps the weights that it has.
         data: a ``Dataset``, or what ``open_data`` opens; None for a model that learns from no data.
         size, fit, background, held_out, channels, medium: as for ``open_data``, where ``data`` is still to be opened.
         out: the run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
@@ -73,7 +72,7 @@ def train(
     recipe = recipe_for(name, source, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs: dict[str, Any] = {}
     if given is None:
-        registry.entry(name)
+        registry.accept(name)
         kwargs, stage_options, training = sort_options(name, options)
     else:
         stage_options, training = split_options(given, options)
@@ -94,8 +93,6 @@ def train(
         else:
             built = parts.build(name, parts.named(name, recipe.get("model", {}) | kwargs), data, chosen.seed)
             filled = parts.fill(built)
-        if data is not None:
-            check_needs(card_of(built), data, name)
         if chosen.init:
             start["init"] = parts.begin_from(built, chosen.init, filled)
         info = {
