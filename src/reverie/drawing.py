@@ -90,18 +90,19 @@ def draw(
     spec: Spec | None = None,
     **condition: Any,
 ) -> np.ndarray:
-    """Stored rows (B, *shape, C) of a model that samples, a chunk at a time.
+    """Stored rows (B, *shape, C) of a model's samples, a chunk at a time.
 
     Args:
         progress: called after each chunk, (done, total, "drawing").
-        spec: of the model's samples; 8 bits by default.
+        spec: of the samples; 8 bits by default.
         condition: conditions and options of ``sample``, see ``chunk_of``.
     """
     drawn = []
     with evaluating(model):
         for low in range(0, len(noise), chunk):
             high = min(low + chunk, len(noise))
-            drawn.append(_stored(model.sample(noise[low:high], **chunk_of(condition, low, high)), spec))
+            x = model.sample(noise[low:high], **chunk_of(condition, low, high))
+            drawn.append(to_rows(x) if spec is None else medium_of(spec).to_storage(x, spec))
             if progress:
                 progress(high, len(noise), "drawing")
     return np.concatenate(drawn)
@@ -131,10 +132,6 @@ def translated(model: Model, source: Tensor, truth: Tensor | None, noise: Noise,
     with evaluating(model):
         made = model.translate(source, noise, **options)
     return [source, made] if truth is None else [source, made, truth]
-
-
-def _stored(x: Tensor, spec: Spec | None) -> np.ndarray:
-    return to_rows(x) if spec is None else medium_of(spec).to_storage(x, spec)
 
 
 def beside(rows: list[Tensor], columns: int = 8, spec: Spec | None = None) -> np.ndarray:

@@ -70,15 +70,27 @@ def data_of(model: Model, source: Any = None) -> Dataset:
     """The data that a loaded model was trained on, or other data in the same form.
 
     Raises:
-        ReverieError: the run's own data has changed since, or cannot be opened by name: see ``data.reopen``.
+        UsageError: it was trained on none, or on data that came from Python.
+        ReverieError: the data has changed since: see ``data.reopen``.
     """
     record = model.run["data"]
+    if record is None:
+        raise UsageError("This run was trained without data: there is none to open.")
     return reopen(record) if source is None else open_like(source, record)
 
 
 def spec_of(model: Model) -> Spec:
-    """What a sample of a loaded model is."""
-    return Spec.of(provenance.upgraded(model.run["data"]))
+    """What a sample of a model is: that of the data it was trained on, else what its card says.
+
+    Raises:
+        UsageError: neither says so.
+    """
+    if record := info_of(model).get("data"):
+        return Spec.of(provenance.upgraded(record))
+    output = card_of(model).output
+    if output is None:
+        raise UsageError(f"{name_of(model)} does not say what it makes. Give its card an output.")
+    return Spec(output.medium, output.shape, output.channels)
 
 
 def label_index(model: Model, label: str | int) -> int:
@@ -126,7 +138,7 @@ def sample(
     progress: Callable[[int, int, str], None] | None = None,
     **options: Any,
 ) -> np.ndarray:
-    """uint8 pictures (n, H, W, C). Picture i is that of seed + i, whatever ``n`` and ``chunk`` (equal to rounding).
+    """Stored rows (n, *shape, C), uint8 for images. Row i is that of seed + i, whatever ``n`` (to rounding).
 
     Args:
         model: a loaded model, or a run.
@@ -249,11 +261,14 @@ def find_picture(model: Model, reference: str) -> Tensor:
         UsageError: nothing of that name.
         ReverieError: a file that is no picture.
     """
-    record, spec = provenance.upgraded(model.run["data"]), spec_of(model)
+    spec = spec_of(model)
     medium = medium_of(spec)
     if Path(reference).is_file():
-        path, how = Path(reference), (record["fit"], record["background"])
-        row = load_picture(path, spec.shape, spec.channels, *how) if spec.medium == "image" else medium.read(path, spec)
+        path, record = Path(reference), provenance.upgraded(model.run["data"] or provenance.unknown(spec, []))
+        if spec.medium == "image":
+            row = load_picture(path, spec.shape, spec.channels, record["fit"], record["background"])
+        else:
+            row = medium.read(path, spec)
         return medium.to_float(row[None], spec)[0]
     kind, _, number = reference.partition(":")
     if kind == "seed" and number.isdigit():

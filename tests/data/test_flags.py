@@ -10,11 +10,10 @@ import pytest
 from small_pictures import fill, save
 
 import reverie as rv
+from reverie import rerun, resume, train
 from reverie.cli import main
 from reverie.core.errors import ReverieError, UsageError
 from reverie.generation import data_of, find_picture
-from reverie.workflow.again import rerun, resume
-from reverie.workflow.train import train
 
 FLAGS = ["--background", "black", "--held-out", "0.3", "--channels", "1", "--fit", "pad"]
 

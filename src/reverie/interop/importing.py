@@ -76,12 +76,13 @@ def import_(folder: Path | str, out: Path | str | None = None, data: str | None 
 
 
 def _facts(model: Model, names: list[str], source: str | None) -> dict[str, Any]:
-    """What run.json says of the pictures, which may be unknown."""
-    card, output = card_of(model), card_of(model).output
+    """What run.json says of the data, which may be unknown."""
+    card = card_of(model)
+    output = card.output
     assert output is not None
     if source is None:
-        return unknown(Spec("image", output.shape, output.channels), names)
-    data = open_data(source, size=output.shape[0], channels=output.channels)
+        return unknown(Spec(output.medium, output.shape, output.channels), names)
+    data = open_data(source, size=output.shape, channels=output.channels)
     if card.classes and len(data.classes) != card.classes:
         raise UsageError(
             f"The network knows {card.classes} classes and {source} has {len(data.classes)}: other --data?"

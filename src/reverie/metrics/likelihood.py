@@ -47,7 +47,7 @@ def nats_of(model: Model, likelihood: Likelihood, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def likelihood(
-    model: Model, split: Split, most: int | None = None, progress: Progress | None = None
+    model: Model, pictures: Split, most: int | None = None, progress: Progress | None = None
 ) -> Iterator[Found]:
     """Negative log-likelihood of held-out rows, lower is better, as the model's card says.
 
@@ -67,9 +67,9 @@ def likelihood(
         raise Refused(
             "The model gives pictures no likelihood.", "Ask for distances of its samples: frechet, kernel, prdc."
         )
-    dimensions = split.spec.dimensions
+    dimensions = pictures.spec.dimensions
     for way in ways:
-        nats = -_scores(model, split, way, progress)
+        nats = -_scores(model, pictures, way, progress)
         facts: dict[str, Any] = {"unit": "nats per image", "of": way.of, "kind": way.kind, "held_out": len(nats)}
         facts |= {"exact": way.kind == "exact", "dequantisation": "uniform" if way.dequantised else "none"}
         facts |= way.options
@@ -80,7 +80,7 @@ def likelihood(
             yield f"bits-per-dim{way.name}", Estimate.of_mean(bits), facts | {"unit": "bits per dimension"}
 
 
-def _scores(model: Model, split: Split, way: Likelihood, progress: Progress | None) -> Tensor:
+def _scores(model: Model, pictures: Split, way: Likelihood, progress: Progress | None) -> Tensor:
     found: list[Tensor] = []
     split = _spread(split, way.rows or len(split))
     for batch in in_order(split, _ROWS if way.evaluations <= MODERATE else _FEW, device_of(model)):
@@ -92,6 +92,7 @@ def _scores(model: Model, split: Split, way: Likelihood, progress: Progress | No
 
 def _spread(split: Split, most: int) -> Split:
     """At most so many of the pictures, evenly spread over them: all classes, where they lie in order."""
-    if len(split) <= most:
-        return split
-    return split.take(np.array(spread(len(split), most)))
+    if len(pictures) <= most:
+        return pictures
+    rows = np.array(spread(len(pictures), most))
+    return pictures.take(rows)

@@ -39,7 +39,7 @@ def resume(
         steps: train until so many steps in all.
         minutes: train so many minutes more.
         model: a fresh instance, where the run is of a class of your own.
-        data: the same data, where the run cannot open it again by itself: see ``data.reopen``.
+        data: the data, where the run cannot open it again by itself: a ``Dataset``, an object, or another path to it.
         callbacks: more to do beside the steps.
     Raises:
         UsageError: there is no run, it is finished, trained by another process, or from an older version.
@@ -108,7 +108,7 @@ def rerun(
     Args:
         out: where to; by default the first free of runs/MODEL-DATA-2, -3 ...
         model: where the run began with a model that was passed: the same, with the weights it had then.
-        data: the same data, where the run cannot open it again by itself: see ``data.reopen``.
+        data: the data, where the run cannot open it again by itself: a ``Dataset``, an object, or another path to it.
         callbacks: more to do beside the steps.
     Raises:
         UsageError: there is no run, ``out`` is taken, or the model must be given.

@@ -184,7 +184,7 @@ class Checkup:
     def _classes(self, model: Model) -> dict[str, float]:
         labels, kinds = torch.from_numpy(np.array(self.data.train.labels)), len(self.data.classes)
         known = (labels >= 0).nonzero()[:, 0]
-        if kinds < 2 or len(known) < _PROBED:
+        if kinds < 2 or len(known) < _PROBED or self.data.spec.medium != "image":
             return {}
         if self.probe is None:
             mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))

@@ -16,7 +16,7 @@ _MISSING = {  # a column: what is missing, and how data gets it
 
 def columns_of(split: Split, classes: list[str]) -> set[str]:
     """The columns that a split has something in."""
-    return set(split.columns) - (set() if len(classes) > 1 else {"label"})
+    return {name for name in split.columns if name != "label" or len(classes) > 1}
 
 
 def check_needs(card: Card, data: Dataset | None, name: str = "This model") -> None:

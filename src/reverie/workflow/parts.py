@@ -32,12 +32,7 @@ from reverie.workflow.needs import check_needs
 
 
 def data_of(info: dict[str, Any], data: Any = None) -> Dataset | None:
-    """The data that a run was trained on, opened again or as given; None of a run without data.
-
-    Raises:
-        UsageError: it cannot be opened again, and is not given.
-        ReverieError: it is not the same.
-    """
+    """The data that a run was trained on, opened again or as passed: see ``data.reopen``."""
     return None if info["data"] is None else reopen(info["data"], data)
 
 

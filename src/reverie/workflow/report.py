@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reverie.core.card import card_of
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
@@ -30,9 +31,14 @@ def sample_grid(model: Model, data: Dataset | None, path: Path, count: int = SHE
     """
     noise, texts = Noise.of_seeds(range(count), device_of(model)), data.train.get("text") if data else None
     condition = {name: value[:count] for name, value in example_conditions(model, texts, SHEET).items()}
-    rows = draw(model, noise, spec=data.spec if data else None, **condition)
-    spec = data.spec if data else Spec("image", rows.shape[1:3], rows.shape[3])
-    montage.save(path, medium_of(spec).sheet(rows, spec, columns=8))
+    spec = data.spec if data else _output(model)
+    montage.save(path, medium_of(spec).sheet(draw(model, noise, spec=spec, **condition), spec, columns=8))
+
+
+def _output(model: Model) -> Spec:
+    """What a model makes that learned from no data: an image, where its card says nothing."""
+    output = card_of(model).output
+    return Spec("image", (1, 1), 3) if output is None else Spec(output.medium, output.shape, output.channels)
 
 
 def translations(model: Model, data: Dataset, path: Path, count: int = SHEET) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -67,8 +68,7 @@ def train(
     """
     given = None if isinstance(model, str) else model
     name = model if isinstance(model, str) else config_of(model)["name"]
-    source = "" if data is None else data if isinstance(data, str) else name_of(data)
-    source = data.source if isinstance(data, Dataset) else source
+    source = _source(data)
     recipe = recipe_for(name, source, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs: dict[str, Any] = {}
     if given is None:
@@ -117,6 +117,13 @@ def train(
             Run.create(path, info)
         with parts.alone(path):
             return drive(run, loop)
+
+
+def _source(data: Any) -> str:
+    """What to call the data in the run's name and in recipes."""
+    if data is None or isinstance(data, str | os.PathLike):
+        return os.fspath(data or "")
+    return data.source if isinstance(data, Dataset) else name_of(data)
 
 
 def drive(run: Run, loop: Loop) -> Run:
