@@ -87,7 +87,7 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     Returns:
         options for ``reverie.train`` (model's, phases' and training's), and the rest of the request.
     """
-    system = registry.entry(model).load()
+    system = registry.entry(registry.accept(model)).load()
     kind = registry.entry(model).kind()
     named = re.search(r"--device[= ](\S+)", " ".join(arguments))
     recipe = recipe_for(model, data, pick_device(named[1] if named else "auto").type == "cuda")
