@@ -82,7 +82,7 @@ def likelihood(
 
 def _scores(model: Model, pictures: Pictures, way: Likelihood, progress: Progress | None) -> Tensor:
     found: list[Tensor] = []
-    pictures = _spread(pictures, way.rows or len(pictures))
+    pictures = evenly(pictures, way.rows or len(pictures))
     for batch in in_order(pictures, _ROWS if way.evaluations <= MODERATE else _FEW, device_of(model)):
         found.append(nats_of(model, way, batch).double().cpu())
         if progress:
@@ -90,8 +90,8 @@ def _scores(model: Model, pictures: Pictures, way: Likelihood, progress: Progres
     return torch.cat(found)
 
 
-def _spread(pictures: Pictures, most: int) -> Pictures:
-    """At most so many of the pictures, evenly spread over them: all classes, where they lie in order."""
+def evenly(pictures: Pictures, most: int) -> Pictures:
+    """At most so many of the rows, evenly spread over them: all classes, where they lie in order."""
     if len(pictures) <= most:
         return pictures
     rows = np.array(spread(len(pictures), most))
