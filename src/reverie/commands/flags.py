@@ -50,7 +50,7 @@ def _documentation(*texts: str | None) -> dict[str, str]:
     for text in texts:
         for parameter in parse_docstring(text or "").params:
             for name in parameter.arg_name.split(", "):
-                found.setdefault(name, " ".join((parameter.description or "").split()))
+                found.setdefault(name, " ".join((parameter.description or "").replace("``", "").split()))
     return found
 
 
@@ -136,9 +136,8 @@ def run_flags(asked: type[Asked], verb: str, arguments: list[str], doc: str) -> 
     name, own, documentation = "run", Parameters(), dict[str, str]()
     if run := named_run(arguments):
         name, own, documentation = _of_run(run)
-    flags = dataclasses.make_dataclass(
-        verb, [("general", asked), ("own", _options(name, _fields(own, documentation, {})))]
-    )
+    options = _options(name, _fields(own, documentation, {}))
+    flags = dataclasses.make_dataclass(verb, [("general", asked), (options.__name__, options)])
     flags.__doc__ = doc if run else f"{doc}\n\nMore flags depend on the model: reverie {verb} RUN --help."
     config = (tyro.conf.OmitArgPrefixes,)
     parsed: Any
@@ -147,7 +146,7 @@ def run_flags(asked: type[Asked], verb: str, arguments: list[str], doc: str) -> 
         _refuse(odd[0], name, [*vars(parsed.general), *own], own)
     if unknown:
         raise UsageError(f"{listed(unknown)}: too much. See reverie {verb} --help.")
-    return parsed.general, {option: getattr(parsed.own, option) for option in own}
+    return parsed.general, vars(getattr(parsed, options.__name__))
 
 
 def _options(name: str, fields: Sequence[Any]) -> Any:
