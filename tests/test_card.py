@@ -24,8 +24,8 @@ from reverie.data.types import Dataset
 from reverie.drawing import Whole, chunk_of, draw, evaluating
 from reverie.metrics.bench import Bench, Sets
 from reverie.metrics.evaluate import measure
-from reverie.training.needs import check_needs
-from reverie.training.report import held_out_scores
+from reverie.workflow.needs import check_needs
+from reverie.workflow.report import held_out_scores
 
 ROOT = Path(rv.__file__).parent
 

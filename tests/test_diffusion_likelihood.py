@@ -17,7 +17,7 @@ from reverie.core.noise import Noise
 from reverie.data.types import Dataset, Pictures, Report
 from reverie.diffusion.likelihood import eight_bit_log_prob, flow_log_prob, flow_log_prob_8bit, variational_bound
 from reverie.metrics.likelihood import MODERATE, likelihood
-from reverie.training.report import held_out_scores
+from reverie.workflow.report import held_out_scores
 
 MEANS = torch.tensor([[-1.0, 0.5], [0.8, -0.3], [0.2, 1.1]], dtype=torch.float64)
 VARIANCES = torch.tensor([0.04, 0.09, 0.02], dtype=torch.float64)

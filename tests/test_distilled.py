@@ -21,7 +21,7 @@ from reverie.diffusion.samplers import ddim
 from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear
 from reverie.models.distilled import Distilled, aim, stops, weight
 from reverie.training.checkpoint import load_checkpoint, newest_whole
-from reverie.training.loop import train
+from reverie.workflow.train import train
 
 MEANS = torch.tensor([0.3, -0.2, 0.1])  # of class 0, of class 1, of any class
 VARIANCE = 0.04

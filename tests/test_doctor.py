@@ -20,10 +20,10 @@ from reverie.data.types import Dataset, Pictures, Report
 from reverie.models.adversarial import Adversarial
 from reverie.optim.phase import stages_of
 from reverie.pictures import to_float
-from reverie.training import report
 from reverie.training.doctor import examine
 from reverie.training.run import Run
 from reverie.training.step import Engine
+from reverie.workflow import monitors
 
 RING = torch.tensor([[math.cos(a), math.sin(a)] for a in torch.arange(8) * math.pi / 4]) * 0.8
 WIDE = 0.02
@@ -207,17 +207,17 @@ def test_classes_that_a_generator_never_makes_are_missing_from_a_checkup(monkeyp
     images[400:, 0, 0] = 77  # no unseen picture is a seen one
     seen, unseen = (Pictures(images[a:b], labels[a:b], [""] * (b - a)) for a, b in ((0, 400), (400, 600)))
     data = Dataset("bars", 8, 1, ["lying", "standing"], seen, unseen, "0" * 64, Report(600))
-    monkeypatch.setattr(report, "_PROBED", 200)
-    monkeypatch.setattr(report, "_CHECKED", 100)
+    monkeypatch.setattr(monitors, "_PROBED", 200)
+    monkeypatch.setattr(monitors, "_CHECKED", 100)
     model = registry.build("dcgan", size=8, channels=1, width=8)
     for wanted, share in ((labels == 0, 0.5), (labels >= 0, 1.0)):
         known = to_float(images[wanted])
         model.decode = lambda z, label=None, known=known: known[: len(z)]
-        found = report.Checkup(data)(model)
+        found = monitors.Checkup(data)(model)
         assert found["classes_covered"] == share
     first = to_float(seen.images[:100])
     model.D.opinion = lambda x, label=None, sets=1: (2.0 * (x[:, None] == first).flatten(2).all(2).any(1), None)
-    assert report.Checkup(data)(model)["overfitting"] == 1.0
+    assert monitors.Checkup(data)(model)["overfitting"] == 1.0
     growing = registry.build("progan", size=8, channels=1, width=4)  # its images are still smaller ones made larger
-    assert set(report.Checkup(data)(growing)) == {"overfitting"}
-    assert report.Checkup(data)(registry.build("vae", size=8, channels=1)) == {}
+    assert set(monitors.Checkup(data)(growing)) == {"overfitting"}
+    assert monitors.Checkup(data)(registry.build("vae", size=8, channels=1)) == {}

@@ -26,8 +26,9 @@ from reverie.models.diffusion import unet
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.nets.unet import UNet
 from reverie.training.checkpoint import Checkpoint, save_checkpoint
-from reverie.training.loop import rerun, resume, train
 from reverie.training.run import Run
+from reverie.workflow.again import rerun, resume
+from reverie.workflow.train import train
 
 SMALL = {"widths": (8, 16), "groups": 4, "depth": 1}
 NETWORKS = {
@@ -445,7 +446,7 @@ def test_an_imported_run_samples_but_has_no_training_to_go_on_with(folder, tmp_p
     run = import_(folder, tmp_path / "in")
     with pytest.raises(UsageError, match="already holds a run"):
         import_(folder, tmp_path / "in")
-    with pytest.raises(UsageError, match="finished"):
+    with pytest.raises(UsageError, match=r"imported.*--init"):
         resume(run.path)
     with pytest.raises(UsageError, match="imported"):
         rerun(run.path, tmp_path / "again")

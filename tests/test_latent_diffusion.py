@@ -23,8 +23,8 @@ from reverie.models.codec import AutoencoderKL
 from reverie.models.latent_diffusion import LatentDiffusion
 from reverie.nets.vgg import VGG16
 from reverie.training.checkpoint import load_checkpoint, newest_whole
-from reverie.training.loop import train
 from reverie.training.step import Engine
+from reverie.workflow.train import train
 
 SMALL = {"width": 8, "batch_size": 32, "warmup": 5, "log_every": 5, "quiet": True}
 

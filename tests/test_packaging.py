@@ -42,8 +42,10 @@ RANKS = [  # a file may import from its own rank and from those above it in this
     {"pictures", "data", "optim", "nets", "weights", "drawing"},
     {"diffusion"},
     {"models", "registry"},
-    {"training", "editing", "metrics"},
+    {"training"},
+    {"metrics", "editing"},
     {"generation", "evaluation", "interop"},
+    {"workflow"},
     {"commands", "cli", "__main__"},
 ]
 

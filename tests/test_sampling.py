@@ -23,7 +23,7 @@ from reverie.editing import diffusion_views
 from reverie.generation import label_index
 from reverie.models.diffusion import Diffusion
 from reverie.pictures import save_film
-from reverie.training.loop import train
+from reverie.workflow.train import train
 from test_cli import call  # noqa: F401  (a fixture)
 
 SYSTEMS = ("ddpm", "edm", "flow-matching")

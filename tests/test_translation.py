@@ -22,7 +22,8 @@ from reverie.generation import data_of, find_given
 from reverie.models.translation import grey, lines
 from reverie.pictures import to_float, to_uint8
 from reverie.training.checkpoint import load_checkpoint, newest_whole
-from reverie.training.loop import resume, train
+from reverie.workflow.again import resume
+from reverie.workflow.train import train
 
 
 def batch_of(rows=6, size=8, channels=3, pairs=True, **more):

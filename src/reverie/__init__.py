@@ -12,7 +12,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Card", "Noise", "build", "data", "evaluate", "load", "register", "sample", "stream", "train"]
+__all__ = [
+    "Card",
+    "Noise",
+    "Phase",
+    "Stage",
+    "build",
+    "callbacks",
+    "data",
+    "evaluate",
+    "fit",
+    "load",
+    "register",
+    "rerun",
+    "resume",
+    "sample",
+    "stream",
+    "train",
+]
 
 if TYPE_CHECKING:
     from reverie.core.card import Card
@@ -20,26 +37,36 @@ if TYPE_CHECKING:
     from reverie.data import data
     from reverie.evaluation import evaluate
     from reverie.generation import build, load, sample, stream
+    from reverie.optim.phase import Phase, Stage
     from reverie.registry import register
-    from reverie.training.loop import train
+    from reverie.training.loop import fit
+    from reverie.workflow import callbacks
+    from reverie.workflow.again import rerun, resume
+    from reverie.workflow.train import train
 
 _HOMES = {
     "Card": "reverie.core.card",
     "Noise": "reverie.core.noise",
+    "Phase": "reverie.optim.phase",
+    "Stage": "reverie.optim.phase",
     "build": "reverie.generation",
     "evaluate": "reverie.evaluation",
+    "fit": "reverie.training.loop",
     "load": "reverie.generation",
     "register": "reverie.registry",
+    "rerun": "reverie.workflow.again",
+    "resume": "reverie.workflow.again",
     "sample": "reverie.generation",
     "stream": "reverie.generation",
-    "train": "reverie.training.loop",
+    "train": "reverie.workflow.train",
 }
+_MODULES = {"callbacks": "reverie.workflow.callbacks", "data": "reverie.data"}  # a module may be called, as data is
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for, when it is asked for: ``import reverie`` costs nothing."""
-    if name == "data":  # a package that can be called
-        return importlib.import_module("reverie.data")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'reverie' has no attribute {name!r}")

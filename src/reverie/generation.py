@@ -25,25 +25,26 @@ from reverie.data import load_picture
 from reverie.data.types import Dataset, Pictures
 from reverie.drawing import Whole, chunk_of, device_of, draw
 from reverie.pictures import to_float
-from reverie.training.checkpoint import trained
+from reverie.training.checkpoint import rebuilt, trained
 from reverie.training.run import Run
 
 
-def load(run: Run | Path | str, device: str = "auto", average: bool = True) -> Model:
+def load(run: Run | Path | str, device: str = "auto", average: bool = True, model: nn.Module | None = None) -> Model:
     """The trained model of a run, ready for use; ``model.run`` is the run's info, ``model.checkpoint`` its step.
 
     Args:
         run: a run directory, a checkpoint inside one, or a ``Run``.
         average: the averaged weights where there are some, else the last ones.
+        model: a fresh instance to put the weights in, where the run is of a class of your own.
     Raises:
-        UsageError: there is no run or no such checkpoint.
+        UsageError: there is no run or no such checkpoint, or its model must be given.
         ReverieError: every checkpoint is damaged.
     """
     found, saved = trained(run)
-    model = registry.build(saved.config["name"], **saved.config["kwargs"])
-    model.load_state_dict(saved.weights | (saved.ema or {} if average else {}))
-    model.run, model.checkpoint = found.info, saved.step
-    return place(model, pick_device(device)).requires_grad_(False).eval()
+    loaded: Model = rebuilt(saved.config, found, model)
+    loaded.load_state_dict(saved.averaged if average else saved.weights)
+    loaded.run, loaded.checkpoint = found.info, saved.step
+    return place(loaded, pick_device(device)).requires_grad_(False).eval()
 
 
 def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:

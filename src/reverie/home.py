@@ -28,11 +28,11 @@ def home() -> Path:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[bool]:
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file ``path``; others that ask for it wait. The system frees it when its holder dies.
 
     Yields False where the file system has no locks (some network mounts): the caller is then not alone.
-    Raises OSError where the file cannot be made.
+    Raises OSError where the file cannot be made; without ``wait``, BlockingIOError where another holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     alone = True
@@ -42,15 +42,18 @@ def locked(path: Path) -> Iterator[bool]:
 
             while True:
                 try:
-                    msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK, 1)  # gives up after ten seconds: ask again
+                    msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
                     break
-                except OSError:
-                    continue
+                except OSError as error:  # LK_LOCK gives up after ten seconds: ask again
+                    if not wait:
+                        raise BlockingIOError(error.errno, "held by another process") from error
         else:
             import fcntl
 
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise
             except OSError:
                 alone = False
         try:

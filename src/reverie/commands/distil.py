@@ -40,8 +40,8 @@ def distill(
         json: end with one line of JSON.
     """
     from reverie.core.distributed import rank
-    from reverie.training.loop import train
     from reverie.training.run import Run, locate
+    from reverie.workflow.train import train
 
     facts = Run.open(locate(run)[0]).info["data"]
     length: dict[str, Any] = {} if minutes is None else {"minutes": minutes}

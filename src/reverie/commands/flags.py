@@ -30,7 +30,7 @@ class Request:
 
     Attributes:
         data: a folder, fashion, emoji, mnist, fashion-mnist, cifar10, stacked-mnist, FILE.npz, SHARD.tar or
-            hf:owner/name.
+            hf:owner/name; none for a model that learns from no data.
         size: side of the pictures in pixels; by default their own where they agree, else 64.
         fit: crop keeps the centre of a picture that is not square, pad keeps all of it.
         out: run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...

@@ -14,29 +14,34 @@ def train(arguments: list[str]) -> None:
     from reverie.commands.flags import train_flags
 
     pairs = zip(rest, [*rest[1:], ""], strict=False)  # the recipe, and so what --help shows, depends on the data
-    data = next((a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--data"), "fashion")
-    options, asked = train_flags(model, data, rest, train.__doc__ or "")
+    source = next((a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--data"), "fashion")
+    options, asked = train_flags(model, source, rest, train.__doc__ or "")
     from reverie.core.distributed import rank
-    from reverie.training.loop import train as start
+    from reverie.workflow.train import train as start
 
     leader = rank() == 0
     with bar(leader) as progress:
-        run = start(model, asked.data, size=asked.size, fit=asked.fit, out=asked.out, progress=progress, **options)
+        data = None if asked.data == "none" else asked.data
+        run = start(model, data, size=asked.size, fit=asked.fit, out=asked.out, progress=progress, **options)
     if leader:
         _end(run, asked.json)
 
 
-def resume(run: RunName, /, json: bool = False) -> None:
+def resume(run: RunName, /, steps: int | None = None, minutes: float | None = None, json: bool = False) -> None:
     """Continue a stopped, killed or failed run from its newest whole checkpoint, bit for bit (on the same device).
+
+    With --steps or --minutes it is extended, also when it is finished.
 
     Args:
         run: the run directory.
+        steps: train until so many steps in all.
+        minutes: train so many minutes more.
         json: end with one line of JSON.
     """
     from reverie.core.distributed import rank
-    from reverie.training.loop import resume as again
+    from reverie.workflow.again import resume as again
 
-    found = again(run)
+    found = again(run, steps, minutes)
     if rank() == 0:
         _end(found, json)
 
@@ -50,7 +55,7 @@ def rerun(run: RunName, /, out: str | None = None, json: bool = False) -> None:
         json: end with one line of JSON.
     """
     from reverie.core.distributed import rank
-    from reverie.training.loop import rerun as repeat
+    from reverie.workflow.again import rerun as repeat
 
     found = repeat(run, out)
     if rank() == 0:

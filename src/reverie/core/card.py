@@ -162,7 +162,7 @@ def card_of(model: Model) -> Card:
     """A model's own card, or what its verbs tell of one that has none; with the runs that it was made from."""
     card = getattr(model, "card", None)
     card = card if isinstance(card, Card) else _default(model)
-    arguments = (getattr(model, "config", None) or {}).get("kwargs", {})
+    arguments = config_of(model)["kwargs"] or {}
     runs = {name: value["run"] for name, value in arguments.items() if isinstance(value, dict) and "run" in value}
     return dataclasses.replace(card, origin={**runs, **card.origin}) if runs else card
 
@@ -179,6 +179,13 @@ def name_of(model: Model) -> str:
     """The registry's name of a model, as far as it is known."""
     config = getattr(model, "config", None)
     return config["name"] if isinstance(config, dict) and "name" in config else type(model).__name__
+
+
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """The {"name", "kwargs"} that builds a model again; kwargs is None of a class that no registry built: it is known
+    by its name alone."""
+    own = {"name": f"{type(model).__module__}:{type(model).__qualname__}", "kwargs": None}
+    return getattr(model, "config", None) or own
 
 
 def info_of(model: Model) -> dict[str, Any]:

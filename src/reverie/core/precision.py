@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +72,17 @@ def pick_precision(name: str, device: torch.device) -> Precision:
         said = "multiplies bf16 natively" if native else "has no bf16 instructions"
         return Precision(device, native, f"auto: this CPU {said}")
     return Precision(device, False, "auto: bf16 gains nothing here")
+
+
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """Within the block cuDNN computes the same bits every time."""
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
 
 
 def keep_memory() -> None:

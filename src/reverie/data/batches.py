@@ -104,6 +104,41 @@ class Batches:
         return Noise.of_step(fold(self.seed, step, name), self.start, self.rows, self.device)
 
 
+class NoData:
+    """Batches without columns, for training without data: ``len(batch.rng)`` rows, each with its own random numbers.
+
+    Args:
+        batch_size, seed, start, rows, device: as for ``Batches``.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        rows: int | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.batch_size, self.seed, self.start = batch_size, seed, start
+        self.rows, self.device = batch_size if rows is None else rows, torch.device(device)
+        self.row = torch.arange(self.start, self.start + self.rows, device=self.device)
+
+    def __call__(self, step: int) -> Batch:
+        return Batch(rng=self.stream(step, "forward"), row=self.row)
+
+    def whole(self, step: int) -> Batch:
+        """The global batch of a step, on every rank alike."""
+        return NoData(self.batch_size, self.seed, device=self.device)(step)
+
+    def in_order(self, rows: int) -> Iterator[Batch]:
+        """There is nothing to go through."""
+        yield from ()
+
+    def stream(self, step: int, name: str) -> Noise:
+        """The random numbers of this rank's rows for one purpose of a step."""
+        return Noise.of_step(fold(self.seed, step, name), self.start, self.rows, self.device)
+
+
 def take(pictures: Pictures, index: np.ndarray) -> dict[str, Any]:
     """The captions of the chosen rows, where the data has them."""
     return {} if pictures.texts is None else {"text": [pictures.texts[i] for i in index]}

@@ -1,13 +1,14 @@
 """Checkpoints that are whole or not there: ``checkpoints/STEP/`` is written aside, flushed and renamed.
 
-model.json         {"name", "kwargs"}: what builds the model
-model.safetensors  the weights          ema.safetensors  their moving average, where one is kept
-training.pt        optimiser state, loaded with ``weights_only=True``
+model.json         {"format", "name", "kwargs"}: what builds the model; kwargs is null for a class of the user's own
+model.safetensors  the weights          ema.safetensors  the moving average of what is averaged, where one is kept
+training.pt        stage, optimisers, plan and callbacks' state, loaded with ``weights_only=True``
 manifest.json      step, and the sha256 of every other file: how a torn checkpoint is known
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import os
@@ -19,22 +20,36 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
+from reverie import registry
+from reverie.core.card import config_of
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import disk_errors, flush, read_json, write_json
+from reverie.core.verbs import Model
+from reverie.training.formats import FORMAT, upgrade_config, upgrade_tensors
 from reverie.training.run import Run, locate
 
 
 @dataclass
 class Checkpoint:
-    """What one checkpoint holds. ``training`` is None when only the weights were asked for."""
+    """What one checkpoint holds. ``training`` is None when only the weights were asked for.
+
+    Attributes:
+        format: of the version that wrote it; names are today's.
+    """
 
     step: int
     config: dict[str, Any]
     weights: dict[str, Tensor]
     ema: dict[str, Tensor] | None
     training: dict[str, Any] | None
+    format: int = FORMAT
+
+    @property
+    def averaged(self) -> dict[str, Tensor]:
+        """The whole state dict to sample with: the weights, and over them what is averaged."""
+        return self.weights | (self.ema or {})
 
 
 def _digest(path: Path) -> str:
@@ -61,7 +76,7 @@ def save_checkpoint(folder: Path, content: Checkpoint, keep: int) -> Path:
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir()
-            write_json(aside / "model.json", content.config)
+            write_json(aside / "model.json", {"format": FORMAT} | content.config)
             # bytes first: safetensors and torch report a full disk in error types of their own, a plain file does not
             (aside / "model.safetensors").write_bytes(to_bytes(_safe(content.weights)))
             if content.ema is not None:
@@ -108,20 +123,26 @@ def load_checkpoint(path: Path, training: bool = False, device: torch.device | s
     """Read one checkpoint.
 
     Args:
-        training: also load the optimiser state.
+        training: also load the training state.
     Raises:
         ReverieError: it is torn.
+        UsageError: a later version wrote it.
     """
     reason = torn(path)
     if reason:
         raise ReverieError(f"The checkpoint {path} is damaged ({reason}). Use an earlier one beside it.")
-    ema = path / "ema.safetensors"
+    config = read_json(path / "model.json")
+    made = config.pop("format", 1)
+    upgraded = upgrade_config(config, made)
+    files = [file for file in (path / "model.safetensors", path / "ema.safetensors") if file.exists()]
+    weights, *ema = (upgrade_tensors(load_file(file, str(device)), config, made) for file in files)
     return Checkpoint(
         step=read_json(path / "manifest.json")["step"],
-        config=read_json(path / "model.json"),
-        weights=load_file(path / "model.safetensors", str(device)),
-        ema=load_file(ema, str(device)) if ema.exists() else None,
+        config=upgraded,
+        weights=weights,
+        ema=ema[0] if ema else None,
         training=torch.load(path / "training.pt", map_location=device, weights_only=True) if training else None,
+        format=made,
     )
 
 
@@ -148,6 +169,7 @@ def trained(run: Run | Path | str) -> tuple[Run, Checkpoint]:
     """
     path, step = locate(run.path if isinstance(run, Run) else run)
     found = Run.open(path)
+    found.model = run.model if isinstance(run, Run) else None
     if step is None:
         newest, _ = newest_whole(found.checkpoints)
         if newest is None:
@@ -161,3 +183,28 @@ def trained(run: Run | Path | str) -> tuple[Run, Checkpoint]:
                 f"{path} has no checkpoint {step}. It has: {', '.join(map(str, steps_in(found.checkpoints)))}."
             )
     return found, load_checkpoint(newest)
+
+
+def rebuilt(config: dict[str, Any], run: Run, model: nn.Module | None = None) -> Model:
+    """A model of a checkpoint's configuration, without its weights; of a class of the user's own the one that is given.
+
+    Raises:
+        UsageError: such a model is not given.
+    """
+    if model is None and config["kwargs"] is not None:
+        return registry.build(config["name"], **config["kwargs"])
+    if model is None and run.model is not None:
+        return copy.deepcopy(run.model)
+    if model is None:
+        raise UsageError(
+            f"{run.path} is a run of {config['name']}, a class of your own, and a file never chooses code. "
+            "In Python: rv.load(path, model=a fresh instance)."
+        )
+    same_class(model, config, run.path)
+    return model
+
+
+def same_class(model: nn.Module, config: dict[str, Any], path: Path) -> None:
+    """Raise a UsageError unless the model given is of a run's class."""
+    if (name := config_of(model)["name"]) != config["name"]:
+        raise UsageError(f"{path} is a run of {config['name']}, and the model given is a {name}.")

@@ -1,174 +1,336 @@
-"""The loop: train, resume, rerun. One story from a request to a finished run directory."""
+"""The one loop: a generator of steps that owns their order. Everything else is a callback."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+import contextlib
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from reverie import registry
 from reverie.core import distributed
-from reverie.core.card import card_of
-from reverie.core.errors import ReverieError, UsageError
-from reverie.core.precision import pick_device
-from reverie.core.verbs import Model, verbs_of
-from reverie.data import data as open_data
-from reverie.data.sources import anchored
+from reverie.core.card import networks_of
+from reverie.core.layout import place
+from reverie.core.precision import pick_device, pick_precision
+from reverie.data.augment import Augment
+from reverie.data.batches import Batches, NoData
 from reverie.data.types import Dataset
-from reverie.recipes import recipe_for
-from reverie.training.checkpoint import trained
-from reverie.training.needs import check_needs
-from reverie.training.options import Options, sort_options
-from reverie.training.plan import Plan
-from reverie.training.run import Run, fresh_path, machine, versions
-from reverie.training.runner import Training
+from reverie.optim.phase import Phase, stages_of
+from reverie.training.callbacks import CHECKPOINT, LOG, SHOW, Callback, Outcome
+from reverie.training.digest import Digest, Metrics
+from reverie.training.options import Options, split_options
+from reverie.training.plan import Budget, Plan
+from reverie.training.step import Engine
 
 
-def train(
-    model: str = "vae",
-    data: str | Dataset = "fashion",
-    size: int | None = None,
-    fit: str = "crop",
-    out: Path | str | None = None,
-    quiet: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
+def fit(
+    model: nn.Module,
+    data: Dataset | Batches | None = None,
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    plan: Plan | None = None,
+    callbacks: Sequence[Callback] = (),
+    seed: int = 0,
+    batch_size: int | None = None,
     **options: Any,
-) -> Run:
-    """Train a model and leave a run directory.
+) -> Generator[Step, None, None]:
+    """Train a model, step by step: ``for step in fit(model, data, steps=1000): ...``
+
+    The caller owns the loop and may break it off; callbacks are then closed. Nothing global is installed.
 
     Args:
-        model: a name of ``registry.MODELS``.
-        data: a data set, or what ``reverie.data`` opens.
-        size: side of the pictures in pixels, where ``data`` is still to be opened.
-        fit: "crop" or "pad", how pictures that are not square become so, likewise.
-        out: the run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
-        quiet: say nothing.
-        progress: called while pictures are being read, (done, total, what).
-        options: the model's own, its phases' and ``Options``' fields; the recipe's values where not given.
+        model: any ``nn.Module`` with ``stages()``. It is moved to the device.
+        data: a data set; an object that makes batches, as ``Batches`` does; or None: rows without columns.
+        steps, minutes, plan: how long, one of the three.
+        callbacks: see ``Callback``.
+        batch_size: rows a step; 128 by default, 1 without data.
+        options: fields of ``Options``, and arguments of the model's ``stages()`` (lr ...).
+    Yields:
+        a ``Step`` after each step.
     Raises:
-        UsageError: an unknown name or an unfit value.
-        ReverieError: the data cannot be used, the disk refuses, or training diverged (what was kept is said).
+        UsageError: an unknown or unfit option.
+        ReverieError: training diverged.
     """
-    registry.accept(model)
-    spec = data if isinstance(data, str) else data.spec
-    recipe = recipe_for(model, spec, pick_device(options.get("device", "auto")).type == "cuda")
-    kwargs, moves, training = sort_options(model, options)
-    if "steps" in training or "minutes" in training:
-        recipe_training = {k: v for k, v in recipe.get("training", {}).items() if k not in ("steps", "minutes")}
-    else:
-        recipe_training = {"minutes": 3.0} | recipe.get("training", {})
-    chosen = Options(**recipe_training | training)
-    with distributed.group():
-        plan = Plan.of(chosen.steps, chosen.minutes)
-        distributed.rows(chosen.batch_size)
-        if isinstance(data, str):
-            data = open_data(data, size=size, fit=fit, progress=progress)
-        facts = {
-            "spec": anchored(spec),
-            "fit": fit,
-            "size": data.size,
-            "channels": data.channels,
-            "fingerprint": data.fingerprint,
-        }
-        built = _fill(_build(model, _named(model, recipe.get("model", {}) | kwargs), data, chosen.seed))
-        check_needs(card_of(built), data, model)
-        info = {
-            "reverie": versions()["reverie"],
-            "model": built.config,
-            "verbs": verbs_of(built),
-            "card": card_of(built).to_json(),
-            "phases": recipe.get("phases", {}) | moves,
-            "data": facts | {"train": len(data.train), "held_out": len(data.held_out), "classes": data.classes},
-            "training": asdict(chosen),
-            "plan": asdict(plan),
-            "versions": versions(),
-            "machine": machine() | {"processes": distributed.world()},
-            "status": "new",
-            "seconds": 0.0,
-        }
-        path = Path(distributed.agree(str(out or fresh_path(model, spec))))
-        runner = Training(Run(path, info), built, data, chosen, plan, quiet)
-        if distributed.rank() == 0:  # only now that every option has proved usable
-            Run.create(path, info)
-        return runner.go()
+    stage_options, training = split_options(model, options)
+    plan = Plan.of(steps, minutes) if plan is None else plan
+    size = batch_size or int(getattr(data, "batch_size", 1 if data is None else Options.batch_size))
+    chosen = Options(**training, seed=seed, batch_size=size)
+    return Loop(model, data, plan, chosen, stage_options, callbacks).run()
 
 
-def resume(path: Path | str, quiet: bool = False) -> Run:
-    """Continue a run from its newest whole checkpoint, bit for bit as if it had never stopped (same device).
+class Step:
+    """One step of a training, before or after it was made.
 
-    Raises:
-        UsageError: there is no run, or it is finished.
-        ReverieError: the pictures are not the ones it was trained on.
+    Attributes:
+        number: from 1.
+        progress: of the run after this step, in [0, 1].
+        metrics: "metric", or "phase/metric" where phases are several; empty before the step is made.
+        logs: whether the log gets a line after this step.
+        line: that line, once it is made.
     """
-    run = Run.open(path)
-    if run.info["status"] == "finished":
-        raise UsageError(f"{run.path} is finished. `reverie sample {run.path}` draws from it; a new --out trains anew.")
-    with distributed.group():
-        return _again(run, run.info, quiet).go()
+
+    def __init__(self, loop: Loop, number: int):
+        self.loop, self.number = loop, number
+        self.metrics = Metrics({})
+        self.logs = False
+        self.line: dict[str, Any] | None = None
+
+    @property
+    def progress(self) -> float:
+        return self.loop.plan.progress(self.number)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model in training."""
+        return self.loop.model
+
+    @property
+    def best(self) -> nn.Module:
+        """What to sample: the average where there is one, else the model."""
+        return self.loop.engine.best
+
+    def log(self, **numbers: float) -> None:
+        """Numbers of a callback's own, for the next line of the log."""
+        self.loop.numbers |= numbers
+
+    def __repr__(self) -> str:
+        return f"Step({self.number}, progress={self.progress:.4f}, metrics={self.metrics!r})"
 
 
-def rerun(path: Path | str, out: Path | str | None = None, quiet: bool = False) -> Run:
-    """Repeat a run from its run.json, with the very number of steps that its budget came to, in a new directory.
+class Loop:
+    """Model, engine, plan and callbacks of one training.
 
-    Raises:
-        UsageError: there is no run, or ``out`` is taken.
-        ReverieError: the pictures are not the ones it was trained on.
+    Attributes:
+        step: steps made so far.
+        engine: what makes a step.
+        finished: whether the plan's end is reached.
+        elapsed: seconds of training, those before a resume included.
     """
-    old = Run.open(path).info
-    if "imported" in old:
-        raise UsageError(f"{path} was imported, not trained here: there is nothing to repeat. `reverie sample {path}`.")
-    keep = ("reverie", "model", "verbs", "card", "phases", "data", "training", "plan")
-    info = {key: old[key] for key in keep if key in old} | {
-        "rerun_of": str(path),
-        "versions": versions(),
-        "machine": machine(),
-        "status": "new",
-        "seconds": 0.0,
-    }
-    with distributed.group():
-        where = Path(distributed.agree(str(out or fresh_path(old["model"]["name"], old["data"]["spec"]))))
-        runner = _again(Run(where, info), info, quiet, fresh=True)
-        if distributed.rank() == 0:
-            Run.create(where, info)
-        return runner.go()
 
-
-def _named(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments, where one is a run's path with what that run trained: {"name", "kwargs", "run"}."""
-    paths = {key: kwargs[key] for key in registry.sub_runs(model) if isinstance(kwargs.get(key), str) and kwargs[key]}
-    return kwargs | {key: trained(path)[1].config | {"run": path} for key, path in paths.items()}
-
-
-def _fill(model: Model) -> Model:
-    """Put the weights of the runs that a fresh model builds on into its sub-modules of that name."""
-    for key in registry.sub_runs(model.config["name"]):
-        argument = model.config["kwargs"].get(key)
-        if isinstance(argument, dict) and "run" in argument:
-            saved = trained(argument["run"])[1]
-            model.get_submodule(key).load_state_dict(saved.weights | (saved.ema or {}))
-    return model
-
-
-def _build(name: str, kwargs: dict[str, Any], data: Dataset, seed: int) -> Model:
-    """The model with the initial weights of this seed; the process's own generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return registry.build(name, data, **kwargs)
-
-
-def _again(run: Run, info: dict[str, Any], quiet: bool, fresh: bool = False) -> Training:
-    """The training that run.json describes; a fresh one takes the weights of the runs it builds on."""
-    facts = info["data"]
-    data = open_data(facts["spec"], size=facts["size"], channels=facts["channels"], fit=facts["fit"])
-    if data.fingerprint != facts["fingerprint"]:
-        raise ReverieError(
-            f"The pictures of {facts['spec']!r} are not the ones that {run.path} was trained on (their fingerprint "
-            "differs). Nothing was changed. Put the old pictures back, or train anew with `reverie train`."
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset | Batches | None,
+        plan: Plan,
+        options: Options,
+        stage_options: Mapping[str, Any],
+        callbacks: Sequence[Callback],
+        init: bool = False,
+    ):
+        self.data, self.plan, self.options = data, plan, options
+        self.leader = distributed.rank() == 0
+        self.device = pick_device(options.device)
+        self.precision = pick_precision(options.precision, self.device)
+        self.model = place(model, self.device)
+        self.callbacks = sorted(callbacks, key=lambda callback: callback.order)
+        self.engine = Engine(
+            self.model,
+            stages_of(self.model, **stage_options),
+            self._batches(),
+            self.precision,
+            options.ema,
+            options.clip,
+            options.accumulate,
+            options.warmup,
+            options.decay,
+            fresh=not init,
         )
-    chosen = Options(**info["training"])
-    plan = Plan([(step, progress) for step, progress in info["plan"]["knots"]], info["plan"]["minutes"])
-    built = _build(info["model"]["name"], info["model"]["kwargs"], data, chosen.seed)
-    return Training(run, _fill(built) if fresh else built, data, chosen, plan, quiet)
+        self.step = 0
+        self.extensions: list[dict[str, Any]] = []
+        self.stopping = False
+        self.outcome: Outcome = "failed"
+        self.newest_checkpoint: Callable[[], Path | None] = lambda: None
+        self.numbers: dict[str, float] = {}
+        self.worked = 0.0  # seconds in steps of this process, callbacks left out
+        self._first = 0  # step at which this process began
+        self._spent = 0.0  # seconds of training before this process
+        self._began: float | None = None  # when this process began to train
+        self._stage_began = 0.0  # seconds of training before the current stage
+        self._worked_at_line = 0.0
+        self.digest = Digest()
+
+    def _batches(self) -> Any:
+        options = self.options
+        if self.data is not None and not isinstance(self.data, Dataset):
+            return self.data
+        start, rows = distributed.rows(options.batch_size)
+        if self.data is None:
+            return NoData(options.batch_size, options.seed, start, rows, self.device)
+        augment = Augment.parse(options.augment)
+        return Batches(self.data.train, options.batch_size, options.seed, start, rows, augment, self.device)
+
+    @property
+    def elapsed(self) -> float:
+        return self._spent + (0.0 if self._began is None else time.monotonic() - self._began)
+
+    @property
+    def step_seconds(self) -> float:
+        """Mean seconds of a step in this process."""
+        return self.worked / max(1, self.step - self._first)
+
+    @property
+    def finished(self) -> bool:
+        return self.plan.finished(self.step) and not self.extensions
+
+    def say(self, text: str) -> None:
+        """Something that a person should read."""
+        for callback in self.callbacks:
+            callback.say(text)
+
+    def stop(self) -> None:
+        """Ask for a clean end at the next log point, which on a lone process is the current step."""
+        self.stopping = True
+
+    # State
+
+    def state(self) -> dict[str, Any]:
+        """With the weights, all that the next step depends on; for ``torch.load(weights_only=True)``."""
+        own = {"seconds": self.elapsed, "stage_seconds": self._stage_began, "typical_loss": self.digest.typical}
+        return self.engine.state() | {
+            "plan": self.plan.state(),
+            "loop": own,
+            "callbacks": {key: state for key, one in self._named() if (state := one.state()) is not None},
+        }
+
+    def load_state(self, step: int, state: dict[str, Any]) -> None:
+        """Put back what ``state`` gave after so many steps."""
+        self.step = step
+        self.engine.load_state(state)
+        self.plan = Plan.from_state(state["plan"])
+        own = state["loop"]
+        self._spent, self._stage_began = own["seconds"], own["stage_seconds"]
+        self.digest.typical = own["typical_loss"]
+        for key, callback in self._named():
+            if key in state["callbacks"]:
+                callback.load_state(state["callbacks"][key])
+
+    def _named(self) -> list[tuple[str, Callback]]:
+        kinds = [type(callback).__name__ for callback in self.callbacks]
+        return [(f"{kind}-{kinds[:place].count(kind)}", self.callbacks[place]) for place, kind in enumerate(kinds)]
+
+    # Steps
+
+    def run(self) -> Generator[Step, None, None]:
+        """The steps that are left, each after it was made; callbacks are started before and closed after them."""
+        self._began, self._first = time.monotonic(), self.step
+        with contextlib.ExitStack() as stack:
+            for callback in self.callbacks:
+                stack.callback(self._close, callback)
+                callback.start(self)
+            nets = self._compile()
+            try:
+                yield from self._steps()
+                self.outcome = "finished" if self.finished else "stopped"
+            except GeneratorExit:
+                self.outcome = "finished" if self.finished else "stopped"
+                raise
+            finally:
+                for net in nets:
+                    net._compiled_call_impl = None
+
+    def _close(self, callback: Callback) -> None:
+        callback.close(self.outcome)
+
+    def _steps(self) -> Iterator[Step]:
+        early = [callback for callback in self.callbacks if callback.order < LOG]
+        late = [callback for callback in self.callbacks if LOG <= callback.order <= CHECKPOINT]
+        shows = [callback for callback in self.callbacks if callback.order >= SHOW]
+        self._extend()
+        budget = self._budget()
+        while not self.finished:
+            step = Step(self, self.step + 1)
+            for callback in self.callbacks:
+                callback.before(step)
+            before, since = self.elapsed, time.monotonic()
+            progress = self.plan.progress(self.step)
+            metrics = self.engine.step(self.step, progress, self.plan.warm(self.step, self.options.warmup))
+            if self.engine.began == self.step:
+                self._stage_began = before
+            self.step += 1
+            self.digest.window.append(metrics)
+            step.metrics = Metrics(metrics)
+            if budget and budget.due(self.step, self.elapsed):
+                self._look(budget, since)
+            self.worked += time.monotonic() - since
+            lone_stop = self.stopping and distributed.world() == 1
+            step.logs = self.step % self.options.log_every == 0 or self.plan.finished(self.step) or lone_stop
+            for callback in early:
+                callback.after(step)
+            if step.logs:
+                step.line = self._line()
+            for callback in late:
+                callback.after(step)
+            if step.logs:
+                self.stopping = distributed.any_rank(self.stopping, self.device)
+            for callback in shows:
+                callback.after(step)
+            yield step
+            if step.logs and self.stopping:
+                return
+            if self._extend():
+                budget = self._budget()
+
+    def _budget(self) -> Budget | None:
+        if self.plan.clock is None or self.plan.end is not None:
+            return None
+        return Budget(self.plan, self.step, self.elapsed, self.worked, alone=distributed.world() == 1)
+
+    def _look(self, budget: Budget, since: float) -> None:
+        """The leader looks at the clock; every rank takes its word for the plan and for when it looks again."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        known = len(self.plan.knots)
+        if self.leader:
+            budget.look(self.step, self.elapsed, self.worked + time.monotonic() - since)
+        knots, self.plan.end, budget.next = distributed.agree((self.plan.knots[known:], self.plan.end, budget.next))
+        self.plan.knots[known:] = knots
+
+    def _extend(self) -> bool:
+        """What ``resume`` was asked for beyond the plan, once the step is reached at which it was asked."""
+        known = len(self.extensions)
+        while self.extensions and (self.extensions[0]["step"] <= self.step or self.plan.finished(self.step)):
+            asked = self.extensions.pop(0)
+            low = self.engine.ends[-2]
+            trained = (self.step - self.engine.began, self.elapsed - self._stage_began)
+            self.plan.extend(self.step, self.elapsed, asked.get("steps"), asked.get("seconds"), low, trained)
+            self.plan = Plan.from_state(distributed.agree(self.plan.state()))
+        return len(self.extensions) < known
+
+    def _compile(self) -> list[nn.Module]:
+        """Compile the model's networks where that is asked for and works; returns those compiled."""
+        if not self.options.compile:
+            return []
+        try:
+            torch.compile(lambda x: x * 2 + 1)(torch.ones(2, device=self.device))
+        except Exception as error:  # a missing compiler surfaces as any of a dozen types; the reason is said
+            reason = str(error).strip().splitlines()[0][:160]
+            self.say(f"torch.compile does not work here ({reason}); training without it.")
+            return []
+        nets = networks_of(self.model)
+        for net in nets:
+            net.compile()
+        self.engine.compiled = True
+        return nets
+
+    # The line of the log
+
+    def _line(self) -> dict[str, Any]:
+        phase, since = self._first_phase(), time.monotonic()
+        steps, means = self.digest.means(self.step, phase, self.newest_checkpoint)
+        self.worked += time.monotonic() - since  # this waits for the device
+        speed = steps * self.options.batch_size / max(1e-9, self.worked - self._worked_at_line)
+        numbers, self.numbers, self._worked_at_line = self.numbers, {}, self.worked
+        return {
+            "step": self.step,
+            "seconds": round(self.elapsed, 3),
+            "images_per_second": round(speed, 1),
+            "lr": phase.optimizer.param_groups[0]["lr"],
+        } | {name: value for name, value in (means | numbers).items() if math.isfinite(value)}
+
+    def _first_phase(self) -> Phase:
+        return self.engine.stages[self.engine.stage].phases[0]

@@ -6,6 +6,8 @@ import inspect
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from torch import nn
+
 from reverie import registry
 from reverie.core.errors import UsageError, suggest
 from reverie.core.options import method_parameters
@@ -20,10 +22,11 @@ class Options:
         steps: how many steps to train; or
         minutes: how many minutes, pictures and scores at the end included.
         batch_size: pictures a step, over all processes together.
+        init: a run whose averaged weights to begin with, wherever name and shape agree (fine-tuning).
         seed: decides the initial weights, the order of the pictures and every random draw.
         warmup: steps over which the learning rate rises.
         decay: what the learning rate does afterwards.
-        clip: largest gradient norm (0: no clipping).
+        clip: largest gradient norm (0: no clipping); by default what a phase says, else 1.
         accumulate: cut each batch into this many parts, to save memory.
         ema: decay of the averaged weights that get sampled (0: no average).
         precision: arithmetic of the networks; auto says what it chose and why.
@@ -40,10 +43,11 @@ class Options:
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 128
+    init: str | None = None
     seed: int = 0
     warmup: int = 100
     decay: Literal["cosine", "constant"] = "cosine"
-    clip: float = 1.0
+    clip: float | None = None
     accumulate: int = 1
     ema: float = 0.999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -58,7 +62,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, low in {"batch_size": 1, "accumulate": 1, "log_every": 1, "keep": 1, "warmup": 0, "clip": 0}.items():
-            if getattr(self, name) < low:
+            if getattr(self, name) is not None and getattr(self, name) < low:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least {low}, not {getattr(self, name)}.")
         if not 0 <= self.ema < 1:
             raise UsageError(f"--ema is a decay from 0 (none) to below 1, not {self.ema}.")
@@ -70,8 +74,25 @@ class Options:
 
 
 def phase_options(model: str) -> dict[str, inspect.Parameter]:
-    """The arguments of a model's ``stages()`` (learning rate ...) by name."""
+    """The arguments of a registered model's ``stages()`` (learning rate ...) by name."""
     return method_parameters(registry.entry(model).kind(), "stages")
+
+
+def split_options(model: nn.Module, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options for the training of a model that exists: (its stages', ``Options``').
+
+    Raises:
+        UsageError: a name that belongs to neither.
+    """
+    stages, training = list(method_parameters(type(model), "stages")), [f.name for f in fields(Options)]
+    for name in options:
+        if name not in stages and name not in training:
+            raise UsageError(
+                f"{type(model).__name__} and its training have no option {name!r}."
+                f"{suggest(name, [*stages, *training])} What its constructor takes was settled when it was built."
+            )
+    chosen = {name: value for name, value in options.items() if name in stages}
+    return chosen, {name: value for name, value in options.items() if name not in stages}
 
 
 def sort_options(model: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -1,34 +1,47 @@
-"""How long a run is: a number of steps, or minutes that measurement turns into a number of steps.
+"""How long a run is: a number of steps, or minutes that the clock turns into a number of steps.
 
 Schedules (learning rate, KL warm-up, stages) read *progress* in [0, 1], never the clock. Progress is piecewise linear
-in the step; the knots are written to ``run.json``, so a resumed or repeated run follows the same schedule exactly.
+in the step. Its knots are only ever appended, and a knot changes no progress before it: a resumed or repeated run
+follows the same schedule to the last bit.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
-from dataclasses import dataclass, field
+import statistics
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from reverie.core.errors import UsageError
 
-_REPLAN_AT = (0.15, 0.35, 0.6, 0.8, 0.92)  # shares of the minutes spent at which the number of steps is corrected
+Knot = tuple[int, float, float]
 
 
 @dataclass
 class Plan:
-    """Knots (step, progress), the last one at progress 1. No knots: not measured yet.
+    """The progress of every step, and the step that ends the run.
 
     Attributes:
-        minutes: the wall-clock budget, or None for a fixed number of steps.
+        knots: (step, progress, left): from ``step`` on, progress rises to 1 within ``left`` more steps.
+        end: the number of steps in all; None as long as the clock decides.
+        extended: steps at which a finished run was extended: the learning rate's warm-up begins anew there.
+        clock: (seconds, progress, spent): this many seconds take progress from here to 1, beginning when ``spent``
+            seconds had been trained. None for a fixed number of steps.
     """
 
-    knots: list[tuple[int, float]] = field(default_factory=list)
-    minutes: float | None = None
+    knots: list[Knot] = field(default_factory=list)
+    end: int | None = None
+    extended: list[int] = field(default_factory=list)
+    clock: tuple[float, float, float] | None = None
 
     @classmethod
-    def of(cls, steps: int | None, minutes: float | None) -> Plan:
+    def of(cls, steps: int | None, minutes: float | None, reserve: float = 0.0) -> Plan:
         """A plan from what the user asked for: exactly one of the two.
 
+        Args:
+            reserve: seconds of the minutes that are not for training.
         Raises:
             UsageError: both or neither given, or not positive.
         """
@@ -37,73 +50,185 @@ class Plan:
         if steps is not None:
             if steps < 1:
                 raise UsageError(f"--steps must be at least 1, not {steps}.")
-            return cls([(0, 0.0), (steps, 1.0)])
-        if not minutes or minutes <= 0 or not math.isfinite(minutes):
-            raise UsageError(f"--minutes must be above 0, not {minutes}.")
-        return cls([], minutes)
+            return cls([(0, 0.0, steps)], steps)
+        return cls(clock=(seconds_of(minutes) - reserve, 0.0, 0.0))
 
-    @property
-    def measured(self) -> bool:
-        return bool(self.knots)
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Plan:
+        """The plan of which ``state`` was taken, through JSON or not."""
+        clock = state["clock"]
+        knots = [(int(step), float(progress), float(left)) for step, progress, left in state["knots"]]
+        return cls(knots, state["end"], list(state["extended"]), None if clock is None else tuple(clock))
 
-    @property
-    def steps(self) -> int | None:
-        """The number of steps, once it is known."""
-        return self.knots[-1][0] if self.knots else None
+    def state(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return asdict(self)
 
     def progress(self, step: int) -> float:
-        """Progress at the start of ``step``; 0 before the plan is measured."""
-        if not self.knots:
+        """Progress at the start of ``step``; 0 before the speed is known."""
+        place = bisect.bisect_right(self.knots, step, key=lambda knot: knot[0])
+        if not place:
             return 0.0
-        for (s0, p0), (s1, p1) in zip(self.knots, self.knots[1:], strict=False):
-            if step < s1:
-                return p0 + (p1 - p0) * (step - s0) / (s1 - s0)
-        return 1.0
+        since, progress, left = self.knots[place - 1]
+        return min(1.0, progress + (1 - progress) * (step - since) / left)
 
-    def set_end(self, step: int, steps_left: int) -> None:
-        """From ``step`` on, ``steps_left`` more steps bring progress from where it stands to 1."""
-        here = self.progress(step)
-        kept = [knot for knot in self.knots or [(0, 0.0)] if knot[0] < step]
-        self.knots = [*kept, (step, here), (step + max(1, steps_left), 1.0)]
+    def add(self, step: int, left: float, progress: float | None = None) -> None:
+        """From ``step`` on, progress rises to 1 within ``left`` more steps, from where it is or from ``progress``."""
+        here = self.progress(step) if progress is None else progress
+        self.knots.append((step, here, max(left, 1e-9)))
+
+    def extend(
+        self, step: int, spent: float, steps: int | None, seconds: float | None, low: float, trained: tuple[int, float]
+    ) -> None:
+        """From ``step`` on, train to ``steps`` in all, or for ``seconds`` more.
+
+        A run that is not finished goes on from its progress. A finished one goes on as a run of the whole length would
+        at this point: its last stage had L and gets M more, so the progress of that stage restarts at L / (L + M).
+
+        Args:
+            spent: seconds of training so far.
+            low: the progress at which the last stage begins.
+            trained: what the last stage had, in steps and in seconds.
+        """
+        done, took = trained
+        progress, left = self.progress(step), 0.0
+        if finished := self.finished(step):
+            share = done / (done + steps - step) if steps is not None else took / (took + (seconds or 0.0))
+            progress = low + (1 - low) * share
+            self.extended.append(step)
+        if steps is not None:
+            left = steps - step
+        elif seconds is not None and step:
+            left = seconds * (done / max(took, 1e-9) if finished else step / max(spent, 1e-9))
+        if left:
+            self.add(step, left, progress)
+        self.end = steps
+        self.clock = None if seconds is None else (seconds, progress, spent)
+
+    def finished(self, step: int) -> bool:
+        """Whether ``step`` steps are all."""
+        return self.end is not None and step >= self.end
+
+    @property
+    def expected(self) -> int | None:
+        """The number of steps in all, as far as it can be told; None before the speed is known."""
+        if self.end is not None or not self.knots:
+            return self.end
+        step, _, left = self.knots[-1]
+        return step + math.ceil(left)
+
+    def fixed(self) -> Plan:
+        """The same plan with every step decided: what a rerun follows."""
+        if self.end is None and not self.knots:
+            return self
+        return Plan(list(self.knots), self.expected, list(self.extended))
+
+    def warm(self, step: int, warmup: int) -> tuple[int, int] | None:
+        """Where a finished run was extended: (steps since, length of its new warm-up); None before and elsewhere."""
+        began = max((known for known in self.extended if known <= step), default=None)
+        if began is None:
+            return None
+        left = next(left for since, _, left in self.knots if since == began)
+        return step - began, min(warmup, int(left / 10))
+
+
+def seconds_of(minutes: float | None) -> float:
+    """Minutes that the user gave, in seconds.
+
+    Raises:
+        UsageError: not positive, or infinite.
+    """
+    if not minutes or minutes <= 0 or not math.isfinite(minutes):
+        raise UsageError(f"--minutes must be above 0, not {minutes}.")
+    return minutes * 60
 
 
 class Budget:
-    """Keeps ``plan.minutes``: a first measurement after a short warm-up, then corrections as the clock wanders.
+    """Keeps ``plan.clock``: a proportional controller that appends knots, so that progress follows the time spent.
+
+    It looks at the clock now and then (``due``), at steps that it names in advance: that is where several processes
+    meet. Step times are taken in blocks from look to look. The mean of the last blocks predicts, lazy phases included;
+    one block that took longer than all others together is a stall and left out.
 
     Args:
-        reserve: seconds kept back for the final pictures and scores.
+        step, elapsed, worked: where it begins, as for ``look``.
+        alone: also look as soon as a look is late on the clock. Not where other processes wait for the word.
     """
 
-    WARM_SECONDS = 4.0
-    WARM_STEPS = 12
+    FIRST_STEPS, BLOCKS = 3, 5
+    FIRST, LOOK, SPACING, WINDOW, HORIZON = 0.02, 0.0025, 0.005, 0.02, 0.02  # shares of the seconds
+    PACE, GAP, LARGE_GAP = 0.02, 0.005, 0.02  # what is worth a knot: a change of pace, and a gap to the clock
 
-    def __init__(self, plan: Plan, reserve: float):
-        self.plan = plan
-        self.seconds = (plan.minutes or 0) * 60 - reserve
-        self.corrections = [share for share in _REPLAN_AT if not plan.measured]
-        self.first: tuple[int, float] | None = None  # where the measurement began, after the first slow steps
+    def __init__(self, plan: Plan, step: int, elapsed: float, worked: float = 0.0, alone: bool = True):
+        assert plan.clock is not None
+        self.plan, self.alone = plan, alone
+        self.seconds, self.start, self.spent = plan.clock
+        self.first = step  # of this process: its first steps are slow
+        self.next = step + 1
+        self.looked: tuple[int, float, float] = (step, elapsed, worked)  # step, seconds, seconds of work
+        self.blocks: deque[tuple[float, float]] = deque()  # (seconds a step, seconds of the block)
+        self.knotted = -math.inf  # when the last knot was appended
 
-    def update(self, step: int, elapsed: float) -> bool:
-        """Look at the clock before ``step``; True when the plan changed. ``elapsed``: seconds since the start."""
-        if self.plan.minutes is None or not self.corrections:
-            return False
-        if self.first is None:
-            if step >= 2:
-                self.first = (step, elapsed)
-            return False
-        start, since = self.first
-        if not self.plan.measured:
-            enough = elapsed - since > min(self.WARM_SECONDS, 0.1 * self.seconds) and step - start >= self.WARM_STEPS
-            if not enough and elapsed < 0.25 * self.seconds:
-                return False
-        elif elapsed < self.corrections[0] * self.seconds:
-            return False
+    def due(self, step: int, elapsed: float) -> bool:
+        """Whether to look at the clock before ``step``."""
+        return step >= self.next or (self.alone and elapsed - self.looked[1] > self.SPACING * self.seconds)
+
+    def look(self, step: int, elapsed: float, worked: float) -> None:
+        """Append a knot where one is needed, end the run where its time is over, and name the next look.
+
+        Args:
+            elapsed: seconds of training.
+            worked: seconds that this process spent in steps; ``elapsed`` without callbacks and pauses.
+        """
+        before, _, work = self.looked
+        self.looked = (step, elapsed, worked)
+        if before > self.first:
+            seconds = (worked - work) / (step - before)
+            self.blocks.append((seconds, worked - work))
+        time, progress = elapsed - self.spent, self.plan.progress(step)
+        if time >= self.seconds or progress >= 1:
+            self.plan.end = step
+            return
+        duration = self._duration()
+        known = step - self.first >= self.FIRST_STEPS and time >= min(1.0, self.FIRST * self.seconds)
+        if duration is not None and (known or self.plan.knots):
+            self._steer(step, time, progress, duration)
+            ahead = self.LOOK * self.seconds / duration
+            self.next = step + max(1, min(int(ahead), math.ceil((self.plan.expected or math.inf) - step)))
         else:
-            self.corrections = [share for share in self.corrections if share * self.seconds > elapsed]
-        per_step = (elapsed - since) / max(1, step - start)
-        self.plan.set_end(step, round((self.seconds - elapsed) / per_step))
-        self.first = (step, elapsed) if self.corrections else self.first  # the latest stretch predicts best
-        return True
+            self.next = step + 1
+
+    def _duration(self) -> float | None:
+        """Seconds a step: the mean over the last blocks, without one that took longer than all others together."""
+        total, recent = 0.0, list[float]()
+        for seconds, block in reversed(self.blocks):
+            if total > max(min(2.0, 0.03 * self.seconds), self.WINDOW * self.seconds) and len(recent) >= self.BLOCKS:
+                break
+            recent.append(seconds)
+            total += block
+        while len(self.blocks) > len(recent):
+            self.blocks.popleft()
+        if len(recent) > 2 and max(recent) > sum(recent) / 2:
+            recent.remove(max(recent))  # a stall
+        return max(statistics.fmean(recent), 1e-9) if recent else None
+
+    def _steer(self, step: int, time: float, progress: float, duration: float) -> None:
+        span = 1 - self.start
+        horizon = min(max(2 * duration, self.HORIZON * self.seconds), self.seconds - time)
+        aim = self.start + span * (time + horizon) / self.seconds
+        rate = (aim - progress) / horizon  # progress a second
+        rate = min(max(rate, 0.2 * span / self.seconds), 5 * span / self.seconds)
+        left = (1 - progress) / (rate * duration)
+        gap = abs(progress - self.start - span * time / self.seconds) / span
+        if self.plan.knots:
+            since, _, planned = self.plan.knots[-1]
+            pace = (since + planned - step) / left
+            if (abs(pace - 1) < self.PACE and gap < self.GAP) or (
+                time - self.knotted < self.SPACING * self.seconds and gap < self.LARGE_GAP
+            ):
+                return
+        self.plan.add(step, left)
+        self.knotted = time
 
 
 def rate(step: int, progress: float, warmup: int, decay: str) -> float:

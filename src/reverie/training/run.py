@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,17 @@ def versions() -> dict[str, str]:
 
 @dataclass
 class Run:
-    """A run directory. ``info`` is run.json's content."""
+    """A run directory.
+
+    Attributes:
+        info: run.json's content.
+        model: the trained model, in the process that trained it, where its class is the user's own: no file says how to
+            build it.
+    """
 
     path: Path
     info: dict[str, Any]
+    model: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def create(cls, path: Path, info: dict[str, Any]) -> Run:

@@ -3,94 +3,49 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from reverie import pictures
-from reverie.core.card import card_of
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
 from reverie.drawing import beside, conditioning, device_of, draw, example_conditions, reconstruct, translated
-from reverie.metrics.features import backbone, features
 from reverie.metrics.likelihood import GLANCE, affordable, nats_of
-from reverie.metrics.modes import Probe
 
-_SHEET = 64  # pictures on a sample grid
-_MAPPED = 2000  # pictures on a latent map
-_CHECKED = 256  # pictures that a checkup looks at
-_PROBED = 2000  # labelled pictures that a probe is fitted to
+SHEET = 64  # images on a sample grid
+_MAPPED = 2000  # images on a latent map
 
 
-def sample_grid(model: Model, data: Dataset, path: Path) -> None:
-    """Pictures of the seeds 0 ... 63: a column each for the first classes, or of captions spread over the data's."""
-    noise, condition = (
-        Noise.of_seeds(range(_SHEET), device_of(model)),
-        example_conditions(model, data.train.texts, _SHEET),
-    )
+def sample_grid(model: Model, data: Dataset | None, path: Path, count: int = SHEET) -> None:
+    """Images of the seeds 0 ... 63: a column each for the first classes, or of captions spread over the data's.
+
+    Args:
+        count: draw so many of the 64.
+    """
+    noise, texts = Noise.of_seeds(range(count), device_of(model)), data.train.texts if data else None
+    condition = {name: value[:count] for name, value in example_conditions(model, texts, SHEET).items()}
     pictures.save(path, pictures.grid(draw(model, noise, **condition), columns=8))
 
 
-def translations(model: Model, data: Dataset, path: Path) -> None:
-    """Held-out pictures, below each what the model makes of it, and below that the truth where there is one."""
-    first = next(in_order(data.held_out, min(24, len(data.held_out)), device_of(model)))
+def translations(model: Model, data: Dataset, path: Path, count: int = SHEET) -> None:
+    """Held-out images, below each its translation, and below that the truth where there is one."""
+    first = next(in_order(data.held_out, min(24, count, len(data.held_out)), device_of(model)))
     given, truth = model.given(first)
     pictures.save(path, beside(translated(model, given, truth, first.rng)))
 
 
-def preview(model: Model, data: Dataset, path: Path) -> None:
-    """One picture of how far a training is: samples, or translations, of what the model can do."""
-    verbs = verbs_of(model)
+def preview(model: Model, data: Dataset | None, path: Path, verbs: Collection[str], count: int = SHEET) -> None:
+    """One sheet that shows how far a training is: samples, or translations, by what the model can do."""
     if "sample" in verbs:
-        sample_grid(model, data, path)
-    elif "translate" in verbs:
-        translations(model, data, path)
-
-
-class Checkup:
-    """Numbers that a game of two players is judged by while it is played, beside its losses.
-
-    ``overfitting`` is what the model's own ``checkup`` says of seen and unseen pictures; ``classes_covered`` the share
-    of the data's classes that a linear probe finds among new samples (as ``metrics.modes``), where the card's monitors
-    ask for it. Only of models that have a ``checkup``.
-    """
-
-    def __init__(self, data: Dataset):
-        self.data = data
-        self.probe: Any = None
-        self.eye: Any = None
-
-    @torch.no_grad()
-    def __call__(self, model: Model) -> dict[str, float]:
-        if "checkup" not in verbs_of(model):
-            return {}
-        model.eval()
-        seen, unseen = (
-            next(in_order(part, min(_CHECKED, len(part)), device_of(model)))
-            for part in (self.data.train, self.data.held_out)
-        )
-        return model.checkup(seen, unseen) | (self._classes(model) if "classes" in card_of(model).monitors else {})
-
-    def _classes(self, model: Model) -> dict[str, float]:
-        labels, kinds = torch.from_numpy(np.array(self.data.train.labels)), len(self.data.classes)
-        known = (labels >= 0).nonzero()[:, 0]
-        if kinds < 2 or len(known) < _PROBED:
-            return {}
-        if self.probe is None:
-            mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
-            rows = known[mixed[:_PROBED]].sort().values  # not every sixth: classes may come in turn
-            self.eye = backbone("small", device=str(device_of(model)))
-            seen = features(np.ascontiguousarray(self.data.train.images[rows.numpy()]), self.eye)[:]
-            self.probe = Probe.fit(seen, labels[rows], kinds)
-        drawn = draw(model, Noise.of_seeds(range(_CHECKED), device_of(model)))
-        found = torch.bincount(self.probe.predict(self.eye(drawn).float()), minlength=kinds)
-        due = torch.bincount(labels[known], minlength=kinds).double() / len(known) * _CHECKED
-        return {"classes_covered": float((found >= 0.2 * due).double().mean())}
+        sample_grid(model, data, path, count)
+    elif "translate" in verbs and data:
+        translations(model, data, path, count)
 
 
 @torch.no_grad()
@@ -161,16 +116,24 @@ def loss_curve(lines: list[dict[str, Any]], path: Path) -> None:
         pictures.plot_curves(path, told)
 
 
-def leave_behind(model: Model, data: Dataset, lines: list[dict[str, Any]], folder: Path) -> dict[str, float]:
-    """Write a finished run's pictures to ``folder``; returns the held-out scores."""
+def write_artifacts(
+    model: Model, data: Dataset | None, lines: list[dict[str, Any]], folder: Path, count: int = SHEET
+) -> dict[str, float]:
+    """Write a finished run's images and plots to ``folder``; returns the held-out scores.
+
+    Args:
+        count: how many samples.
+    """
     verbs = verbs_of(model)
     if "sample" in verbs:
-        sample_grid(model, data, folder / "samples.png")
+        sample_grid(model, data, folder / "samples.png", count)
+    loss_curve(lines, folder / "loss.png")
+    if data is None:
+        return {}
     if "translate" in verbs:
         translations(model, data, folder / "translations.png")
     if "encode" in verbs and "decode" in verbs:
         first = next(in_order(data.held_out, min(32, len(data.held_out)), device_of(model)))
         pictures.save(folder / "reconstructions.png", beside(reconstruct(model, first)))
         latent_map(model, data, folder / "latent-map.png")
-    loss_curve(lines, folder / "loss.png")
     return held_out_scores(model, data)

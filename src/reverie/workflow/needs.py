@@ -20,7 +20,7 @@ def columns_of(split: Pictures, classes: list[str]) -> set[str]:
     return {name for name, known in there.items() if known}
 
 
-def check_needs(card: Card, data: Dataset, name: str = "This model") -> None:
+def check_needs(card: Card, data: Dataset | None, name: str = "This model") -> None:
     """Raise a UsageError, with what to do, unless a data set has what a card asks for; fetch the weights that it wants.
 
     Args:
@@ -28,11 +28,12 @@ def check_needs(card: Card, data: Dataset, name: str = "This model") -> None:
     Raises:
         ReverieError: weights that cannot be fetched.
     """
-    there = columns_of(data.train, data.classes)
+    there = set() if data is None else columns_of(data.train, data.classes)
+    spec = "no data" if data is None else data.spec
     for column, remedy in card.remedies.items():
         if column not in there:
             what, general = _MISSING.get(column, (f"column {column!r}", f"It has: {', '.join(sorted(there))}."))
-            raise UsageError(f"{name} learns from {what}, and {data.spec} has none. {remedy or general}")
+            raise UsageError(f"{name} learns from {what}, and {spec} has none. {remedy or general}")
     for network in card.weights:
         if weights.state(network) != "here":
             weights.load(network)

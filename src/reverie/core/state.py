@@ -1,0 +1,33 @@
+"""What of a model's state is learned, and what belongs to one training only."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def transient(model: nn.Module) -> set[str]:
+    """Names of buffers that are counters or memories (image pools, chains, probabilities): no other run wants them.
+
+    A module's class lists its own as ``transient``, names or patterns: ``transient = ("augment_p", "pool_*")``.
+    """
+    names: set[str] = set()
+    for prefix, module in model.named_modules():
+        for pattern in getattr(type(module), "transient", ()):
+            own = (name for name, _ in module.named_buffers())
+            names |= {f"{prefix}.{name}".lstrip(".") for name in own if fnmatch.fnmatchcase(name, pattern)}
+    return names
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """Hex sha256 over names, types, shapes and values of a state dict; 40 digits."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:40]

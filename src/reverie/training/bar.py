@@ -1,0 +1,77 @@
+"""The progress bar of a training: a bar on a terminal, a line now and then elsewhere. All of it on stderr."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from reverie.training.callbacks import SHOW, Callback, Outcome
+from reverie.training.progress import clock, console
+
+if TYPE_CHECKING:
+    from reverie.training.loop import Loop, Step
+
+
+class Bar(Callback):
+    """Step, images per second, losses, time left.
+
+    Args:
+        show: False is silent (other ranks, library use).
+    """
+
+    order = SHOW
+    QUIET_SECONDS = 10.0  # between lines where there is no terminal
+
+    def __init__(self, show: bool = True):
+        self.show = show
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not (show and console.is_terminal),
+            transient=False,
+        )
+        self.task = self.bar.add_task("training", total=1.0, status="")
+        self.last = 0.0
+
+    def start(self, loop: Loop) -> None:
+        if not self.bar.disable:
+            self.bar.start()
+
+    def after(self, step: Step) -> None:
+        if not self.show or step.line is None:
+            return
+        if self.bar.disable and time.monotonic() - self.last <= self.QUIET_SECONDS:
+            return
+        self.last = time.monotonic()
+        if self.bar.disable:
+            console.print(self._status(step), soft_wrap=True)
+        else:
+            self.bar.update(self.task, completed=step.progress, status=self._status(step))
+
+    def close(self, outcome: Outcome) -> None:
+        if not self.bar.disable:  # stopping a disabled bar would print an empty line
+            self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self.show:
+            self.bar.console.print(text, soft_wrap=True)
+
+    def _status(self, step: Step) -> str:
+        assert step.line is not None
+        loop, speed = step.loop, step.line["images_per_second"]
+        aside = ("step", "seconds", "lr", "images_per_second", "gradient_norm")
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in step.line.items() if name not in aside)
+        if loop.plan.expected is None:
+            left = "measuring the speed"
+        elif loop.plan.clock and loop.plan.end is None:
+            left = f"{clock(max(0.0, loop.plan.clock[0] + loop.plan.clock[2] - loop.elapsed))} left"
+        else:
+            steps = loop.plan.expected - step.number
+            left = f"{clock(steps * loop.options.batch_size / max(speed, 1e-9))} left"
+        return f"step {step.number}/{loop.plan.expected or '?'}  {speed:,.0f} images/s  {numbers}  {left}"

@@ -1,0 +1,160 @@
+"""What happens beside the steps of a training: the callbacks' interface, and those that write files.
+
+A callback never changes weights or the training mode, and draws random numbers from seeds of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from reverie.core.card import config_of
+from reverie.core.errors import UsageError
+from reverie.training.checkpoint import Checkpoint, newest_whole, save_checkpoint
+from reverie.training.run import Run
+
+if TYPE_CHECKING:
+    from reverie.training.loop import Loop, Step
+
+Outcome = Literal["finished", "stopped", "failed"]
+
+USER, MONITOR, LOG, CHECKPOINT, SHOW = range(5)
+
+
+class Callback:
+    """One thing to do beside the steps; every method may be left out.
+
+    Attributes:
+        order: when in a step its ``after`` comes: USER and MONITOR before the line of the log is made (their numbers
+            join it), LOG, CHECKPOINT and SHOW after it. Equal ones keep the order of the list.
+    """
+
+    order = USER
+
+    def start(self, loop: Loop) -> None:
+        """Before the first step of this process; ``loop.step`` is not 0 where a run is resumed."""
+
+    def before(self, step: Step) -> None:
+        """Before the engine makes the step."""
+
+    def after(self, step: Step) -> None:
+        """After it. ``step.logs`` says whether this is a log point; then ``step.line`` is the line, once it is made."""
+
+    def say(self, text: str) -> None:
+        """Something that a person should read."""
+
+    def state(self) -> Any:
+        """What a resumed run must know, of plain values and tensors; None for nothing."""
+
+    def load_state(self, state: Any) -> None:
+        """Put back what ``state`` gave."""
+
+    def close(self, outcome: Outcome) -> None:
+        """At the end, whatever it is; in reverse order of the list. "stopped": also when the consumer breaks off."""
+
+
+class Log(Callback):
+    """A line of metrics.jsonl at every log point.
+
+    Args:
+        folder: where that file is.
+    """
+
+    order = LOG
+
+    def __init__(self, folder: Path | str):
+        self.run = Run(Path(folder), {})
+
+    def start(self, loop: Loop) -> None:
+        self.leader = loop.leader
+        if self.leader and self.run.path.exists():
+            self.run.forget_after(loop.step)
+
+    def after(self, step: Step) -> None:
+        if self.leader and step.line is not None:
+            self.run.log(step.line)
+
+
+class Checkpoints(Callback):
+    """``folder/STEP/`` at log points, and at the end.
+
+    Args:
+        every: steps between two; by default a minute.
+        keep: how many to keep.
+        saved: called after each.
+    """
+
+    order = CHECKPOINT
+    SECONDS = 60.0
+
+    def __init__(
+        self,
+        folder: Path | str,
+        every: int | None = None,
+        keep: int = 2,
+        saved: Callable[[Loop], None] = lambda loop: None,
+    ):
+        self.folder, self.every, self.keep, self.saved = Path(folder), every, keep, saved
+
+    def start(self, loop: Loop) -> None:
+        self.loop, self.step, self.at = loop, loop.step if loop.step else -1, time.monotonic()
+        loop.newest_checkpoint = lambda: newest_whole(self.folder)[0]
+        if self.step < 0:
+            self._save()
+
+    def after(self, step: Step) -> None:
+        if not step.logs:
+            return
+        if step.loop.finished or (
+            step.number % self.every < step.loop.options.log_every
+            if self.every
+            else time.monotonic() - self.at > self.SECONDS
+        ):
+            self._save()
+
+    def close(self, outcome: Outcome) -> None:
+        if outcome != "failed":
+            self._save()
+
+    def _save(self) -> None:
+        loop = self.loop
+        if self.step == loop.step:
+            return
+        self.step, self.at = loop.step, time.monotonic()
+        if loop.leader:
+            ema = loop.engine.ema.state_dict() if loop.engine.ema else None
+            content = Checkpoint(loop.step, config_of(loop.model), loop.model.state_dict(), ema, loop.state())
+            save_checkpoint(self.folder, content, self.keep)
+            self.saved(loop)
+
+
+class TensorBoard(Callback):
+    """The numbers of the log as TensorBoard's event files.
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+
+    order = LOG
+
+    def __init__(self, folder: Path | str):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UsageError("--tensorboard needs an extra: pip install 'reverie[tensorboard]'.") from error
+        self.make = lambda: SummaryWriter(str(folder))
+        self.writer: Any = None
+
+    def start(self, loop: Loop) -> None:
+        self.writer = self.make() if loop.leader else None
+
+    def after(self, step: Step) -> None:
+        if self.writer and step.line is not None:
+            for name in step.line.keys() - {"step", "seconds"}:
+                self.writer.add_scalar(name, step.line[name], step.number)
+
+    def close(self, outcome: Outcome) -> None:
+        if self.writer:
+            self.writer.close()

@@ -1,0 +1,1 @@
+"""Data, model, loop and run directory together: train, resume, rerun."""

@@ -1,0 +1,152 @@
+"""Go on with a run, extend it, or repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from reverie.core import distributed
+from reverie.core.errors import UsageError
+from reverie.data.types import Dataset
+from reverie.training.callbacks import Callback
+from reverie.training.checkpoint import load_checkpoint, newest_whole
+from reverie.training.formats import FORMAT
+from reverie.training.options import Options
+from reverie.training.plan import Plan, seconds_of
+from reverie.training.run import Run, fresh_path, machine, versions
+from reverie.workflow import parts
+from reverie.workflow.train import drive
+
+
+def resume(
+    path: Path | str,
+    steps: int | None = None,
+    minutes: float | None = None,
+    quiet: bool = False,
+    model: nn.Module | None = None,
+    data: Dataset | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
+    """Continue a run from its newest whole checkpoint, bit for bit as if it had never stopped (same device).
+
+    With ``steps`` or ``minutes`` it is extended. A finished run goes on as a run of the whole length would at this
+    point, after a new warm-up.
+
+    Args:
+        path: the run directory.
+        steps: train until so many steps in all.
+        minutes: train so many minutes more.
+        model: a fresh instance, where the run is of a class of your own.
+        data: the data, where the run cannot open it again by itself.
+        callbacks: more to do beside the steps.
+    Raises:
+        UsageError: there is no run, it is finished, trained by another process, or from an older version.
+        ReverieError: the data is not what the run was trained on.
+    """
+    run = Run.open(path)
+    if steps is not None and minutes is not None:
+        raise UsageError("Say how long to go on: --steps N in all or --minutes M more, one of the two.")
+    if "imported" in run.info:
+        name = run.info["model"]["name"]
+        raise UsageError(f"{path} was imported, not trained here. `reverie train {name} --init {path}` trains it on.")
+    _check_format(run)
+    with distributed.group(), parts.alone(run.path):
+        run = Run.open(path)  # as it is now that nobody else writes it
+        if run.info["status"] == "finished" and steps is None and minutes is None:
+            raise UsageError(
+                f"{run.path} is finished. `reverie sample {run.path}` draws from it; --steps N (in all) or --minutes M "
+                "(more) extends it."
+            )
+        info = run.info
+        newest, passed = newest_whole(run.checkpoints)
+        opened = parts.data_of(info, run.path, data)
+        built = parts.model_of(info, run.path, opened, model, fresh=newest is None)
+        chosen = Options(**info["training"])
+        plan = Plan.from_state(info["plan"])
+        if newest is None and "rerun_of" not in info:  # no knot of the clock's was kept
+            plan = Plan.of(chosen.steps, chosen.minutes, parts.reserve(chosen.minutes))
+        loop = parts.loop_of(run, built, opened, chosen, plan, callbacks, quiet)
+        if newest is not None:
+            saved = load_checkpoint(newest, training=True, device=loop.device)
+            loop.model.load_state_dict(saved.weights)
+            if loop.engine.ema and saved.ema:
+                loop.engine.ema.load_state_dict(saved.ema)
+            loop.load_state(saved.step, saved.training or {})
+        extensions = info.get("extensions", [])
+        if steps is not None or minutes is not None:
+            extensions = [one for one in extensions if one["step"] < loop.step]
+            extensions.append(_extension(loop.step, steps, minutes))
+            info["extensions"] = extensions
+        loop.extensions = [one for one in extensions if one["step"] >= loop.step]
+        for line in passed:
+            loop.say(f"Warning: {line}.")
+        if newest is not None:
+            loop.say(f"Continuing {run.path} from step {loop.step}.")
+        return drive(run, loop)
+
+
+def _extension(step: int, steps: int | None, minutes: float | None) -> dict[str, Any]:
+    if steps is None:
+        return {"step": step, "seconds": seconds_of(minutes) - parts.reserve(minutes)}
+    if steps <= step:
+        raise UsageError(f"--steps is the number of steps in all, and {step} are done: say more than that.")
+    return {"step": step, "steps": steps}
+
+
+def rerun(
+    path: Path | str,
+    out: Path | str | None = None,
+    quiet: bool = False,
+    model: nn.Module | None = None,
+    data: Dataset | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
+    """Repeat a run from its run.json, with the very number of steps that its budget came to, in a new directory.
+
+    Args:
+        out: where to; by default the first free of runs/MODEL-DATA-2, -3 ...
+        model: where the run began with a model that was passed: the same, with the weights it had then.
+        data: the data, where the run cannot open it again by itself.
+        callbacks: more to do beside the steps.
+    Raises:
+        UsageError: there is no run, ``out`` is taken, or the model must be given.
+        ReverieError: the data, or the weights of a run that this one began from, are not the same.
+    """
+    found = Run.open(path)
+    old = found.info
+    if "imported" in old:
+        raise UsageError(f"{path} was imported, not trained here: there is nothing to repeat. `reverie sample {path}`.")
+    _check_format(found)
+    kept = ("format", "reverie", "model", "verbs", "card", "phases", "data", "training", "given", "init")
+    plan = Plan.from_state(old["plan"]).fixed()
+    info = {key: old[key] for key in kept if key in old} | {
+        "plan": plan.state(),
+        "rerun_of": str(path),
+        "versions": versions(),
+        "machine": machine(),
+        "status": "new",
+        "seconds": 0.0,
+    }
+    with distributed.group():
+        spec = old["data"]["spec"] if old["data"] else ""
+        where = Path(distributed.agree(str(out or fresh_path(old["model"]["name"].rpartition(":")[2], spec))))
+        opened = parts.data_of(info, Path(path), data)
+        built = parts.model_of(info, Path(path), opened, model, fresh=True)
+        run = Run(where, info)
+        loop = parts.loop_of(run, built, opened, Options(**info["training"]), plan, callbacks, quiet)
+        if distributed.rank() == 0:
+            Run.create(where, info)
+        with parts.alone(where):
+            return drive(run, loop)
+
+
+def _check_format(run: Run) -> None:
+    if run.info.get("format", 1) < FORMAT:
+        raise UsageError(
+            f"{run.path} is a run of an older version, whose training this one cannot continue or repeat to the bit. "
+            f"It can be sampled and evaluated; `reverie train {run.info['model']['name']} --init {run.path}` "
+            "trains on from its weights."
+        )

@@ -1,0 +1,7 @@
+"""Every callback: ``rv.callbacks``. Write your own as a ``Callback`` with some of its methods."""
+
+from reverie.training.bar import Bar
+from reverie.training.callbacks import Callback, Checkpoints, Log, TensorBoard
+from reverie.workflow.monitors import Doctor, Monitor, Previews
+
+__all__ = ["Bar", "Callback", "Checkpoints", "Doctor", "Log", "Monitor", "Previews", "TensorBoard"]

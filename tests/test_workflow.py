@@ -1,0 +1,325 @@
+"""Train, resume, extend, rerun, begin from another run: what the run directory promises."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import reverie as rv
+from reverie import registry
+from reverie.core.errors import ReverieError, UsageError
+from reverie.core.state import transient
+from reverie.home import locked
+from reverie.training.checkpoint import load_checkpoint, newest_whole, steps_in
+from reverie.training.formats import MIGRATIONS, Migration, upgrade_config, upgrade_tensors
+from reverie.training.run import Run
+
+SMALL = {"batch_size": 16, "log_every": 1, "quiet": True, "precision": "fp32"}
+
+
+class Staged(nn.Module):
+    """Two layers, one after the other; its loss draws, so that resuming must repeat the draws. It samples."""
+
+    transient = ("seen",)
+
+    def __init__(self, size=8, channels=1, width=4):
+        super().__init__()
+        self.a, self.b = nn.Linear(size * size, width), nn.Linear(width, size * size)
+        self.register_buffer("seen", torch.zeros(3))
+        self.register_buffer("scale", torch.ones(()))
+
+    def loss(self, batch, outputs):
+        x = batch["x"].flatten(1)
+        return {"loss": (self.b(self.a(x + 0.1 * batch.rng(64))) - x).square().mean()}
+
+    def stages(self, lr=0.01):
+        return [
+            rv.Stage([rv.Phase(n, torch.optim.Adam(m.parameters(), lr), self.loss)])
+            for n, m in (("a", self.a), ("b", self.b))
+        ]
+
+    def sample(self, noise, **condition):
+        return self.b(noise(self.b.in_features)).clamp(-1, 1).unflatten(1, (1, 8, 8))
+
+
+@pytest.fixture(autouse=True)
+def staged(monkeypatch):
+    monkeypatch.setitem(registry.MODELS, "staged", registry.Entry(f"{__name__}:Staged", "", "", ""))
+
+
+def state(run):
+    saved = load_checkpoint(newest_whole(run.checkpoints)[0], training=True)
+    flat = saved.weights | {f"ema.{name}": value for name, value in (saved.ema or {}).items()}
+    for place, optimizer in enumerate(saved.training["optimizers"]):
+        for p, values in optimizer["state"].items():
+            flat |= {f"{place}.{p}.{name}": torch.as_tensor(value) for name, value in values.items()}
+    return flat
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def cut_back(run, step, folder):
+    """A copy of a run as if it had been killed after the checkpoint of ``step``."""
+    shutil.copytree(run.path, folder)
+    copy = Run.open(folder)
+    for later in steps_in(copy.checkpoints):
+        if later > step:
+            shutil.rmtree(copy.checkpoints / f"{later:08d}")
+    copy.update(status="running")
+    return copy
+
+
+# Extension
+
+
+def test_a_finished_run_extended_goes_on_as_a_longer_one_would_and_is_exact(bars, tmp_path):
+    """Killed inside the extension and resumed = not killed; rerun = both."""
+    run = rv.train("staged", bars, out=tmp_path / "run", steps=8, warmup=20, keep=99, checkpoint_every=1, **SMALL)
+    with pytest.raises(UsageError, match=r"finished.*--steps N \(in all\) or --minutes M"):
+        rv.resume(run.path)
+    with pytest.raises(UsageError, match="8 are done"):
+        rv.resume(run.path, steps=8)
+    before = state(run)
+    extended = rv.resume(run.path, steps=28, quiet=True)
+    lines = extended.metrics()
+    assert [line["step"] for line in lines] == list(range(1, 29)) and extended.info["status"] == "finished"
+    plan = extended.info["plan"]
+    assert plan["extended"] == [8] and plan["end"] == 28 and not same(before, state(extended))
+    # the last stage had 4 steps and gets 20 more; its warm-up of 2 steps begins anew
+    share = 4 / 24
+    assert plan["knots"] == [(0, 0.0, 8), (8, 0.5 + 0.5 * share, 20)]
+    rates = [line["lr"] / 0.01 for line in lines[8:]]
+    cosine = [0.5 * (1 + math.cos(math.pi * (share + (1 - share) * k / 20))) for k in range(20)]
+    assert rates[0] == pytest.approx(0.5 * cosine[0]) and rates[1:] == pytest.approx(cosine[1:])
+    killed = rv.resume(cut_back(extended, 15, tmp_path / "killed").path, quiet=True)
+    at_once = rv.resume(cut_back(extended, 8, tmp_path / "at-once").path, quiet=True)
+    repeated = rv.rerun(extended.path, tmp_path / "repeated", quiet=True)
+    for other in (killed, at_once, repeated):
+        assert same(state(extended), state(other)), other.path
+        assert [line["lr"] for line in other.metrics()] == [line["lr"] for line in lines]
+    twice = rv.resume(killed.path, steps=30, quiet=True)
+    assert twice.info["plan"]["extended"] == [8, 28] and twice.info["result"]["steps"] == 30
+
+
+def test_an_unfinished_run_extended_goes_on_without_a_jump(bars, tmp_path):
+    run = rv.train("staged", bars, out=tmp_path / "run", steps=8, keep=99, checkpoint_every=1, warmup=0, **SMALL)
+    longer = rv.resume(cut_back(run, 5, tmp_path / "cut").path, steps=20, quiet=True)
+    assert longer.info["plan"]["knots"] == [(0, 0.0, 8), (5, 0.625, 15)] and longer.info["plan"]["extended"] == []
+    again = cut_back(longer, 5, tmp_path / "killed before its first step")
+    assert again.info["extensions"] == [{"step": 5, "steps": 20}]
+    assert same(state(longer), state(rv.resume(again.path, quiet=True)))
+    assert same(state(longer), state(rv.rerun(longer.path, tmp_path / "repeated", quiet=True)))
+
+
+def test_minutes_more_are_trained_and_repeated_to_the_bit(bars, tmp_path):
+    run = rv.train("staged", bars, out=tmp_path / "run", steps=20, keep=2, **SMALL)
+    more = rv.resume(run.path, minutes=0.02, quiet=True)
+    plan = more.info["plan"]
+    assert plan["end"] == more.info["result"]["steps"] > 25 and plan["extended"] == [20]
+    assert 0.5 < plan["knots"][1][1] < 1 and more.info["status"] == "finished"
+    assert same(state(more), state(rv.rerun(more.path, tmp_path / "repeated", quiet=True)))
+
+
+# Begin from another run
+
+
+def test_a_run_begins_with_anothers_averaged_weights_where_they_fit_and_records_it(bars, tmp_path, capsys):
+    old = rv.train("staged", bars, out=tmp_path / "old", steps=4, lr=0.1, **SMALL)
+    average = load_checkpoint(newest_whole(old.checkpoints)[0]).averaged
+    options = SMALL | {"quiet": False, "keep": 9}
+    run = rv.train("staged", bars, out=tmp_path / "new", steps=2, width=4, init=str(old.path), **options)
+    start = load_checkpoint(run.checkpoints / "00000000").weights
+    assert same({k: v for k, v in start.items() if k != "seen"}, {k: v for k, v in average.items() if k != "seen"})
+    init = run.info["init"]
+    assert init["step"] == 4 and init["missing"] == [] and init["taken"] == 5 and len(init["weights"]) == 40
+    assert "5 tensors taken" in capsys.readouterr().err
+    wider = rv.train("staged", bars, out=tmp_path / "wider", steps=2, width=6, init=str(old.path), **options)
+    assert wider.info["init"]["missing"] == ["a.weight", "a.bias", "b.weight"]
+    assert "new: a.weight, a.bias, b.weight" in capsys.readouterr().err
+    assert torch.equal(load_checkpoint(wider.checkpoints / "00000000").weights["b.bias"], average["b.bias"])
+    assert same(state(run), state(rv.rerun(run.path, tmp_path / "again", quiet=True)))
+    cut = cut_back(run, -1, tmp_path / "killed before any checkpoint")
+    assert same(state(run), state(rv.resume(cut.path, quiet=True)))
+    with pytest.raises(UsageError, match="nothing to begin from"):
+        rv.train("vae", bars, out=tmp_path / "none", width=8, steps=2, init=str(old.path), **SMALL)
+    assert not (tmp_path / "none").exists()
+    rv.resume(old.path, steps=6, quiet=True)
+    shutil.rmtree(old.checkpoints / "00000004")
+    with pytest.raises(UsageError, match="no checkpoint 4"):
+        rv.rerun(run.path, tmp_path / "gone", quiet=True)
+
+
+def test_a_repeat_needs_the_very_weights_and_another_model_is_a_warning(bars, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(registry.MODELS, "twin", registry.Entry(f"{__name__}:Staged", "", "", ""))
+    old = rv.train("staged", bars, out=tmp_path / "old", steps=2, **SMALL)
+    run = rv.train("twin", bars, out=tmp_path / "new", steps=2, init=str(old.path), **SMALL | {"quiet": False})
+    assert "Warning: that is a run of another model, staged" in capsys.readouterr().err
+    shutil.rmtree(old.path)
+    rv.train("staged", bars, out=tmp_path / "old", steps=2, seed=5, **SMALL)
+    with pytest.raises(ReverieError, match="no longer has the weights"):
+        rv.rerun(run.path, tmp_path / "again", quiet=True)
+
+
+def test_counters_and_memories_are_nobodys_to_inherit():
+    model = nn.Sequential(Staged(), nn.Linear(2, 2))
+    assert transient(model) == {"0.seen"} and transient(model[0]) == {"seen"}
+
+
+# Models and data of one's own
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    monkeypatch.delitem(registry.MODELS, "staged")
+    return Staged
+
+
+def test_a_users_own_module_trains_is_killed_resumes_and_samples(mine, tiny, tmp_path):
+    def fresh(seed=0):
+        torch.manual_seed(seed)
+        return mine()
+
+    initial = fresh()
+    run = rv.train(fresh(), tiny, out=tmp_path / "run", steps=8, keep=99, checkpoint_every=1, lr=0.1, **SMALL)
+    assert run.info["model"] == {"name": f"{__name__}:Staged", "kwargs": None}
+    start = load_checkpoint(run.checkpoints / "00000000").weights
+    assert same(start, initial.state_dict())  # its weights are kept, not rebuilt by the seed
+    images = rv.sample(run, 3)  # the process that trained it has the class
+    assert images.shape == (3, 8, 8, 1) and (images == rv.sample(rv.load(run.path, model=fresh(1)), 3)).all()
+    killed = cut_back(run, 5, tmp_path / "killed")
+    with pytest.raises(UsageError, match=r"rv\.resume\(.*data=\.\.\."):
+        rv.resume(killed.path)
+    with pytest.raises(UsageError, match=r"a class of your own.*model="):
+        rv.resume(killed.path, data=tiny)
+    again = rv.resume(killed.path, model=fresh(2), data=tiny, quiet=True)
+    assert same(state(run), state(again))
+    with pytest.raises(UsageError, match=r"rv\.load\(path, model="):
+        rv.load(again.path)
+    with pytest.raises(UsageError, match=r"the model given is a .*Linear"):
+        rv.load(again.path, model=nn.Linear(1, 1))
+    with pytest.raises(UsageError, match="does not have the initial weights"):
+        rv.rerun(run.path, tmp_path / "other", model=fresh(3), data=tiny)
+    assert same(state(run), state(rv.rerun(run.path, tmp_path / "same", model=fresh(), data=tiny, quiet=True)))
+
+
+def test_a_built_model_keeps_its_weights_and_its_run_resumes_by_itself(bars, tmp_path):
+    torch.manual_seed(3)
+    model = rv.build("vae", rv.data(bars), width=8, latent=3)
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
+    run = rv.train(model, bars, out=tmp_path / "run", steps=4, keep=99, checkpoint_every=1, **SMALL)
+    assert same(load_checkpoint(run.checkpoints / "00000000").weights, initial)
+    assert run.info["model"]["kwargs"]["latent"] == 3
+    again = rv.resume(cut_back(run, 2, tmp_path / "cut").path, quiet=True)
+    assert same(state(run), state(again)) and rv.sample(again, 2).shape == (2, 8, 8, 1)
+    with pytest.raises(UsageError, match=r"initial weights came with the model.*model="):
+        rv.rerun(run.path, tmp_path / "again")
+    with pytest.raises(UsageError, match="settled when it was built"):
+        rv.train(model, bars, latent=4, steps=2)
+
+
+def test_other_data_than_the_runs_is_refused(mine, tiny, draw_bars, tmp_path):
+    import dataclasses
+
+    run = rv.train(mine(), tiny, out=tmp_path / "run", steps=2, **SMALL)
+    other = dataclasses.replace(tiny, fingerprint="f" * 64)
+    with pytest.raises(ReverieError, match="fingerprint differs"):
+        rv.resume(run.path, steps=4, model=mine(), data=other)
+
+
+def test_a_run_without_data_is_trained_resumed_and_repeated(tmp_path, monkeypatch):
+    class Canvas(nn.Module):
+        def __init__(self, width=3):
+            super().__init__()
+            self.image = nn.Parameter(torch.zeros(1, width, 8, 8))
+
+        def stages(self, lr=0.1):
+            return [rv.Stage([rv.Phase("canvas", torch.optim.Adam([self.image], lr), self.loss)])]
+
+        def loss(self, batch, outputs):
+            return {"loss": (self.image - batch.rng(1).mean()).square().mean()}
+
+    monkeypatch.setattr(sys.modules[__name__], "Canvas", Canvas, raising=False)
+    monkeypatch.setitem(registry.MODELS, "canvas", registry.Entry(f"{__name__}:Canvas", "", "", ""))
+    run = rv.train("canvas", None, out=tmp_path / "run", steps=6, keep=9, checkpoint_every=1, **SMALL)
+    assert run.info["data"] is None and (run.path / "loss.png").exists()
+    again = rv.resume(cut_back(run, 3, tmp_path / "cut").path, quiet=True)
+    assert same(state(run), state(again))
+    assert same(state(run), state(rv.rerun(run.path, tmp_path / "repeated", quiet=True)))
+
+
+# Formats
+
+
+def test_an_unfinished_run_of_an_older_format_is_refused_with_the_remedy_and_begun_from(bars, tmp_path):
+    run = rv.train("staged", bars, out=tmp_path / "run", steps=4, keep=9, checkpoint_every=1, **SMALL)
+    old = cut_back(run, 2, tmp_path / "old")
+    info = json.loads((old.path / "run.json").read_text())
+    del info["format"]
+    (old.path / "run.json").write_text(json.dumps(info))
+    for verb in (rv.resume, rv.rerun):
+        with pytest.raises(UsageError, match=f"older version.*reverie train staged --init {old.path}"):
+            verb(old.path)
+    assert rv.sample(old, 2).shape == (2, 8, 8, 1)
+    assert (
+        rv.train("staged", bars, out=tmp_path / "new", steps=2, init=str(old.path), **SMALL).info["init"]["step"] == 2
+    )
+
+
+def test_formats_rename_options_and_tensors_down_to_the_runs_that_a_run_builds_on(monkeypatch):
+    step = Migration(
+        options={"": {"depth": "blocks"}, "vae": {"beta": None}},
+        tensors={"vae": [(r"^enc\.", "encoder."), (r"pool$", None)], "": [("weight", "w")]},
+    )
+    monkeypatch.setitem(MIGRATIONS, 1, step)
+    inner = {"name": "vae", "kwargs": {"beta": 1.0, "width": 8}, "run": "runs/vae"}
+    config = {"name": "latent", "kwargs": {"depth": 2, "codec": inner}}
+    tensors = {name: torch.zeros(1) for name in ("enc.weight", "codec.enc.weight", "codec.pool", "net.bias")}
+    assert upgrade_config(config, 1) == {
+        "name": "latent",
+        "kwargs": {"blocks": 2, "codec": {"name": "vae", "kwargs": {"width": 8}, "run": "runs/vae"}},
+    }
+    assert set(upgrade_tensors(tensors, config, 1)) == {"enc.w", "codec.encoder.w", "net.bias"}
+    assert upgrade_config(config, 2) == config
+    with pytest.raises(UsageError, match="later version"):
+        upgrade_config(config, 99)
+
+
+# Two at once
+
+
+def test_a_run_that_is_being_trained_is_not_resumed_by_another(bars, tmp_path):
+    run = rv.train("staged", bars, out=tmp_path / "run", steps=2, **SMALL)
+    before = (run.path / "run.json").read_text()
+    with locked(run.path / ".lock"), pytest.raises(UsageError, match="trained by another process"):
+        rv.resume(run.path, steps=4)
+    assert (run.path / "run.json").read_text() == before
+    rv.resume(run.path, steps=4, quiet=True)
+
+
+def test_kill_9_inside_an_extension_then_resume_gives_the_same_bits(bars, tmp_path):
+    options = {"width": 8, "latent": 3, "batch_size": 16, "quiet": True, "checkpoint_every": 20, "device": "cpu"}
+    run = rv.train("vae", bars, out=tmp_path / "run", steps=40, **options)
+    killed = Path(shutil.copytree(run.path, tmp_path / "killed"))
+    whole = rv.resume(run.path, steps=300, quiet=True)
+    command = [sys.executable, "-m", "reverie", "resume", str(killed), "--steps", "300"]
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while len((killed / "metrics.jsonl").read_text().splitlines()) < 9 and time.monotonic() < until:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    if Run.open(killed).info["status"] == "finished" and Run.open(killed).info["plan"]["end"] == 300:
+        pytest.fail("all 300 steps were done before the kill: lengthen this test")
+    assert same(state(whole), state(rv.resume(killed, quiet=True)))
