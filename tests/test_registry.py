@@ -18,7 +18,7 @@ from reverie.commands.draw import SampleFlags
 from reverie.commands.flags import run_flags
 from reverie.core.errors import UsageError
 from reverie.core.options import SubRun
-from reverie.training.loop import resume
+from reverie.workflow.again import resume
 
 MODULE = '''
 import torch
