@@ -82,7 +82,7 @@ def likelihood(
 
 def _scores(model: Model, pictures: Split, way: Likelihood, progress: Progress | None) -> Tensor:
     found: list[Tensor] = []
-    split = _spread(split, way.rows or len(split))
+    split = evenly(split, way.rows or len(split))
     for batch in in_order(split, _ROWS if way.evaluations <= MODERATE else _FEW, device_of(model)):
         found.append(nats_of(model, way, batch).double().cpu())
         if progress:
@@ -90,8 +90,8 @@ def _scores(model: Model, pictures: Split, way: Likelihood, progress: Progress |
     return torch.cat(found)
 
 
-def _spread(split: Split, most: int) -> Split:
-    """At most so many of the pictures, evenly spread over them: all classes, where they lie in order."""
+def evenly(split: Split, most: int) -> Split:
+    """At most so many of the rows, evenly spread over them: all classes, where they lie in order."""
     if len(pictures) <= most:
         return pictures
     rows = np.array(spread(len(pictures), most))
