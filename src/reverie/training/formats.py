@@ -34,7 +34,13 @@ class Migration:
     tensors: Mapping[str, Sequence[tuple[str, str | None]]] = field(default_factory=dict)
 
 
-MIGRATIONS: dict[int, Migration] = {1: Migration()}  # 1 -> 2: model.json names its format
+MIGRATIONS: dict[int, Migration] = {
+    1: Migration(  # model.json names its format; ProGAN's networks are no longer wrapped, nor saved twice
+        tensors={
+            "progan": [(r"^(grower|shrinker)\.", None), (r"^G\.net\.net\.", "G.net."), (r"^D\.body\.net\.", "D.body.")]
+        }
+    )
+}
 
 
 def upgrade_config(config: Config, made: int) -> Config:
