@@ -60,10 +60,14 @@ class Batch(dict[str, Any]):
 
     def cut(self, low: int, high: int) -> Batch:
         """Rows ``low`` to ``high``."""
-        if (low, high) == (0, self.rows):
-            return self.replace(rng=self.rng[:])
         rows = slice(low, high)
-        return self.replace({name: value[rows] for name, value in self.items()}, rng=self.rng[rows], row=self.row[rows])
+        known = {
+            "rng": self.rng[rows],
+            "shared": self.shared[:],
+            "row": self.row[rows],
+        }  # streams from where they stand
+        whole = (low, high) == (0, self.rows)
+        return self.replace(None if whole else {name: value[rows] for name, value in self.items()}, **known)
 
 
 def parts_of(batch: Batch, parts: int, group: int = 1) -> list[tuple[int, int]]:
@@ -81,4 +85,4 @@ def join(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             return torch.cat(values)
         return [row for value in values for row in value] if isinstance(values[0], list) else values[0]
 
-    return {name: together([part[name] for part in parts]) for name in parts[0]}
+    return {name: together([part[name] for part in parts]) for name in (parts[0] if parts else ())}

@@ -98,14 +98,14 @@ def stages_of(model: Any, **options: Any) -> list[Stage]:
     """The model's stages in order; ``options`` are those of its ``stages`` (lr ...).
 
     Raises:
-        UsageError: a model without stages, a stage without phases, two phases of one name.
+        UsageError: a model without stages, a stage without phases, two phases of one name, or of "forward" or "update".
     """
     if "stages" not in verbs_of(model):
         raise UsageError(f"{type(model).__name__} cannot be trained: it has no method stages() -> [Stage, ...].")
     stages = list(model.stages(**options))
     for stage in stages:
         names = [phase.name for phase in stage.phases]
-        if not names or len(set(names)) < len(names):
+        if len({*names, "forward", "update"}) < len(names) + 2 or not names:  # the two are the engine's own
             raise UsageError(f"A stage needs phases with names of their own, not {names}.")
     return stages
 

@@ -34,12 +34,9 @@ class Migration:
     tensors: Mapping[str, Sequence[tuple[str, str | None]]] = field(default_factory=dict)
 
 
+_GROWING = ((r"^(grower|shrinker)\.", None), (r"^G\.net\.net\.", "G.net."), (r"^D\.body\.net\.", "D.body."))
 MIGRATIONS: dict[int, Migration] = {
-    1: Migration(  # model.json names its format; ProGAN's networks are no longer wrapped, nor saved twice
-        tensors={
-            "progan": [(r"^(grower|shrinker)\.", None), (r"^G\.net\.net\.", "G.net."), (r"^D\.body\.net\.", "D.body.")]
-        }
-    )
+    1: Migration(tensors={"progan": _GROWING}),  # model.json names its format; a growing network was wrapped
 }
 
 

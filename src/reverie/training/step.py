@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,6 +74,7 @@ class Engine:
         shares = [stage.share for stage in stages]
         self.ends = [sum(shares[:place]) / sum(shares) for place in range(len(stages) + 1)]
         self.stage, self.began = -1, 0
+        self.tensors = _tensors(model)
         self.layers = [module for module in model.modules() if isinstance(module, Drawing)]
         for stage in stages:
             _check_groups(stage.group, batches.batch_size, accumulate)
@@ -96,9 +97,10 @@ class Engine:
             detached scalars by name: "metric", "phase/metric" of several phases, "stage/..." of several named stages.
         """
         place = min(bisect.bisect_right(self.ends, progress), len(self.stages)) - 1
-        if place != self.stage:
+        if place > self.stage:
             self._begin(place, number)
-        progress = (progress - self.ends[place]) / (self.ends[place + 1] - self.ends[place])
+        place = self.stage  # by a rounding of progress no stage comes back
+        progress = max(0.0, (progress - self.ends[place]) / (self.ends[place + 1] - self.ends[place]))
         stage = self.stages[place]
         due = [phase for phase in stage.phases if (number - self.began) % phase.every == 0]
         batch = self.batches(number)
@@ -108,6 +110,8 @@ class Engine:
         metrics = step.run(progress)
         if stage.update:
             metrics |= step.update(metrics)
+            if number == self.began:
+                self._check_in_place("update")
         if self.ema:
             self.ema.update(number - self.began)
         return self._named(stage, metrics)
@@ -115,22 +119,32 @@ class Engine:
     def _named(self, stage: Stage, metrics: Metrics) -> Metrics:
         alone = f"{stage.phases[0].name}/" if len(stage.phases) == 1 else None
         front = f"{stage.name}/" if stage.name and len(self.stages) > 1 else ""
-        return {front + (name.removeprefix(alone) if alone else name): value for name, value in metrics.items()}
+        return {front + (name.removeprefix(alone) if alone else name): v.float() for name, v in metrics.items()}
 
     def _begin(self, place: int, number: int) -> None:
-        """Enter a stage: prepare it, restart the average from the model, drop the optimiser state of the one before."""
+        """Enter a stage: prepare it, restart the average from the model, drop the optimiser state of the one before.
+
+        A stage too short for a step is prepared, too: the ones after it may build on that.
+        """
         before, self.stage, self.began = self.stage, place, number
-        prepare = self.stages[place].prepare
-        if prepare:
-            self.model.eval()
-            with torch.no_grad():
-                prepare(self.batches, self.fresh)
-            self.model.train()
+        self.model.eval()
+        for stage in self.stages[before + 1 : place + 1]:
+            if stage.prepare:
+                with torch.no_grad():
+                    stage.prepare(self.batches, self.fresh)
+                self._check_in_place("prepare")
+        self.model.train()
         if self.ema:  # what now stands still must be what the others see, not an average of it
             self.ema.restart()
         if before >= 0:
             for optimizer in self.stages[before].optimizers:
                 optimizer.state.clear()
+
+    def _check_in_place(self, hook: str) -> None:
+        """What is no longer the tensor that it was, the average does not share and the optimiser does not move."""
+        for name, tensor in _tensors(self.model).items():
+            if self.tensors.get(name) is not tensor:
+                raise UsageError(f"{hook} made {name!r} a new tensor: fill the old one in place ({name}.copy_(...)).")
 
     # State: with (seed, step) these are all that the next step depends on
 
@@ -163,12 +177,14 @@ class _Step:
         shared = len(self.parts) == 1 and not any(phase.closure for phase in self.due)
         if shared and self.stage.forward:
             self.outputs = self._forward(*self.parts[0], any(phase.graph for phase in self.due))
-            self._keep([self.outputs])
+            self.kept = self._gathered(self.outputs)
         metrics: Metrics = {}
         for place, phase in enumerate(self.due):
             later = any(other.graph for other in self.due[place + 1 :])
             self._move(phase, progress, metrics, retain=phase.graph and later)
-            if not later and self.outputs is not None:
+            if self.outputs is not None and later:  # fused optimisers do not tell autograd that they moved weights,
+                torch.autograd.graph.increment_version(phase.parameters)  # and it must refuse a graph across them
+            elif self.outputs is not None:
                 self.outputs = detached(self.outputs)
         return metrics
 
@@ -185,8 +201,12 @@ class _Step:
         def evaluate() -> Metrics:
             phase.optimizer.zero_grad(set_to_none=True)
             sums = self._gradients(phase, retain)
-            distributed.average([p.grad for p in phase.parameters if p.grad is not None])
-            clip = engine.clip if engine.clip is not None else CLIP if phase.clip is None else phase.clip
+            grads = [p.grad for p in phase.parameters if p.grad is not None]
+            if not grads:
+                raise UsageError(_no_gradient(phase))
+            distributed.average(grads)
+            default = 0.0 if phase.closure else CLIP  # a line search needs the gradient of the loss that it is given
+            clip = next(one for one in (engine.clip, phase.clip, default) if one is not None)
             if clip:
                 sums["gradient_norm"] = nn.utils.clip_grad_norm_(phase.parameters, clip)
             return sums
@@ -221,19 +241,23 @@ class _Step:
             outputs, share = self.outputs, (high - low) / batch.rows
             if outputs is None and self.stage.forward:
                 outputs = self._forward(low, high, phase.graph)
-                made.append(detached(outputs))
+                made.append(self._gathered(outputs))
             seen = outputs if phase.graph else detached(outputs)
             with self._eagerly(phase), drawing(self.engine.layers, self._layers(phase.name, low, high)):
                 with self._autocast():
                     found = phase.loss(batch if share == 1 else batch.cut(low, high), seen)
-                _check_scalars(phase.name, found)
-                loss = found["loss"].float() * (phase.scale * share)
+                _check_scalars(f"Phase {phase.name!r}", found)
+                if "loss" not in found:
+                    gave = ", ".join(found) or "nothing"
+                    raise UsageError(f"Phase {phase.name!r}: its loss returned no value named 'loss'; it gave {gave}.")
+                if not found["loss"].requires_grad:
+                    raise UsageError(_no_gradient(phase))
+                loss = _wide(found["loss"]) * (phase.scale * share)
                 loss.backward(inputs=phase.parameters, retain_graph=retain and share == 1)
             for name, value in found.items():
-                value = value.detach().float() * share
+                value = _wide(value.detach()) * share
                 sums[name] = sums[name] + value if name in sums else value
-        if made:
-            self._keep(made)
+        self.kept = self.kept or join(made)
         return sums
 
     def _forward(self, low: int, high: int, graph: bool) -> Outputs:
@@ -243,10 +267,11 @@ class _Step:
         with torch.set_grad_enabled(graph), layers, self._autocast():
             return self.stage.forward(batch)
 
-    def _keep(self, made: list[Outputs]) -> None:
+    def _gathered(self, outputs: Outputs) -> Outputs:
         """Of the first forward of the step, what ``update`` will look at."""
-        if self.stage.update and not self.kept:
-            self.kept = join([detached({k: v for k, v in one.items() if k in self.stage.gather}) for one in made])
+        if not self.stage.update or self.kept:
+            return {}
+        return detached({name: outputs[name] for name in self.stage.gather if name in outputs})
 
     @torch.no_grad()
     def update(self, metrics: Metrics) -> Metrics:
@@ -266,7 +291,8 @@ class _Step:
             due=self.batch.due,
         )
         found = self.stage.update(batch, outputs, stats) or {}
-        return {f"update/{name}": value.detach().clone().float() for name, value in found.items()}
+        _check_scalars("update", found)
+        return {f"update/{name}": value.detach().clone() for name, value in found.items()}
 
     # Streams and contexts
 
@@ -295,9 +321,23 @@ def detached(value: Any) -> Any:
     """The same tensors without their graph."""
     if isinstance(value, Tensor):
         return value.detach()
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: detached(one) for name, one in value.items()}
     return type(value)(map(detached, value)) if isinstance(value, list | tuple) else value
+
+
+def _no_gradient(phase: Phase) -> str:
+    graph = "" if phase.graph else " With graph=False it gets the outputs of forward without their graph."
+    return f"Phase {phase.name!r}: its loss depends on none of its parameters.{graph}"
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _wide(value: Tensor) -> Tensor:
+    """In float32, or float64 where a model computes in that."""
+    return value if value.dtype == torch.float64 else value.float()
 
 
 def _check_groups(group: int, batch_size: int, accumulate: int) -> None:
@@ -310,10 +350,8 @@ def _check_groups(group: int, batch_size: int, accumulate: int) -> None:
         )
 
 
-def _check_scalars(phase: str, found: Metrics) -> None:
-    if "loss" not in found:
-        raise UsageError(f"The loss of phase {phase!r} returned no value named 'loss'; it gave {', '.join(found)}.")
+def _check_scalars(who: str, found: Metrics) -> None:
     for name, value in found.items():
         if not isinstance(value, Tensor) or value.ndim:
             kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise UsageError(f"Phase {phase!r}: {name!r} must be a 0-dim tensor, not {kind}.")
+            raise UsageError(f"{who}: {name!r} must be a 0-dim tensor, not {kind}.")

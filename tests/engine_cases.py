@@ -1,0 +1,242 @@
+"""Tiny models of every kind, registered and toys, and batches for them: what the engine's tests have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reverie import registry
+from reverie.core.batch import Batch
+from reverie.core.layout import place
+from reverie.core.noise import Noise, fold
+from reverie.core.precision import Precision
+from reverie.training.step import Engine
+from toys.canvas import Canvas
+from toys.flow import RealNVP
+from toys.rbm import RBMStack
+from toys.tokens import TokenPrior
+from toys.voxels import VoxelGAN
+from toys.wide import WideVAE
+
+FP32 = Precision(torch.device("cpu"), False, "tests")
+BF16 = Precision(torch.device("cpu"), True, "tests")
+
+
+# Data
+
+
+class Batches:
+    """What the engine asks of data: global batches by step, streams by name. Columns are tensors or lists of N."""
+
+    def __init__(self, columns: dict[str, Any], batch_size: int, seed: int = 0, rank: int = 0, ranks: int = 1):
+        self.columns, self.batch_size, self.seed = columns, batch_size, seed
+        self.rows = batch_size // ranks
+        self.start = rank * self.rows
+
+    def __call__(self, step: int) -> Batch:
+        return self.some(step * self.batch_size + self.start, step, self.start, self.rows)
+
+    def whole(self, step: int) -> Batch:
+        return self.some(step * self.batch_size, step, 0, self.batch_size)
+
+    def in_order(self, rows: int) -> Iterator[Batch]:
+        yield self.some(0, 0, 0, len(next(iter(self.columns.values()))))
+
+    def some(self, first: int, step: int, start: int, rows: int) -> Batch:
+        def cut(column: Any) -> Any:
+            index = [(first + i) % len(column) for i in range(rows)]
+            return column[torch.tensor(index)] if isinstance(column, Tensor) else [column[i] for i in index]
+
+        rng = Noise.of_step(fold(self.seed, step, "forward"), start, rows)
+        return Batch({k: cut(v) for k, v in self.columns.items()}, rng, row=torch.arange(start, start + rows))
+
+    def stream(self, step: int, name: str) -> Noise:
+        return Noise.of_step(fold(self.seed, step, name), self.start, self.rows)
+
+
+def images(*shape: int, rows: int = 48) -> dict[str, Any]:
+    """Lying and standing bars with grey values, of any shape (C, *sides), and columns of every kind."""
+    rng = torch.Generator().manual_seed(1)
+    label = torch.randint(0, 2, (rows,), generator=rng)
+    x = torch.full((rows, *shape), -1.0) + 0.2 * torch.rand(rows, *shape, generator=rng)
+    for image, stands in zip(x, label.tolist(), strict=True):
+        axis = image.ndim - 1 - stands
+        at = int(torch.randint(0, image.shape[axis], (), generator=rng))
+        image.select(axis, at).copy_(torch.rand(image.select(axis, at).shape, generator=rng))
+    text = ["a bar that stands" if stands else "a bar that lies" for stands in label.tolist()]
+    return {"x": x, "label": label, "text": text}
+
+
+# Models
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to train: ``build()`` gives the module; ``options`` are those of its ``stages``."""
+
+    build: Callable[[], nn.Module]
+    columns: dict[str, Any] = field(default_factory=lambda: images(1, 8, 8))
+    warm: Callable[[Any], None] = lambda model: None  # buffers away from where they start
+
+
+SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "groups": 4, "pool": 8}
+TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that learn from another run: of what model
+OPTIONS: dict[str, dict[str, Any]] = {"pix2pix": {"task": "lines"}}  # the bars have no pairs
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "autoencoder": [{"net": "dense", "loss": "bce"}, {"loss": "l1"}],
+    "denoising-autoencoder": [
+        {"corruption": "masking", "strength": 0.3},
+        {"corruption": "salt-and-pepper", "strength": 0.3},
+    ],
+    "vae": [
+        {"decoder": "gaussian"},
+        {"decoder": "learned"},
+        {"conditional": "label"},
+        {"free_bits": 0.5, "net": "dense"},
+    ],
+    "autoencoder-kl": [{"adversarial": 0.1, "adversarial_start": 0.0, "factor": 2}],
+    "ddpm": [{"conditional": "text"}],
+    "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
+    "dit": [{"conditional": "label"}],
+    "gan": [{"conditional": "label", "packing": 2}],
+    "dcgan": [
+        {"loss": "wasserstein", "penalty_every": 2},
+        {"d_augment": "ada", "loss": "hinge"},
+        {"conditional": "label", "spectral": True},
+    ],
+    "r3gan": [{"d_augment": "diffaugment", "penalty_every": 2}],
+    "stylegan2": [{"conditional": "label", "loss": "r3"}],
+}
+
+
+def kwargs_of(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments of a tiny model."""
+    known = registry.signature(name)
+    kwargs = {"size": 8, "channels": 1, "classes": 2} | SMALL | OPTIONS.get(name, {})
+    if name in TEACHERS:
+        kind = TEACHERS[name]
+        config = registry.build(kind, **{k: v for k, v in kwargs_of(kind, {}).items() if k != "classes"}).config
+        kwargs["teacher"] = config
+    return {k: v for k, v in kwargs.items() if k in known} | options
+
+
+def registered(name: str, options: dict[str, Any]) -> nn.Module:
+    return registry.build(name, **kwargs_of(name, options))
+
+
+def warm_buffers(model: Any) -> None:
+    """ADA at work, a full image pool, a mean of path lengths."""
+    for name, value in {"strength": 0.5, "stride": 0.3, "filled": SMALL["pool"]}.items():
+        if name in dict(model.named_buffers()):
+            model.get_buffer(name).fill_(value)
+    for name in {"past_a", "past_b"} & dict(model.named_buffers()).keys():
+        pool = model.get_buffer(name)
+        pool.copy_(torch.rand(pool.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1)
+
+
+CASES = {
+    "-".join([name, *map(str, options.values())]): Case(
+        lambda name=name, options=options: registered(name, options), warm=warm_buffers
+    )
+    for name in registry.MODELS
+    for options in [{}, *VARIANTS.get(name, [])]
+}
+TOYS = {
+    "flow": Case(lambda: RealNVP(8, 1, width=16, depth=2)),
+    "rbm": Case(lambda: RBMStack(8, 1, hidden=(16, 8), chains=32)),
+    "canvas": Case(lambda: Canvas(8, 1), columns={}),
+    "voxels": Case(lambda: VoxelGAN((4, 8, 8), 1, latent=3, width=8), columns=images(1, 4, 8, 8)),
+    "wide": Case(lambda: WideVAE((8, 12), 3, latent=3, width=8), columns=images(3, 8, 12)),
+    "tokens": Case(lambda: TokenPrior(8, 1, 2, codes=8, code_width=4, width=16, depth=1)),
+}
+CASES |= TOYS
+every_case = pytest.mark.parametrize("case", CASES)
+every_toy = pytest.mark.parametrize("case", TOYS)
+
+
+def build(case: str) -> Any:
+    """The model of a case, always the same, placed as training places it; away from zero, where branches are silent."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = CASES[case].build().train()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.05 * torch.randn(p.shape))
+            CASES[case].warm(model)
+    return place(model, "cpu")
+
+
+def engine(case: str, model: Any = None, batch_size: int = 16, rank: int = 0, ranks: int = 1, **options: Any) -> Engine:
+    """An engine that trains the model of a case."""
+    model = build(case) if model is None else model
+    dtype = next(model.parameters()).dtype
+    columns = {k: v.to(dtype) if k == "x" else v for k, v in CASES[case].columns.items()}
+    batches = Batches(columns, batch_size, rank=rank, ranks=ranks)
+    return Engine(model, model.stages(), batches, FP32, **{"warmup": 1} | options)
+
+
+def progress_of(engine: Engine, stage: int, share: float = 0.3) -> float:
+    """A place within a stage, in the progress of the whole training."""
+    low, high = engine.ends[stage], engine.ends[stage + 1]
+    return low + share * (high - low)
+
+
+def walk(engine: Engine, steps: int, first: int = 0) -> list[dict[str, Tensor]]:
+    """Steps ``first`` ... of a training of ``steps`` steps in each stage."""
+    total = steps * len(engine.stages)
+    return [engine.step(n, progress_of(engine, n // steps, (n % steps) / steps)) for n in range(first, total)]
+
+
+def state_of(engine: Engine) -> dict[str, Tensor]:
+    """Everything that the next step depends on, by name: weights, buffers, average, optimisers' moments."""
+    found = {f"model/{name}": t for name, t in engine.model.state_dict().items()}
+    if engine.ema:
+        found |= {f"ema/{name}": t for name, t in engine.ema.state_dict().items()}
+    for number, optimizer in enumerate(engine.state()["optimizers"]):
+        for place_, state in optimizer["state"].items():
+            found |= {f"optimizer/{number}/{place_}/{k}": torch.as_tensor(v) for k, v in flat(state).items()}
+    return {name: t.detach().clone() for name, t in found.items()}
+
+
+def flat(state: dict[str, Any]) -> dict[str, Any]:
+    """Lists of tensors (L-BFGS keeps some) as entries of their own."""
+    found = {}
+    for key, value in state.items():
+        parts = value if isinstance(value, list) else [value]
+        found |= {f"{key}/{i}": part for i, part in enumerate(parts) if part is not None}
+    return found
+
+
+def apart(a: dict[str, Tensor], b: dict[str, Tensor], near: float = 0.0) -> dict[str, float]:
+    """Where two states differ by more than ``near`` (1 + |a|), and by how much."""
+    assert a.keys() == b.keys()
+    pairs = {k: (a[k].double(), b[k].double()) for k in a if a[k].numel()}
+    far = {k: float(((x - y).abs() / (1 + x.abs())).max()) for k, (x, y) in pairs.items()}
+    return {k: d for k, d in far.items() if not d <= near}
+
+
+@contextlib.contextmanager
+def doubles() -> Iterator[None]:
+    """Within the block everything is float64: random draws and what the code under test calls ``float()``, too."""
+    normal, uniform, cast = Noise.__call__, Noise.uniform, Tensor.float
+    Noise.__call__ = lambda self, *shape: normal(self, *shape).double()  # type: ignore[method-assign]
+    Noise.uniform = lambda self, *shape, **ends: uniform(self, *shape, **ends).double()  # type: ignore[method-assign]
+    Tensor.float = Tensor.double  # type: ignore[method-assign]
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        Noise.__call__, Noise.uniform, Tensor.float = normal, uniform, cast  # type: ignore[method-assign]
+
+
+def double_model(case: str) -> Any:
+    """The model of a case in float64."""
+    return copy.deepcopy(build(case)).double()
