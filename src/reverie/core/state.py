@@ -13,8 +13,8 @@ from torch import Tensor, nn
 def transient(model: nn.Module) -> set[str]:
     """Names of buffers that are counters or memories (image pools, chains, probabilities): no other run wants them.
 
-    A module's class lists its own as ``transient``, names or patterns: ``transient = ("augment_p", "pool_*")``; those of
-    its bases count, too.
+    A module's class lists its own as ``transient``, names or patterns: ``transient = ("augment_p", "pool_*")``; those
+    of its bases count, too.
     """
     names: set[str] = set()
     for prefix, module in model.named_modules():

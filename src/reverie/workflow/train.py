@@ -81,6 +81,8 @@ def train(
         distributed.rows(chosen.batch_size)
         if isinstance(data, str):
             data = open_data(data, size=size, fit=fit, progress=progress)
+        elif given is None and data is None and size is not None:  # else the data decides
+            kwargs = {"size": size} | kwargs
         start: dict[str, Any] = {}
         if given is not None:
             built, filled = given, list[str]()
