@@ -80,7 +80,7 @@ def likelihood(
             yield f"bits-per-dim{way.name}", Estimate.of_mean(bits), facts | {"unit": "bits per dimension"}
 
 
-def _scores(model: Model, pictures: Split, way: Likelihood, progress: Progress | None) -> Tensor:
+def _scores(model: Model, split: Split, way: Likelihood, progress: Progress | None) -> Tensor:
     found: list[Tensor] = []
     split = evenly(split, way.rows or len(split))
     for batch in in_order(split, _ROWS if way.evaluations <= MODERATE else _FEW, device_of(model)):
@@ -92,7 +92,7 @@ def _scores(model: Model, pictures: Split, way: Likelihood, progress: Progress |
 
 def evenly(split: Split, most: int) -> Split:
     """At most so many of the rows, evenly spread over them: all classes, where they lie in order."""
-    if len(pictures) <= most:
-        return pictures
-    rows = np.array(spread(len(pictures), most))
-    return pictures.take(rows)
+    if len(split) <= most:
+        return split
+    rows = np.array(spread(len(split), most))
+    return split.take(rows)
