@@ -119,7 +119,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 def kwargs_of(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The constructor's arguments of a tiny model."""
     known = registry.signature(name)
-    kwargs = {"size": 8, "channels": 1, "classes": 2} | SMALL | OPTIONS.get(name, {})
+    kwargs = {"shape": 8, "channels": 1, "classes": 2} | SMALL | OPTIONS.get(name, {})
     if name in TEACHERS:
         kind = TEACHERS[name]
         config = registry.build(kind, **{k: v for k, v in kwargs_of(kind, {}).items() if k != "classes"}).config
