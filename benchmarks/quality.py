@@ -35,7 +35,9 @@ from peers.gans import plain_dcgan, plain_discriminator, plain_generator
 
 import reverie as rv
 from reverie import registry
+from reverie.core.card import card_of
 from reverie.core.files import read_json, write_json
+from reverie.core.options import sampling_options
 from reverie.core.precision import pick_device
 from reverie.media import montage
 from reverie.media.medium import to_float, to_uint8
@@ -78,13 +80,13 @@ def ours(asked: argparse.Namespace, folder: Path) -> None:
     """In a process of its own: train, draw, keep."""
     run = rv.train(asked.model, asked.data, minutes=asked.minutes, out=folder / "run", device=asked.device)
     model = rv.load(run, asked.device)
-    labels = list(range(model.classes)) if getattr(model, "classes", 0) else None
+    labels = list(range(card_of(model).classes)) or None
     meter = Meter()
     drawn = rv.sample(model, asked.samples, label=labels, progress=lambda done, n, what: meter(done / n, what))
     sampling, told = meter.seconds, run.info
-    steps = hasattr(model, "evaluations")
+    own = {name: p.default for name, p in sampling_options(model).items()}
     facts = {
-        "told": f"reverie {asked.model}" + (f", {model.sampler} in {model.evaluations} steps" if steps else ""),
+        "told": f"reverie {asked.model}" + (f", {own['sampler']} in {own['steps']} steps" if "sampler" in own else ""),
         "parameters": parameters(model),
         "minutes": told["seconds"] / 60,
         "seen": told["result"]["steps"] * told["training"]["batch_size"],
@@ -242,7 +244,7 @@ def main() -> None:
     if folder.exists():
         parser.error(f"{folder} is there already: name another --out.")
     folder.mkdir(parents=True)
-    other = "textbook" if issubclass(registry.MODELS[asked.model].load(), Adversarial) else "diffusers"
+    other = "textbook" if issubclass(registry.entry(asked.model).kind(), Adversarial) else "diffusers"
     if other == "diffusers":
         fetch_diffusers()
     names = [asked.only] if asked.only else ["reverie", other]

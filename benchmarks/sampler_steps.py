@@ -28,6 +28,7 @@ from torch import Tensor
 
 import reverie as rv
 from reverie import weights
+from reverie.core.card import card_of
 from reverie.core.files import read_json, write_json
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model
@@ -38,6 +39,7 @@ from reverie.media import plots
 from reverie.metrics.distances import frechet_distance
 from reverie.metrics.features import Backbone, backbone, features
 from reverie.metrics.statistics import Moments
+from reverie.models.diffusion import GRID, SAMPLER, STEPS
 from reverie.training.progress import clock
 from reverie.training.run import locate
 
@@ -87,9 +89,9 @@ def row_of(model: Model, sampler: str, grid: str) -> Row:
 def rows_of(model: Model, samplers: list[str], grids: list[str] | None) -> Rows:
     """(title, grid) to points; a sampler that is another one by a second name shares its row."""
     titles: dict[Any, list[str]] = {}
-    for name in dict.fromkeys([*samplers, model.sampler, "ddim"]):
+    for name in dict.fromkeys([*samplers, SAMPLER, "ddim"]):
         titles.setdefault(SAMPLERS[model.plan(name)[0]], []).append(name)  # a wrong name is refused there
-    wanted = [(names, grid) for names in titles.values() for grid in grids or [model.grid]]
+    wanted = [(names, grid) for names in titles.values() for grid in grids or [GRID]]
     wanted += [(titles[SAMPLERS["ddim"]], "uniform")]
     return {(" = ".join(names), grid): row_of(model, names[0], grid) for names, grid in wanted}
 
@@ -179,9 +181,9 @@ def main() -> None:
     asked = parser.parse_args()
     model, folder = rv.load(asked.run, asked.device), locate(asked.run)[0] / "evaluation"
     rows = rows_of(model, asked.samplers.split(","), asked.grids and asked.grids.split(","))
-    default = point(model, model.sampler, model.grid, model.evaluations)
-    few = row_of(model, model.sampler, model.grid)[10]
-    slow = {point(model, "ddim", grid, max(EVALUATIONS)) for grid in (model.grid, "uniform")}
+    default = point(model, SAMPLER, GRID, STEPS)
+    few = row_of(model, SAMPLER, GRID)[10]
+    slow = {point(model, "ddim", grid, max(EVALUATIONS)) for grid in (GRID, "uniform")}
     data, eye = data_of(model), backbone(asked.backbone, device=asked.device)
     reference = look(data.train["x"][: asked.reference], eye, "reference")
     spare = data.train["x"][asked.reference :]
@@ -193,7 +195,7 @@ def main() -> None:
     kept = read_json(store) if store.exists() else {}
     setup = f"weights {digest[:12]}, {asked.samples} of {asked.reference}, {eye.name} {eye.sha256[:12]} {eye.precision}"
     found = kept.setdefault(setup, {})
-    labels = list(range(model.classes)) if getattr(model, "classes", 0) else None
+    labels = list(range(card_of(model).classes)) or None
 
     def draw(p: Point) -> np.ndarray:
         told: dict[str, Any] = {"sampler": p.sampler, "grid": p.grid, "steps": p.steps}

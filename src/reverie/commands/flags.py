@@ -59,7 +59,7 @@ def _documentation(*texts: str | None) -> dict[str, str]:
     for text in texts:
         for parameter in parse_docstring(text or "").params:
             for name in parameter.arg_name.split(", "):
-                found.setdefault(name, " ".join((parameter.description or "").split()))
+                found.setdefault(name, " ".join((parameter.description or "").replace("``", "").split()))
     return found
 
 
@@ -96,7 +96,7 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     Returns:
         options for ``reverie.train`` (model's, phases' and training's), and the rest of the request.
     """
-    system = registry.entry(model).load()
+    system = registry.entry(registry.accept(model)).load()
     kind = registry.entry(model).kind()
     named = re.search(r"--device[= ](\S+)", " ".join(arguments))
     recipe = recipe_for(model, data, pick_device(named[1] if named else "auto").type == "cuda")
@@ -145,9 +145,8 @@ def run_flags(asked: type[Asked], verb: str, arguments: list[str], doc: str) -> 
     name, own, documentation = "run", Parameters(), dict[str, str]()
     if run := named_run(arguments):
         name, own, documentation = _of_run(run)
-    flags = dataclasses.make_dataclass(
-        verb, [("general", asked), ("own", _options(name, _fields(own, documentation, {})))]
-    )
+    options = _options(name, _fields(own, documentation, {}))
+    flags = dataclasses.make_dataclass(verb, [("general", asked), (options.__name__, options)])
     flags.__doc__ = doc if run else f"{doc}\n\nMore flags depend on the model: reverie {verb} RUN --help."
     config = (tyro.conf.OmitArgPrefixes,)
     parsed: Any
@@ -156,7 +155,7 @@ def run_flags(asked: type[Asked], verb: str, arguments: list[str], doc: str) -> 
         _refuse(odd[0], name, [*vars(parsed.general), *own], own)
     if unknown:
         raise UsageError(f"{listed(unknown)}: too much. See reverie {verb} --help.")
-    return parsed.general, {option: getattr(parsed.own, option) for option in own}
+    return parsed.general, vars(getattr(parsed, options.__name__))
 
 
 def _options(name: str, fields: Sequence[Any]) -> Any:

@@ -12,7 +12,9 @@ def train(arguments: list[str]) -> None:
     named = bool(arguments) and not arguments[0].startswith("-")
     model, rest = (arguments[0], arguments[1:]) if named else ("vae", arguments)
     from reverie.commands.flags import train_flags
+    from reverie.registry import accept
 
+    model = accept(model)
     pairs = zip(rest, [*rest[1:], ""], strict=False)  # the recipe, and so what --help shows, depends on the data
     source = next((a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--data"), "fashion")
     options, asked = train_flags(model, source, rest, train.__doc__ or "")

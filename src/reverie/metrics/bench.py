@@ -33,6 +33,7 @@ class Sets:
         of_fake, of_reference: what passports say of the two.
         model: the generator, where it is at hand (likelihood and reconstructions need it).
         apart: whether the held-out pictures are no part of the reference.
+        truth: uint8 (N, H, W, C), what each generated image should be, where that is known (translations of pairs).
         learned: the two splits that the generator learned from, where they are others than ``train`` and ``held_out``.
     """
 
@@ -46,6 +47,7 @@ class Sets:
     model: Model = None
     apart: bool = True
     learned: tuple[Split, Split] | None = None
+    truth: np.ndarray | None = None
 
     @property
     def learned_train(self) -> Split:
@@ -144,6 +146,7 @@ class Bench:
             **parts,
             train=parts["reference"],
             learned=None,
+            truth=None,
             of_fake=sets.of_fake | told | {"n": len(rows["fake"])},
             of_reference=sets.of_reference | told | {"n": len(rows["reference"])},
         )

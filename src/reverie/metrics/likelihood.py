@@ -80,19 +80,19 @@ def likelihood(
             yield f"bits-per-dim{way.name}", Estimate.of_mean(bits), facts | {"unit": "bits per dimension"}
 
 
-def _scores(model: Model, pictures: Split, way: Likelihood, progress: Progress | None) -> Tensor:
+def _scores(model: Model, split: Split, way: Likelihood, progress: Progress | None) -> Tensor:
     found: list[Tensor] = []
-    pictures = _spread(pictures, way.rows or len(pictures))
-    for batch in in_order(pictures, _ROWS if way.evaluations <= MODERATE else _FEW, device_of(model)):
+    split = evenly(split, way.rows or len(split))
+    for batch in in_order(split, _ROWS if way.evaluations <= MODERATE else _FEW, device_of(model)):
         found.append(nats_of(model, way, batch).double().cpu())
         if progress:
-            progress(sum(map(len, found)), len(pictures), f"likelihood{way.name} of held-out pictures")
+            progress(sum(map(len, found)), len(split), f"likelihood{way.name} of held-out pictures")
     return torch.cat(found)
 
 
-def _spread(pictures: Split, most: int) -> Split:
-    """At most so many of the pictures, evenly spread over them: all classes, where they lie in order."""
-    if len(pictures) <= most:
-        return pictures
-    rows = np.array(spread(len(pictures), most))
-    return pictures.take(rows)
+def evenly(split: Split, most: int) -> Split:
+    """At most so many of the rows, evenly spread over them: all classes, where they lie in order."""
+    if len(split) <= most:
+        return split
+    rows = np.array(spread(len(split), most))
+    return split.take(rows)

@@ -86,6 +86,8 @@ def train(
         distributed.rows(chosen.batch_size)
         if data is not None and not isinstance(data, Dataset):
             data = open_data(data, size, channels, fit, background, held_out, medium, progress)
+        elif given is None and data is None and size is not None:  # else the data decides
+            kwargs = {"size": size} | kwargs
         start: dict[str, Any] = {}
         if given is not None:
             built, filled = given, list[str]()
