@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reverie.pictures import to_float, to_uint8
+from reverie.media.medium import to_float, to_uint8
 
 import reverie as rv
 from reverie import registry
@@ -284,7 +284,7 @@ def test_translations_of_pairs_are_scored_against_the_truth_and_the_target_domai
     named = {score.metric: score for score in found.scores}
     assert set(named) == {"l1", "psnr", "ssim", "kernel-small"}
     assert [refusal.metric for refusal in found.refused] == ["frechet"]  # 70 held-out images for 128 features
-    truth, source = (to_float(part[:]) for part in (data.held_out.images, data.held_out.sources))
+    truth, source = (to_float(part[:]) for part in (data.held_out["x"], data.held_out["source"]))
     with torch.no_grad():
         made = to_float(to_uint8(model.translate(source, Noise.of_seeds(range(len(source))))))
     assert named["l1"].value == pytest.approx(float((made - truth).abs().mean()), rel=1e-4)
