@@ -182,7 +182,8 @@ def announce(run: Run, loop: Loop) -> None:
         kinds = ", ".join(f"{count} {kind}" for kind, count in met.items())
         loop.say(f"Met while reading the pictures: {kinds}. `reverie data {data.spec}` tells file by file.")
     if (init := run.info.get("init")) and not loop.step:
-        missing = f"; new: {', '.join(init['missing'])}" if init["missing"] else ""
+        new = init["missing"]
+        missing = f"; {len(new)} new: {', '.join(new[:8])}{' ...' if len(new) > 8 else ''}" if new else ""
         loop.say(f"Begun from {init['run']}: {init['taken']} tensors taken{missing}.")
         if init["model"] != run.info["model"]["name"]:
             loop.say(f"Warning: that is a run of another model, {init['model']}.")
