@@ -27,16 +27,19 @@ import torch
 from torch import Tensor
 
 import reverie as rv
-from reverie import pictures, weights
+from reverie import weights
+from reverie.core.card import card_of
 from reverie.core.files import read_json, write_json
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model
 from reverie.diffusion.grids import GRIDS
 from reverie.diffusion.samplers import SAMPLERS
 from reverie.generation import data_of
+from reverie.media import plots
 from reverie.metrics.distances import frechet_distance
 from reverie.metrics.features import Backbone, backbone, features
 from reverie.metrics.statistics import Moments
+from reverie.models.diffusion import GRID, SAMPLER, STEPS
 from reverie.training.progress import clock
 from reverie.training.run import locate
 
@@ -86,9 +89,9 @@ def row_of(model: Model, sampler: str, grid: str) -> Row:
 def rows_of(model: Model, samplers: list[str], grids: list[str] | None) -> Rows:
     """(title, grid) to points; a sampler that is another one by a second name shares its row."""
     titles: dict[Any, list[str]] = {}
-    for name in dict.fromkeys([*samplers, model.sampler, "ddim"]):
+    for name in dict.fromkeys([*samplers, SAMPLER, "ddim"]):
         titles.setdefault(SAMPLERS[model.plan(name)[0]], []).append(name)  # a wrong name is refused there
-    wanted = [(names, grid) for names in titles.values() for grid in grids or [model.grid]]
+    wanted = [(names, grid) for names in titles.values() for grid in grids or [GRID]]
     wanted += [(titles[SAMPLERS["ddim"]], "uniform")]
     return {(" = ".join(names), grid): row_of(model, names[0], grid) for names, grid in wanted}
 
@@ -141,7 +144,7 @@ def table(rows: Rows, found: dict[str, float]) -> str:
 def plot(path: Path, rows: Rows, found: dict[str, float], floor: float, measured: str) -> None:
     """A colour a sampler, a line style a grid."""
     titles, grids = (list(dict.fromkeys(names)) for names in zip(*rows, strict=True))
-    with pictures.figure(path, 8.2, 4.8) as drawing:
+    with plots.figure(path, 8.2, 4.8) as drawing:
         axis = drawing.subplots()
         for (title, grid), row in rows.items():
             points = list(dict.fromkeys(row.values()))
@@ -178,13 +181,13 @@ def main() -> None:
     asked = parser.parse_args()
     model, folder = rv.load(asked.run, asked.device), locate(asked.run)[0] / "evaluation"
     rows = rows_of(model, asked.samplers.split(","), asked.grids and asked.grids.split(","))
-    default = point(model, model.sampler, model.grid, model.evaluations)
-    few = row_of(model, model.sampler, model.grid)[10]
-    slow = {point(model, "ddim", grid, max(EVALUATIONS)) for grid in (model.grid, "uniform")}
+    default = point(model, SAMPLER, GRID, STEPS)
+    few = row_of(model, SAMPLER, GRID)[10]
+    slow = {point(model, "ddim", grid, max(EVALUATIONS)) for grid in (GRID, "uniform")}
     data, eye = data_of(model), backbone(asked.backbone, device=asked.device)
-    reference = look(data.train.images[: asked.reference], eye, "reference")
-    spare = data.train.images[asked.reference :]
-    others = (spare if len(spare) >= asked.samples else data.held_out.images)[: asked.samples]
+    reference = look(data.train["x"][: asked.reference], eye, "reference")
+    spare = data.train["x"][asked.reference :]
+    others = (spare if len(spare) >= asked.samples else data.held_out["x"])[: asked.samples]
     floor = frechet_distance(look(others, eye, "other real pictures"), reference)
 
     digest = weights.digest({name: value.cpu() for name, value in model.state_dict().items()})
@@ -192,7 +195,7 @@ def main() -> None:
     kept = read_json(store) if store.exists() else {}
     setup = f"weights {digest[:12]}, {asked.samples} of {asked.reference}, {eye.name} {eye.sha256[:12]} {eye.precision}"
     found = kept.setdefault(setup, {})
-    labels = list(range(model.classes)) if getattr(model, "classes", 0) else None
+    labels = list(range(card_of(model).classes)) or None
 
     def draw(p: Point) -> np.ndarray:
         told: dict[str, Any] = {"sampler": p.sampler, "grid": p.grid, "steps": p.steps}

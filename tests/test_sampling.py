@@ -21,8 +21,8 @@ from reverie.diffusion import grids, guides, samplers
 from reverie.diffusion.schedules import Flow
 from reverie.editing import diffusion_views
 from reverie.generation import label_index
+from reverie.media.montage import save_film
 from reverie.models.diffusion import Diffusion
-from reverie.pictures import save_film
 from reverie.workflow.train import train
 from test_cli import call  # noqa: F401  (a fixture)
 
@@ -277,6 +277,19 @@ def test_the_passport_says_how_the_run_was_sampled(runs, tmp_path):
     assert passport("vae")["sampling"] == {}
 
 
+def test_the_passport_has_every_argument_of_sampling_given_or_default(bars, call, tmp_path):  # noqa: F811
+    told = {"steps": 1, "batch_size": 8, "width": 4, "quiet": True}
+    run = train("stylegan2", bars, out=tmp_path / "run", **told)
+    for flags, value in (((), 1.0), (("--truncation", 0.5), 0.5)):
+        code, out, err = call("evaluate", run.path, "--metrics", "kernel", "-n", 60, *flags, "--json")
+        assert code == 0, err
+        assert json.loads(out)["scores"][0]["passport"]["fake"]["sampling"] == {"truncation": value}
+    code, _, err = call("evaluate", run.path, "--trunctaion", 0.5)
+    assert code == 2 and 'Did you mean "truncation"' in err
+    code, _, err = call("evaluate", "--fake", bars, "--real", bars, "--truncation", 0.5)
+    assert code == 2 and "truncation" in err
+
+
 def test_a_run_of_captions_is_scored_with_its_data_s_captions_in_order(runs, monkeypatch, tmp_path):
     from reverie import evaluation
 
@@ -288,7 +301,7 @@ def test_a_run_of_captions_is_scored_with_its_data_s_captions_in_order(runs, mon
 
     monkeypatch.setattr(evaluation, "sample", noted)
     found = rv.evaluate(runs / "words", metrics=["kernel"], n=130, steps=1, out=tmp_path)
-    texts = evaluation.data_of(rv.load(runs / "words")).train.texts
+    texts = evaluation.data_of(rv.load(runs / "words")).train.get("text")
     assert asked == [texts[i * len(texts) // 130] for i in range(130)] and set(asked) == set(WORDS)
     assert found["kernel-small"].passport["fake"]["texts"] == "as the training data has them"
 

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reverie.pictures import to_float, to_uint8
 
 import reverie as rv
 from reverie import registry
 from reverie.commands.draw import translate
+from reverie.commands.judge import evaluate
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
-from reverie.core.noise import Noise
+from reverie.core.noise import Noise, fold
 from reverie.data.batches import in_order
 from reverie.generation import data_of, find_given
 from reverie.models.translation import grey, lines
@@ -251,3 +253,81 @@ def test_a_cycle_goes_both_ways_and_a_model_that_does_not_translate_says_so(bars
     other = train("autoencoder", bars, out=tmp_path / "other", **told)
     with pytest.raises(UsageError, match="cannot translate"):
         translate([str(other.path), "held-out:1", "--out", str(tmp_path / "x.png")])
+
+
+# Scores
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory, home):
+    """Folders A/ and B/ of 700 small pairs: B is A with its colours exchanged."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for name in ("A", "B"):
+        (folder / name).mkdir()
+    for index in range(700):
+        a = np.zeros((12, 12, 3), np.uint8)
+        row, column = rng.integers(0, 8, 2)
+        a[row : row + 4, column : column + 4] = rng.integers(60, 256, 3)
+        Image.fromarray(a).save(folder / "A" / f"{index}.png")
+        Image.fromarray(a[..., ::-1].copy()).save(folder / "B" / f"{index}.png")
+    return str(folder)
+
+
+TINY = {"steps": 2, "batch_size": 8, "width": 8, "quiet": True}
+
+
+def test_translations_of_pairs_are_scored_against_the_truth_and_the_target_domain(pairs, tmp_path):
+    run = train("pix2pix", pairs, out=tmp_path / "run", **TINY)
+    found = rv.evaluate(run)
+    model, data = rv.load(run), data_of(rv.load(run))
+    named = {score.metric: score for score in found.scores}
+    assert set(named) == {"l1", "psnr", "ssim", "kernel-small"}
+    assert [refusal.metric for refusal in found.refused] == ["frechet"]  # 70 held-out images for 128 features
+    truth, source = (to_float(part[:]) for part in (data.held_out.images, data.held_out.sources))
+    with torch.no_grad():
+        made = to_float(to_uint8(model.translate(source, Noise.of_seeds(range(len(source))))))
+    assert named["l1"].value == pytest.approx(float((made - truth).abs().mean()), rel=1e-4)
+    passport = named["l1"].passport
+    assert passport["of"] == "translations of held-out pictures" and passport["held_out"] == len(data.held_out)
+    assert passport["reference"]["domain"] == "target" and passport["fake"]["n"] == len(data.held_out)
+    assert (run.path / "evaluation" / "scores.png").exists()
+    again = rv.evaluate(run, metrics=["translation"], n=10)
+    assert again["l1"].passport["fake"]["n"] == 10 and again["l1"].value != named["l1"].value
+
+
+def test_a_cycle_is_scored_both_ways_and_without_pairs_against_the_other_domain_alone(pairs, bars, tmp_path, capsys):
+    told = TINY | {"ema": 0.0}
+    run = train("cyclegan", pairs, out=tmp_path / "pairs", lr=0.05, warmup=0, **told)
+    ways = {to: rv.evaluate(run, metrics=["translation"], to=to, out=tmp_path / to)["l1"] for to in ("A", "B")}
+    assert ways["A"].passport["fake"]["sampling"] == {"to": "A"} and ways["A"].value != ways["B"].value
+    assert rv.evaluate(run, metrics=["translation"], out=tmp_path / "own")["l1"].value == ways["B"].value
+    with pytest.raises(UsageError, match="'A', 'B', not 'C'"):
+        rv.evaluate(run, to="C")
+    piles = train("cyclegan", bars, out=tmp_path / "piles", **told)
+    found = rv.evaluate(piles, metrics=["translation", "kernel"])
+    assert {refusal.metric: refusal.reason for refusal in found.refused}["translation"].endswith(
+        "the data has no pairs."
+    )
+    evaluate([str(piles.path), "--metrics", "kernel", "--json"])
+    refused = json.loads(capsys.readouterr().out.splitlines()[-1])["refused"]
+    kept = data_of(rv.load(piles))
+    lying = int((kept.held_out.labels == 0).sum())
+    assert f"{lying} generated and {int((kept.train.labels == 1).sum())} real" in refused[0]["reason"]
+
+
+def test_an_editor_is_scored_on_pairs_that_its_teacher_makes(bars, tmp_path):
+    teacher = train("stylegan2", bars, out=tmp_path / "teacher", **TINY)
+    run = train("editor", bars, out=tmp_path / "editor", teacher=str(teacher.path), **TINY)
+    found = rv.evaluate(run)
+    assert {"l1", "psnr"} <= {score.metric for score in found.scores}
+    model = rv.load(run)
+    batch = next(in_order(data_of(model).held_out, 3)).replace(rng=Noise.of_step(fold("held-out"), 0, 3))
+    moved = model.domains(batch)[1]
+    assert torch.equal(moved, model.domains(batch.replace(rng=Noise.of_step(fold("held-out"), 0, 3)))[1])
+
+
+def test_what_cannot_be_scored_says_so_and_is_no_success(bars, tmp_path):
+    run = train("noisy-classifier", bars, out=tmp_path / "run", **TINY)
+    with pytest.raises(UsageError, match=r"nothing to score: noisy-classifier.*--classifier THIS"):
+        rv.evaluate(run)

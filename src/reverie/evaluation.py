@@ -8,33 +8,34 @@ from typing import Any
 
 import numpy as np
 
-from reverie import pictures
 from reverie.core import distributed
-from reverie.core.card import card_of
+from reverie.core.card import card_of, name_of
 from reverie.core.errors import UsageError
-from reverie.core.files import read_json, write_json
 from reverie.core.options import sampling_options
 from reverie.core.verbs import Model, verbs_of
-from reverie.data import data as open_data
+from reverie.data import Dataset, Split, open_data
 from reverie.data.split import hash_rows
-from reverie.data.types import Dataset, Pictures
-from reverie.drawing import Whole, beside, spread
-from reverie.generation import complete, data_of, knows_classes, load, sample
+from reverie.drawing import Whole, spread
+from reverie.generation import complete, data_of, knows_classes, load, sample, spec_of
 from reverie.home import Progress
+from reverie.media import Size, medium_of
 from reverie.metrics.bench import Bench, Sets
 from reverie.metrics.estimate import shuffled
 from reverie.metrics.evaluate import UNDRAWN, check, measure
-from reverie.metrics.passport import Score, Scores
-from reverie.pictures import to_float
+from reverie.metrics.passport import Scores
+from reverie.metrics.sheet import leave_behind
+from reverie.metrics.translated import translations
 from reverie.training.run import Run, locate
 from reverie.weights import digest
 
 Source = str | Path | np.ndarray
 
-DEFAULT = ("frechet", "kernel", "prdc", "modes", "stacked-modes", "memorisation", "nll", "reconstruction")
+DEFAULT = (
+    *("translation", "frechet", "kernel", "prdc", "modes", "stacked-modes", "memorisation", "nll", "reconstruction"),
+)
+TARGET = ("frechet", "kernel")  # of translations against the target domain
 INCEPTION = ("fid", "fid-infinity", "kid")
 NUMBER, NUMBER_FID = 2000, 5000  # pictures drawn by default, and where FID is asked for
-_SHOWN = 32  # pictures a side on the sheet
 
 
 def evaluate(
@@ -50,15 +51,16 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
     per_class: bool = False,
-    size: int | None = None,
+    size: Size | None = None,
     out: Path | str | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Scores:
-    """Scores of a run's samples, or of pictures that anything drew, against real ones.
+    """Scores of a run's samples or translations, or of pictures that anything drew, against real ones.
 
     Args:
-        run: a run directory or a checkpoint inside one; draws ``n`` pictures of the seeds ``seed``, ``seed`` + 1 ...
+        run: a run directory or a checkpoint inside one; draws ``n`` pictures of the seeds ``seed``, ``seed`` + 1 ...,
+            or translates ``n`` held-out ones.
         metrics: names of ``reverie.metrics.evaluate.METRICS``; None is all that need no download and that apply.
         n: how many pictures; 2,000 by default, 5,000 where FID is asked for. Of ``fake``: at most so many.
         data: real pictures other than the run's own.
@@ -69,14 +71,14 @@ def evaluate(
         resize: how pictures are brought to the network's size; its own way by default.
         precision: fp32, bf16, or auto.
         per_class: distances also class by class, where generated pictures have labels.
-        size: side in pixels at which two sources are compared.
+        size: side in pixels, or (height, width), at which two sources are compared.
         out: folder for scores.json, scores.png and closest.png; by default RUN/evaluation, and none without a run.
         progress: called as progress(done, total, what) during long work.
-        options: how a run samples, as for ``reverie.sample``: sampler, steps, grid, guidance, classifier, autoguide of
-            a diffusion model. None is the model's own.
+        options: of the model's own ``sample`` or ``translate``, as for ``reverie.sample``; None is its default.
 
     Raises:
-        UsageError: unknown names, sources that do not fit together, an option that the run does not have.
+        UsageError: unknown names, sources that do not fit together, an option that the run does not have, a run with
+            nothing that could be scored.
     """
     if (run is None) == (fake is None) or (fake is None) != (real is None):
         raise UsageError("Name a RUN, or --fake and --real.")
@@ -90,9 +92,12 @@ def evaluate(
             raise UsageError("A run has its own size; --size is for --fake and --real.")
         model = load(run, device)
         options = complete(model, options)
-        samples = "sample" in verbs_of(model) and not set(asked) <= set(UNDRAWN)
-        n = (n or (NUMBER_FID if set(asked) & set(INCEPTION[:2]) else NUMBER)) if samples else 0
-        sets = _sets_of_run(model, str(_path(run)), n, data, seed, progress, options)
+        n = n or (NUMBER_FID if set(asked) & set(INCEPTION[:2]) else NUMBER)
+        if translates(model):
+            sets = _sets_of_translator(model, str(_path(run)), n, data, seed, progress, options)
+        else:
+            samples = "sample" in verbs_of(model) and not set(asked) <= set(UNDRAWN)
+            sets = _sets_of_run(model, str(_path(run)), n if samples else 0, data, seed, progress, options)
         if not metrics:
             asked = [name for name in asked if _applies(name, sets)]
     else:
@@ -103,6 +108,12 @@ def evaluate(
         if not metrics:
             asked = [name for name in asked if name in ("frechet", "kernel", "prdc")]
     bench = Bench(sets, chosen, resize, precision, device, seed, progress, slow=bool(metrics))
+    if not asked:
+        serves = card_of(sets.model).serves
+        raise UsageError(
+            f"There is nothing to score: {name_of(sets.model)} neither samples nor translates, encodes or gives "
+            f"likelihoods.{' It serves other models: ' * bool(serves)}{serves}"
+        )
     found = measure(bench, asked, per_class)
     folder = Path(out) if out is not None else _path(run) / "evaluation" if run is not None else None
     if folder is not None:
@@ -118,14 +129,21 @@ def _path(run: Run | Path | str) -> Path:
 
 def _applies(metric: str, sets: Sets) -> bool:
     """Whether a metric that nobody asked for by name means something here."""
-    verbs = verbs_of(sets.model)
+    verbs, translated = verbs_of(sets.model), translates(sets.model)
     stacked = sets.of_reference["data"].startswith("stacked-mnist")
     return {
+        **dict.fromkeys(TARGET, "sample" in verbs or translated),
+        "translation": sets.truth is not None,
         "modes": "sample" in verbs and len(sets.classes) > 1 and not stacked,
         "stacked-modes": "sample" in verbs and stacked,
         "nll": "elbo" in verbs or "log_prob" in verbs,
         "reconstruction": "encode" in verbs and "decode" in verbs,
     }.get(metric, "sample" in verbs)
+
+
+def translates(model: Model) -> bool:
+    """Whether a model is scored by its translations: one that samples is scored by its samples."""
+    return {"translate", "domains"} <= set(verbs_of(model)) and "sample" not in verbs_of(model)
 
 
 def _sets_of_run(
@@ -140,6 +158,40 @@ def _sets_of_run(
     }
     drawn = _draw(model, n, seed, condition, options, progress)
     of_fake = {
+        **_of_model(model, run, n, seed, options),
+        "labels": "as the training data has them" if labels is not None else None,
+        "texts": "as the training data has them" if texts is not None else None,
+        "size": own.spec.square or list(own.spec.shape),
+    }
+    of_reference = _of_data(own, real, len(real.train))
+    given = np.full(n, -1, np.int64) if labels is None else _renumbered(labels, own.classes, real.classes)
+    fake = Split({"x": drawn, "label": given}, [str(seed + i) for i in range(n)], spec_of(model))
+    learned = None if real is own else (own.train, own.held_out)
+    return Sets(
+        fake, real.train, real.train, real.held_out, real.classes, of_fake, of_reference, model, learned=learned
+    )
+
+
+def _sets_of_translator(
+    model: Model, run: str, n: int, spec: str | None, seed: int, progress: Progress | None, options: dict[str, Any]
+) -> Sets:
+    """Translations of held-out images against the target domain, and against their truth where there are pairs."""
+    own = data_of(model)
+    real = own if spec is None else data_of(model, spec)
+    found = translations(model, real.train, real.held_out, n, seed, options, progress)
+    of_fake = _of_model(model, run, len(found.made), seed, options) | {"of": "translations of held-out images"}
+    of_reference = _of_data(own, real, len(found.target)) | {"domain": "target", "channels": found.target.shape[3]}
+    fake, target, held_out = (_unlabelled(images) for images in (found.made, found.target, found.held_out))
+    return Sets(fake, target, target, held_out, [], of_fake, of_reference, model, truth=found.truth)
+
+
+def _unlabelled(images: np.ndarray) -> Split:
+    return Split({"x": images})
+
+
+def _of_model(model: Model, run: str, n: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    """What passports say of who made the images, and how."""
+    return {
         "run": run,
         "model": model.config,
         "checkpoint": model.checkpoint,
@@ -147,22 +199,17 @@ def _sets_of_run(
         "n": n,
         "seeds": [seed, seed + n - 1] if n else None,
         "sampling": _sampling(model, options),
-        "labels": "as the training data has them" if labels is not None else None,
-        "texts": "as the training data has them" if texts is not None else None,
-        "size": own.size,
     }
-    of_reference = {"data": real.spec, "split": "train", "fingerprint": real.fingerprint, "n": len(real.train)}
-    of_reference |= {
-        "size": real.size,
-        "channels": real.channels,
-        "trained_on": spec is not None and _trained_on(own, real),
+
+
+def _of_data(own: Dataset, real: Dataset, n: int) -> dict[str, Any]:
+    """What passports say of the reference."""
+    facts = {"data": real.source, "split": "train", "fingerprint": real.fingerprint, "n": n}
+    return facts | {
+        "size": real.spec.square or list(real.spec.shape),
+        "channels": real.spec.channels,
+        "trained_on": real is not own and _trained_on(own, real),
     }
-    given = np.full(n, -1, np.int64) if labels is None else _renumbered(labels, own.classes, real.classes)
-    fake = Pictures(drawn, given, [str(seed + i) for i in range(n)])
-    learned = None if real is own else (own.train, own.held_out)
-    return Sets(
-        fake, real.train, real.train, real.held_out, real.classes, of_fake, of_reference, model, learned=learned
-    )
 
 
 def _renumbered(labels: np.ndarray, names: list[str], wanted: list[str]) -> np.ndarray:
@@ -198,7 +245,7 @@ def _labels(model: Model, data: Dataset, n: int) -> np.ndarray | None:
 
 def _texts(model: Model, data: Dataset, n: int) -> list[str] | None:
     """For a model of captions: n of the data's."""
-    texts = data.train.texts
+    texts = data.train.get("text")
     if "text" not in card_of(model).conditions or not texts:
         return None
     return [texts[place] for place in spread(len(texts), n)]
@@ -222,109 +269,42 @@ def _draw(
             parts[number] = sample(model, high - low, seed + low, **told, chunk=chunk, **options)
             if progress:
                 progress(high, n, "drawing")
-    size, channels = model.run["data"]["size"], model.run["data"]["channels"]
-    return np.concatenate([np.empty((0, size, size, channels), np.uint8), *distributed.collect(parts)])
+    spec = spec_of(model)
+    empty = np.empty((0, *spec.shape, spec.channels), spec.dtype or medium_of(spec).storage)
+    return np.concatenate([empty, *distributed.collect(parts)])
 
 
 def _trained_on(own: Dataset, other: Dataset) -> bool:
     """Whether pictures that are to serve as unseen were trained on."""
-    seen = set(hash_rows(np.ascontiguousarray(own.train.images)))
-    return any(one in seen for one in hash_rows(np.ascontiguousarray(other.held_out.images)))
+    seen = set(hash_rows(np.ascontiguousarray(own.train["x"])))
+    return any(one in seen for one in hash_rows(np.ascontiguousarray(other.held_out["x"])))
 
 
 def _sets_of_two(
-    fake: Source, real: Source, n: int | None, size: int | None, seed: int, progress: Progress | None
+    fake: Source, real: Source, n: int | None, size: Size | None, seed: int, progress: Progress | None
 ) -> Sets:
     drawn = _opened(fake, size, progress, copies=True)
-    given = _opened(real, drawn.size, progress)
+    given = _opened(real, drawn.spec.shape, progress)
     whole = _whole(drawn)
     if n is not None and n < len(whole):
         rows = shuffled(len(whole), seed)[:n].sort().values.numpy()
-        whole = Pictures(whole.images[rows], whole.labels[rows], [whole.names[i] for i in rows])
-    whole = Pictures(whole.images, _renumbered(whole.labels, drawn.classes, given.classes), whole.names)
-    of_fake = {"data": drawn.spec, "fingerprint": drawn.fingerprint, "n": len(whole), "size": drawn.size}
-    of_reference = {"data": given.spec, "split": "all", "fingerprint": given.fingerprint, "size": given.size}
+        whole = whole.take(rows)
+    whole = whole | {"label": _renumbered(whole.labels, drawn.classes, given.classes)}
+    side = drawn.spec.square or list(drawn.spec.shape)
+    of_fake = {"data": drawn.source, "fingerprint": drawn.fingerprint, "n": len(whole), "size": side}
+    of_reference = {"data": given.source, "split": "all", "fingerprint": given.fingerprint, "size": side}
     reference = _whole(given)
-    of_reference |= {"n": len(reference), "channels": given.channels}
+    of_reference |= {"n": len(reference), "channels": given.spec.channels}
     return Sets(whole, reference, given.train, given.held_out, given.classes, of_fake, of_reference, apart=False)
 
 
-def _opened(source: Source, size: int | None, progress: Progress | None, copies: bool = False) -> Dataset:
-    if isinstance(source, np.ndarray):
-        from reverie.data.arrays import Arrays, dataset, to_uint8
-
-        images = to_uint8(source, "the pictures", [])
-        arrays = Arrays(images, np.full(len(images), -1, np.int64), [], None)
-        return dataset("an array", arrays, None, size, None, "crop", (255, 255, 255), 0.1, progress, copies)
+def _opened(source: Source, size: Size | None, progress: Progress | None, copies: bool = False) -> Dataset:
     return open_data(source, size=size, progress=progress, copies=copies)
 
 
-def _whole(data: Dataset) -> Pictures:
+def _whole(data: Dataset) -> Split:
     """Both splits as one."""
     parts = (data.train, data.held_out)
-    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
-    return Pictures(images, labels, [name for part in parts for name in part.names])
-
-
-def leave_behind(found: Scores, sets: Sets, folder: Path) -> None:
-    """scores.json, scores.png (generated beside real, and the bars of what was measured), closest.png.
-
-    Scores of other metrics that an earlier evaluation left in scores.json stay: each has its own passport.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "scores.json", _merged(folder / "scores.json", found.summary()))
-    if not found.scores:
-        return
-    _sheet(found, sets, folder / "scores.png")
-    if "pairs" in found.pictures:
-        pairs = found.pictures["pairs"].pairs
-        fakes = sets.fake.images[[pair.fake for pair in pairs]]
-        originals = sets.learned_train.images[[pair.train for pair in pairs]]
-        pictures.save(folder / "closest.png", beside([to_float(np.array(side)) for side in (fakes, originals)]))
-
-
-def _merged(path: Path, new: dict[str, Any]) -> dict[str, Any]:
-    try:
-        old = read_json(path)
-        met = {one["metric"] for kind in ("scores", "refused") for one in new[kind]}
-        return {kind: [one for one in old[kind] if one["metric"] not in met] + new[kind] for kind in new}
-    except (OSError, ValueError, KeyError, TypeError):
-        return new  # none yet, or no whole one
-
-
-def _sheet(found: Scores, sets: Sets, path: Path) -> None:
-    aside = ("copying-share", "copying-z", "classes-covered")
-    shown = [s for s in found.scores if s.floor is not None and "[" not in s.metric and s.metric not in aside]
-    with pictures.figure(path, 10, 3 + 0.3 * len(shown)) as figure:
-        plan = figure.add_gridspec(2, 2, height_ratios=[2.7, max(0.5, 0.3 * len(shown))])
-        sides = (("generated", sets.fake.images), ("real", sets.reference.images))
-        for column, (title, images) in enumerate(sides):
-            if not len(images):
-                continue
-            rows = np.linspace(0, len(images) - 1, min(_SHOWN, len(images))).astype(int)
-            axes = figure.add_subplot(plan[0, column])
-            axes.imshow(pictures.grid(np.array(images[rows]).repeat(3 // images.shape[3], 3), columns=8))
-            axes.set_title(f"{title} ({len(images):,})")
-            axes.axis("off")
-        if shown:
-            _bars(figure.add_subplot(plan[1, :]), shown)
-
-
-def _bars(axes: Any, shown: list[Score]) -> None:
-    """A line a score: its interval, and where real pictures would stand; each scaled by the larger of the two."""
-    for row, score in enumerate(shown):
-        floor = score.floor or 0.0
-        scale = max(abs(score.value), abs(floor), 1e-12)
-        if score.low is not None and score.high is not None:
-            ends = [min(max(end / scale, -0.03), 1.15) for end in (score.low, score.high)]
-            axes.plot(ends, [row, row], color="tab:blue", linewidth=3)
-        value, real = (max(number / scale, 0) for number in (score.value, floor))  # unbiased distances may be below 0
-        axes.plot(value, row, "o", color="tab:blue", label="" if row else "generated, 95 %")
-        axes.plot(real, row, "|", color="black", markersize=16, label="" if row else "real pictures")
-        told = f"{score.value:.4g}  (real {floor:.4g}; {score.passport['better']} is better)"
-        axes.text(1.22, row, told, va="center", fontsize=8)
-    axes.set_yticks(range(len(shown)), [score.metric for score in shown])
-    axes.set_ylim(len(shown) - 0.5, -0.5)
-    axes.set_xlim(-0.05, 1.9)
-    axes.set_xticks([])
-    axes.legend(loc="lower center", bbox_to_anchor=(0.3, 1.0), ncols=2, fontsize=8, frameon=False)
+    columns = {"x": np.concatenate([part["x"] for part in parts])}
+    columns["label"] = np.concatenate([part.labels for part in parts])
+    return Split(columns, [name for part in parts for name in part.names], data.spec)

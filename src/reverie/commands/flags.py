@@ -31,15 +31,24 @@ class Request:
     Attributes:
         data: a folder, fashion, emoji, mnist, fashion-mnist, cifar10, stacked-mnist, FILE.npz, SHARD.tar or
             hf:owner/name; none for a model that learns from no data.
-        size: side of the pictures in pixels; by default their own where they agree, else 64.
-        fit: crop keeps the centre of a picture that is not square, pad keeps all of it.
+        size: side of square images in pixels, or HEIGHTxWIDTH such as 48x64; by default their own where they agree and
+            are square, else 64.
+        fit: crop fills the size and keeps the centre of an image of another shape, pad keeps all of it.
+        background: colour behind transparent pixels and in the padding: a name, "#ff8800" or 10,20,30.
+        held_out: share of the data to hold out, where it has no split of its own.
+        channels: 1 (grey) or 3 (RGB); by default 1 where every image is grey.
+        medium: what the rows of an .npz are, where their shape does not tell it.
         out: run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         json: end with one line of JSON.
     """
 
     data: str = "fashion"
-    size: int | None = None
+    size: str | None = None
     fit: Literal["crop", "pad"] = "crop"
+    background: str = "white"
+    held_out: float = 0.1
+    channels: int | None = None
+    medium: Literal["image", "video", "volume", "sequence"] | None = None
     out: str | None = None
     json: bool = False
 
@@ -50,7 +59,7 @@ def _documentation(*texts: str | None) -> dict[str, str]:
     for text in texts:
         for parameter in parse_docstring(text or "").params:
             for name in parameter.arg_name.split(", "):
-                found.setdefault(name, " ".join((parameter.description or "").split()))
+                found.setdefault(name, " ".join((parameter.description or "").replace("``", "").split()))
     return found
 
 
@@ -87,7 +96,7 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     Returns:
         options for ``reverie.train`` (model's, phases' and training's), and the rest of the request.
     """
-    system = registry.entry(model).load()
+    system = registry.entry(registry.accept(model)).load()
     kind = registry.entry(model).kind()
     named = re.search(r"--device[= ](\S+)", " ".join(arguments))
     recipe = recipe_for(model, data, pick_device(named[1] if named else "auto").type == "cuda")
@@ -136,9 +145,8 @@ def run_flags(asked: type[Asked], verb: str, arguments: list[str], doc: str) -> 
     name, own, documentation = "run", Parameters(), dict[str, str]()
     if run := named_run(arguments):
         name, own, documentation = _of_run(run)
-    flags = dataclasses.make_dataclass(
-        verb, [("general", asked), ("own", _options(name, _fields(own, documentation, {})))]
-    )
+    options = _options(name, _fields(own, documentation, {}))
+    flags = dataclasses.make_dataclass(verb, [("general", asked), (options.__name__, options)])
     flags.__doc__ = doc if run else f"{doc}\n\nMore flags depend on the model: reverie {verb} RUN --help."
     config = (tyro.conf.OmitArgPrefixes,)
     parsed: Any
@@ -147,7 +155,7 @@ def run_flags(asked: type[Asked], verb: str, arguments: list[str], doc: str) -> 
         _refuse(odd[0], name, [*vars(parsed.general), *own], own)
     if unknown:
         raise UsageError(f"{listed(unknown)}: too much. See reverie {verb} --help.")
-    return parsed.general, {option: getattr(parsed.own, option) for option in own}
+    return parsed.general, vars(getattr(parsed, options.__name__))
 
 
 def _options(name: str, fields: Sequence[Any]) -> Any:

@@ -10,7 +10,7 @@ from reverie.metrics.bench import Bench
 from reverie.metrics.diversity import copies, mode_coverage, stacked_modes
 from reverie.metrics.likeness import Metric, frechet, frechet_infinity, inception_score, kernel, prdc
 from reverie.metrics.passport import Refusal, Refused, Scores
-from reverie.metrics.unseen import lpips, nll, rebuilt
+from reverie.metrics.unseen import lpips, nll, rebuilt, translation
 
 FEW = 200  # pictures a class below which a class gets no score of its own
 
@@ -34,7 +34,11 @@ METRICS: dict[str, tuple[str, Callable[[str], Metric]]] = {
     "memorisation": ("nearest training pictures, against held-out controls", lambda _: copies),
     "nll": ("likelihood of held-out pictures: nats, bits per dimension", lambda _: nll),
     "reconstruction": ("MSE, PSNR and SSIM of held-out pictures' reconstructions", lambda _: rebuilt),
-    "lpips": ("perceptual distance of held-out pictures' reconstructions", lambda _: lpips),
+    "translation": (
+        "L1, PSNR and SSIM of translated held-out pictures, where the data has pairs",
+        lambda _: translation,
+    ),
+    "lpips": ("perceptual distance of held-out pictures' reconstructions, or of translations", lambda _: lpips),
 }
 UNDRAWN = ("nll", "reconstruction", "lpips")  # they need no generated pictures
 PER_CLASS = ("fid", "fid-infinity", "kid", "frechet", "frechet-infinity", "kernel", "prdc")
@@ -62,7 +66,7 @@ def measure(bench: Bench, metrics: Sequence[str], per_class: bool = False) -> Sc
 
 def _ask(bench: Bench, name: str, said: str, found: Scores, suffix: str = "") -> None:
     try:
-        if not len(bench.sets.fake) and name not in UNDRAWN:
+        if not len(bench.sets.fake) and name not in (*UNDRAWN, "translation"):
             raise Refused("The model does not draw pictures.", f"Ask for {' or '.join(UNDRAWN)}.")
         for score in METRICS[name][1](bench.chosen)(bench):
             metric = score.metric + suffix

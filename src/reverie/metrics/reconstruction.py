@@ -22,6 +22,12 @@ def mse(a: Tensor, b: Tensor) -> Tensor:
     return (a.double() - b.double()).square().mean((1, 2, 3)).float()
 
 
+def l1(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute error (B,) over channels and pixels."""
+    _same_shape(a, b)
+    return (a.double() - b.double()).abs().mean((1, 2, 3)).float()
+
+
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (B,) in dB, 10 log10(2^2 / mse); infinite for equal pictures."""
     return 10 * (PEAK**2 / mse(a, b)).log10()

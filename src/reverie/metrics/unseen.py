@@ -1,17 +1,19 @@
-"""What a model makes of pictures that it has not seen: their likelihood, and their reconstructions."""
+"""What a model makes of pictures that it has not seen: their likelihood, reconstructions and translations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from reverie.core.card import card_of
+from reverie.core.options import listed
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
-from reverie.data.types import Pictures
+from reverie.data.types import Split
 from reverie.drawing import device_of, reconstruct
+from reverie.media.medium import to_float
 from reverie.metrics import reconstruction
 from reverie.metrics.bench import Bench
 from reverie.metrics.estimate import Estimate
@@ -34,55 +36,109 @@ def nll(bench: Bench) -> Iterator[Score]:
 
 def rebuilt(bench: Bench) -> Iterator[Score]:
     """How much of held-out pictures survives encoding and decoding."""
-    yield from _rebuilt(bench, {"mse": reconstruction.mse, "psnr": reconstruction.psnr, "ssim": reconstruction.ssim})
+    measures = {"mse": reconstruction.mse, "psnr": reconstruction.psnr, "ssim": reconstruction.ssim}
+    yield from _compared(bench, measures, *_reconstructions(bench))
+
+
+def translation(bench: Bench) -> Iterator[Score]:
+    """How near translations come to what they should be."""
+    measures = {"l1": reconstruction.l1, "psnr": reconstruction.psnr, "ssim": reconstruction.ssim}
+    yield from _compared(bench, measures, *_translations(bench))
 
 
 def lpips(bench: Bench) -> Iterator[Score]:
-    """The perceptual distance of held-out pictures from their reconstructions."""
+    """The perceptual distance of translations from their truth, or of held-out pictures from their reconstructions."""
     from reverie import weights
     from reverie.nets.lpips import LPIPS
     from reverie.nets.vgg import VGG16
 
-    size = bench.sets.held_out.images.shape[1] if len(bench.sets.held_out) else 0
+    _only_images(bench, "LPIPS")
+    size = min(bench.sets.held_out.spec.shape) if len(bench.sets.held_out) else 0
     if 0 < size < 16:
         raise Refused(
             f"LPIPS' network halves pictures four times; {size} pixels are too few.", "Ask for reconstruction."
         )
-    _model_and_held_out(bench, "A reconstruction")
+    compared = _reconstructions(bench) if bench.sets.truth is None else _translations(bench)
     vgg = VGG16()
     vgg.load_state_dict(weights.load("vgg16", bench.progress))
-    yield from _rebuilt(bench, {"lpips": LPIPS(vgg, weights.load("lpips-vgg", bench.progress))})
+    yield from _compared(bench, {"lpips": LPIPS(vgg, weights.load("lpips-vgg", bench.progress))}, *compared)
 
 
-def _rebuilt(bench: Bench, measures: dict[str, Callable[[Tensor, Tensor], Tensor]]) -> Iterator[Score]:
+Measure = Callable[[Tensor, Tensor], Tensor]
+Pair = tuple[Tensor, Tensor]  # images (B, C, H, W): what should be there, and what the model made
+
+
+def _reconstructions(bench: Bench) -> tuple[Iterator[Pair], int, str]:
+    """Held-out pictures beside their reconstructions, how many there are, and what they are."""
     model, held = _model_and_held_out(bench, "A reconstruction")
     if not {"encode", "decode"} <= set(verbs_of(model)):
         raise Refused("The model does not encode pictures.", "Ask for distances of its samples: frechet, kernel, prdc.")
-    side = held.images.shape[1]
-    small = "ssim" in measures and side < reconstruction.WINDOW
-    if small:
-        del measures["ssim"]
-    found: dict[str, list[Tensor]] = {name: [] for name in measures}
+
+    def pairs() -> Iterator[Pair]:
+        for batch in in_order(held, _ROWS, device_of(model)):
+            clean, *_, made = reconstruct(model, batch)
+            yield clean.cpu(), made.cpu()
+
+    return pairs(), len(held), "reconstructions of held-out pictures"
+
+
+def _translations(bench: Bench) -> tuple[Iterator[Pair], int, str]:
+    """The truth beside translations, how many there are, and what they are."""
+    made, truth = bench.sets.fake["x"], bench.sets.truth
+    if truth is None or not len(made):
+        raise Refused(
+            "How these pictures should look translated is not known: the data has no pairs.",
+            "Ask for distances from the target domain: frechet, kernel, kid.",
+        )
+    _model_and_held_out(bench, "A translation")
+    starts = range(0, len(made), _ROWS)
+    pairs = ((to_float(truth[low : low + _ROWS]), to_float(made[low : low + _ROWS])) for low in starts)
+    return pairs, len(made), "translations of held-out pictures"
+
+
+_ROWS = 64  # at once
+_UNITS = {
+    "mse": "pictures span 2",
+    "l1": "pictures span 2",
+    "psnr": "dB, mean over pictures",
+    "ssim": "at most 1",
+    "lpips": "VGG-16, v0.1",
+}
+
+
+def _compared(
+    bench: Bench, measures: Mapping[str, Measure], pairs: Iterator[Pair], count: int, what: str
+) -> Iterator[Score]:
+    """A score for each measure, a mean over the pairs."""
+    measures = dict(measures)
+    found: dict[str, list[Tensor]] = {}
+    side, small = reconstruction.WINDOW, False
     with torch.no_grad():
-        for batch in in_order(held, 64, device_of(model)):
-            clean, *_, made = (picture.cpu() for picture in reconstruct(model, batch))
+        for truth, made in pairs:
+            if "ssim" in measures and min(truth.shape[2:]) < reconstruction.WINDOW:
+                side, small = min(truth.shape[2:]), True
+                del measures["ssim"]
             for name, measure in measures.items():
-                found[name].append(measure(clean, made))
+                found.setdefault(name, []).append(measure(truth, made))
             if bench.progress:
-                done = sum(map(len, next(iter(found.values()))))
-                bench.progress(done, len(held), "reconstructing held-out pictures")
-    units = {"mse": "pictures span 2", "psnr": "dB, mean over pictures", "ssim": "at most 1", "lpips": "VGG-16, v0.1"}
+                bench.progress(sum(map(len, next(iter(found.values())))), count, what)
     for name, values in found.items():
-        better = "lower" if name in ("mse", "lpips") else "higher"
-        facts = {"unit": units[name], "interval": "95 %, over held-out pictures", "held_out": len(held)}
+        better = "lower" if name in ("mse", "l1", "lpips") else "higher"
+        facts = {"unit": _UNITS[name], "interval": "95 %, over held-out pictures", "held_out": count, "of": what}
         yield bench.score(name, Estimate.of_mean(torch.cat(values)), None, better, **facts)
     if small:
         raise Refused(
-            f"SSIM's window has {reconstruction.WINDOW} pixels a side, the pictures have {side}.", "Go by mse and psnr."
+            f"SSIM's window has {reconstruction.WINDOW} pixels a side, the pictures have {side}.",
+            f"Go by {listed(found)}.",
         )
 
 
-def _model_and_held_out(bench: Bench, what: str) -> tuple[Model, Pictures]:
+def _only_images(bench: Bench, what: str) -> None:
+    if bench.sets.held_out.spec.medium != "image":
+        raise Refused(f"{what} is for images, and these are {bench.sets.held_out.spec.medium}s.", "Go by mse and psnr.")
+
+
+def _model_and_held_out(bench: Bench, what: str) -> tuple[Model, Split]:
     if bench.sets.model is None:
         raise Refused(f"{what} needs the model, and only pictures were given.", "Evaluate a RUN.")
     if bench.sets.of_reference.get("trained_on"):

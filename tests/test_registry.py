@@ -1,0 +1,159 @@
+"""The registry is open to a user's own code, and closed to what a file says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Annotated
+
+import numpy as np
+import pytest
+from torch import nn
+
+import reverie as rv
+from reverie import registry
+from reverie.commands.draw import SampleFlags
+from reverie.commands.flags import run_flags
+from reverie.core.errors import UsageError
+from reverie.core.options import SubRun
+from reverie.workflow.again import resume
+
+MODULE = '''
+import torch
+from torch import nn
+import reverie as rv
+from reverie.optim.phase import Phase, Stage
+
+class Mean(nn.Module):
+    """The mean image, and noise.
+
+    Args:
+        start: value of every pixel at the beginning.
+    """
+
+    def __init__(self, size: int, channels: int, start: float = 0.0):
+        super().__init__()
+        self.mean = nn.Parameter(torch.full((channels, size, size), start))
+
+    def stages(self, lr: float = 0.1):
+        return [Stage([Phase("mean", torch.optim.SGD(self.parameters(), lr), self.loss)])]
+
+    def loss(self, batch, outputs=None):
+        return {"loss": (batch["x"] - self.mean).square().mean()}
+
+    def sample(self, noise, loudness: float = 0.5):
+        """Draw.
+
+        Args:
+            loudness: standard deviation of the noise.
+        """
+        return (self.mean + loudness * noise(*self.mean.shape)).clamp(-1, 1)
+
+@rv.register("mean-image", title="The mean image")
+def mean_image(size: int, channels: int, start: float = 0.25) -> Mean:
+    """The mean image, by a function."""
+    return Mean(size, channels, start)
+'''
+
+
+def reverie(*arguments, cwd, **env):
+    env = {key: value for key, value in os.environ.items() if key != "REVERIE_IMPORT"} | env
+    command = [sys.executable, "-m", "reverie", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "their_models.py").write_text(MODULE)
+    return tmp_path
+
+
+FLAGS = ["--steps", 4, "--batch-size", 8, "--device", "cpu"]
+
+
+def test_a_model_of_the_user_s_own_trains_and_samples_from_the_command_line_under_either_name(folder, bars):
+    for name, known in (("their_models:Mean", "their_models:Mean"), ("mean-image", "their_models")):
+        out, told = folder / name.replace(":", "-"), {"REVERIE_IMPORT": "their_models"} if ":" not in name else {}
+        done = reverie("train", name, "--data", bars, *FLAGS, "--start", 0.5, "--out", out, cwd=folder, **told)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((out / "run.json").read_text())["model"]["name"] == name
+        done = reverie("sample", out, "-n", 2, cwd=folder)
+        assert done.returncode == 2 and "REVERIE_IMPORT" in done.stderr, done.stderr
+        done = reverie("sample", out, "-n", 2, "--loudness", 0.1, "--out", "a.npz", cwd=folder, REVERIE_IMPORT=known)
+        assert done.returncode == 0 and np.load(folder / "a.npz")["images"].shape == (2, 8, 8, 1), done.stderr
+        done = reverie("sample", out, "--help", cwd=folder, REVERIE_IMPORT=known)
+        assert "--loudness FLOAT" in done.stdout and "standard deviation of the noise" in done.stdout
+
+
+def test_help_and_the_list_of_models_know_what_was_registered(folder):
+    done = reverie("train", "mean-image", "--help", cwd=folder, REVERIE_IMPORT="their_models")
+    assert "value of every pixel" in done.stdout and "default: 0.25" in done.stdout
+    done = reverie("models", cwd=folder, REVERIE_IMPORT="their_models")
+    assert "mean-image" in done.stdout and "The mean image" in done.stdout and "can sample" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["os:system", "no.such.module:thing", "subprocess:run"])
+def test_a_file_never_chooses_code(bars, tmp_path, name):
+    run = rv.train("vae", bars, out=tmp_path / "run", steps=1, batch_size=8, width=8, quiet=True)
+    run.info["model"]["name"] = name
+    run.update(status="stopped")
+    for attempt in (lambda: resume(run.path), lambda: run_flags(SampleFlags, "sample", [str(run.path)], "")):
+        with pytest.raises(UsageError, match=r"a file never chooses code.*REVERIE_IMPORT"):
+            attempt()
+    with pytest.raises(UsageError, match="never chooses code"):
+        registry.build(name)
+    assert name not in registry.MODELS
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """The registry, put back afterwards."""
+    before = dict(registry.MODELS)
+    yield registry.MODELS
+    registry.MODELS.clear()
+    registry.MODELS.update(before)
+
+
+def doubled(size: int, channels: int, inner: Annotated[dict | str, SubRun()] = "") -> nn.Linear:
+    """A function is a system."""
+    return nn.Linear(size, 2 * channels)
+
+
+def test_a_function_is_a_system_and_its_signature_the_configuration(models):
+    assert rv.register("doubled")(doubled) is doubled
+    assert list(registry.signature("doubled")) == ["size", "channels", "inner"]
+    assert list(registry.sub_runs("doubled")) == ["inner"] and registry.entry("doubled").kind() is nn.Linear
+    model = rv.build("doubled", size=3, channels=1)
+    assert isinstance(model, nn.Linear) and model.config["kwargs"] == {"size": 3, "channels": 1, "inner": ""}
+    name = f"{__name__}:doubled"
+    assert rv.build(name, size=3, channels=1).config["name"] == name and name in models
+
+
+def test_names_that_are_taken_or_lead_nowhere_are_refused(models):
+    with pytest.raises(UsageError, match="taken"):
+        rv.register("vae")
+    for name, said in (
+        ("json:nothing", "no 'nothing'"),
+        ("no_such_module:x", "no_such_module"),
+        ("json:__name__", "nei"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            rv.build(name)
+
+
+def test_packages_bring_models_by_entry_points(models, monkeypatch):
+    points = [registry.metadata.EntryPoint("theirs", f"{__name__}:doubled", "reverie.models")]
+    points.append(registry.metadata.EntryPoint("vae", "json:loads", "reverie.models"))  # a built-in name stays
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: points if group == "reverie.models" else [])
+    monkeypatch.setattr(registry, "_WAITING", [True])
+    assert registry.entry("theirs").load() is doubled and registry.entry("vae").load().__name__ == "VAE"
+    assert "theirs" in registry.names()
+
+
+def test_a_wrong_import_is_told_with_the_variable_s_name(monkeypatch, models):
+    monkeypatch.setattr(registry, "_WAITING", [True])
+    monkeypatch.setenv("REVERIE_IMPORT", "no_such_module")
+    with pytest.raises(UsageError, match=r"REVERIE_IMPORT: .*no_such_module"):
+        registry.names()
