@@ -86,8 +86,9 @@ def train(
         distributed.rows(chosen.batch_size)
         if data is not None and not isinstance(data, Dataset):
             data = open_data(data, size, channels, fit, background, held_out, medium, progress)
-        elif given is None and data is None and size is not None:  # else the data decides
-            kwargs = {"size": size} | kwargs
+        elif given is None and data is None:  # else the data decides
+            shape = {"size": size, "channels": channels}
+            kwargs = {name: value for name, value in shape.items() if value is not None} | kwargs
         start: dict[str, Any] = {}
         if given is not None:
             built, filled = given, list[str]()
