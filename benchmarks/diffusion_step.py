@@ -48,11 +48,11 @@ from reverie import registry
 from reverie.core.precision import keep_memory, pick_device, pick_precision
 from reverie.core.verbs import Model
 from reverie.data.batches import Batches
-from reverie.data.types import Pictures
+from reverie.data.types import Split
 from reverie.home import home
+from reverie.media.medium import to_float
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.optim.phase import stages_of
-from reverie.pictures import to_float
 from reverie.recipes import recipe_for
 from reverie.training.options import Options
 from reverie.training.step import Engine
@@ -199,7 +199,7 @@ def fit_steps(made: Made, batch: int, device: torch.device) -> Iterator[int]:
     model, phases, options = made
     model = model.to(device, memory_format=torch.channels_last)
     images = pictures()
-    split = Pictures(images, np.full(len(images), -1, np.int64), [""] * len(images))
+    split = Split({"x": images, "label": np.full(len(images), -1, np.int64)})
     batches, precision = Batches(split, batch, 0, device=device), pick_precision("auto", device)
     told = {name: getattr(options, name) for name in ("ema", "clip", "accumulate", "warmup", "decay")}
     fit = Engine(model, stages_of(model, **phases), batches, precision, **told)

@@ -230,7 +230,7 @@ def main() -> None:
     from reverie.home import home
 
     data = rv.data(arguments.data, channels=3)
-    sides = {False: data.held_out.images, True: data.train.images}
+    sides = {False: data.held_out["x"], True: data.train["x"]}
     sides = {real: np.ascontiguousarray(images[: arguments.pictures]) for real, images in sides.items()}
     peers = home() / "benchmarks" / "fid-peers"
     fetch_peers(peers)

@@ -34,11 +34,13 @@ from diffusion_step import equal_widths, fetch_diffusers, parameters, peer_avera
 from peers.gans import plain_dcgan, plain_discriminator, plain_generator
 
 import reverie as rv
-from reverie import pictures, registry
+from reverie import registry
 from reverie.core.card import card_of
 from reverie.core.files import read_json, write_json
 from reverie.core.options import sampling_options
 from reverie.core.precision import pick_device
+from reverie.media import montage
+from reverie.media.medium import to_float, to_uint8
 from reverie.metrics.distances import frechet_distance, frechet_infinity, kernel_distance
 from reverie.metrics.features import backbone, features
 from reverie.metrics.statistics import Moments
@@ -70,7 +72,7 @@ class Meter:
 def keep(folder: Path, name: str, drawn: np.ndarray, facts: dict[str, Any]) -> None:
     """NAME.npz for the scores, NAME.png to look at, NAME.json for the table."""
     np.savez_compressed(folder / f"{name}.npz", images=drawn)
-    pictures.save(folder / f"{name}.png", pictures.grid(drawn[:100], columns=10))
+    montage.save(folder / f"{name}.png", montage.grid(drawn[:100], columns=10))
     write_json(folder / f"{name}.json", facts)
 
 
@@ -100,15 +102,15 @@ def diffusers(asked: argparse.Namespace, folder: Path) -> None:
 
     data, device = rv.data(asked.data), pick_device(asked.device)
     same = registry.build(asked.model, data, **recipe_for(asked.model, asked.data).get("model", {}))
-    widths = equal_widths(data.size, data.channels, parameters(same))
+    widths = equal_widths(data.spec.shape[0], data.spec.channels, parameters(same))
     torch.manual_seed(0)
-    net = peer_network(data.size, data.channels, widths).to(device)
+    net = peer_network(data.spec.shape[0], data.spec.channels, widths).to(device)
     average, meter, seen = peer_average(net), Meter(), 0
 
     def done() -> float:
         return min(1.0, meter.seconds / (60 * asked.minutes))
 
-    for count in peer_steps(net, data.train.images, asked.peer_batch, device, average, done):
+    for count in peer_steps(net, data.train["x"], asked.peer_batch, device, average, done):
         seen += count
         meter(done(), f"diffusers: {seen:,} pictures seen")
         if done() == 1:
@@ -120,13 +122,13 @@ def diffusers(asked: argparse.Namespace, folder: Path) -> None:
     chain = DDIMScheduler(num_train_timesteps=1000)
     chain.set_timesteps(PEER_EVALUATIONS)
     for low in range(0, asked.samples, 100):
-        shape = (min(100, asked.samples - low), data.channels, data.size, data.size)
+        shape = (min(100, asked.samples - low), data.spec.channels, data.spec.shape[0], data.spec.shape[0])
         x = torch.randn(shape, generator=generator, device=device)
         with torch.inference_mode():
             for place, timestep in enumerate(chain.timesteps):
                 x = chain.step(net(x, timestep).sample, timestep, x).prev_sample
                 meter((low + len(x) * place / PEER_EVALUATIONS) / asked.samples, "diffusers: drawing")
-        drawn.append(pictures.to_uint8(x))
+        drawn.append(to_uint8(x))
     facts = {
         "told": f"diffusers {widths}, DDIM in {PEER_EVALUATIONS} steps",
         "parameters": parameters(net),
@@ -141,11 +143,14 @@ def textbook(asked: argparse.Namespace, folder: Path) -> None:
     """In a process of its own: train, draw, keep."""
     data, device, side = rv.data(asked.data), pick_device(asked.device), 64
     torch.manual_seed(0)
-    g, d = plain_generator(side, data.channels, 64).to(device), plain_discriminator(side, data.channels, 64).to(device)
-    rows, meter, seen = torch.from_numpy(np.array(data.train.images)), Meter(), 0
+    g, d = (
+        plain_generator(side, data.spec.channels, 64).to(device),
+        plain_discriminator(side, data.spec.channels, 64).to(device),
+    )
+    rows, meter, seen = torch.from_numpy(np.array(data.train["x"])), Meter(), 0
 
     def draw() -> torch.Tensor:
-        return resized(pictures.to_float(rows[torch.randint(0, len(rows), (64,))]), side).to(device)
+        return resized(to_float(rows[torch.randint(0, len(rows), (64,))]), side).to(device)
 
     for count in plain_dcgan(g, d, draw):
         seen += count
@@ -159,7 +164,7 @@ def textbook(asked: argparse.Namespace, folder: Path) -> None:
     with torch.inference_mode():
         for low in range(0, asked.samples, 100):
             made = g(torch.randn(min(100, asked.samples - low), 100, 1, 1, device=device))
-            drawn.append(pictures.to_uint8(resized(made, data.size)))
+            drawn.append(to_uint8(resized(made, data.spec.shape[0])))
     facts = {
         "told": "textbook DCGAN of 64 pixels",
         "parameters": parameters(g) + parameters(d),
@@ -188,8 +193,8 @@ def short(count: int) -> str:
 def score(asked: argparse.Namespace, folder: Path, names: list[str]) -> dict[str, float]:
     """Prints the table; returns each contestant's Frechet distance."""
     data = rv.data(asked.data)
-    real = data.train.images[: asked.reference]
-    floor = data.train.images[asked.reference : asked.reference + asked.samples]
+    real = data.train["x"][: asked.reference]
+    floor = data.train["x"][asked.reference : asked.reference + asked.samples]
     eye, meter = backbone(asked.backbone, device=asked.device), Meter()
 
     def seen(images: np.ndarray, kept: bool, what: str) -> torch.Tensor:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 import reverie as rv
-from reverie import pictures, weights
+from reverie import weights
 from reverie.core.card import card_of
 from reverie.core.files import read_json, write_json
 from reverie.core.noise import Noise
@@ -35,6 +35,7 @@ from reverie.core.verbs import Model
 from reverie.diffusion.grids import GRIDS
 from reverie.diffusion.samplers import SAMPLERS
 from reverie.generation import data_of
+from reverie.media import plots
 from reverie.metrics.distances import frechet_distance
 from reverie.metrics.features import Backbone, backbone, features
 from reverie.metrics.statistics import Moments
@@ -143,7 +144,7 @@ def table(rows: Rows, found: dict[str, float]) -> str:
 def plot(path: Path, rows: Rows, found: dict[str, float], floor: float, measured: str) -> None:
     """A colour a sampler, a line style a grid."""
     titles, grids = (list(dict.fromkeys(names)) for names in zip(*rows, strict=True))
-    with pictures.figure(path, 8.2, 4.8) as drawing:
+    with plots.figure(path, 8.2, 4.8) as drawing:
         axis = drawing.subplots()
         for (title, grid), row in rows.items():
             points = list(dict.fromkeys(row.values()))
@@ -184,9 +185,9 @@ def main() -> None:
     few = row_of(model, SAMPLER, GRID)[10]
     slow = {point(model, "ddim", grid, max(EVALUATIONS)) for grid in (GRID, "uniform")}
     data, eye = data_of(model), backbone(asked.backbone, device=asked.device)
-    reference = look(data.train.images[: asked.reference], eye, "reference")
-    spare = data.train.images[asked.reference :]
-    others = (spare if len(spare) >= asked.samples else data.held_out.images)[: asked.samples]
+    reference = look(data.train["x"][: asked.reference], eye, "reference")
+    spare = data.train["x"][asked.reference :]
+    others = (spare if len(spare) >= asked.samples else data.held_out["x"])[: asked.samples]
     floor = frechet_distance(look(others, eye, "other real pictures"), reference)
 
     digest = weights.digest({name: value.cpu() for name, value in model.state_dict().items()})

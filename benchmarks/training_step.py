@@ -66,7 +66,7 @@ def textbook(data: Dataset) -> Iterator[int]:
     """Yields the pictures of each step."""
     model = network(data)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    loader = DataLoader(PilPictures(data.train.images, data.train.labels), batch_size=BATCH, shuffle=True)
+    loader = DataLoader(PilPictures(data.train["x"], data.train.labels), batch_size=BATCH, shuffle=True)
     total = 0.0
     while True:
         for image, _ in loader:
@@ -114,7 +114,7 @@ def serve(name: str, calls: Connection) -> None:
 def flops_per_image(data: Dataset) -> float:
     """Multiply-adds of forward and backward, counted twice (a multiplication and an addition), per picture."""
     model = network(data)
-    image = torch.zeros(4, data.channels, data.size, data.size)
+    image = torch.zeros(4, data.spec.channels, *data.spec.shape)
     with FlopCounterMode(display=False) as counter:
         mean = model.encoder(image).chunk(2, 1)[0]
         model.decoder(mean).sum().backward()

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import reverie as rv
-from reverie import pictures
+from reverie.media import plots
 
 LOSSES = ("minimax", "non-saturating")
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--data", default="fashion")
     parser.add_argument("--out", type=Path, default=Path("vanishing-gradient.png"))
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch, pictures.figure(asked.out, 9.5, 3.6) as drawing:
+    with tempfile.TemporaryDirectory() as scratch, plots.figure(asked.out, 9.5, 3.6) as drawing:
         pull, real, made = drawing.subplots(1, 3)
         for loss in LOSSES:
             told = {"lr": 1e-4, "d_lr": 1e-3, "beta": 0.5, "clip": 100.0}

@@ -42,9 +42,7 @@ def main() -> None:
         make_emoji(arguments.npm or fetch_emoji(Path(scratch)))
     for name, load in (("fashion", fashion), ("emoji", emoji)):
         made = load()
-        print(
-            f"{name}: {made.cut} training, {len(made.images) - (made.cut or 0)} held out, {len(made.classes)} classes"
-        )
+        print(f"{name}: {made.cut} training, {len(made.rows) - (made.cut or 0)} held out, {len(made.classes)} classes")
     total = 0
     for path in sorted(FOLDER.iterdir()):
         total += path.stat().st_size
@@ -70,7 +68,7 @@ def make_fashion(folder: Path) -> None:
         mosaic = stacked.reshape(-1, COLUMNS, 28, 28).swapaxes(1, 2).reshape(-1, COLUMNS * 28)
         Image.fromarray(mosaic).save(FOLDER / f"fashion-{label}.webp", lossless=True, method=6, quality=100)
     made = fashion()
-    assert all((made.images[label::10, ..., 0] == np.stack(tiles)).all() for label, tiles in enumerate(chosen))
+    assert all((made.rows["x"][label::10, ..., 0] == np.stack(tiles)).all() for label, tiles in enumerate(chosen))
 
 
 def fetch_emoji(folder: Path) -> Path:
@@ -108,9 +106,10 @@ def make_emoji(folder: Path) -> None:
     }
     (FOLDER / "emoji.json").write_text(json.dumps(made, separators=(",", ":"), ensure_ascii=False))
     back = emoji()
-    assert back.sources is not None
+    assert "source" in back.rows
     for i, code in enumerate(both):
-        assert (back.images[i] == drawings["noto"][code]).all() and (back.sources[i] == drawings["twemoji"][code]).all()
+        assert (back.rows["x"][i] == drawings["noto"][code]).all()
+        assert (back.rows["source"][i] == drawings["twemoji"][code]).all()
 
 
 def texts(folder: Path, codes: list[str], fallback: dict[str, str]) -> list[str]:

@@ -23,11 +23,11 @@ from reverie.core.noise import Noise
 from reverie.core.precision import pick_precision
 from reverie.core.verbs import Batch
 from reverie.data.batches import Batches
-from reverie.data.types import Pictures
+from reverie.data.types import Split
+from reverie.media.medium import to_float
 from reverie.metrics.resize import resize
 from reverie.nets.small import DIMENSION, SIZE, SmallEncoder
 from reverie.optim.phase import Phase, Stage, adamw
-from reverie.pictures import to_float
 from reverie.training.step import Engine
 from reverie.weights import digest
 
@@ -93,13 +93,13 @@ class Student(nn.Module):
         return {"loss": named + 10 * told, "named": named, "told": told}
 
 
-def pictures(train: bool) -> Pictures:
+def pictures(train: bool) -> Split:
     """Fashion and emoji (both styles) at 32x32 in colour, in one split with one list of classes."""
     images, labels = [], []
     for name, first in (("fashion", 0), ("emoji", 10)):
         data = rv.data(name)
         split = data.train if train else data.held_out
-        for array in (split.images, split.sources):
+        for array in (split["x"], split.get("source")):
             if array is not None:
                 small = resize(
                     torch.from_numpy(np.array(array)).permute(0, 3, 1, 2).float(), SIZE, "bilinear-antialias"
@@ -107,7 +107,7 @@ def pictures(train: bool) -> Pictures:
                 images.append(small.round().to(torch.uint8).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy())
                 labels.append(split.labels + first)
     stacked = np.concatenate(images)
-    return Pictures(stacked, np.concatenate(labels), [str(i) for i in range(len(stacked))])
+    return Split({"x": stacked, "label": np.concatenate(labels)})
 
 
 def main() -> None:
@@ -126,10 +126,10 @@ def main() -> None:
             print(step, {name: round(float(value), 4) for name, value in found.items()}, flush=True)
     best = fit.best.eval()
     with torch.inference_mode():
-        features = torch.cat([best.encoder(to_float(held.images[i : i + 256])) for i in range(0, len(held), 256)])
+        features = torch.cat([best.encoder(to_float(held["x"][i : i + 256])) for i in range(0, len(held), 256)])
         right = best.names(features).argmax(1).numpy() == held.labels
         clothes = held.labels < 10
-        blurred, strength = degrade(to_float(held.images), Noise.of_step(1, 0, len(held)))
+        blurred, strength = degrade(to_float(held["x"]), Noise.of_step(1, 0, len(held)))
         told = best.degradations(torch.cat([best.encoder(part) for part in blurred.split(256)]))
     print(f"held out: clothes named right {right[clothes].mean():.3f}, emoji groups {right[~clothes].mean():.3f}")
     explained = 1 - (told - strength).square().mean(0) / strength.var(0)

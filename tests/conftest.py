@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from reverie.data.types import Dataset, Pictures, Report
+from reverie.data.types import Dataset, Report, Split
 
 torch.set_num_threads(1)
 
@@ -69,5 +69,5 @@ def bars(tmp_path_factory, home):
 def tiny() -> Dataset:
     """The same bars without a file."""
     images, labels = tiny_arrays(160)
-    splits = [Pictures(images[a:b], labels[a:b], [f"{i}" for i in range(a, b)]) for a, b in ((0, 128), (128, 160))]
-    return Dataset("tiny", 8, 1, ["lying", "standing"], splits[0], splits[1], "0" * 64, Report(160))
+    splits = [Split({"x": images[a:b], "label": labels[a:b]}) for a, b in ((0, 128), (128, 160))]
+    return Dataset("tiny", splits[0].spec, ["lying", "standing"], splits[0], splits[1], "0" * 64, Report(160))

@@ -17,7 +17,7 @@ from reverie.core.noise import Noise
 from reverie.core.precision import pick_precision
 from reverie.data.batches import Batches
 from reverie.data.differentiable_augment import adaptive, diffaugment
-from reverie.data.types import Pictures
+from reverie.data.types import Split
 from reverie.models.adversarial import GAMES, Adversarial, between, spread, squared_slope
 from reverie.nets.adversarial import Judge, spectral, within
 from reverie.optim.phase import stages_of
@@ -154,7 +154,9 @@ def test_penalties_are_what_they_say_for_a_slope_that_is_known():
 def test_a_move_touches_its_own_player_only(name):
     size = 16 if name == "stylegan2" else 8
     model = registry.build(name, size=size, channels=1, classes=3, width=8, r1=1.0)
-    rows = Pictures(torch.randint(0, 255, (8, size, size, 1)).byte().numpy(), torch.zeros(8).long().numpy(), [""] * 8)
+    rows = Split(
+        {"x": torch.randint(0, 255, (8, size, size, 1)).byte().numpy(), "label": torch.zeros(8).long().numpy()}
+    )
     (stage,) = stages_of(model, lr=1e-2)
     for phase in stage.phases:
         alone = replace(stage, phases=[phase], update=None)
@@ -172,7 +174,7 @@ def test_all_moves_of_a_step_are_about_the_same_pictures_and_a_whole_batch_makes
     model = registry.build(
         "dcgan", size=8, channels=1, classes=3, width=8, conditional="label", r1=1.0, penalty_every=2
     )
-    rows = Pictures(torch.randint(0, 255, (8, 8, 8, 1)).byte().numpy(), torch.full((8,), -1).numpy(), [""] * 8)
+    rows = Split({"x": torch.randint(0, 255, (8, 8, 8, 1)).byte().numpy(), "label": torch.full((8,), -1).numpy()})
     fp32 = pick_precision("fp32", torch.device("cpu"))
     engine = Engine(model, stages_of(model), Batches(rows, 8, 0), fp32, ema=0, accumulate=parts)
     calls, seen = [], []
@@ -191,7 +193,7 @@ def test_all_moves_of_a_step_are_about_the_same_pictures_and_a_whole_batch_makes
 
 
 def test_a_step_of_a_game_in_parts_is_the_step_of_the_whole(monkeypatch):
-    rows = Pictures(torch.randint(0, 255, (8, 8, 8, 1)).byte().numpy(), torch.zeros(8).long().numpy(), [""] * 8)
+    rows = Split({"x": torch.randint(0, 255, (8, 8, 8, 1)).byte().numpy(), "label": torch.zeros(8).long().numpy()})
     fp32, ends = pick_precision("fp32", torch.device("cpu")), []
     for parts in (1, 2):
         torch.manual_seed(0)

@@ -165,7 +165,8 @@ def test_data_json_has_the_fixed_shape(bars, call):
     code, out, _ = call("data", bars, "--json")
     report = json.loads(out)
     assert code == 0
-    assert set(report) == {"usable", "classes", "captions", "pairs", "train", "held_out", "fingerprint", "problems"}
+    counts = {"usable", "classes", "attributes", "captions", "pairs", "train", "held_out"}
+    assert set(report) == counts | {"medium", "shape", "channels", "fingerprint", "problems"}
     assert report["usable"] == report["train"] + report["held_out"]
     assert call("data")[0] == 0 and call("data", bars)[0] == 0
 

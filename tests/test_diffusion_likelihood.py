@@ -14,7 +14,7 @@ from reverie import registry
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
-from reverie.data.types import Dataset, Pictures, Report
+from reverie.data.types import Dataset, Report, Split
 from reverie.diffusion.likelihood import eight_bit_log_prob, flow_log_prob, flow_log_prob_8bit, variational_bound
 from reverie.metrics.likelihood import MODERATE, likelihood
 from reverie.workflow.report import held_out_scores
@@ -310,7 +310,7 @@ class Telling(torch.nn.Module):
 def ramp(count):
     """Pictures that lie in order of brightness."""
     images = np.linspace(0, 255, count).astype(np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
-    return Pictures(images, np.full(count, -1), [""] * count, [""] * count)
+    return Split({"x": images, "label": np.full(count, -1), "text": [""] * count})
 
 
 def test_every_number_says_how_it_was_found_and_what_takes_long_is_left_out_unless_wanted():
@@ -328,6 +328,6 @@ def test_every_number_says_how_it_was_found_and_what_takes_long_is_left_out_unle
 
 def test_the_end_of_training_scores_by_the_quick_bound_alone():
     model, some = Telling(), ramp(10)
-    scores = held_out_scores(model, Dataset("", 8, 1, [], some, some, "", Report(20)))
+    scores = held_out_scores(model, Dataset("", some.spec, [], some, some, "", Report(20)))
     assert set(model.asked) == {"elbo"}
     assert scores == {"elbo_nats_per_image": -1, "bits_per_dim_upper_bound": pytest.approx(1 / 64 / math.log(2))}

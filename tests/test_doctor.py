@@ -16,10 +16,10 @@ from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise, fold
 from reverie.core.precision import pick_precision
-from reverie.data.types import Dataset, Pictures, Report
+from reverie.data.types import Dataset, Report, Split
+from reverie.media.medium import to_float
 from reverie.models.adversarial import Adversarial
 from reverie.optim.phase import stages_of
-from reverie.pictures import to_float
 from reverie.training.doctor import examine
 from reverie.training.run import Run
 from reverie.training.step import Engine
@@ -205,8 +205,8 @@ def test_classes_that_a_generator_never_makes_are_missing_from_a_checkup(monkeyp
     turns = np.stack([np.flatnonzero(labels == kind)[:300] for kind in (0, 1)], 1).ravel()  # the classes in turn
     images, labels = images[turns], labels[turns]
     images[400:, 0, 0] = 77  # no unseen picture is a seen one
-    seen, unseen = (Pictures(images[a:b], labels[a:b], [""] * (b - a)) for a, b in ((0, 400), (400, 600)))
-    data = Dataset("bars", 8, 1, ["lying", "standing"], seen, unseen, "0" * 64, Report(600))
+    seen, unseen = (Split({"x": images[a:b], "label": labels[a:b]}) for a, b in ((0, 400), (400, 600)))
+    data = Dataset("bars", seen.spec, ["lying", "standing"], seen, unseen, "0" * 64, Report(600))
     monkeypatch.setattr(monitors, "_PROBED", 200)
     monkeypatch.setattr(monitors, "_CHECKED", 100)
     model = registry.build("dcgan", size=8, channels=1, width=8)
@@ -215,7 +215,7 @@ def test_classes_that_a_generator_never_makes_are_missing_from_a_checkup(monkeyp
         model.decode = lambda z, label=None, known=known: known[: len(z)]
         found = monitors.Checkup(data)(model)
         assert found["classes_covered"] == share
-    first = to_float(seen.images[:100])
+    first = to_float(seen["x"][:100])
     model.D.opinion = lambda x, label=None, sets=1: (2.0 * (x[:, None] == first).flatten(2).all(2).any(1), None)
     assert monitors.Checkup(data)(model)["overfitting"] == 1.0
     growing = registry.build("progan", size=8, channels=1, width=4)  # its images are still smaller ones made larger

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from engine_cases import (
     BF16,
     CASES,
     FP32,
-    TOYS,
     Batches,
     apart,
     build,
@@ -86,9 +84,8 @@ def test_what_is_drawn_for_the_whole_step_is_the_same_in_every_part():
         return model.square(batch)
 
     train(model, Stage([Phase("A", sgd(model.a), loss)], forward=forward), accumulate=3).step(0, 0.0)
-    assert len(draws) == 6 and torch.cat(draws).unique().sort().values.equal(
-        torch.cat(draws[:2]).flatten().sort().values
-    )
+    assert len(draws) == 6 and [float(draw) for draw in draws] == 3 * [float(draw) for draw in draws[:2]]
+    assert draws[0] != draws[1]
 
 
 @pytest.mark.parametrize("case, net", [("voxels", "generator"), ("dcgan", "G"), ("stylegan2", "G")])
@@ -513,14 +510,6 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted_to_the_bit(case,
 
 
 # The house
-
-
-def test_no_file_of_the_package_names_a_toy():
-    names = [path.stem for path in (Path(__file__).parent / "toys").glob("*.py") if path.stem != "__init__"]
-    assert len(names) >= len(TOYS)
-    text = "\n".join(path.read_text() for path in Path("src").resolve().rglob("*.py"))
-    classes = {type(build(case)).__name__ for case in TOYS}
-    assert [name for name in {*(f"toys.{name}" for name in names), *classes} if name in text] == []
 
 
 def test_every_registered_model_is_a_case():

@@ -14,7 +14,7 @@ from PIL import Image
 
 import reverie as rv
 from reverie.core.card import Card, Likelihood
-from reverie.data.types import Pictures
+from reverie.data.types import Split
 from reverie.metrics import features as seeing
 from reverie.metrics.bench import Bench, Sets
 from reverie.metrics.evaluate import METRICS, measure
@@ -26,9 +26,9 @@ from reverie.nets.inception import BLOCKS, CONVOLUTIONS, Inception
 from test_cli import call, reverie  # noqa: F401 (call is a fixture)
 
 
-def some(pictures: Pictures, rows) -> Pictures:
+def some(pictures: Split, rows) -> Split:
     numbers = np.arange(len(pictures))[rows]
-    return Pictures(pictures.images[rows], pictures.labels[rows], [pictures.names[i] for i in numbers])
+    return pictures.take(np.array(numbers))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def fashion(home):
     }
 
 
-def scores_of(fashion, fake: Pictures, metrics: list[str], **changes) -> tuple[dict[str, Score], Bench]:
+def scores_of(fashion, fake: Split, metrics: list[str], **changes) -> tuple[dict[str, Score], Bench]:
     sets = Sets(
         fake=fake,
         reference=fashion["train"],
@@ -67,10 +67,10 @@ def honest(fashion):
     return scores_of(fashion, fashion["perfect"], ALL)
 
 
-def blurred(pictures: Pictures) -> Pictures:
-    x = torch.from_numpy(np.array(pictures.images)).permute(0, 3, 1, 2).float()
+def blurred(pictures: Split) -> Split:
+    x = torch.from_numpy(np.array(pictures["x"])).permute(0, 3, 1, 2).float()
     x = F.avg_pool2d(x, 3, 1, 1).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return Pictures(x, pictures.labels, pictures.names)
+    return Split({"x": x, "label": pictures.labels}, pictures.names)
 
 
 def test_unseen_real_pictures_raise_no_alarm(honest):
@@ -100,8 +100,8 @@ def test_a_generator_that_misses_two_classes_is_caught(fashion, honest):
 @pytest.mark.parametrize("share", [1.0, 0.1])
 def test_a_generator_that_copies_training_pictures_is_caught_though_its_distances_are_good(fashion, honest, share):
     copied = int(share * 500)
-    images = np.concatenate([fashion["train"].images[:copied], fashion["perfect"].images[copied:500]])
-    fake = Pictures(images, np.full(500, -1, np.int64), [str(i) for i in range(500)])
+    images = np.concatenate([fashion["train"]["x"][:copied], fashion["perfect"]["x"][copied:500]])
+    fake = Split({"x": images})
     scores, bench = scores_of(fashion, fake, ["frechet", "memorisation"])
     good, _ = honest
     assert scores["frechet-small"].value < 1.1 * good["frechet-small"].value
@@ -109,7 +109,7 @@ def test_a_generator_that_copies_training_pictures_is_caught_though_its_distance
     assert scores["copying-share"].low > scores["copying-share"].floor
     assert scores["authenticity"].value < scores["authenticity"].floor
     pair = bench.pictures["pairs"].pairs[0]
-    assert pair.distance == 0 and (fake.images[pair.fake] == fashion["train"].images[pair.train]).all()
+    assert pair.distance == 0 and (fake["x"][pair.fake] == fashion["train"]["x"][pair.train]).all()
 
 
 def test_blur_is_caught(fashion, honest):
@@ -124,9 +124,9 @@ def test_blur_is_caught(fashion, honest):
 def test_a_shift_of_colour_is_caught(home):
     data = rv.data("emoji", size=32)
     real, others = some(data.train, slice(0, None, 2)), some(data.train, slice(1, None, 2))
-    shifted = np.clip(others.images.astype(int) + [30, 0, -30], 0, 255).astype(np.uint8)
+    shifted = np.clip(others["x"].astype(int) + [30, 0, -30], 0, 255).astype(np.uint8)
     found = []
-    for fake in (others, replace(others, images=shifted)):
+    for fake in (others, others | {"x": shifted}):
         sets = Sets(fake, real, real, data.held_out, data.classes, {}, {"data": "emoji"})
         found.append({score.metric: score for score in measure(Bench(sets, device="cpu"), ALL[:3]).scores})
     plain, off = found
@@ -183,7 +183,7 @@ def test_a_number_whose_protocol_is_not_met_is_refused_with_reason_and_alternati
 
 
 def test_grey_against_colour_is_refused(fashion):
-    coloured = replace(fashion["perfect"], images=fashion["perfect"].images.repeat(3, 3))
+    coloured = Split({"x": fashion["perfect"]["x"].repeat(3, 3)})
     sets = Sets(coloured, fashion["train"], fashion["train"], fashion["held_out"], fashion["classes"], {}, {"data": ""})
     found = measure(Bench(sets, device="cpu"), ["frechet", "kernel", "prdc", "memorisation"])
     assert not found.scores and all("grey" in refusal.reason for refusal in found.refused)
@@ -191,22 +191,22 @@ def test_grey_against_colour_is_refused(fashion):
 
 def test_a_class_with_too_few_pictures_is_refused_and_one_with_enough_is_scored(fashion):
     labels = np.where(np.arange(500) < 260, 0, 1)
-    fake = replace(fashion["perfect"], labels=labels)
-    many = replace(fashion["train"], labels=np.arange(1500) % 5)
+    fake = fashion["perfect"] | {"label": labels}
+    many = fashion["train"] | {"label": np.arange(1500) % 5}
     sets = Sets(fake, many, many, fashion["held_out"], ["a", "b", "c", "d", "e"], {"n": 500}, {"data": "", "n": 1500})
     found = measure(Bench(sets, device="cpu"), ["kernel"], per_class=True)
     named = {score.metric: score for score in found.scores}
     assert set(named) == {"kernel-small", "kernel-small[a]", "kernel-small[b]"}
     assert named["kernel-small[a]"].passport["fake"] == {"n": 260, "class": "a"}
     assert [refusal.metric for refusal in found.refused] == ["kernel[c]", "kernel[d]", "kernel[e]"]
-    unlabelled = measure(Bench(replace(sets, fake=replace(fake, labels=np.full(500, -1)))), ["kernel"], per_class=True)
+    unlabelled = measure(Bench(replace(sets, fake=fake | {"label": np.full(500, -1)})), ["kernel"], per_class=True)
     assert "no labels" in unlabelled.refused[0].reason and "modes" in unlabelled.refused[0].instead
 
 
 def test_the_score_of_one_class_is_that_of_its_pictures_alone(fashion):
     labels = np.where(np.arange(500) < 260, 0, 1)
-    fake = replace(fashion["perfect"], labels=labels)
-    real = replace(fashion["train"], labels=np.arange(1500) % 2)
+    fake = fashion["perfect"] | {"label": labels}
+    real = fashion["train"] | {"label": np.arange(1500) % 2}
     sets = Sets(fake, real, real, fashion["held_out"], ["a", "b"], {}, {"data": ""})
     together = measure(Bench(sets, device="cpu"), ["frechet"], per_class=True)
     alone = Sets(some(fake, labels == 0), some(real, real.labels == 0), real, fashion["held_out"], [], {}, {"data": ""})
@@ -246,7 +246,7 @@ def test_even_dice_cost_8_bits_a_dimension_and_an_exact_likelihood_is_not_called
 
 
 def test_features_do_not_depend_on_chunks_batches_or_the_cache(fashion, monkeypatch):
-    eye, images = backbone("small", device="cpu"), fashion["perfect"].images[:70]
+    eye, images = backbone("small", device="cpu"), fashion["perfect"]["x"][:70]
     whole = features(images, eye, keep=False)[:]
     monkeypatch.setattr(seeing, "CHUNK", 32)
     kept = features(images, eye)
@@ -262,7 +262,7 @@ def test_features_do_not_depend_on_chunks_batches_or_the_cache(fashion, monkeypa
 
 
 def test_a_torn_cache_file_is_computed_again(fashion, home):
-    eye, images = backbone("small", device="cpu"), fashion["perfect"].images[100:140]
+    eye, images = backbone("small", device="cpu"), fashion["perfect"]["x"][100:140]
     before = features(images, eye)[:].clone()
     newest = max((home / "features").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     newest.write_bytes(newest.read_bytes()[:500])
@@ -270,10 +270,10 @@ def test_a_torn_cache_file_is_computed_again(fashion, home):
 
 
 def test_cache_keys_differ_by_pictures_network_resize_and_precision(fashion):
-    images, eye = fashion["perfect"].images[:8], backbone("small", device="cpu")
+    images, eye = fashion["perfect"]["x"][:8], backbone("small", device="cpu")
     keys = {
         seeing._key(images, eye),
-        seeing._key(fashion["perfect"].images[8:16], eye),
+        seeing._key(fashion["perfect"]["x"][8:16], eye),
         seeing._key(images, replace(eye, resize="bilinear")),
         seeing._key(images, replace(eye, precision="bf16")),
         seeing._key(images, replace(eye, sha256="0")),
@@ -282,7 +282,7 @@ def test_cache_keys_differ_by_pictures_network_resize_and_precision(fashion):
 
 
 def test_grey_pictures_have_the_features_of_three_equal_channels(fashion):
-    eye, grey = backbone("small", device="cpu"), fashion["perfect"].images[:16]
+    eye, grey = backbone("small", device="cpu"), fashion["perfect"]["x"][:16]
     assert torch.allclose(eye(grey), eye(grey.repeat(3, 3)), atol=1e-5)
 
 
@@ -571,18 +571,18 @@ def test_features_in_chunks_are_those_of_one_array():
 
 
 def test_a_stacked_picture_holds_three_digits_and_its_class_names_them():
-    from reverie.data.arrays import Arrays
+    from reverie.data.arrays import of_images
     from reverie.data.public import stack
 
     labels = np.arange(60) % 10
     images = np.broadcast_to(labels[:, None, None, None] * 20, (60, 4, 4, 1)).astype(np.uint8)  # a digit is its shade
-    made = stack(Arrays(images, labels, [str(i) for i in range(10)], 50))
-    digits = made.images[:, 0, 0] // 20
-    assert made.images.shape == (60, 4, 4, 3) and made.cut == 50
-    assert [made.classes[code] for code in made.labels] == ["".join(map(str, three)) for three in digits]
+    made = stack(of_images(images, labels, [str(i) for i in range(10)], 50))
+    digits = made.rows["x"][:, 0, 0] // 20
+    assert made.rows["x"].shape == (60, 4, 4, 3) and made.cut == 50
+    assert [made.classes[code] for code in made.rows.labels] == ["".join(map(str, three)) for three in digits]
     for part in (slice(0, 50), slice(50, 60)):  # every picture once in each channel of its own split
         assert all((np.sort(digits[part, c]) == np.sort(labels[part])).all() for c in range(3))
-    assert len(np.unique(made.labels)) > 30
+    assert len(np.unique(made.rows.labels)) > 30
 
 
 def test_the_reader_reads_each_channel_as_if_it_were_alone():

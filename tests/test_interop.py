@@ -18,10 +18,12 @@ from reverie import registry
 from reverie.cli import main
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.noise import Noise
+from reverie.data.provenance import unknown
 from reverie.generation import data_of, load
 from reverie.interop import export, import_
 from reverie.interop.exporting import EXPORTED, WEIGHTS, arguments, how_to_load
 from reverie.interop.names import chain_arguments, chain_config, unet_arguments, unet_config
+from reverie.media import Spec
 from reverie.models.diffusion import unet
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.nets.unet import UNet
@@ -64,7 +66,7 @@ def run_of(path, name, classes=(), **kwargs):
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    facts = {"spec": "bars", "size": 8, "channels": 1, "fit": "crop", "classes": list(classes)}
+    facts = unknown(Spec("image", (8, 8), 1), list(classes))
     run = Run.create(path, {"reverie": "0.0", "model": model.config, "data": facts, "status": "finished"})
     save_checkpoint(run.checkpoints, Checkpoint(7, model.config, model.state_dict(), None, None), keep=1)
     return run
@@ -456,7 +458,7 @@ def test_an_imported_run_samples_but_has_no_training_to_go_on_with(folder, tmp_p
 
 def test_the_pictures_it_was_trained_on_can_be_named(folder, bars, tmp_path):
     model = load(import_(folder, tmp_path / "in", data=bars), "cpu")
-    assert len(data_of(model).train) == model.run["data"]["train"] > 100
+    assert len(data_of(model).train) == model.run["data"]["counts"]["train"] > 100
     change(folder / "unet" / "config.json", num_class_embeds=3)
     weights = load_file(folder / WEIGHTS)
     save_file(weights | {"class_embedding.weight": torch.zeros(3, 32)}, folder / WEIGHTS)

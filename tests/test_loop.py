@@ -77,6 +77,16 @@ def test_a_canvas_without_data_trains_by_fit():
     assert losses[-1] < 0.01 * losses[0] and abs(canvas.image.mean().item() - 0.5) < 0.05
 
 
+def test_a_canvas_in_colour_is_moved_by_a_line_search():
+    class Searched(Canvas):
+        def stages(self):
+            optimizer = torch.optim.LBFGS([self.image], line_search_fn="strong_wolfe")
+            return [rv.Stage([rv.Phase("canvas", optimizer, self.loss, closure=True)], precision="fp32")]
+
+    *_, step = rv.fit(canvas := Searched(), steps=3, ema=0)
+    assert (canvas.image - 0.5).abs().max() < 0.05 and step.metrics["loss"] < 1e-3
+
+
 def test_fit_is_a_generator_that_one_may_break_off_and_then_callbacks_are_closed():
     calls = []
     for step in rv.fit(Canvas(), steps=50, callbacks=[Told("a", calls)]):

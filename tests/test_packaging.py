@@ -39,7 +39,8 @@ def test_a_built_wheel_carries_pictures_licences_and_recipes(tmp_path):
 
 RANKS = [  # a file may import from its own rank and from those above it in this list
     {"core", "home", "fetching", "recipes", ""},
-    {"pictures", "data", "optim", "nets", "weights", "drawing"},
+    {"media"},
+    {"data", "optim", "nets", "weights", "drawing"},
     {"diffusion"},
     {"models", "registry"},
     {"training"},

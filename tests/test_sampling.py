@@ -21,8 +21,8 @@ from reverie.diffusion import grids, guides, samplers
 from reverie.diffusion.schedules import Flow
 from reverie.editing import diffusion_views
 from reverie.generation import label_index
+from reverie.media.montage import save_film
 from reverie.models.diffusion import Diffusion
-from reverie.pictures import save_film
 from reverie.workflow.train import train
 from test_cli import call  # noqa: F401  (a fixture)
 
@@ -301,7 +301,7 @@ def test_a_run_of_captions_is_scored_with_its_data_s_captions_in_order(runs, mon
 
     monkeypatch.setattr(evaluation, "sample", noted)
     found = rv.evaluate(runs / "words", metrics=["kernel"], n=130, steps=1, out=tmp_path)
-    texts = evaluation.data_of(rv.load(runs / "words")).train.texts
+    texts = evaluation.data_of(rv.load(runs / "words")).train.get("text")
     assert asked == [texts[i * len(texts) // 130] for i in range(130)] and set(asked) == set(WORDS)
     assert found["kernel-small"].passport["fake"]["texts"] == "as the training data has them"
 

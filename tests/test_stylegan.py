@@ -12,10 +12,10 @@ from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.editing.latents import mixed
+from reverie.media.medium import to_uint8
 from reverie.models.stylegan import path_lengths
 from reverie.nets.progressive import GrowingFeatures, GrowingGenerator, larger, smaller
 from reverie.nets.stylegan import Conv, GroupDeviation, Modulated, Styled, doubled, normalised, smoothing
-from reverie.pictures import to_uint8
 
 FLAT = torch.float64
 

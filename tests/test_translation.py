@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reverie.pictures import to_float, to_uint8
 
 import reverie as rv
 from reverie import registry
@@ -20,7 +21,6 @@ from reverie.core.noise import Noise, fold
 from reverie.data.batches import in_order
 from reverie.generation import data_of, find_given
 from reverie.models.translation import grey, lines
-from reverie.pictures import to_float, to_uint8
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.workflow.again import resume
 from reverie.workflow.train import train

@@ -199,7 +199,7 @@ def test_a_users_own_module_trains_is_killed_resumes_and_samples(mine, tiny, tmp
     images = rv.sample(run, 3)  # the process that trained it has the class
     assert images.shape == (3, 8, 8, 1) and (images == rv.sample(rv.load(run.path, model=fresh(1)), 3)).all()
     killed = cut_back(run, 5, tmp_path / "killed")
-    with pytest.raises(UsageError, match=r"rv\.resume\(.*data=\.\.\."):
+    with pytest.raises(UsageError, match=r"data=rv\.open_data"):
         rv.resume(killed.path)
     with pytest.raises(UsageError, match=r"a class of your own.*model="):
         rv.resume(killed.path, data=tiny)
@@ -234,7 +234,7 @@ def test_other_data_than_the_runs_is_refused(mine, tiny, draw_bars, tmp_path):
 
     run = rv.train(mine(), tiny, out=tmp_path / "run", steps=2, **SMALL)
     other = dataclasses.replace(tiny, fingerprint="f" * 64)
-    with pytest.raises(ReverieError, match="fingerprint differs"):
+    with pytest.raises(ReverieError, match="not what it was trained on"):
         rv.resume(run.path, steps=4, model=mine(), data=other)
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "open_data",
     "register",
     "rerun",
     "resume",
@@ -34,7 +35,8 @@ __all__ = [
 if TYPE_CHECKING:
     from reverie.core.card import Card
     from reverie.core.noise import Noise
-    from reverie.data import data
+    from reverie.data import open_data
+    from reverie.data import open_data as data
     from reverie.evaluation import evaluate
     from reverie.generation import build, load, sample, stream
     from reverie.optim.phase import Phase, Stage
@@ -53,6 +55,7 @@ _HOMES = {
     "evaluate": "reverie.evaluation",
     "fit": "reverie.training.loop",
     "load": "reverie.generation",
+    "open_data": "reverie.data",
     "register": "reverie.registry",
     "rerun": "reverie.workflow.again",
     "resume": "reverie.workflow.again",

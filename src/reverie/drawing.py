@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reverie import pictures
 from reverie.core.batch import Batch
 from reverie.core.card import card_of
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
+from reverie.media import Spec, medium_of, montage
+from reverie.media.medium import to_rows
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,22 @@ def draw(
     noise: Noise,
     chunk: int = 64,
     progress: Callable[[int, int, str], None] | None = None,
+    spec: Spec | None = None,
     **condition: Any,
 ) -> np.ndarray:
-    """uint8 samples (B, H, W, C) of a model, a chunk at a time.
+    """Stored rows (B, *shape, C) of a model's samples, a chunk at a time.
 
     Args:
         progress: called after each chunk, (done, total, "drawing").
+        spec: of the samples; 8 bits by default.
         condition: conditions and options of ``sample``, see ``chunk_of``.
     """
     drawn = []
     with evaluating(model):
         for low in range(0, len(noise), chunk):
             high = min(low + chunk, len(noise))
-            drawn.append(pictures.to_uint8(model.sample(noise[low:high], **chunk_of(condition, low, high))))
+            x = model.sample(noise[low:high], **chunk_of(condition, low, high))
+            drawn.append(to_rows(x) if spec is None else medium_of(spec).to_storage(x, spec))
             if progress:
                 progress(high, len(noise), "drawing")
     return np.concatenate(drawn)
@@ -130,12 +134,19 @@ def translated(model: Model, source: Tensor, truth: Tensor | None, noise: Noise,
     return [source, made] if truth is None else [source, made, truth]
 
 
-def beside(rows: list[Tensor], columns: int = 8) -> np.ndarray:
-    """Sets of images (N, C, H, W) by rows: a row of originals, below it the row made of them, and so on."""
+def beside(rows: list[Tensor], columns: int = 8, spec: Spec | None = None) -> np.ndarray:
+    """Sets of samples (N, C, *shape) by rows: a row of originals, below it the row made of them, and so on.
+
+    Args:
+        spec: of samples that are no images: each set is a sheet of its own, one below the other.
+    """
+    if spec is not None and spec.medium != "image":
+        medium = medium_of(spec)
+        return np.concatenate([medium.sheet(medium.to_storage(row[:columns], spec), spec) for row in rows])
     colours = max(row.shape[1] for row in rows)
-    made = [pictures.to_uint8(row.expand(-1, colours, -1, -1)) for row in rows]
+    made = [to_rows(row.expand(-1, colours, -1, -1)) for row in rows]
     columns = min(columns, len(made[0]))
     blank = np.full((-len(made[0]) % columns, *made[0].shape[1:]), 255, np.uint8)  # fills the last row
     made = [np.concatenate([row, blank]) for row in made]
     order = [row[low : low + columns] for low in range(0, len(made[0]), columns) for row in made]
-    return pictures.grid(np.concatenate(order), columns=columns)
+    return montage.grid(np.concatenate(order), columns=columns)

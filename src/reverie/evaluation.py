@@ -13,12 +13,12 @@ from reverie.core.card import card_of, name_of
 from reverie.core.errors import UsageError
 from reverie.core.options import sampling_options
 from reverie.core.verbs import Model, verbs_of
-from reverie.data import data as open_data
+from reverie.data import Dataset, Split, open_data
 from reverie.data.split import hash_rows
-from reverie.data.types import Dataset, Pictures
 from reverie.drawing import Whole, spread
-from reverie.generation import complete, data_of, knows_classes, load, sample
+from reverie.generation import complete, data_of, knows_classes, load, sample, spec_of
 from reverie.home import Progress
+from reverie.media import Size, medium_of
 from reverie.metrics.bench import Bench, Sets
 from reverie.metrics.estimate import shuffled
 from reverie.metrics.evaluate import UNDRAWN, check, measure
@@ -51,7 +51,7 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
     per_class: bool = False,
-    size: int | None = None,
+    size: Size | None = None,
     out: Path | str | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -71,7 +71,7 @@ def evaluate(
         resize: how pictures are brought to the network's size; its own way by default.
         precision: fp32, bf16, or auto.
         per_class: distances also class by class, where generated pictures have labels.
-        size: side in pixels at which two sources are compared.
+        size: side in pixels, or (height, width), at which two sources are compared.
         out: folder for scores.json, scores.png and closest.png; by default RUN/evaluation, and none without a run.
         progress: called as progress(done, total, what) during long work.
         options: of the model's own ``sample`` or ``translate``, as for ``reverie.sample``; None is its default.
@@ -161,11 +161,11 @@ def _sets_of_run(
         **_of_model(model, run, n, seed, options),
         "labels": "as the training data has them" if labels is not None else None,
         "texts": "as the training data has them" if texts is not None else None,
-        "size": own.size,
+        "size": own.spec.square or list(own.spec.shape),
     }
     of_reference = _of_data(own, real, len(real.train))
     given = np.full(n, -1, np.int64) if labels is None else _renumbered(labels, own.classes, real.classes)
-    fake = Pictures(drawn, given, [str(seed + i) for i in range(n)])
+    fake = Split({"x": drawn, "label": given}, [str(seed + i) for i in range(n)], spec_of(model))
     learned = None if real is own else (own.train, own.held_out)
     return Sets(
         fake, real.train, real.train, real.held_out, real.classes, of_fake, of_reference, model, learned=learned
@@ -185,8 +185,8 @@ def _sets_of_translator(
     return Sets(fake, target, target, held_out, [], of_fake, of_reference, model, truth=found.truth)
 
 
-def _unlabelled(images: np.ndarray) -> Pictures:
-    return Pictures(images, np.full(len(images), -1, np.int64), [str(index) for index in range(len(images))])
+def _unlabelled(images: np.ndarray) -> Split:
+    return Split({"x": images})
 
 
 def _of_model(model: Model, run: str, n: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -204,10 +204,10 @@ def _of_model(model: Model, run: str, n: int, seed: int, options: dict[str, Any]
 
 def _of_data(own: Dataset, real: Dataset, n: int) -> dict[str, Any]:
     """What passports say of the reference."""
-    facts = {"data": real.spec, "split": "train", "fingerprint": real.fingerprint, "n": n}
+    facts = {"data": real.source, "split": "train", "fingerprint": real.fingerprint, "n": n}
     return facts | {
-        "size": real.size,
-        "channels": real.channels,
+        "size": real.spec.square or list(real.spec.shape),
+        "channels": real.spec.channels,
         "trained_on": real is not own and _trained_on(own, real),
     }
 
@@ -245,7 +245,7 @@ def _labels(model: Model, data: Dataset, n: int) -> np.ndarray | None:
 
 def _texts(model: Model, data: Dataset, n: int) -> list[str] | None:
     """For a model of captions: n of the data's."""
-    texts = data.train.texts
+    texts = data.train.get("text")
     if "text" not in card_of(model).conditions or not texts:
         return None
     return [texts[place] for place in spread(len(texts), n)]
@@ -269,45 +269,42 @@ def _draw(
             parts[number] = sample(model, high - low, seed + low, **told, chunk=chunk, **options)
             if progress:
                 progress(high, n, "drawing")
-    size, channels = model.run["data"]["size"], model.run["data"]["channels"]
-    return np.concatenate([np.empty((0, size, size, channels), np.uint8), *distributed.collect(parts)])
+    spec = spec_of(model)
+    empty = np.empty((0, *spec.shape, spec.channels), spec.dtype or medium_of(spec).storage)
+    return np.concatenate([empty, *distributed.collect(parts)])
 
 
 def _trained_on(own: Dataset, other: Dataset) -> bool:
     """Whether pictures that are to serve as unseen were trained on."""
-    seen = set(hash_rows(np.ascontiguousarray(own.train.images)))
-    return any(one in seen for one in hash_rows(np.ascontiguousarray(other.held_out.images)))
+    seen = set(hash_rows(np.ascontiguousarray(own.train["x"])))
+    return any(one in seen for one in hash_rows(np.ascontiguousarray(other.held_out["x"])))
 
 
 def _sets_of_two(
-    fake: Source, real: Source, n: int | None, size: int | None, seed: int, progress: Progress | None
+    fake: Source, real: Source, n: int | None, size: Size | None, seed: int, progress: Progress | None
 ) -> Sets:
     drawn = _opened(fake, size, progress, copies=True)
-    given = _opened(real, drawn.size, progress)
+    given = _opened(real, drawn.spec.shape, progress)
     whole = _whole(drawn)
     if n is not None and n < len(whole):
         rows = shuffled(len(whole), seed)[:n].sort().values.numpy()
-        whole = Pictures(whole.images[rows], whole.labels[rows], [whole.names[i] for i in rows])
-    whole = Pictures(whole.images, _renumbered(whole.labels, drawn.classes, given.classes), whole.names)
-    of_fake = {"data": drawn.spec, "fingerprint": drawn.fingerprint, "n": len(whole), "size": drawn.size}
-    of_reference = {"data": given.spec, "split": "all", "fingerprint": given.fingerprint, "size": given.size}
+        whole = whole.take(rows)
+    whole = whole | {"label": _renumbered(whole.labels, drawn.classes, given.classes)}
+    side = drawn.spec.square or list(drawn.spec.shape)
+    of_fake = {"data": drawn.source, "fingerprint": drawn.fingerprint, "n": len(whole), "size": side}
+    of_reference = {"data": given.source, "split": "all", "fingerprint": given.fingerprint, "size": side}
     reference = _whole(given)
-    of_reference |= {"n": len(reference), "channels": given.channels}
+    of_reference |= {"n": len(reference), "channels": given.spec.channels}
     return Sets(whole, reference, given.train, given.held_out, given.classes, of_fake, of_reference, apart=False)
 
 
-def _opened(source: Source, size: int | None, progress: Progress | None, copies: bool = False) -> Dataset:
-    if isinstance(source, np.ndarray):
-        from reverie.data.arrays import Arrays, dataset, to_uint8
-
-        images = to_uint8(source, "the pictures", [])
-        arrays = Arrays(images, np.full(len(images), -1, np.int64), [], None)
-        return dataset("an array", arrays, None, size, None, "crop", (255, 255, 255), 0.1, progress, copies)
+def _opened(source: Source, size: Size | None, progress: Progress | None, copies: bool = False) -> Dataset:
     return open_data(source, size=size, progress=progress, copies=copies)
 
 
-def _whole(data: Dataset) -> Pictures:
+def _whole(data: Dataset) -> Split:
     """Both splits as one."""
     parts = (data.train, data.held_out)
-    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
-    return Pictures(images, labels, [name for part in parts for name in part.names])
+    columns = {"x": np.concatenate([part["x"] for part in parts])}
+    columns["label"] = np.concatenate([part.labels for part in parts])
+    return Split(columns, [name for part in parts for name in part.names], data.spec)

@@ -20,11 +20,10 @@ from reverie.core.noise import Noise
 from reverie.core.options import accepted, check_choice, listed, sampling_options, sub_run
 from reverie.core.precision import pick_device
 from reverie.core.verbs import USED, Frame, Model, verbs_of
-from reverie.data import data as open_data
-from reverie.data import load_picture
-from reverie.data.types import Dataset, Pictures
+from reverie.data import Dataset, Split, load_picture, open_like, provenance, reopen
+from reverie.data.batches import in_order
 from reverie.drawing import Whole, chunk_of, device_of, draw
-from reverie.pictures import to_float
+from reverie.media import Spec, medium_of
 from reverie.training.checkpoint import rebuilt, trained
 from reverie.training.run import Run
 
@@ -67,12 +66,31 @@ def need(model: Model, *verbs: str) -> None:
             raise UsageError(f"{name_of(model)} cannot {verb}. {told}")
 
 
-def data_of(model: Model, spec: str | None = None) -> Dataset:
-    """The pictures that a loaded model was trained on, or others, at its size and channels."""
-    facts = model.run["data"]
-    if not (spec or facts["spec"]):
-        raise UsageError("This run was imported without its pictures. Import it again and name them: --data SOURCE.")
-    return open_data(spec or facts["spec"], size=facts["size"], channels=facts["channels"], fit=facts["fit"])
+def data_of(model: Model, source: Any = None) -> Dataset:
+    """The data that a loaded model was trained on, or other data in the same form.
+
+    Raises:
+        UsageError: it was trained on none, or on data that came from Python.
+        ReverieError: the data has changed since: see ``data.reopen``.
+    """
+    record = model.run["data"]
+    if record is None:
+        raise UsageError("This run was trained without data: there is none to open.")
+    return reopen(record) if source is None else open_like(source, record)
+
+
+def spec_of(model: Model) -> Spec:
+    """What a sample of a model is: that of the data it was trained on, else what its card says.
+
+    Raises:
+        UsageError: neither says so.
+    """
+    if record := info_of(model).get("data"):
+        return Spec.of(provenance.upgraded(record))
+    output = card_of(model).output
+    if output is None:
+        raise UsageError(f"{name_of(model)} does not say what it makes. Give its card an output.")
+    return Spec(output.medium, output.shape, output.channels)
 
 
 def label_index(model: Model, label: str | int) -> int:
@@ -120,7 +138,7 @@ def sample(
     progress: Callable[[int, int, str], None] | None = None,
     **options: Any,
 ) -> np.ndarray:
-    """uint8 pictures (n, H, W, C). Picture i is that of seed + i, whatever ``n`` and ``chunk`` (equal to rounding).
+    """Stored rows (n, *shape, C), uint8 for images. Row i is that of seed + i, whatever ``n`` (to rounding).
 
     Args:
         model: a loaded model, or a run.
@@ -135,7 +153,7 @@ def sample(
         UsageError: a model that does not sample, an unknown class or option, n below 1, a guide that does not fit.
     """
     model, noise, asked = _asked(model, "sample", n, seed, label, text, options)
-    return draw(model, noise, chunk, progress, **asked)
+    return draw(model, noise, chunk, progress, spec_of(model) if info_of(model) else None, **asked)
 
 
 def stream(
@@ -243,15 +261,20 @@ def find_picture(model: Model, reference: str) -> Tensor:
         UsageError: nothing of that name.
         ReverieError: a file that is no picture.
     """
-    facts = model.run["data"]
+    spec = spec_of(model)
+    medium = medium_of(spec)
     if Path(reference).is_file():
-        pixels = load_picture(Path(reference), facts["size"], facts["channels"], facts["fit"])
-        return to_float(pixels[None])[0]
+        path, record = Path(reference), provenance.upgraded(model.run["data"] or provenance.unknown(spec, []))
+        if spec.medium == "image":
+            row = load_picture(path, spec.shape, spec.channels, record["fit"], record["background"])
+        else:
+            row = medium.read(path, spec)
+        return medium.to_float(row[None], spec)[0]
     kind, _, number = reference.partition(":")
     if kind == "seed" and number.isdigit():
-        return to_float(sample(model, 1, int(number)))[0]
+        return medium.to_float(sample(model, 1, int(number)), spec)[0]
     split, index = _row(model, reference)
-    return to_float(split.images[[index]])[0]
+    return medium.to_float(split["x"][[index]], spec)[0]
 
 
 @torch.no_grad()
@@ -283,13 +306,11 @@ def find_given(model: Model, reference: str, **options: Any) -> tuple[Tensor, Te
         given, truth = model.given(Batch({"x": picture, "source": picture}), **options)
         return given, None if given is picture else truth
     split, index = _row(model, reference)
-    batch = Batch({"x": to_float(split.images[[index]], device_of(model))})
-    if split.sources is not None:
-        batch["source"] = to_float(split.sources[[index]], device_of(model))
+    batch = next(in_order(split.take(np.array([index])), 1, device_of(model)))
     return model.given(batch, **options)
 
 
-def _row(model: Model, reference: str) -> tuple[Pictures, int]:
+def _row(model: Model, reference: str) -> tuple[Split, int]:
     """Where in the run's data a picture is: held-out:N, train:N, or a caption or name."""
     kind, _, number = reference.partition(":")
     dataset = data_of(model)
@@ -299,7 +320,7 @@ def _row(model: Model, reference: str) -> tuple[Pictures, int]:
             raise UsageError(f"{kind} has pictures 0 to {len(splits[kind]) - 1}, not {number}.")
         return splits[kind], int(number)
     for split in splits.values():
-        for names in (split.texts or [], split.names):
+        for names in (split.get("text") or [], split.names):
             if reference in names:
                 return split, names.index(reference)
     raise UsageError(

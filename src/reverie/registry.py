@@ -174,7 +174,7 @@ MODELS: dict[str, Entry] = {
 }
 
 BUILT_IN = frozenset(MODELS)
-DATA_ARGUMENTS = ("size", "channels", "classes")  # constructor arguments that the data decides, not the user
+DATA_ARGUMENTS = ("shape", "size", "channels", "classes")  # constructor arguments that the data decides, not the user
 
 # What this process knows beside the built-in models
 
@@ -303,14 +303,18 @@ def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
 
     Args:
         name: of a model that this process knows (see ``accept``).
-        data: where given, it decides ``size``, ``channels`` and ``classes``.
+        data: where given, it decides ``size`` or ``shape``, ``channels`` and ``classes``.
         kwargs: the system's own arguments.
     Raises:
         UsageError: unknown model, unknown or unfit argument.
     """
     parameters = signature(name)
     if data is not None:
-        facts = {"size": data.size, "channels": data.channels, "classes": len(data.classes)}
+        facts: dict[str, Any] = {"channels": data.spec.channels, "classes": len(data.classes), "shape": data.spec.shape}
+        if data.spec.square:
+            facts["size"] = data.spec.square
+        elif "size" in parameters and "size" not in kwargs:
+            raise UsageError(f"{name} makes square images, and these are {data.spec.medium}s of {data.spec}.")
         kwargs = {key: value for key, value in facts.items() if key in parameters} | kwargs
     for key in kwargs:
         if key not in parameters:

@@ -15,20 +15,20 @@ def made(request: pytest.FixtureRequest):
 
 
 def test_no_identical_picture_straddles_the_split(made) -> None:
-    for name in ("images", "sources"):
-        train, held = getattr(made.train, name), getattr(made.held_out, name)
+    for name in ("x", "source"):
+        train, held = made.train.get(name), made.held_out.get(name)
         if train is not None:
             assert not {row.tobytes() for row in train} & {row.tobytes() for row in held}
-    assert not set(made.train.names) & set(made.held_out.names) or made.spec == "fashion"
+    assert not set(made.train.names) & set(made.held_out.names) or made.source == "fashion"
 
 
 def test_fashion_is_balanced_and_of_the_stated_size() -> None:
     made = reverie.data("fashion")
-    assert made.train.images.shape == (12_000, 28, 28, 1) and made.held_out.images.shape == (2_000, 28, 28, 1)
+    assert made.train["x"].shape == (12_000, 28, 28, 1) and made.held_out["x"].shape == (2_000, 28, 28, 1)
     assert np.bincount(made.train.labels).tolist() == [1200] * 10
     assert np.bincount(made.held_out.labels).tolist() == [200] * 10
-    assert made.classes[0] == "T-shirt/top" and made.classes[9] == "Ankle boot" and made.train.texts is None
-    everything = [row.tobytes() for side in (made.train, made.held_out) for row in side.images]
+    assert made.classes[0] == "T-shirt/top" and made.classes[9] == "Ankle boot" and made.train.get("text") is None
+    everything = [row.tobytes() for side in (made.train, made.held_out) for row in side["x"]]
     assert len(set(everything)) == len(everything)
 
 
@@ -36,17 +36,17 @@ def test_emoji_are_pairs_with_names_and_categories() -> None:
     made = reverie.data("emoji")
     n = len(made.train) + len(made.held_out)
     assert n > 1800 and 0.08 < len(made.held_out) / n < 0.12
-    assert made.train.images.shape[1:] == (64, 64, 3) and made.train.sources.shape == made.train.images.shape
+    assert made.train["x"].shape[1:] == (64, 64, 3) and made.train.get("source").shape == made.train["x"].shape
     names = [*made.train.names, *made.held_out.names]
     assert len(set(names)) == n and all(code.replace("-", "").isalnum() for code in names)
     tone = {f"1F3F{digit}" for digit in "BCDEF"}
     assert not any(tone & set(code.split("-")[1:]) for code in names)
     row = made.train.names.index("1F600") if "1F600" in made.train.names else None
-    assert row is None or (made.train.texts[row], made.classes[made.train.labels[row]]) == (
+    assert row is None or (made.train.get("text")[row], made.classes[made.train.labels[row]]) == (
         "grinning face",
         "Smileys & Emotion",
     )
-    assert all(text == text.lower() and text for text in made.train.texts)
+    assert all(text == text.lower() and text for text in made.train.get("text"))
 
 
 def test_licences_and_attribution_lie_beside_the_pictures() -> None:
@@ -68,7 +68,7 @@ def test_packing_loses_nothing() -> None:
 
 def test_a_bundled_set_comes_at_another_size_and_channel_count() -> None:
     made = reverie.data("emoji", size=16, channels=1)
-    assert made.train.images.shape[1:] == (16, 16, 1) and made.train.sources.shape[1:] == (16, 16, 1)
+    assert made.train["x"].shape[1:] == (16, 16, 1) and made.train.get("source").shape[1:] == (16, 16, 1)
     assert made.fingerprint != reverie.data("emoji").fingerprint == reverie.data("emoji").fingerprint
 
 

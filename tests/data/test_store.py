@@ -28,18 +28,19 @@ OPEN = "import sys, reverie.data; print(reverie.data(sys.argv[1], size=16).finge
 
 def everything(made) -> list:
     return [
-        (side.names, side.images.tobytes(), side.labels.tolist(), side.texts) for side in (made.train, made.held_out)
+        (side.names, side["x"].tobytes(), side.labels.tolist(), side.get("text"))
+        for side in (made.train, made.held_out)
     ]
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=9, max_size=12),
-    st.integers(1, 40),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
     st.sampled_from(["crop", "pad"]),
 )
-def test_stored_pixels_equal_a_direct_decode(tmp_path_factory, shapes, size: int, fit: str) -> None:
-    from reverie.data.picture import Form, decode
+def test_stored_pixels_equal_a_direct_decode(tmp_path_factory, shapes, size: tuple[int, int], fit: str) -> None:
+    from reverie.media.decode import Form, decode
 
     folder = tmp_path_factory.mktemp("shapes")
     for seed, (width, height) in enumerate(shapes):
@@ -47,16 +48,29 @@ def test_stored_pixels_equal_a_direct_decode(tmp_path_factory, shapes, size: int
     made = reverie.data(folder, size=size, channels=3, fit=fit, background=(10, 20, 30))
     form = Form(size, 3, fit, (10, 20, 30))
     for side in (made.train, made.held_out):
-        for name, image in zip(side.names, side.images, strict=True):
+        for name, image in zip(side.names, side["x"], strict=True):
             assert (image == decode((folder / name).read_bytes(), form)[0]).all()
 
 
 def test_a_picture_of_the_right_size_is_stored_untouched(tmp_path: Path) -> None:
     fill(tmp_path / "d", 12)
     made = reverie.data(tmp_path / "d")
-    assert (made.size, made.channels) == (24, 3)
-    for name, image in zip(made.train.names, made.train.images, strict=True):
+    assert (made.spec.shape, made.spec.channels) == ((24, 24), 3)
+    for name, image in zip(made.train.names, made.train["x"], strict=True):
         assert (image == pixels(int(name[:4]))).all()
+
+
+def test_images_that_are_not_square_are_stored_as_asked_for(tmp_path: Path, reverie_home: Path) -> None:
+    fill(tmp_path / "d", 12, width=64, height=48)
+    kept = reverie.data(tmp_path / "d", size="48x64")
+    assert kept.spec.shape == (48, 64) and kept.train["x"].shape[1:] == (48, 64, 3)
+    for name, image in zip(kept.train.names, kept.train["x"], strict=True):
+        assert (image == pixels(int(name[:4]), 64, 48)).all()
+    turned = reverie.data(tmp_path / "d", size=(64, 48))
+    assert turned.train["x"].shape[1:] == (64, 48, 3) and turned.fingerprint != kept.fingerprint
+    assert len([path for path in (reverie_home / "stores").iterdir() if path.is_dir()]) == 2
+    array = np.stack([pixels(seed, 64, 48) for seed in range(12)])
+    assert (reverie.data(array, size=(24, 32)).train["x"].shape[1:]) == (24, 32, 3)
 
 
 def test_grey_pictures_make_one_channel_even_when_saved_as_rgb(tmp_path: Path) -> None:
@@ -64,8 +78,8 @@ def test_grey_pictures_make_one_channel_even_when_saved_as_rgb(tmp_path: Path) -
     for seed in range(6, 12):
         Image.fromarray(pixels(seed, channels=1)[..., 0]).convert("RGB").save(tmp_path / "d" / f"{seed:04d}.png")
     made = reverie.data(tmp_path / "d")
-    assert made.channels == 1 and "grey" not in made.report.counts()
-    both = {n: i for side in (made.train, made.held_out) for n, i in zip(side.names, side.images, strict=True)}
+    assert made.spec.channels == 1 and "grey" not in made.report.counts()
+    both = {n: i for side in (made.train, made.held_out) for n, i in zip(side.names, side["x"], strict=True)}
     assert all((both[f"{seed:04d}.png"] == pixels(seed, channels=1)).all() for seed in range(12))
 
 
@@ -211,7 +225,7 @@ def test_pictures_in_flight_do_not_grow_with_their_number(tmp_path: Path, monkey
     made = reverie.data(tmp_path / "d", size=256, channels=3)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert isinstance(made.train.images, np.memmap) and not made.train.images.flags.writeable
+    assert isinstance(made.train["x"], np.memmap) and not made.train["x"].flags.writeable
     assert peak < 60 * 256 * 256 * 3 * 2 / 3
 
 

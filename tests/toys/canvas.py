@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie import Card, Noise, Phase, Stage
 from reverie.core.batch import Batch
-from reverie.core.noise import Noise
-from reverie.optim.phase import Phase, Stage
+from reverie.core.card import Output
 
 
 class Canvas(nn.Module):
@@ -35,6 +35,10 @@ class Canvas(nn.Module):
         waves = torch.sin(6.3 * (place[:, None] + torch.arange(1, channels + 1)[:, None, None] * place))
         self.register_buffer("kernels", kernels)
         self.register_buffer("target", 0.8 * waves[None])
+
+    @property
+    def card(self) -> Card:
+        return Card(output=Output("image", tuple(self.image.shape[2:]), self.image.shape[1]))
 
     def stages(self, lr: float = 1.0) -> list[Stage]:
         optimizer = torch.optim.LBFGS([self.image], lr, max_iter=8, line_search_fn="strong_wolfe")

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reverie import Card, Noise, Phase, Stage
 from reverie.core.batch import Batch
-from reverie.core.noise import Noise
-from reverie.optim.phase import Phase, Stage, adamw
+from reverie.core.card import Likelihood, Output, Space
+from reverie.optim.phase import adamw
 
 GREY = 1 / 127.5  # the distance of neighbouring 8-bit values
 
@@ -81,6 +82,14 @@ class RealNVP(nn.Module):
         self.latent_shape = (features,)
         pairs = [(ActNorm(features), Coupling(features, width)) for _ in range(depth)]
         self.layers = nn.ModuleList(layer for pair in pairs for layer in pair)
+
+    @property
+    def card(self) -> Card:
+        return Card(
+            output=Output("image", self.shape[1:], self.shape[0]),
+            latents={"z": Space(self.latent_shape, "normal", "exact")},
+            likelihoods=(Likelihood("log_prob", "bound", "8-bit", dequantised=True),),
+        )
 
     def stages(self, lr: float = 1e-3) -> list[Stage]:
         nll = Phase("nll", adamw(self.parameters(), lr), self.loss)

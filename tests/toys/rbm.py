@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie import Card, Noise, Phase, Stage
 from reverie.core.batch import Batch
+from reverie.core.card import Output, Space
 from reverie.core.errors import UsageError
-from reverie.core.noise import Noise, fold
-from reverie.optim.phase import Phase, Stage
+from reverie.core.noise import fold
+from reverie.core.verbs import Frame
 
 
 class RBM(nn.Module):
@@ -76,6 +78,11 @@ class RBMStack(nn.Module):
         units = [channels * size**2, *hidden]
         self.layers = nn.ModuleList(RBM(v, h, chains) for v, h in pairwise(units))
         self.latent_shape = (units[-1],)
+
+    @property
+    def card(self) -> Card:
+        output = Output("image", self.shape[1:], self.shape[0])
+        return Card(output=output, latents={"h": Space(self.latent_shape, "model", "mean", kind="binary")})
 
     def stages(self, lr: float = 0.05) -> list[Stage]:
         """A stage for each layer."""
@@ -147,20 +154,20 @@ class RBMStack(nn.Module):
             latent = layer.visible(latent)
         return (2 * latent - 1).unflatten(1, self.shape).float()
 
-    def trajectory(self, noise: Noise, sweeps: int = 50) -> Iterator[Tensor]:
-        """The topmost hidden units (B, units) after each sweep of a Gibbs chain from a random start."""
-        top = self.layers[-1]
-        v = noise.bernoulli(0.5, len(top.visible_bias)).float()
-        for _ in range(sweeps):
-            v = top.sweep(v, noise)
-            yield drawn(top.hidden(v), noise[:])
-
-    def sample(self, noise: Noise, sweeps: int = 50, **condition: Any) -> Tensor:
-        """Images (B, C, H, W).
+    def stream(self, noise: Noise, sweeps: int = 50) -> Iterator[Frame]:
+        """The topmost hidden units ``h`` (B, units) after each sweep of a Gibbs chain from a random start.
 
         Args:
             sweeps: of Gibbs sampling between the two topmost layers.
         """
-        for h in self.trajectory(noise, sweeps):  # noqa: B007
-            pass
-        return self.decode(h)
+        top = self.layers[-1]
+        v = noise.bernoulli(0.5, len(top.visible_bias)).float()
+        for sweep in range(sweeps):
+            v = top.sweep(v, noise)
+            h = drawn(top.hidden(v), noise[:])
+            yield Frame((sweep + 1) / sweeps, {"h": h}, lambda h=h: {"image": self.decode(h)})
+
+    def sample(self, noise: Noise, sweeps: int = 50) -> Tensor:
+        """Images (B, C, H, W): the last frame of ``stream``."""
+        *_, last = self.stream(noise, sweeps)
+        return last.render()["image"]

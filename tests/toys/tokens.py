@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie import Card, Noise, Phase, Stage
 from reverie.core.batch import Batch
-from reverie.core.noise import Noise
+from reverie.core.card import Likelihood, Output, Space
+from reverie.core.verbs import Frame
 from reverie.nets.layers.drawing import Dropout
-from reverie.optim.phase import Phase, Stage, adamw
+from reverie.optim.phase import adamw
 
 
 class Codebook(nn.Module):
@@ -77,7 +79,7 @@ class Block(nn.Module):
 
 
 class Prior(nn.Module):
-    """p(token | tokens before it, class): tokens (B, T), or fewer, to logits of as many and the next (B, T + 1, K)."""
+    """p(token | those before it, class): the first tokens (B, n), n < T, to logits of each and the next (B, n + 1, K)."""
 
     def __init__(self, codes: int, length: int, classes: int, width: int, depth: int, dropout: float):
         super().__init__()
@@ -116,7 +118,7 @@ class TokenPrior(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
-        self.classes, self.side = classes, size // 4
+        self.shape, self.channels, self.classes, self.side = (size, size), channels, classes, size // 4
         self.latent_shape = (self.side**2,)
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, width, 4, 2, 1), nn.SiLU(), nn.Conv2d(width, code_width, 4, 2, 1)
@@ -126,6 +128,16 @@ class TokenPrior(nn.Module):
         )
         self.codebook = Codebook(codes, code_width)
         self.prior = Prior(codes, self.side**2, classes, width, depth, dropout)
+
+    @property
+    def card(self) -> Card:
+        return Card(
+            output=Output("image", self.shape, self.channels),
+            conditions={"label": self.classes} if self.classes else {},
+            latents={"tokens": Space(self.latent_shape, "model", "exact", kind="tokens")},
+            likelihoods=(Likelihood("log_prob", "exact", "tokens"),),
+            evaluations=self.side**2,
+        )
 
     # Learning
 
@@ -205,22 +217,22 @@ class TokenPrior(nn.Module):
         """log p of the image's tokens, nats (B,): exact, and of tokens, not of pixels."""
         return self.token_log_prob(self.encode(batch["x"]), batch.get("label"))
 
-    def trajectory(self, noise: Noise, label: Tensor | None = None, temperature: float = 1.0) -> Iterator[Tensor]:
-        """The tokens (B, t) that are there after each of T steps."""
-        label = self.label_of(len(noise), label, noise.device)
-        token = torch.zeros(len(noise), 0, dtype=torch.int64, device=noise.device)
-        for _ in range(self.side**2):
-            p = (self.prior(token, label)[:, -1].double() / max(temperature, 1e-6)).softmax(1)
-            drawn = (p.cumsum(1) <= noise.uniform(1)).sum(1).clamp(max=p.shape[1] - 1)
-            token = torch.cat([token, drawn[:, None]], 1)
-            yield token
-
-    def sample(self, noise: Noise, label: Tensor | None = None, temperature: float = 1.0, **condition: Any) -> Tensor:
-        """Images (B, C, H, W), token by token.
+    def stream(self, noise: Noise, label: Tensor | None = None, temperature: float = 1.0) -> Iterator[Frame]:
+        """The tokens ``t`` (B, n) that are there after each step; in the image, code 0 stands for the others.
 
         Args:
             temperature: logits are divided by it; below 1 more typical and less varied.
         """
-        for token in self.trajectory(noise, label, temperature):  # noqa: B007
-            pass
-        return self.decode(token)
+        label, length = self.label_of(len(noise), label, noise.device), self.side**2
+        token = torch.zeros(len(noise), 0, dtype=torch.int64, device=noise.device)
+        for step in range(length):
+            p = (self.prior(token, label)[:, -1].double() / max(temperature, 1e-6)).softmax(1)
+            drawn = (p.cumsum(1) <= noise.uniform(1)).sum(1).clamp(max=p.shape[1] - 1)
+            token = torch.cat([token, drawn[:, None]], 1)
+            whole = F.pad(token, (0, length - step - 1))
+            yield Frame((step + 1) / length, {"t": token}, lambda whole=whole: {"image": self.decode(whole)})
+
+    def sample(self, noise: Noise, label: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """Images (B, C, H, W): the last frame of ``stream``."""
+        *_, last = self.stream(noise, label, temperature)
+        return last.render()["image"]

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie import Card, Noise, Phase, Stage
 from reverie.core.batch import Batch
-from reverie.core.noise import Noise
-from reverie.optim.phase import Phase, Stage, adamw
+from reverie.core.card import Output, Space
+from reverie.optim.phase import adamw
 
 
 class VoxelGAN(nn.Module):
@@ -34,7 +35,7 @@ class VoxelGAN(nn.Module):
         r1: float = 1.0,
     ):
         super().__init__()
-        self.latent, self.r1 = latent, r1
+        self.shape, self.channels, self.latent, self.r1 = tuple(shape), channels, latent, r1
         coarse = tuple(side // 4 for side in shape)
         features = 2 * width * coarse[0] * coarse[1] * coarse[2]
         self.generator = nn.Sequential(
@@ -54,6 +55,11 @@ class VoxelGAN(nn.Module):
             nn.Flatten(),
             nn.Linear(features, 1),
         )
+
+    @property
+    def card(self) -> Card:
+        output = Output("volume", self.shape, self.channels)
+        return Card(output=output, latents={"z": Space((self.latent,), "normal")})
 
     def stages(self, lr: float = 2e-4) -> list[Stage]:
         d = adamw(self.discriminator.parameters(), lr, betas=(0.5, 0.99))

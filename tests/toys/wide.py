@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie import Card, Noise, Phase, Stage
 from reverie.core.batch import Batch
-from reverie.core.noise import Noise
-from reverie.optim.phase import Phase, Stage, adamw
+from reverie.core.card import Likelihood, Output, Space
+from reverie.optim.phase import adamw
 
 
 class WideVAE(nn.Module):
@@ -27,7 +28,7 @@ class WideVAE(nn.Module):
         super().__init__()
         coarse = (2 * width, shape[0] // 4, shape[1] // 4)
         features = coarse[0] * coarse[1] * coarse[2]
-        self.latent_shape = (latent,)
+        self.shape, self.channels, self.latent_shape = tuple(shape), channels, (latent,)
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, width, 4, 2, 1),
             nn.SiLU(),
@@ -43,6 +44,14 @@ class WideVAE(nn.Module):
             nn.ConvTranspose2d(2 * width, width, 4, 2, 1),
             nn.SiLU(),
             nn.ConvTranspose2d(width, channels, 4, 2, 1),
+        )
+
+    @property
+    def card(self) -> Card:
+        return Card(
+            output=Output("image", self.shape, self.channels),
+            latents={"z": Space(self.latent_shape, "normal", "mean")},
+            likelihoods=(Likelihood("elbo", "bound", "binary"),),
         )
 
     def stages(self, lr: float = 2e-3) -> list[Stage]:

@@ -40,21 +40,21 @@ def distill(
         json: end with one line of JSON.
     """
     from reverie.core.distributed import rank
+    from reverie.data import open_like, reopen
     from reverie.training.run import Run, locate
     from reverie.workflow.train import train
 
-    facts = Run.open(locate(run)[0]).info["data"]
+    record = Run.open(locate(run)[0]).info["data"]
     length: dict[str, Any] = {} if minutes is None else {"minutes": minutes}
     model, told = "distilled", dict[str, Any](evaluations=steps, guidance=guidance)
     if direction is not None:
         model, told = "editor", {"direction": direction, "strength": strength}
     leader = rank() == 0
     with bar(leader) as progress:
+        pictures = reopen(record, progress=progress) if data is None else open_like(data, record, progress)
         made = train(
             model,
-            data or facts["spec"],
-            size=facts["size"],
-            fit=facts["fit"],
+            pictures,
             out=out,
             progress=progress,
             teacher=run,

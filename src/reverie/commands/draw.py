@@ -54,9 +54,9 @@ def sample(arguments: list[str]) -> None:
 
     asked, options = run_flags(SampleFlags, "sample", arguments, sample.__doc__ or "")
     from reverie.core.card import card_of
-    from reverie.generation import load
+    from reverie.generation import load, spec_of
     from reverie.generation import sample as draw
-    from reverie.pictures import save_many
+    from reverie.media import medium_of
 
     where = target(asked.out) if asked.out else None if asked.stream else target("samples.png")
     film, model = target(asked.stream) if asked.stream else None, load(asked.run)
@@ -73,7 +73,8 @@ def sample(arguments: list[str]) -> None:
     if where:
         with bar(True) as progress:
             drawn = draw(model, count, asked.seed, **condition, progress=progress, **options)
-        save_many(where, drawn, seeds)
+        spec = spec_of(model)
+        medium_of(spec).save(where, drawn, spec, {"seeds": seeds})
         made["out"] = str(where)
         said.append(f"{count} samples in {where}")
     told(asked.json, made, "\n".join(said))
@@ -83,7 +84,7 @@ def _film(path: Path, model: Any, count: int, seed: int, options: dict[str, Any]
     """Write what generation goes through, as the ending says; returns the number of frames."""
     from reverie.editing.diffusion_views import film, strip
     from reverie.generation import stream
-    from reverie.pictures import FILMS, save, save_film
+    from reverie.media.montage import FILMS, save, save_film
 
     frames = list(stream(model, count, seed, **options))
     if path.suffix.lower() in FILMS:
@@ -118,7 +119,7 @@ def forward(
     from reverie.editing.diffusion_views import forward as noised
     from reverie.editing.diffusion_views import schedule_plot
     from reverie.generation import load, need
-    from reverie.pictures import save
+    from reverie.media.montage import save
 
     path, plotted, model = target(out), target(plot) if plot else None, load(run)
     need(model, "diffuse")
@@ -168,7 +169,7 @@ def reconstruct(
     from reverie.drawing import beside
     from reverie.drawing import reconstruct as both
     from reverie.generation import load, need
-    from reverie.pictures import save
+    from reverie.media.montage import save
 
     path, model = target(out), load(run)
     need(model, "encode", "decode")
@@ -208,7 +209,7 @@ def interpolate(
     """
     from reverie.editing.latents import interpolate as morph
     from reverie.generation import find_latent, load, need
-    from reverie.pictures import save_film
+    from reverie.media.montage import save_film
 
     where, model = target(out), load(run)
     need(model, "decode")
@@ -241,7 +242,7 @@ def traverse(
     from reverie.editing.latents import latent_spread
     from reverie.editing.latents import traverse as walk
     from reverie.generation import data_of, find_latent, load, need
-    from reverie.pictures import grid, save
+    from reverie.media.montage import grid, save
 
     path, model = target(out), load(run)
     need(model, "decode")
@@ -282,7 +283,7 @@ def mix(
     from reverie.drawing import device_of
     from reverie.editing.latents import mixed, style_layers
     from reverie.generation import load
-    from reverie.pictures import grid, save
+    from reverie.media.montage import grid, save
 
     path, model = target(out), load(run)
     if rows < 1 or columns < 1:
@@ -315,7 +316,7 @@ def restore(
 
     from reverie.drawing import beside, device_of
     from reverie.generation import find_picture, load, need
-    from reverie.pictures import save
+    from reverie.media.montage import save
 
     path, model = target(out), load(run)
     need(model, "restore")
@@ -358,8 +359,9 @@ def translate(arguments: list[str]) -> None:
 
     from reverie.core.noise import Noise
     from reverie.drawing import beside, chunk_of, translated
-    from reverie.generation import complete, find_given, load, need
-    from reverie.pictures import save, save_many, to_uint8
+    from reverie.generation import complete, find_given, load, need, spec_of
+    from reverie.media import medium_of
+    from reverie.media.montage import save
 
     path, model = target(asked.out), load(asked.run)
     need(model, "translate")
@@ -373,5 +375,6 @@ def translate(arguments: list[str]) -> None:
     if path.suffix:
         save(path, beside(rows))
     else:
-        save_many(path, to_uint8(rows[1]), list(range(len(given))))
+        spec = spec_of(model)
+        medium_of(spec).save(path, medium_of(spec).to_storage(rows[1], spec), spec, {"seeds": list(range(len(given)))})
     told(asked.json, {"out": str(path), "number": len(given)}, f"{len(given)} translated images in {path}")

@@ -31,15 +31,24 @@ class Request:
     Attributes:
         data: a folder, fashion, emoji, mnist, fashion-mnist, cifar10, stacked-mnist, FILE.npz, SHARD.tar or
             hf:owner/name; none for a model that learns from no data.
-        size: side of the pictures in pixels; by default their own where they agree, else 64.
-        fit: crop keeps the centre of a picture that is not square, pad keeps all of it.
+        size: side of square images in pixels, or HEIGHTxWIDTH such as 48x64; by default their own where they agree and
+            are square, else 64.
+        fit: crop fills the size and keeps the centre of an image of another shape, pad keeps all of it.
+        background: colour behind transparent pixels and in the padding: a name, "#ff8800" or 10,20,30.
+        held_out: share of the data to hold out, where it has no split of its own.
+        channels: 1 (grey) or 3 (RGB); by default 1 where every image is grey.
+        medium: what the rows of an .npz are, where their shape does not tell it.
         out: run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         json: end with one line of JSON.
     """
 
     data: str = "fashion"
-    size: int | None = None
+    size: str | None = None
     fit: Literal["crop", "pad"] = "crop"
+    background: str = "white"
+    held_out: float = 0.1
+    channels: int | None = None
+    medium: Literal["image", "video", "volume", "sequence"] | None = None
     out: str | None = None
     json: bool = False
 

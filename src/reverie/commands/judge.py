@@ -47,7 +47,7 @@ class EvaluateFlags:
     device: str = "auto"
     seed: int = 0
     per_class: bool = False
-    size: int | None = None
+    size: str | None = None
     out: str | None = None
     json: bool = False
 
@@ -108,5 +108,6 @@ def _table(found) -> None:
         Console(width=max(100, Console().width)).print(table)
         first = found.scores[0].passport
         fake, real = first["fake"], first["reference"]
-        against = f"{real['n']:,} of {real['data']} ({real['split']}), {real['size']} px"
+        size = real["size"] if isinstance(real["size"], int) else "x".join(map(str, real["size"]))
+        against = f"{real['n']:,} of {real['data']} ({real['split']}), {size} px"
         out(f"{fake['n']:,} generated pictures against {against}.")

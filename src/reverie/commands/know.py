@@ -69,8 +69,12 @@ def doctor(run: RunName, /, json: bool = False) -> None:
 def data(
     source: Positional[Annotated[str | None, arg(metavar="SOURCE")]] = None,
     /,
-    size: int | None = None,
+    size: str | None = None,
     fit: Literal["crop", "pad"] = "crop",
+    background: str = "white",
+    held_out: float = 0.1,
+    channels: int | None = None,
+    medium: Literal["image", "video", "volume", "sequence"] | None = None,
     json: bool = False,
 ) -> None:
     """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
@@ -78,11 +82,16 @@ def data(
     Args:
         source: a folder, fashion, emoji, mnist, fashion-mnist, cifar10, stacked-mnist, FILE.npz, SHARD.tar or
             hf:owner/name.
-        size: side of the pictures in pixels; by default their own where they agree, else 64.
-        fit: crop keeps the centre of a picture that is not square, pad keeps all of it.
+        size: side of square images in pixels, or HEIGHTxWIDTH such as 48x64; by default their own where they agree and
+            are square, else 64.
+        fit: crop fills the size and keeps the centre of an image of another shape, pad keeps all of it.
+        background: colour behind transparent pixels and in the padding: a name, "#ff8800" or 10,20,30.
+        held_out: share of the data to hold out, where it has no split of its own.
+        channels: 1 (grey) or 3 (RGB); by default 1 where every image is grey.
+        medium: what the rows of an .npz are, where their shape does not tell it.
         json: print the report as JSON.
     """
-    from reverie.data import data as open_data
+    from reverie.data import open_data
     from reverie.data.intake import TooFew
 
     if source is None:
@@ -92,13 +101,17 @@ def data(
         return
     try:
         with bar(True) as progress:
-            found = open_data(source, size=size, fit=fit, progress=progress)
+            found = open_data(source, size, channels, fit, background, held_out, medium, progress)
     except TooFew as error:
         if json:  # the report is what was asked for, however little there is to train on
             dump(
                 {
                     "usable": error.report.usable,
+                    "medium": medium or "image",
+                    "shape": [],
+                    "channels": 0,
                     "classes": [],
+                    "attributes": [],
                     "captions": 0,
                     "pairs": 0,
                     "train": 0,
@@ -114,10 +127,12 @@ def data(
     summary = found.summary()
     named = f" ({', '.join(found.classes[:12])}{' ...' if len(found.classes) > 12 else ''})" if found.classes else ""
     out(
-        f"{source}: {summary['usable']} usable pictures of {found.size}x{found.size}x{found.channels}, "
+        f"{source}: {summary['usable']} usable {found.spec.medium}s of {found.spec}, "
         f"{summary['train']} to train on, {summary['held_out']} held out"
     )
     out(f"classes {len(found.classes)}{named}, captions {summary['captions']}, pairs {summary['pairs']}")
+    if found.attributes:
+        out(f"attributes {', '.join(found.attributes)}")
     for kind, count in found.report.counts().items():
         first = next(p for p in found.report.problems if p.kind == kind)
         out(f"  {count:6} {kind}: {first.action} (first: {first.file})")

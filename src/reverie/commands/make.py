@@ -12,7 +12,9 @@ def train(arguments: list[str]) -> None:
     named = bool(arguments) and not arguments[0].startswith("-")
     model, rest = (arguments[0], arguments[1:]) if named else ("vae", arguments)
     from reverie.commands.flags import train_flags
+    from reverie.registry import accept
 
+    model = accept(model)
     pairs = zip(rest, [*rest[1:], ""], strict=False)  # the recipe, and so what --help shows, depends on the data
     source = next((a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--data"), "fashion")
     options, asked = train_flags(model, source, rest, train.__doc__ or "")
@@ -22,12 +24,20 @@ def train(arguments: list[str]) -> None:
     leader = rank() == 0
     with bar(leader) as progress:
         data = None if asked.data == "none" else asked.data
-        run = start(model, data, size=asked.size, fit=asked.fit, out=asked.out, progress=progress, **options)
+        how = {name: getattr(asked, name) for name in ("size", "fit", "background", "held_out", "channels", "medium")}
+        run = start(model, data, **how, out=asked.out, progress=progress, **options)
     if leader:
         _end(run, asked.json)
 
 
-def resume(run: RunName, /, steps: int | None = None, minutes: float | None = None, json: bool = False) -> None:
+def resume(
+    run: RunName,
+    /,
+    steps: int | None = None,
+    minutes: float | None = None,
+    data: str | None = None,
+    json: bool = False,
+) -> None:
     """Continue a stopped, killed or failed run from its newest whole checkpoint, bit for bit (on the same device).
 
     With --steps or --minutes it is extended, also when it is finished.
@@ -36,28 +46,30 @@ def resume(run: RunName, /, steps: int | None = None, minutes: float | None = No
         run: the run directory.
         steps: train until so many steps in all.
         minutes: train so many minutes more.
+        data: where the run's data is now, if it has moved.
         json: end with one line of JSON.
     """
     from reverie.core.distributed import rank
     from reverie.workflow.again import resume as again
 
-    found = again(run, steps, minutes)
+    found = again(run, steps, minutes, data=data)
     if rank() == 0:
         _end(found, json)
 
 
-def rerun(run: RunName, /, out: str | None = None, json: bool = False) -> None:
+def rerun(run: RunName, /, out: str | None = None, data: str | None = None, json: bool = False) -> None:
     """Repeat a run from its run.json: same data, options, seed and number of steps, in a new directory.
 
     Args:
         run: the run directory.
         out: where to; by default the first free of runs/MODEL-DATA-2, -3 ...
+        data: where the run's data is now, if it has moved.
         json: end with one line of JSON.
     """
     from reverie.core.distributed import rank
     from reverie.workflow.again import rerun as repeat
 
-    found = repeat(run, out)
+    found = repeat(run, out, data=data)
     if rank() == 0:
         _end(found, json)
 

@@ -59,13 +59,9 @@ class Batch(dict[str, Any]):
         return Batch(self if columns is None else columns, **(known | attributes))
 
     def cut(self, low: int, high: int) -> Batch:
-        """Rows ``low`` to ``high``."""
+        """Rows ``low`` to ``high``, with streams of their own, at the draws where these stand."""
         rows = slice(low, high)
-        known = {
-            "rng": self.rng[rows],
-            "shared": self.shared[:],
-            "row": self.row[rows],
-        }  # streams from where they stand
+        known = {"rng": self.rng[rows], "shared": self.shared[:], "row": self.row[rows]}
         whole = (low, high) == (0, self.rows)
         return self.replace(None if whole else {name: value[rows] for name, value in self.items()}, **known)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 def transient(model: nn.Module) -> set[str]:
     """Names of buffers that are counters or memories (image pools, chains, probabilities): no other run wants them.
 
-    A module's class lists its own as ``transient``, names or patterns: ``transient = ("augment_p", "pool_*")``.
+    A module's class lists its own as ``transient``, names or patterns: ``transient = ("augment_p", "pool_*")``; those
+    of its bases count, too.
     """
     names: set[str] = set()
     for prefix, module in model.named_modules():
-        for pattern in getattr(type(module), "transient", ()):
+        for pattern in (pattern for kind in type(module).__mro__ for pattern in vars(kind).get("transient", ())):
             own = (name for name, _ in module.named_buffers())
             names |= {f"{prefix}.{name}".lstrip(".") for name in own if fnmatch.fnmatchcase(name, pattern)}
     return names
@@ -24,8 +26,6 @@ def transient(model: nn.Module) -> set[str]:
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
     """Hex sha256 over names, types, shapes and values of a state dict; 40 digits."""
-    import hashlib
-
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

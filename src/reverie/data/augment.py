@@ -1,7 +1,8 @@
-"""Augmentations on the training device, each picture's strength drawn from its own stream of the batch's noise."""
+"""Augmentations on the training device, each sample's strength drawn from its own stream of the batch's noise."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +14,11 @@ from reverie.core.noise import Noise
 
 @dataclass(frozen=True)
 class Augment:
-    """What to do to each picture.
+    """What to do to each sample, whatever its dimensions.
 
     Attributes:
-        flip: mirror half of the pictures left to right.
-        translate: shift by up to this fraction of the side, both ways; the border's pixels fill the gap.
+        flip: mirror half of the samples along the last spatial axis: left to right.
+        translate: shift along every axis by up to this fraction of it, both ways; the border's values fill the gap.
         color: brightness, contrast and saturation each scaled by a factor within 1 -+ this.
     """
 
@@ -51,37 +52,47 @@ class Augment:
     def __bool__(self) -> bool:
         return self != Augment()
 
-    def __call__(self, images: list[Tensor], rng: Noise) -> list[Tensor]:
-        """The same change to every tensor of the list (a picture and its pair): (B, C, H, W) in [-1, 1]."""
+    def check(self, medium: str, allowed: Sequence[str]) -> None:
+        """Raise a UsageError for a change that this medium does not allow."""
+        chosen = [name for name in ("flip", "translate", "color") if getattr(self, name)]
+        if refused := [name for name in chosen if name not in allowed]:
+            raise UsageError(f"A {medium} cannot be augmented by {refused[0]}. Possible: {', '.join(allowed)}.")
+
+    def __call__(self, columns: dict[str, Tensor], rng: Noise) -> dict[str, Tensor]:
+        """The same change to every column (B, C, *shape), such as ``x`` and ``source``; a ``mask`` keeps its values."""
+        dims = next(iter(columns.values())).ndim - 2
         if self.flip:
-            mirror = rng.bernoulli(0.5, 1, 1, 1)
-            images = [torch.where(mirror, x.flip(3), x) for x in images]
+            mirror = rng.bernoulli(0.5, *[1] * (dims + 1))
+            columns = {name: torch.where(mirror, x.flip(-1), x) for name, x in columns.items()}
         if self.translate:
-            shift = rng.uniform(2, low=-self.translate, high=self.translate)
-            images = [_translate(x, shift) for x in images]
+            shift = rng.uniform(dims, low=-self.translate, high=self.translate)
+            columns = {name: _translate(x, shift) for name, x in columns.items()}
         if self.color:
-            factors = rng.uniform(3, 1, 1, 1, low=1 - self.color, high=1 + self.color).unbind(1)
-            images = [_color(x, *factors) for x in images]
-        return images
+            low, high = 1 - self.color, 1 + self.color
+            factors = rng.uniform(3, *[1] * (dims + 1), low=low, high=high).unbind(1)
+            columns = {name: x if name == "mask" else _color(x, *factors) for name, x in columns.items()}
+        return columns
 
 
 def _translate(x: Tensor, shift: Tensor) -> Tensor:
-    """Shift by whole pixels; ``shift`` (B, 2) is a fraction of the side."""
-    batch, _, height, width = x.shape
-    down, right = (shift * x.new_tensor([height, width])).round().long().unbind(1)
-    rows = (torch.arange(height, device=x.device) - down[:, None]).clamp(0, height - 1)
-    columns = (torch.arange(width, device=x.device) - right[:, None]).clamp(0, width - 1)
-    place = torch.arange(batch, device=x.device)[:, None, None]
-    moved = x.permute(0, 2, 3, 1)[place, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
-    return moved.permute(0, 3, 1, 2)
+    """Shift by whole places; ``shift`` (B, dims) is a fraction of each axis."""
+    extents = x.shape[2:]
+    steps = (shift * x.new_tensor(extents)).round().long()
+    rows = torch.arange(len(x), device=x.device)
+    index = [rows.view(-1, *[1] * len(extents))]
+    for axis, extent in enumerate(extents):
+        places = (torch.arange(extent, device=x.device) - steps[:, axis, None]).clamp(0, extent - 1)  # (B, extent)
+        index.append(places.view(-1, *[extent if other == axis else 1 for other in range(len(extents))]))
+    return x.movedim(1, -1)[tuple(index)].movedim(-1, 1)  # one gather of (B, *shape, C)
 
 
 def _color(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    """Scale brightness, then contrast about the picture's mean, then saturation about each pixel's grey."""
+    """Scale brightness, then contrast about the sample's mean, then saturation about each pixel's grey."""
     x = (x + 1) * brightness - 1
-    mean = x.mean((1, 2, 3), keepdim=True)
+    mean = x.mean(tuple(range(1, x.ndim)), keepdim=True)
     x = torch.lerp(mean.expand_as(x), x, contrast.expand_as(x))
     if x.shape[1] == 3:
-        grey = (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)  # ITU-R BT.601
+        weights = x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, *[1] * (x.ndim - 2))  # ITU-R BT.601
+        grey = (x * weights).sum(1, keepdim=True)
         x = torch.lerp(grey.expand_as(x), x, saturation.expand_as(x))
     return x.clamp(-1, 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reverie.data.arrays import Arrays
+from reverie.data.arrays import Arrays, of_images
 
 FOLDER = Path(__file__).parent / "bundled"
 FILTERS = [
@@ -41,7 +41,7 @@ def fashion() -> Arrays:
             mosaic = np.asarray(image.convert("RGB"))[..., 0]
         tiles = mosaic.reshape(-1, 28, mosaic.shape[1] // 28, 28).swapaxes(1, 2).reshape(-1, 28, 28)
         images[label::10, ..., 0] = tiles if label in UPRIGHT else tiles.swapaxes(1, 2)
-    return Arrays(images, np.arange(len(images)) % 10, FASHION_CLASSES, 10 * TRAIN, checked=True)
+    return of_images(images, np.arange(len(images)) % 10, FASHION_CLASSES, 10 * TRAIN)
 
 
 def emoji() -> Arrays:
@@ -49,8 +49,8 @@ def emoji() -> Arrays:
     about = json.loads((FOLDER / "emoji.json").read_text("utf-8"))
     labels = np.array(about["labels"], np.int64)
     images, sources = (unpack((FOLDER / f"emoji-{name}.xz").read_bytes()) for name in ("noto", "twemoji"))
-    return Arrays(
-        images, labels, about["classes"], about["train"], about["names"], about["texts"], sources, checked=True
+    return of_images(
+        images, labels, about["classes"], about["train"], about["names"], text=about["texts"], source=sources
     )
 
 

@@ -1,10 +1,11 @@
-"""Words beside pictures: NAME.txt, metadata.csv and metadata.jsonl, as a folder of pictures may hold them."""
+"""Words and numbers beside images: NAME.txt, metadata.csv and metadata.jsonl, as a folder of images may hold them."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -14,6 +15,7 @@ from reverie.data.items import File, Item, printable
 from reverie.data.types import Problem
 
 TABLES = ("metadata.csv", "metadata.jsonl")
+RESERVED = ("file_name", "text", "caption", "label")  # other columns of numbers are attributes
 
 
 class Captions:
@@ -47,6 +49,21 @@ class Captions:
         return replace(
             item, text=" ".join(str(text).split()), label=label if isinstance(label, int) else label and str(label)
         )
+
+    def attributes(self, images: Iterable[str]) -> tuple[list[str], dict[str, tuple[float, ...]]]:
+        """The columns whose every value is a number, in the tables' order, and each image's numbers; 0 for a gap."""
+        columns = dict.fromkeys(name for row in self.rows.values() for name in row if name not in RESERVED)
+        numbers = {
+            name: {image: _number(row.get(name)) for image, row in self.rows.items() if row.get(name) not in (None, "")}
+            for name in columns
+            if isinstance(name, str)
+        }
+        names = [name for name, values in numbers.items() if values and None not in values.values()]
+        by_image = {image: tuple(numbers[name].get(image) or 0.0 for name in names) for image in images}
+        for name in names:
+            if gaps := sum(image not in numbers[name] for image in by_image):
+                self._say(name, "missing-attribute", f"used: {gaps} images without a value have 0")
+        return names, by_image
 
     def _beside(self, name: str) -> str:
         return str(PurePosixPath(name).with_suffix(".txt"))
@@ -87,6 +104,14 @@ class Captions:
 
     def _say(self, name: str, kind: str, action: str) -> None:
         self.problems.append(Problem(printable(name), kind, action))
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _json(text: str) -> Any:

@@ -1,16 +1,17 @@
-"""Any tree of pictures: the walk, and what its folders' names mean (classes, splits, pairs)."""
+"""Any tree of images: the walk, and what its folders' names mean (classes, splits, pairs)."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from reverie.data.captions import Captions
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing, printable
-from reverie.data.picture import SUFFIXES
 from reverie.data.types import Problem
+from reverie.media.decode import SUFFIXES
 
 
 def list_folder(root: Path) -> Listing:
@@ -37,7 +38,12 @@ def list_folder(root: Path) -> Listing:
             if not name.startswith(tuple(prefix for _, prefix, _ in branches)):
                 problems.append(Problem(printable(name), "outside-splits", "skipped: neither in train/ nor in test/"))
     by_path = {file.path: name for name, file in pictures.items()}
-    return Listing([captions.describe(item, by_path[item.file.path]) for item in items], problems)
+    names, numbers = captions.attributes(by_path[item.file.path] for item in items)
+    described = [
+        replace(captions.describe(item, name), attributes=numbers[name])
+        for item, name in ((item, by_path[item.file.path]) for item in items)
+    ]
+    return Listing(described, problems, names)
 
 
 def suffix(name: str) -> str:

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from reverie import home
 from reverie.core.errors import ReverieError
 from reverie.core.files import replacing
-from reverie.data import picture
 from reverie.data.items import File, Item, Listing
 from reverie.data.types import Problem, Report
+from reverie.media import decode
 
 MIN_PICTURES = 8
 FRESH_NS = 2_000_000_000  # a file changed this recently may change again within the clock's grain: not remembered
@@ -51,7 +51,7 @@ class TooFew(ReverieError):
         counts = ", ".join(f"{n} {kind}" for kind, n in report.counts().items()) or "no other files"
         super().__init__(
             f"{what} holds {report.usable} usable pictures; at least {MIN_PICTURES} are needed. "
-            f"Also found: {counts}. Pictures are read from {' '.join(sorted(picture.SUFFIXES))} files."
+            f"Also found: {counts}. Pictures are read from {' '.join(sorted(decode.SUFFIXES))} files."
         )
         self.report = report
 
@@ -71,12 +71,12 @@ def survey(
     first: dict[str, str] = {}
     memory = Memory(what)
     total = len(listing.items)
-    with picture.quiet():
+    with decode.quiet():
         for i, facts in enumerate(parallel(memory.look, listing.items)):
             item = listing.items[i]
             if progress and (i % 256 == 255 or i + 1 == total):
                 progress(i + 1, total, "reading")
-            if isinstance(facts, picture.Unusable):
+            if isinstance(facts, decode.Unusable):
                 problems.append(Problem(item.name, facts.kind, facts.action))
                 continue
             sha, source_sha, size = facts
@@ -92,7 +92,7 @@ def survey(
     if len(sizes) > 1:
         widths, heights = zip(*sizes, strict=True)
         span = f"{min(widths)} to {max(widths)} wide, {min(heights)} to {max(heights)} high"
-        problems.append(Problem("*", "mixed-sizes", f"converted: {span}; all brought to one square"))
+        problems.append(Problem("*", "mixed-sizes", f"converted: {span}; all brought to one size"))
     return seen, problems
 
 
@@ -110,7 +110,7 @@ class Memory:
         except (OSError, ValueError):
             pass  # no memory, or a torn one: every file is read
 
-    def look(self, item: Item) -> tuple[str, str, tuple[int, int]] | picture.Unusable:
+    def look(self, item: Item) -> tuple[str, str, tuple[int, int]] | decode.Unusable:
         """(sha256 of the item, sha256 of its source, size in pixels), or why it cannot be used. Never raises."""
         try:
             sha, size = self._facts(item.file)
@@ -118,10 +118,10 @@ class Memory:
                 return sha, "", size
             try:
                 source_sha, _ = self._facts(item.source)
-            except picture.Unusable as error:
-                return picture.Unusable(error.kind, f"{error.action}; it is the source of this pair")
+            except decode.Unusable as error:
+                return decode.Unusable(error.kind, f"{error.action}; it is the source of this pair")
             return hashlib.sha256(f"{sha}{source_sha}".encode()).hexdigest(), source_sha, size
-        except picture.Unusable as error:
+        except decode.Unusable as error:
             return error
 
     def _facts(self, file: File) -> tuple[str, tuple[int, int]]:
@@ -132,7 +132,7 @@ class Memory:
         if file.reader is None and time.time_ns() - file.mtime_ns > FRESH_NS and known[2] != "":
             self.new[key] = known
         if isinstance(known[3], str):
-            raise picture.Unusable(known[3], known[4])
+            raise decode.Unusable(known[3], known[4])
         return known[2], (known[3], known[4])
 
     def save(self) -> None:
@@ -155,8 +155,8 @@ def _read_facts(file: File) -> list[Any]:
         return ["", "unreadable", f"skipped: cannot be read ({reason})"]
     sha = hashlib.sha256(data).hexdigest()
     try:
-        return [sha, *picture.inspect(data)]
-    except picture.Unusable as error:
+        return [sha, *decode.inspect(data)]
+    except decode.Unusable as error:
         return [sha, error.kind, error.action]
 
 

@@ -46,6 +46,7 @@ class Item:
         label: class name or number, None for none.
         split: "train", "held_out", or None where the source does not say.
         source: the other side of the pair, None without pairs.
+        attributes: one number for each of the listing's ``attributes``.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Item:
     text: str = ""
     split: str | None = None
     source: File | None = None
+    attributes: tuple[float, ...] = ()
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Listing:
 
     items: list[Item]
     problems: list[Problem] = field(default_factory=list)
+    attributes: list[str] = field(default_factory=list)
 
 
 def printable(name: str) -> str:

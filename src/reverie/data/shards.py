@@ -11,8 +11,8 @@ from typing import Any
 from reverie.core.errors import UsageError
 from reverie.data.folder import ignored, suffix
 from reverie.data.items import File, Item, Listing, printable
-from reverie.data.picture import SUFFIXES
 from reverie.data.types import Problem
+from reverie.media.decode import SUFFIXES
 
 WORDS = (".cls", ".txt", ".json")
 

@@ -1,137 +1,158 @@
-"""``data(spec)``: from what the user names to two splits of pictures."""
+"""``open_data(source)``: from what the user names or passes to two splits."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reverie.core.errors import ReverieError, UsageError, suggest
 from reverie.data.items import HELD_OUT_NAMES, Listing
+from reverie.data.options import WHITE, Background, OpenOptions, open_options, parse_background
 from reverie.data.types import Dataset
 from reverie.home import Progress
+from reverie.media import Size, Spec, parse_size
 
 if TYPE_CHECKING:
     import numpy as np
 
 BUNDLED_NAMES = ("fashion", "emoji")
 PUBLIC_NAMES = ("mnist", "fashion-mnist", "cifar10", "stacked-mnist")
-DEFAULT_SIZE = 64  # where the pictures' own sizes differ, are not square, or pass MAX_OWN_SIZE
-MAX_OWN_SIZE = 256
 POSSIBLE = (
     f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
     "a folder of pictures, an .npz file, or WebDataset shards (x.tar, a folder of them, x-{000..003}.tar)"
 )
 
 
-def data(
-    spec: str | os.PathLike[str],
-    size: int | None = None,
+def open_data(
+    source: Any,
+    size: Size | None = None,
     channels: int | None = None,
     fit: str = "crop",
-    background: tuple[int, int, int] = (255, 255, 255),
+    background: Background = WHITE,
     held_out: float = 0.1,
+    medium: str | None = None,
     progress: Progress | None = None,
     copies: bool = False,
+    labels: Sequence[Any] | np.ndarray | None = None,
+    texts: Sequence[str] | None = None,
+    low: float | None = None,
+    high: float | None = None,
 ) -> Dataset:
-    """Pictures ready for training, in two splits that share none.
+    """Data ready for training, in two splits that share no sample.
 
     Args:
-        spec: a bundled name, a public name, ``hf:owner/name``, a folder, an ``.npz`` file, or ``.tar`` shards.
-            ``SPEC:train`` or ``SPEC:test`` (also ``:held_out``, ``:val``) takes one split as the whole set, and divides
-            it again by content.
-        size: side of the square pictures; None = their own where all are equal, square and at most 256, else 64.
-        channels: 1 (grey) or 3 (RGB); None = 1 where every picture is grey, else 3.
-        fit: "crop" = short side to ``size`` (Lanczos, antialiased), centre kept; "pad" = long side to ``size``.
-        background: RGB behind transparent pixels and in the padding.
+        source: a bundled name, a public name, ``hf:owner/name``, a folder, an ``.npz`` file, or ``.tar`` shards.
+            ``SOURCE:train`` or ``SOURCE:test`` (also ``:held_out``, ``:val``) takes one split as the whole set, and
+            divides it again by content. Or an object: a NumPy array or tensor (N, H, W), (N, H, W, C), (N, C, H, W);
+            of other media as ``data.rows.LAYOUTS`` has them; a list of PIL images; a torch ``Dataset``, ``DataLoader``
+            or other iterable of known length, whose samples are images, (image, label) or dicts of columns (``x``,
+            ``label``, ``text``, ``source``, ``mask``, ``attributes``). It is read once, in order.
+        size: side of square images, or (height, width), or "48x64"; None = their own where all are equal, square and
+            at most 256, else 64.
+        channels: 1 (grey) or 3 (RGB); None = 1 where every image is grey, else 3.
+        fit: "crop" = cover ``size`` (Lanczos, antialiased), centre kept; "pad" = fit inside ``size``.
+        background: behind transparent pixels and in the padding: RGB, or a colour's name.
         held_out: share to hold out where the source names no split of its own.
+        medium: "image", "video", "volume" or "sequence", where a shape does not tell it.
         progress: called as progress(done, total, what) during long work.
-        copies: keep exact copies, which among pictures to be judged are the generator's fault, not the collection's.
+        copies: keep exact copies, which among images to be judged are the generator's fault, not the collection's.
+        labels, texts: (N,), for objects: numbers or names of classes, captions.
+        low, high: values of arrays that are -1 and 1 in a model, where they are in no usual range.
 
     Raises:
-        UsageError: the spec is unknown, an option is out of range.
+        UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
         ReverieError: nothing usable (``TooFew`` carries ``report``), or a source or the cache folder fails.
     """
-    text = os.path.expanduser(os.fspath(spec))  # noqa: PTH111 (a pattern with braces is no path)
+    options = open_options(size, channels, fit, background, held_out, medium, low, high, copies)
+    if not isinstance(source, str | os.PathLike):
+        from reverie.data.arrays import dataset
+        from reverie.data.memory import name_of, read_object
+
+        arrays = read_object(source, options, labels, texts, progress)
+        return dataset(name_of(source), arrays, None, options, {"reopenable": False}, progress)
+    if labels is not None or texts is not None:
+        raise UsageError("labels and texts go with arrays and other objects; folders and files hold their own.")
+    text = os.path.expanduser(os.fspath(source))  # noqa: PTH111 (a pattern with braces is no path)
     if text.startswith("~"):
         text = os.fspath(Path(text).expanduser())
-    _check(size, channels, fit, background, held_out)
-    source, part = _split_name(text)
-    background = (background[0], background[1], background[2])
+    name, part = _split_name(text)
+    opened = {"source": anchored(text), "reopenable": True}
+    if name in BUNDLED_NAMES or name in PUBLIC_NAMES or _is_npz(name):
+        from reverie.data.arrays import dataset
 
-    if source in BUNDLED_NAMES or source in PUBLIC_NAMES or _is_npz(source):
-        from reverie.data.arrays import dataset, load_npz
+        return dataset(text, _named_arrays(name, options, progress), part, options, opened, progress)
+    return _from_files(text, name, part, options, opened, progress)
 
-        if source in BUNDLED_NAMES:
-            from reverie.data.bundled import BUNDLED
 
-            arrays = BUNDLED[source]()
-        elif source in PUBLIC_NAMES:
-            from reverie.data.public import load_public
+def _named_arrays(name: str, options: OpenOptions, progress: Progress | None) -> Any:
+    if name not in BUNDLED_NAMES and name not in PUBLIC_NAMES:
+        from reverie.data.npz import load_npz
 
-            arrays = load_public(source, progress)
-        else:
-            arrays = load_npz(Path(source))
-        return dataset(text, arrays, part, size, channels, fit, background, held_out, progress, copies)
+        return load_npz(Path(name), options)
+    _only_images(name, options)
+    if name in BUNDLED_NAMES:
+        from reverie.data.bundled import BUNDLED
 
-    listing = _listing(source)
-    from reverie.data import intake, picture, store
+        return BUNDLED[name]()
+    from reverie.data.public import load_public
+
+    return load_public(name, progress)
+
+
+def _from_files(
+    text: str, name: str, part: str | None, options: OpenOptions, opened: dict[str, Any], progress: Progress | None
+) -> Dataset:
+    """Folders, shards and hub sets: files to decode, by way of the store."""
+    listing = _listing(name)
+    _only_images(name, options)
+    from reverie.data import intake, store
     from reverie.data.plan import make_plan
+    from reverie.media import decode
 
-    seen, problems = intake.survey(listing, source, progress, copies)
-    if size is None:
-        sizes = {one.size for one in seen}
-        width, height = next(iter(sizes))
-        size = width if len(sizes) == 1 and width == height <= MAX_OWN_SIZE else DEFAULT_SIZE
-    form = picture.Form(size, channels or 3, fit, background)
-    plan = make_plan(seen, form, find_channels=channels is None, held_out=held_out)
-    return store.open_or_build(text, plan, problems, part, progress)
+    seen, problems = intake.survey(listing, name, progress, options.copies)
+    sizes = {image.size[::-1] for image in seen}
+    common = next(iter(sizes)) if len(sizes) == 1 else None
+    form = decode.Form(options.image_shape(common), options.channels or 3, options.fit, options.background)
+    plan = make_plan(seen, form, options.channels is None, options.held_out, listing.attributes)
+    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress)
+
+
+def _only_images(name: str, options: OpenOptions) -> None:
+    if options.medium not in (None, "image"):
+        raise UsageError(f"{name} holds images; a {options.medium} comes as an array: an .npz file, or from Python.")
+    if options.low is not None:
+        raise UsageError(f"{name} holds 8-bit images; low and high are for arrays of other ranges.")
 
 
 def load_picture(
     path: str | os.PathLike[str],
-    size: int,
+    size: Size,
     channels: int,
     fit: str = "crop",
-    background: tuple[int, int, int] = (255, 255, 255),
+    background: Background = WHITE,
 ) -> np.ndarray:
-    """One picture file as uint8 (size, size, channels), decoded just as intake decodes.
+    """One image file as uint8 (H, W, channels), decoded just as intake decodes.
 
     Raises:
-        ReverieError: the file cannot be read or is no picture.
+        ReverieError: the file cannot be read or is no image.
     """
-    from reverie.data import picture
+    from reverie.media.image import Image
 
-    path = Path(path)
-    try:
-        with picture.quiet():
-            return picture.decode(path.read_bytes(), picture.Form(size, channels, fit, background))[0]
-    except OSError as error:
-        raise ReverieError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except picture.Unusable as error:
-        raise ReverieError(f"{path} cannot be used as a picture ({error.kind}): {error.action}.") from None
+    extents = parse_size(size)
+    assert extents is not None
+    spec = Spec("image", (extents[0], extents[-1]), channels)
+    return Image().read(Path(path), spec, fit, parse_background(background))
 
 
-def _check(size: int | None, channels: int | None, fit: str, background: tuple[int, ...], held_out: float) -> None:
-    if size is not None and not 1 <= size <= 4096:
-        raise UsageError(f"size is {size}; 1 to 4096 pixels are possible.")
-    if channels not in (None, 1, 3):
-        raise UsageError(f"channels is {channels}; 1 (grey) or 3 (RGB) are possible.")
-    if fit not in ("crop", "pad"):
-        raise UsageError(f'fit is "{fit}"; "crop" or "pad" are possible.{suggest(str(fit), ["crop", "pad"])}')
-    if len(background) != 3 or not all(0 <= int(v) <= 255 for v in background):
-        raise UsageError(f"background is {background}; three numbers from 0 to 255 are needed.")
-    if not 0 < held_out < 1:
-        raise UsageError(f"held_out is {held_out}; a share between 0 and 1 is needed.")
-
-
-def anchored(spec: str) -> str:
+def anchored(source: str) -> str:
     """The same data, named so that another working folder finds it: paths are made absolute, names stay."""
-    source, _ = _split_name(spec)
-    if source in (*BUNDLED_NAMES, *PUBLIC_NAMES) or source.startswith("hf:"):
-        return spec
-    return os.path.abspath(os.path.expanduser(source)) + spec[len(source) :]  # noqa: PTH100, PTH111 (braces, splits)
+    name, _ = _split_name(source)
+    if name in (*BUNDLED_NAMES, *PUBLIC_NAMES) or name.startswith("hf:"):
+        return source
+    return os.path.abspath(os.path.expanduser(name)) + source[len(name) :]  # noqa: PTH100, PTH111 (braces, splits)
 
 
 def _split_name(text: str) -> tuple[str, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -91,7 +91,7 @@ def near_duplicates(hashes: np.ndarray, pixels: Callable[[np.ndarray], np.ndarra
     return links
 
 
-def near_problems(names: list[str], links: np.ndarray, held: np.ndarray) -> list[Problem]:
+def near_problems(names: Sequence[str], links: np.ndarray, held: np.ndarray) -> list[Problem]:
     """One line for every member of a group of near duplicates but its first by name."""
     first: dict[int, int] = {}
     group = groups(links, len(names))

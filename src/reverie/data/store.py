@@ -1,14 +1,16 @@
-"""The store: pictures decoded and fitted once into one uint8 memory map, so that a batch is one gather.
+"""The store: images decoded and fitted once into one uint8 memory map, so that a batch is one gather.
 
 ``$REVERIE_HOME/stores/KEY/`` holds ``images.u8`` (training rows first, then held-out ones), ``sources.u8`` for pairs,
-and ``meta.json``. It is built in ``KEY.part/``, chunk by chunk, each noted in ``progress.jsonl`` once it is on the
-disk, so that a build that was killed goes on where it stopped; a rename makes it a store.
+``attributes.f32`` where there are some, and ``meta.json``. It is built in ``KEY.part/``, chunk by chunk, each noted in
+``progress.jsonl`` once it is on the disk, so that a build that was killed goes on where it stopped; a rename makes it a
+store.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -19,22 +21,29 @@ import numpy as np
 from reverie import home
 from reverie.core.errors import ReverieError
 from reverie.core.files import replacing
-from reverie.data import picture, split
+from reverie.data import split
 from reverie.data.intake import MIN_PICTURES, Seen, TooFew, parallel
 from reverie.data.items import index_labels
 from reverie.data.plan import VERSION, Plan, fingerprint, held_rows, order_rows, same_source
-from reverie.data.types import Dataset, Pictures, Problem, Report
+from reverie.data.types import Column, Dataset, Problem, Report, Split
+from reverie.media import Spec, decode
 
 CHUNK = 256  # pictures decoded between two notes; the only pictures ever in memory
 
 
 def open_or_build(
-    spec: str, wanted: Plan, problems: list[Problem], part: str | None = None, progress: home.Progress | None = None
+    source: str,
+    wanted: Plan,
+    problems: list[Problem],
+    opened: dict[str, Any],
+    part: str | None = None,
+    progress: home.Progress | None = None,
 ) -> Dataset:
     """The data set of a plan, from its store; the store is built first if there is none that is whole.
 
-    Two processes that ask for the same one: the second waits for the first. ``part`` ("train", "held_out") takes that
-    split as the whole, and divides it again. Raises TooFew, and ReverieError where the cache folder takes no more.
+    ``opened`` goes into the provenance. Two processes that ask for the same one: the second waits for the first.
+    ``part`` ("train", "held_out") takes that split as the whole, and divides it again. Raises TooFew, and ReverieError
+    where the cache folder takes no more.
     """
     final = home.home() / "stores" / wanted.key()
     meta = _whole(final)
@@ -46,13 +55,13 @@ def open_or_build(
                     if final.exists():
                         shutil.rmtree(final)  # torn
                     work = final.with_suffix(".part" if alone else f".{os.getpid()}.part")
-                    meta = _build(spec, wanted, work, problems, progress)
+                    meta = _build(source, wanted, work, problems, progress)
                     _finish(work, final)
         except OSError as error:
             raise home.cannot_write(
                 error, "the picture store", "What was built so far is kept, the next call goes on from there. "
             ) from error
-    return _open(spec, final, meta, problems, part, wanted.held_out)
+    return _open(source, final, meta, problems, opened, part, wanted.held_out)
 
 
 def _whole(folder: Path) -> dict[str, Any] | None:
@@ -66,50 +75,56 @@ def _whole(folder: Path) -> dict[str, Any] | None:
 
 
 def _open(
-    spec: str, folder: Path, meta: dict[str, Any], problems: list[Problem], part: str | None, held_out: float
+    source: str,
+    folder: Path,
+    meta: dict[str, Any],
+    problems: list[Problem],
+    opened: dict[str, Any],
+    part: str | None,
+    held_out: float,
 ) -> Dataset:
-    n, cut = len(meta["names"]), meta["train"]
-    maps = {
-        name: np.memmap(folder / f"{name}.u8", np.uint8, "r", shape=(n, meta["size"], meta["size"], channels))
+    n, cut, size = len(meta["names"]), meta["train"], meta["size"]
+    shape = (size, size) if isinstance(size, int) else tuple(size)
+    columns: dict[str, Column] = {
+        {"images": "x", "sources": "source"}[name]: np.memmap(
+            folder / f"{name}.u8", np.uint8, "r", shape=(n, *shape, channels)
+        )
         for name, channels in meta["channels"].items()
     }
-    labels = np.array(meta["labels"], np.int64)
+    columns["label"] = np.array(meta["labels"], np.int64)
+    if meta["texts"] is not None:
+        columns["text"] = meta["texts"]
+    if attributes := meta.get("attributes", []):
+        columns["attributes"] = np.memmap(folder / "attributes.f32", np.float32, "r", shape=(n, len(attributes)))
+    spec = Spec("image", shape, meta["channels"]["images"])
+    rows = Split(columns, meta["names"], spec)
     train, held, printed = slice(0, cut), slice(cut, n), meta["fingerprint"]
     if part is not None:
-        rows = train if part == "train" else held
-        if rows.stop - rows.start < 2:
-            raise ReverieError(f"{spec} is one picture, which cannot be divided into training and held-out ones.")
+        whole = train if part == "train" else held
+        if whole.stop - whole.start < 2:
+            raise ReverieError(f"{source} is one image, which cannot be divided into training and held-out ones.")
         # A split's rows rise by their second fraction, so that a share of them is one slice.
-        middle = rows.start + int(np.searchsorted(meta["seconds"][rows], held_out))
-        middle = min(max(middle, rows.start + 1), rows.stop - 1)
-        train, held = slice(middle, rows.stop), slice(rows.start, middle)
+        middle = whole.start + int(np.searchsorted(meta["seconds"][whole], held_out))
+        middle = min(max(middle, whole.start + 1), whole.stop - 1)
+        train, held = slice(middle, whole.stop), slice(whole.start, middle)
         printed = hashlib.sha256(f"{printed} {part} {middle}".encode()).hexdigest()
-
-    def pictures(rows: slice) -> Pictures:
-        texts, sources = meta["texts"], maps.get("sources")
-        return Pictures(
-            images=maps["images"][rows],
-            labels=labels[rows],
-            names=meta["names"][rows],
-            texts=None if texts is None else texts[rows],
-            sources=None if sources is None else sources[rows],
-        )
 
     usable = train.stop - train.start + held.stop - held.start
     return Dataset(
+        source=source,
         spec=spec,
-        size=meta["size"],
-        channels=meta["channels"]["images"],
         classes=meta["classes"],
-        train=pictures(train),
-        held_out=pictures(held),
+        train=rows.take(train),
+        held_out=rows.take(held),
         fingerprint=printed,
         report=Report(usable, problems + [Problem(*one) for one in meta["problems"]]),
+        attributes=attributes,
+        opened=opened,
     )
 
 
 def _build(
-    spec: str, wanted: Plan, part: Path, problems: list[Problem], progress: home.Progress | None
+    source: str, wanted: Plan, part: Path, problems: list[Problem], progress: home.Progress | None
 ) -> dict[str, Any]:
     """Everything of a store, in ``part``; its meta."""
     part.mkdir(parents=True, exist_ok=True)
@@ -129,7 +144,7 @@ def _build(
     ]
     if len(good) < MIN_PICTURES:
         shutil.rmtree(part)
-        raise TooFew(spec, Report(len(good), problems + new))
+        raise TooFew(source, Report(len(good), problems + new))
 
     rows = [wanted.rows[i] for i in good]
     near = _near(part, form, facts, good)
@@ -149,20 +164,25 @@ def _build(
         _compact(part, name, len(facts), good[order], form, channels[name])
 
     rows = [rows[i] for i in order]
+    files = [f"{name}.u8" for name in channels]
+    if wanted.attributes:
+        files.append("attributes.f32")
+        np.array([row.item.attributes for row in rows], np.float32).tofile(part / "attributes.f32")
     labels, classes = index_labels([row.item.label for row in rows])
     meta = {
         "version": VERSION,
-        "size": form.size,
+        "size": form.as_dict()["size"],
         "channels": channels,
         "train": int((~held).sum()),
         "names": [row.item.name for row in rows],
         "labels": labels.tolist(),
         "texts": [row.item.text for row in rows] if any(row.item.text for row in rows) else None,
         "classes": classes,
+        "attributes": wanted.attributes,
         "seconds": seconds[group][order].tolist(),
         "problems": [[p.file, p.kind, p.action] for p in new],
         "fingerprint": fingerprint(wanted, rows, classes, channels, int((~held).sum())),
-        "files": {f"{name}.u8": (part / f"{name}.u8").stat().st_size for name in channels},
+        "files": {name: (part / name).stat().st_size for name in files},
     }
     with replacing(part / "meta.json") as aside, aside.open("wb") as handle:
         handle.write(json.dumps(meta).encode())
@@ -180,9 +200,9 @@ def _finish(part: Path, final: Path) -> None:
         shutil.rmtree(part)
 
 
-def _near(part: Path, form: picture.Form, facts: list[dict[str, Any]], good: np.ndarray) -> np.ndarray:
+def _near(part: Path, form: decode.Form, facts: list[dict[str, Any]], good: np.ndarray) -> np.ndarray:
     """Pairs of good rows that look the same. (Closes its map: Windows renames no mapped file.)"""
-    pixels = np.memmap(part / "images.work", np.uint8, "r", shape=(len(facts), form.size, form.size, form.channels))
+    pixels = np.memmap(part / "images.work", np.uint8, "r", shape=(len(facts), *form.array))
     hashes = np.array([int(facts[i]["hash"], 16) for i in good], np.uint64)
     return split.near_duplicates(hashes, lambda some: pixels[good[some]])
 
@@ -190,7 +210,7 @@ def _near(part: Path, form: picture.Form, facts: list[dict[str, Any]], good: np.
 def _fill(part: Path, wanted: Plan, progress: home.Progress | None) -> list[dict[str, Any]]:
     """Decode what is not decoded yet into ``*.work``; one dict of facts for every row."""
     n, form = len(wanted.rows), wanted.form
-    row_bytes = form.size * form.size * form.channels
+    row_bytes = math.prod(form.array)
     names = _arrays(wanted)
     facts = _read_progress(part, names, row_bytes)
     needed = row_bytes * (n - len(facts)) * len(names)
@@ -200,7 +220,7 @@ def _fill(part: Path, wanted: Plan, progress: home.Progress | None) -> list[dict
     def work(row: Seen) -> tuple[dict[str, Any], list[np.ndarray]]:
         return _decode_row(row, form, wanted.paired)
 
-    with (part / "progress.jsonl").open("ab") as notes, picture.quiet():
+    with (part / "progress.jsonl").open("ab") as notes, decode.quiet():
         files = [(part / f"{name}.work").open("r+b" if facts else "wb") for name in names]
         try:
             for start in range(len(facts), n, CHUNK):
@@ -224,7 +244,7 @@ def _fill(part: Path, wanted: Plan, progress: home.Progress | None) -> list[dict
     return facts
 
 
-def _decode_row(row: Seen, form: picture.Form, paired: bool) -> tuple[dict[str, Any], list[np.ndarray]]:
+def _decode_row(row: Seen, form: decode.Form, paired: bool) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Facts of one picture (or pair) and its arrays, which are zeros when it cannot be used."""
     arrays, notes = [], []
     fact: dict[str, Any] = {"ok": True, "grey": {}, "hash": "0"}
@@ -235,15 +255,15 @@ def _decode_row(row: Seen, form: picture.Form, paired: bool) -> tuple[dict[str, 
             try:
                 data = file.read()
             except Exception as error:  # gone or forbidden since it was listed
-                raise picture.Unusable("unreadable", f"skipped: cannot be read ({error})") from None
-            array, said = picture.decode(data, form, Path(file.path).suffix if file.offset < 0 else "")
+                raise decode.Unusable("unreadable", f"skipped: cannot be read ({error})") from None
+            array, said = decode.decode(data, form, Path(file.path).suffix if file.offset < 0 else "")
             arrays.append(array)
             notes += said
             fact["grey"][name] = bool((array == array[..., :1]).all())
         fact["hash"] = f"{split.difference_hash(arrays[0]):x}"
-    except picture.Unusable as error:
+    except decode.Unusable as error:
         notes = [(error.kind, error.action)]
-        arrays = [np.zeros((form.size, form.size, form.channels), np.uint8)] * (2 if paired else 1)
+        arrays = [np.zeros(form.array, np.uint8)] * (2 if paired else 1)
         fact["ok"] = False
     return {**fact, "notes": notes}, arrays
 
@@ -268,13 +288,13 @@ def _read_progress(part: Path, names: list[str], row_bytes: int) -> list[dict[st
     return facts
 
 
-def _compact(part: Path, name: str, n: int, order: np.ndarray, form: picture.Form, channels: int) -> None:
+def _compact(part: Path, name: str, n: int, order: np.ndarray, form: decode.Form, channels: int) -> None:
     """``NAME.work`` to ``NAME.u8``: the good rows in their final order, one channel of three if all are grey."""
     work, final = part / f"{name}.work", part / f"{name}.u8"
     if channels == form.channels and np.array_equal(order, np.arange(n)):
         work.rename(final)
         return
-    rows = np.memmap(work, np.uint8, "r", shape=(n, form.size, form.size, form.channels))
+    rows = np.memmap(work, np.uint8, "r", shape=(n, *form.array))
     with replacing(final) as aside, aside.open("wb") as handle:
         for start in range(0, len(order), CHUNK):
             handle.write(rows[order[start : start + CHUNK]][..., :channels].tobytes())

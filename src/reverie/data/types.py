@@ -1,33 +1,80 @@
-"""What the rest of the house knows about pictures: a split, a data set, and the report of how it was made."""
+"""What the rest of the house knows about data: a split, a data set, and the report of how it was made."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from reverie.media.spec import Spec
 
-@dataclass(frozen=True)
-class Pictures:
-    """One split: pictures and what is known of each, row by row.
+Column = np.ndarray | list[str]  # rows first
+SPATIAL = ("x", "source", "mask")  # columns with the extents of a sample, which are augmented together
+
+
+@dataclass(frozen=True, repr=False)
+class Split:
+    """One split: named columns of N rows, and a name for each row.
 
     Attributes:
-        images: uint8 (N, H, W, C), C = 1 (grey) or 3 (RGB); usually a read-only memory map.
-        labels: int64 (N,), class index or -1 for none.
-        names: N names (a path inside the source, or an index), for reports and for picking a picture.
-        texts: N captions ("" for none), or None where the data has no captions.
-        sources: uint8 (N, H, W, C'), the other side of each pair, or None where there are no pairs.
+        columns: ``x`` (N, *shape, C) in the medium's type, usually a read-only memory map; where the data has them
+            ``label`` (N,) int64 (class index, -1 for none), ``text`` (N captions, "" for none), ``attributes`` (N, A)
+            float32, ``source`` (N, *shape, C') (the other side of each pair), ``mask`` (N, *shape, 1) uint8 (255 where
+            marked), or others.
+        names: a path inside the source or a row number, for reports and for naming a sample; row numbers by default.
+        spec: of ``x``; that of 8-bit images by default.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    names: list[str]
-    texts: list[str] | None = None
-    sources: np.ndarray | None = None
+    columns: Mapping[str, Column]
+    names: Sequence[str] = ()
+    spec: Spec = None  # type: ignore[assignment]  # set below
+
+    def __post_init__(self) -> None:
+        x = self.columns["x"]
+        if not self.names:
+            object.__setattr__(self, "names", [str(row) for row in range(len(x))])
+        if self.spec is None:
+            if not isinstance(x, np.ndarray) or x.ndim != 4 or x.dtype != np.uint8:
+                raise ValueError("A split needs its spec unless x is uint8 (N, H, W, C).")
+            object.__setattr__(self, "spec", Spec("image", x.shape[1:3], x.shape[3]))
+        if lengths := {name: len(column) for name, column in self.columns.items() if len(column) != len(self.names)}:
+            raise ValueError(f"A split of {len(self.names)} rows has columns of other lengths: {lengths}.")
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.columns["x"])
+
+    def __getitem__(self, column: str) -> Any:
+        return self.columns[column]
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.columns
+
+    def get(self, column: str) -> Any:
+        """A column, or None where the data has no such."""
+        return self.columns.get(column)
+
+    def __or__(self, columns: Mapping[str, Column]) -> Split:
+        """The same rows with other columns."""
+        return replace(self, columns={**self.columns, **columns})
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 (N,), -1 everywhere where the data has no labels."""
+        return self.columns["label"] if "label" in self.columns else np.full(len(self), -1, np.int64)  # type: ignore[return-value]
+
+    def take(self, rows: np.ndarray | slice) -> Split:
+        """Some of the rows."""
+        index = np.arange(len(self))[rows]
+        columns: dict[str, Column] = {
+            name: column[rows] if isinstance(column, np.ndarray) else [column[i] for i in index]
+            for name, column in self.columns.items()
+        }
+        return replace(self, columns=columns, names=[self.names[i] for i in index])
+
+    def __repr__(self) -> str:
+        return f"<Split of {len(self):,} {self.spec.medium}s {self.spec}: {', '.join(self.columns)}>"
 
 
 @dataclass(frozen=True)
@@ -41,7 +88,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Report:
-    """What intake found: every file that is not simply a good picture appears in ``problems``."""
+    """What intake found: every file that is not simply a good image appears in ``problems``."""
 
     usable: int
     problems: list[Problem] = field(default_factory=list)
@@ -53,38 +100,76 @@ class Report:
             count[problem.kind] = count.get(problem.kind, 0) + 1
         return dict(sorted(count.items(), key=lambda item: (-item[1], item[0])))
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {kind}" for kind, n in self.counts().items())
+        return f"<Report: {self.usable:,} usable{'; ' if counts else ''}{counts}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Dataset:
-    """Pictures ready for training: two splits that share no picture.
+    """Data ready for training: two splits that share no sample.
 
     Attributes:
-        spec: what the user asked for ("fashion", a folder ...).
-        size: side of the square pictures in pixels.
-        channels: 1 (grey) or 3 (RGB).
-        classes: names of the class indices; empty where there are no labels.
+        source: what the user asked for ("fashion", a folder ...), or the kind of object that was passed ("array").
+        spec: what one sample is.
+        classes: names of the label numbers; empty where there are no labels.
+        train, held_out: the splits.
         fingerprint: hex sha256 over the content of both splits and the options that made them.
+        report: what intake met.
+        attributes: names of the columns of ``attributes``.
+        opened: how it was opened, as far as ``provenance`` cannot tell from the rest: see ``data.provenance.opened``.
     """
 
-    spec: str
-    size: int
-    channels: int
+    source: str
+    spec: Spec
     classes: list[str]
-    train: Pictures
-    held_out: Pictures
+    train: Split
+    held_out: Split
     fingerprint: str
     report: Report
+    attributes: list[str] = field(default_factory=list)
+    opened: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Everything that it takes to open the same data again and to know that it is the same; plain JSON values.
+
+        ``source`` (paths absolute), ``reopenable`` (False for objects that only Python can pass), the ``Spec``'s
+        fields, ``fit``, ``background``, ``held_out`` (the share), ``requested`` (size and the like, as asked for),
+        ``fingerprint``, ``classes``, ``attributes``, ``counts`` of both splits.
+        """
+        return {
+            "source": self.source,
+            "reopenable": False,
+            **self.spec.as_dict(),
+            **self.opened,
+            "fingerprint": self.fingerprint,
+            "classes": list(self.classes),
+            "attributes": list(self.attributes),
+            "counts": {"train": len(self.train), "held_out": len(self.held_out)},
+        }
 
     def summary(self) -> dict[str, Any]:
         """The fixed shape of ``reverie data D --json``."""
         both = (self.train, self.held_out)
         return {
             "usable": len(self.train) + len(self.held_out),
+            "medium": self.spec.medium,
+            "shape": list(self.spec.shape),
+            "channels": self.spec.channels,
             "classes": self.classes,
-            "captions": sum(sum(bool(t) for t in split.texts) for split in both if split.texts is not None),
-            "pairs": sum(len(split) for split in both if split.sources is not None),
+            "attributes": self.attributes,
+            "captions": sum(sum(bool(text) for text in split.get("text") or []) for split in both),
+            "pairs": sum(len(split) for split in both if "source" in split),
             "train": len(self.train),
             "held_out": len(self.held_out),
             "fingerprint": self.fingerprint,
             "problems": [vars(problem) for problem in self.report.problems],
         }
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return (
+            f"<Dataset {self.source}: {self.spec.medium}s {self.spec}, {len(self.train):,} to train on, "
+            f"{len(self.held_out):,} held out{classes}>"
+        )

@@ -17,7 +17,9 @@ from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.core.verbs import Frame, Model
 from reverie.drawing import beside
-from reverie.pictures import grid, plot_schedule, to_uint8
+from reverie.media.medium import to_uint8
+from reverie.media.montage import grid
+from reverie.media.plots import plot_schedule
 
 _DRAWS = 20_000  # times in the plot's histogram
 

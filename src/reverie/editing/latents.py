@@ -13,9 +13,9 @@ from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
-from reverie.data.types import Pictures
+from reverie.data.types import Split
 from reverie.drawing import conditioning, device_of
-from reverie.pictures import to_uint8
+from reverie.media.medium import to_uint8
 
 _STYLES = "w+"  # the latent space with a style for every layer
 
@@ -59,13 +59,13 @@ def interpolate(model: Model, a: Tensor, b: Tensor, frames: int, path: str = "le
 
 
 @torch.no_grad()
-def latent_spread(model: Model, pictures: Pictures, limit: int = 1000) -> tuple[Tensor, Tensor]:
+def latent_spread(model: Model, split: Split, limit: int = 1000) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (D,) of each latent, over pictures, or over draws where a model does not encode."""
     codes: list[Tensor] = []
     if "encode" not in verbs_of(model):
         drawn = model.latents(Noise.of_seeds(range(limit), device_of(model))).flatten(1)
         return drawn.mean(0), drawn.std(0)
-    for batch in in_order(pictures, 256, device_of(model)):
+    for batch in in_order(split, 256, device_of(model)):
         codes.append(model.encode(batch["x"], **conditioning(model, batch)).flatten(1))
         if sum(map(len, codes)) >= limit:
             break

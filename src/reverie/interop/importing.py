@@ -15,10 +15,11 @@ from reverie.core.card import card_of
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import read_json
 from reverie.core.verbs import Model, verbs_of
-from reverie.data import data as open_data
-from reverie.data.sources import anchored
+from reverie.data import open_data
+from reverie.data.provenance import unknown
 from reverie.interop.exporting import EXPORTED, NOTE
 from reverie.interop.names import chain_arguments, unet_arguments
+from reverie.media import Spec
 from reverie.training.checkpoint import Checkpoint, save_checkpoint
 from reverie.training.run import Run, fresh_path, machine, versions
 
@@ -74,18 +75,19 @@ def import_(folder: Path | str, out: Path | str | None = None, data: str | None 
     return run
 
 
-def _facts(model: Model, names: list[str], spec: str | None) -> dict[str, Any]:
-    """What run.json says of the pictures, which may be unknown."""
-    card, model_of = card_of(model), card_of(model).output
-    assert model_of is not None
-    known: dict[str, Any] = {"size": model_of.shape[0], "channels": model_of.channels, "fit": "crop"}
-    if spec is None:
-        return known | {"spec": "", "fingerprint": "", "train": 0, "held_out": 0, "classes": names}
-    data = open_data(spec, size=known["size"], channels=known["channels"])
+def _facts(model: Model, names: list[str], source: str | None) -> dict[str, Any]:
+    """What run.json says of the data, which may be unknown."""
+    card = card_of(model)
+    output = card.output
+    assert output is not None
+    if source is None:
+        return unknown(Spec(output.medium, output.shape, output.channels), names)
+    data = open_data(source, size=output.shape, channels=output.channels)
     if card.classes and len(data.classes) != card.classes:
-        raise UsageError(f"The network knows {card.classes} classes and {spec} has {len(data.classes)}: other --data?")
-    facts = {"spec": anchored(spec), "fingerprint": data.fingerprint, "classes": data.classes}
-    return known | facts | {"train": len(data.train), "held_out": len(data.held_out)}
+        raise UsageError(
+            f"The network knows {card.classes} classes and {source} has {len(data.classes)}: other --data?"
+        )
+    return data.provenance
 
 
 def _weights(unet: Path) -> dict[str, Tensor]:

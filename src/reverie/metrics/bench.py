@@ -11,11 +11,12 @@ from torch import Tensor
 
 import reverie
 from reverie.core.verbs import Model
-from reverie.data.types import Pictures
+from reverie.data.types import Split
 from reverie.home import Progress
+from reverie.media import medium_of
 from reverie.metrics.estimate import Estimate, shuffled
 from reverie.metrics.features import Backbone, Features, backbone, features
-from reverie.metrics.passport import Score
+from reverie.metrics.passport import Refused, Score
 
 PAIRS = 10_000  # pictures a side in scores that look at every pair
 
@@ -36,25 +37,25 @@ class Sets:
         learned: the two splits that the generator learned from, where they are others than ``train`` and ``held_out``.
     """
 
-    fake: Pictures
-    reference: Pictures
-    train: Pictures
-    held_out: Pictures
+    fake: Split
+    reference: Split
+    train: Split
+    held_out: Split
     classes: list[str]
     of_fake: dict[str, Any]
     of_reference: dict[str, Any]
     model: Model = None
     apart: bool = True
-    learned: tuple[Pictures, Pictures] | None = None
+    learned: tuple[Split, Split] | None = None
     truth: np.ndarray | None = None
 
     @property
-    def learned_train(self) -> Pictures:
+    def learned_train(self) -> Split:
         """What the generator may have copied."""
         return self.learned[0] if self.learned else self.train
 
     @property
-    def learned_held_out(self) -> Pictures:
+    def learned_held_out(self) -> Split:
         """Pictures of the same kind that it has not seen."""
         return self.learned[1] if self.learned else self.held_out
 
@@ -84,12 +85,12 @@ class Bench:
 
     def seen(self, which: str, name: str) -> Features:
         """Features of the pictures that are this attribute of the sets; only real ones' are kept on the disk."""
-        pictures: Pictures = getattr(self.sets, which)
+        split: Split = getattr(self.sets, which)
         same = ("reference", "train", "held_out", which)  # one set may be there by two names
-        which = next(other for other in same if getattr(self.sets, other) is pictures)
+        which = next(other for other in same if getattr(self.sets, other) is split)
         if (which, name) not in self._seen:
             said = f"{name}: {which.replace('_', '-')} pictures"
-            self._seen[which, name] = features(pictures.images, self.eye(name), which != "fake", self.progress, said)
+            self._seen[which, name] = features(images_of(split), self.eye(name), which != "fake", self.progress, said)
         return self._seen[which, name]
 
     def some(self, which: str, name: str, most: int = PAIRS) -> Tensor:
@@ -138,7 +139,7 @@ class Bench:
         """The same evaluation among the pictures of one class; features computed so far are not computed again."""
         sets = self.sets
         rows = {name: np.flatnonzero(getattr(sets, name).labels == index) for name in ("fake", "reference", "held_out")}
-        parts: dict[str, Any] = {name: _take(getattr(sets, name), where) for name, where in rows.items()}
+        parts: dict[str, Any] = {name: getattr(sets, name).take(where) for name, where in rows.items()}
         told = {"class": sets.classes[index]}
         inner = replace(
             sets,
@@ -157,5 +158,16 @@ class Bench:
         return replace(self, sets=inner, _seen=seen)
 
 
-def _take(pictures: Pictures, rows: np.ndarray) -> Pictures:
-    return Pictures(pictures.images[rows], pictures.labels[rows], [pictures.names[i] for i in rows])
+def images_of(split: Split) -> np.ndarray:
+    """uint8 (N, H, W, 1 or 3), one for each sample: images, or a volume's central slice.
+
+    Raises:
+        Refused: no image stands for each sample of this medium.
+    """
+    images = medium_of(split.spec).as_images(split["x"], split.spec)
+    if images is None or len(images[0]) != len(split):
+        raise Refused(
+            f"Networks of images look at images, and no image stands for a {split.spec.medium}.",
+            "Ask for nll or reconstruction, where the model has them.",
+        )
+    return images[0]

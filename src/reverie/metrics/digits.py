@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from reverie.core.batch import Batch
 from reverie.core.files import replacing
 from reverie.core.precision import pick_precision
-from reverie.data import data as open_data
+from reverie.data import Split, open_data
 from reverie.data.batches import Batches
-from reverie.data.types import Pictures
 from reverie.home import Progress, home
+from reverie.media.medium import to_float
 from reverie.nets.convolutional import Encoder
 from reverie.optim.phase import Phase, Stage, adamw
-from reverie.pictures import to_float
 from reverie.training.step import Engine
 
 STEPS, BATCH = 1500, 128
@@ -59,12 +58,12 @@ def classifier(progress: Progress | None = None) -> tuple[Reader, float]:
         with replacing(path) as aside:
             save_file({name: value.contiguous() for name, value in reader.state_dict().items()}, aside)
     reader.eval().requires_grad_(False)
-    right = read(reader, mnist.held_out.images)[:, 0] == torch.from_numpy(mnist.held_out.labels)
+    right = read(reader, mnist.held_out["x"])[:, 0] == torch.from_numpy(mnist.held_out.labels)
     return reader, float(right.double().mean())
 
 
-def _train(reader: Reader, pictures: Pictures, progress: Progress | None) -> None:
-    batches = Batches(pictures, BATCH, seed=0)
+def _train(reader: Reader, split: Split, progress: Progress | None) -> None:
+    batches = Batches(split, BATCH, seed=0)
     engine = Engine(reader, reader.stages(), batches, pick_precision("auto", torch.device("cpu")), ema=0.99)
     for step in range(STEPS):
         engine.step(step, step / STEPS)

@@ -66,7 +66,7 @@ def stacked_modes(bench: Bench) -> Iterator[Score]:
     """How many of Stacked MNIST's 1,000 digit triples are drawn (Metz et al., arXiv:1611.02163)."""
     from reverie.metrics.digits import classifier, read
 
-    fake, real = bench.sets.fake.images, bench.sets.reference.images
+    fake, real = bench.sets.fake["x"], bench.sets.reference["x"]
     if not bench.sets.of_reference["data"].startswith("stacked-mnist"):
         raise Refused("The data is not stacked-mnist.", "Train on --data stacked-mnist; elsewhere ask for modes.")
     if len(fake) < 1000 * DUE:
@@ -93,7 +93,7 @@ def copies(bench: Bench) -> Iterator[Score]:
             f"Copies are told from closeness by real pictures that were held out; there are {unseen}.",
             f"Give data with at least {LEAST} held-out pictures.",
         )
-    if sets.fake.images.shape[3] != sets.learned_train.images.shape[3]:
+    if sets.fake.spec.channels != sets.learned_train.spec.channels:
         raise Refused("One side is grey, the other in colour.", "Compare pictures of one kind.")
     train, held, fake = (bench.seen(side, name).whole() for side in ("learned_train", "learned_held_out", "fake"))
     found = memorisation.memorisation(train, held, fake, progress=bench.progress)

@@ -14,7 +14,7 @@ from reverie.core.batch import Batch
 from reverie.core.card import Likelihood, card_of
 from reverie.core.verbs import Model, call
 from reverie.data.batches import in_order
-from reverie.data.types import Pictures
+from reverie.data.types import Split
 from reverie.drawing import device_of, spread
 from reverie.home import Progress
 from reverie.metrics.estimate import Estimate
@@ -47,7 +47,7 @@ def nats_of(model: Model, likelihood: Likelihood, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def likelihood(
-    model: Model, pictures: Pictures, most: int | None = None, progress: Progress | None = None
+    model: Model, pictures: Split, most: int | None = None, progress: Progress | None = None
 ) -> Iterator[Found]:
     """Negative log-likelihood of held-out rows, lower is better, as the model's card says.
 
@@ -67,7 +67,7 @@ def likelihood(
         raise Refused(
             "The model gives pictures no likelihood.", "Ask for distances of its samples: frechet, kernel, prdc."
         )
-    dimensions = pictures.images[0].size
+    dimensions = pictures.spec.dimensions
     for way in ways:
         nats = -_scores(model, pictures, way, progress)
         facts: dict[str, Any] = {"unit": "nats per image", "of": way.of, "kind": way.kind, "held_out": len(nats)}
@@ -80,21 +80,19 @@ def likelihood(
             yield f"bits-per-dim{way.name}", Estimate.of_mean(bits), facts | {"unit": "bits per dimension"}
 
 
-def _scores(model: Model, pictures: Pictures, way: Likelihood, progress: Progress | None) -> Tensor:
+def _scores(model: Model, split: Split, way: Likelihood, progress: Progress | None) -> Tensor:
     found: list[Tensor] = []
-    pictures = evenly(pictures, way.rows or len(pictures))
-    for batch in in_order(pictures, _ROWS if way.evaluations <= MODERATE else _FEW, device_of(model)):
+    split = evenly(split, way.rows or len(split))
+    for batch in in_order(split, _ROWS if way.evaluations <= MODERATE else _FEW, device_of(model)):
         found.append(nats_of(model, way, batch).double().cpu())
         if progress:
-            progress(sum(map(len, found)), len(pictures), f"likelihood{way.name} of held-out pictures")
+            progress(sum(map(len, found)), len(split), f"likelihood{way.name} of held-out pictures")
     return torch.cat(found)
 
 
-def evenly(pictures: Pictures, most: int) -> Pictures:
+def evenly(split: Split, most: int) -> Split:
     """At most so many of the rows, evenly spread over them: all classes, where they lie in order."""
-    if len(pictures) <= most:
-        return pictures
-    rows = np.array(spread(len(pictures), most))
-    texts = None if pictures.texts is None else [pictures.texts[i] for i in rows]
-    sources = None if pictures.sources is None else pictures.sources[rows]
-    return Pictures(pictures.images[rows], pictures.labels[rows], [pictures.names[i] for i in rows], texts, sources)
+    if len(split) <= most:
+        return split
+    rows = np.array(spread(len(split), most))
+    return split.take(rows)

@@ -25,10 +25,10 @@ Metric = Callable[[Bench], Iterator[Score]]
 
 def _alike(bench: Bench) -> None:
     """Refuse a comparison of grey pictures with coloured ones, and of next to nothing with anything."""
-    fake, real = bench.sets.fake.images, bench.sets.reference.images
-    if fake.shape[3] != real.shape[3]:
+    fake, real = bench.sets.fake["x"], bench.sets.reference["x"]
+    if fake.shape[-1] != real.shape[-1]:
         raise Refused(
-            f"One side is grey, the other in colour ({fake.shape[3]} and {real.shape[3]} channels).",
+            f"One side is grey, the other in colour ({fake.shape[-1]} and {real.shape[-1]} channels).",
             "Compare pictures of one kind: any distance would be that of colour from grey.",
         )
     if min(len(fake), len(real)) < LEAST:
@@ -61,7 +61,7 @@ def _full_rank(bench: Bench, eye: str, what: str) -> None:
 
 
 def _notes(bench: Bench, eye: str) -> dict[str, Any]:
-    if eye in ("inception", "mobilenetv2", "dinov2") and bench.sets.fake.images.shape[3] == 1:
+    if eye in ("inception", "mobilenetv2", "dinov2") and bench.sets.fake.spec.channels == 1:
         return {"note": f"grey pictures in three equal channels, of which {eye} saw none: not for comparing elsewhere"}
     return {}
 
@@ -160,14 +160,14 @@ def inception_score(classifier: str) -> Metric:
     """exp E KL(p(y|x) || p(y)), named by its classifier."""
 
     def measure(bench: Bench) -> Iterator[Score]:
-        fake, real = bench.sets.fake.images, bench.sets.reference.images
+        fake, real = bench.sets.fake["x"], bench.sets.reference["x"]
         n = min(len(fake), len(real), PAIRS)
         if classifier == "probe":
             probe, facts = fitted_probe(bench)
             name = bench.chosen
             given = [probe.probabilities(bench.some(side, name, n)) for side in ("fake", "reference")]
         else:
-            if fake.shape[3] == 1:
+            if fake.shape[-1] == 1:
                 raise Refused(
                     f"The pictures are grey, and {classifier} knows the classes of coloured photographs only.",
                     "Where the data has labels ask for is-probe, else for kernel and prdc.",

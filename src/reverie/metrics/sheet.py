@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from reverie import pictures
 from reverie.core.files import read_json, write_json
 from reverie.drawing import beside
+from reverie.media import medium_of, montage, plots
+from reverie.media.medium import to_float
 from reverie.metrics.bench import Sets
 from reverie.metrics.passport import Score, Scores
-from reverie.pictures import to_float
 
 _SHOWN = 32  # images a side on the sheet
 
@@ -29,9 +29,9 @@ def leave_behind(found: Scores, sets: Sets, folder: Path) -> None:
     _sheet(found, sets, folder / "scores.png")
     if "pairs" in found.pictures:
         pairs = found.pictures["pairs"].pairs
-        fakes = sets.fake.images[[pair.fake for pair in pairs]]
-        originals = sets.learned_train.images[[pair.train for pair in pairs]]
-        pictures.save(folder / "closest.png", beside([to_float(np.array(side)) for side in (fakes, originals)]))
+        fakes = sets.fake["x"][[pair.fake for pair in pairs]]
+        originals = sets.learned_train["x"][[pair.train for pair in pairs]]
+        montage.save(folder / "closest.png", beside([to_float(np.array(side)) for side in (fakes, originals)]))
 
 
 def _merged(path: Path, new: dict[str, Any]) -> dict[str, Any]:
@@ -46,17 +46,19 @@ def _merged(path: Path, new: dict[str, Any]) -> dict[str, Any]:
 def _sheet(found: Scores, sets: Sets, path: Path) -> None:
     aside = ("copying-share", "copying-z", "classes-covered")
     shown = [s for s in found.scores if s.floor is not None and "[" not in s.metric and s.metric not in aside]
-    with pictures.figure(path, 10, 3 + 0.3 * len(shown)) as figure:
+    with plots.figure(path, 10, 3 + 0.3 * len(shown)) as figure:
         plan = figure.add_gridspec(2, 2, height_ratios=[2.7, max(0.5, 0.3 * len(shown))])
-        sides = [("generated", sets.fake.images), ("real", sets.reference.images)]
+        sides = [("generated", sets.fake["x"]), ("real", sets.reference["x"])]
         if sets.truth is not None:  # the same rows on both sides
-            sides = [("translated", sets.fake.images), ("truth", sets.truth)]
+            sides = [("translated", sets.fake["x"]), ("truth", sets.truth)]
         for column, (title, images) in enumerate(sides):
             if not len(images):
                 continue
             rows = np.linspace(0, len(images) - 1, min(_SHOWN, len(images))).astype(int)
             axes = figure.add_subplot(plan[0, column])
-            axes.imshow(pictures.grid(np.array(images[rows]).repeat(3 // images.shape[3], 3), columns=8))
+            spec = sets.reference.spec
+            sheet = medium_of(spec).sheet(np.array(images[rows]), spec, columns=8)
+            axes.imshow(sheet.repeat(3 // sheet.shape[-1], -1))
             axes.set_title(f"{title} ({len(images):,})")
             axes.axis("off")
         if shown:

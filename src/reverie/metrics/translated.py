@@ -14,12 +14,12 @@ from reverie.core.noise import Noise, fold
 from reverie.core.options import accepted
 from reverie.core.verbs import Model
 from reverie.data.batches import in_order
-from reverie.data.types import Pictures
+from reverie.data.types import Split
 from reverie.drawing import chunk_of, device_of, evaluating
 from reverie.home import Progress
+from reverie.media.medium import to_uint8
 from reverie.metrics.bench import PAIRS
 from reverie.metrics.likelihood import evenly
-from reverie.pictures import to_uint8
 
 _ROWS = 64  # at once
 
@@ -43,8 +43,8 @@ class Translations:
 
 def translations(
     model: Model,
-    train: Pictures,
-    held_out: Pictures,
+    train: Split,
+    held_out: Split,
     n: int,
     seed: int,
     options: dict[str, Any],
@@ -74,16 +74,14 @@ def translations(
         if progress:
             progress(low + len(source), min(n, len(held_out)), "translating held-out images")
     reference = [to_uint8(target) for _, target, _ in _domains(model, evenly(train, PAIRS), options, "train")]
-    empty = held_out.images[:0]
+    empty = held_out["x"][:0]
     whole = (np.concatenate(part) if part else empty for part in (made, truth, targets, reference))
     fakes, truths, held, real = whole
     return Translations(fakes, truths if pairs and len(truths) == len(fakes) else None, held, real)
 
 
 @torch.no_grad()
-def _domains(
-    model: Model, split: Pictures, options: dict[str, Any], name: str
-) -> Iterator[tuple[Tensor, Tensor, bool]]:
+def _domains(model: Model, split: Split, options: dict[str, Any], name: str) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """Sources, targets and whether they are pairs, batch by batch; each split has random numbers of its own."""
     device, low = device_of(model), 0
     for batch in in_order(split, _ROWS, device):

@@ -11,14 +11,14 @@ from reverie.core.card import card_of
 from reverie.core.options import listed
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
-from reverie.data.types import Pictures
+from reverie.data.types import Split
 from reverie.drawing import device_of, reconstruct
+from reverie.media.medium import to_float
 from reverie.metrics import reconstruction
 from reverie.metrics.bench import Bench
 from reverie.metrics.estimate import Estimate
 from reverie.metrics.likelihood import MODERATE, likelihood
 from reverie.metrics.passport import Refused, Score
-from reverie.pictures import to_float
 
 
 def nll(bench: Bench) -> Iterator[Score]:
@@ -53,7 +53,8 @@ def lpips(bench: Bench) -> Iterator[Score]:
     from reverie.nets.lpips import LPIPS
     from reverie.nets.vgg import VGG16
 
-    size = bench.sets.held_out.images.shape[1] if len(bench.sets.held_out) else 0
+    _only_images(bench, "LPIPS")
+    size = min(bench.sets.held_out.spec.shape) if len(bench.sets.held_out) else 0
     if 0 < size < 16:
         raise Refused(
             f"LPIPS' network halves pictures four times; {size} pixels are too few.", "Ask for reconstruction."
@@ -84,7 +85,7 @@ def _reconstructions(bench: Bench) -> tuple[Iterator[Pair], int, str]:
 
 def _translations(bench: Bench) -> tuple[Iterator[Pair], int, str]:
     """The truth beside translations, how many there are, and what they are."""
-    made, truth = bench.sets.fake.images, bench.sets.truth
+    made, truth = bench.sets.fake["x"], bench.sets.truth
     if truth is None or not len(made):
         raise Refused(
             "How these pictures should look translated is not known: the data has no pairs.",
@@ -133,7 +134,12 @@ def _compared(
         )
 
 
-def _model_and_held_out(bench: Bench, what: str) -> tuple[Model, Pictures]:
+def _only_images(bench: Bench, what: str) -> None:
+    if bench.sets.held_out.spec.medium != "image":
+        raise Refused(f"{what} is for images, and these are {bench.sets.held_out.spec.medium}s.", "Go by mse and psnr.")
+
+
+def _model_and_held_out(bench: Bench, what: str) -> tuple[Model, Split]:
     if bench.sets.model is None:
         raise Refused(f"{what} needs the model, and only pictures were given.", "Evaluate a RUN.")
     if bench.sets.of_reference.get("trained_on"):

@@ -136,6 +136,7 @@ class Adversarial(nn.Module):
     latent: int
     strength: Tensor
     naming = 1.0  # weight of D's opinion on the class, where it has one
+    transient = ("strength",)
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class ProGAN(Adversarial):
     """
 
     reached: Tensor
+    transient = ("reached",)
 
     def __init__(
         self,

@@ -207,6 +207,7 @@ class CycleGAN(nn.Module):
     past_a: Tensor
     past_b: Tensor
     filled: Tensor
+    transient = ("past_a", "past_b", "filled")
 
     def __init__(
         self,

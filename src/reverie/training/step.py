@@ -218,6 +218,8 @@ class _Step:
                 found = evaluate()
                 if not first:
                     first.update(found)
+                for p in phase.parameters:  # torch's L-BFGS flattens gradients by a view
+                    p.grad = None if p.grad is None else p.grad.contiguous()
                 loss = found["loss"].clone()
                 distributed.average([loss])
                 return loss * phase.scale

@@ -10,7 +10,6 @@ from torch import nn
 
 from reverie.core import distributed
 from reverie.core.errors import UsageError
-from reverie.data.types import Dataset
 from reverie.training.callbacks import Callback
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.formats import FORMAT
@@ -27,7 +26,7 @@ def resume(
     minutes: float | None = None,
     quiet: bool = False,
     model: nn.Module | None = None,
-    data: Dataset | None = None,
+    data: Any = None,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Continue a run from its newest whole checkpoint, bit for bit as if it had never stopped (same device).
@@ -40,7 +39,7 @@ def resume(
         steps: train until so many steps in all.
         minutes: train so many minutes more.
         model: a fresh instance, where the run is of a class of your own.
-        data: the data, where the run cannot open it again by itself.
+        data: the data, where the run cannot open it again by itself: a ``Dataset``, an object, or another path to it.
         callbacks: more to do beside the steps.
     Raises:
         UsageError: there is no run, it is finished, trained by another process, or from an older version.
@@ -62,7 +61,7 @@ def resume(
             )
         info = run.info
         newest, passed = newest_whole(run.checkpoints)
-        opened = parts.data_of(info, run.path, data)
+        opened = parts.data_of(info, data)
         built = parts.model_of(info, run.path, opened, model, fresh=newest is None)
         chosen = Options(**info["training"])
         plan = Plan.from_state(info["plan"])
@@ -101,7 +100,7 @@ def rerun(
     out: Path | str | None = None,
     quiet: bool = False,
     model: nn.Module | None = None,
-    data: Dataset | None = None,
+    data: Any = None,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Repeat a run from its run.json, with the very number of steps that its budget came to, in a new directory.
@@ -109,7 +108,7 @@ def rerun(
     Args:
         out: where to; by default the first free of runs/MODEL-DATA-2, -3 ...
         model: where the run began with a model that was passed: the same, with the weights it had then.
-        data: the data, where the run cannot open it again by itself.
+        data: the data, where the run cannot open it again by itself: a ``Dataset``, an object, or another path to it.
         callbacks: more to do beside the steps.
     Raises:
         UsageError: there is no run, ``out`` is taken, or the model must be given.
@@ -131,9 +130,9 @@ def rerun(
         "seconds": 0.0,
     }
     with distributed.group():
-        spec = old["data"]["spec"] if old["data"] else ""
-        where = Path(distributed.agree(str(out or fresh_path(old["model"]["name"].rpartition(":")[2], spec))))
-        opened = parts.data_of(info, Path(path), data)
+        source = old["data"]["source"] if old["data"] else ""
+        where = Path(distributed.agree(str(out or fresh_path(old["model"]["name"].rpartition(":")[2], source))))
+        opened = parts.data_of(info, data)
         built = parts.model_of(info, Path(path), opened, model, fresh=True)
         run = Run(where, info)
         loop = parts.loop_of(run, built, opened, Options(**info["training"]), plan, callbacks, quiet)

@@ -184,13 +184,13 @@ class Checkup:
     def _classes(self, model: Model) -> dict[str, float]:
         labels, kinds = torch.from_numpy(np.array(self.data.train.labels)), len(self.data.classes)
         known = (labels >= 0).nonzero()[:, 0]
-        if kinds < 2 or len(known) < _PROBED:
+        if kinds < 2 or len(known) < _PROBED or self.data.spec.medium != "image":
             return {}
         if self.probe is None:
             mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
             rows = known[mixed[:_PROBED]].sort().values  # not every sixth: classes may come in turn
             self.eye = backbone("small", device=str(device_of(model)))
-            seen = features(np.ascontiguousarray(self.data.train.images[rows.numpy()]), self.eye)[:]
+            seen = features(np.ascontiguousarray(self.data.train["x"][rows.numpy()]), self.eye)[:]
             self.probe = Probe.fit(seen, labels[rows], kinds)
         drawn = draw(model, Noise.of_seeds(range(_CHECKED), device_of(model)))
         found = torch.bincount(self.probe.predict(self.eye(drawn).float()), minlength=kinds)

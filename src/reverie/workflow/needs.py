@@ -5,7 +5,7 @@ from __future__ import annotations
 from reverie import weights
 from reverie.core.card import Card
 from reverie.core.errors import UsageError
-from reverie.data.types import Dataset, Pictures
+from reverie.data.types import Dataset, Split
 
 _MISSING = {  # a column: what is missing, and how data gets it
     "label": ("classes", "Sub-folders are classes; they take at least two."),
@@ -14,10 +14,9 @@ _MISSING = {  # a column: what is missing, and how data gets it
 }
 
 
-def columns_of(split: Pictures, classes: list[str]) -> set[str]:
+def columns_of(split: Split, classes: list[str]) -> set[str]:
     """The columns that a split has something in."""
-    there = {"x": True, "label": len(classes) > 1, "text": bool(split.texts), "source": split.sources is not None}
-    return {name for name, known in there.items() if known}
+    return {name for name in split.columns if name != "label" or len(classes) > 1}
 
 
 def check_needs(card: Card, data: Dataset | None, name: str = "This model") -> None:
@@ -29,11 +28,11 @@ def check_needs(card: Card, data: Dataset | None, name: str = "This model") -> N
         ReverieError: weights that cannot be fetched.
     """
     there = set() if data is None else columns_of(data.train, data.classes)
-    spec = "no data" if data is None else data.spec
+    source = "no data" if data is None else data.source
     for column, remedy in card.remedies.items():
         if column not in there:
             what, general = _MISSING.get(column, (f"column {column!r}", f"It has: {', '.join(sorted(there))}."))
-            raise UsageError(f"{name} learns from {what}, and {spec} has none. {remedy or general}")
+            raise UsageError(f"{name} learns from {what}, and {source} has none. {remedy or general}")
     for network in card.weights:
         if weights.state(network) != "here":
             weights.load(network)

@@ -16,8 +16,7 @@ from reverie.core.card import card_of, config_of, name_of
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.state import transient, weights_hash
 from reverie.core.verbs import Model
-from reverie.data import data as open_data
-from reverie.data.types import Dataset
+from reverie.data import Dataset, reopen
 from reverie.home import locked
 from reverie.training.bar import Bar
 from reverie.training.callbacks import Callback, Checkpoints, Log, TensorBoard
@@ -32,29 +31,9 @@ from reverie.workflow.needs import check_needs
 # Data
 
 
-def data_of(info: dict[str, Any], path: Path, data: Dataset | None = None) -> Dataset | None:
-    """The data that a run was trained on, opened again or as given.
-
-    Raises:
-        UsageError: it cannot be opened again, and is not given.
-        ReverieError: it is not the same.
-    """
-    facts = info["data"]
-    if facts is None:
-        return None
-    if data is None:
-        try:
-            data = open_data(facts["spec"], size=facts["size"], channels=facts["channels"], fit=facts["fit"])
-        except UsageError as error:
-            raise UsageError(
-                f"{error} If the data of {path} came from Python, give it again: rv.resume({str(path)!r}, data=...)."
-            ) from error
-    if data.fingerprint != facts["fingerprint"]:
-        raise ReverieError(
-            f"The pictures of {facts['spec']!r} are not the ones that {path} was trained on (their fingerprint "
-            "differs). Nothing was changed. Put the old pictures back, or train anew with `reverie train`."
-        )
-    return data
+def data_of(info: dict[str, Any], data: Any = None) -> Dataset | None:
+    """The data that a run was trained on, opened again or as passed: see ``data.reopen``."""
+    return None if info["data"] is None else reopen(info["data"], data)
 
 
 # Models

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reverie import pictures
+from reverie.core.card import card_of
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
 from reverie.drawing import beside, conditioning, device_of, draw, example_conditions, reconstruct, translated
+from reverie.media import Spec, medium_of, montage, plots
 from reverie.metrics.likelihood import GLANCE, affordable, nats_of
 
 SHEET = 64  # images on a sample grid
@@ -28,16 +29,23 @@ def sample_grid(model: Model, data: Dataset | None, path: Path, count: int = SHE
     Args:
         count: draw so many of the 64.
     """
-    noise, texts = Noise.of_seeds(range(count), device_of(model)), data.train.texts if data else None
+    noise, texts = Noise.of_seeds(range(count), device_of(model)), data.train.get("text") if data else None
     condition = {name: value[:count] for name, value in example_conditions(model, texts, SHEET).items()}
-    pictures.save(path, pictures.grid(draw(model, noise, **condition), columns=8))
+    spec = data.spec if data else _output(model)
+    montage.save(path, medium_of(spec).sheet(draw(model, noise, spec=spec, **condition), spec, columns=8))
+
+
+def _output(model: Model) -> Spec:
+    """What a model makes that learned from no data: an image, where its card says nothing."""
+    output = card_of(model).output
+    return Spec("image", (1, 1), 3) if output is None else Spec(output.medium, output.shape, output.channels)
 
 
 def translations(model: Model, data: Dataset, path: Path, count: int = SHEET) -> None:
     """Held-out images, below each its translation, and below that the truth where there is one."""
     first = next(in_order(data.held_out, min(24, count, len(data.held_out)), device_of(model)))
     given, truth = model.given(first)
-    pictures.save(path, beside(translated(model, given, truth, first.rng)))
+    montage.save(path, beside(translated(model, given, truth, first.rng), spec=data.spec))
 
 
 def preview(model: Model, data: Dataset | None, path: Path, verbs: Collection[str], count: int = SHEET) -> None:
@@ -69,7 +77,7 @@ def latent_map(model: Model, data: Dataset, path: Path) -> None:
         title += f", first two principal components ({share:.0%} of the variance)"
     if points.shape[1] == 1:
         points, prior = (torch.cat([p, torch.zeros_like(p)], 1) for p in (points, prior))
-    pictures.plot_latent_map(
+    plots.plot_latent_map(
         path, points[:, :2].numpy(), torch.cat(labels).numpy(), data.classes, prior[:, :2].numpy(), title
     )
 
@@ -102,7 +110,7 @@ def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
         if way.of == "8-bit":
             bits = {"exact": "bits_per_dim", "bound": "bits_per_dim_upper_bound", "estimate": "bits_per_dim_estimate"}
             nats = scores[f"{way.verb}_nats_per_image"]
-            scores[bits[way.kind]] = -nats / data.held_out.images[0].size / math.log(2)
+            scores[bits[way.kind]] = -nats / data.spec.dimensions / math.log(2)
     return scores
 
 
@@ -113,7 +121,7 @@ def loss_curve(lines: list[dict[str, Any]], path: Path) -> None:
     curves = {name: [line for line in lines if name in line] for name in names}  # some are seen now and then only
     if curves:
         told = {n: ([line["step"] for line in known], [line[n] for line in known]) for n, known in curves.items()}
-        pictures.plot_curves(path, told)
+        plots.plot_curves(path, told)
 
 
 def write_artifacts(
@@ -134,6 +142,6 @@ def write_artifacts(
         translations(model, data, folder / "translations.png")
     if "encode" in verbs and "decode" in verbs:
         first = next(in_order(data.held_out, min(32, len(data.held_out)), device_of(model)))
-        pictures.save(folder / "reconstructions.png", beside(reconstruct(model, first)))
+        montage.save(folder / "reconstructions.png", beside(reconstruct(model, first), spec=data.spec))
         latent_map(model, data, folder / "latent-map.png")
     return held_out_scores(model, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -19,9 +20,10 @@ from reverie.core.files import write_json
 from reverie.core.precision import keep_memory, pick_device, repeatable
 from reverie.core.state import weights_hash
 from reverie.core.verbs import verbs_of
-from reverie.data import data as open_data
-from reverie.data.sources import anchored
-from reverie.data.types import Dataset
+from reverie.data import Dataset, open_data
+from reverie.data.memory import name_of
+from reverie.data.options import WHITE, Background
+from reverie.media import Size
 from reverie.recipes import recipe_for
 from reverie.training.callbacks import Callback
 from reverie.training.formats import FORMAT
@@ -35,9 +37,13 @@ from reverie.workflow.monitors import Previews
 
 def train(
     model: str | nn.Module = "vae",
-    data: str | Dataset | None = "fashion",
-    size: int | None = None,
+    data: Any = "fashion",
+    size: Size | None = None,
     fit: str = "crop",
+    background: Background = WHITE,
+    held_out: float = 0.1,
+    channels: int | None = None,
+    medium: str | None = None,
     out: Path | str | None = None,
     quiet: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -49,9 +55,8 @@ def train(
     Args:
         model: a name of ``registry.MODELS``, a model from ``build``, or any ``nn.Module`` with ``stages()``. A module
             keeps the weights that it has.
-        data: a data set, or what ``reverie.data`` opens; None for a model that learns from no data.
-        size: side of the pictures in pixels, where ``data`` is still to be opened.
-        fit: "crop" or "pad", how pictures that are not square become so, likewise.
+        data: a ``Dataset``, or what ``open_data`` opens; None for a model that learns from no data.
+        size, fit, background, held_out, channels, medium: as for ``open_data``, where ``data`` is still to be opened.
         out: the run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         quiet: say nothing.
         progress: called while pictures are being read, (done, total, what).
@@ -63,8 +68,8 @@ def train(
     """
     given = None if isinstance(model, str) else model
     name = model if isinstance(model, str) else config_of(model)["name"]
-    spec = data if isinstance(data, str) else data.spec if data else ""
-    recipe = recipe_for(name, spec, pick_device(options.get("device", "auto")).type == "cuda")
+    source = _source(data)
+    recipe = recipe_for(name, source, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs: dict[str, Any] = {}
     if given is None:
         registry.accept(name)
@@ -79,8 +84,10 @@ def train(
     with distributed.group():
         plan = Plan.of(chosen.steps, chosen.minutes, parts.reserve(chosen.minutes))
         distributed.rows(chosen.batch_size)
-        if isinstance(data, str):
-            data = open_data(data, size=size, fit=fit, progress=progress)
+        if data is not None and not isinstance(data, Dataset):
+            data = open_data(data, size, channels, fit, background, held_out, medium, progress)
+        elif given is None and data is None and size is not None:  # else the data decides
+            kwargs = {"size": size} | kwargs
         start: dict[str, Any] = {}
         if given is not None:
             built, filled = given, list[str]()
@@ -97,7 +104,7 @@ def train(
             "verbs": verbs_of(built),
             "card": card_of(built).to_json(),
             "phases": recipe.get("phases", {}) | stage_options,
-            "data": None if data is None else facts_of(data, fit),
+            "data": None if data is None else data.provenance,
             "training": asdict(chosen),
             "plan": plan.state(),
             "versions": versions(),
@@ -105,7 +112,7 @@ def train(
             "status": "new",
             "seconds": 0.0,
         } | start
-        path = Path(distributed.agree(str(out or fresh_path(name.rpartition(":")[2], spec))))
+        path = Path(distributed.agree(str(out or fresh_path(name.rpartition(":")[2], source))))
         run = Run(path, info)
         loop = parts.loop_of(run, built, data, chosen, plan, callbacks, quiet)
         if distributed.rank() == 0:  # only now that every option has proved usable
@@ -114,18 +121,11 @@ def train(
             return drive(run, loop)
 
 
-def facts_of(data: Dataset, fit: str) -> dict[str, Any]:
-    """What run.json says of the data."""
-    return {
-        "spec": anchored(data.spec),
-        "fit": fit,
-        "size": data.size,
-        "channels": data.channels,
-        "fingerprint": data.fingerprint,
-        "train": len(data.train),
-        "held_out": len(data.held_out),
-        "classes": data.classes,
-    }
+def _source(data: Any) -> str:
+    """What to call the data in the run's name and in recipes."""
+    if data is None or isinstance(data, str | os.PathLike):
+        return os.fspath(data or "")
+    return data.source if isinstance(data, Dataset) else name_of(data)
 
 
 def drive(run: Run, loop: Loop) -> Run:
@@ -166,7 +166,7 @@ def announce(run: Run, loop: Loop) -> None:
     count = sum(p.numel() for p in loop.model.parameters())
     images = "no data"
     if isinstance(data, Dataset):
-        images = f"{data.spec}: {len(data.train)} pictures of {data.size}x{data.size}x{data.channels}, "
+        images = f"{data.source}: {len(data.train)} {data.spec.medium}s of {data.spec}, "
         images += f"{len(data.held_out)} held out"
     length = f"{options.minutes:g} minutes" if plan.clock and options.minutes else f"{plan.expected} steps"
     if loop.extensions:
@@ -178,7 +178,7 @@ def announce(run: Run, loop: Loop) -> None:
     )
     if isinstance(data, Dataset) and (met := data.report.counts()):
         kinds = ", ".join(f"{count} {kind}" for kind, count in met.items())
-        loop.say(f"Met while reading the pictures: {kinds}. `reverie data {data.spec}` tells file by file.")
+        loop.say(f"Met while reading the pictures: {kinds}. `reverie data {data.source}` tells file by file.")
     if (init := run.info.get("init")) and not loop.step:
         missing = f"; new: {', '.join(init['missing'])}" if init["missing"] else ""
         loop.say(f"Begun from {init['run']}: {init['taken']} tensors taken{missing}.")

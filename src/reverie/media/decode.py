@@ -1,4 +1,4 @@
-"""One encoded picture becomes one square uint8 array, with a word about everything that happened to it on the way."""
+"""One encoded image becomes one uint8 array of the wanted shape, with a note of everything that was converted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Note = tuple[str, str]  # (kind, action), as in Problem
 
 
 class Unusable(Exception):
-    """This picture cannot be used; ``kind`` and ``action`` say why, as in Problem."""
+    """This image cannot be used; ``kind`` and ``action`` say why, as in Problem."""
 
     def __init__(self, kind: str, action: str):
         super().__init__(action)
@@ -42,19 +42,30 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Form:
-    """The shape that every picture is brought into.
+    """The shape that every image is brought into.
 
     Attributes:
-        size: side of the square in pixels.
+        shape: (height, width) in pixels.
         channels: 1 (ITU-R 601 luma) or 3 (RGB).
-        fit: "crop" (short side to ``size``, centre kept) or "pad" (long side to ``size``, rest is background).
+        fit: "crop" (cover ``shape``, centre kept) or "pad" (fit inside ``shape``, the rest is background).
         background: RGB shown behind transparent pixels and in the padding.
     """
 
-    size: int
+    shape: tuple[int, int]
     channels: int
     fit: str
     background: tuple[int, int, int]
+
+    @property
+    def array(self) -> tuple[int, int, int]:
+        """Shape of the array: (H, W, C)."""
+        return (*self.shape, self.channels)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What keys and fingerprints are made of; a square's size is its side."""
+        height, width = self.shape
+        size = height if height == width else [height, width]
+        return {"size": size, "channels": self.channels, "fit": self.fit, "background": self.background}
 
 
 @contextlib.contextmanager
@@ -66,7 +77,7 @@ def quiet() -> Iterator[None]:
 
 
 def inspect(data: bytes) -> tuple[int, int]:
-    """(width, height) of an encoded picture from its header alone. Raises Unusable."""
+    """(width, height) of an encoded image from its header alone. Raises Unusable."""
     if not data:
         raise Unusable("zero-byte", "skipped: the file is empty")
     return _open(data).size
@@ -76,23 +87,23 @@ def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[
     """Decode, turn upright, composite, scale to 8 bits and fit.
 
     Args:
-        suffix: the file's extension, to notice a picture under another format's name; "" for no check.
+        suffix: the file's extension, to notice an image under another format's name; "" for no check.
 
     Returns:
-        uint8 (size, size, channels), and what was converted on the way. Raises Unusable.
+        uint8 (H, W, channels), and what was converted on the way. Raises Unusable.
     """
     image = _open(data)
     notes: list[Note] = []
-    said = suffix.lower()
-    if said in SUFFIXES and said not in NAMES.get(image.format or "", SUFFIXES):
-        notes.append(("misnamed", f"used: it is {image.format} under the extension {said}"))
+    extension = suffix.lower()
+    if extension in SUFFIXES and extension not in NAMES.get(image.format or "", SUFFIXES):
+        notes.append(("misnamed", f"used: it is {image.format} under the extension {extension}"))
     try:
         if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a phone's JPEG with a depth map
             kind = "multi-page" if image.format == "TIFF" else "animated"
             notes.append((kind, "used: the first frame"))
         turn = TURNS.get(_orientation(image))
         # A JPEG may be decoded at 1/2, 1/4 or 1/8 scale: exact enough while it stays four times what is wanted.
-        image.draft(None, (4 * form.size, 4 * form.size))
+        image.draft(None, (4 * max(form.shape), 4 * max(form.shape)))
         image.load()
         image = flatten(image, form.background, notes)
         if turn is not None:
@@ -106,7 +117,7 @@ def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[
         raise
     except Exception as error:  # Pillow's decoders raise nearly every type there is on damaged data
         raise Unusable("truncated", f"skipped: damaged or cut short ({_short(error)})") from None
-    return np.asarray(image).reshape(form.size, form.size, form.channels), notes
+    return np.asarray(image).reshape(form.array), notes
 
 
 def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[Note]) -> Image.Image:
@@ -138,29 +149,48 @@ def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[No
     return flat
 
 
+def from_pillow(image: Image.Image, background: tuple[int, int, int], notes: list[Note]) -> Image.Image:
+    """An open Pillow image to "L" or "RGB", upright; appends what it did."""
+    turn = TURNS.get(_orientation(image))
+    flat = flatten(image, background, notes)
+    return flat if turn is None else flat.transpose(turn)
+
+
 def fit(image: Image.Image, form: Form) -> Image.Image:
-    """Bring an "L" or "RGB" picture to (size, size) by Lanczos, which is antialiased when it shrinks."""
-    width, height = image.size
-    if (width, height) == (form.size, form.size):
+    """Bring an "L" or "RGB" image to the form's shape by Lanczos, which is antialiased when it shrinks."""
+    return _resize(image, form, Image.Resampling.LANCZOS, form.background)
+
+
+def _resize(
+    image: Image.Image, form: Form, resampling: Image.Resampling, background: tuple[int, int, int]
+) -> Image.Image:
+    (width, height), (rows, columns) = image.size, form.shape
+    if (height, width) == form.shape:
         return image
     if form.fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        box = (left, top, left + side, top + side)
-        return image.resize((form.size, form.size), Image.Resampling.LANCZOS, box=box)
-    scale = form.size / max(width, height)
+        inside = min(width, height * columns / rows), min(height, width * rows / columns)  # of the wanted aspect
+        left, top = (width - inside[0]) // 2, (height - inside[1]) // 2
+        box = (left, top, left + inside[0], top + inside[1])
+        return image.resize((columns, rows), resampling, box=box)
+    scale = min(columns / width, rows / height)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = Image.new("RGB", (form.size, form.size), form.background).convert(image.mode)
-    corner = ((form.size - inner[0]) // 2, (form.size - inner[1]) // 2)
-    canvas.paste(image.resize(inner, Image.Resampling.LANCZOS), corner)
+    canvas = Image.new("RGB", (columns, rows), background).convert(image.mode)
+    corner = ((columns - inner[0]) // 2, (rows - inner[1]) // 2)
+    canvas.paste(image.resize(inner, resampling), corner)
     return canvas
 
 
-def fit_array(picture: np.ndarray, form: Form) -> np.ndarray:
-    """uint8 (H, W, C), C = 1, 3 or 4 (RGBA), to uint8 (size, size, channels), as ``decode`` does."""
-    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+def fit_array(pixels: np.ndarray, form: Form) -> np.ndarray:
+    """uint8 (H, W, C), C = 1, 3 or 4 (RGBA), to uint8 (H', W', channels), as ``decode`` does."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     image = fit(flatten(image, form.background, []), form).convert("RGB" if form.channels == 3 else "L")
-    return np.asarray(image).reshape(form.size, form.size, form.channels)
+    return np.asarray(image).reshape(form.array)
+
+
+def fit_mask(mask: np.ndarray, form: Form) -> np.ndarray:
+    """uint8 (H, W, 1) to uint8 (H', W', 1) by nearest neighbour; padding is 0."""
+    image = _resize(Image.fromarray(mask[..., 0]), form, Image.Resampling.NEAREST, (0, 0, 0))
+    return np.asarray(image).reshape(*form.shape, 1)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -190,12 +220,12 @@ def _orientation(image: Image.Image) -> int:
     try:
         value: Any = image.getexif().get(0x0112, 1)
         return int(value)
-    except Exception:  # a damaged EXIF block is no reason to lose the picture
+    except Exception:  # a damaged EXIF block is no reason to lose the image
         return 1
 
 
 def _numeric(image: Image.Image, notes: list[Note]) -> Image.Image:
-    """16-bit, 32-bit and float grey to 8 bits: by the range of the type where it has one, else by the picture's own."""
+    """16-bit, 32-bit and float grey to 8 bits: by the range of the type where it has one, else by the image's own."""
     values = np.asarray(image).astype(np.float64)
     bad = ~np.isfinite(values)
     values[bad] = 0.0
@@ -218,9 +248,9 @@ def _numeric(image: Image.Image, notes: list[Note]) -> Image.Image:
 def _odd_shape(size: tuple[int, int], form: Form, notes: list[Note]) -> None:
     short, long = sorted(size)
     if long > 8 * short:
-        kept = "only its central square is kept" if form.fit == "crop" else "most of the square is background"
+        kept = "only its centre is kept" if form.fit == "crop" else "most of the result is background"
         notes.append(("extreme-aspect", f"used: {size[0]} x {size[1]}, {kept}"))
-    if short < 8 and short < form.size:
+    if short < 8 and short < min(form.shape):
         notes.append(("tiny", f"used: enlarged from {size[0]} x {size[1]}"))
 
 

@@ -1,0 +1,215 @@
+"""Data that only Python can pass: arrays, tensors, lists of PIL images, torch data sets and loaders.
+
+Such an object is read once, in order. One whose first samples differ at a second reading shuffles or augments, and is
+refused: it would be another data set at every opening, and the held-out split another split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from reverie.core.errors import UsageError
+from reverie.data.arrays import Arrays, from_columns
+from reverie.data.options import OpenOptions
+from reverie.data.types import Problem
+from reverie.home import Progress
+from reverie.media import decode
+
+COMPARED = 16  # first samples that are read twice
+KEYS = {  # column -> the names it goes by among a sample's
+    "x": ("x", "image", "images", "img", "pixel_values"),
+    "label": ("label", "labels", "y", "target"),
+    "text": ("text", "texts", "caption", "captions"),
+    "source": ("source",),
+    "mask": ("mask",),
+    "attributes": ("attributes",),
+}
+
+
+def name_of(source: Any) -> str:
+    """What to call an object in messages and run directories: "array", "tensor", "list", or its type's name."""
+    return {"ndarray": "array", "Tensor": "tensor"}.get(type(source).__name__, type(source).__name__)
+
+
+def read_object(
+    source: Any, options: OpenOptions, labels: Any = None, texts: Any = None, progress: Progress | None = None
+) -> Arrays:
+    """A whole data set from an object.
+
+    Args:
+        source: an array or tensor (N, ...), or something of known length that yields samples: tensors, arrays, PIL
+            images, (image, label) or dicts of columns; a DataLoader yields batches of such.
+        labels, texts: (N,), instead of the object's own.
+
+    Raises:
+        UsageError: an object of no known length, or one that shuffles or augments.
+        ReverieError: samples of unfit shapes or types.
+    """
+    what = f"the {name_of(source)}"
+    problems: list[Problem] = []
+    if isinstance(source, np.ndarray) or _is_tensor(source):
+        columns: dict[str, Any] = {"x": _array(source)}
+        channels_first = _is_tensor(source)
+    else:
+        count = _length(source, what)
+        _check_order(source, what)
+        samples = _collect(_samples(source), what, count, progress)
+        channels_first = _is_tensor(samples["x"][0])
+        columns = {name: _column(name, values, what, options, problems) for name, values in samples.items()}
+    if labels is not None:
+        columns["label"] = _array(labels) if _is_tensor(labels) or isinstance(labels, np.ndarray) else _objects(labels)
+    if texts is not None:
+        columns["text"] = [str(text) for text in texts]
+    classes = getattr(source, "classes", None) or getattr(getattr(source, "dataset", None), "classes", None)
+    classes = [str(name) for name in classes] if isinstance(classes, Sequence) else None
+    return from_columns(columns, what, options, channels_first, classes=classes, problems=problems)
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")  # whoever passes a tensor has imported it
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _is_image(value: Any) -> bool:
+    pil = sys.modules.get("PIL.Image")
+    return pil is not None and isinstance(value, pil.Image)
+
+
+def _is_loader(value: Any) -> bool:
+    loading = sys.modules.get("torch.utils.data")
+    return loading is not None and isinstance(value, loading.DataLoader)
+
+
+def _array(value: Any) -> np.ndarray:
+    if not _is_tensor(value):
+        return np.asarray(value)
+    tensor = value.detach().cpu()
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+
+
+def _objects(values: Any) -> np.ndarray:
+    """Labels as they come, numbers and names alike, as (N,)."""
+    if any(np.ndim(value) for value in values):
+        raise UsageError("A label is a number or a name, not an array.")
+    values = [value.item() if hasattr(value, "item") else value for value in values]
+    kinds = {type(value) for value in values}
+    if kinds <= {int, bool} or kinds == {str}:
+        return np.array(values)
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column
+
+
+def _length(source: Any, what: str) -> int:
+    remedy = "Pass a list, an array, or a data set with a length."
+    if isinstance(source, Mapping) or not (hasattr(source, "__iter__") or hasattr(source, "__getitem__")):
+        raise UsageError(f"{what} is no data: a source's name, an array or samples are needed. {remedy}")
+    try:
+        count = len(source)
+    except TypeError:
+        raise UsageError(f"{what} does not say how many samples it has. {remedy}") from None
+    if not count:
+        raise UsageError(f"{what} is empty.")
+    return count
+
+
+def _samples(source: Any) -> Iterator[dict[str, Any]]:
+    """One dict of columns a sample, in order."""
+    if _is_loader(source) and source.batch_size is not None:
+        for batch in source:
+            columns = _named(batch)
+            for row in range(len(columns["x"])):
+                yield {name: values[row] for name, values in columns.items()}
+    elif hasattr(source, "__iter__"):
+        yield from map(_named, source)
+    else:  # a torch data set ends by its length, not by an IndexError
+        for index in range(len(source)):
+            yield _named(source[index])
+
+
+def _named(sample: Any) -> dict[str, Any]:
+    """A sample, or a batch of them, as columns."""
+    if isinstance(sample, Mapping):
+        columns = {column: next((key for key in keys if key in sample), None) for column, keys in KEYS.items()}
+        if columns["x"] is None:
+            raise UsageError(f"A sample has {', '.join(map(str, sample))}, but no {' or '.join(KEYS['x'])}.")
+        return {column: sample[key] for column, key in columns.items() if key is not None}
+    if isinstance(sample, tuple | list):
+        if not 1 <= len(sample) <= 2 or (len(sample) == 2 and (_is_image(sample[1]) or np.ndim(_first(sample[1])) > 0)):
+            raise UsageError(
+                f"A sample is a tuple of {len(sample)}; (image, label) is understood. Name the parts of others: "
+                '{"x": ..., "label": ..., "text": ..., "source": ..., "mask": ..., "attributes": ...}.'
+            )
+        return dict(zip(("x", "label"), sample, strict=False))
+    return {"x": sample}
+
+
+def _first(value: Any) -> Any:
+    """A label, or that of the first sample of a batch."""
+    return value[0] if not isinstance(value, str) and np.ndim(value) > 0 and len(value) else value
+
+
+def _check_order(source: Any, what: str) -> None:
+    first, second = (_digest(islice(_samples(source), COMPARED)) for _ in range(2))
+    if first != second:
+        raise UsageError(
+            f"{what} gives other samples at a second reading: it shuffles or augments. Pass it with shuffle=False and "
+            'without random transforms; training shuffles by itself, and augments with augment="flip,translate".'
+        )
+
+
+def _digest(samples: Iterator[dict[str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for sample in samples:
+        for name, value in sample.items():
+            array = _array(value)
+            digest.update(name.encode() + (repr(value).encode() if array.dtype == object else array.tobytes()))
+    return digest.hexdigest()
+
+
+def _collect(
+    samples: Iterator[dict[str, Any]], what: str, count: int, progress: Progress | None
+) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {}
+    for row, sample in enumerate(samples):
+        if row and sample.keys() != columns.keys():
+            raise UsageError(f"{what}: sample {row} has {', '.join(sample)}, the ones before {', '.join(columns)}.")
+        for name, value in sample.items():
+            columns.setdefault(name, []).append(value)
+        if progress and row % 256 == 255:
+            progress(row + 1, max(count, row + 1), "reading")
+    return columns
+
+
+def _column(name: str, values: list[Any], what: str, options: OpenOptions, problems: list[Problem]) -> Any:
+    if name == "label":
+        return _objects(values)
+    if name == "text":
+        return [str(value) for value in values]
+    if name in ("x", "source") and _is_image(values[0]):
+        return _images(values, options, problems)
+    arrays = [_array(value) for value in values]
+    if len(shapes := {array.shape for array in arrays}) > 1:
+        some = ", ".join(map(str, sorted(shapes)[:3]))
+        raise UsageError(f"{what} has samples of several shapes ({some}). Bring them to one, or pass PIL images.")
+    return np.stack(arrays)
+
+
+def _images(values: list[Any], options: OpenOptions, problems: list[Problem]) -> np.ndarray:
+    """PIL images of any modes and sizes to uint8 (N, H, W, C), fitted where their sizes differ."""
+    notes: list[decode.Note] = []
+    flat = [decode.from_pillow(image, options.background, notes) for image in values]
+    problems += [Problem("*", kind, action) for kind, action in dict.fromkeys(notes)]
+    channels = 3 if any(image.mode == "RGB" for image in flat) else 1
+    if len({image.size for image in flat}) > 1:
+        form = decode.Form(options.image_shape(None), channels, options.fit, options.background)
+        flat = [decode.fit(image, form) for image in flat]
+        problems.append(Problem("*", "mixed-sizes", "converted: all brought to one size"))
+    mode = "RGB" if channels == 3 else "L"
+    return np.stack([np.asarray(image.convert(mode)).reshape(*image.size[::-1], channels) for image in flat])

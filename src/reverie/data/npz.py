@@ -1,0 +1,65 @@
+"""``.npz`` files: which array is what."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reverie.core.errors import ReverieError
+from reverie.data.arrays import Arrays, from_columns
+from reverie.data.options import OpenOptions
+from reverie.data.rows import Rows, to_rows
+from reverie.data.types import Problem
+
+KEYS = {  # column -> the names it goes by
+    "x": ("images", "x", "X", "arr_0", "data"),
+    "label": ("labels", "y", "Y"),
+    "text": ("texts", "captions"),
+    "source": ("sources", "source"),
+    "mask": ("masks", "mask"),
+    "attributes": ("attributes",),
+    "attribute_names": ("attribute_names",),
+    "train": ("x_train", "train_images", "images_train"),
+    "train_label": ("y_train", "train_labels", "labels_train"),
+    "test": ("x_test", "test_images", "images_test", "x_val", "val_images"),
+    "test_label": ("y_test", "test_labels", "labels_test", "y_val", "val_labels"),
+}
+
+
+def load_npz(path: Path, options: OpenOptions) -> Arrays:
+    """Read an ``.npz``; pickled content is refused. Raises ReverieError about wrong names or shapes."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not hasattr(archive, "files"):
+                raise ReverieError(f"{path} is one bare array; save it with numpy.savez(path, images=...).")
+            keys = {column: next((k for k in names if k in archive.files), None) for column, names in KEYS.items()}
+            arrays: dict[str, Any] = {column: archive[key] for column, key in keys.items() if key is not None}
+            present = ", ".join(f"{k} {archive[k].shape}" for k in archive.files[:12]) if not arrays else ""
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        what = "holds pickled objects, which may run code" if "allow_pickle" in str(error) else str(error)
+        raise ReverieError(f"{path} cannot be read as .npz: {what}. Save plain arrays with numpy.savez.") from None
+    problems: list[Problem] = []
+    cut = None
+    if "train" in arrays and "test" in arrays:
+        ends: dict[str, Any] = {"low": options.low, "high": options.high}
+        train, test = (
+            to_rows(arrays[side], f"{path}: {kind} images", problems, options.medium, **ends)
+            for side, kind in (("train", "training"), ("test", "test"))
+        )
+        if train.spec != test.spec:
+            raise ReverieError(f"{path}: training images are {train.spec}, test images {test.spec}.")
+        cut = len(train.values)
+        arrays["x"] = Rows(np.concatenate([train.values, test.values]), train.spec)
+        labels = [np.ravel(arrays[name]) for name in ("train_label", "test_label") if name in arrays]
+        arrays["label"] = np.concatenate(labels) if len(labels) == 2 else None
+    elif "x" not in arrays and "train" in arrays:
+        arrays |= {"x": arrays["train"], "label": arrays.get("label", arrays.get("train_label"))}
+    if "x" not in arrays:
+        raise ReverieError(
+            f"{path} has no array that is known to be pictures (it has {present}). Name it images: uint8 (N, H, W) or "
+            "(N, H, W, C), with labels (N,) and texts (N,) if there are any; or x_train, y_train, x_test, y_test."
+        )
+    return from_columns(arrays, str(path), options, cut=cut, problems=problems)

@@ -1,0 +1,173 @@
+"""Arrays as they come to rows as they are stored: which medium, which axis holds the channels, which range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reverie.core.errors import ReverieError
+from reverie.data.types import Problem
+from reverie.media import Spec, medium_of
+
+CHANNELS = {"image": (1, 3, 4), "video": (1, 3), "volume": (1, 2, 3, 4)}  # a volume may have others, if they are last
+LAYOUTS = {
+    "image": "(N, H, W) or (N, H, W, C) with C = 1, 3 or 4",
+    "video": "(N, T, H, W) or (N, T, H, W, C) with C = 1 or 3",
+    "volume": "(N, D, H, W) or (N, D, H, W, C)",
+    "sequence": "(N, L) or (N, C, L)",
+}
+INT16 = (-32768.0, 32768.0)  # 0 is 0, as sound files have it
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as they are stored, and their spec."""
+
+    values: np.ndarray
+    spec: Spec
+
+
+def to_rows(
+    values: np.ndarray,
+    what: str,
+    problems: list[Problem],
+    medium: str | None = None,
+    channels_first: bool = False,
+    low: float | None = None,
+    high: float | None = None,
+) -> Rows:
+    """Any numeric array to stored rows; what it converts is appended to ``problems``.
+
+    Args:
+        values: see ``LAYOUTS``; the channels may also come first (tensors), of clips second.
+        what: names the array in messages.
+        medium: None where the shape tells: (N, H, W) and (N, H, W, C) are images, five dimensions volumes.
+        channels_first: where to look for the channels first; they are always first in sequences.
+        low, high: values that are -1 and 1 in a model; 8-bit media are clipped to them. None: 0 to 255 for uint8, else
+            the narrowest of the usual ranges that holds all values.
+
+    Raises:
+        ReverieError: no such layout, a type that is no number, values in no usual range.
+    """
+    medium = medium or infer_medium(values.shape, what)
+    values = _channels_last(values, medium, what, channels_first, problems)
+    if values.dtype.kind not in "fiub":
+        raise ReverieError(f"{what} are {values.dtype}; uint8, or floats in [0, 1], are needed.")
+    shape, channels = values.shape[1:-1], values.shape[-1]
+    if medium == "sequence":
+        return _signal(values, what, low, high)
+    return Rows(_to_uint8(values, what, problems, low, high), Spec(medium, shape, channels))
+
+
+def to_mask(values: np.ndarray, spec: Spec) -> np.ndarray:
+    """Masks (N, *shape), or with one channel, to uint8 (N, *shape, 1): 255 where marked. 0/1, 0..255 and bool do.
+
+    Raises:
+        ReverieError: another shape.
+    """
+    if values.ndim == len(spec.shape) + 2:
+        values = np.moveaxis(values, 1, -1) if values.shape[-1] != 1 else values
+    else:
+        values = values[..., None]
+    if values.ndim != len(spec.shape) + 2 or values.shape[-1] != 1:
+        raise ReverieError(f"masks have shape {values.shape}; (N, {', '.join(map(str, spec.shape))}) is needed.")
+    scale = 255.0 if values.dtype.kind == "b" or (values.size and values.max() <= 1) else 1.0
+    return np.rint(values * scale).clip(0, 255).astype(np.uint8)
+
+
+def infer_medium(shape: tuple[int, ...], what: str) -> str:
+    """The medium that a shape tells. Raises ReverieError where it tells none."""
+    if len(shape) == 3 or (len(shape) == 4 and {shape[1], shape[3]} & set(CHANNELS["image"])):
+        return "image"
+    if len(shape) == 5:
+        return "volume"
+    raise ReverieError(
+        f"{what} have shape {shape}, which does not tell what they are. Images are {LAYOUTS['image']}. Name others: "
+        f'medium="volume" for {LAYOUTS["volume"]}, "video" for {LAYOUTS["video"]}, "sequence" for '
+        f"{LAYOUTS['sequence']} (--medium on the command line)."
+    )
+
+
+def _channels_last(
+    values: np.ndarray, medium: str, what: str, channels_first: bool, problems: list[Problem]
+) -> np.ndarray:
+    dims = medium_of(medium).dims
+    if values.ndim == dims + 1:
+        values = values[..., None]
+    elif values.ndim == dims + 2 and medium == "sequence":
+        values = np.moveaxis(values, 1, 2)
+    elif values.ndim == dims + 2:
+        axes = [1, 2] if medium == "video" else [1]
+        last = values.ndim - 1
+        axes = [*axes, last] if channels_first else [last, *axes]
+        usual = [axis for axis in axes if values.shape[axis] in CHANNELS[medium]]
+        axis = usual[0] if usual else axes[0] if medium == "volume" else None
+        if axis is None:
+            raise ReverieError(f"{what} have shape {values.shape}; {LAYOUTS[medium]} is needed.")
+        if axis != last:
+            if not channels_first:
+                problems.append(Problem("*", "channels-first", f"converted: {what} from {_axes(medium, axis)}"))
+            values = np.moveaxis(values, axis, last)
+    else:
+        raise ReverieError(f"{what} have shape {values.shape}; {LAYOUTS[medium]} is needed.")
+    if 0 in values.shape:
+        raise ReverieError(f"{what} have shape {values.shape}: there is nothing in them.")
+    return values
+
+
+def _axes(medium: str, axis: int) -> str:
+    names = {"image": ["H", "W"], "video": ["T", "H", "W"], "volume": ["D", "H", "W"]}[medium]
+    return f"({', '.join(['N', *names[: axis - 1], 'C', *names[axis - 1 :]])})"
+
+
+def _signal(values: np.ndarray, what: str, low: float | None, high: float | None) -> Rows:
+    """Sequences (N, L, C): int16 and uint8 as they are, all else as float32."""
+    shape, channels = values.shape[1:-1], values.shape[-1]
+    if values.dtype in (np.int16, np.uint8):
+        usual = INT16 if values.dtype == np.int16 else (0.0, 255.0)
+        ends = usual if low is None or high is None else (low, high)
+        return Rows(np.ascontiguousarray(values), Spec("sequence", shape, channels, *ends, values.dtype.name))
+    values = np.ascontiguousarray(values, np.float32)
+    if low is None or high is None:
+        least, most = float(values.min()), float(values.max())
+        ends_or_none = next(((a, b) for a, b in ((0.0, 1.0), (-1.0, 1.0)) if a <= least and most <= b), None)
+        if ends_or_none is None:  # also NaN
+            raise ReverieError(
+                f"{what} reach from {least:g} to {most:g}; floats in [-1, 1] are needed, or the values that are to be "
+                "-1 and 1 in the model: low=, high=."
+            )
+        low, high = ends_or_none
+    elif not np.isfinite(values).all():
+        raise ReverieError(f"{what} have values that are not finite.")
+    return Rows(values, Spec("sequence", shape, channels, low, high, "float32"))
+
+
+def _to_uint8(
+    values: np.ndarray, what: str, problems: list[Problem], low: float | None, high: float | None
+) -> np.ndarray:
+    """Any numeric rows to uint8; says what it converted."""
+    if values.dtype == np.uint8 and low is None:
+        return values
+    least, most = float(values.min()), float(values.max())
+    floats = values.dtype.kind == "f"
+    spans = [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)] if floats else [(0.0, 255.0), (0.0, 65535.0)]
+    if values.dtype.kind == "b":
+        spans = [(0.0, 1.0)]
+    span = next(((a, b) for a, b in spans if a <= least and most <= b), None)
+    clipped = ""
+    if low is not None and high is not None and np.isfinite([least, most]).all():
+        span = (low, high)
+        clipped = ", clipped to it" if least < low or most > high else ""
+    if span is None:  # also NaN
+        raise ReverieError(
+            f"{what} are {values.dtype} from {least:g} to {most:g}; uint8, or floats in [0, 1], are needed."
+        )
+    kind = "float" if floats else "16-bit" if span[1] > 255 else "integer"
+    action = f"converted: {what} from {values.dtype}, {span[0]:g}..{span[1]:g} scaled to 0..255{clipped}"
+    problems.append(Problem("*", kind, action))
+    rows = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), 256):  # the floats of all rows at once would be eight times the result
+        part = values[start : start + 256].astype(np.float64)
+        rows[start : start + 256] = np.rint((part - span[0]) * (255.0 / (span[1] - span[0]))).clip(0, 255)
+    return rows

@@ -1,0 +1,58 @@
+"""Images of any height and width, grey or RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reverie.core.errors import ReverieError
+from reverie.media import decode, montage
+from reverie.media.medium import Medium, fresh_folder, save_arrays
+from reverie.media.spec import Spec
+
+
+class Image(Medium):
+    """uint8 (N, H, W, C), C = 1 (grey) or 3 (RGB)."""
+
+    name = "image"
+    dims = 2
+    augmentations = ("flip", "translate", "color")
+    suffixes = tuple(sorted(decode.SUFFIXES))
+
+    def read(
+        self, path: Path, spec: Spec, fit: str = "crop", background: tuple[int, int, int] = (255, 255, 255)
+    ) -> np.ndarray:
+        """One image file as uint8 (H, W, C), decoded just as intake decodes.
+
+        Raises:
+            ReverieError: the file cannot be read or is no image.
+        """
+        height, width = spec.shape
+        form = decode.Form((height, width), spec.channels, fit, background)
+        try:
+            with decode.quiet():
+                return decode.decode(path.read_bytes(), form)[0]
+        except OSError as error:
+            raise ReverieError(f"{path} cannot be read: {error.strerror or error}.") from None
+        except decode.Unusable as error:
+            raise ReverieError(f"{path} cannot be used as an image ({error.kind}): {error.action}.") from None
+
+    def as_images(self, rows: np.ndarray, spec: Spec) -> tuple[np.ndarray, str] | None:
+        return rows, "images"
+
+    def sheet(self, rows: np.ndarray, spec: Spec, columns: int | None = None) -> np.ndarray:
+        return montage.grid(rows, columns)
+
+    def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
+        """A grid (.png ...), an archive (.npz) of ``images`` and ``meta``, or a folder of numbered images."""
+        if path.suffix == ".npz":
+            save_arrays(path, {"images": rows, **meta})
+        elif path.suffix:
+            montage.save(path, montage.grid(rows))
+        else:
+            fresh_folder(path)
+            for index, row in enumerate(rows):
+                montage.save(path / f"{index:06d}.png", row)

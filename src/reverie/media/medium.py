@@ -1,0 +1,140 @@
+"""What every medium can do, and the conversion that all of them share.
+
+Stored rows are (N, *shape, C) in the medium's own type; in a model they are float32 (N, C, *shape) in [-1, 1] with the
+channels last in memory (``channels_last`` for images, ``channels_last_3d`` for volumes and clips).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from reverie.core.errors import ReverieError, UsageError
+from reverie.core.files import atomic, disk_errors
+from reverie.media import montage
+from reverie.media.spec import Spec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def to_float(
+    rows: np.ndarray | Tensor, device: torch.device | str = "cpu", low: float = 0.0, high: float = 255.0
+) -> Tensor:
+    """Stored rows (B, *shape, C) to float32 (B, C, *shape): ``low`` to -1, ``high`` to 1; channels last in memory."""
+    import torch  # opening data needs no torch
+
+    if isinstance(rows, np.ndarray):
+        rows = torch.from_numpy(np.require(rows, requirements="W"))  # torch wants to own what it reads
+    x = rows.to(device, non_blocking=True).movedim(-1, 1).to(torch.float32, copy=True)
+    if low:
+        x.sub_(low)
+    return x.div_((high - low) / 2).sub_(1)
+
+
+def to_rows(x: Tensor, dtype: str = "uint8", low: float = 0.0, high: float = 255.0) -> np.ndarray:
+    """(B, C, *shape) in [-1, 1] to stored rows (B, *shape, C); integers are rounded, values outside are clamped."""
+    import torch
+
+    values = x.detach().float().add(1).mul_((high - low) / 2)
+    if low:
+        values.add_(low)
+    if np.issubdtype(dtype, np.integer):
+        info = np.iinfo(dtype)
+        values = values.round_().clamp_(max(low, info.min), min(high, info.max)).to(getattr(torch, dtype))
+    return values.movedim(1, -1).contiguous().cpu().numpy()
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """``to_rows`` of 8-bit media: (B, C, *shape) in [-1, 1] to uint8 (B, *shape, C)."""
+    return to_rows(x)
+
+
+class Medium(Protocol):
+    """One kind of sample.
+
+    Attributes:
+        name: as in ``Spec.medium``.
+        dims: spatial dimensions.
+        storage: type of stored rows.
+        augmentations: which of flip, translate and color leave a sample of this kind plausible.
+        suffixes: endings of the files that ``read`` takes.
+    """
+
+    name: str
+    dims: int
+    storage: np.dtype = np.dtype(np.uint8)
+    augmentations: tuple[str, ...]
+    suffixes: tuple[str, ...] = (".npy",)
+
+    def read(self, path: Path, spec: Spec) -> np.ndarray:
+        """One file as one stored row (*shape, C).
+
+        Raises:
+            ReverieError: it cannot be read, or has another shape.
+        """
+        try:
+            row = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ReverieError(f"{path} cannot be read as .npy: {error}.") from None
+        row = row[..., None] if row.shape == spec.shape and spec.channels == 1 else row
+        if row.shape != (*spec.shape, spec.channels):
+            raise ReverieError(f"{path} has shape {row.shape}; {(*spec.shape, spec.channels)} is needed.")
+        return row.astype(spec.dtype or self.storage)
+
+    def to_float(self, rows: np.ndarray | Tensor, spec: Spec, device: torch.device | str = "cpu") -> Tensor:
+        """Stored rows (B, *shape, C) to float32 (B, C, *shape) in [-1, 1], channels last in memory."""
+        return to_float(rows, device, spec.low, spec.high)
+
+    def to_storage(self, x: Tensor, spec: Spec) -> np.ndarray:
+        """(B, C, *shape) in [-1, 1] to stored rows (B, *shape, C)."""
+        return to_rows(x, spec.dtype or self.storage.name, spec.low, spec.high)
+
+    def as_images(self, rows: np.ndarray, spec: Spec) -> tuple[np.ndarray, str] | None:
+        """Images that stand for the rows, uint8 (N', H, W, 1 or 3), and what they are; None where none do."""
+        ...
+
+    def sheet(self, rows: np.ndarray, spec: Spec, columns: int | None = None) -> np.ndarray:
+        """All rows as one uint8 image (H, W, 1 or 3)."""
+        ...
+
+    def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
+        """Write the rows, atomically: as .npz with ``meta`` beside them, as a sheet, or as a folder of single files."""
+        ...
+
+
+def save_arrays(path: Path, columns: Mapping[str, Any]) -> None:
+    """A compressed .npz, written atomically."""
+    with atomic(path) as temporary, temporary.open("wb") as stream:
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in columns.items()}
+        np.savez_compressed(stream, **arrays)
+
+
+def fresh_folder(path: Path) -> Path:
+    """A new or empty folder.
+
+    Raises:
+        UsageError: there is something in it.
+    """
+    if path.is_dir() and any(path.iterdir()):
+        raise UsageError(f"{path} holds files already; nothing was touched. Choose an empty or a new folder.")
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def save_plain(medium: Medium, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
+    """Rows with no file format of their own: .npz, a sheet (.png ...), or a folder of .npy files."""
+    if path.suffix == ".npz":
+        save_arrays(path, {"x": rows, **meta})
+    elif path.suffix:
+        montage.save(path, medium.sheet(rows, spec))
+    else:
+        fresh_folder(path)
+        for index, row in enumerate(rows):
+            with atomic(path / f"{index:06d}.npy") as temporary, temporary.open("wb") as stream:
+                np.save(stream, row)

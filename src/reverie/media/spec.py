@@ -1,0 +1,80 @@
+"""What one sample is: its medium, shape and range of values."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from reverie.core.errors import UsageError
+
+Size = int | str | Sequence[int]  # a side in pixels, "48x64", or extents such as (48, 64)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A kind of sample, as plain values that go into JSON: ``Spec(**json)`` is the way back.
+
+    Attributes:
+        medium: "image", "video", "volume" or "sequence".
+        shape: spatial extents: (H, W), (T, H, W), (D, H, W) or (L,).
+        channels: values at each place.
+        low, high: the stored values that are -1 and 1 in a model.
+        dtype: NumPy type of stored rows; "" is the medium's own.
+    """
+
+    medium: str
+    shape: tuple[int, ...]
+    channels: int
+    low: float = 0.0
+    high: float = 255.0
+    dtype: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(extent) for extent in self.shape))
+        if not self.high > self.low:
+            raise UsageError(f"low is {self.low:g} and high is {self.high:g}: high must be above low.")
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Spec:
+        """The spec within a larger record, such as a data set's provenance."""
+        return cls(**{field.name: record[field.name] for field in fields(cls) if field.name in record})
+
+    def __str__(self) -> str:
+        """As messages have it: "28x28x1"."""
+        return "x".join(map(str, (*self.shape, self.channels)))
+
+    @property
+    def dimensions(self) -> int:
+        """How many numbers a sample has."""
+        return math.prod(self.shape) * self.channels
+
+    @property
+    def square(self) -> int | None:
+        """The side of a square image, else None."""
+        return self.shape[0] if self.medium == "image" and self.shape[0] == self.shape[1] else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"shape": list(self.shape)}
+
+
+def parse_size(size: Size | None) -> tuple[int, ...] | None:
+    """48, "48", "48x64" or (48, 64) to (48,) or (48, 64). None stays None.
+
+    Raises:
+        UsageError: no such size, or an extent outside 1 to 4096.
+    """
+    if size is None:
+        return None
+    if isinstance(size, str):
+        if not re.fullmatch(r"\d{1,6}([xX×]\d{1,6})*", size.strip()):
+            raise UsageError(f'size is "{size}"; a number of pixels is needed, or HEIGHTxWIDTH such as 48x64.')
+        extents = [int(part) for part in re.split("[xX×]", size.strip())]
+    else:
+        extents = [size] if isinstance(size, int) else [int(extent) for extent in size]
+    if not extents or not all(1 <= extent <= 4096 for extent in extents):
+        raise UsageError(f"size is {size}; 1 to 4096 pixels are possible, or two of them: (height, width).")
+    return tuple(extents)

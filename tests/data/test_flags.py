@@ -1,0 +1,85 @@
+"""How data is opened, from the command line: the same options as in Python, recorded and used again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_pictures import fill, save
+
+import reverie as rv
+from reverie import rerun, resume, train
+from reverie.cli import main
+from reverie.core.errors import ReverieError, UsageError
+from reverie.generation import data_of, find_picture
+
+FLAGS = ["--background", "black", "--held-out", "0.3", "--channels", "1", "--fit", "pad"]
+
+
+def call(capsys, *arguments) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    return ended.value.code, said.out, said.err
+
+
+def test_data_takes_size_background_share_channels_and_medium(tmp_path: Path, capsys) -> None:
+    fill(tmp_path / "d", 20, width=30, height=24)
+    code, out, _ = call(capsys, "data", tmp_path / "d", "--size", "12x20", *FLAGS, "--json")
+    report = json.loads(out)
+    assert code == 0 and (report["shape"], report["channels"], report["medium"]) == ([12, 20], 1, "image")
+    equal = rv.open_data(tmp_path / "d", size=(12, 20), background="#000", held_out=0.3, channels=1, fit="pad")
+    assert report["fingerprint"] == equal.fingerprint
+    np.savez(tmp_path / "v.npz", x=np.random.default_rng(0).integers(0, 256, (12, 5, 5, 6), np.uint8))
+    assert call(capsys, "data", tmp_path / "v.npz")[0] == 1
+    code, out, _ = call(capsys, "data", tmp_path / "v.npz", "--medium", "volume")
+    assert code == 0 and "12 usable volumes of 5x5x6x1" in out
+
+
+def test_a_run_records_how_its_data_was_opened_and_reopens_it_so(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "d", 40, width=30, height=24)
+    short = ["--steps", "2", "--batch-size", "8", "--width", "8", "--out", "run", "--json"]
+    assert call(capsys, "train", "autoencoder", "--data", "d", "--size", "16", *FLAGS, *short)[0] == 0
+    info = json.loads(Path("run/run.json").read_text())
+    record, equal = info["data"], rv.open_data("d", 16, 1, "pad", "black", 0.3)
+    assert record == json.loads(json.dumps(equal.provenance)) and record["background"] == [0, 0, 0]
+    model = rv.load("run")
+    assert data_of(model).held_out.names == equal.held_out.names
+    assert find_picture(model, str(save(tmp_path / "wide.png", 3, 40, 10)))[0, 0].unique().tolist() == [-1]  # padding
+    again = rerun("run", "again", quiet=True)
+    assert again.info["data"] == record
+    save(tmp_path / "d" / "0003.png", 99)
+    for use in (lambda: data_of(model), lambda: rerun("run", "third", quiet=True)):
+        with pytest.raises(ReverieError, match="not what it was trained on"):
+            use()
+    info["status"] = "stopped"
+    Path("run/run.json").write_text(json.dumps(info))
+    with pytest.raises(ReverieError, match="not what it was trained on"):
+        resume("run", quiet=True)
+
+
+def test_a_data_set_object_keeps_how_it_was_opened(tmp_path: Path) -> None:
+    fill(tmp_path / "d", 30, width=30, height=24)
+    dataset = rv.open_data(tmp_path / "d", size=16, fit="pad", background="black", held_out=0.3)
+    run = train("autoencoder", dataset, out=tmp_path / "run", steps=1, batch_size=8, width=8, quiet=True)
+    assert run.info["data"]["fit"] == "pad" and run.info["data"]["held_out"] == 0.3
+    assert data_of(rv.load(run)).fingerprint == dataset.fingerprint
+
+
+def test_a_run_on_an_array_says_what_to_pass(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8)
+    run = train("autoencoder", images, out=tmp_path / "run", steps=1, batch_size=8, width=8, quiet=True)
+    assert run.info["data"]["source"] == "array" and not run.info["data"]["reopenable"]
+    with pytest.raises(UsageError, match=r"passed from Python.*data="):
+        data_of(rv.load(run))
+    assert rv.sample(train("vae", images, out=tmp_path / "v", steps=1, width=8, quiet=True), 2).shape == (2, 8, 8, 1)
+
+
+def test_a_model_of_squares_refuses_other_shapes_before_a_run_exists(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "d", 20, width=30, height=24)
+    code, _, err = call(capsys, "train", "progan", "--data", "d", "--size", "16x32", "--out", "run", "--steps", "1")
+    assert code == 2 and "square" in err and not Path("run").exists()

@@ -1,0 +1,258 @@
+"""Data that only Python can pass: each object opens to the very data set of the equal .npz."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_pictures import pixels
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import Dataset as TorchDataset
+
+import reverie as rv
+from reverie.core.errors import ReverieError, UsageError
+
+COUNT = 30
+IMAGES = np.stack([pixels(seed, 20, 20) for seed in range(COUNT)])
+LABELS = np.arange(COUNT) % 4
+TEXTS = [f"number {i}" for i in range(COUNT)]
+
+
+class Rows(TorchDataset):
+    """A map-style data set whose samples ``make(i)`` gives; it raises no IndexError."""
+
+    def __init__(self, make, count: int = COUNT):
+        self.make, self.count = make, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int):
+        return self.make(index)
+
+
+def tensors(images: np.ndarray = IMAGES) -> torch.Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def pil(index: int) -> Image.Image:
+    return Image.fromarray(IMAGES[index])
+
+
+@pytest.fixture
+def npz(tmp_path: Path):
+    """Fingerprint of the .npz with these columns."""
+
+    def fingerprint(**columns) -> str:
+        np.savez(tmp_path / "equal.npz", **columns)
+        return rv.open_data(tmp_path / "equal.npz").fingerprint
+
+    return fingerprint
+
+
+UNLABELLED = {
+    "array": IMAGES,
+    "array, channels first": IMAGES.transpose(0, 3, 1, 2),
+    "float array": IMAGES / 255.0,
+    "array in [-1, 1]": (IMAGES / 127.5 - 1).astype(np.float32),
+    "tensor": tensors(),
+    "float tensor": tensors() / 255,
+    "list of PIL images": [pil(i) for i in range(COUNT)],
+    "list of arrays": list(IMAGES),
+    "list of tensors": list(tensors()),
+    "TensorDataset": TensorDataset(tensors()),
+    "DataLoader of tensors": DataLoader(TensorDataset(tensors() / 255), batch_size=7),
+    "Dataset of PIL images": Rows(pil),
+}
+LABELLED = {
+    "TensorDataset": TensorDataset(tensors(), torch.from_numpy(LABELS)),
+    "Dataset of pairs": Rows(lambda i: (tensors()[i], int(LABELS[i]))),
+    "Dataset of PIL pairs": Rows(lambda i: (pil(i), int(LABELS[i]))),
+    "Dataset of dicts": Rows(lambda i: {"image": pil(i), "label": int(LABELS[i])}),
+    "DataLoader": DataLoader(TensorDataset(tensors(), torch.from_numpy(LABELS)), batch_size=8),
+    "DataLoader of dicts": DataLoader(Rows(lambda i: {"x": tensors()[i], "label": int(LABELS[i])}), batch_size=4),
+    "list of pairs": [(IMAGES[i], LABELS[i]) for i in range(COUNT)],
+}
+
+
+@pytest.mark.parametrize("kind", UNLABELLED)
+def test_every_kind_of_object_is_the_equal_npz(kind: str, npz) -> None:
+    dataset = rv.open_data(UNLABELLED[kind])
+    assert dataset.fingerprint == npz(images=IMAGES)
+    assert dataset.spec.shape == (20, 20) and dataset.spec.channels == 3 and dataset.classes == []
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+def test_labels_come_with_the_samples(kind: str, npz) -> None:
+    assert rv.open_data(LABELLED[kind]).fingerprint == npz(images=IMAGES, labels=LABELS)
+
+
+def test_labels_and_texts_are_passed_beside_an_array(npz) -> None:
+    dataset = rv.open_data(IMAGES, labels=LABELS, texts=TEXTS)
+    assert dataset.fingerprint == npz(images=IMAGES, labels=LABELS, texts=np.array(TEXTS))
+    names = np.array(["ant", "bee", "cat", "dog"])[LABELS]
+    assert rv.open_data(tensors(), labels=names).fingerprint == npz(images=IMAGES, labels=names)
+    assert rv.open_data(IMAGES, labels=[None, *names[1:]]).classes == ["ant", "bee", "cat", "dog"]
+    with pytest.raises(ReverieError, match=r"labels have shape \(3,\)"):
+        rv.open_data(IMAGES, labels=[1, 2, 3])
+    with pytest.raises(UsageError, match="labels and texts go with arrays"):
+        rv.open_data("fashion", labels=LABELS)
+
+
+def test_a_data_set_that_knows_its_classes_names_them() -> None:
+    samples = Rows(lambda i: (pil(i), int(LABELS[i])))
+    samples.classes = ["ant", "bee", "cat", "dog", "eel"]
+    assert rv.open_data(samples).classes == samples.classes
+    assert rv.open_data(DataLoader(Rows(lambda i: tensors()[i]), batch_size=5)).classes == []
+
+
+def test_every_column_of_a_dict_is_kept(npz) -> None:
+    masks, attributes = (IMAGES[..., 0] > 127), np.random.default_rng(0).random((COUNT, 3)).astype(np.float32)
+    samples = [
+        {"x": IMAGES[i], "source": 255 - IMAGES[i], "mask": masks[i], "text": TEXTS[i], "attributes": attributes[i]}
+        for i in range(COUNT)
+    ]
+    dataset = rv.open_data(samples)
+    columns = {"sources": 255 - IMAGES, "masks": masks, "texts": np.array(TEXTS), "attributes": attributes}
+    assert dataset.fingerprint == npz(images=IMAGES, **columns) != npz(images=IMAGES)
+    train = dataset.train
+    assert (train["source"] == 255 - train["x"]).all()
+    assert (train["mask"] == np.where(train["x"][..., :1] > 127, 255, 0)).all()
+    assert train["attributes"].shape == (len(train), 3) and train["text"][0].startswith("number ")
+
+
+def test_masks_are_resized_by_nearest_neighbour() -> None:
+    rows = [{"x": image, "mask": image[..., 0] > 127} for image in IMAGES]
+    train = rv.open_data(rows, size=(15, 33), fit="pad").train
+    assert train["mask"].shape[1:] == (15, 33, 1) and np.unique(train["mask"]).tolist() == [0, 255]
+    assert not train["mask"][:, :, :8].any()  # the padding is not marked
+
+
+def test_pil_images_of_many_modes_and_sizes_are_brought_to_one() -> None:
+    images = [Image.fromarray(pixels(i, 20 + i, 30)) for i in range(12)]
+    images += [Image.fromarray(pixels(50 + i, 24, 24)).convert("L") for i in range(6)]
+    dataset = rv.open_data(images, size=(16, 24))
+    assert str(dataset.spec) == "16x24x3" and "mixed-sizes" in dataset.report.counts()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        DataLoader(TensorDataset(tensors()), batch_size=8, shuffle=True),
+        Rows(lambda i: tensors()[i] + torch.rand(3, 1, 1)),
+        Rows(lambda i: tensors()[i].flip(2) if torch.rand(()) < 0.5 else tensors()[i]),
+    ],
+    ids=["shuffles", "jitters", "flips"],
+)
+def test_what_shuffles_or_augments_is_refused_with_the_remedy(source) -> None:
+    with pytest.raises(UsageError, match=r"shuffles or augments.*shuffle=False.*augment="):
+        rv.open_data(source)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(tensors())
+
+
+class KnownStream(Stream):
+    def __len__(self) -> int:
+        return COUNT
+
+
+def test_an_iterable_needs_a_length(npz) -> None:
+    for source in ((image for image in IMAGES), Stream(), DataLoader(Stream(), batch_size=4)):
+        with pytest.raises(UsageError, match=r"does not say how many samples|is no data"):
+            rv.open_data(source)
+    assert rv.open_data(KnownStream()).fingerprint == npz(images=IMAGES)
+    assert rv.open_data(DataLoader(KnownStream(), batch_size=4)).fingerprint == npz(images=IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ([], "is empty"),
+        (7, "is no data"),
+        ({"x": IMAGES}, "is no data"),
+        ([(image, 1, 2) for image in IMAGES], "a tuple of 3"),
+        ([(image, image) for image in IMAGES], "Name the parts"),
+        ([{"picture": image} for image in IMAGES], "no x or image"),
+        ([IMAGES[0], IMAGES[1][:10]] * 8, "several shapes"),
+        (np.zeros((20, 5)), "does not tell what they are"),
+        (np.zeros((20, 5, 5, 5)), 'medium="volume"'),
+        (np.full((20, 5, 5), np.nan), "floats in"),
+    ],
+    ids=str,
+)
+def test_an_object_that_cannot_be_used_is_refused_with_the_reason(source, hint: str) -> None:
+    with pytest.raises(ReverieError, match=hint):
+        rv.open_data(source)
+
+
+def test_the_users_own_array_stays_writable_and_unchanged() -> None:
+    images = IMAGES.copy()
+    dataset = rv.open_data(images)
+    assert images.flags.writeable and (images == IMAGES).all() and not dataset.train["x"].flags.writeable
+
+
+VOLUMES = np.random.default_rng(0).integers(0, 256, (20, 4, 6, 5, 2), np.uint8)
+
+
+def test_five_dimensions_are_volumes_unless_they_are_named() -> None:
+    volumes = rv.open_data(VOLUMES)
+    assert (volumes.spec.medium, str(volumes.spec)) == ("volume", "4x6x5x2")
+    assert volumes.fingerprint == rv.open_data(torch.from_numpy(VOLUMES).movedim(-1, 1)).fingerprint
+    assert {row.tobytes() for split in (volumes.train, volumes.held_out) for row in split["x"]} == {
+        row.tobytes() for row in VOLUMES
+    }
+    clips = rv.open_data(VOLUMES[..., :1], medium="video")
+    assert clips.spec.medium == "video" and clips.fingerprint != rv.open_data(VOLUMES[..., :1]).fingerprint
+    assert str(rv.open_data(VOLUMES[..., 0], medium="volume").spec) == "4x6x5x1"
+    assert str(rv.open_data(VOLUMES[..., :1], medium="video", size=(3, 4)).spec) == "4x3x4x1"
+    with pytest.raises(UsageError, match="its own size"):
+        rv.open_data(VOLUMES, size=8)
+
+
+def test_floats_of_any_range_are_stored_by_their_ends() -> None:
+    scan = VOLUMES.astype(np.float32) * 8 - 1000
+    dataset = rv.open_data(scan, low=-1000, high=1040)
+    assert dataset.fingerprint == rv.open_data(VOLUMES).fingerprint
+    assert "clipped" in rv.open_data(scan, low=-500, high=500).report.problems[0].action
+    with pytest.raises(ReverieError, match="floats in"):
+        rv.open_data(scan)
+
+
+def test_sequences_keep_their_type_and_their_ends() -> None:
+    rng = np.random.default_rng(0)
+    sound = rng.integers(-30000, 30000, (20, 2, 50)).astype(np.int16)
+    dataset = rv.open_data(sound, medium="sequence")
+    assert (str(dataset.spec), dataset.spec.low, dataset.spec.dtype) == ("50x2", -32768, "int16")
+    assert dataset.train["x"].dtype == np.int16 and dataset.train["x"].shape[1:] == (50, 2)
+    wave = rng.uniform(-1, 1, (20, 1, 50))
+    assert (
+        rv.open_data(wave, medium="sequence").spec.low,
+        rv.open_data(torch.from_numpy(wave), medium="sequence").spec.high,
+    ) == (-1, 1)
+    volts = rv.open_data(wave[:, 0] * 60 - 20, medium="sequence", low=-80, high=40)
+    assert volts.spec.high == 40 and volts.train["x"].dtype == np.float32
+    with pytest.raises(ReverieError, match="low=, high="):
+        rv.open_data(wave * 60, medium="sequence")
+
+
+def test_an_npz_of_another_medium_is_named_and_keeps_its_split(tmp_path: Path) -> None:
+    sound = np.random.default_rng(0).uniform(-1, 1, (30, 1, 40)).astype(np.float32)
+    np.savez(tmp_path / "sound.npz", x_train=sound[:20], x_test=sound[20:])
+    dataset = rv.open_data(tmp_path / "sound.npz", medium="sequence")
+    assert (len(dataset.train), len(dataset.held_out), str(dataset.spec)) == (20, 10, "40x1")
+    assert (dataset.train["x"][..., 0] == sound[:20, 0]).all()
+    with pytest.raises(UsageError, match=r"holds images.*npz"):
+        rv.open_data("fashion", medium="volume")
+
+
+def test_a_split_and_a_data_set_are_short_to_read() -> None:
+    data = rv.open_data("fashion")
+    assert len(repr(data.train)) < 100 and len(repr(data)) < 150 and len(repr(data.report)) < 100
+    assert repr(data) == "<Dataset fashion: images 28x28x1, 12,000 to train on, 2,000 held out, 10 classes>"
+    assert repr(data.train) == "<Split of 12,000 images 28x28x1: x, label>"
