@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reverie.pictures import to_float, to_uint8
 
 import reverie as rv
 from reverie import registry
@@ -20,6 +19,7 @@ from reverie.core.errors import UsageError
 from reverie.core.noise import Noise, fold
 from reverie.data.batches import in_order
 from reverie.generation import data_of, find_given
+from reverie.media.medium import to_float, to_uint8
 from reverie.models.translation import grey, lines
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.workflow.again import resume
@@ -284,7 +284,7 @@ def test_translations_of_pairs_are_scored_against_the_truth_and_the_target_domai
     named = {score.metric: score for score in found.scores}
     assert set(named) == {"l1", "psnr", "ssim", "kernel-small"}
     assert [refusal.metric for refusal in found.refused] == ["frechet"]  # 70 held-out images for 128 features
-    truth, source = (to_float(part[:]) for part in (data.held_out.images, data.held_out.sources))
+    truth, source = (to_float(part[:]) for part in (data.held_out["x"], data.held_out["source"]))
     with torch.no_grad():
         made = to_float(to_uint8(model.translate(source, Noise.of_seeds(range(len(source))))))
     assert named["l1"].value == pytest.approx(float((made - truth).abs().mean()), rel=1e-4)
