@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reverie.core import distributed
-from reverie.core.card import card_of, info_of, name_of
+from reverie.core.card import card_of, checkpoint_of, config_of, info_of, name_of
 from reverie.core.errors import UsageError
 from reverie.core.options import sampling_options
 from reverie.core.verbs import Model, verbs_of
@@ -22,6 +22,7 @@ from reverie.media import Size, medium_of
 from reverie.metrics.bench import Bench, Sets
 from reverie.metrics.estimate import shuffled
 from reverie.metrics.evaluate import UNDRAWN, check, measure
+from reverie.metrics.likelihood import MODERATE, affordable
 from reverie.metrics.passport import Scores
 from reverie.metrics.sheet import leave_behind
 from reverie.metrics.translated import translations
@@ -136,7 +137,7 @@ def _applies(metric: str, sets: Sets) -> bool:
         "translation": sets.truth is not None,
         "modes": "sample" in verbs and len(sets.classes) > 1 and not stacked,
         "stacked-modes": "sample" in verbs and stacked,
-        "nll": "elbo" in verbs or "log_prob" in verbs,
+        "nll": bool(affordable(sets.model, MODERATE)),
         "reconstruction": "encode" in verbs and "decode" in verbs,
     }.get(metric, "sample" in verbs)
 
@@ -203,8 +204,8 @@ def _of_model(model: Model, run: str, n: int, seed: int, options: dict[str, Any]
     """What passports say of who made the images, and how."""
     return {
         "run": run,
-        "model": model.config,
-        "checkpoint": model.checkpoint,
+        "model": config_of(model),
+        "checkpoint": checkpoint_of(model),
         "weights_sha256": _weights(model),
         "n": n,
         "seeds": [seed, seed + n - 1] if n else None,
@@ -242,7 +243,7 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, Whole):
         return value
     other = value.value
-    return {"model": other.config, "checkpoint": other.checkpoint, "weights_sha256": _weights(other)}
+    return {"model": config_of(other), "checkpoint": checkpoint_of(other), "weights_sha256": _weights(other)}
 
 
 def _labels(model: Model, data: Dataset, n: int) -> np.ndarray | None:

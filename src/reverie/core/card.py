@@ -193,6 +193,11 @@ def info_of(model: Model) -> dict[str, Any]:
     return getattr(model, "run", None) or {}
 
 
+def checkpoint_of(model: Model) -> int | None:
+    """The step of the checkpoint that a model was loaded from; None of another."""
+    return getattr(model, "checkpoint", None)
+
+
 def networks_of(model: nn.Module) -> list[nn.Module]:
     """The sub-modules to compile: those that the card names, or direct children that hold trained parameters."""
     if names := card_of(model).networks:

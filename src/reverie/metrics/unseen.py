@@ -28,8 +28,9 @@ def nll(bench: Bench) -> Iterator[Score]:
     for metric, found, facts in likelihood(model, held, most, bench.progress):
         yield bench.score(metric, found, None, "lower", **facts | {"interval": "95 %, over held-out pictures"})
     if others := sorted({one.of for one in card_of(model).likelihoods} - {"8-bit"}):
+        of = {"binary": "that of binary pictures", "density": "a density of continuous values", "tokens": "of tokens"}
         raise Refused(
-            f"Bits per dimension are those of 8-bit pictures; this model's likelihood is that of {others[0]} data.",
+            f"Bits per dimension are those of 8-bit pictures; this model's likelihood is {of[others[0]]}.",
             "Train with a likelihood of 8-bit pictures (for a vae --decoder gaussian or learned).",
         )
 
