@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Batch",
     "Card",
     "Noise",
     "Phase",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from reverie.core.batch import Batch
     from reverie.core.card import Card
     from reverie.core.noise import Noise
     from reverie.data import open_data
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from reverie.workflow.train import train
 
 _HOMES = {
+    "Batch": "reverie.core.batch",
     "Card": "reverie.core.card",
     "Noise": "reverie.core.noise",
     "Phase": "reverie.optim.phase",

@@ -184,7 +184,8 @@ def name_of(model: Model) -> str:
 def config_of(model: nn.Module) -> dict[str, Any]:
     """The {"name", "kwargs"} that builds a model again; kwargs is None of a class that no registry built: it is known
     by its name alone."""
-    own = {"name": f"{type(model).__module__}:{type(model).__qualname__}", "kwargs": None}
+    module = type(model).__module__.replace("__mp_main__", "__main__")  # a script is itself in its child processes, too
+    own = {"name": f"{module}:{type(model).__qualname__}", "kwargs": None}
     return getattr(model, "config", None) or own
 
 
