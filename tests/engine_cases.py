@@ -214,10 +214,11 @@ def progress_of(engine: Engine, stage: int, share: float = 0.3) -> float:
     return low + share * (high - low)
 
 
-def walk(engine: Engine, steps: int, first: int = 0) -> list[dict[str, Tensor]]:
-    """Steps ``first`` ... of a training of ``steps`` steps in each stage."""
+def walk(engine: Engine, steps: int, first: int = 0, end: int | None = None) -> list[dict[str, Tensor]]:
+    """Steps ``first`` to ``end`` of a training of ``steps`` steps in each stage."""
     total = steps * len(engine.stages)
-    return [engine.step(n, progress_of(engine, n // steps, (n % steps) / steps)) for n in range(first, total)]
+    numbers = range(first, total if end is None else min(end, total))
+    return [engine.step(n, progress_of(engine, n // steps, (n % steps) / steps)) for n in numbers]
 
 
 def state_of(engine: Engine) -> dict[str, Tensor]:

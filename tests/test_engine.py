@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,6 @@ from engine_cases import (
     engine,
     every_case,
     images,
-    progress_of,
     state_of,
     walk,
 )
@@ -67,7 +67,7 @@ def test_parts_of_a_batch_give_what_the_whole_gives(case):
         states = []
         for parts in (1, 2, 3):
             trainer = engine(case, build(case).double(), batch_size=12, accumulate=parts)
-            walk(trainer, 3)
+            walk(trainer, 2)
             states.append(state_of(trainer))
     assert apart(states[0], states[1], 1e-9) == {} and apart(states[0], states[2], 1e-9) == {}
 
@@ -484,38 +484,44 @@ def test_a_buffer_or_parameter_that_is_replaced_instead_of_changed_in_place_is_a
 
 # Resume
 
+STEPS = 3  # of each stage
+
+
+@functools.cache
+def uninterrupted(case: str) -> tuple[dict[str, Tensor], list[bytes]]:
+    """The state that a training ends with, and what was saved before each of its steps and at the end."""
+    trainer, saved = engine(case), []
+    for step in range(STEPS * len(trainer.stages) + 1):
+        ema = trainer.ema.state_dict() if trainer.ema else {}
+        file = io.BytesIO()
+        torch.save({"engine": trainer.state(), "model": trainer.model.state_dict(), "ema": ema}, file)
+        saved.append(file.getvalue())
+        walk(trainer, STEPS, step, step + 1)
+    return state_of(trainer), saved
+
 
 @every_case
-@pytest.mark.parametrize("stop", ["in a stage", "at its end", "before the first step"])
+@pytest.mark.parametrize("stop", ["in the last stage", "at the end of the first stage", "before the first step"])
 def test_a_resumed_training_is_the_one_that_was_not_interrupted_to_the_bit(case, stop):
-    steps = 3
-    stages = len(engine(case).stages)
-    total, last = steps * stages, steps * (stages - 1)
-    at = {"in a stage": last + 1, "at its end": last or total, "before the first step": 0}[stop]
-    whole = engine(case)
-    walk(whole, steps)
-    start = engine(case)
-    for number in range(at):
-        start.step(number, progress_of(start, number // steps, (number % steps) / steps))
-    file = io.BytesIO()
-    ema = start.ema.state_dict() if start.ema else {}
-    torch.save({"engine": start.state(), "model": start.model.state_dict(), "ema": ema}, file)
-    saved = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
-
-    other = build(case)
-    for p in (*other.parameters(), *other.buffers()):
-        p.data.fill_(0)  # nothing is left of how it was built
-    again = engine(case, other)
-    again.model.load_state_dict(saved["model"])
+    whole, saved = uninterrupted(case)
+    step = {"in the last stage": -3, "at the end of the first stage": STEPS, "before the first step": 0}[stop]
+    state = torch.load(io.BytesIO(saved[step]), weights_only=True)
+    model = build(case)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data.fill_(0)  # nothing is left of how it was built
+    again = engine(case, model)
+    again.model.load_state_dict(state["model"])
     if again.ema:
-        again.ema.load_state_dict(saved["ema"])
-    again.load_state(saved["engine"])
+        again.ema.load_state_dict(state["ema"])
+    again.load_state(state["engine"])
     prepared = []
     for stage in again.stages[: again.stage + 1]:
         stage.prepare = lambda *_: prepared.append(True)
-    walk(again, steps, at)
-    assert apart(state_of(whole), state_of(again)) == {} and not prepared
-    assert saved["engine"]["stage"] == ((-1, 0) if at == 0 else ((at - 1) // steps, (at - 1) // steps * steps))
+    walk(again, STEPS, range(len(saved))[step])
+    assert apart(whole, state_of(again)) == {} and not prepared
+    stages = len(again.stages)
+    last = (stages - 1, STEPS * (stages - 1))
+    assert state["engine"]["stage"] == {0: (-1, 0), STEPS: (0, 0), -3: last}[step]
 
 
 # The house

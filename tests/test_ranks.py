@@ -16,7 +16,7 @@ from torch import Tensor
 from engine_cases import CASES, apart, build, doubles, engine, every_case, state_of, walk
 from reverie.core import distributed
 
-STEPS = 4  # of each stage
+STEPS = 3  # of each stage
 BATCH = 16  # two ranks have two groups of four images each
 
 
