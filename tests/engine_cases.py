@@ -208,16 +208,40 @@ def engine(case: str, model: Any = None, batch_size: int = 16, rank: int = 0, ra
     return Engine(model, model.stages(), batches, FP32, **{"warmup": 1} | options)
 
 
+class Scales(nn.Module):
+    """x times a, and times b: two linear maps without networks, for losses that are worked out by hand."""
+
+    def __init__(self, features: int = 3):
+        super().__init__()
+        self.a, self.b = (nn.Parameter(torch.full((features,), value)) for value in (1.0, 2.0))
+        self.register_buffer("mean", torch.zeros(features))
+
+    def square(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
+        return {"loss": (batch["x"] * self.a).square().mean()}
+
+
+def sgd(*parameters: nn.Parameter, lr: float = 0.1) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr)
+
+
+def train(model: nn.Module, *stages: Stage, rows: int = 12, **options: Any) -> Engine:
+    """An engine without clipping, warm-up, decay or average."""
+    x = torch.linspace(-1, 1, rows * 3).view(rows, 3).to(next(model.parameters()).dtype)
+    plain = {"precision": FP32, "ema": 0, "clip": 0, "warmup": 1, "decay": "constant"}
+    return Engine(model, stages, Batches({"x": x}, rows), **plain | options)
+
+
 def progress_of(engine: Engine, stage: int, share: float = 0.3) -> float:
     """A place within a stage, in the progress of the whole training."""
     low, high = engine.ends[stage], engine.ends[stage + 1]
     return low + share * (high - low)
 
 
-def walk(engine: Engine, steps: int, first: int = 0) -> list[dict[str, Tensor]]:
-    """Steps ``first`` ... of a training of ``steps`` steps in each stage."""
+def walk(engine: Engine, steps: int, first: int = 0, end: int | None = None) -> list[dict[str, Tensor]]:
+    """Steps ``first`` to ``end`` of a training of ``steps`` steps in each stage."""
     total = steps * len(engine.stages)
-    return [engine.step(n, progress_of(engine, n // steps, (n % steps) / steps)) for n in range(first, total)]
+    numbers = range(first, total if end is None else min(end, total))
+    return [engine.step(n, progress_of(engine, n // steps, (n % steps) / steps)) for n in numbers]
 
 
 def state_of(engine: Engine) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import reverie as rv
 from engine_cases import CASES, TOYS, build, doubles, engine, every_toy, images, walk
 from reverie.core.batch import Batch
 from reverie.core.card import card_of
@@ -177,6 +178,13 @@ def test_a_stack_s_second_layer_leaves_the_first_as_it_is():
     trainer.step(1, 0.9)
     assert all(torch.equal(t, first[name]) for name, t in trainer.model.layers[0].state_dict().items())
     assert math.isclose(trainer.ends[1], 0.5) and trainer.stage == 1
+
+
+def test_a_finished_run_of_tokens_has_no_map_of_its_latents(bars, tmp_path):
+    model = TokenPrior(8, 1, 2, codes=8, code_width=4, width=8, depth=1)
+    run = rv.train(model, bars, out=tmp_path / "run", steps=2, batch_size=16, quiet=True, device="cpu")
+    pictures = {path.name for path in run.path.glob("*.png")}
+    assert "reconstructions.png" in pictures and "latent-map.png" not in pictures
 
 
 def test_no_file_of_the_package_names_a_toy():

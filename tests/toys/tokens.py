@@ -44,7 +44,7 @@ class Codebook(nn.Module):
         self.count.fill_(1)
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Index of the nearest code to latents (..., d). In float64: ties do not depend on the batch's size."""
+        """Index of the nearest code to latents (..., d); in float64, so that no batch size's rounding decides."""
         z, code = z.double(), self.code.double()
         return (code.square().sum(1) - 2 * z @ code.T).argmin(-1)
 
@@ -55,7 +55,8 @@ class Codebook(nn.Module):
         self.count.lerp_(uses, 1 - self.decay)
         self.total.lerp_(sums, 1 - self.decay)
         dead = self.count < self.rare
-        other = z[shared.integers(len(z), len(dead))[0]]
+        order = shared.bits(len(z))[0].argsort()  # every latent once: two codes of one latent would be tied for good
+        other = z[order[torch.arange(len(dead), device=z.device) % len(z)]]
         self.count.masked_fill_(dead, 1)
         self.total.copy_(torch.where(dead[:, None], other, self.total))
         self.code.copy_(self.total / self.count[:, None])

@@ -143,5 +143,7 @@ def write_artifacts(
     if "encode" in verbs and "decode" in verbs:
         first = next(in_order(data.held_out, min(32, len(data.held_out)), device_of(model)))
         montage.save(folder / "reconstructions.png", beside(reconstruct(model, first), spec=data.spec))
-        latent_map(model, data, folder / "latent-map.png")
+        space = card_of(model).space
+        if space is None or space.kind != "tokens":  # the numbers of tokens are names: there is no plane to look at
+            latent_map(model, data, folder / "latent-map.png")
     return held_out_scores(model, data)
