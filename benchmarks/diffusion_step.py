@@ -188,7 +188,7 @@ def pictures(count: int = 4096) -> np.ndarray:
 def preset() -> Made:
     """What `reverie train ddpm` trains."""
     recipe = recipe_for("ddpm", "cifar10")
-    model = registry.build("ddpm", size=SIZE, channels=CHANNELS, **recipe.get("model", {}))
+    model = registry.build("ddpm", shape=SIZE, channels=CHANNELS, **recipe.get("model", {}))
     told = {k: v for k, v in recipe.get("training", {}).items() if k not in ("steps", "minutes")}
     return model, recipe.get("phases", {}), Options(steps=1, **told)
 
@@ -218,7 +218,7 @@ def diffusers_loop(shared: dict[str, Any], batch: int, device: torch.device) -> 
 def same_loop(shared: dict[str, Any], batch: int, device: torch.device) -> Iterator[int]:
     widths = shared["widths"]
     told = {"head": 8, "groups": 16, "epsilon": 1e-5, "padding": 1, "cosines_first": True, "frequency_shift": 0}
-    model = registry.build("ddpm", size=SIZE, channels=CHANNELS, schedule="linear")
+    model = registry.build("ddpm", shape=SIZE, channels=CHANNELS, schedule="linear")
     model.net = TextbookUNet(CHANNELS, widths, attention=(len(widths) - 2,), **told)
     model.net.load_state_dict(shared["weights"])
     with torch.no_grad():

@@ -56,7 +56,7 @@ from reverie.training.options import Options
 def ours(name: str, size: int, channels: int, options: dict[str, Any], recipe: bool) -> tuple[Model, Any, Options]:
     told = recipe_for(name, "any") if recipe else {}
     torch.manual_seed(0)
-    model = registry.build(name, size=size, channels=channels, **told.get("model", {}) | options)
+    model = registry.build(name, shape=size, channels=channels, **told.get("model", {}) | options)
     training = {k: v for k, v in told.get("training", {}).items() if k not in ("steps", "minutes")}
     return model, told.get("phases", {}), Options(steps=1, **{"clip": 0.0} | training)
 

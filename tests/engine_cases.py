@@ -17,6 +17,7 @@ from reverie.core.batch import Batch
 from reverie.core.layout import place
 from reverie.core.noise import Noise, fold
 from reverie.core.precision import Precision
+from reverie.optim.phase import Phase, Stage
 from reverie.training.step import Engine
 from toys.canvas import Canvas
 from toys.flow import RealNVP
@@ -77,6 +78,26 @@ def images(*shape: int, rows: int = 48) -> dict[str, Any]:
 # Models
 
 
+class Regression(nn.Module):
+    """Softplus units fitted by L-BFGS to noisy labels: a closure whose loss differs between the ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Softplus(), nn.Linear(4, 1))
+
+    def stages(self) -> list[Stage]:
+        optimizer = torch.optim.LBFGS(self.parameters(), 0.5, max_iter=3, line_search_fn="strong_wolfe")
+        return [Stage([Phase("fit", optimizer, self.loss, closure=True)], forward=self.predict, precision="fp32")]
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        x = batch["x"]
+        return {"y": self.net(x + 0.1 * batch.rng(1, 8, 8).to(x))[:, 0]}
+
+    def loss(self, batch: Batch, outputs: Any) -> dict[str, Tensor]:
+        target = batch["label"] + 0.1 * batch.rng().to(outputs["y"]) + batch.shared()[0]
+        return {"loss": (outputs["y"] - target).square().mean()}
+
+
 @dataclass(frozen=True)
 class Case:
     """A model to train: ``build()`` gives the module; ``options`` are those of its ``stages``."""
@@ -86,7 +107,7 @@ class Case:
     warm: Callable[[Any], None] = lambda model: None  # buffers away from where they start
 
 
-SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "groups": 4, "pool": 8}
+SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "groups": 4, "pool": 12}
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that learn from another run: of what model
 OPTIONS: dict[str, dict[str, Any]] = {"pix2pix": {"task": "lines"}}  # the bars have no pairs
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -119,7 +140,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 def kwargs_of(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The constructor's arguments of a tiny model."""
     known = registry.signature(name)
-    kwargs = {"size": 8, "channels": 1, "classes": 2} | SMALL | OPTIONS.get(name, {})
+    kwargs = {"shape": 8, "channels": 1, "classes": 2} | SMALL | OPTIONS.get(name, {})
     if name in TEACHERS:
         kind = TEACHERS[name]
         config = registry.build(kind, **{k: v for k, v in kwargs_of(kind, {}).items() if k != "classes"}).config
@@ -141,6 +162,11 @@ def warm_buffers(model: Any) -> None:
         pool.copy_(torch.rand(pool.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1)
 
 
+def short_lived_codes(model: Any) -> None:
+    """A code that is not used is revived in the second step."""
+    model.codebook.decay = 0.5
+
+
 CASES = {
     "-".join([name, *map(str, options.values())]): Case(
         lambda name=name, options=options: registered(name, options), warm=warm_buffers
@@ -154,9 +180,9 @@ TOYS = {
     "canvas": Case(lambda: Canvas(8, 1), columns={}),
     "voxels": Case(lambda: VoxelGAN((4, 8, 8), 1, latent=3, width=8), columns=images(1, 4, 8, 8)),
     "wide": Case(lambda: WideVAE((8, 12), 3, latent=3, width=8), columns=images(3, 8, 12)),
-    "tokens": Case(lambda: TokenPrior(8, 1, 2, codes=8, code_width=4, width=16, depth=1)),
+    "tokens": Case(lambda: TokenPrior(8, 1, 2, codes=32, code_width=4, width=16, depth=1), warm=short_lived_codes),
 }
-CASES |= TOYS
+CASES |= TOYS | {"l-bfgs": Case(Regression)}
 every_case = pytest.mark.parametrize("case", CASES)
 every_toy = pytest.mark.parametrize("case", TOYS)
 

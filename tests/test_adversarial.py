@@ -64,7 +64,7 @@ def test_where_d_is_sure_the_saturating_gradient_vanishes_and_the_other_does_not
 
 @pytest.mark.parametrize("loss, known", [("minimax", True), ("non-saturating", True), ("hinge", False)])
 def test_the_log_has_d_s_probabilities_and_the_pull_on_g_that_follows_from_them(loss, known):
-    model, batch = registry.build("gan", size=8, channels=1, width=16, loss=loss), batch_of()
+    model, batch = registry.build("gan", shape=8, channels=1, width=16, loss=loss), batch_of()
     outputs = model.generate(batch)
     told = model.d_loss(batch, outputs)
     assert ("p_real" in told) == ("p_fake" in told) == known
@@ -153,7 +153,7 @@ def test_penalties_are_what_they_say_for_a_slope_that_is_known():
 @pytest.mark.parametrize("name", ["gan", "dcgan", "r3gan", "stylegan2"])
 def test_a_move_touches_its_own_player_only(name):
     size = 16 if name == "stylegan2" else 8
-    model = registry.build(name, size=size, channels=1, classes=3, width=8, r1=1.0)
+    model = registry.build(name, shape=size, channels=1, classes=3, width=8, r1=1.0)
     rows = Split(
         {"x": torch.randint(0, 255, (8, size, size, 1)).byte().numpy(), "label": torch.zeros(8).long().numpy()}
     )
@@ -172,7 +172,7 @@ def test_a_move_touches_its_own_player_only(name):
 @pytest.mark.parametrize("parts", [1, 2])
 def test_all_moves_of_a_step_are_about_the_same_pictures_and_a_whole_batch_makes_them_once(parts, monkeypatch):
     model = registry.build(
-        "dcgan", size=8, channels=1, classes=3, width=8, conditional="label", r1=1.0, penalty_every=2
+        "dcgan", shape=8, channels=1, classes=3, width=8, conditional="label", r1=1.0, penalty_every=2
     )
     rows = Split({"x": torch.randint(0, 255, (8, 8, 8, 1)).byte().numpy(), "label": torch.full((8,), -1).numpy()})
     fp32 = pick_precision("fp32", torch.device("cpu"))
@@ -197,7 +197,7 @@ def test_a_step_of_a_game_in_parts_is_the_step_of_the_whole(monkeypatch):
     fp32, ends = pick_precision("fp32", torch.device("cpu")), []
     for parts in (1, 2):
         torch.manual_seed(0)
-        model = registry.build("r3gan", size=8, channels=1, width=8, d_augment="diffaugment", penalty_every=1)
+        model = registry.build("r3gan", shape=8, channels=1, width=8, d_augment="diffaugment", penalty_every=1)
         for phase in (stages := stages_of(model))[0].phases:
             phase.optimizer = torch.optim.SGD(phase.parameters, 0.01)  # Adam makes a step of any rounding
         Engine(model, stages, Batches(rows, 8, 0), fp32, ema=0, accumulate=parts, clip=0).step(0, 0.5)
@@ -260,7 +260,7 @@ def test_gradients_go_through_augmentations(augment):
 
 @pytest.mark.parametrize("sign, sets", [(1.0, 1), (0.2, -1)])
 def test_ada_s_probability_rises_where_d_is_sure_falls_where_it_is_not_and_stays_within_bounds(sign, sets):
-    model = registry.build("dcgan", size=8, channels=1, width=8, d_augment="ada")
+    model = registry.build("dcgan", shape=8, channels=1, width=8, d_augment="ada")
     model.strength.fill_(0.5)
     model.adapt_augmentation(batch_of(), {}, {"D/sign": torch.tensor(sign)})
     assert float(model.strength) == pytest.approx(0.5 + sets * 1e-3)
@@ -275,9 +275,9 @@ def test_ada_s_probability_rises_where_d_is_sure_falls_where_it_is_not_and_stays
 @pytest.mark.parametrize(
     "name, options, words",
     [
-        ("dcgan", {"size": 30}, "--size 32"),
-        ("stylegan2", {"size": 28}, "--size 32"),
-        ("progan", {"size": 24}, "power of two"),
+        ("dcgan", {"shape": 30}, "--size 32"),
+        ("stylegan2", {"shape": 28}, "--size 32"),
+        ("progan", {"shape": 24}, "power of two"),
         ("dcgan", {"loss": "best"}, "non-saturating"),
         ("dcgan", {"conditional": "label", "classes": 1}, "two classes"),
         ("acgan", {"classes": 1}, "two classes"),
@@ -288,7 +288,7 @@ def test_ada_s_probability_rises_where_d_is_sure_falls_where_it_is_not_and_stays
 )
 def test_wrong_options_are_told_what_to_do(name, options, words):
     with pytest.raises(UsageError, match=words):
-        registry.build(name, **{"size": 16, "channels": 1} | options)
+        registry.build(name, **{"shape": 16, "channels": 1} | options)
 
 
 def test_a_clamped_pixel_is_pulled_back_but_never_pushed_further_out():

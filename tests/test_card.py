@@ -219,7 +219,7 @@ def test_a_model_that_lacks_something_leaves_nothing_behind(bars, tmp_path, mode
 
 def test_cyclegan_learns_from_two_classes_or_from_pairs(tiny):
     for classes, column in ((2, "label"), (3, "source"), (0, "source")):
-        model = registry.build("cyclegan", size=8, channels=1, classes=classes, width=8)
+        model = registry.build("cyclegan", shape=8, channels=1, classes=classes, width=8)
         assert set(model.card.columns) == {column}
 
 

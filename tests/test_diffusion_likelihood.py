@@ -243,7 +243,7 @@ def small(name, **options):
     """A system whose network says something at every noise level."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = registry.build(name, size=8, channels=1, width=8, **options).eval()
+        model = registry.build(name, shape=8, channels=1, width=8, **options).eval()
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(0.2 * torch.randn_like(p))

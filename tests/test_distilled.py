@@ -34,7 +34,7 @@ TEACHERS = {  # every scaling: rectified flow, variance-preserving, variance-exp
 
 def config(name="flow-matching", **options):
     """A teacher as a run would name it."""
-    kwargs = {"size": 8, "channels": 1, "classes": 2, "width": 8} | TEACHERS.get(name, {}) | options
+    kwargs = {"shape": 8, "channels": 1, "classes": 2, "width": 8} | TEACHERS.get(name, {}) | options
     return {"name": name, "kwargs": kwargs, "run": "runs/teacher"}
 
 
@@ -298,8 +298,8 @@ def test_the_verb_takes_data_and_size_from_the_teacher(teacher, tmp_path, capsys
     "options, said",
     [
         ({}, "no teacher.*reverie distill RUN"),
-        ({"teacher": {"name": "vae", "kwargs": {"size": 8, "channels": 1}}}, "no steps to save.*flow-matching"),
-        ({"teacher": config(size=16)}, "16x16x1, and these are 8x8x1"),
+        ({"teacher": {"name": "vae", "kwargs": {"shape": 8, "channels": 1}}}, "no steps to save.*flow-matching"),
+        ({"teacher": config(shape=16)}, "16x16x1, and these are 8x8x1"),
         ({"teacher": config(classes=5, conditional="label")}, "knows 5 classes"),
         ({"teacher": config(), "evaluations": 0}, "At least 1 step"),
         ({"teacher": config(), "substeps": 0}, "At least 1 step"),
@@ -308,7 +308,7 @@ def test_the_verb_takes_data_and_size_from_the_teacher(teacher, tmp_path, capsys
 )
 def test_what_cannot_be_distilled_is_refused(options, said):
     with pytest.raises(UsageError, match=said):
-        registry.build("distilled", size=8, channels=1, classes=2, **options)
+        registry.build("distilled", shape=8, channels=1, classes=2, **options)
 
 
 def test_what_a_student_does_not_know_is_refused(student):

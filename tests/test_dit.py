@@ -155,14 +155,14 @@ def test_pictures_of_any_sides_that_the_patch_divides_are_taken(net):
 
 @pytest.mark.parametrize("width, heads", [(8, 1), (64, 1), (192, 3), (200, 2), (256, 4)])
 def test_heads_divide_the_width(width, heads):
-    block = transformer(8, 1, 4, width, 1).blocks[0]
+    block = transformer((8, 8), 1, 4, width, 1).blocks[0]
     assert block.heads == heads and width % heads == 0
 
 
 @pytest.mark.parametrize(
     "told, said",
     [
-        ({"size": 30}, "1, 2, 3, 5, 6, 10, 15"),
+        ({"shape": 30}, "1, 2, 3, 5, 6, 10, 15"),
         ({"width": 10}, "Try 12"),
         ({"patch": 0}, "at least 1"),
         ({"depth": 0}, "1"),
@@ -170,4 +170,4 @@ def test_heads_divide_the_width(width, heads):
 )
 def test_what_does_not_fit_is_refused_with_what_would(told, said):
     with pytest.raises(UsageError, match=said):
-        DiT(**{"size": 8, "channels": 1, "width": 8, "depth": 1} | told)
+        DiT(**{"shape": 8, "channels": 1, "width": 8, "depth": 1} | told)

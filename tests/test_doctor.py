@@ -209,7 +209,7 @@ def test_classes_that_a_generator_never_makes_are_missing_from_a_checkup(monkeyp
     data = Dataset("bars", seen.spec, ["lying", "standing"], seen, unseen, "0" * 64, Report(600))
     monkeypatch.setattr(monitors, "_PROBED", 200)
     monkeypatch.setattr(monitors, "_CHECKED", 100)
-    model = registry.build("dcgan", size=8, channels=1, width=8)
+    model = registry.build("dcgan", shape=8, channels=1, width=8)
     for wanted, share in ((labels == 0, 0.5), (labels >= 0, 1.0)):
         known = to_float(images[wanted])
         model.decode = lambda z, label=None, known=known: known[: len(z)]
@@ -218,6 +218,6 @@ def test_classes_that_a_generator_never_makes_are_missing_from_a_checkup(monkeyp
     first = to_float(seen["x"][:100])
     model.D.opinion = lambda x, label=None, sets=1: (2.0 * (x[:, None] == first).flatten(2).all(2).any(1), None)
     assert monitors.Checkup(data)(model)["overfitting"] == 1.0
-    growing = registry.build("progan", size=8, channels=1, width=4)  # its images are still smaller ones made larger
+    growing = registry.build("progan", shape=8, channels=1, width=4)  # its images are still smaller ones made larger
     assert set(monitors.Checkup(data)(growing)) == {"overfitting"}
-    assert monitors.Checkup(data)(registry.build("vae", size=8, channels=1)) == {}
+    assert monitors.Checkup(data)(registry.build("vae", shape=8, channels=1)) == {}

@@ -254,6 +254,15 @@ def test_a_value_that_is_no_number_is_an_error_that_names_it():
         train(model, good).step(0, 0.0)
 
 
+def test_an_optimizer_that_two_stages_use_starts_each_afresh():
+    model = Scales()
+    shared = adamw([model.a], 0.1)
+    trainer = train(model, *(Stage([Phase("A", shared, model.square)]) for _ in range(2)))
+    for step, progress in enumerate((0.0, 0.2, 0.4, 0.6, 0.8)):
+        trainer.step(step, progress)
+    assert float(trainer.state()["optimizers"][0]["state"][0]["step"]) == 2
+
+
 # Update
 
 

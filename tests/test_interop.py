@@ -54,15 +54,15 @@ def diffusers(tmp_path_factory):
     return library
 
 
-def textbook(size=8, channels=3, **kwargs):
+def textbook(shape=8, channels=3, **kwargs):
     torch.manual_seed(0)
-    return registry.build("ddpm-textbook", size=size, channels=channels, **kwargs).eval()
+    return registry.build("ddpm-textbook", shape=shape, channels=channels, **kwargs).eval()
 
 
 def run_of(path, name, classes=(), **kwargs):
     """A run whose network says something, and no training."""
     torch.manual_seed(0)
-    model = registry.build(name, size=8, channels=1, classes=len(classes), **kwargs)
+    model = registry.build(name, shape=8, channels=1, classes=len(classes), **kwargs)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
@@ -119,7 +119,7 @@ def test_the_last_row_of_the_embedding_is_any_class():
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        ({"size": 9}, "halve"),
+        ({"shape": 9}, "halve"),
         ({"groups": 3}, "groups"),
         ({"attention": (2,)}, "attention"),
         ({"depth": 0}, "depth"),
@@ -380,7 +380,7 @@ def test_a_flat_folder_keeps_its_schedule(folder, tmp_path):
         ("down_block_types", ["DownBlock2D", "CrossAttnDownBlock2D"]),
         ("up_block_types", ["UpBlock2D", "AttnUpBlock2D"]),
         ("act_fn", "gelu"),
-        ("sample_size", [8, 16]),
+        ("sample_size", [8, 16, 8]),
         ("in_channels", 4),
         ("out_channels", 6),
         ("block_out_channels", [8, 16, 16]),

@@ -80,17 +80,17 @@ def test_a_code_has_one_latent_for_each_block_of_pixels(size, factor):
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"size": 30}, "Try --size 32"),
+        ({"shape": 30}, "Try --size 32"),
         ({"factor": 3}, "factor is 2, 4, 8 or 16"),
-        ({"size": 4}, "Try --size 8"),
-        ({"size": 8, "perceptual": 1.0}, "too few"),
+        ({"shape": 4}, "Try --size 8"),
+        ({"shape": 8, "perceptual": 1.0}, "too few"),
         ({"kl": -1.0}, "needed"),
         ({"reconstruction": "l3"}, "'l1' or 'mse'"),
     ],
 )
 def test_an_unfit_codec_says_what_to_do(options, said):
     with pytest.raises(UsageError, match=said):
-        AutoencoderKL(**{"size": 28, "channels": 1} | options)
+        AutoencoderKL(**{"shape": 28, "channels": 1} | options)
 
 
 def test_the_loss_is_the_reconstruction_and_the_weighed_kl_of_two_gaussians(tiny):
@@ -179,7 +179,7 @@ def test_lpips_joins_the_loss_and_reaches_the_encoder_but_not_the_checkpoint(mon
 
 @pytest.mark.parametrize("kind", ["autoencoder-kl", "vae"])
 def test_normalising_and_back_is_the_codecs_own_reconstruction(kind, tiny):
-    kwargs = {"size": 8, "channels": 1, "latent": 3, "width": 8}
+    kwargs = {"shape": 8, "channels": 1, "latent": 3, "width": 8}
     model = stirred(LatentDiffusion(8, 1, codec={"name": kind, "kwargs": kwargs}, width=8)).eval()
     with torch.no_grad():
         model.mean.copy_(torch.tensor([1.0, -2.0, 0.5]))
@@ -253,7 +253,7 @@ def test_a_codec_of_other_pictures_is_refused_before_a_run_is_made(kl_run, draw_
 
 def test_a_codec_must_make_codes_and_be_a_run():
     with pytest.raises(UsageError, match="makes no codes"):
-        LatentDiffusion(8, 1, codec={"name": "ddpm", "kwargs": {"size": 8, "channels": 1, "width": 8}})
+        LatentDiffusion(8, 1, codec={"name": "ddpm", "kwargs": {"shape": 8, "channels": 1, "width": 8}})
     with pytest.raises(UsageError, match="--codec runs/a"):
         LatentDiffusion(8, 1, codec="runs/a")
 

@@ -26,8 +26,10 @@ def trained(rank: int = 0, ranks: int = 1) -> dict[str, dict[str, Tensor]]:
     for case in CASES:
         with doubles():
             trainer = engine(case, build(case).double(), batch_size=BATCH, rank=rank, ranks=ranks)
-            walk(trainer, STEPS)
+            metrics = walk(trainer, STEPS)
             states[case] = state_of(trainer)
+        if case == "tokens":
+            assert sum(float(one.get("tokens/update/revived", 0)) for one in metrics) > 0
     return states
 
 

@@ -34,7 +34,7 @@ WORDS = ["a lying bar", "a standing bar"]
 def made(name, **options):
     """An untrained model that is away from the start, where the network says nothing."""
     torch.manual_seed(0)
-    model = registry.build(name, size=8, channels=1, width=8, **options).eval().requires_grad_(False)
+    model = registry.build(name, shape=8, channels=1, width=8, **options).eval().requires_grad_(False)
     for p in model.parameters():
         p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
     return model
@@ -338,7 +338,7 @@ def test_pictures_without_a_class_move_nothing(tiny):
 
 def test_a_classifier_needs_two_classes():
     with pytest.raises(UsageError, match="two classes"):
-        registry.build("noisy-classifier", size=8, channels=1, classes=1)
+        registry.build("noisy-classifier", shape=8, channels=1, classes=1)
 
 
 class Remembering(Diffusion):

@@ -90,7 +90,7 @@ def test_path_lengths_are_those_of_the_jacobian():
 
 
 def test_the_path_penalty_is_least_where_its_length_is_the_mean_of_lengths():
-    model = registry.build("stylegan2", size=16, channels=1, width=4, latent=8)
+    model = registry.build("stylegan2", shape=16, channels=1, width=4, latent=8)
     batch = Batch({"x": torch.zeros(8, 1, 16, 16)})
     lengths = model.path_loss(batch.replace(rng=batch.rng[:]), {})["length"].detach()
     losses = []
@@ -149,7 +149,7 @@ def test_a_judge_at_no_share_of_a_level_sees_the_picture_made_smaller():
 
 @pytest.mark.parametrize("name", ["stylegan", "stylegan2"])
 def test_the_three_latent_spaces_lead_to_the_same_picture(name):
-    model = registry.build(name, size=16, channels=1, width=4, latent=8, classes=2).eval()
+    model = registry.build(name, shape=16, channels=1, width=4, latent=8, classes=2).eval()
     z = Noise.of_seeds([5])(8)
     w = model.G.mapping(z)
     picture = model.G(z).clamp(-1, 1)  # without noise inputs
@@ -158,7 +158,7 @@ def test_the_three_latent_spaces_lead_to_the_same_picture(name):
 
 
 def test_no_truncation_is_the_plain_picture_and_full_truncation_is_one_for_all():
-    model = registry.build("stylegan2", size=16, channels=1, width=4, latent=8).eval()
+    model = registry.build("stylegan2", shape=16, channels=1, width=4, latent=8).eval()
     plain = model.sample(Noise.of_seeds(range(3)))
     assert torch.equal(plain, model.sample(Noise.of_seeds(range(3)), truncation=1.0))
     mean = model.sample(Noise.of_seeds(range(3)), truncation=0.0)
@@ -167,7 +167,7 @@ def test_no_truncation_is_the_plain_picture_and_full_truncation_is_one_for_all()
 
 def test_mixtures_have_coarse_layers_of_the_row_and_fine_ones_of_the_column():
     torch.manual_seed(0)
-    model = registry.build("stylegan2", size=16, channels=1, width=4, latent=8).eval()
+    model = registry.build("stylegan2", shape=16, channels=1, width=4, latent=8).eval()
     rows, columns, cut = Noise.of_seeds([1, 2]), Noise.of_seeds([3, 4, 1]), 2
     made = mixed(model, rows, columns, cut).reshape(3, 4, 16, 16, 1)
     assert (made[0, 0] == 255).all()
@@ -183,6 +183,6 @@ def test_mixtures_have_coarse_layers_of_the_row_and_fine_ones_of_the_column():
 def test_only_styles_can_be_mixed_and_only_at_a_layer_that_is_there():
     rows = Noise.of_seeds([0])
     with pytest.raises(UsageError, match="stylegan2"):
-        mixed(registry.build("dcgan", size=16, channels=1, width=8), rows, rows, 1)
+        mixed(registry.build("dcgan", shape=16, channels=1, width=8), rows, rows, 1)
     with pytest.raises(UsageError, match="from 1 to"):
-        mixed(registry.build("stylegan2", size=16, channels=1, width=4, latent=8), rows, rows, 9)
+        mixed(registry.build("stylegan2", shape=16, channels=1, width=4, latent=8), rows, rows, 9)

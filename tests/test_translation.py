@@ -35,7 +35,7 @@ def batch_of(rows=6, size=8, channels=3, pairs=True, **more):
 def cycle(**options):
     """A CycleGAN that is past its start, where both ways are the identity."""
     torch.manual_seed(0)
-    model = registry.build("cyclegan", **{"size": 8, "channels": 3, "width": 8, "pool": 0} | options)
+    model = registry.build("cyclegan", **{"shape": 8, "channels": 3, "width": 8, "pool": 0} | options)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -62,7 +62,7 @@ def test_luma_is_that_of_the_standard_and_flat_pictures_have_no_lines():
     ],
 )
 def test_each_task_says_what_goes_in_and_what_comes_out(task, direction, shapes):
-    model, batch = registry.build("pix2pix", size=8, channels=3, width=8, task=task, direction=direction), batch_of()
+    model, batch = registry.build("pix2pix", shape=8, channels=3, width=8, task=task, direction=direction), batch_of()
     source, target = model.pair(batch)
     assert (source.shape[1], target.shape[1]) == shapes
     if task == "pairs":
@@ -75,7 +75,7 @@ def test_each_task_says_what_goes_in_and_what_comes_out(task, direction, shapes)
 
 
 def test_a_grey_picture_and_a_coloured_one_are_both_taken_by_a_colouring_network():
-    model, source = registry.build("pix2pix", size=8, channels=3, width=8, task="colour"), batch_of()["x"]
+    model, source = registry.build("pix2pix", shape=8, channels=3, width=8, task="colour"), batch_of()["x"]
     torch.testing.assert_close(model.translate(source), model.translate(grey(source)))
 
 
@@ -99,7 +99,7 @@ def test_the_two_directions_of_a_cycle_are_exact_swaps():
 
 def test_a_cycle_begins_as_the_identity_both_ways():
     picture = batch_of()["x"]
-    fresh, later = registry.build("cyclegan", size=8, channels=3, width=8), cycle()
+    fresh, later = registry.build("cyclegan", shape=8, channels=3, width=8), cycle()
     for to in ("A", "B"):
         torch.testing.assert_close(fresh.translate(picture, to=to), picture)
         assert bool((later.translate(picture, to=to) - picture).abs().mean() > 0.01)
@@ -136,13 +136,13 @@ def test_before_the_pool_is_full_all_is_fresh_and_then_half_comes_from_the_past(
 
 
 def test_pictures_without_pairs_are_refused_with_the_way_out():
-    model = registry.build("pix2pix", size=8, channels=3, width=8)
+    model = registry.build("pix2pix", shape=8, channels=3, width=8)
     with pytest.raises(UsageError, match="cyclegan"):
         model.generate(batch_of(pairs=False))
     with pytest.raises(UsageError, match="A/ and B/"):
         cycle(classes=3).generate(batch_of(pairs=False, label=torch.zeros(6).long()))
     with pytest.raises(UsageError, match="--task lines"):
-        registry.build("pix2pix", size=8, channels=1, task="colour")
+        registry.build("pix2pix", shape=8, channels=1, task="colour")
 
 
 def test_a_resumed_run_has_the_pool_and_the_strength_of_one_that_never_stopped(bars, tmp_path, monkeypatch):
@@ -166,10 +166,10 @@ def test_a_resumed_run_has_the_pool_and_the_strength_of_one_that_never_stopped(b
 
 def editor(direction="1", strength=2.0, **teacher):
     torch.manual_seed(0)
-    kwargs = {"size": 8, "channels": 1, "classes": 3, "width": 4, "latent": 6, **teacher}
+    kwargs = {"shape": 8, "channels": 1, "classes": 3, "width": 4, "latent": 6, **teacher}
     config = {"name": "stylegan2", "kwargs": kwargs, "run": "runs/teacher"}
     options = {"teacher": config, "direction": direction, "strength": strength, "width": 8}
-    model = registry.build("editor", size=8, channels=1, classes=3, **options)
+    model = registry.build("editor", shape=8, channels=1, classes=3, **options)
     model.find_direction(None)
     return model
 
@@ -210,13 +210,13 @@ def test_directions_that_are_none_are_refused(direction, words):
 
 def test_an_editor_needs_a_teacher_with_styles_and_of_its_pictures():
     with pytest.raises(UsageError, match="--direction"):
-        registry.build("editor", size=8, channels=1)
-    vae = {"name": "vae", "kwargs": {"size": 8, "channels": 1}, "run": "runs/v"}
+        registry.build("editor", shape=8, channels=1)
+    vae = {"name": "vae", "kwargs": {"shape": 8, "channels": 1}, "run": "runs/v"}
     with pytest.raises(UsageError, match="no styles"):
-        registry.build("editor", size=8, channels=1, teacher=vae)
-    other = {"name": "stylegan2", "kwargs": {"size": 16, "channels": 1, "width": 4}, "run": "runs/s"}
+        registry.build("editor", shape=8, channels=1, teacher=vae)
+    other = {"name": "stylegan2", "kwargs": {"shape": 16, "channels": 1, "width": 4}, "run": "runs/s"}
     with pytest.raises(UsageError, match="16x16"):
-        registry.build("editor", size=8, channels=1, teacher=other)
+        registry.build("editor", shape=8, channels=1, teacher=other)
 
 
 # The command
@@ -232,7 +232,7 @@ def test_held_out_pairs_files_and_captions_are_translated_beside_the_truth(tmp_p
     given, truth = find_given(model, "held-out:0")
     first = next(in_order(data_of(model).held_out, 1))
     assert torch.equal(given, first["source"]) and torch.equal(truth, first["x"])
-    back = registry.build("cyclegan", size=8, channels=3, width=8).given(first, to="A")
+    back = registry.build("cyclegan", shape=8, channels=3, width=8).given(first, to="A")
     assert torch.equal(back[0], first["x"]) and torch.equal(back[1], first["source"])
     rows = np.asarray(Image.open(where))
     Image.fromarray(rows[:8, :8]).save(tmp_path / "mine.png")

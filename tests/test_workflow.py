@@ -86,7 +86,7 @@ def cut_back(run, step, folder):
 
 def test_a_finished_run_extended_goes_on_as_a_longer_one_would_and_is_exact(bars, tmp_path):
     """Killed inside the extension and resumed = not killed; rerun = both."""
-    run = rv.train("staged", bars, out=tmp_path / "run", steps=8, warmup=20, keep=99, checkpoint_every=1, **SMALL)
+    run = rv.train("staged", bars, out=tmp_path / "run", steps=8, warmup=20, keep=99, checkpoint_every=8, **SMALL)
     with pytest.raises(UsageError, match=r"finished.*--steps N \(in all\) or --minutes M"):
         rv.resume(run.path)
     with pytest.raises(UsageError, match="8 are done"):
@@ -103,7 +103,7 @@ def test_a_finished_run_extended_goes_on_as_a_longer_one_would_and_is_exact(bars
     rates = [line["lr"] / 0.01 for line in lines[8:]]
     cosine = [0.5 * (1 + math.cos(math.pi * (share + (1 - share) * k / 20))) for k in range(20)]
     assert rates[0] == pytest.approx(0.5 * cosine[0]) and rates[1:] == pytest.approx(cosine[1:])
-    killed = rv.resume(cut_back(extended, 15, tmp_path / "killed").path, quiet=True)
+    killed = rv.resume(cut_back(extended, 16, tmp_path / "killed").path, quiet=True)
     at_once = rv.resume(cut_back(extended, 8, tmp_path / "at-once").path, quiet=True)
     repeated = rv.rerun(extended.path, tmp_path / "repeated", quiet=True)
     for other in (killed, at_once, repeated):
@@ -114,7 +114,7 @@ def test_a_finished_run_extended_goes_on_as_a_longer_one_would_and_is_exact(bars
 
 
 def test_an_unfinished_run_extended_goes_on_without_a_jump(bars, tmp_path):
-    run = rv.train("staged", bars, out=tmp_path / "run", steps=8, keep=99, checkpoint_every=1, warmup=0, **SMALL)
+    run = rv.train("staged", bars, out=tmp_path / "run", steps=8, keep=99, checkpoint_every=5, warmup=0, **SMALL)
     longer = rv.resume(cut_back(run, 5, tmp_path / "cut").path, steps=20, quiet=True)
     assert longer.info["plan"]["knots"] == [(0, 0.0, 8), (5, 0.625, 15)] and longer.info["plan"]["extended"] == []
     again = cut_back(longer, 5, tmp_path / "killed before its first step")
@@ -147,7 +147,7 @@ def test_a_run_begins_with_anothers_averaged_weights_where_they_fit_and_records_
     assert "5 tensors taken" in capsys.readouterr().err
     wider = rv.train("staged", bars, out=tmp_path / "wider", steps=2, width=6, init=str(old.path), **options)
     assert wider.info["init"]["missing"] == ["a.weight", "a.bias", "b.weight"]
-    assert "new: a.weight, a.bias, b.weight" in capsys.readouterr().err
+    assert "3 new: a.weight, a.bias, b.weight" in capsys.readouterr().err
     assert torch.equal(load_checkpoint(wider.checkpoints / "00000000").weights["b.bias"], average["b.bias"])
     assert same(state(run), state(rv.rerun(run.path, tmp_path / "again", quiet=True)))
     cut = cut_back(run, -1, tmp_path / "killed before any checkpoint")
@@ -310,16 +310,16 @@ def test_a_run_that_is_being_trained_is_not_resumed_by_another(bars, tmp_path):
 
 def test_kill_9_inside_an_extension_then_resume_gives_the_same_bits(bars, tmp_path):
     options = {"width": 8, "latent": 3, "batch_size": 16, "quiet": True, "checkpoint_every": 20, "device": "cpu"}
-    run = rv.train("vae", bars, out=tmp_path / "run", steps=40, **options)
+    run = rv.train("vae", bars, out=tmp_path / "run", steps=20, **options)
     killed = Path(shutil.copytree(run.path, tmp_path / "killed"))
-    whole = rv.resume(run.path, steps=300, quiet=True)
-    command = [sys.executable, "-m", "reverie", "resume", str(killed), "--steps", "300"]
+    whole = rv.resume(run.path, steps=200, quiet=True)
+    command = [sys.executable, "-m", "reverie", "resume", str(killed), "--steps", "200"]
     child = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 120
-    while len((killed / "metrics.jsonl").read_text().splitlines()) < 9 and time.monotonic() < until:
+    while len((killed / "metrics.jsonl").read_text().splitlines()) < 6 and time.monotonic() < until:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    if Run.open(killed).info["status"] == "finished" and Run.open(killed).info["plan"]["end"] == 300:
-        pytest.fail("all 300 steps were done before the kill: lengthen this test")
+    if Run.open(killed).info["status"] == "finished" and Run.open(killed).info["plan"]["end"] == 200:
+        pytest.fail("all 200 steps were done before the kill: lengthen this test")
     assert same(state(whole), state(rv.resume(killed, quiet=True)))

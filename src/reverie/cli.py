@@ -14,7 +14,7 @@ usage: reverie VERB ...                       (reverie VERB --help tells all abo
 
 make
   train [MODEL]           train a model and leave a run directory    reverie train vae --data emoji --minutes 5
-  resume RUN              continue a run, bit for bit
+  resume RUN              continue a run, bit for bit; --steps N or --minutes M extends it, also when it is finished
   rerun RUN               repeat a run from its run.json
   distill RUN             a copy of a diffusion run that draws in 1 to 4 steps; a StyleGAN's direction as an editor
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reverie.core import distributed
-from reverie.core.card import card_of, checkpoint_of, config_of, name_of
+from reverie.core.card import card_of, checkpoint_of, config_of, info_of, name_of
 from reverie.core.errors import UsageError
 from reverie.core.options import sampling_options
 from reverie.core.verbs import Model, verbs_of
@@ -43,7 +43,7 @@ def evaluate(
     run: Run | Path | str | None = None,
     metrics: Sequence[str] | None = None,
     n: int | None = None,
-    data: str | None = None,
+    data: Any = None,
     fake: Source | None = None,
     real: Source | None = None,
     backbone: str | None = None,
@@ -64,7 +64,7 @@ def evaluate(
             or translates ``n`` held-out ones.
         metrics: names of ``reverie.metrics.evaluate.METRICS``; None is all that need no download and that apply.
         n: how many pictures; 2,000 by default, 5,000 where FID is asked for. Of ``fake``: at most so many.
-        data: real pictures other than the run's own.
+        data: real data other than the run's own, as for ``open_data``; or the run's own, where that came from Python.
         fake, real: two sources of pictures instead of a run, each as for ``reverie.data`` or an array (N, H, W, C);
             all of both are compared, at the size of ``fake``.
         backbone: network of frechet, kernel, prdc, modes, memorisation: small (the default), inception (the default
@@ -148,10 +148,9 @@ def translates(model: Model) -> bool:
 
 
 def _sets_of_run(
-    model: Model, run: str, n: int, spec: str | None, seed: int, progress: Progress | None, options: dict[str, Any]
+    model: Model, run: str, n: int, data: Any, seed: int, progress: Progress | None, options: dict[str, Any]
 ) -> Sets:
-    own = data_of(model)
-    real = own if spec is None else data_of(model, spec)
+    own, real = _own_and_real(model, data)
     labels, texts = _labels(knows_classes(model, options), own, n), _texts(model, own, n)
     condition: dict[str, Any] = {
         "label": None if labels is None else [own.classes[label] for label in labels],
@@ -173,12 +172,23 @@ def _sets_of_run(
     )
 
 
+def _own_and_real(model: Model, data: Any) -> tuple[Dataset, Dataset]:
+    """What a model was trained on, and what its samples are compared with: the same, or ``data``.
+
+    ``data`` may also be the model's own, of a run on data that came from Python.
+    """
+    if data is None:
+        own = data_of(model)
+        return own, own
+    real = data_of(model, data)
+    return (real if real.fingerprint == info_of(model)["data"]["fingerprint"] else data_of(model)), real
+
+
 def _sets_of_translator(
-    model: Model, run: str, n: int, spec: str | None, seed: int, progress: Progress | None, options: dict[str, Any]
+    model: Model, run: str, n: int, data: Any, seed: int, progress: Progress | None, options: dict[str, Any]
 ) -> Sets:
     """Translations of held-out images against the target domain, and against their truth where there are pairs."""
-    own = data_of(model)
-    real = own if spec is None else data_of(model, spec)
+    own, real = _own_and_real(model, data)
     found = translations(model, real.train, real.held_out, n, seed, options, progress)
     of_fake = _of_model(model, run, len(found.made), seed, options) | {"of": "translations of held-out images"}
     of_reference = _of_data(own, real, len(found.target)) | {"domain": "target", "channels": found.target.shape[3]}

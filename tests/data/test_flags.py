@@ -83,3 +83,14 @@ def test_a_model_of_squares_refuses_other_shapes_before_a_run_exists(tmp_path: P
     fill(tmp_path / "d", 20, width=30, height=24)
     code, _, err = call(capsys, "train", "progan", "--data", "d", "--size", "16x32", "--out", "run", "--steps", "1")
     assert code == 2 and "square" in err and not Path("run").exists()
+
+
+def test_a_run_on_an_array_is_evaluated_when_its_data_is_passed(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (160, 8, 8), np.uint8)
+    run = train("vae", images, out=tmp_path / "run", steps=1, batch_size=8, width=8, quiet=True)
+    for data in (images, rv.open_data(images)):
+        scores = rv.evaluate(run, ["kernel", "reconstruction"], n=60, data=data, out=tmp_path / "scores")
+        assert {score.metric for score in scores.scores} >= {"kernel-small", "mse"}
+        assert scores.scores[0].passport["reference"]["trained_on"] is False
+    with pytest.raises(UsageError, match="passed from Python"):
+        rv.evaluate(run, ["kernel"], n=60, out=tmp_path / "scores")

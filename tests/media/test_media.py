@@ -120,6 +120,15 @@ def test_a_sheet_is_one_picture_of_all_rows(name: str) -> None:
     assert sheet.std() > 0
 
 
+def test_strips_of_many_clips_stand_side_by_side() -> None:
+    spec = Spec("volume", (16, 8, 8), 1)
+    rows = np.zeros((40, 16, 8, 8, 1), np.uint8)
+    rows[7, 15] = 99  # the last slice of the eighth
+    sheet = medium_of(spec).sheet(rows, spec)
+    assert 0.5 < sheet.shape[0] / sheet.shape[1] < 2 and (sheet == 99).any()
+    assert medium_of(spec).sheet(rows[:3], spec).shape[0] == medium_of(spec).sheet(rows[:1], spec).shape[0] * 3 - 4
+
+
 def test_images_that_stand_for_other_media() -> None:
     clips, volumes = some_rows(SPECS["video"]), some_rows(Spec("volume", (4, 6, 10), 1))
     frames, kind = medium_of("video").as_images(clips, SPECS["video"])

@@ -79,7 +79,7 @@ class Block(nn.Module):
 
 
 class Prior(nn.Module):
-    """p(token | those before it, class): the first tokens (B, n), n < T, to logits of each and the next (B, n + 1, K)."""
+    """p(token | those before it, class): the first n < T tokens (B, n) to logits of each and the next (B, n + 1, K)."""
 
     def __init__(self, codes: int, length: int, classes: int, width: int, depth: int, dropout: float):
         super().__init__()

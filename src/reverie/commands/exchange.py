@@ -50,14 +50,16 @@ def import_(
         json: print {"run", "model", "classes"} as JSON.
     """
     from reverie.interop.importing import import_ as read
+    from reverie.nets.shapes import named, sides
 
     run = read(folder, out, data)
     model, classes = run.info["model"], run.info["data"]["classes"]
     if model["kwargs"]["conditional"] == "label":
         note(f"It draws {len(classes)} classes: --label names one.")
+    size = named(sides(model["kwargs"]["shape"]))
     told(
         json,
         {"run": str(run.path), "model": model["name"], "classes": classes},
-        f"{folder} is now the run {run.path} ({model['name']}, {model['kwargs']['size']} pixels a side).\n"
+        f"{folder} is now the run {run.path} ({model['name']}, images of {size} pixels).\n"
         f"Next: reverie sample {run.path} -n 16 --out grid.png",
     )

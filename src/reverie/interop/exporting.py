@@ -21,7 +21,7 @@ from reverie.core.files import disk_errors, flush
 from reverie.core.verbs import Model
 from reverie.diffusion.schedules import Flow, Karras, Linear
 from reverie.generation import load
-from reverie.interop.names import VERSION, chain_config, unet_config
+from reverie.interop.names import VERSION, chain_config, sample_size, unet_config
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.nets.unet import UNet
 from reverie.training.run import Run
@@ -122,11 +122,11 @@ def arguments(net: Any) -> dict[str, Any]:
 
 
 def _own_config(model: Model) -> dict[str, Any]:
-    classes, size, channels = card_of(model).classes, *(model.config["kwargs"][name] for name in ("size", "channels"))
+    classes, shape, channels = card_of(model).classes, *(model.config["kwargs"][name] for name in ("shape", "channels"))
     return {
         "_class_name": "ReverieUNet",
         "_diffusers_version": VERSION,
-        "sample_size": size,
+        "sample_size": sample_size(shape),
         "in_channels": channels,
         "out_channels": channels,
         "arguments": arguments(model.net),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from reverie.core.errors import UsageError
+from reverie.nets.shapes import sides
 
 VERSION = "0.31.0"  # of diffusers: the oldest that what is written here was tried with
 PREDICTIONS = {"noise": "epsilon", "x0": "sample", "v": "v_prediction"}
@@ -50,7 +51,7 @@ def unet_config(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {
         "_class_name": "UNet2DModel",
         "_diffusers_version": VERSION,
-        "sample_size": kwargs["size"],
+        "sample_size": sample_size(kwargs["shape"]),
         "in_channels": kwargs["channels"],
         "out_channels": kwargs["channels"],
         "down_block_types": [f"{kind}DownBlock2D" for kind in kinds],
@@ -63,6 +64,12 @@ def unet_config(kwargs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def sample_size(shape: Any) -> int | list[int]:
+    """What diffusers calls a shape: one side of a square, else height and width."""
+    height, width = sides(shape)
+    return height if height == width else [height, width]
+
+
 def unet_arguments(config: dict[str, Any]) -> dict[str, Any]:
     """``TextbookDDPM``'s arguments for the network of a UNet2DModel's config.json.
 
@@ -71,9 +78,8 @@ def unet_arguments(config: dict[str, Any]) -> dict[str, Any]:
     """
     _check("unet/config.json", config, _ONLY)
     size, channels, labels = config.get("sample_size"), config.get("in_channels", 3), config.get("num_class_embeds")
-    size = size[0] if isinstance(size, list) and len(set(size)) == 1 else size
-    if not isinstance(size, int):
-        _refuse("unet/config.json", "sample_size", config.get("sample_size"), "one side of square pictures")
+    if not isinstance(size, int) and (not isinstance(size, list) or [type(side) for side in size] != [int, int]):
+        _refuse("unet/config.json", "sample_size", size, "one side of squares, or height and width")
     if channels not in (1, 3):
         _refuse("unet/config.json", "in_channels", channels, "1 or 3: codes of a latent model need their codec")
     if config.get("out_channels", 3) != channels:
@@ -89,7 +95,7 @@ def unet_arguments(config: dict[str, Any]) -> dict[str, Any]:
     if len(same["widths"]) != len(down):
         _refuse("unet/config.json", "block_out_channels", same["widths"], f"as many numbers as blocks, {len(down)}")
     return same | {
-        "size": size,
+        "shape": size,
         "channels": channels,
         "attention": [place for place, kind in enumerate(down) if kind.startswith("Attn")],
         "head": config.get("attention_head_dim", 8) or 0,

@@ -50,7 +50,8 @@ class ReveriePipeline(DiffusionPipeline):
             output_type: "pil", "np" (B, H, W, C) or "pt" (B, C, H, W), the latter two in [0, 1].
         """
         unet, scheduler, device = self.unet, self.scheduler, self._execution_device
-        shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+        size = unet.config.sample_size
+        shape = (unet.config.in_channels, *([size, size] if isinstance(size, int) else size))
         if latents is None and seeds is not None:
             latents = Noise.of_seeds(list(seeds))(*shape)
         if latents is None:

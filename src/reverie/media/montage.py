@@ -46,10 +46,16 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, scale: in
 
 
 def strips(rows: np.ndarray, columns: int = 8) -> np.ndarray:
-    """uint8 (N, T, H, W, C) to one image: a row each, of at most ``columns`` steps evenly spread over T."""
+    """uint8 (N, T, H, W, C) to one image: a strip each, of at most ``columns`` steps evenly spread over T.
+
+    Strips stand side by side, a white tile between them, where that makes the image squarer.
+    """
     length = rows.shape[1]
     steps = np.linspace(0, length - 1, min(columns, length)).round().astype(int)
-    return grid(rows[:, steps].reshape(-1, *rows.shape[2:]), columns=len(steps))
+    tiles, across = rows[:, steps], max(1, round(math.sqrt(len(rows) / (len(steps) + 1))))
+    if across > 1:
+        tiles = np.concatenate([tiles, np.full_like(tiles[:, :1], 255)], 1)
+    return grid(tiles.reshape(-1, *rows.shape[2:]), columns=across * tiles.shape[1])
 
 
 def save(path: Path | str, image: np.ndarray) -> Path:

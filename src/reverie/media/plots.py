@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -109,13 +110,12 @@ def plot_latent_map(
 
 def sequence_sheet(rows: np.ndarray, low: float, high: float, columns: int | None = None) -> np.ndarray:
     """Sequences (N, L, C) as one uint8 image (H, W, 3): a plot each, a line a channel, from ``low`` to ``high``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     columns = min(len(rows), columns or math.ceil(math.sqrt(len(rows))))
     lines = math.ceil(len(rows) / columns)
     drawing = Figure(figsize=(2.4 * columns, 1.2 * lines), dpi=80, layout="constrained")
-    canvas = FigureCanvasAgg(drawing)
     for index, (axis, row) in enumerate(zip(drawing.subplots(lines, columns, squeeze=False).flat, rows, strict=False)):
         axis.plot(row, linewidth=0.6)
         axis.set_ylim(low, high)
@@ -123,5 +123,7 @@ def sequence_sheet(rows: np.ndarray, low: float, high: float, columns: int | Non
         axis.tick_params(labelsize=5)
     for axis in list(drawing.axes)[len(rows) :]:
         axis.remove()
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png")
+    with Image.open(buffer) as image:
+        return np.asarray(image.convert("RGB"))

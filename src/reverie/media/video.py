@@ -26,7 +26,7 @@ class Video(Medium):
         return rows.reshape(-1, *rows.shape[2:]), "frames"
 
     def sheet(self, rows: np.ndarray, spec: Spec, columns: int | None = None) -> np.ndarray:
-        """A row a clip: at most ``columns`` (8) frames, evenly spread over it."""
+        """A strip a clip: at most ``columns`` (8) frames, evenly spread over it."""
         return montage.strips(rows, columns or 8)
 
     def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:

@@ -90,7 +90,9 @@ class Bench:
         which = next(other for other in same if getattr(self.sets, other) is split)
         if (which, name) not in self._seen:
             said = f"{name}: {which.replace('_', '-')} pictures"
-            self._seen[which, name] = features(images_of(split), self.eye(name), which != "fake", self.progress, said)
+            self._seen[which, name] = features(
+                images_of(split)[0], self.eye(name), which != "fake", self.progress, said
+            )
         return self._seen[which, name]
 
     def some(self, which: str, name: str, most: int = PAIRS) -> Tensor:
@@ -131,6 +133,8 @@ class Bench:
             "reverie": reverie.__version__,
             "torch": torch.__version__,
         }
+        if eye and self.sets.reference.spec.medium != "image":
+            passport["images"] = images_of(self.sets.reference)[1]
         passport |= facts
         low, high = (None if np.isnan(end) else float(end) for end in (found.low, found.high))
         return Score(metric, float(found.value), low, high, None if floor is None else float(floor), passport)
@@ -158,8 +162,8 @@ class Bench:
         return replace(self, sets=inner, _seen=seen)
 
 
-def images_of(split: Split) -> np.ndarray:
-    """uint8 (N, H, W, 1 or 3), one for each sample: images, or a volume's central slice.
+def images_of(split: Split) -> tuple[np.ndarray, str]:
+    """uint8 (N, H, W, 1 or 3), one for each sample, and what they are: "images", or "central slices" of volumes.
 
     Raises:
         Refused: no image stands for each sample of this medium.
@@ -170,4 +174,4 @@ def images_of(split: Split) -> np.ndarray:
             f"Networks of images look at images, and no image stands for a {split.spec.medium}.",
             "Ask for nll or reconstruction, where the model has them.",
         )
-    return images[0]
+    return images

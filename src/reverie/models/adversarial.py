@@ -23,6 +23,7 @@ from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.data.differentiable_augment import adaptive, diffaugment
 from reverie.nets.adversarial import within
+from reverie.nets.shapes import Sides, sides
 from reverie.optim.phase import Metrics, Outputs, Phase, Stage, adamw
 
 ADA_TARGET = 0.6  # mean sign of D's logits of real images that ADA steers to
@@ -114,7 +115,7 @@ class Adversarial(nn.Module):
     A system builds ``G`` ((z, label) -> pictures) and ``D`` ((pictures, label) -> logits), and calls ``ready``.
 
     Args:
-        size: side of the pictures in pixels.
+        shape: (height, width) of the images in pixels, or one number for squares.
         channels: 1 or 3.
         classes: number of classes in the data.
         conditional: "none" or "label".
@@ -140,7 +141,7 @@ class Adversarial(nn.Module):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         conditional: Literal["none", "label"] = "none",
@@ -161,7 +162,7 @@ class Adversarial(nn.Module):
             raise UsageError(f"d_augment is 'none', 'diffaugment' or 'ada', not {d_augment!r}.")
         if packing < 1 or penalty_every < 1:
             raise UsageError(f"packing and penalty_every are at least 1, not {packing} and {penalty_every}.")
-        self.size, self.channels = size, channels
+        self.shape, self.channels = sides(shape), channels
         self.classes = classes if conditional == "label" else 0
         self.game = game_of(loss)
         own = {"r1": r1, "r2": r2, "slope": slope}
@@ -176,7 +177,7 @@ class Adversarial(nn.Module):
     def card(self) -> Card:
         conditions = {"label": self.classes} if self.classes else {}
         return Card(
-            output=Output("image", (self.size, self.size), self.channels),
+            output=Output("image", self.shape, self.channels),
             conditions=conditions,
             columns=conditions.keys(),
             latents={"z": Space((self.latent,), "normal")},

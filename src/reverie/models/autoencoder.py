@@ -6,6 +6,7 @@ Vincent et al., "Stacked denoising autoencoders", JMLR 2010.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -19,12 +20,13 @@ from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.nets.convolutional import Decoder, Encoder
 from reverie.nets.dense import mlp
+from reverie.nets.shapes import Shape, Sides, sides
 from reverie.optim.phase import Phase, Stage, adamw
 
 
 def coder(
     net: str,
-    size: int,
+    shape: Shape,
     channels: int,
     inputs: int,
     outputs: int,
@@ -33,14 +35,13 @@ def coder(
     hidden: Sequence[int],
     maps: int,
 ) -> tuple[nn.Module, nn.Module]:
-    """An encoder (B, channels, size, size) -> (B, outputs) and a decoder (B, inputs) -> (B, maps, size, size)."""
+    """An encoder (B, channels, *shape) -> (B, outputs) and a decoder (B, inputs) -> (B, maps, *shape)."""
     if net == "conv":
-        shape = (size, size)
         return Encoder(shape, channels, outputs, width, depth), Decoder(shape, maps, inputs, width, depth)
     if net == "dense":
-        pixels = size * size
+        pixels = math.prod(shape)
         encoder = nn.Sequential(nn.Flatten(), mlp([channels * pixels, *hidden, outputs]))
-        decoder = nn.Sequential(mlp([inputs, *reversed(hidden), maps * pixels]), nn.Unflatten(1, (maps, size, size)))
+        decoder = nn.Sequential(mlp([inputs, *reversed(hidden), maps * pixels]), nn.Unflatten(1, (maps, *shape)))
         return encoder, decoder
     raise UsageError(f"net is 'conv' or 'dense', not {net!r}.")
 
@@ -49,7 +50,7 @@ class Autoencoder(nn.Module):
     """A deterministic code and its picture.
 
     Args:
-        size: side of the pictures in pixels.
+        shape: (height, width) of the images in pixels, or one number for squares.
         channels: 1 or 3.
         latent: numbers in the code.
         net: "conv", or "dense" (``hidden=()`` makes both halves one linear map, whose subspace is PCA's).
@@ -61,7 +62,7 @@ class Autoencoder(nn.Module):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         latent: int = 32,
         net: Literal["conv", "dense"] = "conv",
@@ -75,13 +76,13 @@ class Autoencoder(nn.Module):
             raise UsageError(f"loss is 'mse', 'l1' or 'bce', not {loss!r}.")
         if latent < 1:
             raise UsageError(f"latent must be at least 1, not {latent}.")
-        self.size, self.channels, self.latent_shape, self.kind = size, channels, (latent,), loss
-        self.encoder, self.decoder = coder(net, size, channels, latent, latent, width, depth, hidden, channels)
+        self.shape, self.channels, self.latent_shape, self.kind = sides(shape), channels, (latent,), loss
+        self.encoder, self.decoder = coder(net, self.shape, channels, latent, latent, width, depth, hidden, channels)
 
     @property
     def card(self) -> Card:
         return Card(
-            output=Output("image", (self.size, self.size), self.channels),
+            output=Output("image", self.shape, self.channels),
             latents={"z": Space(self.latent_shape, encode="exact")},
             caution="Note: an autoencoder is not trained to decode N(0, I); poor images are the lesson. A vae is.",
         )
@@ -144,14 +145,14 @@ class DenoisingAutoencoder(Autoencoder):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         corruption: Literal["gaussian", "masking", "salt-and-pepper"] = "gaussian",
         strength: float = 0.5,
         latent: int = 64,
         **more: Any,
     ):
-        super().__init__(size, channels, latent, **more)
+        super().__init__(shape, channels, latent, **more)
         if corruption != "gaussian" and not 0 <= strength <= 1:
             raise UsageError(f"strength is a fraction of the pixels, from 0 to 1, not {strength}.")
         self.corruption, self.strength = corruption, strength

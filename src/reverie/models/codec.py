@@ -24,6 +24,7 @@ from reverie.models.vae import kl_to_standard_normal
 from reverie.nets.adversarial import patch_judge
 from reverie.nets.convolutional import Residual
 from reverie.nets.lpips import LPIPS
+from reverie.nets.shapes import Shape, Sides, divides, halved, named, sides
 from reverie.nets.vgg import VGG16
 from reverie.optim.phase import Outputs, Phase, Stage, adamw
 
@@ -31,19 +32,21 @@ Distance = Callable[[Tensor, Tensor], Tensor]  # pictures (B, C, H, W), twice, t
 _FINEST = 64  # pixels are folded until maps have at most this side, as far as the factor allows
 
 
-def plan(size: int, factor: int, width: int) -> tuple[int, list[int]]:
+def plan(shape: Shape, factor: int, width: int) -> tuple[int, list[int]]:
     """The fold of the first layer, and the channels of each level from fine to coarse.
 
     Raises:
-        UsageError: a factor other than 2, 4, 8 or 16, or one that does not divide the size.
+        UsageError: a factor other than 2, 4, 8 or 16, or one that does not divide both sides.
     """
     if factor not in (2, 4, 8, 16):
         raise UsageError(f"factor is 2, 4, 8 or 16 pixels a latent's side, not {factor}.")
-    if size % factor or size < 2 * factor:
-        near = max(2, round(size / factor)) * factor
-        raise UsageError(f"A factor of {factor} needs a size that it divides; {size} is not. Try --size {near}.")
+    if not divides(factor, shape) or min(shape) < 2 * factor:
+        near = [max(2, round(side / factor)) * factor for side in shape]
+        raise UsageError(
+            f"A factor of {factor} needs a size that it divides; {named(shape)} is not. Try --size {named(near)}."
+        )
     fold = 2
-    while size // fold > _FINEST and fold < factor:
+    while max(shape) // fold > _FINEST and fold < factor:
         fold *= 2
     widths = [width]
     while fold * 2 ** (len(widths) - 1) < factor:
@@ -86,7 +89,7 @@ class AutoencoderKL(nn.Module):
     """q(z|x) = N(mean, exp(log_var)) over maps of latents, held near N(0, I) by a whiff of KL; no generator.
 
     Args:
-        size: side of the pictures in pixels.
+        shape: (height, width) of the images in pixels, or one number for squares.
         channels: 1 or 3.
         latent: channels of the latent maps.
         factor: pixels of a side that become one latent: 2, 4, 8 or 16.
@@ -101,7 +104,7 @@ class AutoencoderKL(nn.Module):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         latent: int = 4,
         factor: int = 4,
@@ -120,20 +123,21 @@ class AutoencoderKL(nn.Module):
             raise UsageError(
                 "latent >= 1, kl, perceptual and adversarial >= 0 and 0 <= adversarial_start <= 1 are needed."
             )
-        if perceptual and size < 16:
-            raise UsageError(f"LPIPS' network halves pictures four times; {size} pixels are too few. Leave it out.")
-        fold, widths = plan(size, factor, width)
-        self.size, self.channels, self.latent_shape = size, channels, (latent, size // factor, size // factor)
+        self.shape, self.channels = sides(shape), channels
+        if perceptual and min(self.shape) < 16:
+            raise UsageError(f"LPIPS' network halves images four times; {named(self.shape)} pixels are too few.")
+        fold, widths = plan(self.shape, factor, width)
+        self.latent_shape = (latent, *halved(self.shape, factor))
         self.kind, self.kl, self.perceptual = reconstruction, kl, perceptual
         self.adversarial, self.adversarial_start = adversarial, adversarial_start
         self.encoder = encoder(channels, 2 * latent, fold, widths, depth)
         self.decoder = decoder(channels, latent, fold, widths, depth)
-        self.discriminator = patch_judge((size, size), channels, width) if adversarial else None
+        self.discriminator = patch_judge(self.shape, channels, width) if adversarial else None
 
     @property
     def card(self) -> Card:
         return Card(
-            output=Output("image", (self.size, self.size), self.channels),
+            output=Output("image", self.shape, self.channels),
             latents={"z": Space(self.latent_shape, encode="mean")},
             weights=("vgg16", "lpips-vgg") if self.perceptual else (),
         )

@@ -32,7 +32,7 @@ from reverie.diffusion.prediction import PREDICTIONS, weigh
 from reverie.diffusion.samplers import Denoise
 from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear, Pair, Schedule
 from reverie.nets.bert import MiniLM
-from reverie.nets.shapes import Shape, check_sides, divides, halved
+from reverie.nets.shapes import Shape, Sides, check_sides, divides, halved, sides
 from reverie.nets.text import TextEncoder
 from reverie.nets.unet import UNet
 from reverie.optim.muon import Muon
@@ -88,7 +88,7 @@ class Diffusion(nn.Module):
     A system says ``schedule``, ``prediction``, ``weighting`` and builds ``net``.
 
     Args:
-        size: side of the pictures in pixels.
+        shape: (height, width) of the images in pixels, or one number for squares.
         channels: 1 or 3.
         classes: number of classes in the data.
         conditional: "none", "label" or "text".
@@ -107,7 +107,7 @@ class Diffusion(nn.Module):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         conditional: Literal["none", "label", "text"] = "none",
@@ -120,7 +120,7 @@ class Diffusion(nn.Module):
             raise UsageError(f"text_encoder={text_encoder!r} reads captions: it needs conditional='text' beside it.")
         if conditional == "label" and classes < 2:
             raise UsageError("conditional='label' needs pictures with at least two classes (sub-folders are classes).")
-        self.size, self.channels, self.code_shape = size, channels, (channels, size, size)
+        self.shape, self.channels, self.code_shape = sides(shape), channels, (channels, *sides(shape))
         self.classes, self.texts = (classes if conditional == "label" else 0), conditional == "text"
         self.text_encoder = reader(text_encoder) if self.texts else None
 
@@ -133,7 +133,7 @@ class Diffusion(nn.Module):
     def card(self) -> Card:
         conditions = {"label": self.classes} if self.classes else {"text": 0} if self.texts else {}
         return Card(
-            output=Output("image", (self.size, self.size), self.channels),
+            output=Output("image", self.shape, self.channels),
             conditions=conditions,
             columns=conditions.keys(),
             latents={"noise": Space(self.code_shape, "normal")},
@@ -351,9 +351,9 @@ class OfPictures(Diffusion):
         more: as for ``Diffusion``.
     """
 
-    def __init__(self, size: int, channels: int, classes: int = 0, width: int = 64, depth: int = 1, **more: Any):
-        super().__init__(size, channels, classes, **more)
-        self.net = unet((size, size), channels, width, depth, **self.told)
+    def __init__(self, shape: Sides, channels: int, classes: int = 0, width: int = 64, depth: int = 1, **more: Any):
+        super().__init__(shape, channels, classes, **more)
+        self.net = unet(self.shape, channels, width, depth, **self.told)
 
 
 class DDPM(OfPictures):
@@ -369,7 +369,7 @@ class DDPM(OfPictures):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         schedule: Literal["cosine", "linear"] = "cosine",
@@ -378,7 +378,7 @@ class DDPM(OfPictures):
         weighting: Literal["simple", "min-snr", "v", "x0"] = "simple",
         **more: Any,
     ):
-        super().__init__(size, channels, classes, **more)
+        super().__init__(shape, channels, classes, **more)
         if schedule not in ("cosine", "linear") or timesteps < 2:
             raise UsageError(
                 f"schedule is 'cosine' or 'linear' over at least 2 timesteps, not {schedule!r}, {timesteps}."
@@ -400,14 +400,14 @@ class EDM(OfPictures):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         noise_mean: float = -1.2,
         noise_deviation: float = 1.2,
         **more: Any,
     ):
-        super().__init__(size, channels, classes, **more)
+        super().__init__(shape, channels, classes, **more)
         self.schedule = Karras(mean=noise_mean, deviation=noise_deviation)
 
 
@@ -424,12 +424,12 @@ class FlowMatching(OfPictures):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         time_mean: float = 0.0,
         time_deviation: float = 1.0,
         **more: Any,
     ):
-        super().__init__(size, channels, classes, **more)
+        super().__init__(shape, channels, classes, **more)
         self.schedule = Flow(time_mean, time_deviation)

@@ -33,6 +33,7 @@ from reverie.diffusion.samplers import Denoise, ddim, unipc
 from reverie.diffusion.schedules import Pair, Schedule
 from reverie.models.diffusion import Diffusion
 from reverie.models.teacher import borrowed
+from reverie.nets.shapes import Sides, sides
 from reverie.optim.muon import Muon
 from reverie.optim.phase import Phase, Stage
 
@@ -90,7 +91,7 @@ class Distilled(nn.Module):
     """A copy of a diffusion model that draws in as many evaluations as it was distilled for, no more and no fewer.
 
     Args:
-        size: side of the pictures in pixels.
+        shape: (height, width) of the images in pixels, or one number for squares.
         channels: 1 or 3.
         classes: number of classes in the data.
         teacher: the run to learn from: any diffusion model, of pictures or of codes.
@@ -101,7 +102,7 @@ class Distilled(nn.Module):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         teacher: Annotated[dict[str, Any] | str, SubRun()] = "",
@@ -112,7 +113,7 @@ class Distilled(nn.Module):
         super().__init__()
         if evaluations < 1 or substeps < 1:
             raise UsageError(f"At least 1 step and 1 substep are needed, not {evaluations} and {substeps}.")
-        self.teacher = borrowed(teacher, size, channels, "reverie distill RUN --steps 4", _lack)
+        self.teacher = borrowed(teacher, sides(shape), channels, "reverie distill RUN --steps 4", _lack)
         if (known := self.teacher.classes) not in (0, classes):
             raise UsageError(f"The teacher knows {known} classes, and these pictures have {classes}. Leave --data out.")
         self.classes, self.texts = self.teacher.classes, self.teacher.texts
@@ -120,7 +121,7 @@ class Distilled(nn.Module):
             raise UsageError("Guidance strengthens a condition, and this teacher knows none. Leave --guidance out.")
         self.student = copy.deepcopy(self.teacher)
         frozen(self.teacher)
-        self.size, self.channels, self.code_shape = size, channels, self.teacher.code_shape
+        self.shape, self.channels, self.code_shape = sides(shape), channels, self.teacher.code_shape
         self.evaluations, self.substeps, self.guidance = evaluations, substeps, guidance
         self.schedule = self.teacher.schedule
         self.pairs = stops(self.schedule, evaluations)

@@ -12,21 +12,24 @@ from reverie.core.errors import UsageError
 from reverie.diffusion.schedules import Flow
 from reverie.models.diffusion import Diffusion
 from reverie.nets.dit import DiffusionTransformer
+from reverie.nets.shapes import Shape, Sides, divides, named
 
 _HEAD = 64  # channels of a head of attention, at least, where the width has so many
 
 
-def transformer(size: int, channels: int, patch: int, width: int, depth: int, **told: int) -> DiffusionTransformer:
-    """The transformer for pictures of a size, with heads of 64 channels or a little more.
+def transformer(shape: Shape, channels: int, patch: int, width: int, depth: int, **told: int) -> DiffusionTransformer:
+    """The transformer for images of a shape, with heads of 64 channels or a little more.
 
     Raises:
-        UsageError: a patch that does not divide the size, a width that 4 does not divide, numbers below 1.
+        UsageError: a patch that does not divide the sides, a width that 4 does not divide, numbers below 1.
     """
     if min(patch, width, depth) < 1:
         raise UsageError(f"patch, width and depth must be at least 1, not {patch}, {width} and {depth}.")
-    if size % patch:
-        fits = ", ".join(str(side) for side in range(1, size + 1) if size % side == 0 and size // side > 1)
-        raise UsageError(f"A patch of {patch} pixels does not divide {size}. For this size --patch can be {fits}.")
+    if not divides(patch, shape):
+        fits = ", ".join(str(side) for side in range(1, min(shape)) if divides(side, shape))
+        raise UsageError(
+            f"A patch of {patch} pixels does not divide {named(shape)}. For this size --patch can be {fits}."
+        )
     if width % 4:
         raise UsageError(f"The transformer needs a width that 4 divides, not {width}. Try {4 * -(-width // 4)}.")
     heads = next(count for count in range(max(1, width // _HEAD), 0, -1) if width % count == 0)
@@ -50,7 +53,7 @@ class DiT(Diffusion):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         time_mean: float = 0.0,
@@ -60,6 +63,6 @@ class DiT(Diffusion):
         depth: int = 6,
         **more: Any,
     ):
-        super().__init__(size, channels, classes, **more)
+        super().__init__(shape, channels, classes, **more)
         self.schedule = Flow(time_mean, time_deviation)
-        self.net = transformer(size, channels, patch, width, depth, **self.told)
+        self.net = transformer(self.shape, channels, patch, width, depth, **self.told)

@@ -23,6 +23,7 @@ from reverie.core.verbs import Model
 from reverie.models.stylegan import StyleGAN2
 from reverie.models.teacher import borrowed
 from reverie.models.translation import Pix2Pix
+from reverie.nets.shapes import Sides
 from reverie.optim.phase import Stage
 
 _STYLES = 4096  # styles whose directions are looked at
@@ -45,7 +46,7 @@ class Editor(Pix2Pix):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         teacher: Annotated[dict[str, Any] | str, SubRun()] = "",
@@ -55,8 +56,8 @@ class Editor(Pix2Pix):
     ):
         if more.get("task", "pairs") != "pairs":
             raise UsageError("An editor has its own pairs: leave --task out.")
-        super().__init__(size, channels, **more)
-        self.teacher = frozen(borrowed(teacher, size, channels, "reverie distill RUN --direction 1", _lack))
+        super().__init__(shape, channels, **more)
+        self.teacher = frozen(borrowed(teacher, self.shape, channels, "reverie distill RUN --direction 1", _lack))
         self.ends = _ends(direction, self.teacher)
         self.strength = strength
         self.register_buffer("move", torch.zeros(self.teacher.latent))

@@ -15,6 +15,7 @@ from reverie.core.errors import UsageError
 from reverie.models.adversarial import Adversarial, Loss
 from reverie.nets import adversarial as nets
 from reverie.nets.convolutional import Decoder, Encoder
+from reverie.nets.shapes import Sides, check_sides, sides
 
 _TOLD = 32  # numbers that tell G a class
 
@@ -34,7 +35,7 @@ class GAN(Adversarial):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         loss: Loss = "minimax",
@@ -44,7 +45,7 @@ class GAN(Adversarial):
         spectral: bool = False,
         **more: Any,
     ):
-        super().__init__(size, channels, classes, loss=loss, **more)
+        super().__init__(shape, channels, classes, loss=loss, **more)
         if condition not in ("projection", "concatenation"):
             raise UsageError(f"condition is 'projection' or 'concatenation', not {condition!r}.")
         if latent < 1 or width < 1:
@@ -56,18 +57,18 @@ class GAN(Adversarial):
         body, features = self.body(self.packing * (channels + plane), width)
         shown = 0 if self.named else self.classes  # D is told the class, or names it
         self.D = nets.Judge(
-            body, features, shown, (size, size) if plane else None, self.packing, self.named and self.classes
+            body, features, shown, self.shape if plane else None, self.packing, self.named and self.classes
         )
         if spectral:
             nets.spectral(self.D)
 
     def generator(self, inputs: int, width: int) -> nn.Module:
         """(B, inputs) to pictures."""
-        return nets.DenseGenerator((self.size, self.size), self.channels, inputs, width)
+        return nets.DenseGenerator(self.shape, self.channels, inputs, width)
 
     def body(self, channels: int, width: int) -> tuple[nn.Module, int]:
         """Pictures of so many channels to features, and their number."""
-        return nets.dense_body((self.size, self.size), channels, width), width
+        return nets.dense_body(self.shape, channels, width), width
 
 
 class DCGAN(GAN):
@@ -79,7 +80,7 @@ class DCGAN(GAN):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         loss: Loss = "non-saturating",
@@ -88,16 +89,14 @@ class DCGAN(GAN):
         condition: Literal["projection", "concatenation"] = "projection",
         **more: Any,
     ):
-        if size % 4 or not 8 <= size <= 256:
-            near = min(max(8, round(size / 4) * 4), 256)
-            raise UsageError(f"The DCGAN needs a size that 4 divides, from 8 to 256; {size} is not. Try --size {near}.")
-        super().__init__(size, channels, classes, loss, latent, width, condition, **more)
+        check_sides(sides(shape), "The DCGAN", 4, 8, 256)
+        super().__init__(shape, channels, classes, loss, latent, width, condition, **more)
 
     def generator(self, inputs: int, width: int) -> nn.Module:
-        return nets.Transposed((self.size, self.size), self.channels, inputs, width)
+        return nets.Transposed(self.shape, self.channels, inputs, width)
 
     def body(self, channels: int, width: int) -> tuple[nn.Module, int]:
-        return nets.strided_body((self.size, self.size), channels, width)
+        return nets.strided_body(self.shape, channels, width)
 
 
 class ACGAN(DCGAN):
@@ -113,7 +112,7 @@ class ACGAN(DCGAN):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         naming: float = 1.0,
@@ -122,7 +121,7 @@ class ACGAN(DCGAN):
     ):
         if conditional != "label":
             raise UsageError("An AC-GAN is about classes: leave --conditional out, or take dcgan.")
-        super().__init__(size, channels, classes, conditional=conditional, **more)
+        super().__init__(shape, channels, classes, conditional=conditional, **more)
         self.naming = naming
 
 
@@ -138,7 +137,7 @@ class R3GAN(GAN):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         loss: Loss = "r3",
@@ -151,13 +150,11 @@ class R3GAN(GAN):
         if depth < 1:
             raise UsageError(f"depth must be at least 1, not {depth}.")
         self.__dict__["depth"] = depth  # the networks are built in the base's constructor
-        super().__init__(size, channels, classes, loss, latent, width, condition, **more)
+        super().__init__(shape, channels, classes, loss, latent, width, condition, **more)
 
     def generator(self, inputs: int, width: int) -> nn.Module:
-        return Decoder((self.size, self.size), self.channels, inputs, width, self.depth)
+        return Decoder(self.shape, self.channels, inputs, width, self.depth)
 
     def body(self, channels: int, width: int) -> tuple[nn.Module, int]:
         features = 4 * width
-        return nn.Sequential(
-            Encoder((self.size, self.size), channels, features, width, self.depth), nn.LeakyReLU(0.2)
-        ), features
+        return nn.Sequential(Encoder(self.shape, channels, features, width, self.depth), nn.LeakyReLU(0.2)), features

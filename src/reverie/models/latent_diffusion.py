@@ -23,6 +23,7 @@ from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import Batches
 from reverie.diffusion.schedules import Cosine, Flow
 from reverie.models.diffusion import Diffusion, level_widths
+from reverie.nets.shapes import Shape, Sides, named
 from reverie.nets.unet import UNet
 from reverie.optim.phase import Phase, Stage, adamw
 
@@ -36,7 +37,7 @@ def latent_unet(shape: tuple[int, int, int], width: int, depth: int, **told: int
     return UNet(shape[0], tuple(widths), depth, attention=len(widths) - 1, fold=1, **told)
 
 
-def borrowed(codec: Any, size: int, channels: int) -> Model:
+def borrowed(codec: Any, shape: Shape, channels: int) -> Model:
     """The codec of another run, its weights still to be filled in, frozen.
 
     Args:
@@ -51,10 +52,11 @@ def borrowed(codec: Any, size: int, channels: int) -> Model:
     card = card_of(made)
     if not {"encode", "decode"} <= set(verbs_of(made)) or not card.space or len(card.space.shape) not in (1, 3):
         raise UsageError(f"{who} makes no codes of pictures. Train one that does: reverie train autoencoder-kl.")
-    if card.output != Output("image", (size, size), channels):
+    wanted = Output("image", (shape[0], shape[1]), channels)
+    if card.output != wanted:
         raise UsageError(
-            f"{who} knows images of {card.output}, and these are {Output('image', (size, size), channels)}. "
-            f"Train on images of its size and kind, or a codec for these: reverie train autoencoder-kl --size {size}."
+            f"{who} knows images of {card.output}, and these are {wanted}. Train on images of its size and kind, or a "
+            f"codec for these: reverie train autoencoder-kl --size {named(shape)}."
         )
     return frozen(made)
 
@@ -86,7 +88,7 @@ class LatentDiffusion(Diffusion):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         codec: Annotated[dict[str, Any] | str, SubRun()] = "",
@@ -98,17 +100,23 @@ class LatentDiffusion(Diffusion):
         depth: int = 2,
         **more: Any,
     ):
-        super().__init__(size, channels, classes, **more)
+        super().__init__(shape, channels, classes, **more)
         if schedule not in ("flow", "cosine"):
             raise UsageError(f"schedule is 'flow' or 'cosine', not {schedule!r}.")
         self.schedule = Flow() if schedule == "flow" else Cosine()
         self.prediction = self.weighting = "velocity" if schedule == "flow" else "v"
         self.lent = bool(codec)
         if self.lent:
-            self.codec = borrowed(codec, size, channels)
+            self.codec = borrowed(codec, self.shape, channels)
         else:
             self.codec = registry.build(
-                "autoencoder-kl", size=size, channels=channels, latent=latent, factor=factor, width=codec_width, depth=1
+                "autoencoder-kl",
+                shape=self.shape,
+                channels=channels,
+                latent=latent,
+                factor=factor,
+                width=codec_width,
+                depth=1,
             )
         space: Any = card_of(self.codec).space
         self.latent_shape = space.shape

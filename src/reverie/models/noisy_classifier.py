@@ -18,6 +18,7 @@ from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.nets.convolutional import Encoder
+from reverie.nets.shapes import Sides, sides
 from reverie.nets.unet import sinusoids
 from reverie.optim.phase import Phase, Stage, adamw
 
@@ -31,27 +32,27 @@ class NoisyClassifier(nn.Module):
     scaling look alike to it.
 
     Args:
-        size: side of the pictures in pixels.
+        shape: (height, width) of the images in pixels, or one number for squares.
         channels: 1 or 3.
         classes: number of classes in the data, at least 2.
         width: channels of the network's finest level.
         depth: residual blocks a level.
     """
 
-    def __init__(self, size: int, channels: int, classes: int = 0, width: int = 32, depth: int = 1):
+    def __init__(self, shape: Sides, channels: int, classes: int = 0, width: int = 32, depth: int = 1):
         super().__init__()
         if classes < 2:
             raise UsageError("A classifier needs pictures with at least two classes (sub-folders are classes).")
-        self.size, self.channels, self.classes, self.frequencies = size, channels, classes, 2 * width
+        self.shape, self.channels, self.classes, self.frequencies = sides(shape), channels, classes, 2 * width
         features = 4 * width
-        self.encoder = Encoder((size, size), channels, features, width, depth)
+        self.encoder = Encoder(self.shape, channels, features, width, depth)
         self.level = nn.Sequential(nn.Linear(2 * width, features), nn.SiLU(), nn.Linear(features, 2 * features))
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(features, features), nn.SiLU(), nn.Linear(features, classes))
 
     @property
     def card(self) -> Card:
         return Card(
-            output=Output("image", (self.size, self.size), self.channels),
+            output=Output("image", self.shape, self.channels),
             conditions={"label": self.classes},
             columns={"label"},
             serves="reverie sample RUN --classifier THIS --label CLASS steers a diffusion run.",

@@ -21,6 +21,7 @@ from reverie.models.adversarial import Adversarial, Loss
 from reverie.models.stylegan import DEVIATION, power_of_two
 from reverie.nets.adversarial import ConditionedGenerator, Judge
 from reverie.nets.progressive import GrowingFeatures, GrowingGenerator, smaller
+from reverie.nets.shapes import Sides, sides
 from reverie.optim.phase import Outputs, Stage
 
 _FADING = 0.5  # share of a level's training over which it is faded in
@@ -40,7 +41,7 @@ class ProGAN(Adversarial):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         loss: Loss = "wasserstein",
@@ -48,8 +49,8 @@ class ProGAN(Adversarial):
         width: int = 32,
         **more: Any,
     ):
-        power_of_two(size, 8)
-        super().__init__(size, channels, classes, loss=loss, **more)
+        size = power_of_two(sides(shape), 8)
+        super().__init__(shape, channels, classes, loss=loss, **more)
         if latent < 1 or width < 1:
             raise UsageError(f"latent and width must be at least 1, not {latent} and {width}.")
         self.latent, self.latent_shape = latent, (latent,)
@@ -110,4 +111,4 @@ class ProGAN(Adversarial):
         if self.classes and label is None:
             label = torch.zeros(len(latent), dtype=torch.int64, device=latent.device)
         image = self.G(latent, label, int(self.reached), 1.0).clamp(-1, 1)
-        return F.interpolate(image, size=(self.size, self.size), mode="nearest")
+        return F.interpolate(image, size=self.shape, mode="nearest")

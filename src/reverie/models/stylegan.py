@@ -20,6 +20,7 @@ from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.models.adversarial import Adversarial, Level, Loss
 from reverie.nets.adversarial import Judge, within
+from reverie.nets.shapes import Shape, Sides, check_square, sides
 from reverie.nets.stylegan import AdaptiveSynthesis, Features, Mapping, Synthesis
 from reverie.optim.phase import Metrics, Outputs, Phase, Stage
 
@@ -29,14 +30,16 @@ _PATH_RATE = 0.01  # share of a step's path length in the running mean
 StyleSpace = Literal["z", "w", "w+"]
 
 
-def power_of_two(size: int, least: int, most: int = 1024) -> None:
-    """A UsageError with the nearest fitting size, unless ``size`` is a power of two."""
+def power_of_two(shape: Shape, least: int, most: int = 1024) -> int:
+    """The side of a square that is a power of two; a UsageError with the nearest fitting size for any other shape."""
+    size = check_square(shape, "This network")
     if size & (size - 1) or not least <= size <= most:
         near = min(max(least, 2 ** round(math.log2(max(size, 1)))), most)
         raise UsageError(
             f"This network doubles maps of 4x4, so it needs a power of two from {least} to {most}; {size} is not. "
             f"Try --size {near}."
         )
+    return size
 
 
 class StyleGenerator(nn.Module):
@@ -75,7 +78,7 @@ class StyleGAN2(Adversarial):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         loss: Loss = "non-saturating",
@@ -92,10 +95,10 @@ class StyleGAN2(Adversarial):
     ):
         if fold not in (1, 2, 4):
             raise UsageError(f"fold is 1, 2 or 4, not {fold}.")
-        power_of_two(size, 4 * fold)
+        size = power_of_two(sides(shape), 4 * fold)
         if not 0 <= mixing <= 1 or path < 0 or min(latent, mapping, width, path_every) < 1:
             raise UsageError("0 <= mixing <= 1, path >= 0 and latent, mapping, width, path_every >= 1 are needed.")
-        super().__init__(size, channels, classes, loss=loss, r1=r1, penalty_every=penalty_every, **more)
+        super().__init__(shape, channels, classes, loss=loss, r1=r1, penalty_every=penalty_every, **more)
         self.latent, self.mixing, self.path, self.path_every = latent, mixing, path, path_every
         synthesis = self.synthesis(size, channels, latent, width, fold)
         self.G = StyleGenerator(Mapping(latent, latent, mapping, self.classes), synthesis)
@@ -216,5 +219,5 @@ class StyleGAN(StyleGAN2):
 
     synthesis: Any = AdaptiveSynthesis
 
-    def __init__(self, size: int, channels: int, classes: int = 0, path: float = 0.0, **more: Any):
-        super().__init__(size, channels, classes, path=path, **more)
+    def __init__(self, shape: Sides, channels: int, classes: int = 0, path: float = 0.0, **more: Any):
+        super().__init__(shape, channels, classes, path=path, **more)

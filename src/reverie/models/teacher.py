@@ -9,14 +9,15 @@ from reverie import registry
 from reverie.core.card import Output, card_of
 from reverie.core.errors import UsageError
 from reverie.core.verbs import Model
+from reverie.nets.shapes import Shape
 
 
-def borrowed(teacher: Any, size: int, channels: int, example: str, lack: Callable[[Model], str]) -> Any:
+def borrowed(teacher: Any, shape: Shape, channels: int, example: str, lack: Callable[[Model], str]) -> Any:
     """The model of another run, its weights still to be filled in.
 
     Args:
         teacher: {"name", "kwargs", "run"} of that run.
-        size: side of the learner's pictures in pixels.
+        shape: (height, width) of the learner's images in pixels.
         channels: 1 or 3, of the learner's pictures.
         example: a command that names a teacher.
         lack: what a model of this kind lacks as a teacher, and what to take instead; "" where nothing is.
@@ -29,7 +30,7 @@ def borrowed(teacher: Any, size: int, channels: int, example: str, lack: Callabl
     made = registry.build(teacher["name"], **teacher["kwargs"])
     if lacking := lack(made):
         raise UsageError(f"{who} is a run of {teacher['name']}, which has {lacking}")
-    own, wanted = card_of(made).output, Output("image", (size, size), channels)
+    own, wanted = card_of(made).output, Output("image", (shape[0], shape[1]), channels)
     if own != wanted:
         raise UsageError(
             f"{who} makes images of {own}, and these are {wanted}. Leave --data and --size out to use its own."

@@ -11,6 +11,7 @@ from typing import Literal
 from reverie.core.errors import UsageError
 from reverie.diffusion.schedules import Cosine, Linear
 from reverie.models.diffusion import Diffusion
+from reverie.nets.shapes import Sides, divides, named
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.optim.phase import Phase, Stage, adamw
 
@@ -19,7 +20,7 @@ class TextbookDDPM(Diffusion):
     """A chain of T steps of noise, and the U-Net of the paper.
 
     Args:
-        size: side of the pictures in pixels.
+        shape: (height, width) of the images in pixels, or one number for squares.
         channels: 1 or 3.
         classes: number of classes in the data.
         schedule: "linear" (beta) or "cosine".
@@ -43,7 +44,7 @@ class TextbookDDPM(Diffusion):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         schedule: Literal["linear", "cosine"] = "linear",
@@ -64,7 +65,7 @@ class TextbookDDPM(Diffusion):
         frequency_shift: int = 1,
         scale_shift: bool = False,
     ):
-        super().__init__(size, channels, classes, conditional)
+        super().__init__(shape, channels, classes, conditional)
         if conditional == "text":
             raise UsageError("This network reads no captions: --conditional none or label, or `reverie train ddpm`.")
         if schedule not in ("linear", "cosine") or timesteps < 2 or not 0 < betas[0] <= betas[1] < 1:
@@ -74,10 +75,10 @@ class TextbookDDPM(Diffusion):
             )
         if not widths or any(wide % groups for wide in widths):
             raise UsageError(f"groups must divide every width; {groups} does not divide {tuple(widths)}.")
-        if size % 2 ** (len(widths) - 1):
+        if not divides(2 ** (len(widths) - 1), self.shape):
             raise UsageError(
-                f"{len(widths)} levels halve the side {len(widths) - 1} times, which {size} does not allow. Name fewer "
-                "--widths, or another --size."
+                f"{len(widths)} levels halve {len(widths) - 1} times, which {named(self.shape)} does not allow. "
+                "Name fewer --widths, or another --size."
             )
         if depth < 1 or not 0 <= head <= min(widths) or not set(attention) <= set(range(len(widths))):
             raise UsageError(

@@ -20,6 +20,7 @@ from reverie.core.noise import Noise
 from reverie.models.adversarial import game_of, spread
 from reverie.models.diffusion import unet
 from reverie.nets.adversarial import patch_judge, within
+from reverie.nets.shapes import Sides, sides
 from reverie.optim.phase import Metrics, Outputs, Phase, Stage, adamw
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -50,9 +51,9 @@ class Translator(nn.Module):
     Of as many channels as it is given it learns what to add to the picture, and is the identity at first.
     """
 
-    def __init__(self, size: int, inputs: int, outputs: int, width: int, depth: int):
+    def __init__(self, shape: Sides, inputs: int, outputs: int, width: int, depth: int):
         super().__init__()
-        self.net = unet((size, size), inputs, width, depth, outputs=outputs)
+        self.net = unet(sides(shape), inputs, width, depth, outputs=outputs)
         self.change = inputs == outputs
 
     def forward(self, source: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class Pix2Pix(nn.Module):
     """G makes B of A; D sees both and says whether B is real, patch by patch; an L1 term keeps B near the truth.
 
     Args:
-        size: side of the pictures in pixels.
+        shape: (height, width) of the images in pixels, or one number for squares.
         channels: 1 or 3.
         task: "pairs" (the data's own, A is the source and B the image), or, of any pictures, "colour" (from their
             luma) or "lines" (from their outlines).
@@ -77,7 +78,7 @@ class Pix2Pix(nn.Module):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         task: Literal["pairs", "colour", "lines"] = "pairs",
         direction: Literal["AtoB", "BtoA"] = "AtoB",
@@ -94,12 +95,12 @@ class Pix2Pix(nn.Module):
             )
         if task == "colour" and channels == 1:
             raise UsageError("These pictures are grey: there is no colour to learn. Take --task lines, or others.")
-        self.size, self.channels, self.task, self.direction, self.l1 = size, channels, task, direction, l1
+        self.shape, self.channels, self.task, self.direction, self.l1 = sides(shape), channels, task, direction, l1
         self.game = game_of(loss)
         made = 1 if task != "pairs" else channels
         self.inputs, self.outputs = (made, channels) if direction == "AtoB" else (channels, made)
-        self.G = Translator(size, self.inputs, self.outputs, width, depth)
-        self.D = patch_judge((size, size), self.inputs + self.outputs, width)
+        self.G = Translator(shape, self.inputs, self.outputs, width, depth)
+        self.D = patch_judge(self.shape, self.inputs + self.outputs, width)
 
     @property
     def card(self) -> Card:
@@ -108,7 +109,7 @@ class Pix2Pix(nn.Module):
             "or lines make pairs of any images."
         )
         return Card(
-            output=Output("image", (self.size, self.size), self.outputs),
+            output=Output("image", self.shape, self.outputs),
             conditions={"source": self.inputs},
             columns={"source": remedy} if self.task == "pairs" else {},
             monitors=("gan",),
@@ -193,7 +194,7 @@ class CycleGAN(nn.Module):
     pairs the first class is A and the second B.
 
     Args:
-        size: side of the pictures in pixels.
+        shape: (height, width) of the images in pixels, or one number for squares.
         channels: 1 or 3.
         classes: number of classes in the data.
         loss: the game of each side: "least-squares", "non-saturating", "hinge" ...
@@ -211,7 +212,7 @@ class CycleGAN(nn.Module):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         loss: Literal["minimax", "non-saturating", "least-squares", "hinge"] = "least-squares",
@@ -224,19 +225,19 @@ class CycleGAN(nn.Module):
         super().__init__()
         if min(cycle, identity, pool) < 0:
             raise UsageError(f"cycle, identity and pool are at least 0, not {cycle}, {identity} and {pool}.")
-        self.size, self.channels, self.domain_count = size, channels, classes
+        self.shape, self.channels, self.domain_count = sides(shape), channels, classes
         self.game, self.cycle, self.identity = game_of(loss), cycle, identity
-        self.to_b, self.to_a = (Translator(size, channels, channels, width, depth) for _ in range(2))
-        self.d_b, self.d_a = (patch_judge((size, size), channels, width) for _ in range(2))
-        self.register_buffer("past_a", torch.zeros(pool, channels, size, size))
-        self.register_buffer("past_b", torch.zeros(pool, channels, size, size))
+        self.to_b, self.to_a = (Translator(shape, channels, channels, width, depth) for _ in range(2))
+        self.d_b, self.d_a = (patch_judge(self.shape, channels, width) for _ in range(2))
+        self.register_buffer("past_a", torch.zeros(pool, channels, *self.shape))
+        self.register_buffer("past_b", torch.zeros(pool, channels, *self.shape))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
     @property
     def card(self) -> Card:
         remedy = "A/x.png and B/x.png are a pair. Without pairs, two folders A/ and B/ are the two domains."
         return Card(
-            output=Output("image", (self.size, self.size), self.channels),
+            output=Output("image", self.shape, self.channels),
             conditions={"source": self.channels},
             columns={"label": remedy} if self.domain_count == 2 else {"source": remedy},
             monitors=("gan",),

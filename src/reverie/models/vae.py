@@ -18,6 +18,7 @@ from reverie.core.card import Card, Likelihood, Output, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.models.autoencoder import coder
+from reverie.nets.shapes import Sides, sides
 from reverie.optim.phase import Phase, Stage, adamw
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -41,7 +42,7 @@ class VAE(nn.Module):
     """q(z|x) = N(mean, exp(log_var)), p(z) = N(0, I), and one of three p(x|z).
 
     Args:
-        size: side of the pictures in pixels.
+        shape: (height, width) of the images in pixels, or one number for squares.
         channels: 1 or 3.
         classes: number of classes in the data.
         latent: dimension of z.
@@ -61,7 +62,7 @@ class VAE(nn.Module):
 
     def __init__(
         self,
-        size: int,
+        shape: Sides,
         channels: int,
         classes: int = 0,
         latent: int = 32,
@@ -85,12 +86,14 @@ class VAE(nn.Module):
             raise UsageError("conditional='label' needs pictures with at least two classes (sub-folders are classes).")
         if latent < 1 or beta < 0 or sigma <= 0 or not 0 <= kl_warmup <= 1 or free_bits < 0:
             raise UsageError("latent >= 1, beta >= 0, sigma > 0, 0 <= kl_warmup <= 1 and free_bits >= 0 are needed.")
-        self.size, self.channels, self.latent_shape = size, channels, (latent,)
+        self.shape, self.channels, self.latent_shape = sides(shape), channels, (latent,)
         self.kind, self.sigma, self.beta, self.kl_warmup, self.free_bits = decoder, sigma, beta, kl_warmup, free_bits
         self.classes = classes if conditional == "label" else 0
         extra = _EMBEDDING if self.classes else 0
         maps = 2 * channels if decoder == "learned" else channels
-        self.encoder, self.decoder = coder(net, size, channels, latent + extra, 2 * latent, width, depth, hidden, maps)
+        self.encoder, self.decoder = coder(
+            net, self.shape, channels, latent + extra, 2 * latent, width, depth, hidden, maps
+        )
         if self.classes:
             self.embedding = nn.Embedding(self.classes + 1, _EMBEDDING)  # the last row is the null condition
             self.to_statistics = nn.Linear(_EMBEDDING, 2 * latent)
@@ -102,7 +105,7 @@ class VAE(nn.Module):
         importance: Any = {"suffix": f"iw{_SAMPLES}", "evaluations": _SAMPLES, "options": {"samples": _SAMPLES}}
         conditions = {"label": self.classes} if self.classes else {}
         return Card(
-            output=Output("image", (self.size, self.size), self.channels),
+            output=Output("image", self.shape, self.channels),
             conditions=conditions,
             columns=conditions.keys(),
             latents={"z": Space(self.latent_shape, "normal", "mean")},

@@ -7,6 +7,20 @@ from collections.abc import Sequence
 from reverie.core.errors import UsageError
 
 Shape = Sequence[int]  # (height, width)
+Sides = int | Sequence[int]  # the same, or one number for squares
+
+
+def sides(shape: Sides) -> tuple[int, int]:
+    """(height, width) of a shape, or of one number for squares.
+
+    Raises:
+        UsageError: the shape of something else than an image.
+    """
+    if isinstance(shape, int):
+        return shape, shape
+    if len(shape) != 2:
+        raise UsageError(f"This model is for images, not for samples of shape {'x'.join(map(str, shape))}.")
+    return int(shape[0]), int(shape[1])
 
 
 def divides(number: int, shape: Shape) -> bool:
@@ -26,10 +40,8 @@ def named(shape: Shape) -> str:
 
 def check_sides(shape: Shape, what: str, multiple: int, least: int, most: int) -> None:
     """A UsageError with the nearest fitting size, unless ``multiple`` divides every side and all are within range."""
-    if len(shape) == 2 and divides(multiple, shape) and least <= min(shape) <= max(shape) <= most:
+    if divides(multiple, shape) and least <= min(shape) <= max(shape) <= most:
         return
-    if len(shape) != 2:
-        raise UsageError(f"{what} is for images, not for samples of shape {tuple(shape)}.")
     near = [min(max(least, round(side / multiple) * multiple), most) for side in shape]
     raise UsageError(
         f"{what} needs a size that {multiple} divides, from {least} to {most}; {named(shape)} is not. "
@@ -39,7 +51,6 @@ def check_sides(shape: Shape, what: str, multiple: int, least: int, most: int) -
 
 def check_square(shape: Shape, what: str) -> int:
     """The side of a square. Raises a UsageError with the remedy for any other shape."""
-    if len(shape) == 2 and shape[0] == shape[1]:
+    if shape[0] == shape[1]:
         return shape[0]
-    near = f" Try --size {max(shape)} --fit pad." if len(shape) == 2 else ""
-    raise UsageError(f"{what} needs square images, not {'x'.join(map(str, shape))}.{near}")
+    raise UsageError(f"{what} needs square images, not {named(shape)}. Try --size {max(shape)} --fit pad.")

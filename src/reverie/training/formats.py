@@ -36,7 +36,9 @@ class Migration:
 
 _GROWING = ((r"^(grower|shrinker)\.", None), (r"^G\.net\.net\.", "G.net."), (r"^D\.body\.net\.", "D.body."))
 MIGRATIONS: dict[int, Migration] = {
-    1: Migration(tensors={"progan": _GROWING}),  # model.json names its format; a growing network was wrapped
+    1: Migration(
+        options={"": {"size": "shape"}}, tensors={"progan": _GROWING}
+    ),  # model.json names its format; sides became shapes; a growing network was wrapped
 }
 
 

@@ -282,8 +282,8 @@ class Loop:
 
     def _look(self, budget: Budget, since: float) -> None:
         """The leader looks at the clock; every rank takes its word for the plan and for when it looks again."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
         known = len(self.plan.knots)
         if self.leader:
             budget.look(self.step, self.elapsed, self.worked + time.monotonic() - since)

@@ -86,8 +86,9 @@ def train(
         distributed.rows(chosen.batch_size)
         if data is not None and not isinstance(data, Dataset):
             data = open_data(data, size, channels, fit, background, held_out, medium, progress)
-        elif given is None and data is None and size is not None:  # else the data decides
-            kwargs = {"size": size} | kwargs
+        elif given is None and data is None:  # else the data decides
+            asked = {"shape": size, "channels": channels}
+            kwargs = {name: value for name, value in asked.items() if value is not None} | kwargs
         start: dict[str, Any] = {}
         if given is not None:
             built, filled = given, list[str]()
@@ -180,7 +181,8 @@ def announce(run: Run, loop: Loop) -> None:
         kinds = ", ".join(f"{count} {kind}" for kind, count in met.items())
         loop.say(f"Met while reading the pictures: {kinds}. `reverie data {data.source}` tells file by file.")
     if (init := run.info.get("init")) and not loop.step:
-        missing = f"; new: {', '.join(init['missing'])}" if init["missing"] else ""
+        new = init["missing"]
+        missing = f"; {len(new)} new: {', '.join(new[:8])}{' ...' if len(new) > 8 else ''}" if new else ""
         loop.say(f"Begun from {init['run']}: {init['taken']} tensors taken{missing}.")
         if init["model"] != run.info["model"]["name"]:
             loop.say(f"Warning: that is a run of another model, {init['model']}.")
