@@ -18,7 +18,7 @@ from reverie.commands.draw import SampleFlags
 from reverie.commands.flags import run_flags
 from reverie.core.errors import UsageError
 from reverie.core.options import SubRun
-from reverie.workflow.again import resume
+from reverie.workflow.again import rerun, resume
 
 MODULE = '''
 import torch
@@ -99,7 +99,8 @@ def test_a_file_never_chooses_code(bars, tmp_path, name):
     run = rv.train("vae", bars, out=tmp_path / "run", steps=1, batch_size=8, width=8, quiet=True)
     run.info["model"]["name"] = name
     run.update(status="stopped")
-    for attempt in (lambda: resume(run.path), lambda: run_flags(SampleFlags, "sample", [str(run.path)], "")):
+    repeat = lambda: rerun(run.path, tmp_path / "again")  # noqa: E731
+    for attempt in (lambda: resume(run.path), repeat, lambda: run_flags(SampleFlags, "sample", [str(run.path)], "")):
         with pytest.raises(UsageError, match=r"a file never chooses code.*REVERIE_IMPORT"):
             attempt()
     with pytest.raises(UsageError, match="never chooses code"):
@@ -149,7 +150,10 @@ def test_packages_bring_models_by_entry_points(models, monkeypatch):
     monkeypatch.setattr(registry.metadata, "entry_points", lambda group: points if group == "reverie.models" else [])
     monkeypatch.setattr(registry, "_WAITING", [True])
     assert registry.entry("theirs").load() is doubled and registry.entry("vae").load().__name__ == "VAE"
-    assert "theirs" in registry.names()
+    points.append(registry.metadata.EntryPoint("broken", "no_such_package:x", "reverie.models"))
+    monkeypatch.setattr(registry, "_WAITING", [True])
+    assert "theirs" in registry.names() and "broken" in registry.names()
+    assert "broken" not in registry.where(lambda entry: bool(entry.kind()))
 
 
 def test_a_wrong_import_is_told_with_the_variable_s_name(monkeypatch, models):

@@ -11,6 +11,7 @@ from PIL import Image
 
 import reverie as rv
 from reverie import registry
+from reverie.commands.flags import named_run
 from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
@@ -168,6 +169,13 @@ def test_the_help_of_a_run_has_what_its_model_can_be_told_and_no_more(runs, call
     assert code == 0 and "--grid" not in out and "sample RUN --help" in out
     _, out, _ = call("evaluate", runs / "plain", "--help")
     assert "--sampler" in out and "--metrics" in out
+
+
+def test_a_run_is_known_among_flags_wherever_it_stands(runs):
+    run, other = str(runs / "plain"), str(runs / "classifier")
+    for arguments in ([run, "--classifier", other], ["--classifier", other, run], ["--json", run], ["-n", "4", run]):
+        assert named_run(arguments) == run, arguments
+    assert named_run(["nowhere", "-n", "4"]) == "nowhere" and named_run(["--help"]) is None
 
 
 def test_captions_take_turns_and_guidance_counts_them_more():

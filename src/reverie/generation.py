@@ -61,7 +61,7 @@ def need(model: Model, *verbs: str) -> None:
     for verb in verbs:
         if verb not in able:
             can = f"It can {listed(v for v in able if v in USED)}."
-            others = listed(name for name in registry.names() if verb in registry.entry(name).verbs)
+            others = listed(registry.with_verb(verb))
             told = f"It serves other models: {serves}" if serves else f"{can} These models can {verb}: {others}."
             raise UsageError(f"{name_of(model)} cannot {verb}. {told}")
 
@@ -230,7 +230,7 @@ def complete(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if name not in known:
             has = f"It has: {listed(known)}." if known else "It has none."
-            others = [other for other in registry.names() if name in registry.entry(other).sampling]
+            others = registry.with_option(name)
             where = f" These models have it: {listed(others)}." if others else ""
             raise UsageError(
                 f"{name_of(model)} has no option {name!r} when it samples.{suggest(name, list(known))} {has}{where}"

@@ -8,6 +8,7 @@ run.json or a checkpoint names is only looked up among what this process knows.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -219,6 +220,25 @@ def names() -> list[str]:
     """Every model that this process knows."""
     _discover()
     return list(MODELS)
+
+
+def where(test: Callable[[Entry], bool]) -> list[str]:
+    """The models of which something holds; those of a package that cannot be imported are left out."""
+    found = []
+    for name in names():
+        with contextlib.suppress(ImportError, UsageError):
+            found += [name] * test(MODELS[name])
+    return found
+
+
+def with_verb(verb: str) -> list[str]:
+    """The models that have a verb."""
+    return where(lambda entry: verb in entry.verbs)
+
+
+def with_option(name: str) -> list[str]:
+    """The models that can be told this when they sample or translate."""
+    return where(lambda entry: name in entry.sampling)
 
 
 def entry(name: str) -> Entry:

@@ -163,9 +163,10 @@ def _options(name: str, fields: Sequence[Any]) -> Any:
 
 
 def named_run(arguments: list[str]) -> str | None:
-    """The argument that is the run, wherever it stands; a word that is none may be the value of a flag."""
+    """The argument that is the run, wherever it stands; one that follows a flag may be that flag's value."""
     words = [word for word in arguments if not word.startswith("-")]
-    there = [word for word in words if _is_run(word)]
+    free = [word for before, word in zip(["", *arguments], arguments, strict=False) if not before.startswith("-")]
+    there = [word for word in [*free, *words] if _is_run(word)]
     return there[0] if there else arguments[0] if words and words[0] == arguments[0] else None
 
 
@@ -187,7 +188,7 @@ def _of_run(run: str) -> tuple[str, Parameters, dict[str, str]]:
 def _refuse(flag: str, model: str, known: list[str], own: Parameters) -> None:
     """The UsageError for a flag that a run's model does not have."""
     name = flag.lstrip("-").partition("=")[0].replace("-", "_")
-    others = [other for other in registry.names() if name in registry.entry(other).sampling]
+    others = registry.with_option(name)
     where = f" These models have it: {listed(others)}." if others else ""
     has = f"Its own are {listed(own)}." if own else "It has none of its own."
     raise UsageError(f"{model} has no option {name!r} when it samples.{suggest(name, known)} {has}{where}")

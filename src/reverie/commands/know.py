@@ -17,11 +17,11 @@ def models(json: bool = False) -> None:
         json: print a list of {"name", "system", "taxonomy", "verbs", "paper"}.
     """
     from reverie.core.verbs import USED
-    from reverie.registry import entry, names
+    from reverie.registry import entry, where
 
     rows = [
         {"name": name, "system": e.system, "taxonomy": e.taxonomy, "verbs": e.verbs, "paper": e.paper}
-        for name, e in ((name, entry(name)) for name in names())
+        for name, e in ((name, entry(name)) for name in where(lambda e: bool(e.kind())))
     ]
     if json:
         dump(rows)

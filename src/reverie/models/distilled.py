@@ -83,7 +83,7 @@ def weight(start: Pair, stop: Pair) -> float:
 def _lack(teacher: Model) -> str:
     if isinstance(teacher, Diffusion):
         return ""
-    known = [name for name in registry.names() if issubclass(registry.entry(name).kind(), Diffusion)]
+    known = registry.where(lambda entry: issubclass(entry.kind(), Diffusion))
     return f"no steps to save. Distil one of: {', '.join(known)}."
 
 
