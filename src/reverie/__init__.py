@@ -15,8 +15,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "Card",
+    "Frame",
+    "Likelihood",
     "Noise",
+    "Output",
     "Phase",
+    "Space",
     "Stage",
     "build",
     "callbacks",
@@ -35,8 +39,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from reverie.core.batch import Batch
-    from reverie.core.card import Card
+    from reverie.core.card import Card, Likelihood, Output, Space
     from reverie.core.noise import Noise
+    from reverie.core.verbs import Frame
     from reverie.data import open_data
     from reverie.data import open_data as data
     from reverie.evaluation import evaluate
@@ -51,8 +56,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Batch": "reverie.core.batch",
     "Card": "reverie.core.card",
+    "Frame": "reverie.core.verbs",
+    "Likelihood": "reverie.core.card",
     "Noise": "reverie.core.noise",
+    "Output": "reverie.core.card",
     "Phase": "reverie.optim.phase",
+    "Space": "reverie.core.card",
     "Stage": "reverie.optim.phase",
     "build": "reverie.generation",
     "evaluate": "reverie.evaluation",

@@ -179,7 +179,8 @@ def announce(run: Run, loop: Loop) -> None:
     )
     if isinstance(data, Dataset) and (met := data.report.counts()):
         kinds = ", ".join(f"{count} {kind}" for kind, count in met.items())
-        loop.say(f"Met while reading the pictures: {kinds}. `reverie data {data.source}` tells file by file.")
+        more = f" `reverie data {data.source}` tells file by file." if data.provenance["reopenable"] else ""
+        loop.say(f"Met while reading the data: {kinds}.{more}")
     if (init := run.info.get("init")) and not loop.step:
         new = init["missing"]
         missing = f"; {len(new)} new: {', '.join(new[:8])}{' ...' if len(new) > 8 else ''}" if new else ""
