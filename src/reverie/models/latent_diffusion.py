@@ -27,7 +27,7 @@ from reverie.nets.shapes import Shape, Sides, named
 from reverie.nets.unet import UNet
 from reverie.optim.phase import Phase, Stage, adamw
 
-_LOOKED_AT = 8192  # images whose codes decide mean and variance
+_LOOKED_AT = 2048  # images whose codes decide mean and variance
 _LEAST_VARIANCE = 1e-4  # of a latent before it is normalised: one that says nothing is not blown up
 
 

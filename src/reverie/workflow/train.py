@@ -23,7 +23,7 @@ from reverie.core.verbs import verbs_of
 from reverie.data import Dataset, open_data
 from reverie.data.memory import name_of
 from reverie.data.options import WHITE, Background
-from reverie.media import Size
+from reverie.media import Size, parse_size
 from reverie.recipes import recipe_for
 from reverie.training.callbacks import Callback
 from reverie.training.formats import FORMAT
@@ -87,8 +87,10 @@ def train(
         if data is not None and not isinstance(data, Dataset):
             data = open_data(data, size, channels, fit, background, held_out, medium, progress)
         elif given is None and data is None:  # else the data decides
-            asked = {"shape": size, "channels": channels}
-            kwargs = {name: value for name, value in asked.items() if value is not None} | kwargs
+            shape = parse_size(size)
+            asked: dict[str, Any] = {"channels": channels, "shape": shape, "size": shape and shape[0]}
+            known = registry.signature(name)
+            kwargs = {key: value for key, value in asked.items() if value is not None and key in known} | kwargs
         start: dict[str, Any] = {}
         if given is not None:
             built, filled = given, list[str]()

@@ -1,0 +1,146 @@
+"""The whole contract for models that the project does not know: named on the command line, or registered."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import reverie as rv
+from reverie.cli import main
+from reverie.training.checkpoint import load_checkpoint, newest_whole
+from reverie.training.run import Run
+
+TESTS = Path(__file__).parent
+TOYS = {  # options that keep it tiny; an option of its own ``sample``, where it has one
+    "flow:RealNVP": (["--width", 16, "--depth", 2], ["--temperature", 0.7]),
+    "rbm:RBMStack": (["--hidden", 12, 8, "--chains", 16], ["--sweeps", 3]),
+    "tokens:TokenPrior": (["--codes", 8, "--code-width", 4, "--width", 16, "--depth", 1], ["--temperature", 0.7]),
+    "voxels:VoxelGAN": (["--width", 4, "--latent", 4], []),
+    "wide:WideVAE": (["--width", 8, "--latent", 3], []),
+    "canvas:Canvas": (["--filters", 2], []),
+}
+every_toy = pytest.mark.parametrize("toy", TOYS)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory, bars):
+    """What each toy learns from: bars, volumes, wide images, or nothing."""
+    folder, rng = tmp_path_factory.mktemp("sources"), np.random.default_rng(0)
+    for name, shape in (("volumes", (8, 8, 8, 1)), ("wide", (8, 12, 1))):
+        np.savez(folder / f"{name}.npz", images=rng.integers(0, 256, (64, *shape), dtype=np.uint8))
+    others = {
+        "voxels:VoxelGAN": ["--data", folder / "volumes.npz"],
+        "canvas:Canvas": ["--data", "none", "--size", 8, "--channels", 1],
+    }
+    others |= {"wide:WideVAE": ["--data", folder / "wide.npz", "--size", "8x12"]}
+    return {toy: others.get(toy, ["--data", bars]) for toy in TOYS}
+
+
+@pytest.fixture
+def call(capsys, monkeypatch, tmp_path):
+    """The command line in this process: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return call
+
+
+def weights(run):
+    saved = load_checkpoint(newest_whole(run.checkpoints)[0])
+    return saved.weights | {f"ema.{name}": value for name, value in (saved.ema or {}).items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def train_flags(toy, sources):
+    flags = [
+        "--steps",
+        8,
+        "--batch-size",
+        16,
+        "--log-every",
+        1,
+        "--checkpoint-every",
+        3,
+        "--keep",
+        9,
+        "--device",
+        "cpu",
+    ]
+    return ["train", f"toys.{toy}", *sources[toy], *flags, *TOYS[toy][0]]
+
+
+@every_toy
+def test_a_toy_is_trained_resumed_sampled_and_scored_from_the_command_line(toy, sources, call, tmp_path):
+    code, out, error = call(*train_flags(toy, sources), "--out", "run", "--json")
+    assert code == 0, error
+    assert json.loads(out.splitlines()[-1])["steps"] == 8
+    run = Run.open(tmp_path / "run")
+    assert run.info["status"] == "finished" and (run.path / "samples.png").exists()
+    for step in (3, 6):
+        shutil.copytree(run.path, tmp_path / f"cut{step}")
+        cut = Run.open(tmp_path / f"cut{step}")
+        for late in cut.checkpoints.iterdir():
+            if int(late.name) > step:
+                shutil.rmtree(late)
+        cut.update(status="running")
+        assert call("resume", cut.path)[0] == 0
+        assert same(weights(run), weights(cut))
+    code, out, error = call("sample", "run", "-n", 3, "--seed", 5, "--out", "s.npz", *TOYS[toy][1])
+    assert code == 0, error
+    with np.load("s.npz") as saved:
+        assert len(saved["images" if "images" in saved else "x"]) == 3
+    code, out, error = call("evaluate", "run", "-n", 64, "--json")
+    if toy.startswith("canvas"):  # it learned from no data, so there is nothing to compare with
+        assert code != 0 and "data" in error
+        return
+    assert code == 0, error
+    found = json.loads(out)
+    assert found["scores"] or all(refusal["reason"] for refusal in found["refused"])
+
+
+def test_a_toy_killed_at_a_random_moment_goes_on_with_the_same_bits(sources, tmp_path):
+    """The token prior: two stages, a codebook, dropout."""
+    toy = "tokens:TokenPrior"
+    flags = [str(flag) for flag in train_flags(toy, sources)]
+    flags[flags.index("--steps") + 1] = "120"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    environment |= {"REVERIE_IMPORT": f"toys.{toy}"}
+    command = [sys.executable, "-m", "reverie"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert subprocess.run([*command, *flags, "--out", str(whole)], env=environment, capture_output=True).returncode == 0
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    child = subprocess.Popen([*command, *flags, "--out", str(killed)], env=environment, **quiet)
+    log, until = killed / "metrics.jsonl", time.monotonic() + 60
+    while not (log.exists() and len(log.read_text().splitlines()) >= 10) and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(int.from_bytes(os.urandom(1)) / 1000)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    done = subprocess.run([*command, "resume", str(killed)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 or "is finished" in done.stderr, done.stderr
+    assert same(weights(Run.open(whole)), weights(Run.open(killed)))
+
+
+def test_a_toy_s_own_options_are_flags_when_it_samples(sources, call):
+    code, _, error = call(*train_flags("rbm:RBMStack", sources), "--out", "run")
+    assert code == 0, error
+    assert "--sweeps" in call("sample", "run", "--help")[1]
+    assert len(rv.sample("run", 2, sweeps=1)) == 2
