@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from reverie.cli import main
 from reverie.data.types import Dataset, Report, Split
 
 torch.set_num_threads(1)
@@ -71,3 +72,17 @@ def tiny() -> Dataset:
     images, labels = tiny_arrays(160)
     splits = [Split({"x": images[a:b], "label": labels[a:b]}) for a, b in ((0, 128), (128, 160))]
     return Dataset("tiny", splits[0].spec, ["lying", "standing"], splits[0], splits[1], "0" * 64, Report(160))
+
+
+@pytest.fixture
+def call(capsys, monkeypatch, tmp_path):
+    """The command line in this process: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return call

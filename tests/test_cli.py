@@ -34,20 +34,6 @@ def run(bars, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def call(capsys, monkeypatch, tmp_path):
-    """The command line in this process (torch is imported already): exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return call
-
-
 def test_help_is_quick_because_it_imports_neither_torch_nor_numpy():
     code = "import sys; sys.argv = ['reverie', '--help']\nfrom reverie.cli import main\n"
     code += "try: main()\nexcept SystemExit: pass\n"

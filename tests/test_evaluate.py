@@ -23,7 +23,7 @@ from reverie.metrics.passport import Score
 from reverie.metrics.resize import RESIZES, resize
 from reverie.metrics.statistics import Moments
 from reverie.nets.inception import BLOCKS, CONVOLUTIONS, Inception
-from test_cli import call, reverie  # noqa: F401 (call is a fixture)
+from test_cli import reverie
 
 
 def some(pictures: Split, rows) -> Split:
@@ -455,7 +455,7 @@ def run(bars, tmp_path_factory):
     return path
 
 
-def test_evaluating_a_run_leaves_json_a_table_and_pictures(run, call, capsys):  # noqa: F811
+def test_evaluating_a_run_leaves_json_a_table_and_pictures(run, call, capsys):
     code, out, err = call(
         "evaluate", run, "-n", 200, "--metrics", "kernel,prdc,nll,reconstruction,fid", "--backbone", "small", "--json"
     )
@@ -493,7 +493,7 @@ def test_the_same_run_and_seed_give_the_same_scores(run):
     assert one.summary() == two.summary()
 
 
-def test_two_folders_are_compared_and_copies_among_the_generated_count(bars, draw_bars, tmp_path, call):  # noqa: F811
+def test_two_folders_are_compared_and_copies_among_the_generated_count(bars, draw_bars, tmp_path, call):
     images, labels = draw_bars(300, seed=5)
     np.savez(tmp_path / "fake.npz", images=np.concatenate([images[:1]] * 200), labels=np.repeat(labels[:1], 200))
     code, out, err = call("evaluate", "--fake", "fake.npz", "--real", bars, "--metrics", "kernel", "--json")
@@ -550,12 +550,12 @@ def test_pictures_that_were_trained_on_give_no_likelihood(run, bars):
         (("RUN", "--size", 32), "its own size"),
     ],
 )
-def test_wrong_use_is_told_and_exits_with_2(run, call, flags, said):  # noqa: F811
+def test_wrong_use_is_told_and_exits_with_2(run, call, flags, said):
     code, _, err = call("evaluate", *(run if flag == "RUN" else flag for flag in flags))
     assert code == 2 and said in err and "Traceback" not in err
 
 
-def test_every_metric_is_named_in_the_help(call):  # noqa: F811
+def test_every_metric_is_named_in_the_help(call):
     _, out, _ = call("evaluate", "--help")
     assert all(name in out for name in METRICS)
 

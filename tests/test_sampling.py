@@ -25,7 +25,6 @@ from reverie.generation import label_index
 from reverie.media.montage import save_film
 from reverie.models.diffusion import Diffusion
 from reverie.workflow.train import train
-from test_cli import call  # noqa: F401  (a fixture)
 
 SYSTEMS = ("ddpm", "edm", "flow-matching")
 WORDS = ["a lying bar", "a standing bar"]
@@ -148,7 +147,7 @@ def test_every_schedule_can_be_plotted(name, tmp_path):
 # The command line
 
 
-def test_a_diffusion_run_samples_by_every_sampler_and_grid(runs, call, tmp_path):  # noqa: F811
+def test_a_diffusion_run_samples_by_every_sampler_and_grid(runs, call, tmp_path):
     for sampler in samplers.SAMPLERS:
         assert call("sample", runs / "plain", "-n", 2, "--sampler", sampler, "--steps", 2)[0] == 0
     for grid in grids.GRIDS:
@@ -158,7 +157,7 @@ def test_a_diffusion_run_samples_by_every_sampler_and_grid(runs, call, tmp_path)
     assert np.array_equal(images[0], rv.sample(runs / "plain", 2, grid=next(iter(grids.GRIDS)), steps=3))
 
 
-def test_the_help_of_a_run_has_what_its_model_can_be_told_and_no_more(runs, call):  # noqa: F811
+def test_the_help_of_a_run_has_what_its_model_can_be_told_and_no_more(runs, call):
     _, out, _ = call("sample", runs / "plain", "--help")
     assert all(
         name in out for name in (*samplers.SAMPLERS, *grids.GRIDS, "--classifier RUN", "--guidance", "default: 10")
@@ -186,7 +185,7 @@ def test_captions_take_turns_and_guidance_counts_them_more():
     assert np.abs(as_trained - one).max() > 1
 
 
-def test_the_command_line_asks_by_words(runs, call, tmp_path):  # noqa: F811
+def test_the_command_line_asks_by_words(runs, call, tmp_path):
     flags = ["-n", 4, "--steps", 3, "--text", *WORDS, "--guidance", 5, "--out", "asked.npz"]
     assert call("sample", runs / "words", *flags)[0] == 0
     asked = rv.sample(runs / "words", 4, steps=3, text=WORDS, guidance=5.0)
@@ -194,7 +193,7 @@ def test_the_command_line_asks_by_words(runs, call, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("ending, frames", [("webp", 4), ("gif", 4), ("png", 1)])
-def test_the_stream_is_written_as_its_ending_says(runs, call, tmp_path, ending, frames):  # noqa: F811
+def test_the_stream_is_written_as_its_ending_says(runs, call, tmp_path, ending, frames):
     code, out, _ = call("sample", runs / "plain", "--steps", 3, "--stream", f"way.{ending}", "--json")
     told = json.loads(out)
     assert code == 0 and told == {"stream": f"way.{ending}", "frames": 4, "number": 8, "seeds": [0, 7]}
@@ -204,7 +203,7 @@ def test_the_stream_is_written_as_its_ending_says(runs, call, tmp_path, ending, 
     assert code == 0 and {"stream", "out"} <= set(json.loads(out)) and (tmp_path / "two.png").exists()
 
 
-def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, call, tmp_path):  # noqa: F811
+def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, call, tmp_path):
     code, out, _ = call("forward", runs / "plain", "-n", 2, "--plot", "schedule.png", "--json")
     assert code == 0 and json.loads(out) == {"out": "forward.png", "number": 2, "columns": 9, "plot": "schedule.png"}
     assert (tmp_path / "schedule.png").exists()
@@ -248,7 +247,7 @@ def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, c
         (["evaluate", "plain", "-n", "20", "--metrics", "kernel", "--steps", "0"], "at least 1 step"),
     ],
 )
-def test_wrong_use_is_told_and_exits_with_2(runs, call, arguments, said):  # noqa: F811
+def test_wrong_use_is_told_and_exits_with_2(runs, call, arguments, said):
     places = {name: runs / name for name in ("plain", "classes", "classifier", "vae")}
     verb, run, *flags = arguments
     code, _, err = call(verb, runs / run, *(flag.format(**places) for flag in flags))
@@ -285,7 +284,7 @@ def test_the_passport_says_how_the_run_was_sampled(runs, tmp_path):
     assert passport("vae")["sampling"] == {}
 
 
-def test_the_passport_has_every_argument_of_sampling_given_or_default(bars, call, tmp_path):  # noqa: F811
+def test_the_passport_has_every_argument_of_sampling_given_or_default(bars, call, tmp_path):
     told = {"steps": 1, "batch_size": 8, "width": 4, "quiet": True}
     run = train("stylegan2", bars, out=tmp_path / "run", **told)
     for flags, value in (((), 1.0), (("--truncation", 0.5), 0.5)):
@@ -420,7 +419,7 @@ def test_autoguidance_goes_on_along_the_line_from_the_weaker_estimate(runs):
     assert not torch.allclose(*x0, atol=1e-4)
 
 
-def test_a_run_that_guides_itself_changes_nothing(runs, call, tmp_path):  # noqa: F811
+def test_a_run_that_guides_itself_changes_nothing(runs, call, tmp_path):
     flags = ["sample", runs / "plain", "-n", 3, "--steps", 3]
     assert call(*flags, "--out", "plain.npz")[0] == 0
     assert call(*flags, "--autoguide", runs / "plain", "--guidance", 1.5, "--out", "itself.npz")[0] == 0

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import reverie as rv
-from reverie.cli import main
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.run import Run
 
@@ -44,20 +43,6 @@ def sources(tmp_path_factory, bars):
     }
     others |= {"wide:WideVAE": ["--data", folder / "wide.npz", "--size", "8x12"]}
     return {toy: others.get(toy, ["--data", bars]) for toy in TOYS}
-
-
-@pytest.fixture
-def call(capsys, monkeypatch, tmp_path):
-    """The command line in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return call
 
 
 def weights(run):
