@@ -15,7 +15,7 @@ compared with the first 10,000 training pictures: the plain Frechet distance of 
 10,000: fit for comparing at equal numbers only, not for publishing), the kernel distance KID with its 95 % interval,
 which has no bias, and from --samples 5000 on FID-infinity. Beside them the floor: as many other training pictures.
 
-Run:  python benchmarks/quality.py [--minutes 5] [--model r3gan] [--samples 2000] [--only reverie] [--out FOLDER]
+Run:  python benchmarks/quality.py [--minutes 5] [--model r3gan] [--samples 2000] [--seed 0] [--only reverie] [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def keep(folder: Path, name: str, drawn: np.ndarray, facts: dict[str, Any]) -> N
 
 def ours(asked: argparse.Namespace, folder: Path) -> None:
     """In a process of its own: train, draw, keep."""
-    run = rv.train(asked.model, asked.data, minutes=asked.minutes, out=folder / "run", device=asked.device)
+    run = rv.train(
+        asked.model, asked.data, minutes=asked.minutes, seed=asked.seed, out=folder / "run", device=asked.device
+    )
     model = rv.load(run, asked.device)
     labels = list(range(card_of(model).classes)) or None
     meter = Meter()
@@ -235,6 +237,7 @@ def main() -> None:
     parser.add_argument("--model", default="flow-matching")
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--backbone", default="inception", help="or small, which is quick")
+    parser.add_argument("--seed", type=int, default=0, help="of reverie's training")
     parser.add_argument("--peer-batch", type=int, default=16)
     parser.add_argument("--only", choices=list(CONTESTANTS), help="for development: one contestant, no ratio")
     parser.add_argument("--device", default="auto")
