@@ -15,7 +15,7 @@ compared with the first 10,000 training pictures: the plain Frechet distance of 
 10,000: fit for comparing at equal numbers only, not for publishing), the kernel distance KID with its 95 % interval,
 which has no bias, and from --samples 5000 on FID-infinity. Beside them the floor: as many other training pictures.
 
-Run:  python benchmarks/quality.py [--minutes 5] [--model r3gan] [--samples 2000] [--seed 0] [--only reverie] [--out FOLDER]
+Run:  python benchmarks/quality.py [--minutes 5] [--model r3gan] [--seed 0] [--only reverie] [--out FOLDER]
 """
 
 from __future__ import annotations

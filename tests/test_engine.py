@@ -212,6 +212,13 @@ def test_phases_have_names_of_their_own():
             stages_of(model)
 
 
+def test_a_loss_that_asks_for_a_column_the_data_has_not_is_told_which_there_are():
+    batch = Batch({"x": torch.zeros(2, 1)})
+    assert batch.get("mask") is None
+    with pytest.raises(UsageError, match=r"no column 'mask'; its columns: x\."):
+        batch["mask"]
+
+
 def test_a_value_that_is_no_number_is_an_error_that_names_it():
     model = Scales()
     for value, said in ((torch.zeros(2), r"shape \(2,\)"), (1.0, "float")):

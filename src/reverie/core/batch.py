@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 
 
@@ -44,6 +45,13 @@ class Batch(dict[str, Any]):
         self.row = torch.arange(len(rng), device=rng.device) if row is None else row
         self.progress = torch.as_tensor(progress, device=rng.device)
         self.due = due
+
+    def __missing__(self, name: str) -> Any:
+        known = ", ".join(self) or "none"
+        raise UsageError(
+            f"This data has no column {name!r}; its columns: {known}. A model that cannot do without one names it in "
+            f"the columns of its card; one that can asks batch.get({name!r})."
+        )
 
     @property
     def rows(self) -> int:
