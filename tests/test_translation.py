@@ -161,6 +161,58 @@ def test_a_resumed_run_has_the_pool_and_the_strength_of_one_that_never_stopped(b
         assert float(moved) > 0
 
 
+# Sides of different channels
+
+
+@pytest.fixture(params=[("L", "RGB"), ("RGB", "L")], ids=["grey-to-colour", "colour-to-grey"])
+def mixed_pairs(request, tmp_path, home):
+    """A folder of 24 pairs, one side grey and the other in colour, and the channels of A and B."""
+    rng = np.random.default_rng(0)
+    for side, mode in zip("AB", request.param, strict=True):
+        (tmp_path / "pairs" / side).mkdir(parents=True)
+        for i in range(24):
+            image = Image.fromarray(rng.integers(0, 256, (8, 12, 3), np.uint8)).convert(mode)
+            image.save(tmp_path / "pairs" / side / f"{i:02}.png")
+    return tmp_path / "pairs", [len(mode) for mode in request.param]
+
+
+@pytest.mark.parametrize(
+    "name, options, way",
+    [
+        ("pix2pix", {}, {}),
+        ("pix2pix", {"direction": "BtoA"}, {}),
+        ("cyclegan", {"pool": 4}, {"to": "B"}),
+        ("cyclegan", {"pool": 4}, {"to": "A"}),
+    ],
+)
+def test_pairs_of_a_grey_and_a_coloured_side_are_learned_translated_and_scored(
+    mixed_pairs, tmp_path, name, options, way
+):
+    folder, channels = mixed_pairs
+    told = {"steps": 3, "batch_size": 8, "quiet": True, "width": 8, "size": (8, 12), "held_out": 0.3, **options}
+    run = train(name, str(folder), out=tmp_path / "run", sample_every=1, **told)
+    model, back = rv.load(run), "BtoA" in options.values() or way == {"to": "A"}
+    source, target = channels[::-1] if back else channels
+    given, truth = find_given(model, "held-out:0", **way)
+    assert given.shape[1] == source and truth.shape[1] == target
+    assert model.translate(given, **way).shape[1] == target
+    files = [str(folder / side / "03.png") for side in "AB"]
+    flags = [item for key, value in way.items() for item in (f"--{key}", value)]
+    translate([str(run.path), "held-out:0", *files, "--out", str(tmp_path / "t.png"), *flags])
+    assert (tmp_path / "t.png").is_file() and (run.path / "translations.png").is_file()
+    scores = rv.evaluate(run, metrics=["translation"], out=tmp_path / "scores", **way)
+    assert scores["l1"].passport["reference"]["channels"] == target
+
+
+def test_without_source_channels_both_sides_have_the_same():
+    for name in ("pix2pix", "cyclegan"):
+        plain, same = (
+            registry.build(name, shape=8, channels=3, width=8, **more).state_dict()
+            for more in ({}, {"source_channels": 3})
+        )
+        assert {key: value.shape for key, value in plain.items()} == {key: value.shape for key, value in same.items()}
+
+
 # The editor
 
 

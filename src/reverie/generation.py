@@ -254,9 +254,11 @@ def knows_classes(model: Model, asked: dict[str, Any]) -> Model:
     return next((one for one in (model, *others) if card_of(one).classes), model)
 
 
-def find_picture(model: Model, reference: str) -> Tensor:
+def find_picture(model: Model, reference: str, channels: int | None = None) -> Tensor:
     """(C, H, W) in [-1, 1] from a picture file, held-out:N, train:N, seed:N, or a caption of the run's data.
 
+    Args:
+        channels: of an image file, where others than the model's samples have.
     Raises:
         UsageError: nothing of that name.
         ReverieError: a file that is no picture.
@@ -266,7 +268,7 @@ def find_picture(model: Model, reference: str) -> Tensor:
     if Path(reference).is_file():
         path, record = Path(reference), provenance.upgraded(model.run["data"] or provenance.unknown(spec, []))
         if spec.medium == "image":
-            row = load_picture(path, spec.shape, spec.channels, record["fit"], record["background"])
+            row = load_picture(path, spec.shape, channels or spec.channels, record["fit"], record["background"])
         else:
             row = medium.read(path, spec)
         return medium.to_float(row[None], spec)[0]
@@ -304,7 +306,12 @@ def find_given(model: Model, reference: str, **options: Any) -> tuple[Tensor, Te
     if Path(reference).is_file():
         picture = find_picture(model, reference)[None].to(device_of(model))
         given, truth = model.given(Batch({"x": picture, "source": picture}), **options)
-        return given, None if given is picture else truth
+        if given is not picture:
+            return given, truth
+        channels = max(picture.shape[1], card_of(model).conditions.get("source", 0))  # the model makes it grey itself
+        if channels != picture.shape[1]:
+            given = find_picture(model, reference, channels)[None].to(device_of(model))
+        return given, None
     split, index = _row(model, reference)
     batch = next(in_order(split.take(np.array([index])), 1, device_of(model)))
     return model.given(batch, **options)

@@ -175,7 +175,8 @@ MODELS: dict[str, Entry] = {
 }
 
 BUILT_IN = frozenset(MODELS)
-DATA_ARGUMENTS = ("shape", "size", "channels", "classes")  # constructor arguments that the data decides, not the user
+# constructor arguments that the data decides, not the user
+DATA_ARGUMENTS = ("shape", "size", "channels", "source_channels", "classes")
 
 # What this process knows beside the built-in models
 
@@ -323,7 +324,8 @@ def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
 
     Args:
         name: of a model that this process knows (see ``accept``).
-        data: where given, it decides ``size`` or ``shape``, ``channels`` and ``classes``.
+        data: where given, it decides ``size`` or ``shape``, ``channels``, ``classes`` and, where it has pairs,
+            ``source_channels``.
         kwargs: the system's own arguments.
     Raises:
         UsageError: unknown model, unknown or unfit argument.
@@ -331,6 +333,8 @@ def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
     parameters = signature(name)
     if data is not None:
         facts: dict[str, Any] = {"channels": data.spec.channels, "classes": len(data.classes), "shape": data.spec.shape}
+        if "source" in data.train:
+            facts["source_channels"] = data.train["source"].shape[-1]
         if data.spec.square:
             facts["size"] = data.spec.square
         elif "size" in parameters and "size" not in kwargs:

@@ -83,6 +83,18 @@ def test_grey_pictures_make_one_channel_even_when_saved_as_rgb(tmp_path: Path) -
     assert all((both[f"{seed:04d}.png"] == pixels(seed, channels=1)).all() for seed in range(12))
 
 
+def test_a_grey_side_of_pairs_is_no_news_and_a_grey_image_on_a_coloured_side_is(tmp_path: Path) -> None:
+    for i in range(12):
+        save(tmp_path / "d" / "A" / f"{i:02}.png", i, channels=1)
+        save(tmp_path / "d" / "B" / f"{i:02}.png", 100 + i)
+        save(tmp_path / "e" / "A" / f"{i:02}.png", i, channels=1 if i == 3 else 3)
+        save(tmp_path / "e" / "B" / f"{i:02}.png", 100 + i)
+    made = reverie.data(tmp_path / "d")
+    assert made.train["source"].shape[-1] == 1 and "grey" not in made.report.counts()
+    (problem,) = (one for one in reverie.data(tmp_path / "e").report.problems if one.kind == "grey")
+    assert problem.file == "B/03.png" and "source of this pair" in problem.action
+
+
 def test_an_unchanged_folder_opens_without_reading_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "d", 12)
     for path in (tmp_path / "d").iterdir():

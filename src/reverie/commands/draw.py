@@ -367,7 +367,8 @@ def translate(arguments: list[str]) -> None:
     need(model, "translate")
     options = complete(model, options)
     found = [find_given(model, one, **options) for one in asked.images or [f"held-out:{i}" for i in range(8)]]
-    given = torch.cat([one for one, _ in found])
+    most = max(one.shape[1] for one, _ in found)  # a file may be in colour where the data's own sources are grey
+    given = torch.cat([one.expand(-1, most, *one.shape[2:]) for one, _ in found])
     truths = [truth for _, truth in found if truth is not None]
     truth = torch.cat(truths) if len(truths) == len(found) else None
     noise = Noise.of_seeds(range(len(given)), given.device)

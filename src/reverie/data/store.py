@@ -28,6 +28,7 @@ from reverie.data.plan import VERSION, Plan, fingerprint, held_rows, order_rows,
 from reverie.data.types import Column, Dataset, Problem, Report, Split
 from reverie.media import Spec, decode
 
+_OF_SOURCE = "; it is the source of this pair"  # ends what was done to the other side, which has no name of its own
 CHUNK = 256  # pictures decoded between two notes; the only pictures ever in memory
 
 
@@ -135,12 +136,11 @@ def _build(
     for name in _arrays(wanted):
         grey = wanted.find_channels and all(facts[i]["grey"][name] for i in good)
         channels[name] = 1 if grey else form.channels
-    asked = not wanted.find_channels or channels["images"] == 1  # then grey to RGB is no news
     new = [
         Problem(row.item.name, kind, action)
         for row, fact in zip(wanted.rows, facts, strict=True)
         for kind, action in fact["notes"]
-        if not (asked and kind == "grey")
+        if kind != "grey" or _is_news(action, channels, wanted)
     ]
     if len(good) < MIN_PICTURES:
         shutil.rmtree(part)
@@ -188,6 +188,12 @@ def _build(
         handle.write(json.dumps(meta).encode())
     (part / "progress.jsonl").unlink()
     return meta
+
+
+def _is_news(grey: str, channels: dict[str, int], wanted: Plan) -> bool:
+    """Whether grey to RGB was neither asked for nor undone, on the side of a pair that the note is of."""
+    side = "sources" if grey.endswith(_OF_SOURCE) else "images"
+    return wanted.find_channels and channels[side] == 3
 
 
 def _finish(part: Path, final: Path) -> None:
@@ -258,7 +264,7 @@ def _decode_row(row: Seen, form: decode.Form, paired: bool) -> tuple[dict[str, A
                 raise decode.Unusable("unreadable", f"skipped: cannot be read ({error})") from None
             array, said = decode.decode(data, form, Path(file.path).suffix if file.offset < 0 else "")
             arrays.append(array)
-            notes += said
+            notes += said if name == "images" else [(kind, action + _OF_SOURCE) for kind, action in said]
             fact["grey"][name] = bool((array == array[..., :1]).all())
         fact["hash"] = f"{split.difference_hash(arrays[0]):x}"
     except decode.Unusable as error:

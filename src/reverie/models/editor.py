@@ -56,7 +56,7 @@ class Editor(Pix2Pix):
     ):
         if more.get("task", "pairs") != "pairs":
             raise UsageError("An editor has its own pairs: leave --task out.")
-        super().__init__(shape, channels, **more)
+        super().__init__(shape, channels, **more | {"source_channels": None})  # its pairs are the teacher's
         self.teacher = frozen(borrowed(teacher, self.shape, channels, "reverie distill RUN --direction 1", _lack))
         self.ends = _ends(direction, self.teacher)
         self.strength = strength

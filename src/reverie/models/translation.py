@@ -33,6 +33,11 @@ def grey(image: Tensor) -> Tensor:
     return (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
+def with_channels(image: Tensor, channels: int) -> Tensor:
+    """(B, 1 or 3, H, W) to (B, channels, H, W): colour to luma, grey to equal channels; as it is where they agree."""
+    return image if image.shape[1] == channels else grey(image).expand(-1, channels, -1, -1)
+
+
 def lines(image: Tensor) -> Tensor:
     """Dark lines on white where brightness or colour changes, (B, 1, H, W) in [-1, 1]: Sobel's slope, softly cut."""
     kernel = image.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
@@ -66,7 +71,8 @@ class Pix2Pix(nn.Module):
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1 or 3, of the images (B).
+        source_channels: 1 or 3, of the sources (A) of the task "pairs"; None: the same as ``channels``.
         task: "pairs" (the data's own, A is the source and B the image), or, of any pictures, "colour" (from their
             luma) or "lines" (from their outlines).
         direction: "AtoB", or "BtoA" for the way back.
@@ -86,6 +92,7 @@ class Pix2Pix(nn.Module):
         l1: float = 100.0,
         width: int = 64,
         depth: int = 2,
+        source_channels: int | None = None,
     ):
         super().__init__()
         if task not in ("pairs", *TASKS) or direction not in ("AtoB", "BtoA") or l1 < 0:
@@ -97,8 +104,8 @@ class Pix2Pix(nn.Module):
             raise UsageError("These pictures are grey: there is no colour to learn. Take --task lines, or others.")
         self.shape, self.channels, self.task, self.direction, self.l1 = sides(shape), channels, task, direction, l1
         self.game = game_of(loss)
-        made = 1 if task != "pairs" else channels
-        self.inputs, self.outputs = (made, channels) if direction == "AtoB" else (channels, made)
+        of_a = 1 if task != "pairs" else source_channels or channels
+        self.inputs, self.outputs = (of_a, channels) if direction == "AtoB" else (channels, of_a)
         self.G = Translator(shape, self.inputs, self.outputs, width, depth)
         self.D = patch_judge(self.shape, self.inputs + self.outputs, width)
 
@@ -180,11 +187,7 @@ class Pix2Pix(nn.Module):
 
     def translate(self, source: Tensor, noise: Noise | None = None, **condition: Any) -> Tensor:
         """A to B, or B to A where that was learned: (B, C, H, W) to (B, C', H, W). A grey picture may be given grey."""
-        return self.G(self.fit(source))
-
-    def fit(self, source: Tensor) -> Tensor:
-        """A picture of another number of channels made one of what the network takes."""
-        return source if source.shape[1] == self.inputs else grey(source).expand(-1, self.inputs, -1, -1)
+        return self.G(with_channels(source, self.inputs))
 
 
 class CycleGAN(nn.Module):
@@ -195,11 +198,12 @@ class CycleGAN(nn.Module):
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1 or 3, of the images (B).
+        source_channels: 1 or 3, of the sources (A) of pairs; None: the same as ``channels``.
         classes: number of classes in the data.
         loss: the game of each side: "least-squares", "non-saturating", "hinge" ...
         cycle: weight of |A - F(G(A))| + |B - G(F(B))|.
-        identity: weight of |B - G(B)| + |A - F(A)|, times ``cycle``.
+        identity: weight of |B - G(B)| + |A - F(A)|, times ``cycle``; left out where A and B differ in their channels.
         pool: how many made pictures of the past each discriminator also sees; 0 for none.
         width: channels of the U-Nets' finest level.
         depth: residual blocks a level.
@@ -221,15 +225,17 @@ class CycleGAN(nn.Module):
         pool: int = 50,
         width: int = 48,
         depth: int = 1,
+        source_channels: int | None = None,
     ):
         super().__init__()
         if min(cycle, identity, pool) < 0:
             raise UsageError(f"cycle, identity and pool are at least 0, not {cycle}, {identity} and {pool}.")
         self.shape, self.channels, self.domain_count = sides(shape), channels, classes
         self.game, self.cycle, self.identity = game_of(loss), cycle, identity
-        self.to_b, self.to_a = (Translator(shape, channels, channels, width, depth) for _ in range(2))
-        self.d_b, self.d_a = (patch_judge(self.shape, channels, width) for _ in range(2))
-        self.register_buffer("past_a", torch.zeros(pool, channels, *self.shape))
+        self.source_channels = of_a = source_channels or channels
+        self.to_b, self.to_a = (Translator(shape, *way, width, depth) for way in ((of_a, channels), (channels, of_a)))
+        self.d_b, self.d_a = (patch_judge(self.shape, side, width) for side in (channels, of_a))
+        self.register_buffer("past_a", torch.zeros(pool, of_a, *self.shape))
         self.register_buffer("past_b", torch.zeros(pool, channels, *self.shape))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
@@ -238,7 +244,7 @@ class CycleGAN(nn.Module):
         remedy = "A/x.png and B/x.png are a pair. Without pairs, two folders A/ and B/ are the two domains."
         return Card(
             output=Output("image", self.shape, self.channels),
-            conditions={"source": self.channels},
+            conditions={"source": self.source_channels},
             columns={"label": remedy} if self.domain_count == 2 else {"source": remedy},
             monitors=("gan",),
             networks=("to_a", "to_b", "d_a", "d_b"),
@@ -337,7 +343,7 @@ class CycleGAN(nn.Module):
             return self.game.make(torch.zeros_like(logit), logit)
 
         # one pass of each network: the way back, and, where asked for, pictures that are there already
-        there = bool(self.identity)
+        there = bool(self.identity) and self.source_channels == self.channels
         back_a, same_a = self.to_a(torch.cat([fake_b, a]) if there else fake_b).tensor_split([len(a)])
         back_b, same_b = self.to_b(torch.cat([fake_a, b]) if there else fake_a).tensor_split([len(b)])
         told = {
@@ -369,7 +375,9 @@ class CycleGAN(nn.Module):
     def translate(
         self, source: Tensor, noise: Noise | None = None, to: Literal["A", "B"] = "B", **condition: Any
     ) -> Tensor:
-        """A picture (B, C, H, W) of the one pile as one of the other."""
+        """An image (B, C, H, W) of the one domain as one of the other, (B, C', H, W). Any may be grey or in colour."""
         if to not in ("A", "B"):
             raise UsageError(f"to is 'A' or 'B', not {to!r}.")
-        return (self.to_b if to == "B" else self.to_a)(source)
+        if to == "B":
+            return self.to_b(with_channels(source, self.source_channels))
+        return self.to_a(with_channels(source, self.channels))
