@@ -237,7 +237,7 @@ def test_even_dice_cost_8_bits_a_dimension_and_an_exact_likelihood_is_not_called
     assert found["nll"].value == pytest.approx(784 * math.log(256), rel=1e-6)
     assert found["nll"].passport["exact"] and found["nll"].passport["dequantisation"] == "none"
     refused = measure(
-        Bench(replace(sets, of_reference={"data": "", "trained_on": True}), device="cpu"), ["nll"]
+        Bench(replace(sets, of_reference={"data": "", "held_out_trained_on": True}), device="cpu"), ["nll"]
     ).refused
     assert "trained on" in refused[0].reason
 
@@ -510,7 +510,7 @@ def test_a_model_that_does_not_sample_is_judged_by_what_it_can(run, monkeypatch,
     monkeypatch.setattr(evaluation, "verbs_of", lambda model: [verb for verb in able(model) if verb != "sample"])
     found = rv.evaluate(run, out=tmp_path)
     assert {"nll-bound", "mse", "psnr"} <= {score.metric for score in found.scores}
-    assert [refusal.metric for refusal in found.refused] == ["reconstruction"] and "SSIM" in found.refused[0].reason
+    assert [refusal.metric for refusal in found.refused] == ["ssim"] and "SSIM" in found.refused[0].reason
     assert all(score.passport["fake"]["n"] == 0 for score in found.scores)
     asked = rv.evaluate(run, metrics=["kernel"], out=tmp_path)
     assert "does not draw" in asked.refused[0].reason and "reconstruction" in asked.refused[0].instead

@@ -138,11 +138,15 @@ def beside(rows: list[Tensor], columns: int = 8, spec: Spec | None = None) -> np
     """Sets of samples (N, C, *shape) by rows: a row of originals, below it the row made of them, and so on.
 
     Args:
-        spec: of samples that are no images: each set is a sheet of its own, one below the other.
+        spec: of samples that are no images: ``columns`` of a set are a sheet, the sheets one below the other.
     """
     if spec is not None and spec.medium != "image":
         medium = medium_of(spec)
-        return np.concatenate([medium.sheet(medium.to_storage(row[:columns], spec), spec) for row in rows])
+        parts = [row[low : low + columns] for low in range(0, len(rows[0]), columns) for row in rows]
+        sheets = [medium.sheet(medium.to_storage(part, spec), spec) for part in parts]
+        widest = max(sheet.shape[1] for sheet in sheets)
+        margins = [((0, 0), (0, widest - sheet.shape[1]), (0, 0)) for sheet in sheets]
+        return np.concatenate([np.pad(*both, constant_values=255) for both in zip(sheets, margins, strict=True)])
     colours = max(row.shape[1] for row in rows)
     made = [to_rows(row.expand(-1, colours, -1, -1)) for row in rows]
     columns = min(columns, len(made[0]))

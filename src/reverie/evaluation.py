@@ -219,7 +219,7 @@ def _of_data(own: Dataset, real: Dataset, n: int) -> dict[str, Any]:
     return facts | {
         "size": real.spec.square or list(real.spec.shape),
         "channels": real.spec.channels,
-        "trained_on": real is not own and _trained_on(own, real),
+        "held_out_trained_on": real is not own and _trained_on(own, real),
     }
 
 

@@ -91,6 +91,6 @@ def test_a_run_on_an_array_is_evaluated_when_its_data_is_passed(tmp_path: Path) 
     for data in (images, rv.open_data(images)):
         scores = rv.evaluate(run, ["kernel", "reconstruction"], n=60, data=data, out=tmp_path / "scores")
         assert {score.metric for score in scores.scores} >= {"kernel-small", "mse"}
-        assert scores.scores[0].passport["reference"]["trained_on"] is False
+        assert scores.scores[0].passport["reference"]["held_out_trained_on"] is False
     with pytest.raises(UsageError, match="passed from Python"):
         rv.evaluate(run, ["kernel"], n=60, out=tmp_path / "scores")

@@ -33,7 +33,7 @@ METRICS: dict[str, tuple[str, Callable[[str], Metric]]] = {
     "stacked-modes": ("digit triples of Stacked MNIST that are drawn, of 1,000", lambda _: stacked_modes),
     "memorisation": ("nearest training pictures, against held-out controls", lambda _: copies),
     "nll": ("likelihood of held-out pictures: nats, bits per dimension", lambda _: nll),
-    "reconstruction": ("MSE, PSNR and SSIM of held-out pictures' reconstructions", lambda _: rebuilt),
+    "reconstruction": ("MSE, PSNR and SSIM (of images) of held-out samples' reconstructions", lambda _: rebuilt),
     "translation": (
         "L1, PSNR and SSIM of translated held-out pictures, where the data has pairs",
         lambda _: translation,
@@ -72,7 +72,7 @@ def _ask(bench: Bench, name: str, said: str, found: Scores, suffix: str = "") ->
             metric = score.metric + suffix
             found.scores.append(replace(score, metric=metric, passport=score.passport | {"metric": metric}))
     except Refused as error:
-        found.refused.append(Refusal(said, error.reason, error.instead))
+        found.refused.append(Refusal(error.metric or said, error.reason, error.instead))
 
 
 def _by_class(bench: Bench, name: str, found: Scores) -> None:

@@ -37,11 +37,14 @@ class Refusal:
 
 
 class Refused(Exception):
-    """Raised where the protocol of a metric is not met; ``evaluate`` turns it into a ``Refusal``."""
+    """Raised where the protocol of a metric is not met; ``evaluate`` turns it into a ``Refusal``.
 
-    def __init__(self, reason: str, instead: str):
+    ``metric`` names the one score of several that is refused; by default it is all that was asked for.
+    """
+
+    def __init__(self, reason: str, instead: str, metric: str = ""):
         super().__init__(f"{reason} {instead}")
-        self.reason, self.instead = reason, instead
+        self.reason, self.instead, self.metric = reason, instead, metric
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""How near a picture comes to the one it should be: a number for each picture, (B, C, H, W) twice to (B,)."""
+"""How near a sample comes to the one it should be: a number for each, (B, C, *shape) twice to (B,)."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from torch import Tensor
 from reverie.core.errors import UsageError
 
 WINDOW = 11  # pixels, of SSIM
-PEAK = 2.0  # the span of pictures, which are in [-1, 1]
+PEAK = 2.0  # the span of samples, which are in [-1, 1]
 
 
 def _same_shape(a: Tensor, b: Tensor) -> None:
-    if a.shape != b.shape or a.ndim != 4:
-        raise UsageError(f"Pictures of the same shape (B, C, H, W) are compared, not {[*a.shape]} with {[*b.shape]}.")
+    if a.shape != b.shape or a.ndim < 3:
+        raise UsageError(f"Samples of the same shape (B, C, ...) are compared, not {[*a.shape]} with {[*b.shape]}.")
 
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared error (B,) over channels and pixels."""
+    """Mean squared error (B,) over channels and places, of samples of any dimensions."""
     _same_shape(a, b)
-    return (a.double() - b.double()).square().mean((1, 2, 3)).float()
+    return (a.double() - b.double()).square().flatten(1).mean(1).float()
 
 
 def l1(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute error (B,) over channels and pixels."""
+    """Mean absolute error (B,) over channels and places, of samples of any dimensions."""
     _same_shape(a, b)
-    return (a.double() - b.double()).abs().mean((1, 2, 3)).float()
+    return (a.double() - b.double()).abs().flatten(1).mean(1).float()
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio (B,) in dB, 10 log10(2^2 / mse); infinite for equal pictures."""
+    """Peak signal-to-noise ratio (B,) in dB, 10 log10(2^2 / mse); infinite for equal samples."""
     return 10 * (PEAK**2 / mse(a, b)).log10()
 
 
@@ -40,9 +40,11 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     picture and over channels. Its luminance has a zero: black, as in the paper.
 
     Raises:
-        UsageError: pictures smaller than the window.
+        UsageError: samples that are no images, or images smaller than the window.
     """
     _same_shape(a, b)
+    if a.ndim != 4:
+        raise UsageError(f"SSIM is of images (B, C, H, W), not of {[*a.shape]}.")
     if min(a.shape[2:]) < WINDOW:
         raise UsageError(f"SSIM needs pictures of at least {WINDOW} by {WINDOW} pixels.")
     at = torch.arange(WINDOW, dtype=torch.float64, device=a.device) - WINDOW // 2

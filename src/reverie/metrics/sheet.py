@@ -10,7 +10,6 @@ import numpy as np
 from reverie.core.files import read_json, write_json
 from reverie.drawing import beside
 from reverie.media import medium_of, montage, plots
-from reverie.media.medium import to_float
 from reverie.metrics.bench import Sets
 from reverie.metrics.passport import Score, Scores
 
@@ -31,7 +30,9 @@ def leave_behind(found: Scores, sets: Sets, folder: Path) -> None:
         pairs = found.pictures["pairs"].pairs
         fakes = sets.fake["x"][[pair.fake for pair in pairs]]
         originals = sets.learned_train["x"][[pair.train for pair in pairs]]
-        montage.save(folder / "closest.png", beside([to_float(np.array(side)) for side in (fakes, originals)]))
+        spec = sets.fake.spec
+        shown = [medium_of(spec).to_float(np.array(side), spec) for side in (fakes, originals)]
+        montage.save(folder / "closest.png", beside(shown, spec=spec))
 
 
 def _merged(path: Path, new: dict[str, Any]) -> dict[str, Any]:

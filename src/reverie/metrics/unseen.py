@@ -13,6 +13,7 @@ from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Split
 from reverie.drawing import device_of, reconstruct
+from reverie.media import Spec
 from reverie.media.medium import to_float
 from reverie.metrics import reconstruction
 from reverie.metrics.bench import Bench
@@ -66,7 +67,7 @@ def lpips(bench: Bench) -> Iterator[Score]:
 
 
 Measure = Callable[[Tensor, Tensor], Tensor]
-Pair = tuple[Tensor, Tensor]  # images (B, C, H, W): what should be there, and what the model made
+Pair = tuple[Tensor, Tensor]  # samples (B, C, *shape): what should be there, and what the model made
 
 
 def _reconstructions(bench: Bench) -> tuple[Iterator[Pair], int, str]:
@@ -110,15 +111,12 @@ _UNITS = {
 def _compared(
     bench: Bench, measures: Mapping[str, Measure], pairs: Iterator[Pair], count: int, what: str
 ) -> Iterator[Score]:
-    """A score for each measure, a mean over the pairs."""
-    measures = dict(measures)
+    """A score for each measure, a mean over the pairs; without SSIM, which is then refused, where it does not fit."""
+    unfit = _unfit_for_ssim(bench.sets.held_out.spec) if "ssim" in measures else ""
+    measures = {name: measure for name, measure in measures.items() if not (unfit and name == "ssim")}
     found: dict[str, list[Tensor]] = {}
-    side, small = reconstruction.WINDOW, False
     with torch.no_grad():
         for truth, made in pairs:
-            if "ssim" in measures and min(truth.shape[2:]) < reconstruction.WINDOW:
-                side, small = min(truth.shape[2:]), True
-                del measures["ssim"]
             for name, measure in measures.items():
                 found.setdefault(name, []).append(measure(truth, made))
             if bench.progress:
@@ -127,11 +125,17 @@ def _compared(
         better = "lower" if name in ("mse", "l1", "lpips") else "higher"
         facts = {"unit": _UNITS[name], "interval": "95 %, over held-out pictures", "held_out": count, "of": what}
         yield bench.score(name, Estimate.of_mean(torch.cat(values)), None, better, **facts)
-    if small:
-        raise Refused(
-            f"SSIM's window has {reconstruction.WINDOW} pixels a side, the pictures have {side}.",
-            f"Go by {listed(found)}.",
-        )
+    if unfit:
+        raise Refused(unfit, f"Go by {listed(found)}.", "ssim")
+
+
+def _unfit_for_ssim(spec: Spec) -> str:
+    """Why there is no SSIM of such samples; "" where there is."""
+    if spec.medium != "image":
+        return f"SSIM is for images, and these are {spec.medium}s."
+    if min(spec.shape) < reconstruction.WINDOW:
+        return f"SSIM's window has {reconstruction.WINDOW} pixels a side, the images have {min(spec.shape)}."
+    return ""
 
 
 def _only_images(bench: Bench, what: str) -> None:
@@ -142,7 +146,7 @@ def _only_images(bench: Bench, what: str) -> None:
 def _model_and_held_out(bench: Bench, what: str) -> tuple[Model, Split]:
     if bench.sets.model is None:
         raise Refused(f"{what} needs the model, and only pictures were given.", "Evaluate a RUN.")
-    if bench.sets.of_reference.get("trained_on"):
+    if bench.sets.of_reference.get("held_out_trained_on"):
         raise Refused(
             f"{what} of pictures that the model was trained on says little of others.",
             "Leave --data out, so that the run's held-out pictures are used, or name data it has not seen.",

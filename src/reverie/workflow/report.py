@@ -20,6 +20,7 @@ from reverie.media import Spec, medium_of, montage, plots
 from reverie.metrics.likelihood import GLANCE, affordable, nats_of
 
 SHEET = 64  # images on a sample grid
+_BESIDE = {"image": 32}  # held-out samples that are shown beside what the model makes of them; 8 of other media
 _MAPPED = 2000  # images on a latent map
 
 
@@ -43,9 +44,13 @@ def _output(model: Model) -> Spec:
 
 def translations(model: Model, data: Dataset, path: Path, count: int = SHEET) -> None:
     """Held-out images, below each its translation, and below that the truth where there is one."""
-    first = next(in_order(data.held_out, min(24, count, len(data.held_out)), device_of(model)))
+    first = next(in_order(data.held_out, min(24, _beside(data), count), device_of(model)))
     given, truth = model.given(first)
     montage.save(path, beside(translated(model, given, truth, first.rng), spec=data.spec))
+
+
+def _beside(data: Dataset) -> int:
+    return min(_BESIDE.get(data.spec.medium, 8), len(data.held_out))
 
 
 def preview(model: Model, data: Dataset | None, path: Path, verbs: Collection[str], count: int = SHEET) -> None:
@@ -141,7 +146,7 @@ def write_artifacts(
     if "translate" in verbs:
         translations(model, data, folder / "translations.png")
     if "encode" in verbs and "decode" in verbs:
-        first = next(in_order(data.held_out, min(32, len(data.held_out)), device_of(model)))
+        first = next(in_order(data.held_out, _beside(data), device_of(model)))
         montage.save(folder / "reconstructions.png", beside(reconstruct(model, first), spec=data.spec))
         space = card_of(model).space
         if space is None or space.kind != "tokens":  # the numbers of tokens are names: there is no plane to look at
