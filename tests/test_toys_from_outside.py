@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import reverie as rv
+from reverie.cli import main
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.run import Run
 
@@ -129,3 +131,75 @@ def test_a_toy_s_own_options_are_flags_when_it_samples(sources, call):
     assert code == 0, error
     assert "--sweeps" in call("sample", "run", "--help")[1]
     assert len(rv.sample("run", 2, sweeps=1)) == 2
+
+
+# Every command, of every medium
+
+MEDIA = {  # extents and channels of a row of ``x``; more flags
+    "image": ((12, 16, 1), ["--size", "12x16"]),
+    "video": ((4, 12, 16, 3), ["--medium", "video"]),
+    "volume": ((8, 12, 16, 1), ["--medium", "volume"]),
+    "sequence": ((24, 2), ["--medium", "sequence"]),
+}
+every_medium = pytest.mark.parametrize("medium", MEDIA)
+
+
+@pytest.fixture(scope="module")
+def linear_runs(tmp_path_factory, home):
+    """A run of the linear toy on data of each medium."""
+    folder, rng, runs = tmp_path_factory.mktemp("media"), np.random.default_rng(0), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for medium, (shape, flags) in MEDIA.items():
+            values = rng.integers(0, 256, (150, *shape), dtype=np.uint8)
+            if medium == "sequence":  # given as (N, C, L)
+                values = values.swapaxes(1, 2) / np.float32(255)
+            np.savez(f"{medium}.npz", images=values)
+            given = ["--data", f"{medium}.npz", "--held-out", 0.4, "--steps", 3, "--batch-size", 16, "--out", medium]
+            with pytest.raises(SystemExit) as ended:
+                main([str(a) for a in ("train", "toys.linear:Linear", *flags, *given)])
+            assert ended.value.code == 0
+            runs[medium] = folder / medium
+    return runs
+
+
+@every_medium
+def test_scores_that_do_not_fit_a_medium_are_refused_one_by_one(medium, linear_runs, call):
+    code, out, error = call("evaluate", linear_runs[medium], "-n", 60, "--json", "--out", "scores")
+    assert code == 0, error
+    every = json.loads(out)
+    scores, refused = {one["metric"] for one in every["scores"]}, {one["metric"]: one for one in every["refused"]}
+    assert {"mse", "psnr"} <= scores and ("ssim" in scores) == (medium == "image")
+    assert ("kernel-small" in scores) == (medium in ("image", "volume"))  # of volumes by their central slices
+    assert medium == "image" or refused["ssim"]["reason"] == f"SSIM is for images, and these are {medium}s."
+    code, out, _ = call("evaluate", linear_runs[medium], "--metrics", "reconstruction,lpips", "--json")
+    metrics = {one["metric"] for one in json.loads(out)["refused"]}
+    assert code == 0 and metrics == ({"lpips"} if medium == "image" else {"ssim", "lpips"})
+
+
+@every_medium
+def test_walks_and_reconstructions_are_sheets_or_arrays_of_the_medium(medium, linear_runs, call):
+    run, shape = linear_runs[medium], MEDIA[medium][0]
+    for command in (
+        ["reconstruct", run, "-n", 9],
+        ["interpolate", run, "held-out:0", "train:1", "--frames", 5],
+        ["traverse", run, "--latents", 2, "--columns", 3, "--image", "held-out:1"],
+    ):
+        code, _, error = call(*command, "--out", f"{command[0]}.png")
+        assert code == 0 and Path(f"{command[0]}.png").is_file(), error
+        code, _, error = call(*command, "--out", f"{command[0]}.npz")
+        assert code == 0, error
+    with np.load("reconstruct.npz") as saved:
+        assert saved["x"].shape == saved["reconstructions"].shape == (9, *shape)
+    for command, count in (("interpolate", 5), ("traverse", 6)):
+        with np.load(f"{command}.npz") as saved:
+            assert saved["images" if medium == "image" else "x"].shape == (count, *shape)
+
+
+@every_medium
+def test_a_film_is_made_where_images_stand_for_the_samples_and_else_refused(medium, linear_runs, call):
+    code, _, error = call("interpolate", linear_runs[medium], "seed:0", "seed:1", "--frames", 5, "--out", "m.webp")
+    if medium == "sequence":
+        assert code == 2 and "sequences" in error and ".npz" in error and not Path("m.webp").exists()
+    else:
+        assert code == 0 and Image.open("m.webp").n_frames == (4 if medium == "video" else 5), error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Number
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from reverie.core.batch import Batch
 from reverie.core.card import card_of
+from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
 from reverie.media import Spec, medium_of, montage
@@ -132,6 +134,42 @@ def translated(model: Model, source: Tensor, truth: Tensor | None, noise: Noise,
     with evaluating(model):
         made = model.translate(source, noise, **options)
     return [source, made] if truth is None else [source, made, truth]
+
+
+def one_each(rows: np.ndarray, spec: Spec) -> np.ndarray | None:
+    """uint8 (N, H, W, C), one image for each row: itself, or the central slice of a volume; None where none is."""
+    images = medium_of(spec).as_images(rows, spec)
+    return images[0] if images is not None and len(images[0]) == len(rows) else None
+
+
+def check_walk(path: Path, spec: Spec, film: bool) -> None:
+    """Raise a UsageError, before the work, where ``save_walk`` cannot make a film of such samples."""
+    single = np.zeros((1, *spec.shape, spec.channels), spec.dtype or medium_of(spec).storage)
+    if film and path.suffix.lower() in montage.FILMS and one_each(single, spec) is None and spec.medium != "video":
+        what = f"{spec.medium}s of {spec}"
+        raise UsageError(f"{path.name} is a film, and no image stands for {what}. Name a sheet (.png), or an .npz.")
+
+
+def save_walk(path: Path, rows: np.ndarray, spec: Spec, columns: int, seconds: float | None = None) -> None:
+    """Write samples along a way as a sheet (of volumes: of central slices), a film, an .npz, or a folder.
+
+    Args:
+        rows: stored rows (N, *shape, C), in order.
+        columns: samples in a row of the sheet.
+        seconds: length of a film (.webp, .gif, .mp4); None: those endings are still images, too.
+    Raises:
+        UsageError: a film of samples that no image stands for, or an unknown ending.
+    """
+    check_walk(path, spec, seconds is not None)
+    images, suffix, medium = one_each(rows, spec), path.suffix.lower(), medium_of(spec)
+    is_film = seconds is not None and suffix in montage.FILMS
+    if suffix in ("", ".npz") or (is_film and images is None):
+        medium.save(path, rows, spec, {})
+    elif is_film and images is not None:
+        montage.save_film(path, images, seconds or 0.0)
+    else:
+        sheet = medium.sheet(rows, spec, columns) if images is None else montage.grid(images, columns)
+        montage.save(path, sheet)
 
 
 def beside(rows: list[Tensor], columns: int = 8, spec: Spec | None = None) -> np.ndarray:

@@ -162,24 +162,31 @@ def reconstruct(
     Args:
         run: a run directory, or a checkpoint inside one.
         images: picture files; none means the first held-out pictures of the run's data.
-        out: the picture to write.
+        out: the sheet to write (.png ...), or X.npz for arrays: "x", what was made of it ("reconstructions") and, of a
+            denoising model, "seen".
         number: how many held-out pictures.
         json: print the result as JSON.
     """
     from reverie.drawing import beside
     from reverie.drawing import reconstruct as both
-    from reverie.generation import load, need
+    from reverie.generation import load, need, spec_of
+    from reverie.media import medium_of
+    from reverie.media.medium import save_arrays
     from reverie.media.montage import save
 
     path, model = target(out), load(run)
     need(model, "encode", "decode")
-    rows = both(model, _batch(model, images, number))
-    save(path, beside(rows))
+    rows, spec = both(model, _batch(model, images, number)), spec_of(model)
+    if path.suffix == ".npz":
+        names = ("x", "reconstructions") if len(rows) == 2 else ("x", "seen", "reconstructions")
+        save_arrays(path, {n: medium_of(spec).to_storage(row, spec) for n, row in zip(names, rows, strict=True)})
+    else:
+        save(path, beside(rows, spec=spec))
     mse = float((rows[0] - rows[-1]).square().mean())
     told(
         json,
         {"out": str(path), "number": len(rows[0]), "mse": mse},
-        f"{len(rows[0])} reconstructions in {path} (MSE {mse:.4f}, pictures span 2)",
+        f"{len(rows[0])} reconstructions in {path} (MSE {mse:.4f}, {spec.medium}s span 2)",
     )
 
 
@@ -202,19 +209,22 @@ def interpolate(
             does not encode, such as a GAN, seed:N.
         b: likewise.
         frames: how many pictures, both ends included.
-        out: .webp, .gif and .mp4 are films (mp4: the video extra); any other ending is a strip.
+        out: .webp, .gif and .mp4 are films (mp4: the video extra; of volumes their central slices), .npz is the array,
+            a folder gets a file for each; any other ending is a strip.
         path: lerp (straight line) or slerp (great circle).
         seconds: length of the film.
         json: print the result as JSON.
     """
+    from reverie.drawing import check_walk, save_walk
     from reverie.editing.latents import interpolate as morph
-    from reverie.generation import find_latent, load, need
-    from reverie.media.montage import save_film
+    from reverie.generation import find_latent, load, need, spec_of
 
     where, model = target(out), load(run)
     need(model, "decode")
-    made = morph(model, find_latent(model, a), find_latent(model, b), frames, path)
-    save_film(where, made, seconds)
+    spec = spec_of(model)
+    check_walk(where, spec, film=True)
+    made = morph(model, find_latent(model, a), find_latent(model, b), frames, path, spec)
+    save_walk(where, made, spec, columns=20, seconds=seconds)
     told(json, {"out": str(where), "frames": frames}, f"A morph of {frames} frames in {where}")
 
 
@@ -236,13 +246,13 @@ def traverse(
         latents: how many rows.
         columns: pictures in a row.
         reach: how far to each side, in standard deviations of that latent over held-out pictures.
-        out: the picture to write.
+        out: the sheet to write (.png ...; of volumes their central slices); .npz is the array, row by row.
         json: print the result as JSON.
     """
+    from reverie.drawing import save_walk
     from reverie.editing.latents import latent_spread
     from reverie.editing.latents import traverse as walk
-    from reverie.generation import data_of, find_latent, load, need
-    from reverie.media.montage import grid, save
+    from reverie.generation import data_of, find_latent, load, need, spec_of
 
     path, model = target(out), load(run)
     need(model, "decode")
@@ -253,8 +263,8 @@ def traverse(
     if image is not None:
         start = find_latent(model, image).flatten()
     chosen = spread.argsort(descending=True)[:latents].tolist()
-    made = walk(model, start, start if image else centre, spread, chosen, columns, reach)
-    save(path, grid(made, columns=columns))
+    made = walk(model, start, start if image else centre, spread, chosen, columns, reach, spec_of(model))
+    save_walk(path, made, spec_of(model), columns)
     told(json, {"out": str(path), "latents": chosen}, f"Latents {', '.join(map(str, chosen))}, a row each, in {path}")
 
 
@@ -315,7 +325,7 @@ def restore(
     import torch
 
     from reverie.drawing import beside, device_of
-    from reverie.generation import find_picture, load, need
+    from reverie.generation import find_picture, load, need, spec_of
     from reverie.media.montage import save
 
     path, model = target(out), load(run)
@@ -325,7 +335,7 @@ def restore(
     given = torch.stack([find_picture(model, one) for one in images]).to(device_of(model))
     with torch.no_grad():
         made = model.restore(given, task)
-    save(path, beside([given, made]))
+    save(path, beside([given, made], spec=spec_of(model)))
     told(json, {"out": str(path), "number": len(images)}, f"{len(images)} restored pictures in {path}")
 
 
@@ -365,7 +375,7 @@ def translate(arguments: list[str]) -> None:
 
     path, model = target(asked.out), load(asked.run)
     need(model, "translate")
-    options = complete(model, options)
+    spec, options = spec_of(model), complete(model, options)
     found = [find_given(model, one, **options) for one in asked.images or [f"held-out:{i}" for i in range(8)]]
     most = max(one.shape[1] for one, _ in found)  # a file may be in colour where the data's own sources are grey
     given = torch.cat([one.expand(-1, most, *one.shape[2:]) for one, _ in found])
@@ -374,8 +384,7 @@ def translate(arguments: list[str]) -> None:
     noise = Noise.of_seeds(range(len(given)), given.device)
     rows = translated(model, given, truth, noise, **chunk_of(options, 0, len(given)))
     if path.suffix:
-        save(path, beside(rows))
+        save(path, beside(rows, spec=spec))
     else:
-        spec = spec_of(model)
         medium_of(spec).save(path, medium_of(spec).to_storage(rows[1], spec), spec, {"seeds": list(range(len(given)))})
     told(asked.json, {"out": str(path), "number": len(given)}, f"{len(given)} translated images in {path}")

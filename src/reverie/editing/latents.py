@@ -15,6 +15,7 @@ from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Split
 from reverie.drawing import conditioning, device_of
+from reverie.media import Spec, medium_of
 from reverie.media.medium import to_uint8
 
 _STYLES = "w+"  # the latent space with a style for every layer
@@ -41,9 +42,13 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def interpolate(model: Model, a: Tensor, b: Tensor, frames: int, path: str = "lerp", **condition: Any) -> np.ndarray:
-    """A morph between two codes (1, ...): uint8 frames (frames, H, W, C) whose first and last decode the ends.
+def interpolate(
+    model: Model, a: Tensor, b: Tensor, frames: int, path: str = "lerp", spec: Spec | None = None, **condition: Any
+) -> np.ndarray:
+    """A morph between two codes (1, ...): stored rows (frames, *shape, C) whose first and last decode the ends.
 
+    Args:
+        spec: of the samples; 8 bits by default.
     Raises:
         UsageError: fewer than 2 frames, or an unknown path.
     """
@@ -55,7 +60,11 @@ def interpolate(model: Model, a: Tensor, b: Tensor, frames: int, path: str = "le
     t = torch.linspace(0, 1, frames, device=start.device)
     latents = (lerp if path == "lerp" else slerp)(start, end, t).view(frames, *a.shape[1:])
     many = {key: value[:1].expand(frames) for key, value in condition.items()}
-    return to_uint8(model.decode(latents, **many))
+    return _stored(model.decode(latents, **many), spec)
+
+
+def _stored(x: Tensor, spec: Spec | None) -> np.ndarray:
+    return to_uint8(x) if spec is None else medium_of(spec).to_storage(x, spec)
 
 
 @torch.no_grad()
@@ -82,16 +91,18 @@ def traverse(
     latents: list[int],
     columns: int,
     reach: float,
+    spec: Spec | None = None,
     **condition: Any,
 ) -> np.ndarray:
     """One latent at a time: row r moves latent ``latents[r]`` from centre - reach * spread to centre + reach * spread.
 
     Args:
         base: code (D,) whose other entries stay; centre, spread: (D,).
-        columns: pictures a row.
+        columns: samples a row.
         reach: how far, in standard deviations.
+        spec: of the samples; 8 bits by default.
     Returns:
-        uint8 (len(latents) * columns, H, W, C), row by row.
+        stored rows (len(latents) * columns, *shape, C), row by row.
     """
     steps = torch.linspace(-reach, reach, columns, device=base.device)
     codes = base.repeat(len(latents) * columns, 1)
@@ -99,7 +110,7 @@ def traverse(
         codes[row * columns : (row + 1) * columns, latent] = centre[latent] + steps * spread[latent]
     many = {key: value[:1].expand(len(codes)) for key, value in condition.items()}
     space = card_of(model).space
-    return to_uint8(model.decode(codes.view(-1, *space.shape) if space else codes, **many))
+    return _stored(model.decode(codes.view(-1, *space.shape) if space else codes, **many), spec)
 
 
 def style_layers(model: Model) -> int:
