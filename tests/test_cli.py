@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -155,6 +156,46 @@ def test_data_json_has_the_fixed_shape(bars, call):
     assert set(report) == counts | {"medium", "shape", "channels", "fingerprint", "problems"}
     assert report["usable"] == report["train"] + report["held_out"]
     assert call("data")[0] == 0 and call("data", bars)[0] == 0
+
+
+@pytest.fixture
+def some_data(tmp_path):
+    """In the working folder: "my images", pairs, volumes and sequences."""
+    rng = np.random.default_rng(0)
+    for folder in ("my images", "pairs/A", "pairs/B"):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(16):
+            Image.fromarray(rng.integers(0, 256, (12, 20, 3), np.uint8)).save(tmp_path / folder / f"{i:02}.png")
+    np.savez(tmp_path / "volumes.npz", images=rng.integers(0, 256, (20, 8, 8, 8, 1), np.uint8))
+    np.savez(tmp_path / "signals.npz", images=rng.random((20, 24), np.float32))
+
+
+@pytest.mark.parametrize(
+    "source, options, model",
+    [
+        ("my images", ["--size", "8x12", "--held-out", "0.3", "--channels", "1", "--background", "#ff8800"], "vae"),
+        ("pairs", ["--size", "16", "--fit", "pad"], "pix2pix"),
+        ("volumes.npz", [], "toys.linear:Linear"),
+        ("signals.npz", ["--medium", "sequence", "--held-out", "0.2"], "toys.linear:Linear"),
+    ],
+)
+def test_the_command_that_data_advises_trains_on_the_same_data(call, some_data, source, options, model):
+    code, out, error = call("data", source, *options)
+    assert code == 0, error
+    advice = shlex.split(out.partition("Next: reverie ")[2])
+    if ":" in model:
+        assert "docs/extending.md" in out
+        advice[1] = model
+    assert advice[:2] == ["train", model]
+    tiny = ["--steps", 1, "--batch-size", 8, *(["--width", 8] if ":" not in model else [])]
+    code, _, error = call(*advice, *tiny, "--out", "run")
+    assert code == 0, error
+    data = json.loads(Path("run/run.json").read_text())["data"]
+    assert data["fingerprint"] == json.loads(call("data", source, *options, "--json")[1])["fingerprint"]
+
+
+def test_data_of_a_size_that_does_not_fit_says_so_and_names_one_that_does(call, some_data):
+    assert "4 divides" in (out := call("data", "my images", "--size", "30")[1]) and "Try --size 32" in out
 
 
 def test_train_json_ends_with_one_line_and_progress_stays_on_stderr(bars, call):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from reverie.commands.shared import RunName, bar, dump, note, out
 from reverie.core.errors import ReverieError, UsageError
+
+if TYPE_CHECKING:
+    from reverie.data.types import Dataset
 
 
 def models(json: bool = False) -> None:
@@ -136,7 +140,36 @@ def data(
     for kind, count in found.report.counts().items():
         first = next(p for p in found.report.problems if p.kind == kind)
         out(f"  {count:6} {kind}: {first.action} (first: {first.file})")
-    out(f"fingerprint {found.fingerprint[:16]}. Next: reverie train vae --data {source}")
+    opened = {"size": size, "fit": fit, "background": background, "held_out": held_out, "channels": channels}
+    out(f"fingerprint {found.fingerprint[:16]}. {_next(found, source, opened | {'medium': medium})}")
+
+
+def _next(found: Dataset, source: str, opened: dict[str, Any]) -> str:
+    """The command that trains on a data set, opened with the same options; or what it lacks.
+
+    Args:
+        opened: options of ``data`` and ``train``, given or default.
+    """
+    import torch
+
+    from reverie.commands.flags import Request
+    from reverie.registry import build
+
+    flags = {name: value for name, value in opened.items() if value != getattr(Request(), name)}
+    words = [("--" + name.replace("_", "-"), str(value)) for name, value in ({"data": source} | flags).items()]
+    rest = shlex.join(word for pair in words for word in pair)
+    if found.spec.medium != "image":
+        return (
+            f"No built-in model learns from {found.spec.medium}s: write one (docs/extending.md).\n"
+            f"Next: reverie train package.module:Model {rest}"
+        )
+    model = "pix2pix" if "source" in found.train else "vae"
+    try:
+        with torch.device("meta"):  # asks whether the size fits, and allocates nothing
+            build(model, found)
+    except UsageError as error:
+        return f"Next: another size. {error}"
+    return f"Next: reverie train {model} {rest}"
 
 
 def weights(
