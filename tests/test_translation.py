@@ -161,6 +161,25 @@ def test_a_resumed_run_has_the_pool_and_the_strength_of_one_that_never_stopped(b
         assert float(moved) > 0
 
 
+def test_the_images_of_a_folder_are_translated_into_a_folder_under_their_names(bars, tmp_path, capsys):
+    told = {"steps": 1, "batch_size": 8, "quiet": True, "width": 8}
+    run = train("pix2pix", bars, task="lines", out=tmp_path / "run", **told)
+    (tmp_path / "in").mkdir()
+    for i, name in enumerate(("b.png", "a.jpg", "both.png", "both.jpg", "two.words.png")):
+        Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    translate([str(run.path), str(tmp_path / "in"), "held-out:0", "--out", str(tmp_path / "out"), "--json"])
+    assert json.loads(capsys.readouterr().out)["number"] == 6
+    names = {"a.png", "b.png", "000002-both.png", "000003-both.png", "two.words.png", "held-out-0.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    given, _ = find_given(rv.load(run), str(tmp_path / "in" / "b.png"))
+    alone = to_uint8(rv.load(run).translate(given))[0, ..., 0]
+    assert np.abs(np.asarray(Image.open(tmp_path / "out" / "b.png")).astype(int) - alone).max() <= 1
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no images"):
+        translate([str(run.path), str(tmp_path / "empty"), "--out", str(tmp_path / "none")])
+
+
 # Sides of different channels
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 import reverie as rv
 from reverie.core.errors import ReverieError, UsageError
+from reverie.data.intake import TooFew
 
 COUNT = 30
 IMAGES = np.stack([pixels(seed, 20, 20) for seed in range(COUNT)])
@@ -138,6 +139,18 @@ def test_pil_images_of_many_modes_and_sizes_are_brought_to_one() -> None:
     assert str(dataset.spec) == "16x24x3" and "mixed-sizes" in dataset.report.counts()
 
 
+def test_each_converted_pil_image_is_a_line_of_the_report() -> None:
+    images = [pil(i).convert("RGBA") if i % 3 == 0 else pil(i) for i in range(COUNT)]
+    report = rv.open_data(images).report
+    assert report.counts() == {"rgba": 10} and [one.file for one in report.problems][:3] == ["0", "3", "6"]
+
+
+def test_too_few_samples_of_an_object_are_no_matter_of_files() -> None:
+    with pytest.raises(TooFew) as caught:
+        rv.open_data([pil(i) for i in range(4)])
+    assert str(caught.value) == "list holds 4 usable pictures; at least 8 are needed."
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -220,7 +233,7 @@ def test_floats_of_any_range_are_stored_by_their_ends() -> None:
     dataset = rv.open_data(scan, low=-1000, high=1040)
     assert dataset.fingerprint == rv.open_data(VOLUMES).fingerprint
     assert "clipped" in rv.open_data(scan, low=-500, high=500).report.problems[0].action
-    with pytest.raises(ReverieError, match="floats in"):
+    with pytest.raises(ReverieError, match=r"floats in .*low=, high="):
         rv.open_data(scan)
 
 

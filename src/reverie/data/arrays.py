@@ -127,7 +127,7 @@ def dataset(
     if not arrays.checked and not options.copies:
         arrays = _without_copies(arrays)
     if len(arrays.rows) < MIN_PICTURES:
-        raise TooFew(source, Report(len(arrays.rows), arrays.problems))
+        raise TooFew(source, Report(len(arrays.rows), arrays.problems), files=False)
     if arrays.cut is None:
         arrays = _divided(arrays, options.held_out, split.fraction)
     if part is not None:

@@ -45,13 +45,18 @@ class Seen:
 
 
 class TooFew(ReverieError):
-    """Fewer than MIN_PICTURES usable pictures; ``report`` says what was found."""
+    """Fewer than MIN_PICTURES usable pictures; ``report`` says what was found.
 
-    def __init__(self, what: str, report: Report):
-        counts = ", ".join(f"{n} {kind}" for kind, n in report.counts().items()) or "no other files"
+    Args:
+        files: whether it was files that were read, and not an array or another object.
+    """
+
+    def __init__(self, what: str, report: Report, files: bool = True):
+        counts = ", ".join(f"{n} {kind}" for kind, n in report.counts().items())
+        also = f" Also found: {counts or 'no other files'}." if counts or files else ""
+        endings = f" Images are read from {' '.join(sorted(decode.SUFFIXES))} files." if files else ""
         super().__init__(
-            f"{what} holds {report.usable} usable pictures; at least {MIN_PICTURES} are needed. "
-            f"Also found: {counts}. Pictures are read from {' '.join(sorted(decode.SUFFIXES))} files."
+            f"{what} holds {report.usable} usable pictures; at least {MIN_PICTURES} are needed.{also}{endings}"
         )
         self.report = report
 

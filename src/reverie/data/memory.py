@@ -203,9 +203,11 @@ def _column(name: str, values: list[Any], what: str, options: OpenOptions, probl
 
 def _images(values: list[Any], options: OpenOptions, problems: list[Problem]) -> np.ndarray:
     """PIL images of any modes and sizes to uint8 (N, H, W, C), fitted where their sizes differ."""
-    notes: list[decode.Note] = []
-    flat = [decode.from_pillow(image, options.background, notes) for image in values]
-    problems += [Problem("*", kind, action) for kind, action in dict.fromkeys(notes)]
+    flat = []
+    for row, image in enumerate(values):
+        notes: list[decode.Note] = []
+        flat.append(decode.from_pillow(image, options.background, notes))
+        problems += [Problem(str(row), kind, action) for kind, action in notes]
     channels = 3 if any(image.mode == "RGB" for image in flat) else 1
     if len({image.size for image in flat}) > 1:
         form = decode.Form(options.image_shape(None), channels, options.fit, options.background)

@@ -161,7 +161,8 @@ def _to_uint8(
         clipped = ", clipped to it" if least < low or most > high else ""
     if span is None:  # also NaN
         raise ReverieError(
-            f"{what} are {values.dtype} from {least:g} to {most:g}; uint8, or floats in [0, 1], are needed."
+            f"{what} are {values.dtype} from {least:g} to {most:g}; uint8, or floats in [0, 1], are needed, or the "
+            "values that are to be -1 and 1 in the model: low=, high=."
         )
     kind = "float" if floats else "16-bit" if span[1] > 255 else "integer"
     action = f"converted: {what} from {values.dtype}, {span[0]:g}..{span[1]:g} scaled to 0..255{clipped}"
