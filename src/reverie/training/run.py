@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,15 @@ class Run:
             except ValueError:
                 break
         return lines
+
+    def tidy(self) -> None:
+        """Remove what a killed process left half written. Only while nobody else writes here."""
+        for folder in (self.path, self.checkpoints, self.path / "samples"):
+            for aside in folder.glob(".aside-*"):
+                if aside.is_dir() and not aside.is_symlink():
+                    shutil.rmtree(aside, ignore_errors=True)
+                else:
+                    aside.unlink(missing_ok=True)
 
     def forget_after(self, step: int) -> None:
         """Drop log lines past ``step``: they belong to work that a crash undid."""

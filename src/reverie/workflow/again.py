@@ -11,7 +11,7 @@ from torch import nn
 from reverie.core import distributed
 from reverie.core.errors import UsageError
 from reverie.training.callbacks import Callback
-from reverie.training.checkpoint import load_checkpoint, newest_whole
+from reverie.training.checkpoint import load_checkpoint, newest_whole, put_weights
 from reverie.training.formats import FORMAT
 from reverie.training.options import Options
 from reverie.training.plan import Plan, seconds_of
@@ -54,6 +54,8 @@ def resume(
     _check_format(run)
     with distributed.group(), parts.alone(run.path):
         run = Run.open(path)  # as it is now that nobody else writes it
+        if distributed.rank() == 0:
+            run.tidy()
         if run.info["status"] == "finished" and steps is None and minutes is None:
             raise UsageError(
                 f"{run.path} is finished. `reverie sample {run.path}` draws from it; --steps N (in all) or --minutes M "
@@ -70,7 +72,7 @@ def resume(
         loop = parts.loop_of(run, built, opened, chosen, plan, callbacks, quiet)
         if newest is not None:
             saved = load_checkpoint(newest, training=True, device=loop.device)
-            loop.model.load_state_dict(saved.weights)
+            put_weights(loop.model, saved.weights, newest)
             if loop.engine.ema and saved.ema:
                 loop.engine.ema.load_state_dict(saved.ema)
             loop.load_state(saved.step, saved.training or {})

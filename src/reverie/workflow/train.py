@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -147,7 +148,7 @@ def drive(run: Run, loop: Loop) -> Run:
         try:
             for _ in loop.run():
                 pass
-        except ReverieError:
+        except Exception:
             if loop.leader:
                 run.update(status="failed", seconds=round(loop.elapsed, 2))
             raise
@@ -197,7 +198,18 @@ def finish(run: Run, loop: Loop) -> None:
     previews = next(callback for callback in loop.callbacks if isinstance(callback, Previews))
     count = max(previews.ROW, previews.count(loop, max(4.0, 0.02 * loop.elapsed)))
     data = loop.data if isinstance(loop.data, Dataset) else None
-    scores = report.write_artifacts(loop.engine.best, data, run.metrics(), run.path, count)
+    try:
+        scores = report.write_artifacts(loop.engine.best, data, run.metrics(), run.path, count)
+    except Exception as error:  # of the model's own verbs, or of the disk; the training is done whatever it is
+        close(run, loop, "finished")
+        said = f"{type(error).__name__}: {error}".removeprefix("ReverieError: ").removeprefix("UsageError: ")
+        raise ReverieError(
+            f"The training is finished and kept, {loop.step} steps in {run.path}; its last images and scores could "
+            f"not be made: {said}"
+        ) from error
+    if strange := [name for name, value in scores.items() if not math.isfinite(value)]:
+        loop.say(f"Warning: not a number on held-out data, and left out: {', '.join(strange)}.")
+        scores = {name: value for name, value in scores.items() if name not in strange}
     write_json(run.path / "metrics.json", {"step": loop.step, "held_out": scores})
     close(run, loop, "finished", held_out=scores)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
