@@ -195,6 +195,7 @@ def rebuilt(config: dict[str, Any], run: Run, model: nn.Module | None = None) ->
         UsageError: such a model is not given.
     """
     if model is None and config["kwargs"] is not None:
+        registry.check_known(config["name"], run.info)
         return registry.build(config["name"], **config["kwargs"])
     if model is None and run.model is not None:
         return copy.deepcopy(run.model)

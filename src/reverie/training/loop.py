@@ -61,7 +61,7 @@ def fit(
     """
     stage_options, training = split_options(model, options)
     plan = Plan.of(steps, minutes) if plan is None else plan
-    if not (data is None or isinstance(data, Dataset) or hasattr(data, "stream")):  # nor batches already
+    if not (data is None or isinstance(data, Dataset) or hasattr(data, "in_order")):  # nor batches already
         data = open_data(data)
     size = batch_size or int(getattr(data, "batch_size", 1 if data is None else Options.batch_size))
     chosen = Options(**training, seed=seed, batch_size=size)

@@ -162,5 +162,5 @@ def locate(where: Path | str) -> tuple[Path, int | None]:
     if path.name.isdigit() and path.parent.name == "checkpoints":
         return path.parent.parent, int(path.name)
     if not path.exists():
-        raise UsageError(f"There is no run at {path}. `reverie train --out {path}` makes one.")
+        raise UsageError(f"There is no run at {path}. `reverie train MODEL --out {path}` would make one.")
     return path, None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from reverie.nets.layers.drawing import Drawing, drawing
 from reverie.optim.phase import Metrics, Outputs, Phase, Stage
 from reverie.training.ema import EMA
 from reverie.training.plan import rate
+from reverie.training.values import check_scalars, checked, detached, wide
 
 CLIP = 1.0  # largest gradient norm of a phase that says nothing else
 
@@ -271,16 +272,16 @@ class _Step:
             with self._eagerly(phase), drawing(self.engine.layers, self._layers(phase.name, low, high)):
                 with self._autocast():
                     found = phase.loss(batch if share == 1 else batch.cut(low, high), seen)
-                _check_scalars(f"Phase {phase.name!r}: its loss", found)
+                check_scalars(f"Phase {phase.name!r}: its loss", found)
                 if "loss" not in found:
                     gave = ", ".join(found) or "nothing"
                     raise UsageError(f"Phase {phase.name!r}: its loss returned no value named 'loss'; it gave {gave}.")
                 if not (found["loss"].requires_grad and phase.parameters):
                     raise UsageError(_no_gradient(phase))
-                loss = _wide(found["loss"]) * (phase.scale * share)
+                loss = wide(found["loss"]) * (phase.scale * share)
                 loss.backward(inputs=phase.parameters, retain_graph=retain and share == 1)
             for name, value in found.items():
-                value = _wide(value.detach()) * share
+                value = wide(value.detach()) * share
                 sums[name] = sums[name] + value if name in sums else value
         self.kept = self.kept or join(made)
         return sums
@@ -290,7 +291,7 @@ class _Step:
         batch = self.batch.cut(low, high).replace(shared=self._shared("forward"))
         layers = drawing(self.engine.layers, self._layers("forward", low, high))
         with torch.set_grad_enabled(graph), layers, self._autocast():
-            return _mapping("forward", self.stage.forward(batch))
+            return checked("forward", self.stage.forward(batch))
 
     def _gathered(self, outputs: Outputs) -> Outputs:
         """Of the first forward of the step, what ``update`` will look at."""
@@ -321,7 +322,7 @@ class _Step:
         )
         found = self.stage.update(batch, outputs, stats)
         found = {} if found is None else found
-        _check_scalars("update", found)
+        check_scalars("update", found)
         return {f"update/{name}": value.detach().clone() for name, value in found.items()}
 
     # Streams and contexts
@@ -347,17 +348,6 @@ class _Step:
             yield
 
 
-def detached(value: Any) -> Any:
-    """The same tensors without their graph."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, Mapping):
-        return {name: detached(one) for name, one in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named one
-        return type(value)(*map(detached, value))
-    return type(value)(map(detached, value)) if isinstance(value, list | tuple) else value
-
-
 @contextlib.contextmanager
 def seeded(key: int, device: torch.device) -> Iterator[None]:
     """Torch's global generators begin at ``key`` and are put back afterwards.
@@ -379,12 +369,6 @@ def seeded(key: int, device: torch.device) -> Iterator[None]:
         generator.set_state(before)
 
 
-def _mapping(who: str, value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        raise UsageError(f"{who} must return a dict of tensors by name, not {type(value).__name__}.")
-    return value
-
-
 def _no_gradient(phase: Phase) -> str:
     graph = "" if phase.graph else " With graph=False it gets the outputs of forward without their graph."
     return f"Phase {phase.name!r}: its loss depends on none of its parameters.{graph}"
@@ -392,11 +376,6 @@ def _no_gradient(phase: Phase) -> str:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _wide(value: Tensor) -> Tensor:
-    """In float32, or float64 where a model computes in that."""
-    return value if value.dtype == torch.float64 else value.float()
 
 
 def _check_groups(group: int, batch_size: int, accumulate: int) -> None:
@@ -407,11 +386,3 @@ def _check_groups(group: int, batch_size: int, accumulate: int) -> None:
             f"This model's losses look at {group} rows together, so a batch of {batch_size} cannot be cut into parts "
             f"or shared by {world} processes. Try --batch-size {max(unit, round(batch_size / unit) * unit)}."
         )
-
-
-def _check_scalars(who: str, found: Metrics) -> None:
-    for name, value in _mapping(who, found).items():
-        if not isinstance(value, Tensor) or value.ndim or value.is_complex():
-            is_tensor = isinstance(value, Tensor)
-            kind = f"a {value.dtype} of shape {tuple(value.shape)}" if is_tensor else type(value).__name__
-            raise UsageError(f"{who}: {name!r} must be a 0-dim tensor, not {kind}.")

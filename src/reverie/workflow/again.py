@@ -91,7 +91,7 @@ def resume(
 
 def _extension(step: int, steps: int | None, minutes: float | None) -> dict[str, Any]:
     if steps is None:
-        return {"step": step, "seconds": seconds_of(minutes) - parts.reserve(minutes)}
+        return {"step": step, "minutes": minutes, "seconds": seconds_of(minutes) - parts.reserve(minutes)}
     if steps <= step:
         raise UsageError(f"--steps is the number of steps in all, and {step} are done: say more than that.")
     return {"step": step, "steps": steps}
@@ -108,7 +108,7 @@ def rerun(
     """Repeat a run from its run.json, with the very number of steps that its budget came to, in a new directory.
 
     Args:
-        out: where to; by default the first free of runs/MODEL-DATA-2, -3 ...
+        out: where to; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         model: where the run began with a model that was passed: the same, with the weights it had then.
         data: the data, where the run cannot open it again by itself: a ``Dataset``, an object, or another path to it.
         callbacks: more to do beside the steps.
@@ -121,7 +121,7 @@ def rerun(
     if "imported" in old:
         raise UsageError(f"{path} was imported, not trained here: there is nothing to repeat. `reverie sample {path}`.")
     _check_format(found)
-    kept = ("format", "reverie", "model", "verbs", "card", "phases", "data", "training", "given", "init")
+    kept = ("format", "reverie", "model", "verbs", "card", "phases", "data", "training", "given", "init", "code")
     plan = Plan.from_state(old["plan"]).fixed()
     info = {key: old[key] for key in kept if key in old} | {
         "plan": plan.state(),

@@ -115,7 +115,7 @@ def train(
             "machine": machine() | {"processes": distributed.world()},
             "status": "new",
             "seconds": 0.0,
-        } | start
+        } | (start | registry.code_of(name))
         path = Path(distributed.agree(str(out or fresh_path(name.rpartition(":")[2], source))))
         run = Run(path, info)
         loop = parts.loop_of(run, built, data, chosen, plan, callbacks, quiet)
@@ -175,7 +175,8 @@ def announce(run: Run, loop: Loop) -> None:
     length = f"{options.minutes:g} minutes" if plan.clock and options.minutes else f"{plan.expected} steps"
     if loop.extensions:
         asked = loop.extensions[-1]
-        length = f"{asked['steps']} steps in all" if "steps" in asked else f"{asked['seconds'] / 60:.2g} minutes more"
+        minutes = asked.get("minutes", asked.get("seconds", 0) / 60)
+        length = f"{asked['steps']} steps in all" if "steps" in asked else f"{minutes:.3g} minutes more"
     loop.say(
         f"{run.info['model']['name']} ({count / 1e6:.2f} M parameters) on {images}. {length}, "
         f"batch {options.batch_size}, {loop.precision}."
