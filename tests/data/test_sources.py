@@ -65,11 +65,35 @@ def test_the_module_is_the_function_and_does_not_import_torch() -> None:
         ({"source": "x" * 5000}, "a folder of pictures"),
         ({"source": "a\0b:test"}, "a folder of pictures"),
         ({"source": "hf:a/b/c"}, "hf:owner/name"),
+        ({"source": ""}, "name of the data is empty"),
+        ({"source": "fashion", "low": float("nan"), "high": 1.0}, "finite numbers"),
+        ({"source": "fashion", "low": float("-inf"), "high": 1.0}, "finite numbers"),
+        ({"source": "fashion", "low": -1.7e308, "high": 1.7e308}, "finite numbers"),
+        ({"source": "fashion", "low": 0, "high": 10**400}, "finite numbers"),
+        ({"source": "fashion", "low": 1.0, "high": 1.0}, "low below high"),
+        ({"source": "fashion", "low": "a", "high": "b"}, "finite numbers"),
+        ({"source": "fashion", "held_out": "a"}, "between 0 and 1"),
+        ({"source": "fashion", "size": 8.5}, "1 to 4096"),
+        ({"source": "fashion", "size": True}, "1 to 4096"),
+        ({"source": "fashion", "size": (8, 2.5)}, "1 to 4096"),
+        ({"source": "fashion", "channels": True}, "1 .grey. or 3"),
+        ({"source": "fashion", "background": None}, "three numbers"),
+        ({"source": "fashion", "background": 5}, "three numbers"),
+        ({"source": "fashion", "background": (0.5, 0.5, 0.5)}, "three numbers"),
+        ({"source": "fashion", "medium": 3}, "image, video, volume, sequence"),
     ],
 )
 def test_a_wrong_call_says_what_is_possible(wrong: dict, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
         reverie.data(**wrong)
+
+
+def test_numbers_of_numpy_are_options_as_those_of_python() -> None:
+    images = np.stack([pixels(seed) for seed in range(12)])
+    numbers = {"size": np.int64(8), "channels": np.int64(1), "low": np.float32(0), "high": np.int16(255)}
+    made = reverie.data(images, **numbers, background=np.array([1, 2, 3]), held_out=np.float32(0.25))
+    python = {"size": 8, "channels": 1, "low": 0.0, "high": 255.0, "background": (1, 2, 3), "held_out": 0.25}
+    assert json.dumps(made.provenance) == json.dumps(reverie.data(images, **python).provenance)
 
 
 def test_top_folders_are_classes(tmp_path: Path) -> None:

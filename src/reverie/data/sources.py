@@ -78,6 +78,8 @@ def open_data(
     text = os.path.expanduser(os.fspath(source))  # noqa: PTH111 (a pattern with braces is no path)
     if text.startswith("~"):
         text = os.fspath(Path(text).expanduser())
+    if not text.strip():
+        raise UsageError(f'The name of the data is empty; the working folder is ".". Possible: {POSSIBLE}.')
     name, part = _split_name(text)
     opened = {"source": anchored(text), "reopenable": True}
     if name in BUNDLED_NAMES or name in PUBLIC_NAMES or _is_npz(name):
