@@ -214,6 +214,9 @@ def test_npz_floats_are_scaled_copies_dropped_and_texts_kept(tmp_path: Path) -> 
     assert all((found[str(i)][0][..., 0] == images[i]).all() and found[str(i)][2] == f"n{i}" for i in range(20))
 
 
+GREY = np.random.default_rng(0).integers(2, 250, (12, 8, 8), np.uint8)
+
+
 @pytest.mark.parametrize(
     ("content", "hint"),
     [
@@ -223,6 +226,23 @@ def test_npz_floats_are_scaled_copies_dropped_and_texts_kept(tmp_path: Path) -> 
         ({"pictures": np.zeros((9, 8, 8), np.uint8)}, "no array that is known.*pictures"),
         ({"images": np.zeros((9, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "labels have shape"),
         ({"images": np.array([{}], object)}, "pickled"),
+        ({"images": GREY, "labels": np.zeros((6, 2), int)}, r"labels have shape \(6, 2\)"),
+        ({"images": GREY, "texts": np.arange(12)}, "text of row 0 is"),
+        ({"images": GREY, "attributes": np.array([[1.0]] * 11 + [[np.nan]])}, "attributes of row 11 are not finite"),
+        (
+            {"images": GREY, "attributes": np.ones((12, 2)), "attribute_names": np.array(["a"])},
+            "1 attribute names for 2",
+        ),
+        ({"images": GREY, "masks": np.zeros((11, 8, 8))}, r"masks have shape \(11, 8, 8\); \(12, 8, 8\)"),
+        ({"images": GREY / np.where(np.arange(12) == 5, 255.0, 1.0)[:, None, None]}, r"images of row 5 are floats in"),
+        (
+            {"x_train": GREY, "y_train": np.zeros((6, 2), int), "x_test": GREY[:2] + 1, "y_test": np.zeros(2, int)},
+            r"train_labels have shape \(6, 2\)",
+        ),
+        (
+            {"x_train": GREY, "y_train": np.zeros(12, int), "x_test": GREY[:2] + 1, "y_test": np.array(["a", "b"])},
+            "in one split",
+        ),
     ],
 )
 def test_npz_of_the_wrong_shape_is_refused_with_the_reason(tmp_path: Path, content: dict, hint: str) -> None:

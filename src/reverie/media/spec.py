@@ -37,7 +37,9 @@ class Spec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(extent) for extent in self.shape))
         if not is_range(self.low, self.high):
-            raise UsageError(f"low is {self.low} and high is {self.high}: both must be finite, and high must be above low.")
+            raise UsageError(
+                f"low is {self.low} and high is {self.high}: both must be finite, and high must be above low."
+            )
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Spec:
