@@ -19,6 +19,7 @@ from small_pictures import fill, pixels, save
 
 import reverie.data
 from reverie.core.errors import ReverieError, UsageError
+from reverie.data.intake import TooFew
 
 
 def rows(made) -> dict[str, tuple]:
@@ -202,6 +203,18 @@ def test_npz_with_a_split_keeps_it(tmp_path: Path) -> None:
     assert (made.train["x"] == train).all() and (made.held_out["x"] == test).all()
     assert made.classes == ["0", "1", "2"] and made.held_out.labels.tolist() == (np.arange(10) % 3).tolist()
     assert len(reverie.data(f"{tmp_path / 'd.npz'}:test").held_out) >= 1
+
+
+def test_a_split_whose_training_images_are_copies_of_the_test_ones_is_too_few(tmp_path: Path) -> None:
+    images = np.stack([pixels(seed) for seed in range(20)])
+    np.savez(tmp_path / "d.npz", x_train=images[:16], x_test=images)
+    fill(tmp_path / "folder" / "train", 16)
+    fill(tmp_path / "folder" / "test", 20)
+    for source in (tmp_path / "d.npz", tmp_path / "folder"):
+        with pytest.raises(TooFew, match="20 usable pictures, 0 of them to train on") as caught:
+            reverie.data(source)
+        assert caught.value.report.counts() == {"duplicate": 16}
+        assert len(reverie.data(f"{source}:test").train) > 8
 
 
 def test_npz_floats_are_scaled_copies_dropped_and_texts_kept(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ def dataset(
         arrays = _without_copies(arrays)
     if len(arrays.rows) < MIN_PICTURES:
         raise TooFew(source, Report(len(arrays.rows), arrays.problems))
+    if part is None and arrays.cut is not None and arrays.cut < MIN_PICTURES:
+        raise TooFew(source, Report(len(arrays.rows), arrays.problems), arrays.cut)
     if arrays.cut is None:
         arrays = _divided(arrays, options.held_out, split.fraction)
     if part is not None:
@@ -229,7 +231,9 @@ def _divided(arrays: Arrays, held_out: float, fraction: Callable[[str], float]) 
     """Training rows first, by content; near duplicates (of images, or by their middle frame or slice) together."""
     rows = arrays.rows
     if len(rows) < 2:
-        raise ReverieError(f"One sample ({', '.join(rows.names)}) cannot be divided into training and held-out ones.")
+        raise ReverieError(
+            f"{len(rows)} samples cannot be divided into training and held-out ones; take the whole set."
+        )
     fractions = np.array([fraction(sha) for sha in _hashes(rows)])
     near = np.zeros((0, 2), np.int64)
     if arrays.spec.medium != "sequence":
