@@ -146,6 +146,46 @@ def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
     assert made.report.counts()["bad-caption"] == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "table", "action"),
+    [
+        ("metadata.csv", "file_name,text\n0000.png,a\n0000.png,b", "row 3 names 0000.png again; the last row counts"),
+        ("metadata.csv", "file_name,text\n0000.png,b,c,d", "row 2 has 2 more fields than the header; left out"),
+        ("metadata.csv", 'file_name,text\n0000.png,b\n0001.png,"c\n0002.png,d', "a quotation mark is not closed"),
+        ("metadata.csv", 'file_name,text\n0000.png,"b\n0001.png,"c', "a quotation mark is not closed"),
+        ("metadata.jsonl", "[" * 100_000 + '\n{"file_name": "0000.png", "text": "b"}', "row 1 has no file_name"),
+    ],
+)
+def test_a_faulty_row_of_a_table_is_a_line_in_the_report(tmp_path: Path, name: str, table: str, action: str) -> None:
+    fill(tmp_path, 10)
+    (tmp_path / name).write_text(table)
+    made = reverie.data(tmp_path)
+    (problem,) = made.report.problems
+    assert (problem.file, problem.kind) == (name, "bad-caption") and action in problem.action
+    assert rows(made)["0000.png"][2].startswith("b")
+
+
+def test_a_number_of_hundreds_of_digits_is_no_attribute_and_a_line_separator_no_line(tmp_path: Path) -> None:
+    fill(tmp_path, 10)
+    lines = [f'{{"file_name": "{i:04d}.png", "n": 1{"0" * 400}, "m": {i}, "text": "a\u2028b"}}' for i in range(10)]
+    (tmp_path / "metadata.jsonl").write_text("\r\n".join(lines), "utf-8")
+    made = reverie.data(tmp_path)
+    assert made.attributes == ["m"] and made.train["text"][0] == "a b" and not made.report.problems
+
+
+def test_a_run_inside_the_folder_is_not_data(tmp_path: Path) -> None:
+    fill(tmp_path, 10)
+    fingerprint = reverie.data(tmp_path).fingerprint
+    fill(tmp_path / "runs" / "mine" / "samples", 4, first=50)
+    fill(tmp_path / "other", 1, first=60)
+    (tmp_path / "runs" / "mine" / "run.json").write_text('{"reverie": "0.1.0", "model": {}}')
+    (tmp_path / "other" / "run.json").write_text('{"steps": 3}')
+    made = reverie.data(tmp_path)
+    assert ("runs/mine/", "run") in kinds(made) and made.report.usable == 11
+    (tmp_path / "other" / "0060.png").unlink()
+    assert reverie.data(tmp_path).fingerprint == fingerprint
+
+
 def test_columns_of_numbers_are_attributes(tmp_path: Path) -> None:
     fill(tmp_path, 12)
     head, rest = (
