@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_pictures import pixels
+from small_pictures import pixels, save
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
@@ -73,6 +73,9 @@ LABELLED = {
     "Dataset of PIL pairs": Rows(lambda i: (pil(i), int(LABELS[i]))),
     "Dataset of dicts": Rows(lambda i: {"image": pil(i), "label": int(LABELS[i])}),
     "DataLoader": DataLoader(TensorDataset(tensors(), torch.from_numpy(LABELS)), batch_size=8),
+    "DataLoader, labels in a column": DataLoader(
+        TensorDataset(tensors(), torch.from_numpy(LABELS)[:, None]), batch_size=8
+    ),
     "DataLoader of dicts": DataLoader(Rows(lambda i: {"x": tensors()[i], "label": int(LABELS[i])}), batch_size=4),
     "list of pairs": [(IMAGES[i], LABELS[i]) for i in range(COUNT)],
 }
@@ -222,6 +225,22 @@ def test_a_column_with_one_bad_row_is_refused(column: str, value, hint: str) -> 
     good = {"text": "a", "attributes": [0.0, 1.0], "mask": np.zeros((20, 20)), "label": 1}[column]
     with pytest.raises(ReverieError, match=hint):
         rv.open_data([{"x": image, column: value if row == 4 else good} for row, image in enumerate(IMAGES)])
+
+
+def test_a_loader_whose_batches_are_no_columns_is_refused() -> None:
+    loader = DataLoader(Rows(lambda i: {"x": IMAGES[i], "attributes": {"a": 1.0}}), batch_size=8)
+    with pytest.raises(UsageError, match="columns are no lists of equal length"):
+        rv.open_data(loader)
+
+
+def test_a_pil_image_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    pil(0).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:400])
+    closed = Image.open(save(tmp_path / "whole.png", 1))
+    closed.close()
+    for bad in (Image.open(tmp_path / "cut.png"), closed, Image.new("RGB", (0, 4))):
+        with pytest.raises(UsageError, match=r"PIL image.* cannot be read"):
+            rv.open_data([*map(pil, range(20)), bad])
 
 
 @pytest.mark.parametrize(

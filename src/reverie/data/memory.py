@@ -92,12 +92,12 @@ def _array(value: Any) -> np.ndarray:
     """An array or tensor, or a value of a sample, as a plain array.
 
     Raises:
-        UsageError: masked values, or a tensor that is no plain block of numbers.
+        UsageError: masked values, a tensor that is no plain block of numbers, a PIL image that cannot be read.
     """
     if not _is_tensor(value):
         if np.ma.is_masked(value):
             raise UsageError("A masked array has masked values, which are no data. Fill them first: array.filled(0).")
-        return np.asarray(value)
+        return np.asarray(_loaded(value) if _is_image(value) else value)
     layout = str(value.layout).removeprefix("torch.")
     kinds = {"quantised": value.is_quantized, "meta": value.is_meta, layout: layout != "strided"}
     if odd := [kind for kind, holds in kinds.items() if holds]:
@@ -107,6 +107,19 @@ def _array(value: Any) -> np.ndarray:
     tensor = value.detach().cpu()
     numpy_has = str(tensor.dtype) in ("torch.float16", "torch.float32", "torch.float64")
     return (tensor.float() if tensor.is_floating_point() and not numpy_has else tensor).numpy()
+
+
+def _loaded(image: Any) -> Any:
+    """A PIL image, whose file may be read only now. Raises UsageError where that fails or it has no pixels."""
+    try:
+        image.load()
+        if 0 not in image.size:
+            return image
+        reason: object = f"its size is {image.size}"
+    except (OSError, ValueError, SyntaxError) as error:  # cut short, closed, damaged
+        reason = error
+    name = getattr(image, "filename", "")
+    raise UsageError(f"A PIL image{f' of {name}' if name else ''} cannot be read: {reason}. Leave it out.")
 
 
 def _listed(values: Any, name: str) -> Any:
@@ -153,7 +166,10 @@ def _samples(source: Any, what: str, count: int) -> Iterator[dict[str, Any]]:
     if _is_loader(source) and source.batch_size is not None:
         for batch in source:
             columns = _named(batch)
-            for row in range(len(columns["x"])):
+            rows = {name: _rows_of(values) for name, values in columns.items()}
+            if len({*rows.values()}) > 1 or not rows["x"]:
+                raise UsageError(f"{what} gives a batch whose columns are no lists of equal length: {rows}.")
+            for row in range(rows["x"]):
                 yield {name: values[row] for name, values in columns.items()}
     elif hasattr(source, "__iter__"):
         yield from map(_named, source)
@@ -169,6 +185,12 @@ def _samples(source: Any, what: str, count: int) -> Iterator[dict[str, Any]]:
             yield _named(sample)
 
 
+def _rows_of(values: Any) -> int:
+    """Rows of a batch's column; 0 where it is no list of them."""
+    rows = not isinstance(values, Mapping) and hasattr(values, "__len__") and getattr(values, "ndim", 1) > 0
+    return len(values) if rows else 0
+
+
 def _named(sample: Any) -> dict[str, Any]:
     """A sample, or a batch of them, as columns."""
     if isinstance(sample, Mapping):
@@ -177,7 +199,9 @@ def _named(sample: Any) -> dict[str, Any]:
             raise UsageError(f"A sample has {', '.join(map(str, sample))}, but no {' or '.join(KEYS['x'])}.")
         return {column: sample[key] for column, key in columns.items() if key is not None}
     if isinstance(sample, tuple | list):
-        if not 1 <= len(sample) <= 2 or (len(sample) == 2 and (_is_image(sample[1]) or np.ndim(_first(sample[1])) > 0)):
+        if not 1 <= len(sample) <= 2 or (
+            len(sample) == 2 and (_is_image(sample[1]) or np.shape(_first(sample[1])) not in ((), (1,)))
+        ):
             raise UsageError(
                 f"A sample is a tuple of {len(sample)}; (image, label) is understood. Name the parts of others: "
                 '{"x": ..., "label": ..., "text": ..., "source": ..., "mask": ..., "attributes": ...}.'
@@ -235,7 +259,7 @@ def _column(name: str, values: list[Any], what: str, options: OpenOptions, probl
     if name == "text":
         return values
     fitted = name in ("x", "source")
-    arrays = [value if fitted and _is_image(value) else _array(value) for value in values]
+    arrays = [_loaded(value) if fitted and _is_image(value) else _array(value) for value in values]
     if name != "attributes":
         _check_kinds(name, arrays, what)
     if fitted and _is_image(arrays[0]):
