@@ -45,12 +45,16 @@ class Seen:
 
 
 class TooFew(ReverieError):
-    """Fewer than MIN_PICTURES usable pictures; ``report`` says what was found."""
+    """Fewer than MIN_PICTURES usable images, or to train on where the source names its split (``train`` of them).
 
-    def __init__(self, what: str, report: Report):
+    ``report`` says what was found.
+    """
+
+    def __init__(self, what: str, report: Report, train: int | None = None):
         counts = ", ".join(f"{n} {kind}" for kind, n in report.counts().items()) or "no other files"
         super().__init__(
-            f"{what} holds {report.usable} usable pictures; at least {MIN_PICTURES} are needed. "
+            f"{what} holds {report.usable} usable pictures{'' if train is None else f', {train} of them to train on'}; "
+            f"at least {MIN_PICTURES} are needed. "
             f"Also found: {counts}. Pictures are read from {' '.join(sorted(decode.SUFFIXES))} files."
         )
         self.report = report
