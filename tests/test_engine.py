@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -203,13 +204,93 @@ def test_a_loss_that_depends_on_none_of_its_phase_s_parameters_is_an_error():
 
 
 def test_phases_have_names_of_their_own():
-    for names in ((), ("A", "A"), ("forward",), ("A", "update")):
+    for names in (("A", "A"), ("forward",), ("A", "update")):
         model = Scales()
         model.stages = lambda names=names, model=model: [
             Stage([Phase(name, sgd(model.a), model.square) for name in names])
         ]
         with pytest.raises(UsageError, match="names of their own"):
             stages_of(model)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda stage: None,
+        lambda stage: stage,
+        lambda stage: [],
+        lambda stage: stage.phases,
+        lambda stage: [replace(stage, phases=[])],
+        lambda stage: [replace(stage, phases=stage.phases[0])],
+        lambda stage: [replace(stage, share=0.0)],
+        lambda stage: [replace(stage, share=float("nan"))],
+        lambda stage: [replace(stage, group=0)],
+        lambda stage: [replace(stage, precision="fp16")],
+        lambda stage: [replace(stage, verbs=("draw",))],
+        lambda stage: [replace(stage, phases=[replace(stage.phases[0], every=0)])],
+        lambda stage: [replace(stage, phases=[replace(stage.phases[0], scale=float("inf"))])],
+        lambda stage: [replace(stage, phases=[replace(stage.phases[0], optimizer=None)])],
+        lambda stage: [replace(stage, phases=[replace(stage.phases[0], optimizer=torch.optim.LBFGS([stage.w]))])],
+    ],
+)
+def test_what_is_no_list_of_stages_with_fields_in_their_ranges_is_refused(wrong):
+    model = Scales()
+    stage = Stage([Phase("A", sgd(model.a), model.square)])
+    stage.w = model.a
+    model.stages = lambda: wrong(stage)
+    with pytest.raises(UsageError, match=r"must be|needs a list|return a list"):
+        stages_of(model)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda model: model.a.square().sum(), "must return a dict"),
+        (lambda model: None, "must return a dict"),
+        (lambda model: {"loss": model.a.square()}, "0-dim tensor, not a torch.float32 of shape"),
+        (lambda model: {"loss": model.a.sum() * 1j}, "0-dim tensor, not a torch.complex64"),
+        (lambda model: {"loss": 1.0}, "0-dim tensor, not float"),
+        (lambda model: {"error": model.a.sum()}, "no value named 'loss'"),
+    ],
+)
+def test_a_loss_that_is_not_0_dim_tensors_by_name_is_refused(loss, message):
+    model = Scales()
+    with pytest.raises(UsageError, match=message):
+        train(model, Stage([Phase("A", sgd(model.a), lambda batch, outputs: loss(model))])).step(0, 0.0)
+
+
+def test_forward_and_update_return_dicts_and_gather_names_what_is_there():
+    model = Scales()
+    phases = [Phase("A", sgd(model.a), model.square)]
+    for stage, message in [
+        (Stage(phases, forward=lambda batch: batch["x"]), "forward must return a dict"),
+        (Stage(phases, update=lambda batch, outputs, stats: True), "update must return a dict"),
+        (Stage(phases, update=lambda batch, outputs, stats: None, gather=("fakes",)), "gather names 'fakes'"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            train(model, stage).step(0, 0.0)
+
+
+def test_frozen_parameters_in_an_optimiser_stand_still_and_others_move():
+    model = Scales()
+    model.b.requires_grad_(False)
+    before = model.a.detach().clone(), model.b.detach().clone()
+    optimizer = torch.optim.SGD([model.a, model.b], 0.1)
+    loss = Phase("A", optimizer, lambda batch, outputs: {"loss": (model.a + model.b).square().sum()})
+    train(model, Stage([loss])).step(0, 0.0)
+    assert not torch.equal(model.a, before[0]) and torch.equal(model.b, before[1])
+
+
+def test_state_of_other_optimisers_or_phases_is_refused():
+    model = Scales()
+    saved = train(model, Stage([Phase("A", sgd(model.a), model.square)])).state()
+    for phases in (
+        [Phase("A", adamw([model.a], 0.1), model.square)],
+        [Phase("B", sgd(model.a), model.square)],
+        [Phase("A", sgd(model.a, model.b), model.square)],
+    ):
+        with pytest.raises(UsageError, match="cannot go on"):
+            train(model, Stage(phases)).load_state(saved)
 
 
 def test_a_loss_that_asks_for_a_column_the_data_has_not_is_told_which_there_are():

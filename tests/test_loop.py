@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -180,9 +181,102 @@ def test_checkpoints_hold_the_callbacks_state_and_the_loop_goes_on_from_them(tmp
     trained(5, "cut")
     saved = load_checkpoint(newest_whole(tmp_path / "cut")[0], training=True)
     assert saved.step == 5 and saved.config == {"name": f"{__name__}:Linear", "kwargs": None}
-    assert saved.training.keys() == {"stage", "optimizers", "plan", "callbacks", "loop"}
+    assert saved.training.keys() == {"stage", "outline", "optimizers", "plan", "callbacks", "loop"}
     again, recounted = trained(8, "again", saved)
     assert counted == recounted == 8 and all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+class Ramp(nn.Module):
+    """Two stages whose losses are of very different sizes, the second of them 0 at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(1))
+
+    def stages(self):
+        def loss(size):
+            return lambda batch, outputs: {"loss": size(batch.progress) * self.w.square().sum()}
+
+        small = rv.Phase("small", torch.optim.SGD([self.w], 1e-6), loss(lambda progress: 1e-6))
+        large = rv.Phase("large", torch.optim.SGD([self.w], 1e-12), loss(lambda progress: 1e7 * (progress > 0.4)))
+        return [rv.Stage([small]), rv.Stage([large])]
+
+
+def test_a_loss_is_judged_by_its_own_size_and_a_start_of_0_says_nothing():
+    *_, step = rv.fit(Ramp(), steps=20, ema=0, log_every=1)
+    assert step.metrics["loss"] > 9e6 and step.loop.digest.typical["loss"] > 9e6
+
+
+@pytest.mark.parametrize("name", ["step", "seconds", "lr", "images_per_second"])
+def test_a_number_of_the_log_itself_is_no_ones_to_overwrite(name):
+    class Says(rv.callbacks.Callback):
+        def after(self, step):
+            step.log(**{name: 1.0})
+
+    with pytest.raises(UsageError, match=f"The log has a '{name}' of its own"):
+        list(rv.fit(Canvas(), steps=1, callbacks=[Says()]))
+
+
+@pytest.mark.parametrize("value", [None, "much", [1.0]])
+def test_what_is_no_number_is_not_logged(value):
+    class Says(rv.callbacks.Callback):
+        def after(self, step):
+            step.log(a=value)
+
+    with pytest.raises(UsageError, match="takes a number"):
+        list(rv.fit(Canvas(), steps=1, callbacks=[Says()]))
+
+
+def test_what_no_checkpoint_would_give_back_is_refused_when_it_is_saved(tmp_path):
+    class Remembers(rv.callbacks.Callback):
+        def state(self):
+            return {"best": np.float64(1)}
+
+    with pytest.raises(UsageError, match=r"callback Remembers-0 holds a numpy\.float64"):
+        list(rv.fit(Canvas(), steps=1, callbacks=[Remembers(), rv.callbacks.Checkpoints(tmp_path)]))
+
+
+def test_callbacks_are_callbacks():
+    for wrong in (lambda step: None, rv.callbacks.Callback):
+        with pytest.raises(UsageError, match="list of"):
+            list(rv.fit(Canvas(), steps=1, callbacks=[wrong]))
+
+
+def test_a_callback_that_stops_a_lone_process_stops_it_at_this_step():
+    class Stops(rv.callbacks.Callback):
+        def after(self, step):
+            if step.number == 3:
+                step.loop.stop()
+
+    *_, last = rv.fit(Canvas(), steps=50, callbacks=[Stops()], log_every=10)
+    assert last.number == 3 and last.line["step"] == 3
+
+
+def test_what_open_data_opens_is_fitted_as_it_is():
+    images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), dtype=np.uint8)
+    *_, step = rv.fit(rv.build("autoencoder", rv.data(images), width=8), images, steps=2, batch_size=8)
+    assert step.number == 2 and step.loop.data.spec.shape == (8, 8)
+
+
+def test_layers_that_mix_rows_are_named_where_a_batch_is_cut():
+    class Said(rv.callbacks.Callback):
+        def say(self, text):
+            said.append(text)
+
+    class Mixed(Canvas):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.frozen = nn.BatchNorm2d(3), nn.Dropout().eval()
+
+        def train(self, mode=True):
+            super().train(mode)
+            self.frozen.eval()
+            return self
+
+    for accumulate, count in ((1, 0), (2, 1)):
+        said = []
+        next(rv.fit(Mixed(), steps=1, ema=0, batch_size=2, accumulate=accumulate, callbacks=[Said()]))
+        assert len(said) == count and all("BatchNorm2d in this model" in text for text in said)
 
 
 def test_minutes_end_a_fit_on_time_and_its_plan_repeats_it():

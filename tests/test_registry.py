@@ -10,6 +10,7 @@ from typing import Annotated
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import reverie as rv
@@ -120,6 +121,24 @@ def models(monkeypatch):
 def doubled(size: int, channels: int, inner: Annotated[dict | str, SubRun()] = "") -> nn.Linear:
     """A function is a system."""
     return nn.Linear(size, 2 * channels)
+
+
+def test_a_run_of_a_registered_model_names_the_module_that_makes_it_known(bars, tmp_path, models):
+    @rv.register("passing")
+    class Passing(nn.Module):
+        def __init__(self, size: int, channels: int):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(channels, size, size))
+
+        def stages(self):
+            loss = lambda batch, outputs: {"loss": (batch["x"] - self.w).square().mean()}  # noqa: E731
+            return [rv.Stage([rv.Phase("fit", torch.optim.SGD(self.parameters(), 0.1), loss)])]
+
+    run = rv.train("passing", bars, steps=1, out=tmp_path / "run", quiet=True)
+    del models["passing"]
+    for call in (rv.load, lambda path: rv.resume(path, steps=2)):
+        with pytest.raises(UsageError, match=rf"never chooses code.*REVERIE_IMPORT={__name__}"):
+            call(run.path)
 
 
 def test_a_function_is_a_system_and_its_signature_the_configuration(models):

@@ -214,6 +214,98 @@ def test_a_users_own_module_trains_is_killed_resumes_and_samples(mine, tiny, tmp
     assert same(state(run), state(rv.rerun(run.path, tmp_path / "same", model=fresh(), data=tiny, quiet=True)))
 
 
+class Careless(Staged):
+    """It draws from torch's own generators, as modules outside this package do."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout()
+
+    def loss(self, batch, outputs):
+        x = self.dropout(batch["x"].flatten(1)) + 0.1 * torch.randn(64)
+        return {"loss": (self.b(self.a(x)) - x).square().mean()}
+
+
+def test_a_module_that_draws_from_global_generators_resumes_to_the_bit_and_leaves_them_alone(tiny, tmp_path):
+    torch.manual_seed(0)
+    run = rv.train(Careless(), tiny, out=tmp_path / "run", steps=8, keep=99, checkpoint_every=1, **SMALL)
+    before = torch.get_rng_state()
+    again = rv.resume(cut_back(run, 3, tmp_path / "cut").path, model=Careless(), data=tiny, quiet=True)
+    assert same(state(run), state(again))
+    torch.set_rng_state(before)
+    expected = torch.rand(3)
+    fresh = Careless()
+    torch.set_rng_state(before)
+    rv.resume(cut_back(run, 3, tmp_path / "cut2").path, model=fresh, data=tiny, quiet=True)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_training_whose_last_images_fail_is_finished_and_can_be_used(tiny, tmp_path):
+    class Shy(Staged):
+        def held_out(self, batch):
+            raise IndexError("no score today")
+
+    with pytest.raises(ReverieError, match=r"finished and kept, 4 steps.*IndexError: no score today"):
+        rv.train(Shy(), tiny, out=tmp_path / "run", steps=4, **SMALL)
+    run = Run.open(tmp_path / "run")
+    assert run.info["status"] == "finished" and steps_in(run.checkpoints)[-1] == 4
+    assert rv.load(run, model=Shy()).checkpoint == 4
+
+
+def test_a_score_that_is_no_number_is_left_out_and_said(tiny, tmp_path, capsys):
+    class Lost(Staged):
+        def held_out(self, batch):
+            return {"mood": torch.full((len(batch["x"]),), math.nan), "size": torch.ones(len(batch["x"]))}
+
+    run = rv.train(Lost(), tiny, out=tmp_path / "run", steps=2, **SMALL | {"quiet": False})
+    assert run.info["held_out"] == {"size": 1.0} and run.info["status"] == "finished"
+    assert "left out: mood" in capsys.readouterr().err
+
+
+def test_a_run_that_any_error_ends_says_that_it_failed(tiny, tmp_path):
+    class Breaks(rv.callbacks.Callback):
+        def after(self, step):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        rv.train(Staged(), tiny, out=tmp_path / "run", steps=4, callbacks=[Breaks()], **SMALL)
+    assert Run.open(tmp_path / "run").info["status"] == "failed"
+    assert rv.resume(tmp_path / "run", model=Staged(), data=tiny, quiet=True).info["status"] == "finished"
+
+
+def test_what_a_kill_left_half_written_is_removed_by_the_next_resume_and_nothing_else(bars, tmp_path):
+    run = rv.train("vae", bars, out=tmp_path / "run", steps=3, keep=99, checkpoint_every=1, **SMALL, width=8, latent=3)
+    cut = cut_back(run, 2, tmp_path / "cut")
+    (cut.checkpoints / ".aside-3-1").mkdir()
+    (cut.checkpoints / ".aside-3-1" / "model.safetensors").write_bytes(b"half")
+    (cut.path / ".aside-x.json").write_text("{")
+    (cut.path / "notes.txt").write_text("mine")
+    rv.resume(cut.path, quiet=True)
+    assert not list(cut.path.rglob(".aside-*")) and (cut.path / "notes.txt").read_text() == "mine"
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(bars, tmp_path):
+    run = rv.train("vae", bars, out=tmp_path / "run", steps=3, keep=99, checkpoint_every=1, **SMALL, width=8, latent=3)
+    weights = run.checkpoints / "00000003" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="checkpoint 3 is damaged"):
+        assert rv.load(run).checkpoint == 2
+
+
+def test_a_model_of_other_shapes_than_the_runs_is_refused(tiny, tmp_path):
+    run = rv.train(Staged(), tiny, out=tmp_path / "run", steps=2, **SMALL)
+    for call in (lambda m: rv.load(run, model=m), lambda m: rv.resume(run.path, steps=4, model=m, data=tiny)):
+        with pytest.raises(UsageError, match=r"4 tensors differ|3 tensors differ"):
+            call(Staged(width=5))
+
+
+def test_a_run_of_a_class_of_ones_own_is_scored_with_a_fresh_instance(tiny, tmp_path):
+    run = rv.train(Staged(), tiny, out=tmp_path / "run", steps=2, **SMALL)
+    with pytest.raises(UsageError, match="class of your own"):
+        rv.evaluate(run.path, ["kernel"], n=50, data=tiny)
+    assert rv.evaluate(run.path, ["kernel"], n=50, data=tiny, model=Staged())["kernel-small"].value > 0
+
+
 def test_a_built_model_keeps_its_weights_and_its_run_resumes_by_itself(bars, tmp_path):
     torch.manual_seed(3)
     model = rv.build("vae", rv.data(bars), width=8, latent=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import reverie
 from reverie.core.errors import ReverieError, UsageError, suggest
@@ -68,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(verb: str, rest: list[str]) -> int:
     from reverie.commands import COMMANDS
 
+    before, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"Warning: {message}\n"
     try:
         if verb not in COMMANDS:
             raise UsageError(f"There is no verb {verb!r}.{suggest(verb, list(COMMANDS))} See reverie --help.")
@@ -84,4 +86,6 @@ def _run(verb: str, rest: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `reverie models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        warnings.formatwarning = before
     return 0

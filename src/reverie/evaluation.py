@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from reverie.core import distributed
 from reverie.core.card import card_of, checkpoint_of, config_of, info_of, name_of
@@ -55,6 +56,7 @@ def evaluate(
     size: Size | None = None,
     out: Path | str | None = None,
     progress: Progress | None = None,
+    model: nn.Module | None = None,
     **options: Any,
 ) -> Scores:
     """Scores of a run's samples or translations, or of pictures that anything drew, against real ones.
@@ -75,6 +77,7 @@ def evaluate(
         size: side in pixels, or (height, width), at which two sources are compared.
         out: folder for scores.json, scores.png and closest.png; by default RUN/evaluation, and none without a run.
         progress: called as progress(done, total, what) during long work.
+        model: a fresh instance to put the weights in, where the run is of a class of your own.
         options: of the model's own ``sample`` or ``translate``, as for ``reverie.sample``; None is its default.
 
     Raises:
@@ -91,14 +94,14 @@ def evaluate(
     if run is not None:
         if size is not None:
             raise UsageError("A run has its own size; --size is for --fake and --real.")
-        model = load(run, device)
-        options = complete(model, options)
+        loaded = load(run, device, model=model)
+        options = complete(loaded, options)
         n = n or (NUMBER_FID if set(asked) & set(INCEPTION[:2]) else NUMBER)
-        if translates(model):
-            sets = _sets_of_translator(model, str(_path(run)), n, data, seed, progress, options)
+        if translates(loaded):
+            sets = _sets_of_translator(loaded, str(_path(run)), n, data, seed, progress, options)
         else:
-            samples = "sample" in verbs_of(model) and not set(asked) <= set(UNDRAWN)
-            sets = _sets_of_run(model, str(_path(run)), n if samples else 0, data, seed, progress, options)
+            samples = "sample" in verbs_of(loaded) and not set(asked) <= set(UNDRAWN)
+            sets = _sets_of_run(loaded, str(_path(run)), n if samples else 0, data, seed, progress, options)
         if not metrics:
             asked = [name for name in asked if _applies(name, sets)]
     else:

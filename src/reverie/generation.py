@@ -24,7 +24,7 @@ from reverie.data import Dataset, Split, load_picture, open_like, provenance, re
 from reverie.data.batches import in_order
 from reverie.drawing import Whole, chunk_of, device_of, draw
 from reverie.media import Spec, medium_of
-from reverie.training.checkpoint import rebuilt, trained
+from reverie.training.checkpoint import put_weights, rebuilt, trained
 from reverie.training.run import Run
 
 
@@ -41,7 +41,7 @@ def load(run: Run | Path | str, device: str = "auto", average: bool = True, mode
     """
     found, saved = trained(run)
     loaded: Model = rebuilt(saved.config, found, model)
-    loaded.load_state_dict(saved.averaged if average else saved.weights)
+    put_weights(loaded, saved.averaged if average else saved.weights, found.path)
     loaded.run, loaded.checkpoint = found.info, saved.step
     return place(loaded, pick_device(device)).requires_grad_(False).eval()
 

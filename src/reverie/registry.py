@@ -13,7 +13,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -261,6 +261,20 @@ def entry(name: str) -> Entry:
         f"There is no model {name!r}.{suggest(name, list(MODELS))} Known: {', '.join(MODELS)}. A model of your own is "
         f"named package.module:function, or registered by a module that {_IMPORT} names."
     )
+
+
+def code_of(name: str) -> dict[str, str]:
+    """For run.json, of a model registered outside reverie: {"code": module}, for messages alone."""
+    return {} if name in BUILT_IN or name not in MODELS else {"code": MODELS[name].path.partition(":")[0]}
+
+
+def check_known(name: str, info: Mapping[str, Any]) -> None:
+    """Raise a UsageError unless this process knows the model of a run; it says in which module the run found it."""
+    if ":" not in name and name not in names() and (module := info.get("code")):
+        raise UsageError(
+            f"This is a run of {name!r}, which the module {module} registered: code outside reverie, and a file never "
+            f"chooses code. If you trust it, set {_IMPORT}={module} for the command, or import it in Python."
+        )
 
 
 def _discover() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_pictures import pixels
+from small_pictures import pixels, save
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
@@ -74,6 +74,9 @@ LABELLED = {
     "Dataset of PIL pairs": Rows(lambda i: (pil(i), int(LABELS[i]))),
     "Dataset of dicts": Rows(lambda i: {"image": pil(i), "label": int(LABELS[i])}),
     "DataLoader": DataLoader(TensorDataset(tensors(), torch.from_numpy(LABELS)), batch_size=8),
+    "DataLoader, labels in a column": DataLoader(
+        TensorDataset(tensors(), torch.from_numpy(LABELS)[:, None]), batch_size=8
+    ),
     "DataLoader of dicts": DataLoader(Rows(lambda i: {"x": tensors()[i], "label": int(LABELS[i])}), batch_size=4),
     "list of pairs": [(IMAGES[i], LABELS[i]) for i in range(COUNT)],
 }
@@ -196,12 +199,119 @@ def test_an_iterable_needs_a_length(npz) -> None:
         (np.zeros((20, 5)), "does not tell what they are"),
         (np.zeros((20, 5, 5, 5)), 'medium="volume"'),
         (np.full((20, 5, 5), np.nan), "floats in"),
+        ([*IMAGES[:9], IMAGES[9] / 255.0, *IMAGES[10:]], r"x of row 9 is floats, of row 0 uint8\."),
+        (
+            [image / (255.0 if row % 2 else 1) for row, image in enumerate(IMAGES)],
+            r"rows 1, 3, 5 and 12 more .*\[0, 1\]",
+        ),
+        ([pil(0), *IMAGES[1:]], r"x of rows 1, 2, 3 and 26 more is uint8, of row 0 a PIL image"),
+        ([IMAGES[0], *map(pil, range(1, COUNT))], "is a PIL image, of row 0 uint8"),
+        (
+            [{"x": image, "mask": image[..., 0] > 127 if row else image[..., 0]} for row, image in enumerate(IMAGES)],
+            "mask of",
+        ),
+        (np.ma.masked_equal(IMAGES, 3), "masked values"),
+        (tensors().to_sparse(), "sparse_coo tensor"),
+        (tensors().to("meta"), "meta tensor"),
+        (Rows(lambda i: tensors()[i], COUNT + 5), f"length of {COUNT + 5}, but reading sample {COUNT}"),
     ],
     ids=str,
 )
 def test_an_object_that_cannot_be_used_is_refused_with_the_reason(source, hint: str) -> None:
     with pytest.raises(ReverieError, match=hint):
         rv.open_data(source)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "hint"),
+    [
+        ("text", 3, "text of row 4 is 3"),
+        ("text", b"a", "text of row 4 is b'a'"),
+        ("attributes", [float("nan"), 1.0], "attributes of row 4 are not finite"),
+        ("attributes", [1e300, 1.0], "attributes of row 4 are not finite"),
+        ("mask", np.full((20, 20), np.nan), "masks are float64, not all of them finite"),
+        ("mask", np.zeros((10, 10)), "mask is of several shapes"),
+        ("label", [1, 2], "not an array"),
+    ],
+)
+def test_a_column_with_one_bad_row_is_refused(column: str, value, hint: str) -> None:
+    good = {"text": "a", "attributes": [0.0, 1.0], "mask": np.zeros((20, 20)), "label": 1}[column]
+    with pytest.raises(ReverieError, match=hint):
+        rv.open_data([{"x": image, column: value if row == 4 else good} for row, image in enumerate(IMAGES)])
+
+
+def test_a_loader_whose_batches_are_no_columns_is_refused() -> None:
+    loader = DataLoader(Rows(lambda i: {"x": IMAGES[i], "attributes": {"a": 1.0}}), batch_size=8)
+    with pytest.raises(UsageError, match="columns are no lists of equal length"):
+        rv.open_data(loader)
+
+
+def test_a_pil_image_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    pil(0).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:400])
+    closed = Image.open(save(tmp_path / "whole.png", 1))
+    closed.close()
+    for bad in (Image.open(tmp_path / "cut.png"), closed, Image.new("RGB", (0, 4))):
+        with pytest.raises(UsageError, match=r"PIL image.* cannot be read"):
+            rv.open_data([*map(pil, range(20)), bad])
+
+
+@pytest.mark.parametrize(
+    ("columns", "hint"),
+    [
+        ({"attributes": ["a"]}, "attributes are <U1"),
+        ({"attributes": {"a": 1}}, "attributes are object"),
+        ({"mask": np.zeros((4, 4))}, r"masks have shape \(30, 4, 4\)"),
+    ],
+)
+def test_a_column_of_another_kind_is_refused(columns: dict, hint: str) -> None:
+    with pytest.raises(ReverieError, match=hint):
+        rv.open_data([{"x": image, **columns} for image in IMAGES])
+
+
+@pytest.mark.parametrize(
+    ("columns", "hint"),
+    [
+        ({"labels": np.ones((COUNT // 2, 2), int)}, r"shape \(15, 2\) for 30 images; \(N,\) or \(N, 1\)"),
+        ({"labels": 3}, "labels are 3; a list"),
+        ({"labels": "a" * COUNT}, "a list of one for each image"),
+        ({"labels": np.ma.masked_equal(LABELS, 1)}, "masked values"),
+        ({"texts": "a" * COUNT}, "a list of one for each image"),
+        ({"texts": ["a"]}, r"texts have shape \(1,\)"),
+        ({"texts": [*TEXTS[:7], 7, *TEXTS[8:]]}, "text of row 7 is 7"),
+    ],
+)
+def test_labels_and_texts_of_another_shape_or_type_are_refused(columns: dict, hint: str) -> None:
+    with pytest.raises(ReverieError, match=hint):
+        rv.open_data(IMAGES, **columns)
+
+
+def test_no_caption_is_none_or_empty() -> None:
+    texts = [None if i % 2 else text for i, text in enumerate(TEXTS)]
+    dataset = rv.open_data(IMAGES, texts=texts)
+    assert dataset.summary()["captions"] == COUNT / 2
+    assert dataset.fingerprint == rv.open_data(IMAGES, texts=[text or "" for text in texts]).fingerprint
+    samples = [{"x": image, "text": text} for image, text in zip(IMAGES, texts, strict=True)]
+    assert dataset.fingerprint == rv.open_data(samples).fingerprint
+
+
+def test_labels_in_a_column_and_masked_arrays_without_masked_values_are_taken() -> None:
+    fingerprint = rv.open_data(IMAGES, labels=LABELS).fingerprint
+    assert rv.open_data(IMAGES, labels=LABELS[:, None]).fingerprint == fingerprint
+    assert rv.open_data(IMAGES, labels=LABELS[:, None].tolist()).fingerprint == fingerprint
+    assert rv.open_data(np.ma.array(IMAGES), labels=np.ma.array(LABELS)).fingerprint == fingerprint
+    assert (
+        rv.open_data([(image, label[None]) for image, label in zip(IMAGES, LABELS, strict=True)]).fingerprint
+        == fingerprint
+    )
+
+
+def test_dark_rows_of_floats_up_to_255_are_taken_where_the_range_is_named() -> None:
+    floats = IMAGES.astype(np.float32)
+    floats[3] /= 255
+    assert rv.open_data(floats, low=0, high=255).report.usable == COUNT
+    floats[3] = 0
+    assert rv.open_data(floats).report.usable == COUNT
 
 
 def test_the_users_own_array_stays_writable_and_unchanged() -> None:

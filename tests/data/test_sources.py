@@ -19,6 +19,7 @@ from small_pictures import fill, pixels, save
 
 import reverie.data
 from reverie.core.errors import ReverieError, UsageError
+from reverie.data.intake import TooFew
 
 
 def rows(made) -> dict[str, tuple]:
@@ -65,11 +66,35 @@ def test_the_module_is_the_function_and_does_not_import_torch() -> None:
         ({"source": "x" * 5000}, "a folder of pictures"),
         ({"source": "a\0b:test"}, "a folder of pictures"),
         ({"source": "hf:a/b/c"}, "hf:owner/name"),
+        ({"source": ""}, "name of the data is empty"),
+        ({"source": "fashion", "low": float("nan"), "high": 1.0}, "finite numbers"),
+        ({"source": "fashion", "low": float("-inf"), "high": 1.0}, "finite numbers"),
+        ({"source": "fashion", "low": -1.7e308, "high": 1.7e308}, "finite numbers"),
+        ({"source": "fashion", "low": 0, "high": 10**400}, "finite numbers"),
+        ({"source": "fashion", "low": 1.0, "high": 1.0}, "low below high"),
+        ({"source": "fashion", "low": "a", "high": "b"}, "finite numbers"),
+        ({"source": "fashion", "held_out": "a"}, "between 0 and 1"),
+        ({"source": "fashion", "size": 8.5}, "1 to 4096"),
+        ({"source": "fashion", "size": True}, "1 to 4096"),
+        ({"source": "fashion", "size": (8, 2.5)}, "1 to 4096"),
+        ({"source": "fashion", "channels": True}, "1 .grey. or 3"),
+        ({"source": "fashion", "background": None}, "three numbers"),
+        ({"source": "fashion", "background": 5}, "three numbers"),
+        ({"source": "fashion", "background": (0.5, 0.5, 0.5)}, "three numbers"),
+        ({"source": "fashion", "medium": 3}, "image, video, volume, sequence"),
     ],
 )
 def test_a_wrong_call_says_what_is_possible(wrong: dict, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
         reverie.data(**wrong)
+
+
+def test_numbers_of_numpy_are_options_as_those_of_python() -> None:
+    images = np.stack([pixels(seed) for seed in range(12)])
+    numbers = {"size": np.int64(8), "channels": np.int64(1), "low": np.float32(0), "high": np.int16(255)}
+    made = reverie.data(images, **numbers, background=np.array([1, 2, 3]), held_out=np.float32(0.25))
+    python = {"size": 8, "channels": 1, "low": 0.0, "high": 255.0, "background": (1, 2, 3), "held_out": 0.25}
+    assert json.dumps(made.provenance) == json.dumps(reverie.data(images, **python).provenance)
 
 
 def test_top_folders_are_classes(tmp_path: Path) -> None:
@@ -119,6 +144,46 @@ def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
     assert made.summary()["captions"] == 4
     assert {("0001.txt", "bad-caption"), ("metadata.csv", "bad-caption"), ("*.txt", "ignored")} <= kinds(made)
     assert made.report.counts()["bad-caption"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "action"),
+    [
+        ("metadata.csv", "file_name,text\n0000.png,a\n0000.png,b", "row 3 names 0000.png again; the last row counts"),
+        ("metadata.csv", "file_name,text\n0000.png,b,c,d", "row 2 has 2 more fields than the header; left out"),
+        ("metadata.csv", 'file_name,text\n0000.png,b\n0001.png,"c\n0002.png,d', "a quotation mark is not closed"),
+        ("metadata.csv", 'file_name,text\n0000.png,"b\n0001.png,"c', "a quotation mark is not closed"),
+        ("metadata.jsonl", "[" * 100_000 + '\n{"file_name": "0000.png", "text": "b"}', "row 1 has no file_name"),
+    ],
+)
+def test_a_faulty_row_of_a_table_is_a_line_in_the_report(tmp_path: Path, name: str, table: str, action: str) -> None:
+    fill(tmp_path, 10)
+    (tmp_path / name).write_text(table)
+    made = reverie.data(tmp_path)
+    (problem,) = made.report.problems
+    assert (problem.file, problem.kind) == (name, "bad-caption") and action in problem.action
+    assert rows(made)["0000.png"][2].startswith("b")
+
+
+def test_a_number_of_hundreds_of_digits_is_no_attribute_and_a_line_separator_no_line(tmp_path: Path) -> None:
+    fill(tmp_path, 10)
+    lines = [f'{{"file_name": "{i:04d}.png", "n": 1{"0" * 400}, "m": {i}, "text": "a\u2028b"}}' for i in range(10)]
+    (tmp_path / "metadata.jsonl").write_text("\r\n".join(lines), "utf-8")
+    made = reverie.data(tmp_path)
+    assert made.attributes == ["m"] and made.train["text"][0] == "a b" and not made.report.problems
+
+
+def test_a_run_inside_the_folder_is_not_data(tmp_path: Path) -> None:
+    fill(tmp_path, 10)
+    fingerprint = reverie.data(tmp_path).fingerprint
+    fill(tmp_path / "runs" / "mine" / "samples", 4, first=50)
+    fill(tmp_path / "other", 1, first=60)
+    (tmp_path / "runs" / "mine" / "run.json").write_text('{"reverie": "0.1.0", "model": {}}')
+    (tmp_path / "other" / "run.json").write_text('{"steps": 3}')
+    made = reverie.data(tmp_path)
+    assert ("runs/mine/", "run") in kinds(made) and made.report.usable == 11
+    (tmp_path / "other" / "0060.png").unlink()
+    assert reverie.data(tmp_path).fingerprint == fingerprint
 
 
 def test_columns_of_numbers_are_attributes(tmp_path: Path) -> None:
@@ -180,6 +245,18 @@ def test_npz_with_a_split_keeps_it(tmp_path: Path) -> None:
     assert len(reverie.data(f"{tmp_path / 'd.npz'}:test").held_out) >= 1
 
 
+def test_a_split_whose_training_images_are_copies_of_the_test_ones_is_too_few(tmp_path: Path) -> None:
+    images = np.stack([pixels(seed) for seed in range(20)])
+    np.savez(tmp_path / "d.npz", x_train=images[:16], x_test=images)
+    fill(tmp_path / "folder" / "train", 16)
+    fill(tmp_path / "folder" / "test", 20)
+    for source in (tmp_path / "d.npz", tmp_path / "folder"):
+        with pytest.raises(TooFew, match="20 usable pictures, 0 of them to train on") as caught:
+            reverie.data(source)
+        assert caught.value.report.counts() == {"duplicate": 16}
+        assert len(reverie.data(f"{source}:test").train) > 8
+
+
 def test_npz_floats_are_scaled_copies_dropped_and_texts_kept(tmp_path: Path) -> None:
     images = np.stack([pixels(s, channels=1)[..., 0] for s in range(20)] + [pixels(0, channels=1)[..., 0]])
     np.savez(tmp_path / "d.npz", images=images.astype(np.float32) / 255, texts=np.array([f"n{i}" for i in range(21)]))
@@ -188,6 +265,9 @@ def test_npz_floats_are_scaled_copies_dropped_and_texts_kept(tmp_path: Path) -> 
     assert {"float", "duplicate"} <= set(made.report.counts())
     found = rows(made)
     assert all((found[str(i)][0][..., 0] == images[i]).all() and found[str(i)][2] == f"n{i}" for i in range(20))
+
+
+GREY = np.random.default_rng(0).integers(2, 250, (12, 8, 8), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +279,23 @@ def test_npz_floats_are_scaled_copies_dropped_and_texts_kept(tmp_path: Path) -> 
         ({"pictures": np.zeros((9, 8, 8), np.uint8)}, "no array that is known.*pictures"),
         ({"images": np.zeros((9, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "labels have shape"),
         ({"images": np.array([{}], object)}, "pickled"),
+        ({"images": GREY, "labels": np.zeros((6, 2), int)}, r"labels have shape \(6, 2\)"),
+        ({"images": GREY, "texts": np.arange(12)}, "text of row 0 is"),
+        ({"images": GREY, "attributes": np.array([[1.0]] * 11 + [[np.nan]])}, "attributes of row 11 are not finite"),
+        (
+            {"images": GREY, "attributes": np.ones((12, 2)), "attribute_names": np.array(["a"])},
+            "1 attribute names for 2",
+        ),
+        ({"images": GREY, "masks": np.zeros((11, 8, 8))}, r"masks have shape \(11, 8, 8\); \(12, 8, 8\)"),
+        ({"images": GREY / np.where(np.arange(12) == 5, 255.0, 1.0)[:, None, None]}, r"images of row 5 are floats in"),
+        (
+            {"x_train": GREY, "y_train": np.zeros((6, 2), int), "x_test": GREY[:2] + 1, "y_test": np.zeros(2, int)},
+            r"train_labels have shape \(6, 2\)",
+        ),
+        (
+            {"x_train": GREY, "y_train": np.zeros(12, int), "x_test": GREY[:2] + 1, "y_test": np.array(["a", "b"])},
+            "in one split",
+        ),
     ],
 )
 def test_npz_of_the_wrong_shape_is_refused_with_the_reason(tmp_path: Path, content: dict, hint: str) -> None:

@@ -92,6 +92,8 @@ def test_a_spec_reads_as_its_extents() -> None:
     assert Spec("image", (28, 28), 1).square == 28
     assert Spec("image", (48, 64), 3).square is None and Spec("sequence", (28,), 1).square is None
     with pytest.raises(UsageError, match="high must be above low"):
+        Spec("sequence", (28,), 1, low=float("-inf"), high=1)
+    with pytest.raises(UsageError, match="high must be above low"):
         Spec("sequence", (9,), 1, 1, 1)
     with pytest.raises(UsageError, match='Did you mean "volume"'):
         medium_of("volum")

@@ -62,7 +62,7 @@ def rerun(run: RunName, /, out: str | None = None, data: str | None = None, json
 
     Args:
         run: the run directory.
-        out: where to; by default the first free of runs/MODEL-DATA-2, -3 ...
+        out: where to; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         data: where the run's data is now, if it has moved.
         json: end with one line of JSON.
     """

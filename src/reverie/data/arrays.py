@@ -13,8 +13,8 @@ import numpy as np
 from reverie import home
 from reverie.core.errors import ReverieError, UsageError
 from reverie.data import split
+from reverie.data.columns import attribute_column, label_column, text_column
 from reverie.data.intake import MIN_PICTURES, TooFew, parallel
-from reverie.data.items import index_labels
 from reverie.data.options import OpenOptions
 from reverie.data.rows import Rows, to_mask, to_rows
 from reverie.data.types import SPATIAL, Dataset, Problem, Report, Split
@@ -80,39 +80,18 @@ def from_columns(
             raise ReverieError(f"{what}: sources are {len(source.values)} of {source.spec}, not {n} of {spec}.")
         stored["source"] = source.values
     if columns.get("mask") is not None:
-        stored["mask"] = to_mask(np.asarray(columns["mask"]), spec)
-    stored["label"], names = _labels(columns.get("label"), n, what)
+        stored["mask"] = to_mask(np.asarray(columns["mask"]), f"{what}: masks", n, spec)
+    stored["label"], names = label_column(columns.get("label"), n, what)
     more: dict[str, Any] = {}
-    if (texts := columns.get("text")) is not None:
-        more["text"] = [str(text) for text in np.ravel(texts)] if isinstance(texts, np.ndarray) else list(texts)
-        if len(more["text"]) != n:
-            raise ReverieError(f"{what}: {len(more['text'])} texts for {n} images.")
+    if columns.get("text") is not None:
+        more["text"] = text_column(columns["text"], n, what)
     attributes: list[str] = []
     if columns.get("attributes") is not None:
-        values = np.asarray(columns["attributes"], np.float32)
-        if values.ndim != 2 or len(values) != n:
-            raise ReverieError(f"{what}: attributes have shape {values.shape}; ({n}, A) is needed.")
-        more["attributes"] = values
         titles = columns.get("attribute_names")
-        attributes = [str(title) for title in (range(values.shape[1]) if titles is None else titles)]
+        more["attributes"], attributes = attribute_column(columns["attributes"], titles, n, what)
     if classes and len(names) <= len(classes) and all(name.isdecimal() for name in names):
         names = list(classes)
     return Arrays(Split(stored | more, spec=spec), names, cut, attributes, problems=problems)
-
-
-def _labels(labels: Any, n: int, what: str) -> tuple[np.ndarray, list[str]]:
-    if labels is None:
-        return np.full(n, -1, np.int64), []
-    values = np.ravel(np.asarray(labels))
-    if np.size(values) != n:
-        raise ReverieError(f"{what}: labels have shape {np.shape(labels)} for {n} images; (N,) is needed.")
-    if values.dtype.kind in "iub":
-        return index_labels([None if value < 0 else int(value) for value in values])
-    if values.dtype.kind in "US":
-        return index_labels([str(value) for value in values.astype(str)])
-    if values.dtype.kind == "O" and all(value is None or isinstance(value, str | int) for value in values):
-        return index_labels([None if isinstance(v, int) and v < 0 else v for v in values.tolist()])
-    raise ReverieError(f"{what}: labels are {values.dtype}; integers or strings are needed.")
 
 
 def dataset(
@@ -128,6 +107,8 @@ def dataset(
         arrays = _without_copies(arrays)
     if len(arrays.rows) < MIN_PICTURES:
         raise TooFew(source, Report(len(arrays.rows), arrays.problems), files=False)
+    if part is None and arrays.cut is not None and arrays.cut < MIN_PICTURES:
+        raise TooFew(source, Report(len(arrays.rows), arrays.problems), arrays.cut, files=False)
     if arrays.cut is None:
         arrays = _divided(arrays, options.held_out, split.fraction)
     if part is not None:
@@ -250,7 +231,9 @@ def _divided(arrays: Arrays, held_out: float, fraction: Callable[[str], float]) 
     """Training rows first, by content; near duplicates (of images, or by their middle frame or slice) together."""
     rows = arrays.rows
     if len(rows) < 2:
-        raise ReverieError(f"One sample ({', '.join(rows.names)}) cannot be divided into training and held-out ones.")
+        raise ReverieError(
+            f"{len(rows)} samples cannot be divided into training and held-out ones; take the whole set."
+        )
     fractions = np.array([fraction(sha) for sha in _hashes(rows)])
     near = np.zeros((0, 2), np.int64)
     if arrays.spec.medium != "sequence":

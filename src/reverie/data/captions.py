@@ -83,24 +83,41 @@ class Captions:
     def _read_table(self, name: str) -> None:
         folder = PurePosixPath(name).parent
         text = self._read_text(name)
-        try:
-            rows = list(csv.DictReader(io.StringIO(text, newline=""))) if name.lower().endswith(".csv") else None
-        except csv.Error as error:
-            self._say(name, "bad-caption", f"skipped: {error}")
-            return
-        for line, row in enumerate(rows if rows is not None else text.splitlines(), start=2 if rows is not None else 1):
-            if isinstance(row, str):
-                if not row.strip():
-                    continue
-                row = _json(row)
+        if name.lower().endswith(".csv"):
+            rows: list[tuple[int, Any]] = list(enumerate(self._csv_rows(name, text), start=2))
+        else:
+            rows = [(i, _json(line)) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        for line, row in rows:
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 self._say(name, "bad-caption", f"skipped: row {line} has no file_name")
                 continue
             picture = str(folder / row["file_name"].replace("\\", "/"))
-            if picture in self.files:
-                self.rows[picture] = row
-            else:
+            if picture not in self.files:
                 self._say(name, "bad-caption", f"skipped: row {line} names {printable(picture)}, which is not there")
+                continue
+            if picture in self.rows:
+                self._say(
+                    name, "bad-caption", f"used: row {line} names {printable(picture)} again; the last row counts"
+                )
+            if extra := row.pop(None, None):  # where DictReader puts them
+                self._say(
+                    name, "bad-caption", f"used: row {line} has {len(extra)} more fields than the header; left out"
+                )
+            self.rows[picture] = row
+
+    def _csv_rows(self, name: str, text: str) -> list[dict[Any, Any]]:
+        """The rows of a table; a quotation mark that is not closed is said, since it swallows other rows."""
+        try:
+            return _read_csv(text, strict=True)
+        except csv.Error as error:
+            broken = f"used, but a quotation mark is not closed, or stands inside a field ({error})"
+        try:
+            rows = _read_csv(text, strict=False)
+        except csv.Error as error:
+            self._say(name, "bad-caption", f"skipped: {error}")
+            return []
+        self._say(name, "bad-caption", broken)
+        return rows
 
     def _say(self, name: str, kind: str, action: str) -> None:
         self.problems.append(Problem(printable(name), kind, action))
@@ -109,13 +126,17 @@ class Captions:
 def _number(value: Any) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
+
+
+def _read_csv(text: str, strict: bool) -> list[dict[Any, Any]]:
+    return list(csv.DictReader(io.StringIO(text, newline=""), strict=strict))
 
 
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -53,7 +54,8 @@ def suffix(name: str) -> str:
 def walk(root: Path, problems: list[Problem]) -> dict[str, File]:
     """Every visible regular file under ``root``: path relative to it, with "/", -> File; sorted by path.
 
-    Links are followed; a folder reached a second time (a loop, or two links) is entered once.
+    Links are followed; a folder reached a second time (a loop, or two links) is entered once. A run directory below
+    ``root`` is not entered: its images are a model's.
     """
     found: dict[str, File] = {}
     seen: set[tuple[int, int]] = set()
@@ -70,6 +72,9 @@ def walk(root: Path, problems: list[Problem]) -> dict[str, File]:
                 listed = sorted(entries, key=lambda entry: os.fsencode(entry.name))
         except OSError as error:
             problems.append(Problem(printable(prefix or "."), "unreadable", f"skipped: {error.strerror or error}"))
+            continue
+        if prefix and _is_run(Path(folder)):
+            problems.append(Problem(printable(prefix), "run", "skipped: a run directory of reverie, not data"))
             continue
         folders = []
         for entry in listed:
@@ -91,6 +96,15 @@ def walk(root: Path, problems: list[Problem]) -> dict[str, File]:
                 problems.append(Problem(printable(name), "broken-link", f"skipped: {error.strerror or error}"))
         todo += reversed(folders)
     return dict(sorted(found.items(), key=lambda pair: os.fsencode(pair[0])))
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether its run.json is this project's."""
+    try:
+        info = json.loads((folder / "run.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(info, dict) and {"reverie", "model"} <= info.keys()
 
 
 def ignored(names: Iterable[str]) -> list[Problem]:

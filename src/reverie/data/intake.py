@@ -45,18 +45,20 @@ class Seen:
 
 
 class TooFew(ReverieError):
-    """Fewer than MIN_PICTURES usable pictures; ``report`` says what was found.
+    """Fewer than MIN_PICTURES usable images; ``report`` says what was found.
 
     Args:
+        train: how many there are to train on, where that is too few: the source names its split.
         files: whether it was files that were read, and not an array or another object.
     """
 
-    def __init__(self, what: str, report: Report, files: bool = True):
+    def __init__(self, what: str, report: Report, train: int | None = None, files: bool = True):
         counts = ", ".join(f"{n} {kind}" for kind, n in report.counts().items())
         also = f" Also found: {counts or 'no other files'}." if counts or files else ""
         endings = f" Images are read from {' '.join(sorted(decode.SUFFIXES))} files." if files else ""
         super().__init__(
-            f"{what} holds {report.usable} usable pictures; at least {MIN_PICTURES} are needed.{also}{endings}"
+            f"{what} holds {report.usable} usable pictures{'' if train is None else f', {train} of them to train on'}; "
+            f"at least {MIN_PICTURES} are needed.{also}{endings}"
         )
         self.report = report
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import islice
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from reverie.core.errors import UsageError
 from reverie.data.arrays import Arrays, from_columns
+from reverie.data.columns import name_rows
 from reverie.data.options import OpenOptions
 from reverie.data.types import Problem
 from reverie.home import Progress
@@ -58,14 +59,15 @@ def read_object(
         channels_first = _is_tensor(source)
     else:
         count = _length(source, what)
-        _check_order(source, what)
-        samples = _collect(_samples(source), what, count, progress)
+        _check_order(source, what, count)
+        samples = _collect(_samples(source, what, count), what, count, progress)
+        _check_count(source, what, count, len(samples.get("x", ())))
         channels_first = _is_tensor(samples["x"][0])
         columns = {name: _column(name, values, what, options, problems) for name, values in samples.items()}
     if labels is not None:
-        columns["label"] = _array(labels) if _is_tensor(labels) or isinstance(labels, np.ndarray) else _objects(labels)
+        columns["label"] = _labels(labels)
     if texts is not None:
-        columns["text"] = [str(text) for text in texts]
+        columns["text"] = _listed(texts, "texts")
     classes = getattr(source, "classes", None) or getattr(getattr(source, "dataset", None), "classes", None)
     classes = [str(name) for name in classes] if isinstance(classes, Sequence) else None
     return from_columns(columns, what, options, channels_first, classes=classes, problems=problems)
@@ -87,14 +89,54 @@ def _is_loader(value: Any) -> bool:
 
 
 def _array(value: Any) -> np.ndarray:
+    """An array or tensor, or a value of a sample, as a plain array.
+
+    Raises:
+        UsageError: masked values, a tensor that is no plain block of numbers, a PIL image that cannot be read.
+    """
     if not _is_tensor(value):
-        return np.asarray(value)
+        if np.ma.is_masked(value):
+            raise UsageError("A masked array has masked values, which are no data. Fill them first: array.filled(0).")
+        return np.asarray(_loaded(value) if _is_image(value) else value)
+    layout = str(value.layout).removeprefix("torch.")
+    kinds = {"quantised": value.is_quantized, "meta": value.is_meta, layout: layout != "strided"}
+    if odd := [kind for kind, holds in kinds.items() if holds]:
+        raise UsageError(
+            f"A {odd[0]} tensor cannot be read as data. Pass a dense one of numbers: tensor.to_dense(), .dequantize()."
+        )
     tensor = value.detach().cpu()
-    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    numpy_has = str(tensor.dtype) in ("torch.float16", "torch.float32", "torch.float64")
+    return (tensor.float() if tensor.is_floating_point() and not numpy_has else tensor).numpy()
 
 
-def _objects(values: Any) -> np.ndarray:
-    """Labels as they come, numbers and names alike, as (N,)."""
+def _loaded(image: Any) -> Any:
+    """A PIL image, whose file may be read only now. Raises UsageError where that fails or it has no pixels."""
+    try:
+        image.load()
+        if 0 not in image.size:
+            return image
+        reason: object = f"its size is {image.size}"
+    except (OSError, ValueError, SyntaxError) as error:  # cut short, closed, damaged
+        reason = error
+    name = getattr(image, "filename", "")
+    raise UsageError(f"A PIL image{f' of {name}' if name else ''} cannot be read: {reason}. Leave it out.")
+
+
+def _listed(values: Any, name: str) -> Any:
+    """Labels or texts as an array or a list. Raises UsageError where they are neither."""
+    if isinstance(values, np.ndarray) or _is_tensor(values):
+        return _array(values)
+    if isinstance(values, str | bytes | Mapping | Set) or not hasattr(values, "__iter__"):
+        raise UsageError(f"{name} are {values!r:.60}; a list of one for each image is needed.")
+    return list(values)
+
+
+def _labels(labels: Any) -> np.ndarray:
+    """Labels as they come, numbers and names alike, as an array."""
+    listed = _listed(labels, "labels")
+    if isinstance(listed, np.ndarray):
+        return listed
+    values = [value[0] if np.shape(value) == (1,) else value for value in listed]
     if any(np.ndim(value) for value in values):
         raise UsageError("A label is a number or a name, not an array.")
     values = [value.item() if hasattr(value, "item") else value for value in values]
@@ -119,18 +161,34 @@ def _length(source: Any, what: str) -> int:
     return count
 
 
-def _samples(source: Any) -> Iterator[dict[str, Any]]:
+def _samples(source: Any, what: str, count: int) -> Iterator[dict[str, Any]]:
     """One dict of columns a sample, in order."""
     if _is_loader(source) and source.batch_size is not None:
         for batch in source:
             columns = _named(batch)
-            for row in range(len(columns["x"])):
+            rows = {name: _rows_of(values) for name, values in columns.items()}
+            if len({*rows.values()}) > 1 or not rows["x"]:
+                raise UsageError(f"{what} gives a batch whose columns are no lists of equal length: {rows}.")
+            for row in range(rows["x"]):
                 yield {name: values[row] for name, values in columns.items()}
     elif hasattr(source, "__iter__"):
         yield from map(_named, source)
     else:  # a torch data set ends by its length, not by an IndexError
-        for index in range(len(source)):
-            yield _named(source[index])
+        for index in range(count):
+            try:
+                sample = source[index]
+            except IndexError as error:
+                raise UsageError(
+                    f"{what} has a length of {count}, but reading sample {index} is an IndexError: {error}. Mend its "
+                    "__len__ or its __getitem__."
+                ) from error
+            yield _named(sample)
+
+
+def _rows_of(values: Any) -> int:
+    """Rows of a batch's column; 0 where it is no list of them."""
+    rows = not isinstance(values, Mapping) and hasattr(values, "__len__") and getattr(values, "ndim", 1) > 0
+    return len(values) if rows else 0
 
 
 def _named(sample: Any) -> dict[str, Any]:
@@ -141,7 +199,9 @@ def _named(sample: Any) -> dict[str, Any]:
             raise UsageError(f"A sample has {', '.join(map(str, sample))}, but no {' or '.join(KEYS['x'])}.")
         return {column: sample[key] for column, key in columns.items() if key is not None}
     if isinstance(sample, tuple | list):
-        if not 1 <= len(sample) <= 2 or (len(sample) == 2 and (_is_image(sample[1]) or np.ndim(_first(sample[1])) > 0)):
+        if not 1 <= len(sample) <= 2 or (
+            len(sample) == 2 and (_is_image(sample[1]) or np.shape(_first(sample[1])) not in ((), (1,)))
+        ):
             raise UsageError(
                 f"A sample is a tuple of {len(sample)}; (image, label) is understood. Name the parts of others: "
                 '{"x": ..., "label": ..., "text": ..., "source": ..., "mask": ..., "attributes": ...}.'
@@ -155,8 +215,14 @@ def _first(value: Any) -> Any:
     return value[0] if not isinstance(value, str) and np.ndim(value) > 0 and len(value) else value
 
 
-def _check_order(source: Any, what: str) -> None:
-    first, second = (_digest(islice(_samples(source), COMPARED)) for _ in range(2))
+def _check_count(source: Any, what: str, count: int, read: int) -> None:
+    batched = _is_loader(source) and source.batch_size is not None  # its length counts batches
+    if read != count and not batched:
+        raise UsageError(f"{what} has a length of {count}, but gave {read} samples. Mend its __len__.")
+
+
+def _check_order(source: Any, what: str, count: int) -> None:
+    first, second = (_digest(islice(_samples(source, what, count), COMPARED)) for _ in range(2))
     if first != second:
         raise UsageError(
             f"{what} gives other samples at a second reading: it shuffles or augments. Pass it with shuffle=False and "
@@ -189,16 +255,34 @@ def _collect(
 
 def _column(name: str, values: list[Any], what: str, options: OpenOptions, problems: list[Problem]) -> Any:
     if name == "label":
-        return _objects(values)
+        return _labels(values)
     if name == "text":
-        return [str(value) for value in values]
-    if name in ("x", "source") and _is_image(values[0]):
-        return _images(values, options, problems)
-    arrays = [_array(value) for value in values]
+        return values
+    fitted = name in ("x", "source")
+    arrays = [_loaded(value) if fitted and _is_image(value) else _array(value) for value in values]
+    if name != "attributes":
+        _check_kinds(name, arrays, what)
+    if fitted and _is_image(arrays[0]):
+        return _images(arrays, options, problems)
     if len(shapes := {array.shape for array in arrays}) > 1:
         some = ", ".join(map(str, sorted(shapes)[:3]))
-        raise UsageError(f"{what} has samples of several shapes ({some}). Bring them to one, or pass PIL images.")
+        remedy = ", or pass PIL images" if fitted else ""
+        raise UsageError(f"{what} has samples whose {name} is of several shapes ({some}). Bring them to one{remedy}.")
     return np.stack(arrays)
+
+
+def _check_kinds(name: str, values: list[Any], what: str) -> None:
+    """One kind of value in all rows: stacked, 8-bit rows and floats in [0, 1] would be floats, the latter black.
+
+    Raises:
+        UsageError: naming the rows that are of another kind than the first.
+    """
+    kinds = ["a PIL image" if _is_image(v) else "floats" if v.dtype.kind == "f" else v.dtype.name for v in values]
+    if others := [row for row, kind in enumerate(kinds) if kind != kinds[0]]:
+        raise UsageError(
+            f"{what}: {name} of {name_rows(others)} is {kinds[others[0]]}, of row 0 {kinds[0]}. Bring all to one type "
+            "and one range."
+        )
 
 
 def _images(values: list[Any], options: OpenOptions, problems: list[Problem]) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from reverie.core.errors import ReverieError
 from reverie.data.arrays import Arrays, from_columns
+from reverie.data.columns import one_per_row
 from reverie.data.options import OpenOptions
 from reverie.data.rows import Rows, to_rows
 from reverie.data.types import Problem
@@ -53,8 +54,7 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
             raise ReverieError(f"{path}: training images are {train.spec}, test images {test.spec}.")
         cut = len(train.values)
         arrays["x"] = Rows(np.concatenate([train.values, test.values]), train.spec)
-        labels = [np.ravel(arrays[name]) for name in ("train_label", "test_label") if name in arrays]
-        arrays["label"] = np.concatenate(labels) if len(labels) == 2 else None
+        arrays["label"] = _split_labels(arrays, cut, len(test.values), str(path), problems)
     elif "x" not in arrays and "train" in arrays:
         arrays |= {"x": arrays["train"], "label": arrays.get("label", arrays.get("train_label"))}
     if "x" not in arrays:
@@ -63,3 +63,16 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
             "(N, H, W, C), with labels (N,) and texts (N,) if there are any; or x_train, y_train, x_test, y_test."
         )
     return from_columns(arrays, str(path), options, cut=cut, problems=problems)
+
+
+def _split_labels(arrays: dict[str, Any], train: int, test: int, what: str, problems: list[Problem]) -> Any:
+    """Labels of both splits as one column (N,); None, and said, where only one split has them."""
+    counts = {"train_label": train, "test_label": test}
+    labels = [one_per_row(arrays[name], n, what, f"{name}s") for name, n in counts.items() if name in arrays]
+    if len(labels) == 1:
+        problems.append(Problem("*", "ignored", "ignored: labels of only one split"))
+    if len(labels) < 2:
+        return None
+    if len({values.dtype.kind in "US" for values in labels}) > 1:
+        raise ReverieError(f"{what}: labels are {labels[0].dtype} in one split and {labels[1].dtype} in the other.")
+    return np.concatenate(labels)

@@ -9,6 +9,7 @@ from typing import Any
 
 from reverie.core.errors import UsageError, suggest
 from reverie.media import Size, medium_of, parse_size
+from reverie.media.spec import is_finite, is_range, whole_numbers
 
 Background = str | Sequence[int]  # "white", "#ff8800", "10,20,30" or (10, 20, 30)
 WHITE = (255, 255, 255)
@@ -71,18 +72,26 @@ def open_options(
     Raises:
         UsageError: an option that is out of range or that nobody knows.
     """
-    if channels not in (None, 1, 3) and medium in (None, "image", "video"):
+    others = medium not in (None, "image", "video")  # may have any number of channels
+    if channels is not None and (whole_numbers([channels]) is None or (channels not in (1, 3) and not others)):
         raise UsageError(f"channels is {channels}; 1 (grey) or 3 (RGB) are possible.")
     if fit not in ("crop", "pad"):
         raise UsageError(f'fit is "{fit}"; "crop" or "pad" are possible.{suggest(str(fit), ["crop", "pad"])}')
-    if not 0 < held_out < 1:
+    if not is_finite(held_out) or not 0 < held_out < 1:
         raise UsageError(f"held_out is {held_out}; a share between 0 and 1 is needed.")
-    if (low is None) != (high is None) or (low is not None and high is not None and low >= high):
-        raise UsageError(f"low is {low} and high is {high}; give both, low below high.")
+    if (low, high) != (None, None) and not is_range(low, high):
+        raise UsageError(f"low is {low} and high is {high}; give both as finite numbers, low below high.")
     if medium is not None:
-        medium_of(medium)
+        medium_of(str(medium))
     extents = parse_size(size)
-    return OpenOptions(extents, channels, fit, parse_background(background), held_out, medium, low, high, copies)
+    colour = parse_background(background)
+    low, high, channels = _plain(low), _plain(high), channels and int(channels)
+    return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies)
+
+
+def _plain(number: float | None) -> float | None:
+    """A NumPy number as Python's, which goes into JSON."""
+    return number if number is None or isinstance(number, int) else float(number)
 
 
 def parse_background(background: Background) -> tuple[int, int, int]:
@@ -97,13 +106,13 @@ def parse_background(background: Background) -> tuple[int, int, int]:
         text = background.strip()
         try:
             numbers = re.fullmatch(r"(\d+)[, ]+(\d+)[, ]+(\d+)", text)
-            values = [int(n) for n in numbers.groups()] if numbers else ImageColor.getrgb(text)[:3]
+            values = tuple(int(n) for n in numbers.groups()) if numbers else ImageColor.getrgb(text)[:3]
         except ValueError:
             raise UsageError(
                 f'background is "{background}"; a colour such as black, "#ff8800" or 10,20,30 is needed.'
             ) from None
     else:
-        values = list(background)
-    if len(values) != 3 or not all(0 <= int(value) <= 255 for value in values):
-        raise UsageError(f"background is {background}; three numbers from 0 to 255 are needed.")
-    return int(values[0]), int(values[1]), int(values[2])
+        values = whole_numbers(background) or ()
+    if len(values) != 3 or not all(0 <= value <= 255 for value in values):
+        raise UsageError(f"background is {background}; a colour's name or three numbers from 0 to 255 are needed.")
+    return values[0], values[1], values[2]

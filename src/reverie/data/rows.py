@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reverie.core.errors import ReverieError
+from reverie.data.columns import name_rows
 from reverie.data.types import Problem
 from reverie.media import Spec, medium_of
 
@@ -60,18 +61,21 @@ def to_rows(
     return Rows(_to_uint8(values, what, problems, low, high), Spec(medium, shape, channels))
 
 
-def to_mask(values: np.ndarray, spec: Spec) -> np.ndarray:
-    """Masks (N, *shape), or with one channel, to uint8 (N, *shape, 1): 255 where marked. 0/1, 0..255 and bool do.
+def to_mask(values: np.ndarray, what: str, n: int, spec: Spec) -> np.ndarray:
+    """Masks (n, *shape), or with one channel, to uint8 (n, *shape, 1): 255 where marked. 0/1, 0..255 and bool do.
 
     Raises:
-        ReverieError: another shape.
+        ReverieError: another shape, values that are no finite numbers.
     """
+    came = values.shape
     if values.ndim == len(spec.shape) + 2:
         values = np.moveaxis(values, 1, -1) if values.shape[-1] != 1 else values
     else:
         values = values[..., None]
-    if values.ndim != len(spec.shape) + 2 or values.shape[-1] != 1:
-        raise ReverieError(f"masks have shape {values.shape}; (N, {', '.join(map(str, spec.shape))}) is needed.")
+    if values.shape != (n, *spec.shape, 1):
+        raise ReverieError(f"{what} have shape {came}; {(n, *spec.shape)} is needed.")
+    if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+        raise ReverieError(f"{what} are {values.dtype}, not all of them finite; 0 and 1, or 0 to 255, are needed.")
     scale = 255.0 if values.dtype.kind == "b" or (values.size and values.max() <= 1) else 1.0
     return np.rint(values * scale).clip(0, 255).astype(np.uint8)
 
@@ -164,6 +168,8 @@ def _to_uint8(
             f"{what} are {values.dtype} from {least:g} to {most:g}; uint8, or floats in [0, 1], are needed, or the "
             "values that are to be -1 and 1 in the model: low=, high=."
         )
+    if floats and span == (0.0, 255.0) and low is None:
+        _check_one_range(values, what)
     kind = "float" if floats else "16-bit" if span[1] > 255 else "integer"
     action = f"converted: {what} from {values.dtype}, {span[0]:g}..{span[1]:g} scaled to 0..255{clipped}"
     problems.append(Problem("*", kind, action))
@@ -172,3 +178,17 @@ def _to_uint8(
         part = values[start : start + 256].astype(np.float64)
         rows[start : start + 256] = np.rint((part - span[0]) * (255.0 / (span[1] - span[0]))).clip(0, 255)
     return rows
+
+
+def _check_one_range(values: np.ndarray, what: str) -> None:
+    """Floats up to 255 have no rows of fractions within [0, 1]: among the others they would be black.
+
+    Raises:
+        ReverieError: naming such rows.
+    """
+    within = np.flatnonzero(values.max(axis=tuple(range(1, values.ndim))) <= 1)
+    if rows := [int(row) for row in within if (values[row] != np.rint(values[row])).any()]:
+        raise ReverieError(
+            f"{what} of {name_rows(rows)} are floats in [0, 1], others in [0, 255]. Bring all to one range; if these "
+            "are only dark, name it: low=0, high=255."
+        )

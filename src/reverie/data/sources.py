@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from reverie.core.errors import ReverieError, UsageError, suggest
 from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.options import WHITE, Background, OpenOptions, open_options, parse_background
-from reverie.data.types import Dataset
+from reverie.data.types import Dataset, Report
 from reverie.home import Progress
 from reverie.media import Size, Spec, parse_size
 
@@ -78,6 +78,8 @@ def open_data(
     text = os.path.expanduser(os.fspath(source))  # noqa: PTH111 (a pattern with braces is no path)
     if text.startswith("~"):
         text = os.fspath(Path(text).expanduser())
+    if not text.strip():
+        raise UsageError(f'The name of the data is empty; the working folder is ".". Possible: {POSSIBLE}.')
     name, part = _split_name(text)
     opened = {"source": anchored(text), "reopenable": True}
     if name in BUNDLED_NAMES or name in PUBLIC_NAMES or _is_npz(name):
@@ -113,6 +115,9 @@ def _from_files(
     from reverie.media import decode
 
     seen, problems = intake.survey(listing, name, progress, options.copies)
+    splits = [image.item.split for image in seen]
+    if part is None and "held_out" in splits and splits.count("train") < intake.MIN_PICTURES:
+        raise intake.TooFew(text, Report(len(seen), problems), splits.count("train"))
     sizes = {image.size[::-1] for image in seen}
     common = next(iter(sizes)) if len(sizes) == 1 else None
     form = decode.Form(options.image_shape(common), options.channels or 3, options.fit, options.background)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import Any
 
 from reverie.core.errors import UsageError
@@ -34,8 +36,10 @@ class Spec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(extent) for extent in self.shape))
-        if not self.high > self.low:
-            raise UsageError(f"low is {self.low:g} and high is {self.high:g}: high must be above low.")
+        if not is_range(self.low, self.high):
+            raise UsageError(
+                f"low is {self.low} and high is {self.high}: both must be finite, and high must be above low."
+            )
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Spec:
@@ -61,6 +65,27 @@ class Spec:
         return asdict(self) | {"shape": list(self.shape)}
 
 
+def is_finite(value: Any) -> bool:
+    """Whether this is a number, of Python or NumPy, that a float can hold; bool, NaN and infinities are none."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
+def is_range(low: Any, high: Any) -> bool:
+    """Whether values from ``low`` to ``high`` can be scaled: both finite, as is their positive difference."""
+    return is_finite(low) and is_finite(high) and low < high and is_finite(float(high) - float(low))
+
+
+def whole_numbers(values: Any) -> tuple[int, ...] | None:
+    """Integers of Python or NumPy as Python's; None where the values are anything else."""
+    try:
+        return None if any(isinstance(value, bool) for value in values) else tuple(map(operator.index, values))
+    except TypeError:
+        return None
+
+
 def parse_size(size: Size | None) -> tuple[int, ...] | None:
     """48, "48", "48x64" or (48, 64) to (48,) or (48, 64). None stays None.
 
@@ -72,9 +97,9 @@ def parse_size(size: Size | None) -> tuple[int, ...] | None:
     if isinstance(size, str):
         if not re.fullmatch(r"\d{1,6}([xX×]\d{1,6})*", size.strip()):
             raise UsageError(f'size is "{size}"; a number of pixels is needed, or HEIGHTxWIDTH such as 48x64.')
-        extents = [int(part) for part in re.split("[xX×]", size.strip())]
+        extents = whole_numbers([int(part) for part in re.split("[xX×]", size.strip())])
     else:
-        extents = [size] if isinstance(size, int) else [int(extent) for extent in size]
+        extents = whole_numbers(size if isinstance(size, Iterable) else [size])
     if not extents or not all(1 <= extent <= 4096 for extent in extents):
         raise UsageError(f"size is {size}; 1 to 4096 pixels are possible, or two of them: (height, width).")
-    return tuple(extents)
+    return extents

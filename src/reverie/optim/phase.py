@@ -6,6 +6,7 @@ may be called at any time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -53,7 +54,8 @@ class Phase:
 
     @property
     def parameters(self) -> list[Tensor]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+        """What it moves: its optimiser's tensors, less those that are frozen (``requires_grad_(False)``)."""
+        return [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
 @dataclass
@@ -98,16 +100,50 @@ def stages_of(model: Any, **options: Any) -> list[Stage]:
     """The model's stages in order; ``options`` are those of its ``stages`` (lr ...).
 
     Raises:
-        UsageError: a model without stages, a stage without phases, two phases of one name, or of "forward" or "update".
+        UsageError: a model without stages, a stage without phases, two phases of one name, or of "forward" or "update",
+            a field out of its range.
     """
+    kind = type(model).__name__
     if "stages" not in verbs_of(model):
-        raise UsageError(f"{type(model).__name__} cannot be trained: it has no method stages() -> [Stage, ...].")
-    stages = list(model.stages(**options))
+        raise UsageError(f"{kind} cannot be trained: it has no method stages() -> [Stage, ...].")
+    stages = model.stages(**options)
+    if not _listed(stages, Stage):
+        raise UsageError(f"{kind}.stages() must return a list of at least one Stage, not {stages!r:.80}.")
     for stage in stages:
+        if not _listed(stage.phases, Phase):
+            raise UsageError(f"A stage of {kind} needs a list of at least one Phase, not {stage.phases!r:.80}.")
         names = [phase.name for phase in stage.phases]
-        if len({*names, "forward", "update"}) < len(names) + 2 or not names:  # the two are the engine's own
+        if len({*names, "forward", "update"}) < len(names) + 2:  # the two are the engine's own
             raise UsageError(f"A stage needs phases with names of their own, not {names}.")
-    return stages
+        _check(stage, verbs_of(model))
+    return list(stages)
+
+
+def _listed(value: Any, kind: type) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(one, kind) for one in value)
+
+
+def _check(stage: Stage, verbs: Iterable[str]) -> None:
+    """Raise a UsageError that names the first field of a stage or of its phases that is out of its range."""
+    unknown = [verb for verb in stage.verbs or () if verb not in verbs]
+    wrong: dict[str, tuple[Any, str, bool]] = {
+        "share": (stage.share, "above 0", not 0 < stage.share < math.inf),
+        "group": (stage.group, "at least 1", stage.group < 1),
+        "precision": (stage.precision, "None or 'fp32'", stage.precision not in (None, "fp32")),
+        "verbs": (stage.verbs, "verbs that the model has", bool(unknown)),
+    }
+    for phase in stage.phases:
+        owner = phase.optimizer
+        lbfgs = isinstance(owner, torch.optim.LBFGS) and not phase.closure
+        wrong |= {
+            f"{phase.name}.optimizer": (owner, "a torch optimiser", not isinstance(owner, torch.optim.Optimizer)),
+            f"{phase.name}.closure": (phase.closure, "True, since L-BFGS evaluates its loss several times", lbfgs),
+            f"{phase.name}.every": (phase.every, "at least 1", phase.every < 1),
+            f"{phase.name}.scale": (phase.scale, "a number", not math.isfinite(phase.scale)),
+        }
+    for name, (value, must, bad) in wrong.items():
+        if bad:
+            raise UsageError(f"Stage {stage.name!r}: {name} must be {must}, not {value!r:.60}.")
 
 
 def adamw(

@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,9 @@ def trained(run: Run | Path | str) -> tuple[Run, Checkpoint]:
     found = Run.open(path)
     found.model = run.model if isinstance(run, Run) else None
     if step is None:
-        newest, _ = newest_whole(found.checkpoints)
+        newest, passed = newest_whole(found.checkpoints)
+        for line in passed:
+            warnings.warn(f"{path}: {line}.", stacklevel=2)
         if newest is None:
             raise ReverieError(
                 f"{path} has no whole checkpoint. `reverie resume {path}` starts it again from its seed."
@@ -192,6 +195,7 @@ def rebuilt(config: dict[str, Any], run: Run, model: nn.Module | None = None) ->
         UsageError: such a model is not given.
     """
     if model is None and config["kwargs"] is not None:
+        registry.check_known(config["name"], run.info)
         return registry.build(config["name"], **config["kwargs"])
     if model is None and run.model is not None:
         return copy.deepcopy(run.model)
@@ -202,6 +206,25 @@ def rebuilt(config: dict[str, Any], run: Run, model: nn.Module | None = None) ->
         )
     same_class(model, config, run.path)
     return model
+
+
+def put_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
+    """Load a whole state dict.
+
+    Raises:
+        UsageError: names or shapes differ.
+    """
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    saved = {name: tuple(value.shape) for name, value in weights.items()}
+    if own != saved:
+        differ = sorted(name for name in own.keys() | saved.keys() if own.get(name) != saved.get(name))
+        first = differ[0]
+        raise UsageError(
+            f"The weights in {where} do not fit this {type(model).__name__}: {len(differ)} tensors differ, first "
+            f"{first!r} ({saved.get(first, 'not there')} in the run, {own.get(first, 'not there')} in the model). "
+            "Build the model with the arguments that it was trained with; --init takes what fits by name and shape."
+        )
+    model.load_state_dict(weights)
 
 
 def same_class(model: nn.Module, config: dict[str, Any], path: Path) -> None:

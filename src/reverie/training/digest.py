@@ -39,14 +39,19 @@ class Digest:
 
     Attributes:
         window: of each step.
-        typical: size of a loss early in training, against which divergence is judged.
+        typical: by name, size of each loss when it was first above 0, against which divergence is judged; at least 1.
     """
 
     RUNAWAY = 1e6
 
     def __init__(self) -> None:
         self.window: list[Mapping[str, Tensor]] = []
-        self.typical: float | None = None
+        self.typical: dict[str, float] = {}
+        self.since = 0  # place in the window where the current stage begins
+
+    def begin_stage(self) -> None:
+        """The next losses are of another stage: sizes begin anew."""
+        self.typical, self.since = {}, len(self.window)
 
     def means(
         self, step: int, phase: Phase, newest_checkpoint: Callable[[], Path | None]
@@ -60,6 +65,7 @@ class Digest:
             ReverieError: a loss is not a number, or runs away.
         """
         window, self.window = self.window, []
+        since, self.since = self.since, 0
         keys = [(place, name) for place, metrics in enumerate(window) for name in metrics]
         if not keys:  # every phase of the window is a lazy one that was not due
             return len(window), {}
@@ -68,8 +74,7 @@ class Digest:
         numbers = dict(zip(keys, values.tolist(), strict=True))
         losses = [(place, name, x) for (place, name), x in numbers.items() if name.rpartition("/")[2] == "loss"]
         for place, name, loss in losses:
-            ran_away = self.typical is not None and abs(loss) > self.RUNAWAY * self.typical
-            if not math.isfinite(loss) or ran_away:
+            if not math.isfinite(loss) or abs(loss) > self.RUNAWAY * self.typical.get(name, math.inf):
                 newest = newest_checkpoint()
                 kept = f"Kept: the last good checkpoint, {newest}. " if newest else ""
                 raise ReverieError(
@@ -77,8 +82,11 @@ class Digest:
                     f"{name.rpartition('/')[0] or phase.name!r} is {loss:g}. {kept}Try a lower --lr (it stood at "
                     f"{phase.optimizer.param_groups[0]['lr']:.2g}), a longer --warmup, --clip 1, or --precision fp32."
                 )
-        if self.typical is None and losses:
-            self.typical = 1e-3 + statistics.median(abs(loss) for *_, loss in losses)
+        first: dict[str, list[float]] = {}
+        for place, name, loss in losses:
+            if place >= since and name not in self.typical:
+                first.setdefault(name, []).append(abs(loss))
+        self.typical |= {name: max(1.0, size) for name, found in first.items() if (size := statistics.median(found))}
         means: dict[str, float] = {}
         for name in dict.fromkeys(name for _, name in keys):
             found = [numbers[place, name] for place in range(len(window)) if (place, name) in numbers]

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from reverie.core.errors import UsageError
+
 
 class EMA:
     """A slowly following copy of the parameters that training moves; everything else is shared with the model.
@@ -24,7 +26,13 @@ class EMA:
         self.decay = decay
         moving = {id(p) for p in trained}
         shared = {id(t): t for t in (*model.parameters(), *model.buffers()) if id(t) not in moving}
-        self.model = copy.deepcopy(model, shared).eval()
+        try:
+            self.model = copy.deepcopy(model, shared).eval()
+        except (RuntimeError, TypeError) as error:
+            raise UsageError(
+                f"This {type(model).__name__} cannot be copied, so no average of its weights can be kept ({error}). "
+                "Train it with --ema 0, or keep nothing on it but parameters, buffers and plain values."
+            ) from error
         names = [name for name, p in model.named_parameters() if id(p) in moving]
         mine, theirs = dict(self.model.named_parameters()), dict(model.named_parameters())
         self.averaged = {name: mine[name].requires_grad_(False).detach() for name in names}

@@ -14,8 +14,10 @@ from torch import nn
 
 from reverie.core import distributed
 from reverie.core.card import networks_of
+from reverie.core.errors import UsageError
 from reverie.core.layout import place
 from reverie.core.precision import pick_device, pick_precision
+from reverie.data import open_data
 from reverie.data.augment import Augment
 from reverie.data.batches import Batches, NoData
 from reverie.data.types import Dataset
@@ -29,7 +31,7 @@ from reverie.training.step import Engine
 
 def fit(
     model: nn.Module,
-    data: Dataset | Batches | None = None,
+    data: Any = None,
     *,
     steps: int | None = None,
     minutes: float | None = None,
@@ -45,7 +47,8 @@ def fit(
 
     Args:
         model: any ``nn.Module`` with ``stages()``. It is moved to the device.
-        data: a data set; an object that makes batches, as ``Batches`` does; or None: rows without columns.
+        data: a data set, or what ``open_data`` opens; an object that makes batches, with the methods of ``Batches``; or
+            None: rows without columns.
         steps, minutes, plan: how long, one of the three.
         callbacks: see ``Callback``.
         batch_size: rows a step; 128 by default, 1 without data.
@@ -58,6 +61,8 @@ def fit(
     """
     stage_options, training = split_options(model, options)
     plan = Plan.of(steps, minutes) if plan is None else plan
+    if not (data is None or isinstance(data, Dataset) or hasattr(data, "in_order")):  # nor batches already
+        data = open_data(data)
     size = batch_size or int(getattr(data, "batch_size", 1 if data is None else Options.batch_size))
     chosen = Options(**training, seed=seed, batch_size=size)
     return Loop(model, data, plan, chosen, stage_options, callbacks).run()
@@ -95,8 +100,16 @@ class Step:
         return self.loop.engine.best
 
     def log(self, **numbers: float) -> None:
-        """Numbers of a callback's own, for the next line of the log."""
-        self.loop.numbers |= numbers
+        """Numbers of a callback's own, for the next line of the log.
+
+        Raises:
+            UsageError: one is no number.
+        """
+        for name, value in numbers.items():
+            try:
+                self.loop.numbers[name] = float(value)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"step.log({name}=...) takes a number, not {value!r:.60}.") from error
 
     def __repr__(self) -> str:
         return f"Step({self.number}, progress={self.progress:.4f}, metrics={self.metrics!r})"
@@ -127,6 +140,9 @@ class Loop:
         self.device = pick_device(options.device)
         self.precision = pick_precision(options.precision, self.device)
         self.model = place(model, self.device)
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise UsageError(f"callbacks is a list of reverie.callbacks.Callback; {callback!r:.80} is none.")
         self.callbacks = sorted(callbacks, key=lambda callback: callback.order)
         self.engine = Engine(
             self.model,
@@ -190,12 +206,11 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """With the weights, all that the next step depends on; for ``torch.load(weights_only=True)``."""
-        own = {"seconds": self.elapsed, "stage_seconds": self._stage_began, "typical_loss": self.digest.typical}
-        return self.engine.state() | {
-            "plan": self.plan.state(),
-            "loop": own,
-            "callbacks": {key: state for key, one in self._named() if (state := one.state()) is not None},
-        }
+        own = {"seconds": self.elapsed, "stage_seconds": self._stage_began, "typical_losses": self.digest.typical}
+        of_callbacks = {key: state for key, one in self._named() if (state := one.state()) is not None}
+        for key, state in of_callbacks.items():
+            _check_plain(state, key)
+        return self.engine.state() | {"plan": self.plan.state(), "loop": own, "callbacks": of_callbacks}
 
     def load_state(self, step: int, state: dict[str, Any]) -> None:
         """Put back what ``state`` gave after so many steps."""
@@ -204,7 +219,7 @@ class Loop:
         self.plan = Plan.from_state(state["plan"])
         own = state["loop"]
         self._spent, self._stage_began = own["seconds"], own["stage_seconds"]
-        self.digest.typical = own["typical_loss"]
+        self.digest.typical = own.get("typical_losses", {})
         for key, callback in self._named():
             if key in state["callbacks"]:
                 callback.load_state(state["callbacks"][key])
@@ -223,6 +238,7 @@ class Loop:
                 stack.callback(self._close, callback)
                 callback.start(self)
             nets = self._compile()
+            self._warn_of_mixed_rows()
             try:
                 yield from self._steps()
                 self.outcome = "finished" if self.finished else "stopped"
@@ -251,16 +267,17 @@ class Loop:
             metrics = self.engine.step(self.step, progress, self.plan.warm(self.step, self.options.warmup))
             if self.engine.began == self.step:
                 self._stage_began = before
+                self.digest.begin_stage()
             self.step += 1
             self.digest.window.append(metrics)
             step.metrics = Metrics(metrics)
             if budget and budget.due(self.step, self.elapsed):
                 self._look(budget, since)
             self.worked += time.monotonic() - since
-            lone_stop = self.stopping and distributed.world() == 1
-            step.logs = self.step % self.options.log_every == 0 or self.plan.finished(self.step) or lone_stop
+            step.logs = self.step % self.options.log_every == 0 or self.plan.finished(self.step)
             for callback in early:
                 callback.after(step)
+            step.logs = step.logs or (self.stopping and distributed.world() == 1)
             if step.logs:
                 step.line = self._line()
             for callback in late:
@@ -317,20 +334,59 @@ class Loop:
         self.engine.compiled = True
         return nets
 
+    def _warn_of_mixed_rows(self) -> None:
+        """Parts and ranks give what a whole batch gives, unless a layer looks at all rows or draws for all of them."""
+        if self.options.accumulate == 1 and distributed.world() == 1:
+            return
+        mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+        found = sorted({type(m).__name__ for m in self.model.modules() if isinstance(m, mixing) and m.training})
+        if found:
+            self.say(
+                f"Warning: {', '.join(found)} in this model depends on which rows it sees together, so parts of a "
+                "batch or several processes train another model than a whole batch would."
+            )
+
     # The line of the log
 
     def _line(self) -> dict[str, Any]:
         phase, since = self._first_phase(), time.monotonic()
+        if self.engine.stages[self.engine.stage].update:
+            self.engine.check_in_place()
         steps, means = self.digest.means(self.step, phase, self.newest_checkpoint)
         self.worked += time.monotonic() - since  # this waits for the device
         speed = steps * self.options.batch_size / max(1e-9, self.worked - self._worked_at_line)
         numbers, self.numbers, self._worked_at_line = self.numbers, {}, self.worked
-        return {
+        line = {
             "step": self.step,
             "seconds": round(self.elapsed, 3),
             "images_per_second": round(speed, 1),
-            "lr": phase.optimizer.param_groups[0]["lr"],
-        } | {name: value for name, value in (means | numbers).items() if math.isfinite(value)}
+            "lr": float(phase.optimizer.param_groups[0]["lr"]),
+        }
+        found = means | numbers
+        if taken := sorted(line.keys() & found.keys()):
+            raise UsageError(f"The log has a {taken[0]!r} of its own: give that number of the model's another name.")
+        return line | {name: value for name, value in found.items() if math.isfinite(value)}
 
     def _first_phase(self) -> Phase:
         return self.engine.stages[self.engine.stage].phases[0]
+
+
+_PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
+
+
+def _check_plain(state: Any, whose: str) -> None:
+    """Raise a UsageError where a checkpoint of this state could be written but not read again."""
+    kind = type(state)
+    if kind in (list, tuple, set):
+        parts = list(state)
+    elif kind is dict:
+        parts = [*state.keys(), *state.values()]
+    elif kind in _PLAIN:
+        return
+    else:
+        raise UsageError(
+            f"The state() of callback {whose} holds a {kind.__module__}.{kind.__name__}, which no checkpoint gives "
+            "back: only plain numbers, texts, lists, dicts and tensors."
+        )
+    for part in parts:
+        _check_plain(part, whose)

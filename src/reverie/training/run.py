@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,15 @@ class Run:
                 break
         return lines
 
+    def tidy(self) -> None:
+        """Remove what a killed process left half written. Only while nobody else writes here."""
+        for folder in (self.path, self.checkpoints, self.path / "samples"):
+            for aside in folder.glob(".aside-*"):
+                if aside.is_dir() and not aside.is_symlink():
+                    shutil.rmtree(aside, ignore_errors=True)
+                else:
+                    aside.unlink(missing_ok=True)
+
     def forget_after(self, step: int) -> None:
         """Drop log lines past ``step``: they belong to work that a crash undid."""
         lines = [line for line in self.metrics() if line["step"] <= step]
@@ -152,5 +162,5 @@ def locate(where: Path | str) -> tuple[Path, int | None]:
     if path.name.isdigit() and path.parent.name == "checkpoints":
         return path.parent.parent, int(path.name)
     if not path.exists():
-        raise UsageError(f"There is no run at {path}. `reverie train --out {path}` makes one.")
+        raise UsageError(f"There is no run at {path}. `reverie train MODEL --out {path}` would make one.")
     return path, None

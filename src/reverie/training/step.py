@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from reverie.nets.layers.drawing import Drawing, drawing
 from reverie.optim.phase import Metrics, Outputs, Phase, Stage
 from reverie.training.ema import EMA
 from reverie.training.plan import rate
+from reverie.training.values import check_scalars, checked, detached, wide
 
 CLIP = 1.0  # largest gradient norm of a phase that says nothing else
 
@@ -75,6 +76,7 @@ class Engine:
         self.ends = [sum(shares[:place]) / sum(shares) for place in range(len(stages) + 1)]
         self.stage, self.began = -1, 0
         self.tensors = _tensors(model)
+        self.device = next((tensor.device for tensor in self.tensors.values()), torch.device("cpu"))
         self.layers = [module for module in model.modules() if isinstance(module, Drawing)]
         for stage in stages:
             _check_groups(stage.group, batches.batch_size, accumulate)
@@ -96,6 +98,10 @@ class Engine:
         Returns:
             detached scalars by name: "metric", "phase/metric" of several phases, "stage/..." of several named stages.
         """
+        with seeded(fold(self.batches.seed, number, "global", distributed.rank()), self.device):
+            return self._step(number, progress, warm)
+
+    def _step(self, number: int, progress: float, warm: tuple[int, int] | None) -> Metrics:
         place = min(bisect.bisect_right(self.ends, progress), len(self.stages)) - 1
         if place > self.stage:
             self._begin(place, number)
@@ -111,7 +117,7 @@ class Engine:
         if stage.update:
             metrics |= step.update(metrics)
             if number == self.began:
-                self._check_in_place("update")
+                self.check_in_place("update")
         if self.ema:
             self.ema.update(number - self.began)
         return self._named(stage, metrics)
@@ -132,7 +138,7 @@ class Engine:
             if stage.prepare:
                 with torch.no_grad():
                     stage.prepare(self.batches, self.fresh)
-                self._check_in_place("prepare")
+                self.check_in_place("prepare")
         self.model.train()
         if self.ema:  # what now stands still must be what the others see, not an average of it
             self.ema.restart()
@@ -140,7 +146,7 @@ class Engine:
             for optimizer in self.stages[before].optimizers:
                 optimizer.state.clear()
 
-    def _check_in_place(self, hook: str) -> None:
+    def check_in_place(self, hook: str = "update") -> None:
         """What is no longer the tensor that it was, the average does not share and the optimiser does not move."""
         for name, tensor in _tensors(self.model).items():
             if self.tensors.get(name) is not tensor:
@@ -151,10 +157,28 @@ class Engine:
     def state(self) -> dict[str, Any]:
         """Stage, its first step, and the state of its optimisers, for ``torch.load(weights_only=True)``."""
         optimizers = [one.state_dict() for one in self.stages[self.stage].optimizers] if self.stage >= 0 else []
-        return {"optimizers": optimizers, "stage": (self.stage, self.began)}
+        return {"optimizers": optimizers, "stage": (self.stage, self.began), "outline": self._outline()}
+
+    def _outline(self) -> list[list[str]]:
+        """The phases of each stage with the kind of their optimisers and the number of their tensors."""
+        kinds = [[(phase.name, phase.optimizer) for phase in stage.phases] for stage in self.stages]
+        return [
+            [f"{name} ({type(o).__name__}, {sum(len(g['params']) for g in o.param_groups)} tensors)" for name, o in one]
+            for one in kinds
+        ]
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what ``state`` gave."""
+        """Put back what ``state`` gave.
+
+        Raises:
+            UsageError: the stages, phases or optimisers are others now.
+        """
+        before, now = state.get("outline", self._outline()), self._outline()
+        if before != now:
+            raise UsageError(
+                f"This training had the stages {before}, and the model's stages() now gives {now}: it cannot go on "
+                "from the state of other optimisers. Its weights can be the start of a new run: --init RUN."
+            )
         self.stage, self.began = state["stage"]
         if self.stage >= 0:
             for optimizer, saved in zip(self.stages[self.stage].optimizers, state["optimizers"], strict=True):
@@ -248,16 +272,16 @@ class _Step:
             with self._eagerly(phase), drawing(self.engine.layers, self._layers(phase.name, low, high)):
                 with self._autocast():
                     found = phase.loss(batch if share == 1 else batch.cut(low, high), seen)
-                _check_scalars(f"Phase {phase.name!r}", found)
+                check_scalars(f"Phase {phase.name!r}: its loss", found)
                 if "loss" not in found:
                     gave = ", ".join(found) or "nothing"
                     raise UsageError(f"Phase {phase.name!r}: its loss returned no value named 'loss'; it gave {gave}.")
-                if not found["loss"].requires_grad:
+                if not (found["loss"].requires_grad and phase.parameters):
                     raise UsageError(_no_gradient(phase))
-                loss = _wide(found["loss"]) * (phase.scale * share)
+                loss = wide(found["loss"]) * (phase.scale * share)
                 loss.backward(inputs=phase.parameters, retain_graph=retain and share == 1)
             for name, value in found.items():
-                value = _wide(value.detach()) * share
+                value = wide(value.detach()) * share
                 sums[name] = sums[name] + value if name in sums else value
         self.kept = self.kept or join(made)
         return sums
@@ -267,7 +291,7 @@ class _Step:
         batch = self.batch.cut(low, high).replace(shared=self._shared("forward"))
         layers = drawing(self.engine.layers, self._layers("forward", low, high))
         with torch.set_grad_enabled(graph), layers, self._autocast():
-            return self.stage.forward(batch)
+            return checked("forward", self.stage.forward(batch))
 
     def _gathered(self, outputs: Outputs) -> Outputs:
         """Of the first forward of the step, what ``update`` will look at."""
@@ -281,6 +305,10 @@ class _Step:
         assert self.stage.update
         stats = {name: value.clone() for name, value in metrics.items()}
         distributed.average([*stats.values()])
+        for name in self.stage.gather:
+            if name not in self.batch and name not in self.kept:
+                known = ", ".join([*self.batch, *(self.outputs or self.kept)])
+                raise UsageError(f"gather names {name!r}, which is no column and no output of forward ({known}).")
         columns = {name: self.batch[name] for name in self.stage.gather if name in self.batch}
         columns, outputs = distributed.gather(columns), distributed.gather(dict(self.kept))
         batches = self.engine.batches
@@ -292,8 +320,9 @@ class _Step:
             progress=self.batch.progress,
             due=self.batch.due,
         )
-        found = self.stage.update(batch, outputs, stats) or {}
-        _check_scalars("update", found)
+        found = self.stage.update(batch, outputs, stats)
+        found = {} if found is None else found
+        check_scalars("update", found)
         return {f"update/{name}": value.detach().clone() for name, value in found.items()}
 
     # Streams and contexts
@@ -319,13 +348,25 @@ class _Step:
             yield
 
 
-def detached(value: Any) -> Any:
-    """The same tensors without their graph."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, Mapping):
-        return {name: detached(one) for name, one in value.items()}
-    return type(value)(map(detached, value)) if isinstance(value, list | tuple) else value
+@contextlib.contextmanager
+def seeded(key: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators begin at ``key`` and are put back afterwards.
+
+    So a module that draws from them (``nn.Dropout``, ``torch.randn``) resumes exactly, too, though its draws are not
+    those of its rows: several ranks or parts then train another model than one does.
+    """
+    if device.type != "cpu":
+        with torch.random.fork_rng([device.index or 0], device_type=device.type):
+            torch.manual_seed(key)
+            yield
+        return
+    generator = torch.default_generator  # a tenth of the time of fork_rng
+    before = generator.get_state()
+    try:
+        generator.manual_seed(key)
+        yield
+    finally:
+        generator.set_state(before)
 
 
 def _no_gradient(phase: Phase) -> str:
@@ -337,11 +378,6 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _wide(value: Tensor) -> Tensor:
-    """In float32, or float64 where a model computes in that."""
-    return value if value.dtype == torch.float64 else value.float()
-
-
 def _check_groups(group: int, batch_size: int, accumulate: int) -> None:
     world = distributed.world()
     unit = group * world
@@ -350,10 +386,3 @@ def _check_groups(group: int, batch_size: int, accumulate: int) -> None:
             f"This model's losses look at {group} rows together, so a batch of {batch_size} cannot be cut into parts "
             f"or shared by {world} processes. Try --batch-size {max(unit, round(batch_size / unit) * unit)}."
         )
-
-
-def _check_scalars(who: str, found: Metrics) -> None:
-    for name, value in found.items():
-        if not isinstance(value, Tensor) or value.ndim:
-            kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise UsageError(f"{who}: {name!r} must be a 0-dim tensor, not {kind}.")

@@ -11,7 +11,7 @@ from torch import nn
 from reverie.core import distributed
 from reverie.core.errors import UsageError
 from reverie.training.callbacks import Callback
-from reverie.training.checkpoint import load_checkpoint, newest_whole
+from reverie.training.checkpoint import load_checkpoint, newest_whole, put_weights
 from reverie.training.formats import FORMAT
 from reverie.training.options import Options
 from reverie.training.plan import Plan, seconds_of
@@ -54,6 +54,8 @@ def resume(
     _check_format(run)
     with distributed.group(), parts.alone(run.path):
         run = Run.open(path)  # as it is now that nobody else writes it
+        if distributed.rank() == 0:
+            run.tidy()
         if run.info["status"] == "finished" and steps is None and minutes is None:
             raise UsageError(
                 f"{run.path} is finished. `reverie sample {run.path}` draws from it; --steps N (in all) or --minutes M "
@@ -70,7 +72,7 @@ def resume(
         loop = parts.loop_of(run, built, opened, chosen, plan, callbacks, quiet)
         if newest is not None:
             saved = load_checkpoint(newest, training=True, device=loop.device)
-            loop.model.load_state_dict(saved.weights)
+            put_weights(loop.model, saved.weights, newest)
             if loop.engine.ema and saved.ema:
                 loop.engine.ema.load_state_dict(saved.ema)
             loop.load_state(saved.step, saved.training or {})
@@ -89,7 +91,7 @@ def resume(
 
 def _extension(step: int, steps: int | None, minutes: float | None) -> dict[str, Any]:
     if steps is None:
-        return {"step": step, "seconds": seconds_of(minutes) - parts.reserve(minutes)}
+        return {"step": step, "minutes": minutes, "seconds": seconds_of(minutes) - parts.reserve(minutes)}
     if steps <= step:
         raise UsageError(f"--steps is the number of steps in all, and {step} are done: say more than that.")
     return {"step": step, "steps": steps}
@@ -106,7 +108,7 @@ def rerun(
     """Repeat a run from its run.json, with the very number of steps that its budget came to, in a new directory.
 
     Args:
-        out: where to; by default the first free of runs/MODEL-DATA-2, -3 ...
+        out: where to; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         model: where the run began with a model that was passed: the same, with the weights it had then.
         data: the data, where the run cannot open it again by itself: a ``Dataset``, an object, or another path to it.
         callbacks: more to do beside the steps.
@@ -119,7 +121,7 @@ def rerun(
     if "imported" in old:
         raise UsageError(f"{path} was imported, not trained here: there is nothing to repeat. `reverie sample {path}`.")
     _check_format(found)
-    kept = ("format", "reverie", "model", "verbs", "card", "phases", "data", "training", "given", "init")
+    kept = ("format", "reverie", "model", "verbs", "card", "phases", "data", "training", "given", "init", "code")
     plan = Plan.from_state(old["plan"]).fixed()
     info = {key: old[key] for key in kept if key in old} | {
         "plan": plan.state(),

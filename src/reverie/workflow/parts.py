@@ -122,6 +122,7 @@ def model_of(info: dict[str, Any], path: Path, data: Dataset | None, given: nn.M
     if given is not None:
         same_class(given, config, path)
     if given is None:
+        registry.check_known(config["name"], info)
         given = build(config["name"], config["kwargs"], data, info["training"]["seed"])
     if fresh and begun and weights_hash(given.state_dict()) != begun:
         raise UsageError(f"The model given does not have the initial weights that {path} began with (hash {begun}).")

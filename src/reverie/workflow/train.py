@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -114,7 +115,7 @@ def train(
             "machine": machine() | {"processes": distributed.world()},
             "status": "new",
             "seconds": 0.0,
-        } | start
+        } | (start | registry.code_of(name))
         path = Path(distributed.agree(str(out or fresh_path(name.rpartition(":")[2], source))))
         run = Run(path, info)
         loop = parts.loop_of(run, built, data, chosen, plan, callbacks, quiet)
@@ -147,7 +148,7 @@ def drive(run: Run, loop: Loop) -> Run:
         try:
             for _ in loop.run():
                 pass
-        except ReverieError:
+        except Exception:
             if loop.leader:
                 run.update(status="failed", seconds=round(loop.elapsed, 2))
             raise
@@ -174,7 +175,8 @@ def announce(run: Run, loop: Loop) -> None:
     length = f"{options.minutes:g} minutes" if plan.clock and options.minutes else f"{plan.expected} steps"
     if loop.extensions:
         asked = loop.extensions[-1]
-        length = f"{asked['steps']} steps in all" if "steps" in asked else f"{asked['seconds'] / 60:.2g} minutes more"
+        minutes = asked.get("minutes", asked.get("seconds", 0) / 60)
+        length = f"{asked['steps']} steps in all" if "steps" in asked else f"{minutes:.3g} minutes more"
     loop.say(
         f"{run.info['model']['name']} ({count / 1e6:.2f} M parameters) on {images}. {length}, "
         f"batch {options.batch_size}, {loop.precision}."
@@ -197,7 +199,18 @@ def finish(run: Run, loop: Loop) -> None:
     previews = next(callback for callback in loop.callbacks if isinstance(callback, Previews))
     count = max(previews.ROW, previews.count(loop, max(4.0, 0.02 * loop.elapsed)))
     data = loop.data if isinstance(loop.data, Dataset) else None
-    scores = report.write_artifacts(loop.engine.best, data, run.metrics(), run.path, count)
+    try:
+        scores = report.write_artifacts(loop.engine.best, data, run.metrics(), run.path, count)
+    except Exception as error:  # of the model's own verbs, or of the disk; the training is done whatever it is
+        close(run, loop, "finished")
+        said = f"{type(error).__name__}: {error}".removeprefix("ReverieError: ").removeprefix("UsageError: ")
+        raise ReverieError(
+            f"The training is finished and kept, {loop.step} steps in {run.path}; its last images and scores could "
+            f"not be made: {said}"
+        ) from error
+    if strange := [name for name, value in scores.items() if not math.isfinite(value)]:
+        loop.say(f"Warning: not a number on held-out data, and left out: {', '.join(strange)}.")
+        scores = {name: value for name, value in scores.items() if name not in strange}
     write_json(run.path / "metrics.json", {"step": loop.step, "held_out": scores})
     close(run, loop, "finished", held_out=scores)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())

@@ -1,0 +1,44 @@
+"""What the functions of a stage return: checked, detached, widened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reverie.core.errors import UsageError
+from reverie.optim.phase import Metrics
+
+
+def detached(value: Any) -> Any:
+    """The same tensors without their graph."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, Mapping):
+        return {name: detached(one) for name, one in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named one
+        return type(value)(*map(detached, value))
+    return type(value)(map(detached, value)) if isinstance(value, list | tuple) else value
+
+
+def checked(who: str, value: Any) -> Any:
+    """The value; raises a UsageError unless it is a mapping. ``who`` returned it."""
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{who} must return a dict of tensors by name, not {type(value).__name__}.")
+    return value
+
+
+def wide(value: Tensor) -> Tensor:
+    """In float32, or float64 where a model computes in that."""
+    return value if value.dtype == torch.float64 else value.float()
+
+
+def check_scalars(who: str, found: Metrics) -> None:
+    """Raise a UsageError unless these are 0-dim real tensors by name."""
+    for name, value in checked(who, found).items():
+        if not isinstance(value, Tensor) or value.ndim or value.is_complex():
+            is_tensor = isinstance(value, Tensor)
+            kind = f"a {value.dtype} of shape {tuple(value.shape)}" if is_tensor else type(value).__name__
+            raise UsageError(f"{who}: {name!r} must be a 0-dim tensor, not {kind}.")
