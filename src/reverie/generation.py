@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from reverie import registry
 from reverie.core.batch import Batch
 from reverie.core.card import card_of, info_of, name_of
 from reverie.core.errors import UsageError, suggest
+from reverie.core.files import is_file
 from reverie.core.layout import place
 from reverie.core.noise import Noise
 from reverie.core.options import EMPTY, accepted, checked, listed, sampling_options, sub_run
@@ -300,7 +300,7 @@ def find_picture(model: Model, reference: str) -> Tensor:
     """
     spec = spec_of(model)
     medium = medium_of(spec)
-    if os.path.isfile(reference):
+    if is_file(reference):
         path, record = Path(reference), provenance.upgraded(model.run["data"] or provenance.unknown(spec, []))
         if spec.medium == "image":
             row = load_picture(path, spec.shape, spec.channels, record["fit"], record["background"])
@@ -338,7 +338,7 @@ def find_given(model: Model, reference: str, **options: Any) -> tuple[Tensor, Te
         options: the model's own: which way to go.
     """
     options = chunk_of(accepted(model, "given", options), 0, 1)
-    if os.path.isfile(reference):
+    if is_file(reference):
         picture = find_picture(model, reference)[None].to(device_of(model))
         given, truth = model.given(Batch({"x": picture, "source": picture}), **options)
         return given, None if given is picture else truth

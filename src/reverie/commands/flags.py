@@ -4,7 +4,6 @@ of the commands that sample a run from its model's own ``sample``, ``stream`` or
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from docstring_parser import parse as parse_docstring
 from reverie import registry
 from reverie.commands.shared import parse
 from reverie.core.errors import UsageError, suggest
+from reverie.core.files import is_file
 from reverie.core.options import EMPTY, Parameters, check_names, has_flag, listed, sub_run, type_of
 from reverie.core.precision import pick_device
 from reverie.recipes import recipe_for
@@ -189,7 +189,7 @@ def named_run(arguments: list[str]) -> str | None:
 def _is_run(word: str) -> bool:
     path = Path(word)
     inside = path.name.isdigit() and path.parent.name == "checkpoints"
-    return os.path.isfile((path.parent.parent if inside else path) / "run.json")  # a caption may be too long for a Path
+    return is_file((path.parent.parent if inside else path) / "run.json")
 
 
 def _of_run(run: str) -> tuple[str, Parameters, dict[str, str]]:

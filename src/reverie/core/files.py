@@ -43,6 +43,14 @@ def disk_errors(path: Path, kept: str = "nothing was overwritten") -> Iterator[N
         raise ReverieError(f"Cannot write {path}: {why}. Kept: {kept}.") from error
 
 
+def is_file(name: Path | str) -> bool:
+    """Whether a text names a file; one that is too long for a name, such as a caption, does not."""
+    try:
+        return Path(name).is_file()
+    except OSError:
+        return False
+
+
 def check_name(path: Path) -> None:
     """Raise a UsageError where neither a file nor a folder can stand at ``path``."""
     if "\0" in str(path):
