@@ -21,7 +21,7 @@ from reverie.core.layout import place
 from reverie.core.noise import Noise
 from reverie.core.options import EMPTY, accepted, checked, listed, sampling_options, sub_run
 from reverie.core.precision import pick_device
-from reverie.core.values import check_finite, plain, whole
+from reverie.core.values import check_finite, check_seeds, plain, whole
 from reverie.core.verbs import USED, Frame, Model, verbs_of
 from reverie.data import Dataset, Split, load_picture, open_like, provenance, reopen
 from reverie.data.batches import in_order
@@ -230,11 +230,13 @@ def _seeds(seed: Any, n: int) -> list[int]:
     """The seeds of n samples: those that are listed, or n from the one that is given."""
     if isinstance(seed, Iterable) and not isinstance(seed, str):
         seeds = [whole("seed", one) for one in seed]
-        if len(seeds) != n:
-            raise UsageError(f"{n} images need {n} seeds, not {len(seeds)}.")
-        return seeds
-    first = whole("seed", seed)
-    return list(range(first, first + n))
+    else:
+        first = whole("seed", seed)
+        seeds = list(range(first, first + n))
+    if len(seeds) != n:
+        raise UsageError(f"{n} images need {n} seeds, not {len(seeds)}.")
+    check_seeds(min(seeds), max(seeds))
+    return seeds
 
 
 def complete(model: Model, options: dict[str, Any]) -> dict[str, Any]:
@@ -326,7 +328,7 @@ def find_latent(model: Model, reference: str) -> Tensor:
     if "encode" in verbs:
         return model.encode(find_picture(model, reference)[None].to(device_of(model)))
     if "latents" in verbs and kind == "seed" and number.isdigit():
-        return model.latents(Noise.of_seeds([int(number)], device_of(model)))
+        return model.latents(Noise.of_seeds(_seeds(int(number), 1), device_of(model)))
     raise UsageError(f"{name_of(model)} draws pictures, but does not encode them: name seeds, as seed:3 and seed:7.")
 
 

@@ -280,6 +280,7 @@ def mix(
         json: print the result as JSON.
     """
     from reverie.core.noise import Noise
+    from reverie.core.values import check_seeds
     from reverie.drawing import device_of
     from reverie.editing.latents import mixed, style_layers
     from reverie.generation import load
@@ -288,6 +289,7 @@ def mix(
     path, model = target(out), load(run)
     if rows < 1 or columns < 1:
         raise UsageError("--rows and --columns must be at least 1.")
+    check_seeds(seed, seed + rows + columns - 1)
     place = cut if cut is not None else style_layers(model) // 2
     noise = Noise.of_seeds(range(seed, seed + rows + columns), device_of(model))
     made = mixed(model, noise[columns:], noise[:columns], place)

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reverie.core.errors import UsageError
-
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, SplitMix64's increment
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _WORD = (1 << 64) - 1
@@ -72,14 +70,7 @@ class Noise:
 
     @classmethod
     def of_seeds(cls, seeds: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> Noise:
-        """One picture per seed: the noise to hand to ``model.sample``.
-
-        Raises:
-            UsageError: a seed beyond 64 bits.
-        """
-        ends = () if isinstance(seeds, Tensor) or not len(seeds) else (min(seeds), max(seeds))
-        if odd := [end for end in ends if not -(1 << 63) <= end < 1 << 63]:
-            raise UsageError(f"A seed is a whole number from -2^63 to 2^63 - 1, not {odd[0]}.")
+        """One picture per seed: the noise to hand to ``model.sample``."""
         return cls(mix(torch.as_tensor(seeds, dtype=torch.int64, device=device).add(_signed(_GOLDEN))))
 
     @classmethod

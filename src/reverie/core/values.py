@@ -32,6 +32,12 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
     return number
 
 
+def check_seeds(*seeds: int) -> None:
+    """Raise a UsageError for a seed beyond 64 bits."""
+    if odd := [seed for seed in seeds if not -(1 << 63) <= seed < 1 << 63]:
+        raise UsageError(f"A seed is a whole number from -2^63 to 2^63 - 1, not {odd[0]}.")
+
+
 def check_finite(name: str, value: Any) -> None:
     """Raise a UsageError for NaN and infinity, also among a tensor's numbers."""
     finite = bool(value.isfinite().all()) if isinstance(value, Tensor) else not _is_odd(value)
