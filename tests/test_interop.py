@@ -124,7 +124,7 @@ def test_the_last_row_of_the_embedding_is_any_class():
         ({"attention": (2,)}, "attention"),
         ({"depth": 0}, "depth"),
         ({"head": 9}, "head"),
-        ({"conditional": "text"}, "conditional"),
+        ({"conditional": "text"}, "captions"),
         ({"betas": (0.02, 0.01)}, "betas"),
         ({"schedule": "sigmoid"}, "schedule"),
     ],

@@ -14,7 +14,7 @@ from reverie.core import distributed
 from reverie.core.card import card_of, checkpoint_of, config_of, info_of, name_of
 from reverie.core.errors import UsageError
 from reverie.core.options import sampling_options
-from reverie.core.values import check_seeds, whole
+from reverie.core.values import check_seeds, integer
 from reverie.core.verbs import Model, verbs_of
 from reverie.data import Dataset, Split, open_data
 from reverie.data.split import hash_rows
@@ -89,8 +89,8 @@ def evaluate(
     metrics = [metrics] if isinstance(metrics, str) else list(metrics or ())
     check(metrics)
     asked = list(dict.fromkeys(metrics or DEFAULT))
-    n = n if n is None else whole("The number of images", n, least=1)
-    seed = whole("seed", seed)
+    n = n if n is None else integer("The number of images", n, least=1)
+    seed = integer("seed", seed)
     check_seeds(seed, seed + (n or NUMBER_FID) - 1)
     chosen = backbone or ("inception" if any(name in INCEPTION for name in asked) else "small")
     if run is not None:

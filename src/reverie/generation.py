@@ -21,7 +21,7 @@ from reverie.core.layout import place
 from reverie.core.noise import Noise
 from reverie.core.options import EMPTY, accepted, checked, listed, sampling_options, sub_run
 from reverie.core.precision import pick_device
-from reverie.core.values import check_finite, check_seeds, plain, whole
+from reverie.core.values import check_finite, check_seeds, integer, plain
 from reverie.core.verbs import USED, Frame, Model, verbs_of
 from reverie.data import Dataset, Split, load_picture, open_like, provenance, reopen
 from reverie.data.batches import in_order
@@ -157,7 +157,7 @@ def sample(
             finite, n below 1, a guide that does not fit.
     """
     model, noise, asked = _asked(model, "sample", n, seed, label, text, options)
-    chunk = whole("chunk", chunk, least=1)
+    chunk = integer("chunk", chunk, least=1)
     return draw(model, noise, chunk, progress, spec_of(model) if info_of(model) else None, **asked)
 
 
@@ -206,7 +206,7 @@ def _asked(
     """What to call a model's ``sample`` or ``stream`` with: a stream for each sample, conditions and options."""
     model = model if isinstance(model, nn.Module) else load(model)
     need(model, verb)
-    n = whole("The number of images", n, least=1)
+    n = integer("The number of images", n, least=1)
     seeds = _seeds(seed, n)
     asked, device = complete(model, options), device_of(model)
     if label is not None:
@@ -229,9 +229,9 @@ def _each(values: Any) -> list[Any]:
 def _seeds(seed: Any, n: int) -> list[int]:
     """The seeds of n samples: those that are listed, or n from the one that is given."""
     if isinstance(seed, Iterable) and not isinstance(seed, str):
-        seeds = [whole("seed", one) for one in seed]
+        seeds = [integer("seed", one) for one in seed]
     else:
-        first = whole("seed", seed)
+        first = integer("seed", seed)
         seeds = list(range(first, first + n))
     if len(seeds) != n:
         raise UsageError(f"{n} images need {n} seeds, not {len(seeds)}.")

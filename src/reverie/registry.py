@@ -27,6 +27,7 @@ from reverie.core.options import (
     Parameters,
     SubRun,
     checked,
+    has_choices,
     listed,
     model_class,
     sampling_options,
@@ -353,7 +354,10 @@ def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
             raise UsageError(
                 f"{name} has no option {key!r}.{suggest(key, list(parameters))} It has: {', '.join(parameters)}."
             )
-    kwargs = {key: checked(name, key, parameters[key], value) for key, value in kwargs.items()}
+    kwargs = {  # a model checks its choices itself: it knows what to do instead
+        key: value if has_choices(parameters[key]) else checked(name, key, parameters[key], value)
+        for key, value in kwargs.items()
+    }
     defaults = {key: p.default for key, p in parameters.items() if p.default is not EMPTY}
     kwargs = defaults | kwargs  # the defaults are kept too: they may change in a later release
     if missing := [key for key in parameters if key not in kwargs]:

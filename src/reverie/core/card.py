@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from reverie.core.errors import UsageError
-from reverie.core.values import whole
+from reverie.core.values import integer
 from reverie.core.verbs import Model, verbs_of
 
 # Columns that may be conditions. An argument of these names is never an option of sampling.
@@ -27,7 +27,7 @@ class Output:
     channels: int
 
     def __post_init__(self) -> None:
-        _settle(self, shape=_wholes, channels=whole)
+        _settle(self, shape=_integers, channels=integer)
 
     def __str__(self) -> str:
         return "x".join(map(str, (*self.shape, self.channels)))
@@ -52,7 +52,7 @@ class Space:
     evaluations: int = 1
 
     def __post_init__(self) -> None:
-        _settle(self, shape=_wholes, evaluations=whole)
+        _settle(self, shape=_integers, evaluations=integer)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Likelihood:
     rows: int = 0
 
     def __post_init__(self) -> None:
-        _settle(self, evaluations=whole, options=_counts, rows=whole)
+        _settle(self, evaluations=integer, options=_counts, rows=integer)
 
     @property
     def name(self) -> str:
@@ -133,7 +133,7 @@ class Card:
             columns=_columns,
             latents=lambda name, value: {key: _of(Space, name, one) for key, one in _mapping(name, value).items()},
             likelihoods=lambda name, value: tuple(_of(Likelihood, name, one) for one in _several(name, value)),
-            evaluations=whole,
+            evaluations=integer,
             monitors=_names,
             weights=_names,
             networks=_names,
@@ -194,7 +194,7 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def _counts(name: str, value: Any) -> dict[str, int]:
-    return {key: whole(f"{name}: {key}", one) for key, one in _mapping(name, value).items()}
+    return {key: integer(f"{name}: {key}", one) for key, one in _mapping(name, value).items()}
 
 
 def _several(name: str, value: Any) -> list[Any]:
@@ -203,8 +203,8 @@ def _several(name: str, value: Any) -> list[Any]:
     return list(value)
 
 
-def _wholes(name: str, value: Any) -> tuple[int, ...]:
-    return tuple(whole(name, one) for one in _several(name, value))
+def _integers(name: str, value: Any) -> tuple[int, ...]:
+    return tuple(integer(name, one) for one in _several(name, value))
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:

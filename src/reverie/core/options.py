@@ -151,6 +151,11 @@ def _entries(hint: Any) -> list[Any]:
     return [one for one in typing.get_args(hint) if one is not Ellipsis]
 
 
+def has_choices(parameter: inspect.Parameter) -> bool:
+    """Whether an argument's type names its values (``Literal``)."""
+    return any(typing.get_origin(kind) is Literal for kind in _kinds(parameter.annotation))
+
+
 def checked(owner: str, name: str, parameter: inspect.Parameter, value: Any) -> Any:
     """A value for an argument: of the annotated type, among the choices (``Literal``) and finite.
 

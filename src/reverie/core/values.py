@@ -17,7 +17,7 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic | np.ndarray | Tensor) and not value.ndim else value
 
 
-def whole(name: str, value: Any, least: int | None = None) -> int:
+def integer(name: str, value: Any, least: int | None = None) -> int:
     """An integer of any type, NumPy's among them.
 
     Raises:
