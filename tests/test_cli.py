@@ -202,6 +202,8 @@ def test_resume_and_rerun_work_from_the_command_line(run, bars, call, tmp_path):
         (["interpolate", "{run}", "no.png", "no.png"], 2, "no.png"),
         (["interpolate", "{run}", "held-out:0", "held-out:99999"], 2, "99999"),
         (["interpolate", "{run}", "held-out:0", "held-out:1", "--frames", "1"], 2, "2 frames"),
+        (["interpolate", "{run}", "held-out:0", "held-out:1", "--seconds", "0"], 2, "above 0 and at most 600"),
+        (["interpolate", "{run}", "held-out:0", "held-out:1", "--seconds", "1e300"], 2, "above 0 and at most 600"),
         (["restore", "{run}", "denoise", "x.png"], 2, "cannot restore"),
         (["reconstruct", "{run}", "text.png"], 1, "text.png"),
         (["train", "vae", "--lr", "nan"], 2, "--lr: nan is no finite number"),

@@ -204,13 +204,15 @@ def interpolate(
         frames: how many pictures, both ends included.
         out: .webp, .gif and .mp4 are films (mp4: the video extra); any other ending is a strip.
         path: lerp (straight line) or slerp (great circle).
-        seconds: length of the film.
+        seconds: length of the film, up to 600.
         json: print the result as JSON.
     """
     from reverie.editing.latents import interpolate as morph
     from reverie.generation import find_latent, load, need
     from reverie.media.montage import save_film
 
+    if not 0 < seconds <= 600:
+        raise UsageError(f"--seconds must be above 0 and at most 600, not {seconds:g}.")
     where, model = target(out), load(run)
     need(model, "decode")
     made = morph(model, find_latent(model, a), find_latent(model, b), frames, path)
