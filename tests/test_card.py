@@ -109,6 +109,59 @@ def test_a_module_without_a_card_has_one_of_its_verbs():
         rv.sample(model, 1, label=0)
 
 
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"conditions": ["label"]}, "conditions"),
+        ({"conditions": {"label": 2.5}}, "conditions: label"),
+        ({"columns": "text"}, "columns"),
+        ({"monitors": "gan"}, "monitors"),
+        ({"networks": (3,)}, "networks"),
+        ({"output": (8, 8)}, "output"),
+        ({"latents": {"z": None}}, "latents"),
+        ({"likelihoods": ("elbo",)}, "likelihoods"),
+        ({"evaluations": 2.5}, "evaluations"),
+        ({"caution": torch.zeros(1)}, "caution"),
+        ({"origin": {"teacher": 3}}, "origin"),
+    ],
+)
+def test_a_field_that_holds_something_else_is_named(fields, said):
+    with pytest.raises(UsageError, match=f"Card: {said}"):
+        Card(**fields)
+
+
+def test_numbers_of_numpy_on_a_card_are_plain():
+    two = np.int64(2)
+    card = Card(Output("image", (two, two), two), {"label": two}, latents={"z": Space((two,))}, evaluations=two)
+    assert json.loads(json.dumps(card.to_json()))["latents"]["z"]["shape"] == [2]
+
+
+@pytest.mark.parametrize(
+    "card, said",
+    [
+        (Card(conditions={"label": 3}), "conditions has label"),
+        (Card(likelihoods=(Likelihood("elbo", "bound", "8-bit"),)), "likelihoods names elbo"),
+        (Card(networks=("body",)), "networks names body"),
+        ({"conditions": {}}, "is a dict"),
+    ],
+)
+def test_a_card_that_speaks_of_what_its_model_has_not_is_refused(card, said):
+    model = Plain()
+    model.card = card
+    with pytest.raises(UsageError, match=f"The card of Plain.*{said}"):
+        card_of(model)
+
+
+def test_an_error_within_a_card_is_seen():
+    class Broken(Plain):
+        @property
+        def card(self):
+            return Card(evaluations=self.evaluations)
+
+    with pytest.raises(AttributeError, match="evaluations"):
+        card_of(Broken())
+
+
 # Likelihoods
 
 

@@ -243,11 +243,43 @@ def test_resume_and_rerun_work_from_the_command_line(run, bars, call, tmp_path):
         (["interpolate", "{run}", "no.png", "no.png"], 2, "no.png"),
         (["interpolate", "{run}", "held-out:0", "held-out:99999"], 2, "99999"),
         (["interpolate", "{run}", "held-out:0", "held-out:1", "--frames", "1"], 2, "2 frames"),
+        (["interpolate", "{run}", "held-out:0", "held-out:1", "--seconds", "0"], 2, "above 0 and at most 600"),
+        (["interpolate", "{run}", "held-out:0", "held-out:1", "--seconds", "1e300"], 2, "above 0 and at most 600"),
         (["restore", "{run}", "denoise", "x.png"], 2, "cannot restore"),
         (["reconstruct", "{run}", "text.png"], 1, "text.png"),
+        (["train", "vae", "--lr", "nan"], 2, "--lr: nan is no finite number"),
+        (["train", "vae", "--lr", "inf"], 2, "--lr: inf is no finite number"),
+        (["train", "vae", "--beta", "nan"], 2, "--beta: nan is no finite number"),
+        (["train", "vae", "--clip", "nan"], 2, "nan is no finite number"),
+        (["train", "vae", "--seed", "99999999999999999999"], 2, "--seed: 99999999999999999999 is beyond 64 bits"),
+        (["train", "os:getcwd", "--steps", "1"], 2, "makes a str"),
+        (["train", "builtins:min"], 2, "does not say what it takes"),
+        (["train", "vae", "--data", "none", "--steps", "1"], 2, "without shape, channels"),
     ],
 )
 def test_wrong_use_gets_a_sentence_and_an_exit_code_never_a_traceback(run, call, tmp_path, arguments, code, said):
     (tmp_path / "text.png").write_text("this is no picture")
     found, _, err = call(*[a.format(run=run) for a in arguments])
+    assert found == code and said in err and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize(
+    "out, code, said",
+    [
+        ("/dev/null", 2, "neither a file nor a folder"),
+        ("text.png/x", 2, "is no folder"),
+        ("text.png/x.png", 2, "is no folder"),
+        ("lost", 2, "a link that leads nowhere"),
+        ("lost.png", 2, "a link that leads nowhere"),
+        ("lost/x.png", 1, "Cannot write lost/x.png"),
+        ("a" * 300 + ".png", 1, "its name is too long"),
+        ("a\0b.png", 2, "null character"),
+        pytest.param("/proc/x.png", 1, "Cannot write", marks=pytest.mark.skipif(not Path("/proc").is_dir(), reason="")),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_refused_with_the_reason(run, call, tmp_path, out, code, said):
+    (tmp_path / "text.png").write_text("a file")
+    for link in ("lost", "lost.png"):
+        (tmp_path / link).symlink_to("nowhere/at/all")
+    found, _, err = call("sample", run, "-n", 1, "--out", out)
     assert found == code and said in err and "Traceback" not in err, err

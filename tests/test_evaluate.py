@@ -14,6 +14,7 @@ from PIL import Image
 
 import reverie as rv
 from reverie.core.card import Card, Likelihood
+from reverie.core.errors import UsageError
 from reverie.data.types import Split
 from reverie.metrics import features as seeing
 from reverie.metrics.bench import Bench, Sets
@@ -553,6 +554,15 @@ def test_pictures_that_were_trained_on_give_no_likelihood(run, bars):
 def test_wrong_use_is_told_and_exits_with_2(run, call, flags, said):
     code, _, err = call("evaluate", *(run if flag == "RUN" else flag for flag in flags))
     assert code == 2 and said in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [({"metrics": [3]}, "no metric 3"), ({"n": "5"}, "number of images"), ({"seed": 1.5}, "seed must be a whole")],
+)
+def test_values_of_other_types_are_refused_by_name(run, options, said):
+    with pytest.raises(UsageError, match=said):
+        rv.evaluate(run, **options)
 
 
 def test_every_metric_is_named_in_the_help(call):

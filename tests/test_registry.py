@@ -16,7 +16,7 @@ from torch import nn
 import reverie as rv
 from reverie import registry
 from reverie.commands.draw import SampleFlags
-from reverie.commands.flags import run_flags
+from reverie.commands.flags import run_flags, train_flags
 from reverie.core.errors import UsageError
 from reverie.core.options import SubRun
 from reverie.workflow.again import rerun, resume
@@ -149,6 +149,92 @@ def test_a_function_is_a_system_and_its_signature_the_configuration(models):
     assert isinstance(model, nn.Linear) and model.config["kwargs"] == {"size": 3, "channels": 1, "inner": ""}
     name = f"{__name__}:doubled"
     assert rv.build(name, size=3, channels=1).config["name"] == name and name in models
+
+
+class Mean(nn.Module):
+    """The mean image."""
+
+    def __init__(this, shape, channels: int, start: float = 0.0, names: tuple = ()):
+        super().__init__()
+        this.mean = nn.Parameter(torch.full((channels, *shape), start))
+
+    def stages(this, lr: float = 0.1):
+        return [rv.Stage([rv.Phase("mean", torch.optim.SGD(this.parameters(), lr), this.loss)])]
+
+    def loss(this, batch, outputs=None):
+        return {"loss": (batch["x"] - this.mean).square().mean()}
+
+    def sample(this, noise, loud: float = 0.5, sizes: tuple[int, ...] = (1,), names: tuple = (), show=repr, k=1):
+        assert isinstance(names, tuple) and callable(show)
+        return (this.mean + loud * noise(*this.mean.shape)).clamp(-1, 1)
+
+
+class Taken(Mean):
+    def sample(self, noise, seed: int = 3, out: str = "", chunk: int = 2):
+        return noise(*self.mean.shape)
+
+
+class Needy(Mean):
+    def sample(self, noise, loud):
+        return loud * noise(*self.mean.shape)
+
+
+class Repeats(Mean):
+    def __init__(self, shape, channels: int, lr: float = 1.0):
+        super().__init__(shape, channels)
+
+
+class Length(Mean):
+    def __init__(self, shape, channels: int, steps: int = 1):
+        super().__init__(shape, channels)
+
+
+@pytest.fixture
+def mean(models, bars, tmp_path):
+    """A run of ``Mean``, or of another class."""
+
+    def mean(kind=Mean, name="run"):
+        rv.register(kind.__name__)(kind)
+        return rv.train(kind.__name__, bars, out=tmp_path / name, steps=2, batch_size=8, quiet=True).path
+
+    return mean
+
+
+def test_what_no_flag_can_give_is_for_python_alone_and_never_in_the_way(mean, call):
+    run = mean()
+    _, out, _ = call("sample", run, "--help")
+    assert all(flag in out for flag in ("--loud FLOAT", "--sizes", "--k INT"))
+    assert not any(flag in out for flag in ("--names", "--show", "--this"))
+    _, out, _ = call("train", "Mean", "--help")
+    assert "--start FLOAT" in out and "--names" not in out
+    code, _, err = call("sample", run, "-n", 2, "--sizes", 3, 4)
+    assert code == 0, err
+    code, out, err = call("evaluate", run, "--metrics", "kernel", "-n", 60, "--sizes", 3, 4, "--json")
+    assert code == 0, err
+    how = json.loads(out)["scores"][0]["passport"]["fake"]["sampling"]
+    assert how == {"loud": 0.5, "sizes": [3, 4], "names": [], "show": "repr", "k": 1}
+    assert rv.sample(run, 3, names=("a", "b"), chunk=2).shape[0] == 3
+
+
+@pytest.mark.parametrize("verb", ["sample", "evaluate"])
+def test_an_option_named_as_a_flag_of_the_command_is_an_error_that_says_which(mean, call, verb):
+    code, _, err = call(verb, mean(Taken))
+    assert code == 2 and f"reverie {verb} has taken: seed, out, chunk" in err, err
+
+
+def test_an_option_without_a_default_is_asked_for(models):
+    rv.register("needy")(Needy)
+    model = rv.build("needy", shape=(2, 2), channels=1)
+    with pytest.raises(UsageError, match="does not sample without loud"):
+        rv.sample(model, 1)
+    assert rv.sample(model, 1, loud=0.1).shape == (1, 2, 2, 1)
+
+
+@pytest.mark.parametrize("kind, said", [(Repeats, r"its stages\(\) has taken: lr"), (Length, "train has taken: steps")])
+def test_an_argument_of_a_constructor_that_has_another_meaning_in_training_is_refused(models, kind, said):
+    rv.register("mine")(kind)
+    with pytest.raises(UsageError, match=said):
+        train_flags("mine", "none", [], "")
 
 
 def test_names_that_are_taken_or_lead_nowhere_are_refused(models):

@@ -245,6 +245,13 @@ def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, c
         (["sample", "plain", "--autoguide", "{plain}", "--classifier", "{classifier}", "--label", "1"], "not both"),
         (["evaluate", "vae", "--sampler", "ddim"], "vae has no option 'sampler'"),
         (["evaluate", "plain", "-n", "20", "--metrics", "kernel", "--steps", "0"], "at least 1 step"),
+        (["sample", "plain", "--guidance", "nan"], "--guidance: nan is no finite number"),
+        (["evaluate", "plain", "--guidance", "inf"], "--guidance: inf is no finite number"),
+        (["traverse", "vae", "--reach", "nan"], "--reach: nan is no finite number"),
+        (["sample", "vae", "--seed", "99999999999999999999"], "--seed: 99999999999999999999 is beyond 64 bits"),
+        (["sample", "vae", "-n", "2", "--seed", str(2**63 - 1)], "A seed is a whole number from"),
+        (["interpolate", "vae", f"seed:{2**64}", "held-out:0"], "A seed is a whole number from"),
+        (["sample", "vae", "--text", "a bar " * 99], "trained without captions"),
     ],
 )
 def test_wrong_use_is_told_and_exits_with_2(runs, call, arguments, said):
@@ -252,6 +259,35 @@ def test_wrong_use_is_told_and_exits_with_2(runs, call, arguments, said):
     verb, run, *flags = arguments
     code, _, err = call(verb, runs / run, *(flag.format(**places) for flag in flags))
     assert code == 2 and said in err and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"n": 2.5}, "number of images must be a whole number"),
+        ({"n": "3"}, "number of images must be a whole number"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"seed": 10**20}, "A seed is"),
+        ({"chunk": 0}, "chunk must be at least 1"),
+        ({"label": 0.5}, "no class 0.5"),
+        ({"guidance": float("nan")}, "guidance of edm must be a finite number"),
+        ({"guidance": np.float32("inf")}, "guidance of edm must be a finite number"),
+        ({"guidance": torch.tensor([1.0, float("nan")])}, "guidance of edm must be a finite number"),
+        ({"steps": "3"}, "steps of edm is a whole number"),
+        ({"steps": 2.5}, "steps of edm is a whole number"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_its_name(runs, options, said):
+    with pytest.raises(UsageError, match=said):
+        rv.sample(runs / "classes", **{"n": 2} | options)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(runs):
+    model, two = rv.load(runs / "classes"), np.int64(2)
+    plain = rv.sample(model, 2, seed=2, label=1, steps=2, guidance=2.0)
+    for label in (np.int64(1), torch.tensor([1]), np.array([1, 1])):
+        found = rv.sample(model, two, seed=two, label=label, steps=two, guidance=torch.tensor(2.0))
+        assert np.array_equal(found, plain)
 
 
 def test_a_number_is_an_index_and_a_word_is_a_name(runs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,15 @@ def by_filter(x, up=1, pad=(0, 0), gain=1.0):
     wide = F.pad(wide, (pad[0], pad[1], pad[0], pad[1]))
     kernel = smoothing(x)[None, None].expand(c, 1, 4, 4) * gain
     return F.conv2d(wide, kernel, groups=c)
+
+
+@pytest.mark.parametrize("model", ["stylegan2", "progan"])
+@pytest.mark.parametrize("shape", [(8, 12), (20, 20), (3, 5)])
+def test_the_size_that_an_error_proposes_is_one_that_builds(model, shape):
+    with pytest.raises(UsageError, match="--size") as caught:
+        registry.build(model, shape=shape, channels=1, width=8)
+    size = int(re.search(r"--size (\d+)", str(caught.value))[1])
+    registry.build(model, shape=(size, size), channels=1, width=8)
 
 
 def test_the_smoothing_filter_sums_to_one():

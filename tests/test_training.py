@@ -340,6 +340,10 @@ def test_minutes_are_recorded_as_steps_and_kept(bars, tmp_path):
         ({"augment": "flop"}, "flip"),
         ({"accumulate": 99, "batch_size": 8}, "accumulate"),
         ({"latent": 0}, "latent"),
+        ({"latent": "4"}, "latent of vae is a whole number"),
+        ({"latent": 4.5}, "latent of vae is a whole number"),
+        ({"hidden": ("a",)}, "hidden of vae is a tuple of a whole number"),
+        ({"beta": float("nan")}, "beta of vae must be a finite number"),
         ({"steps": 3, "minutes": 1.0}, "one of the two"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from reverie.core import distributed
 from reverie.core.card import card_of, checkpoint_of, config_of, info_of, name_of
 from reverie.core.errors import UsageError
 from reverie.core.options import sampling_options
+from reverie.core.values import check_seeds, integer
 from reverie.core.verbs import Model, verbs_of
 from reverie.data import Dataset, Split, open_data
 from reverie.data.split import hash_rows
@@ -42,7 +44,7 @@ NUMBER, NUMBER_FID = 2000, 5000  # pictures drawn by default, and where FID is a
 
 def evaluate(
     run: Run | Path | str | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[str] | str | None = None,
     n: int | None = None,
     data: Any = None,
     fake: Source | None = None,
@@ -64,7 +66,7 @@ def evaluate(
     Args:
         run: a run directory or a checkpoint inside one; draws ``n`` pictures of the seeds ``seed``, ``seed`` + 1 ...,
             or translates ``n`` held-out ones.
-        metrics: names of ``reverie.metrics.evaluate.METRICS``; None is all that need no download and that apply.
+        metrics: a name or names of ``reverie.metrics.evaluate.METRICS``; None is all that need no download and apply.
         n: how many pictures; 2,000 by default, 5,000 where FID is asked for. Of ``fake``: at most so many.
         data: real data other than the run's own, as for ``open_data``; or the run's own, where that came from Python.
         fake, real: two sources of pictures instead of a run, each as for ``reverie.data`` or an array (N, H, W, C);
@@ -86,10 +88,12 @@ def evaluate(
     """
     if (run is None) == (fake is None) or (fake is None) != (real is None):
         raise UsageError("Name a RUN, or --fake and --real.")
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics or ())
+    check(metrics)
     asked = list(dict.fromkeys(metrics or DEFAULT))
-    check(asked)
-    if n is not None and n < 1:
-        raise UsageError(f"The number of pictures must be at least 1, not {n}.")
+    n = n if n is None else integer("The number of images", n, least=1)
+    seed = integer("seed", seed)
+    check_seeds(seed, seed + (n or NUMBER_FID) - 1)
     chosen = backbone or ("inception" if any(name in INCEPTION for name in asked) else "small")
     if run is not None:
         if size is not None:
@@ -243,10 +247,17 @@ def _sampling(model: Model, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if not isinstance(value, Whole):
-        return value
-    other = value.value
+    """An option's value as JSON: a model by its weights, what JSON does not have by its name or text."""
+    other = value.value if isinstance(value, Whole) else value
+    if isinstance(other, tuple | list):
+        return [_plain(entry) for entry in other]
+    if not isinstance(other, nn.Module):
+        return other if other is None or isinstance(other, bool | int | float | str) else _text(other)
     return {"model": config_of(other), "checkpoint": checkpoint_of(other), "weights_sha256": _weights(other)}
+
+
+def _text(value: Any) -> str:
+    return value.__qualname__ if inspect.isroutine(value) or inspect.isclass(value) else repr(value)
 
 
 def _labels(model: Model, data: Dataset, n: int) -> np.ndarray | None:

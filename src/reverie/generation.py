@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from reverie import registry
 from reverie.core.batch import Batch
 from reverie.core.card import card_of, info_of, name_of
 from reverie.core.errors import UsageError, suggest
+from reverie.core.files import is_file
 from reverie.core.layout import place
 from reverie.core.noise import Noise
-from reverie.core.options import accepted, check_choice, listed, sampling_options, sub_run
+from reverie.core.options import EMPTY, accepted, checked, listed, sampling_options, sub_run
 from reverie.core.precision import pick_device
+from reverie.core.values import check_finite, check_seeds, integer, plain
 from reverie.core.verbs import USED, Frame, Model, verbs_of
 from reverie.data import Dataset, Split, load_picture, open_like, provenance, reopen
 from reverie.data.batches import in_order
@@ -150,9 +153,11 @@ def sample(
         options: of the model's own ``sample`` (of a diffusion model sampler, steps, guidance ...); None is its default.
             One that is a model is a loaded one or a run.
     Raises:
-        UsageError: a model that does not sample, an unknown class or option, n below 1, a guide that does not fit.
+        UsageError: a model that does not sample, an unknown class or option, a value that is not of its type or not
+            finite, n below 1, a guide that does not fit.
     """
     model, noise, asked = _asked(model, "sample", n, seed, label, text, options)
+    chunk = integer("chunk", chunk, least=1)
     return draw(model, noise, chunk, progress, spec_of(model) if info_of(model) else None, **asked)
 
 
@@ -174,7 +179,7 @@ def stream(
         UsageError: as for ``sample``, or a model that samples in one go.
     """
     model, noise, asked = _asked(model, "stream", n, seed, label, text, options)
-    return _frames(model, noise, chunk_of(asked, 0, n))
+    return _frames(model, noise, chunk_of(asked, 0, len(noise)))
 
 
 @torch.no_grad()  # which is off while the generator waits
@@ -201,14 +206,11 @@ def _asked(
     """What to call a model's ``sample`` or ``stream`` with: a stream for each sample, conditions and options."""
     model = model if isinstance(model, nn.Module) else load(model)
     need(model, verb)
-    if n < 1:
-        raise UsageError(f"The number of pictures must be at least 1, not {n}.")
-    seeds = list(range(seed, seed + n)) if isinstance(seed, int) else list(seed)
-    if len(seeds) != n:
-        raise UsageError(f"{n} pictures need {n} seeds, not {len(seeds)}.")
+    n = integer("The number of images", n, least=1)
+    seeds = _seeds(seed, n)
     asked, device = complete(model, options), device_of(model)
     if label is not None:
-        labels = [label] if isinstance(label, str | int) else list(label)
+        labels = _each(label)
         knows = knows_classes(model, asked)
         indices = [label_index(knows, one) for one in labels]
         asked["label"] = torch.tensor([indices[i % len(indices)] for i in range(n)], device=device)
@@ -217,35 +219,72 @@ def _asked(
     return model, Noise.of_seeds(seeds, device), asked
 
 
+def _each(values: Any) -> list[Any]:
+    """A list of values, or one value as a list; numbers of NumPy and torch are Python's."""
+    if isinstance(values, np.ndarray | Tensor):
+        values = values.tolist()
+    return [plain(one) for one in values] if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+
+
+def _seeds(seed: Any, n: int) -> list[int]:
+    """The seeds of n samples: those that are listed, or n from the one that is given."""
+    if isinstance(seed, Iterable) and not isinstance(seed, str):
+        seeds = [integer("seed", one) for one in seed]
+    else:
+        first = integer("seed", seed)
+        seeds = list(range(first, first + n))
+    if len(seeds) != n:
+        raise UsageError(f"{n} images need {n} seeds, not {len(seeds)}.")
+    check_seeds(min(seeds), max(seeds))
+    return seeds
+
+
 def complete(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     """Options of sampling or translating, checked against the verb's signature, runs among them opened.
 
-    None means the default and is left out; models are ``Whole``.
+    None means the default and is left out. A tensor has a row for each sample; what else is no scalar is ``Whole``.
 
     Raises:
-        UsageError: an option that the model does not have, a value that is none of its choices, a run that does not
-            serve.
+        UsageError: an option that the model does not have or cannot do without, a value that is not of its type, none
+            of its choices or not finite, a run that does not serve.
     """
-    known, found = sampling_options(model), dict[str, Any]()
+    known, owner, found = sampling_options(model), name_of(model), dict[str, Any]()
     for name, value in options.items():
         if name not in known:
-            has = f"It has: {listed(known)}." if known else "It has none."
-            others = registry.with_option(name)
-            where = f" These models have it: {listed(others)}." if others else ""
-            raise UsageError(
-                f"{name_of(model)} has no option {name!r} when it samples.{suggest(name, list(known))} {has}{where}"
-            )
-        if value is None:
-            continue
-        check_choice(name_of(model), name, known[name], value)
-        if mark := sub_run(known[name]):
-            value = value.value if isinstance(value, Whole) else value
-            other = value if isinstance(value, nn.Module) else load(value, str(device_of(model)))
-            if mark.verb and mark.verb not in verbs_of(other):
-                raise UsageError(f"{name_of(other)} cannot serve as {name}: it has no {mark.verb}. {mark.remedy}")
-            value = Whole(other)
-        found[name] = value
+            raise _no_option(owner, name, list(known))
+        value = plain(value.value if isinstance(value, Whole) else value)
+        if value is not None:
+            found[name] = _bound(model, name, known[name], value)
+    if missing := [name for name, p in known.items() if p.default is EMPTY and name not in found]:
+        raise UsageError(f"{owner} does not sample without {listed(missing)}: pass a value for each.")
     return found
+
+
+def _no_option(owner: str, name: str, known: list[str]) -> UsageError:
+    has = f"It has: {listed(known)}." if known else "It has none."
+    others = registry.with_option(name)
+    where = f" These models have it: {listed(others)}." if others else ""
+    return UsageError(f"{owner} has no option {name!r} when it samples.{suggest(name, known)} {has}{where}")
+
+
+def _bound(model: Model, name: str, parameter: inspect.Parameter, value: Any) -> Any:
+    """An option's value as ``chunk_of`` takes it."""
+    if sub_run(parameter):
+        return Whole(_other(model, name, parameter, value))
+    if isinstance(value, Tensor):
+        check_finite(f"{name} of {name_of(model)}", value)
+        return value
+    value = checked(name_of(model), name, parameter, value)
+    return value if isinstance(value, bool | int | float | str) else Whole(value)
+
+
+def _other(model: Model, name: str, parameter: inspect.Parameter, value: Any) -> Model:
+    """The model that an option names: a loaded one, or that of a run."""
+    other = value if isinstance(value, nn.Module) else load(value, str(device_of(model)))
+    mark = sub_run(parameter)
+    if mark and mark.verb and mark.verb not in verbs_of(other):
+        raise UsageError(f"{name_of(other)} cannot serve as {name}: it has no {mark.verb}. {mark.remedy}")
+    return other
 
 
 def knows_classes(model: Model, asked: dict[str, Any]) -> Model:
@@ -265,7 +304,7 @@ def find_picture(model: Model, reference: str, channels: int | None = None) -> T
     """
     spec = spec_of(model)
     medium = medium_of(spec)
-    if Path(reference).is_file():
+    if is_file(reference):
         path, record = Path(reference), provenance.upgraded(model.run["data"] or provenance.unknown(spec, []))
         if spec.medium == "image":
             row = load_picture(path, spec.shape, channels or spec.channels, record["fit"], record["background"])
@@ -291,7 +330,7 @@ def find_latent(model: Model, reference: str) -> Tensor:
     if "encode" in verbs:
         return model.encode(find_picture(model, reference)[None].to(device_of(model)))
     if "latents" in verbs and kind == "seed" and number.isdigit():
-        return model.latents(Noise.of_seeds([int(number)], device_of(model)))
+        return model.latents(Noise.of_seeds(_seeds(int(number), 1), device_of(model)))
     raise UsageError(f"{name_of(model)} draws pictures, but does not encode them: name seeds, as seed:3 and seed:7.")
 
 
@@ -302,8 +341,8 @@ def find_given(model: Model, reference: str, **options: Any) -> tuple[Tensor, Te
         reference: as for ``find_picture``; of held-out:N and train:N the data's own pair is taken.
         options: the model's own: which way to go.
     """
-    options = accepted(model, "given", options)
-    if Path(reference).is_file():
+    options = chunk_of(accepted(model, "given", options), 0, 1)
+    if is_file(reference):
         picture = find_picture(model, reference)[None].to(device_of(model))
         given, truth = model.given(Batch({"x": picture, "source": picture}), **options)
         if given is not picture:

@@ -19,8 +19,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from torch import nn
+
 from reverie.core.errors import UsageError, suggest
-from reverie.core.options import Parameters, SubRun, model_class, sampling_options, sub_run, system_parameters
+from reverie.core.options import (
+    EMPTY,
+    Parameters,
+    SubRun,
+    checked,
+    has_choices,
+    listed,
+    model_class,
+    sampling_options,
+    sub_run,
+    system_parameters,
+)
 from reverie.core.verbs import verbs_of
 
 if TYPE_CHECKING:
@@ -359,8 +372,17 @@ def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
             raise UsageError(
                 f"{name} has no option {key!r}.{suggest(key, list(parameters))} It has: {', '.join(parameters)}."
             )
-    defaults = {key: p.default for key, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    kwargs = {  # a model checks its choices itself: it knows what to do instead
+        key: value if has_choices(parameters[key]) else checked(name, key, parameters[key], value)
+        for key, value in kwargs.items()
+    }
+    defaults = {key: p.default for key, p in parameters.items() if p.default is not EMPTY}
     kwargs = defaults | kwargs  # the defaults are kept too: they may change in a later release
+    if missing := [key for key in parameters if key not in kwargs]:
+        facts_of_data = f"Data decides {listed(DATA_ARGUMENTS)}; pass any other, or all of them"
+        raise UsageError(f"{name} cannot be built without {listed(missing)}. {facts_of_data}.")
     model: Any = entry(name).load()(**kwargs)
+    if nn.Module not in type(model).__mro__:
+        raise UsageError(f"{name} makes a {type(model).__name__}, and a model is a torch.nn.Module.")
     model.config = {"name": name, "kwargs": kwargs}
     return model

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import tyro
-
 from reverie.commands.distil import distill
 from reverie.commands.draw import forward, interpolate, mix, reconstruct, restore, sample, translate, traverse
 from reverie.commands.exchange import export, import_
 from reverie.commands.judge import evaluate
 from reverie.commands.know import data, doctor, models, weights
 from reverie.commands.make import rerun, resume, train
+from reverie.commands.shared import parse
 
 
 def _parsed(verb: Callable[..., None]) -> Callable[[list[str]], None]:
-    return lambda arguments: tyro.cli(verb, args=arguments, prog=f"reverie {_name(verb)}")
+    return lambda arguments: parse(verb, arguments, _name(verb))
 
 
 def _name(verb: Callable[..., None]) -> str:

@@ -213,13 +213,15 @@ def interpolate(
         out: .webp, .gif and .mp4 are films (mp4: the video extra; of volumes their central slices), .npz is the array,
             a folder gets a file for each; any other ending is a strip.
         path: lerp (straight line) or slerp (great circle).
-        seconds: length of the film.
+        seconds: length of the film, up to 600.
         json: print the result as JSON.
     """
     from reverie.drawing import check_walk, save_walk
     from reverie.editing.latents import interpolate as morph
     from reverie.generation import find_latent, load, need, spec_of
 
+    if not 0 < seconds <= 600:
+        raise UsageError(f"--seconds must be above 0 and at most 600, not {seconds:g}.")
     where, model = target(out), load(run)
     need(model, "decode")
     spec = spec_of(model)
@@ -291,6 +293,7 @@ def mix(
         json: print the result as JSON.
     """
     from reverie.core.noise import Noise
+    from reverie.core.values import check_seeds
     from reverie.drawing import device_of
     from reverie.editing.latents import mixed, style_layers
     from reverie.generation import load
@@ -299,6 +302,7 @@ def mix(
     path, model = target(out), load(run)
     if rows < 1 or columns < 1:
         raise UsageError("--rows and --columns must be at least 1.")
+    check_seeds(seed, seed + rows + columns - 1)
     place = cut if cut is not None else style_layers(model) // 2
     noise = Noise.of_seeds(range(seed, seed + rows + columns), device_of(model))
     made = mixed(model, noise[columns:], noise[:columns], place)

@@ -4,7 +4,6 @@ of the commands that sample a run from its model's own ``sample``, ``stream`` or
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,10 @@ import tyro
 from docstring_parser import parse as parse_docstring
 
 from reverie import registry
+from reverie.commands.shared import parse
 from reverie.core.errors import UsageError, suggest
-from reverie.core.options import Parameters, listed, sub_run
+from reverie.core.files import is_file
+from reverie.core.options import EMPTY, Parameters, check_names, has_flag, listed, sub_run, type_of
 from reverie.core.precision import pick_device
 from reverie.recipes import recipe_for
 from reverie.training.options import Options, phase_options
@@ -70,11 +71,11 @@ def _fields(parameters: Parameters, documentation: dict[str, str], defaults: dic
         default = defaults.get(name, parameter.default)
         if isinstance(parameter.default, tuple):
             default = tuple(default)
-        kind: Any = Annotated[parameter.annotation, tyro.conf.arg(help=documentation.get(name, ""))]
+        kind: Any = Annotated[type_of(parameter), tyro.conf.arg(help=documentation.get(name, ""))]
         if sub_run(parameter):
             hint = str | None if default is None else str
             kind = Annotated[hint, tyro.conf.arg(metavar="RUN", help=documentation.get(name, ""))]
-        required = default is inspect.Parameter.empty
+        required = default is EMPTY
         made.append((name, kind) if required else (name, kind, dataclasses.field(default=default)))
     return sorted(made, key=len)  # those without a default come first
 
@@ -95,6 +96,8 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
 
     Returns:
         options for ``reverie.train`` (model's, phases' and training's), and the rest of the request.
+    Raises:
+        UsageError: an argument of the model's own that is named as one of another group.
     """
     system = registry.entry(registry.accept(model)).load()
     kind = registry.entry(model).kind()
@@ -102,10 +105,14 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     recipe = recipe_for(model, data, pick_device(named[1] if named else "auto").type == "cuda")
     documentation = _documentation(system.__doc__, *(base.__doc__ for base in _classes(kind)))
     moves = _documents(kind, "stages")
+    phases = {name: p for name, p in phase_options(model).items() if has_flag(p)}
     usual = {"lr": "peak learning rate", "weight_decay": "AdamW's weight decay; biases are spared"}
-    mine = {name: p for name, p in registry.signature(model).items() if name not in registry.DATA_ARGUMENTS}
+    own_arguments = registry.signature(model).items()
+    mine = {name: p for name, p in own_arguments if name not in registry.DATA_ARGUMENTS and has_flag(p)}
+    check_names(model, mine, phases, "its stages()")
+    check_names(model, [*mine, *phases], _names(Request, Options), "reverie train")
     own = _fields(mine, documentation, recipe.get("model", {}))
-    own += _fields(phase_options(model), usual | documentation | _documentation(*moves), recipe.get("phases", {}))
+    own += _fields(phases, usual | documentation | _documentation(*moves), recipe.get("phases", {}))
     length = {k: v for k, v in recipe.get("training", {}).items() if k in ("steps", "minutes")} or {"minutes": 3.0}
     said = " ".join(f"--{k} {v:g}" for k, v in length.items())
     training = Options(**{k: v for k, v in recipe.get("training", {}).items() if k not in length})
@@ -119,7 +126,7 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
         ],
     )
     flags.__doc__ = f"{doc}\n\nModel: {model}. Length by default: {said}."
-    parsed: Any = tyro.cli(flags, args=arguments, prog=f"reverie train {model}", config=(tyro.conf.OmitArgPrefixes,))
+    parsed: Any = parse(flags, arguments, f"train {model}", config=(tyro.conf.OmitArgPrefixes,))
     chosen = dataclasses.asdict(parsed.training)
     if chosen["steps"] is None and chosen["minutes"] is None:
         del chosen["steps"], chosen["minutes"]
@@ -140,22 +147,31 @@ def run_flags(asked: type[Asked], verb: str, arguments: list[str], doc: str) -> 
     Returns:
         the general flags, and the options of the run's model; None in the place of one that was not given.
     Raises:
-        UsageError: no such run, or an option that its model does not have.
+        UsageError: no such run, an option that its model does not have, or one of its own named as a general flag.
     """
     name, own, documentation = "run", Parameters(), dict[str, str]()
     if run := named_run(arguments):
         name, own, documentation = _of_run(run)
+        check_names(name, own, {*_names(asked), *_OF_SAMPLE}, f"reverie {verb}")
     options = _options(name, _fields(own, documentation, {}))
     flags = dataclasses.make_dataclass(verb, [("general", asked), (options.__name__, options)])
     flags.__doc__ = doc if run else f"{doc}\n\nMore flags depend on the model: reverie {verb} RUN --help."
     config = (tyro.conf.OmitArgPrefixes,)
     parsed: Any
-    parsed, unknown = tyro.cli(flags, args=arguments, prog=f"reverie {verb}", config=config, return_unknown_args=True)
+    parsed, unknown = parse(flags, arguments, verb, config=config, return_unknown_args=True)
     if odd := [item for item in unknown if item.startswith("-")]:
         _refuse(odd[0], name, [*vars(parsed.general), *own], own)
     if unknown:
         raise UsageError(f"{listed(unknown)}: too much. See reverie {verb} --help.")
     return parsed.general, vars(getattr(parsed, options.__name__))
+
+
+_OF_SAMPLE = ("model", "n", "chunk", "progress")  # what rv.sample itself takes under other names than the flags
+
+
+def _names(*groups: Any) -> list[str]:
+    """The flags of some dataclasses, and the one that every command has."""
+    return ["help", *(f.name for group in groups for f in dataclasses.fields(group))]
 
 
 def _options(name: str, fields: Sequence[Any]) -> Any:
@@ -173,7 +189,7 @@ def named_run(arguments: list[str]) -> str | None:
 def _is_run(word: str) -> bool:
     path = Path(word)
     inside = path.name.isdigit() and path.parent.name == "checkpoints"
-    return ((path.parent.parent if inside else path) / "run.json").is_file()
+    return is_file((path.parent.parent if inside else path) / "run.json")
 
 
 def _of_run(run: str) -> tuple[str, Parameters, dict[str, str]]:
@@ -181,7 +197,7 @@ def _of_run(run: str) -> tuple[str, Parameters, dict[str, str]]:
     info = Run.open(locate(run)[0]).info
     entry = registry.entry(info["model"]["name"])
     conditions = info.get("card", {}).get("conditions", {})
-    own = {name: p for name, p in entry.sampling.items() if name not in conditions}
+    own = {name: p for name, p in entry.sampling.items() if name not in conditions and has_flag(p)}
     return info["model"]["name"], own, _documentation(*_documents(entry.kind(), "sample", "stream", "translate"))
 
 

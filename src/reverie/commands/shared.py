@@ -3,21 +3,63 @@
 from __future__ import annotations
 
 import json as json_
+import math
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import tyro
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import Positional, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from reverie.core.errors import UsageError
+from reverie.core.files import check_target
 from reverie.training.progress import console
 
 # positional arguments, by the names that the manual gives them
 RunName = Positional[Annotated[str, arg(metavar="RUN")]]
 PictureName = Positional[Annotated[str, arg(metavar="IMAGE")]]
+
+
+_TYPES = ConstructorRegistry()
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+def _word(text: str) -> int:
+    number = int(text)
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError(f"{text} is beyond 64 bits")
+    return number
+
+
+@_TYPES.primitive_rule
+def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Every number on the command line is finite, and every whole one fits into 64 bits."""
+    if info.type not in (float, int):
+        return None
+    parse: Callable[[str], Any] = _finite if info.type is float else _word
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=info.type.__name__.upper(),
+        instance_from_str=lambda words: parse(words[0]),
+        is_instance=lambda value: isinstance(value, float | int if info.type is float else int),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def parse(function: Any, arguments: list[str], verb: str, **how: Any) -> Any:
+    """``tyro.cli`` for ``reverie VERB``."""
+    with _TYPES:
+        return tyro.cli(function, args=arguments, prog=f"reverie {verb}", **how)
 
 
 def out(text: str) -> None:
@@ -46,6 +88,7 @@ def told(json: bool, result: dict[str, Any], text: str) -> None:
 def target(where: str) -> Path:
     """An output path, refused early when nothing can be written there: before the work, not after it."""
     path = Path(where)
+    check_target(path)
     if path.suffix and path.is_dir():
         raise UsageError(f"{path} is a folder.")
     return path

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
 
+from reverie.core.errors import UsageError
+from reverie.core.values import integer
 from reverie.core.verbs import Model, verbs_of
 
 # Columns that may be conditions. An argument of these names is never an option of sampling.
@@ -22,6 +25,9 @@ class Output:
     medium: str
     shape: tuple[int, ...]
     channels: int
+
+    def __post_init__(self) -> None:
+        _settle(self, shape=_integers, channels=integer)
 
     def __str__(self) -> str:
         return "x".join(map(str, (*self.shape, self.channels)))
@@ -44,6 +50,9 @@ class Space:
     encode: Literal["exact", "mean", "invert"] | None = None
     kind: Literal["real", "binary", "tokens"] = "real"
     evaluations: int = 1
+
+    def __post_init__(self) -> None:
+        _settle(self, shape=_integers, evaluations=integer)
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,9 @@ class Likelihood:
     options: Mapping[str, int] = field(default_factory=dict)
     rows: int = 0
 
+    def __post_init__(self) -> None:
+        _settle(self, evaluations=integer, options=_counts, rows=integer)
+
     @property
     def name(self) -> str:
         """What it adds to the name of a score: "" for an exact one, "-bound", "-bound-iw32", "-ode" ..."""
@@ -96,6 +108,8 @@ class Card:
         serves: what it is for, where it is an auxiliary model; THIS stands for the run.
         caution: what a user must know before looking at its samples.
         origin: runs that it was made from, by argument.
+    Raises:
+        UsageError: a field that holds something else; it names the field.
     """
 
     output: Output | None = None
@@ -112,8 +126,21 @@ class Card:
     origin: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.columns, Mapping):
-            object.__setattr__(self, "columns", dict.fromkeys(sorted(self.columns), ""))
+        _settle(
+            self,
+            output=lambda name, value: value if value is None else _of(Output, name, value),
+            conditions=_counts,
+            columns=_columns,
+            latents=lambda name, value: {key: _of(Space, name, one) for key, one in _mapping(name, value).items()},
+            likelihoods=lambda name, value: tuple(_of(Likelihood, name, one) for one in _several(name, value)),
+            evaluations=integer,
+            monitors=_names,
+            weights=_names,
+            networks=_names,
+            serves=_text,
+            caution=_text,
+            origin=_texts,
+        )
 
     @property
     def remedies(self) -> dict[str, str]:
@@ -137,13 +164,65 @@ class Card:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Card:
         """The card of ``to_json``; fields that this version does not know are left out."""
-        card = _read(cls, content)
-        return dataclasses.replace(
-            card,
-            output=None if card.output is None else _read(Output, content["output"]),
-            latents={name: _read(Space, one) for name, one in content.get("latents", {}).items()},
-            likelihoods=tuple(_read(Likelihood, one) for one in content.get("likelihoods", ())),
-        )
+        output = content.get("output")
+        parts = {
+            "output": None if output is None else _read(Output, output),
+            "latents": {name: _read(Space, one) for name, one in content.get("latents", {}).items()},
+            "likelihoods": tuple(_read(Likelihood, one) for one in content.get("likelihoods", ())),
+        }
+        return _read(cls, {**content, **parts})
+
+
+# Fields. Each of these returns what a field holds, as plain values, or raises a UsageError that names the field.
+
+
+def _settle(part: Any, **fields: Callable[[str, Any], Any]) -> None:
+    """Check fields of a frozen dataclass, and store them as plain values: NumPy's integers are Python's."""
+    for name, settled in fields.items():
+        owner = "Card" if isinstance(part, Card) else f"Card: {type(part).__name__}"
+        object.__setattr__(part, name, settled(f"{owner}: {name}", getattr(part, name)))
+
+
+def _of(kind: type, name: str, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise UsageError(f"{name} must be of type {kind.__name__}, not {value!r}.")
+    return value
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    return {_text(name, key): one for key, one in _of(Mapping, name, value).items()}
+
+
+def _counts(name: str, value: Any) -> dict[str, int]:
+    return {key: integer(f"{name}: {key}", one) for key, one in _mapping(name, value).items()}
+
+
+def _several(name: str, value: Any) -> list[Any]:
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise UsageError(f"{name} must be a tuple or list, not {value!r}.")
+    return list(value)
+
+
+def _integers(name: str, value: Any) -> tuple[int, ...]:
+    return tuple(integer(name, one) for one in _several(name, value))
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    return tuple(_text(name, one) for one in _several(name, value))
+
+
+def _text(name: str, value: Any) -> str:
+    return str(_of(str, name, value))
+
+
+def _texts(name: str, value: Any) -> dict[str, str]:
+    return {key: _text(name, one) for key, one in _mapping(name, value).items()}
+
+
+def _columns(name: str, value: Any) -> dict[str, str]:
+    if isinstance(value, Mapping):
+        return _texts(name, value)
+    return dict.fromkeys(sorted(_names(name, value)), "")
 
 
 def _plain(value: Any) -> Any:
@@ -159,12 +238,40 @@ def _read(kind: Any, content: Mapping[str, Any]) -> Any:
 
 
 def card_of(model: Model) -> Card:
-    """A model's own card, or what its verbs tell of one that has none; with the runs that it was made from."""
-    card = getattr(model, "card", None)
-    card = card if isinstance(card, Card) else _default(model)
+    """A model's own card, or what its verbs tell of one that has none; with the runs that it was made from.
+
+    Raises:
+        UsageError: it is no card, or speaks of what the model does not have.
+    """
+    own = getattr(type(model), "card", None)
+    # by the property itself: nn.Module's own look-up would hide an AttributeError within it
+    card = own.__get__(model) if isinstance(own, property) else getattr(model, "card", None)
+    if card is None:
+        card = _default(model)
+    elif not isinstance(card, Card):
+        raise UsageError(f"The card of {name_of(model)} is a {type(card).__name__}: make it a reverie.Card.")
+    else:
+        _check(card, model)
     arguments = config_of(model)["kwargs"] or {}
     runs = {name: value["run"] for name, value in arguments.items() if isinstance(value, dict) and "run" in value}
     return dataclasses.replace(card, origin={**runs, **card.origin}) if runs else card
+
+
+def _check(card: Card, model: Model) -> None:
+    """Raise a UsageError where a card speaks of verbs, arguments or sub-modules that its model does not have."""
+    verbs, named = verbs_of(model), f"The card of {name_of(model)}"
+    if absent := [one.verb for one in card.likelihoods if one.verb not in verbs]:
+        raise UsageError(f"{named}: likelihoods names {absent[0]}, and the model has no such method.")
+    if "sample" in verbs and (odd := [name for name in card.conditions if not _takes(model.sample, name)]):
+        raise UsageError(f"{named}: conditions has {odd[0]}, and sample() does not take it: give it {odd[0]}=None.")
+    modules = dict(model.named_modules()) if card.networks else {}
+    if odd := [name for name in card.networks if name not in modules]:
+        raise UsageError(f"{named}: networks names {odd[0]}, and the model has no such sub-module.")
+
+
+def _takes(method: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(method).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _default(model: Model) -> Card:

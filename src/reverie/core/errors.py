@@ -12,9 +12,9 @@ class UsageError(ReverieError):
     """A wrong call: an unknown name, an option out of range. The command line exits with 2."""
 
 
-def suggest(word: str, known: list[str]) -> str:
-    """' Did you mean "vae"?' for a misspelt name, or an empty string when nothing is close."""
+def suggest(word: object, known: list[str]) -> str:
+    """' Did you mean "vae"?' for a misspelt name, or an empty string when nothing is close or it is no name."""
     import difflib
 
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(str(word), known, n=1)
     return f' Did you mean "{close[0]}"?' if close else ""

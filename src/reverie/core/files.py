@@ -11,15 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reverie.core.errors import ReverieError
+from reverie.core.errors import ReverieError, UsageError
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path, kept: str = "nothing was overwritten") -> Iterator[None]:
-    """Turn the disk's refusals into a ReverieError that says what was kept and what to do."""
+    """Turn the disk's refusals into a ReverieError that says what was kept and what to do.
+
+    Raises:
+        UsageError: ``path`` is no name of a file, or that of a device.
+    """
     try:
+        check_name(path)
         yield
     except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError | InterruptedError | ChildProcessError):
+            raise  # not of the disk
         why = {
             errno.ENOSPC: "the disk is full: free some space",
             errno.EDQUOT: "your disk quota is used up: free some space",
@@ -27,10 +34,39 @@ def disk_errors(path: Path, kept: str = "nothing was overwritten") -> Iterator[N
             errno.EROFS: "the file system is read-only: choose another place",
             errno.EACCES: "permission denied: choose a folder that you may write to",
             errno.EPERM: "permission denied: choose a folder that you may write to",
-        }.get(error.errno or 0)
-        if why is None:
-            raise
+            errno.ENOTDIR: "a part of its path is a file, not a folder",
+            errno.EEXIST: "a file, or a link that leads nowhere, stands where a folder is needed",
+            errno.EISDIR: "a folder of this name is there",
+            errno.ENOENT: "its folder is not there and cannot be made: choose another place",
+            errno.ENAMETOOLONG: "its name is too long",
+        }.get(error.errno, f"{error.strerror}: choose another place")
         raise ReverieError(f"Cannot write {path}: {why}. Kept: {kept}.") from error
+
+
+def is_file(name: Path | str) -> bool:
+    """Whether a text names a file; one that is too long for a name, such as a caption, does not."""
+    try:
+        return Path(name).is_file()
+    except OSError:
+        return False
+
+
+def check_name(path: Path) -> None:
+    """Raise a UsageError where neither a file nor a folder can stand at ``path``."""
+    if "\0" in str(path):
+        raise UsageError(f"{str(path)!r} is no name of a file: it has a null character.")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UsageError(f"{path} is neither a file nor a folder: writing would replace it. Choose another place.")
+
+
+def check_target(path: Path) -> None:
+    """Raise a UsageError unless something can be written at ``path``: for a check before the work, not after it."""
+    with disk_errors(path):
+        if path.is_symlink() and not path.exists():
+            raise UsageError(f"{path} is a link that leads nowhere. Remove it, or choose another place.")
+        above = next((folder for folder in path.parents if folder.exists()), path.parent)
+        if above.exists() and not above.is_dir():
+            raise UsageError(f"Cannot write {path}: {above} is no folder.")
 
 
 @contextlib.contextmanager
@@ -39,7 +75,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: the disk refuses; what was at ``path`` before is untouched.
+        UsageError: what is there is neither a file nor a folder.
     """
+    check_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the same ending, so that encoders which look at it choose the same format
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".aside-", suffix=path.suffix)

@@ -11,6 +11,7 @@ from torch import Tensor
 from reverie.core.card import card_of
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
+from reverie.core.values import check_finite
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Split
@@ -103,7 +104,10 @@ def traverse(
         spec: of the samples; 8 bits by default.
     Returns:
         stored rows (len(latents) * columns, *shape, C), row by row.
+    Raises:
+        UsageError: a reach that is not finite.
     """
+    check_finite("reach", reach)
     steps = torch.linspace(-reach, reach, columns, device=base.device)
     codes = base.repeat(len(latents) * columns, 1)
     for row, latent in enumerate(latents):

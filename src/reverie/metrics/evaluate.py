@@ -47,7 +47,7 @@ PER_CLASS = ("fid", "fid-infinity", "kid", "frechet", "frechet-infinity", "kerne
 def check(metrics: Sequence[str]) -> None:
     """Raise a UsageError that names what there is, unless all of these are metrics."""
     for name in metrics:
-        if name not in METRICS:
+        if not isinstance(name, str) or name not in METRICS:
             raise UsageError(f"There is no metric {name!r}.{suggest(name, list(METRICS))} Known: {', '.join(METRICS)}.")
 
 

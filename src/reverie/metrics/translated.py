@@ -86,5 +86,6 @@ def _domains(model: Model, split: Split, options: dict[str, Any], name: str) -> 
     device, low = device_of(model), 0
     for batch in in_order(split, _ROWS, device):
         batch = batch.replace(rng=Noise.of_step(fold(name), low, batch.rows, device))
+        part = chunk_of(accepted(model, "domains", options), low, low + batch.rows)
         low += batch.rows
-        yield model.domains(batch, **accepted(model, "domains", options))
+        yield model.domains(batch, **part)

@@ -32,9 +32,9 @@ StyleSpace = Literal["z", "w", "w+"]
 
 def power_of_two(shape: Shape, least: int, most: int = 1024) -> int:
     """The side of a square that is a power of two; a UsageError with the nearest fitting size for any other shape."""
-    size = check_square(shape, "This network")
+    near = min(max(least, 2 ** round(math.log2(max(*shape, 1)))), most)
+    size = check_square(shape, "This network", near)
     if size & (size - 1) or not least <= size <= most:
-        near = min(max(least, 2 ** round(math.log2(max(size, 1)))), most)
         raise UsageError(
             f"This network doubles maps of 4x4, so it needs a power of two from {least} to {most}; {size} is not. "
             f"Try --size {near}."

@@ -49,8 +49,14 @@ def check_sides(shape: Shape, what: str, multiple: int, least: int, most: int) -
     )
 
 
-def check_square(shape: Shape, what: str) -> int:
-    """The side of a square. Raises a UsageError with the remedy for any other shape."""
+def check_square(shape: Shape, what: str, near: int | None = None) -> int:
+    """The side of a square.
+
+    Args:
+        near: a side that the caller takes; by default the longer one.
+    Raises:
+        UsageError: any other shape, with the remedy.
+    """
     if shape[0] == shape[1]:
         return shape[0]
-    raise UsageError(f"{what} needs square images, not {named(shape)}. Try --size {max(shape)} --fit pad.")
+    raise UsageError(f"{what} needs square images, not {named(shape)}. Try --size {near or max(shape)} --fit pad.")

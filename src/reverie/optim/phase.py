@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
+from reverie.core.options import checked, method_parameters
 from reverie.core.verbs import verbs_of
 
 Outputs = Mapping[str, Any]  # what a stage's ``forward`` hands to its losses: tensors (B, ...) by name
@@ -106,7 +107,13 @@ def stages_of(model: Any, **options: Any) -> list[Stage]:
     kind = type(model).__name__
     if "stages" not in verbs_of(model):
         raise UsageError(f"{kind} cannot be trained: it has no method stages() -> [Stage, ...].")
-    stages = model.stages(**options)
+    known = method_parameters(type(model), "stages")
+    given = {k: checked(kind, k, known[k], v) if k in known else v for k, v in options.items()}
+    try:
+        stages = model.stages(**given)
+    except ValueError as error:  # of an optimiser: a negative learning rate ...
+        told = ", ".join(f"{name} {value!r}" for name, value in given.items())
+        raise UsageError(f"{kind}.stages() refuses its options{f' ({told})' if told else ''}: {error}.") from error
     if not _listed(stages, Stage):
         raise UsageError(f"{kind}.stages() must return a list of at least one Stage, not {stages!r:.80}.")
     for stage in stages:

@@ -10,8 +10,15 @@ from torch import nn
 
 from reverie import registry
 from reverie.core.errors import UsageError, suggest
-from reverie.core.options import method_parameters
+from reverie.core.options import check_names, method_parameters
+from reverie.core.values import check_finite, check_seeds, integer, plain
 from reverie.data.augment import Augment
+
+_LEAST = {  # of the whole numbers
+    **dict.fromkeys(("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "sample_every", "keep"), 1),
+    "warmup": 0,
+    "seed": None,
+}
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,18 @@ class Options:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in {"batch_size": 1, "accumulate": 1, "log_every": 1, "keep": 1, "warmup": 0, "clip": 0}.items():
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least {low}, not {getattr(self, name)}.")
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, integer(f"--{name.replace('_', '-')}", value, least))
+        for name in ("minutes", "clip", "ema"):
+            if (value := plain(getattr(self, name))) is not None:
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise UsageError(f"--{name} must be a number, not {value!r}.")
+                check_finite(f"--{name}", value)
+                object.__setattr__(self, name, value)
+        check_seeds(self.seed)
+        if self.clip is not None and self.clip < 0:
+            raise UsageError(f"--clip must be at least 0, not {self.clip}.")
         if not 0 <= self.ema < 1:
             raise UsageError(f"--ema is a decay from 0 (none) to below 1, not {self.ema}.")
         if self.accumulate > self.batch_size:
@@ -106,6 +122,7 @@ def sort_options(model: str, options: dict[str, Any]) -> tuple[dict[str, Any], d
         list(phase_options(model)),
         [f.name for f in fields(Options)],
     ]
+    check_names(model, homes[0], [*homes[1], *homes[2]], "training")
     sorted_: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
     for name, value in options.items():
         for home, found in zip(homes, sorted_, strict=True):

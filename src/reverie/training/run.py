@@ -67,7 +67,9 @@ class Run:
         Raises:
             UsageError: something is there already.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        with disk_errors(path):
+            taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        if taken:
             what = "a run" if (path / "run.json").exists() else "something"
             raise UsageError(
                 f"{path} already holds {what}; nothing was touched. Choose another --out, or `reverie resume {path}`."
