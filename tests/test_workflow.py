@@ -252,6 +252,38 @@ def test_a_training_whose_last_images_fail_is_finished_and_can_be_used(tiny, tmp
     assert rv.load(run, model=Shy()).checkpoint == 4
 
 
+def test_samples_of_another_form_are_named(tiny, tmp_path):
+    class Flat(Staged):
+        def sample(self, noise, **condition):
+            return self.b(noise(self.b.in_features))
+
+    with pytest.raises(UsageError, match=r"sample\(\) of .*Flat returned a tensor of shape \(\d+, 64\)"):
+        rv.train(Flat(), tiny, out=tmp_path / "run", steps=4, **SMALL)
+
+
+def test_a_model_that_samples_only_when_told_an_option_trains_without_previews(tiny, tmp_path):
+    class Asking(Staged):
+        def sample(self, noise, scale: float):
+            return super().sample(noise) * scale
+
+    run = rv.train(Asking(), tiny, out=tmp_path / "run", steps=4, **SMALL)
+    assert not (run.path / "samples.png").exists()
+    assert len(set(rv.sample(run, 2, scale=0.0).flat)) == 1
+    with pytest.raises(UsageError, match="does not sample without scale"):
+        rv.sample(run, 2)
+
+
+def test_options_that_no_json_holds_leave_no_folder(bars, tmp_path, monkeypatch):
+    class Dressed(Staged):
+        def __init__(self, size: int, channels: int, dress: object = None):
+            super().__init__(size, channels)
+
+    monkeypatch.setitem(registry.MODELS, "dressed", registry.Entry(f"{__name__}:Dressed", "", "", "", Dressed))
+    with pytest.raises(UsageError, match="plain, finite values"):
+        rv.train("dressed", bars, dress=nn.Linear(1, 1), out=tmp_path / "run", steps=2)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_score_that_is_no_number_is_left_out_and_said(tiny, tmp_path, capsys):
     class Lost(Staged):
         def held_out(self, batch):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
-from reverie.core.card import card_of
+from reverie.core.card import card_of, name_of
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
@@ -98,16 +98,30 @@ def draw(
         progress: called after each chunk, (done, total, "drawing").
         spec: of the samples; 8 bits by default.
         condition: conditions and options of ``sample``, see ``chunk_of``.
+    Raises:
+        UsageError: ``sample`` returned something else.
     """
     drawn = []
     with evaluating(model):
         for low in range(0, len(noise), chunk):
             high = min(low + chunk, len(noise))
             x = model.sample(noise[low:high], **chunk_of(condition, low, high))
+            _check_samples(model, x, high - low, spec)
             drawn.append(to_rows(x) if spec is None else medium_of(spec).to_storage(x, spec))
             if progress:
                 progress(high, len(noise), "drawing")
     return np.concatenate(drawn)
+
+
+def _check_samples(model: Model, x: Any, rows: int, spec: Spec | None) -> None:
+    """Raise a UsageError unless these are so many samples, in form."""
+    sides = 2 if spec is None else len(spec.shape)
+    if not isinstance(x, Tensor) or x.ndim != 2 + sides or len(x) != rows:
+        what = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise UsageError(
+            f"sample() of {name_of(model)} returned {what} for {rows} streams of noise; (B, C, *shape) is needed, with "
+            f"{sides} sides and B = {rows}."
+        )
 
 
 def example_conditions(model: Model, texts: Sequence[str] | None, n: int, columns: int = 8) -> dict[str, Any]:

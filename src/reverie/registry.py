@@ -382,7 +382,7 @@ def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
         facts_of_data = f"Data decides {listed(DATA_ARGUMENTS)}; pass any other, or all of them"
         raise UsageError(f"{name} cannot be built without {listed(missing)}. {facts_of_data}.")
     model: Any = entry(name).load()(**kwargs)
-    if nn.Module not in type(model).__mro__:
+    if not issubclass(type(model), nn.Module):
         raise UsageError(f"{name} makes a {type(model).__name__}, and a model is a torch.nn.Module.")
     model.config = {"name": name, "kwargs": kwargs}
     return model

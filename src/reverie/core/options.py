@@ -102,6 +102,11 @@ def sampling_options(model: Model | type[Model]) -> Parameters:
     return {name: p for name, p in known.items() if name != "noise" and name not in conditions}
 
 
+def draws_freely(model: Model) -> bool:
+    """Whether a model samples without being told an option that only a person can give."""
+    return "sample" in verbs_of(model) and all(p.default is not EMPTY for p in sampling_options(model).values())
+
+
 def accepted(model: Model, verb: str, options: dict[str, Any]) -> dict[str, Any]:
     """Those of some options that a verb of the model takes."""
     return {name: value for name, value in options.items() if name in method_parameters(type(model), verb)}

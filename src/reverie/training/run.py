@@ -65,8 +65,12 @@ class Run:
         """A new directory with its run.json.
 
         Raises:
-            UsageError: something is there already.
+            UsageError: something is there already, or the info is not plain.
         """
+        try:
+            json.dumps(info, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"run.json cannot hold these options ({error}): give plain, finite values.") from error
         with disk_errors(path):
             taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
         if taken:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reverie.core.card import card_of
 from reverie.core.noise import Noise
+from reverie.core.options import draws_freely
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
@@ -55,7 +56,7 @@ def _beside(data: Dataset) -> int:
 
 def preview(model: Model, data: Dataset | None, path: Path, verbs: Collection[str], count: int = SHEET) -> None:
     """One sheet that shows how far a training is: samples, or translations, by what the model can do."""
-    if "sample" in verbs:
+    if "sample" in verbs and draws_freely(model):
         sample_grid(model, data, path, count)
     elif "translate" in verbs and data:
         translations(model, data, path, count)
@@ -138,7 +139,7 @@ def write_artifacts(
         count: how many samples.
     """
     verbs = verbs_of(model)
-    if "sample" in verbs:
+    if draws_freely(model):
         sample_grid(model, data, folder / "samples.png", count)
     loss_curve(lines, folder / "loss.png")
     if data is None:
