@@ -27,6 +27,7 @@ from reverie.training.digest import Digest, Metrics
 from reverie.training.options import Options, split_options
 from reverie.training.plan import Budget, Plan
 from reverie.training.step import Engine
+from reverie.training.values import check_plain
 
 
 def fit(
@@ -209,7 +210,7 @@ class Loop:
         own = {"seconds": self.elapsed, "stage_seconds": self._stage_began, "typical_losses": self.digest.typical}
         of_callbacks = {key: state for key, one in self._named() if (state := one.state()) is not None}
         for key, state in of_callbacks.items():
-            _check_plain(state, key)
+            check_plain(state, key)
         return self.engine.state() | {"plan": self.plan.state(), "loop": own, "callbacks": of_callbacks}
 
     def load_state(self, step: int, state: dict[str, Any]) -> None:
@@ -369,24 +370,3 @@ class Loop:
 
     def _first_phase(self) -> Phase:
         return self.engine.stages[self.engine.stage].phases[0]
-
-
-_PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
-
-
-def _check_plain(state: Any, whose: str) -> None:
-    """Raise a UsageError where a checkpoint of this state could be written but not read again."""
-    kind = type(state)
-    if kind in (list, tuple, set):
-        parts = list(state)
-    elif kind is dict:
-        parts = [*state.keys(), *state.values()]
-    elif kind in _PLAIN:
-        return
-    else:
-        raise UsageError(
-            f"The state() of callback {whose} holds a {kind.__module__}.{kind.__name__}, which no checkpoint gives "
-            "back: only plain numbers, texts, lists, dicts and tensors."
-        )
-    for part in parts:
-        _check_plain(part, whose)

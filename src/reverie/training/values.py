@@ -1,4 +1,4 @@
-"""What the functions of a stage return: checked, detached, widened."""
+"""What a model's functions and a callback's state give: checked, detached, widened."""
 
 from __future__ import annotations
 
@@ -42,3 +42,24 @@ def check_scalars(who: str, found: Metrics) -> None:
             is_tensor = isinstance(value, Tensor)
             kind = f"a {value.dtype} of shape {tuple(value.shape)}" if is_tensor else type(value).__name__
             raise UsageError(f"{who}: {name!r} must be a 0-dim tensor, not {kind}.")
+
+
+_PLAIN = (bool, int, float, str, bytes, type(None), Tensor)
+
+
+def check_plain(state: Any, whose: str) -> None:
+    """Raise a UsageError where a checkpoint of this state could be written but not read again."""
+    kind = type(state)
+    if kind in (list, tuple, set):
+        parts = list(state)
+    elif kind is dict:
+        parts = [*state.keys(), *state.values()]
+    elif kind in _PLAIN:
+        return
+    else:
+        raise UsageError(
+            f"The state() of callback {whose} holds a {kind.__module__}.{kind.__name__}, which no checkpoint gives "
+            "back: only plain numbers, texts, lists, dicts and tensors."
+        )
+    for part in parts:
+        check_plain(part, whose)
