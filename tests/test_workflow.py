@@ -316,6 +316,18 @@ def test_what_a_kill_left_half_written_is_removed_by_the_next_resume_and_nothing
     assert not list(cut.path.rglob(".aside-*")) and (cut.path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"model": 3}', "{", ""])
+def test_a_run_json_that_names_no_model_is_damaged(text, tmp_path):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ReverieError, match=r"run\.json is damaged"):
+        Run.open(tmp_path)
+
+
+def test_lines_of_the_log_that_are_none_are_passed_over(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n[]\n{"a": 2}\n{"step": 2}\n{"st')
+    assert [line["step"] for line in Run(tmp_path, {}).metrics()] == [1, 2]
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(bars, tmp_path):
     run = rv.train("vae", bars, out=tmp_path / "run", steps=3, keep=99, checkpoint_every=1, **SMALL, width=8, latent=3)
     weights = run.checkpoints / "00000003" / "model.safetensors"

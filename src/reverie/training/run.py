@@ -96,11 +96,14 @@ class Run:
         if not (path / "run.json").is_file():
             raise UsageError(f"{path} is not a run: it has no run.json. `reverie train --out {path}` would make one.")
         try:
-            return cls(path, read_json(path / "run.json"))
+            info = read_json(path / "run.json")
+            if not isinstance(info, dict) or not isinstance(info.get("model"), dict):
+                raise ValueError("it names no model")
         except ValueError as error:
             raise ReverieError(
                 f"{path / 'run.json'} is damaged: {error}. Its checkpoints are whole; restore that file."
             ) from error
+        return cls(path, info)
 
     @property
     def checkpoints(self) -> Path:
@@ -124,11 +127,13 @@ class Run:
         """The lines of metrics.jsonl; a last line torn by a crash is left out."""
         path = self.path / "metrics.jsonl"
         lines = []
-        for text in path.read_text().splitlines() if path.exists() else []:
+        for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
             try:
-                lines.append(json.loads(text))
+                line = json.loads(text)
             except ValueError:
                 break
+            if isinstance(line, dict) and isinstance(line.get("step"), int):  # else somebody else wrote it
+                lines.append(line)
         return lines
 
     def tidy(self) -> None:
