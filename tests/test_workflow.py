@@ -273,6 +273,17 @@ def test_a_model_that_samples_only_when_told_an_option_trains_without_previews(t
         rv.sample(run, 2)
 
 
+def test_a_model_that_only_decodes_has_no_space_to_walk_in(tiny):
+    from reverie.editing.latents import latent_spread
+
+    class Decodes(Staged):
+        def decode(self, latent):
+            return latent
+
+    with pytest.raises(UsageError, match="no space to walk"):
+        latent_spread(Decodes(), tiny.train)
+
+
 def test_options_that_no_json_holds_leave_no_folder(bars, tmp_path, monkeypatch):
     class Dressed(Staged):
         def __init__(self, size: int, channels: int, dress: object = None):

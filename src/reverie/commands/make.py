@@ -92,5 +92,5 @@ def _end(run: Any, json: bool) -> None:
     if serves:  # a model that serves others says how
         out(f"Next: {serves.replace('THIS', str(run.path))}")
         return
-    more = ["traverse {}"] if "decode" in verbs else []
+    more = ["traverse {}"] if "decode" in verbs and {"encode", "latents"} & set(verbs) else []
     out("Next: " + ", or ".join(f"reverie {verb.format(run.path)}" for verb in first + more))

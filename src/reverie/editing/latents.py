@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reverie.core.card import card_of
+from reverie.core.card import card_of, name_of
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.core.values import check_finite
@@ -70,8 +70,14 @@ def _stored(x: Tensor, spec: Spec | None) -> np.ndarray:
 
 @torch.no_grad()
 def latent_spread(model: Model, split: Split, limit: int = 1000) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (D,) of each latent, over pictures, or over draws where a model does not encode."""
+    """Mean and standard deviation (D,) of each latent, over pictures, or over draws where a model does not encode.
+
+    Raises:
+        UsageError: it neither encodes nor draws latents.
+    """
     codes: list[Tensor] = []
+    if not {"encode", "latents"} & set(verbs_of(model)):
+        raise UsageError(f"{name_of(model)} decodes, but neither encodes nor has latents(): there is no space to walk.")
     if "encode" not in verbs_of(model):
         drawn = model.latents(Noise.of_seeds(range(limit), device_of(model))).flatten(1)
         return drawn.mean(0), drawn.std(0)
