@@ -182,7 +182,10 @@ def test_a_moment_is_no_illness_and_the_start_is_not_judged():
 
 
 def test_the_command_reads_any_run_s_log(tmp_path, capsys):
-    run = Run.create(tmp_path / "run", {"findings": [{"kind": "overfitting", "step": 5, "said": "x", "advice": "y"}]})
+    run = Run.create(
+        tmp_path / "run",
+        {"model": {"name": "gan"}, "findings": [{"kind": "overfitting", "step": 5, "said": "x", "advice": "y"}]},
+    )
     for line in healthy(**{"D/spread": 0.05}):
         run.log(line)
     doctor(str(run.path), json=True)
@@ -190,7 +193,7 @@ def test_the_command_reads_any_run_s_log(tmp_path, capsys):
     assert [one["kind"] for one in told["findings"]] == ["collapse"] and told["passed"][0]["kind"] == "overfitting"
     doctor(str(run.path))
     assert "collapse at step 600" in capsys.readouterr().out
-    other = Run.create(tmp_path / "other", {})
+    other = Run.create(tmp_path / "other", {"model": {"name": "gan"}})
     other.log({"step": 1, "loss": 1.0})
     with pytest.raises(UsageError, match="evaluate"):
         doctor(str(other.path))
