@@ -1,19 +1,21 @@
-"""Single values that people give, checked where they enter."""
+"""Single values that people give, checked where they enter. Torch comes late: media and data import without it."""
 
 from __future__ import annotations
 
 import math
 import operator
+from numbers import Real
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from reverie.core.errors import UsageError
 
 
 def plain(value: Any) -> Any:
     """A NumPy scalar, or an array or tensor without dimensions, as a Python number; anything else as it is."""
+    from torch import Tensor
+
     return value.item() if isinstance(value, np.generic | np.ndarray | Tensor) and not value.ndim else value
 
 
@@ -32,18 +34,35 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
     return number
 
 
+def integers(values: Any) -> tuple[int, ...] | None:
+    """Integers of any type as Python's; None where the values are anything else, bool among them."""
+    try:
+        return None if any(isinstance(value, bool) for value in values) else tuple(map(operator.index, values))
+    except TypeError:
+        return None
+
+
 def check_seeds(*seeds: int) -> None:
     """Raise a UsageError for a seed beyond 64 bits."""
     if odd := [seed for seed in seeds if not -(1 << 63) <= seed < 1 << 63]:
         raise UsageError(f"A seed is a whole number from -2^63 to 2^63 - 1, not {odd[0]}.")
 
 
+def is_finite(value: Any) -> bool:
+    """Whether this is a number, of Python or NumPy, that a float can hold; bool, NaN and infinities are none."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
 def check_finite(name: str, value: Any) -> None:
-    """Raise a UsageError for NaN and infinity, also among a tensor's numbers."""
-    finite = bool(value.isfinite().all()) if isinstance(value, Tensor) else not _is_odd(value)
+    """Raise a UsageError for NaN and infinity, also among a tensor's numbers; what is no float passes."""
+    from torch import Tensor
+
+    if isinstance(value, Tensor):
+        finite = bool(value.isfinite().all())
+    else:
+        finite = not isinstance(value, float) or is_finite(value)
     if not finite:
         raise UsageError(f"{name} must be a finite number, not {value!r}.")
-
-
-def _is_odd(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)

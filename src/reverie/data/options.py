@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reverie.core.errors import UsageError, suggest
+from reverie.core.values import integers, is_finite
 from reverie.media import Size, medium_of, parse_size
-from reverie.media.spec import is_finite, is_range, whole_numbers
+from reverie.media.spec import is_range
 
 Background = str | Sequence[int]  # "white", "#ff8800", "10,20,30" or (10, 20, 30)
 WHITE = (255, 255, 255)
@@ -73,7 +74,7 @@ def open_options(
         UsageError: an option that is out of range or that nobody knows.
     """
     others = medium not in (None, "image", "video")  # may have any number of channels
-    if channels is not None and (whole_numbers([channels]) is None or (channels not in (1, 3) and not others)):
+    if channels is not None and (integers([channels]) is None or (channels not in (1, 3) and not others)):
         raise UsageError(f"channels is {channels}; 1 (grey) or 3 (RGB) are possible.")
     if fit not in ("crop", "pad"):
         raise UsageError(f'fit is "{fit}"; "crop" or "pad" are possible.{suggest(str(fit), ["crop", "pad"])}')
@@ -112,7 +113,7 @@ def parse_background(background: Background) -> tuple[int, int, int]:
                 f'background is "{background}"; a colour such as black, "#ff8800" or 10,20,30 is needed.'
             ) from None
     else:
-        values = whole_numbers(background) or ()
+        values = integers(background) or ()
     if len(values) != 3 or not all(0 <= value <= 255 for value in values):
         raise UsageError(f"background is {background}; a colour's name or three numbers from 0 to 255 are needed.")
     return values[0], values[1], values[2]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from numbers import Real
 from typing import Any
 
 from reverie.core.errors import UsageError
+from reverie.core.values import integers, is_finite
 
 Size = int | str | Sequence[int]  # a side in pixels, "48x64", or extents such as (48, 64)
 
@@ -65,25 +64,9 @@ class Spec:
         return asdict(self) | {"shape": list(self.shape)}
 
 
-def is_finite(value: Any) -> bool:
-    """Whether this is a number, of Python or NumPy, that a float can hold; bool, NaN and infinities are none."""
-    try:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return False
-
-
 def is_range(low: Any, high: Any) -> bool:
     """Whether values from ``low`` to ``high`` can be scaled: both finite, as is their positive difference."""
     return is_finite(low) and is_finite(high) and low < high and is_finite(float(high) - float(low))
-
-
-def whole_numbers(values: Any) -> tuple[int, ...] | None:
-    """Integers of Python or NumPy as Python's; None where the values are anything else."""
-    try:
-        return None if any(isinstance(value, bool) for value in values) else tuple(map(operator.index, values))
-    except TypeError:
-        return None
 
 
 def parse_size(size: Size | None) -> tuple[int, ...] | None:
@@ -97,9 +80,9 @@ def parse_size(size: Size | None) -> tuple[int, ...] | None:
     if isinstance(size, str):
         if not re.fullmatch(r"\d{1,6}([xX×]\d{1,6})*", size.strip()):
             raise UsageError(f'size is "{size}"; a number of pixels is needed, or HEIGHTxWIDTH such as 48x64.')
-        extents = whole_numbers([int(part) for part in re.split("[xX×]", size.strip())])
+        extents = integers([int(part) for part in re.split("[xX×]", size.strip())])
     else:
-        extents = whole_numbers(size if isinstance(size, Iterable) else [size])
+        extents = integers(size if isinstance(size, Iterable) else [size])
     if not extents or not all(1 <= extent <= 4096 for extent in extents):
         raise UsageError(f"size is {size}; 1 to 4096 pixels are possible, or two of them: (height, width).")
     return extents
