@@ -12,8 +12,8 @@ from PIL import Image
 
 import reverie as rv
 from reverie import registry
-from reverie.commands.draw import translate
 from reverie.commands.judge import evaluate
+from reverie.commands.translation import translate
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise, fold

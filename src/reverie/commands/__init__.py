@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from reverie.commands.distil import distill
-from reverie.commands.draw import forward, interpolate, mix, reconstruct, restore, sample, translate, traverse
+from reverie.commands.draw import forward, interpolate, mix, reconstruct, restore, sample, traverse
 from reverie.commands.exchange import export, import_
 from reverie.commands.judge import evaluate
 from reverie.commands.know import data, doctor, models, weights
 from reverie.commands.make import rerun, resume, train
 from reverie.commands.shared import parse
+from reverie.commands.translation import translate
 
 
 def _parsed(verb: Callable[..., None]) -> Callable[[list[str]], None]:
