@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ from engine_cases import (
 )
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
-from reverie.optim.phase import Phase, Stage, adamw, stages_of
+from reverie.optim.phase import Phase, Stage, adamw
 
 # Parts
 
@@ -189,88 +188,6 @@ def test_forward_s_outputs_come_detached_where_a_phase_asks_for_no_graph_and_are
     assert calls == [True, False]
 
 
-def test_a_loss_that_depends_on_none_of_its_phase_s_parameters_is_an_error():
-    """Nothing would be trained, in silence: a generator's phase of graph=False gets images without their graph."""
-    model = Scales()
-    stage = {"forward": lambda batch: {"y": batch["x"] * model.a}}
-    losses = (
-        lambda _, outputs: {"loss": (outputs["y"] * model.b).sum()},
-        lambda _, outputs: {"loss": outputs["y"].sum()},
-    )
-    for loss in losses:
-        with pytest.raises(UsageError, match=r"'A'.*none of its parameters.*graph=False"):
-            train(model, Stage([Phase("A", sgd(model.a), loss, graph=False)], **stage)).step(0, 0.0)
-        train(model, Stage([Phase("A", sgd(model.a), loss)], **stage)).step(0, 0.0)
-
-
-def test_phases_have_names_of_their_own():
-    for names in (("A", "A"), ("forward",), ("A", "update")):
-        model = Scales()
-        model.stages = lambda names=names, model=model: [
-            Stage([Phase(name, sgd(model.a), model.square) for name in names])
-        ]
-        with pytest.raises(UsageError, match="names of their own"):
-            stages_of(model)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        lambda stage: None,
-        lambda stage: stage,
-        lambda stage: [],
-        lambda stage: stage.phases,
-        lambda stage: [replace(stage, phases=[])],
-        lambda stage: [replace(stage, phases=stage.phases[0])],
-        lambda stage: [replace(stage, share=0.0)],
-        lambda stage: [replace(stage, share=float("nan"))],
-        lambda stage: [replace(stage, group=0)],
-        lambda stage: [replace(stage, precision="fp16")],
-        lambda stage: [replace(stage, verbs=("draw",))],
-        lambda stage: [replace(stage, phases=[replace(stage.phases[0], every=0)])],
-        lambda stage: [replace(stage, phases=[replace(stage.phases[0], scale=float("inf"))])],
-        lambda stage: [replace(stage, phases=[replace(stage.phases[0], optimizer=None)])],
-        lambda stage: [replace(stage, phases=[replace(stage.phases[0], optimizer=torch.optim.LBFGS([stage.w]))])],
-    ],
-)
-def test_what_is_no_list_of_stages_with_fields_in_their_ranges_is_refused(wrong):
-    model = Scales()
-    stage = Stage([Phase("A", sgd(model.a), model.square)])
-    stage.w = model.a
-    model.stages = lambda: wrong(stage)
-    with pytest.raises(UsageError, match=r"must be|needs a list|return a list"):
-        stages_of(model)
-
-
-@pytest.mark.parametrize(
-    ("loss", "message"),
-    [
-        (lambda model: model.a.square().sum(), "must return a dict"),
-        (lambda model: None, "must return a dict"),
-        (lambda model: {"loss": model.a.square()}, "0-dim tensor, not a torch.float32 of shape"),
-        (lambda model: {"loss": model.a.sum() * 1j}, "0-dim tensor, not a torch.complex64"),
-        (lambda model: {"loss": 1.0}, "0-dim tensor, not float"),
-        (lambda model: {"error": model.a.sum()}, "no value named 'loss'"),
-    ],
-)
-def test_a_loss_that_is_not_0_dim_tensors_by_name_is_refused(loss, message):
-    model = Scales()
-    with pytest.raises(UsageError, match=message):
-        train(model, Stage([Phase("A", sgd(model.a), lambda batch, outputs: loss(model))])).step(0, 0.0)
-
-
-def test_forward_and_update_return_dicts_and_gather_names_what_is_there():
-    model = Scales()
-    phases = [Phase("A", sgd(model.a), model.square)]
-    for stage, message in [
-        (Stage(phases, forward=lambda batch: batch["x"]), "forward must return a dict"),
-        (Stage(phases, update=lambda batch, outputs, stats: True), "update must return a dict"),
-        (Stage(phases, update=lambda batch, outputs, stats: None, gather=("fakes",)), "gather names 'fakes'"),
-    ]:
-        with pytest.raises(UsageError, match=message):
-            train(model, stage).step(0, 0.0)
-
-
 def test_frozen_parameters_in_an_optimiser_stand_still_and_others_move():
     model = Scales()
     model.b.requires_grad_(False)
@@ -291,26 +208,6 @@ def test_state_of_other_optimisers_or_phases_is_refused():
     ):
         with pytest.raises(UsageError, match="cannot go on"):
             train(model, Stage(phases)).load_state(saved)
-
-
-def test_a_loss_that_asks_for_a_column_the_data_has_not_is_told_which_there_are():
-    batch = Batch({"x": torch.zeros(2, 1)})
-    assert batch.get("mask") is None
-    with pytest.raises(UsageError, match=r"no column 'mask'; its columns: x\."):
-        batch["mask"]
-
-
-def test_a_value_that_is_no_number_is_an_error_that_names_it():
-    model = Scales()
-    for value, said in ((torch.zeros(2), r"shape \(2,\)"), (1.0, "float")):
-        broken = Phase("A", sgd(model.a), lambda batch, _, value=value: model.square(batch) | {"odd": value})
-        with pytest.raises(UsageError, match=f"'A'.*'odd'.*{said}"):
-            train(model, Stage([broken])).step(0, 0.0)
-    with pytest.raises(UsageError, match=r"'A'.*'loss'.*gave other"):
-        train(model, Stage([Phase("A", sgd(model.a), lambda *_: {"other": model.a.sum()})])).step(0, 0.0)
-    good = Stage([Phase("A", sgd(model.a), model.square)], update=lambda *_: {"odd": 1.0})
-    with pytest.raises(UsageError, match=r"update.*'odd'.*float"):
-        train(model, good).step(0, 0.0)
 
 
 # Update

@@ -23,33 +23,7 @@ from reverie.home import locked
 from reverie.training.checkpoint import load_checkpoint, newest_whole, steps_in
 from reverie.training.formats import MIGRATIONS, Migration, upgrade_config, upgrade_tensors
 from reverie.training.run import Run
-
-SMALL = {"batch_size": 16, "log_every": 1, "quiet": True, "precision": "fp32"}
-
-
-class Staged(nn.Module):
-    """Two layers, one after the other; its loss draws, so that resuming must repeat the draws. It samples."""
-
-    transient = ("seen",)
-
-    def __init__(self, size=8, channels=1, width=4):
-        super().__init__()
-        self.a, self.b = nn.Linear(size * size, width), nn.Linear(width, size * size)
-        self.register_buffer("seen", torch.zeros(3))
-        self.register_buffer("scale", torch.ones(()))
-
-    def loss(self, batch, outputs):
-        x = batch["x"].flatten(1)
-        return {"loss": (self.b(self.a(x + 0.1 * batch.rng(64))) - x).square().mean()}
-
-    def stages(self, lr=0.01):
-        return [
-            rv.Stage([rv.Phase(n, torch.optim.Adam(m.parameters(), lr), self.loss)])
-            for n, m in (("a", self.a), ("b", self.b))
-        ]
-
-    def sample(self, noise, **condition):
-        return self.b(noise(self.b.in_features)).clamp(-1, 1).unflatten(1, (1, 8, 8))
+from run_cases import SMALL, Staged
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +167,7 @@ def test_a_users_own_module_trains_is_killed_resumes_and_samples(mine, tiny, tmp
 
     initial = fresh()
     run = rv.train(fresh(), tiny, out=tmp_path / "run", steps=8, keep=99, checkpoint_every=1, lr=0.1, **SMALL)
-    assert run.info["model"] == {"name": f"{__name__}:Staged", "kwargs": None}
+    assert run.info["model"] == {"name": f"{Staged.__module__}:Staged", "kwargs": None}
     start = load_checkpoint(run.checkpoints / "00000000").weights
     assert same(start, initial.state_dict())  # its weights are kept, not rebuilt by the seed
     images = rv.sample(run, 3)  # the process that trained it has the class
@@ -240,82 +214,6 @@ def test_a_module_that_draws_from_global_generators_resumes_to_the_bit_and_leave
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_training_whose_last_images_fail_is_finished_and_can_be_used(tiny, tmp_path):
-    class Shy(Staged):
-        def held_out(self, batch):
-            raise IndexError("no score today")
-
-    with pytest.raises(ReverieError, match=r"finished and kept, 4 steps.*IndexError: no score today"):
-        rv.train(Shy(), tiny, out=tmp_path / "run", steps=4, **SMALL)
-    run = Run.open(tmp_path / "run")
-    assert run.info["status"] == "finished" and steps_in(run.checkpoints)[-1] == 4
-    assert rv.load(run, model=Shy()).checkpoint == 4
-
-
-def test_samples_of_another_form_are_named(tiny, tmp_path):
-    class Flat(Staged):
-        def sample(self, noise, **condition):
-            return self.b(noise(self.b.in_features))
-
-    with pytest.raises(UsageError, match=r"sample\(\) of .*Flat returned a tensor of shape \(\d+, 64\)"):
-        rv.train(Flat(), tiny, out=tmp_path / "run", steps=4, **SMALL)
-
-
-def test_a_model_that_samples_only_when_told_an_option_trains_without_previews(tiny, tmp_path):
-    class Asking(Staged):
-        def sample(self, noise, scale: float):
-            return super().sample(noise) * scale
-
-    run = rv.train(Asking(), tiny, out=tmp_path / "run", steps=4, **SMALL)
-    assert not (run.path / "samples.png").exists()
-    assert len(set(rv.sample(run, 2, scale=0.0).flat)) == 1
-    with pytest.raises(UsageError, match="does not sample without scale"):
-        rv.sample(run, 2)
-
-
-def test_a_model_that_only_decodes_has_no_space_to_walk_in(tiny):
-    from reverie.editing.latents import latent_spread
-
-    class Decodes(Staged):
-        def decode(self, latent):
-            return latent
-
-    with pytest.raises(UsageError, match="no space to walk"):
-        latent_spread(Decodes(), tiny.train)
-
-
-def test_options_that_no_json_holds_leave_no_folder(bars, tmp_path, monkeypatch):
-    class Dressed(Staged):
-        def __init__(self, size: int, channels: int, dress: object = None):
-            super().__init__(size, channels)
-
-    monkeypatch.setitem(registry.MODELS, "dressed", registry.Entry(f"{__name__}:Dressed", "", "", "", Dressed))
-    with pytest.raises(UsageError, match="plain, finite values"):
-        rv.train("dressed", bars, dress=nn.Linear(1, 1), out=tmp_path / "run", steps=2)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_score_that_is_no_number_is_left_out_and_said(tiny, tmp_path, capsys):
-    class Lost(Staged):
-        def held_out(self, batch):
-            return {"mood": torch.full((len(batch["x"]),), math.nan), "size": torch.ones(len(batch["x"]))}
-
-    run = rv.train(Lost(), tiny, out=tmp_path / "run", steps=2, **SMALL | {"quiet": False})
-    assert run.info["held_out"] == {"size": 1.0} and run.info["status"] == "finished"
-    assert "left out: mood" in capsys.readouterr().err
-
-
-def test_a_run_that_any_error_ends_says_that_it_failed(tiny, tmp_path):
-    class Breaks(rv.callbacks.Callback):
-        def after(self, step):
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        rv.train(Staged(), tiny, out=tmp_path / "run", steps=4, callbacks=[Breaks()], **SMALL)
-    assert Run.open(tmp_path / "run").info["status"] == "failed"
-    assert rv.resume(tmp_path / "run", model=Staged(), data=tiny, quiet=True).info["status"] == "finished"
-
-
 def test_what_a_kill_left_half_written_is_removed_by_the_next_resume_and_nothing_else(bars, tmp_path):
     run = rv.train("vae", bars, out=tmp_path / "run", steps=3, keep=99, checkpoint_every=1, **SMALL, width=8, latent=3)
     cut = cut_back(run, 2, tmp_path / "cut")
@@ -345,20 +243,6 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(bars, tmp_pat
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.warns(UserWarning, match="checkpoint 3 is damaged"):
         assert rv.load(run).checkpoint == 2
-
-
-def test_a_model_of_other_shapes_than_the_runs_is_refused(tiny, tmp_path):
-    run = rv.train(Staged(), tiny, out=tmp_path / "run", steps=2, **SMALL)
-    for call in (lambda m: rv.load(run, model=m), lambda m: rv.resume(run.path, steps=4, model=m, data=tiny)):
-        with pytest.raises(UsageError, match=r"4 tensors differ|3 tensors differ"):
-            call(Staged(width=5))
-
-
-def test_a_run_of_a_class_of_ones_own_is_scored_with_a_fresh_instance(tiny, tmp_path):
-    run = rv.train(Staged(), tiny, out=tmp_path / "run", steps=2, **SMALL)
-    with pytest.raises(UsageError, match="class of your own"):
-        rv.evaluate(run.path, ["kernel"], n=50, data=tiny)
-    assert rv.evaluate(run.path, ["kernel"], n=50, data=tiny, model=Staged())["kernel-small"].value > 0
 
 
 def test_a_built_model_keeps_its_weights_and_its_run_resumes_by_itself(bars, tmp_path):
