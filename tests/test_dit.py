@@ -10,7 +10,8 @@ from torch import nn
 from reverie.core.errors import UsageError
 from reverie.models.dit import DiT, transformer
 from reverie.nets import dit
-from reverie.nets.dit import Block, DiffusionTransformer, attend, patches, picture, positions, sinusoids
+from reverie.nets.dit import Block, DiffusionTransformer, patches, picture, positions
+from reverie.nets.unet import attend, sinusoids
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

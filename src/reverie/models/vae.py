@@ -19,6 +19,7 @@ from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.models.autoencoder import coder
 from reverie.nets.shapes import Sides, sides
+from reverie.nets.unet import embed_label
 from reverie.optim.phase import Phase, Stage, adamw
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -161,9 +162,7 @@ class VAE(nn.Module):
 
     def embed(self, label: Tensor | None, like: Tensor) -> Tensor:
         """(B, embedding); -1 or no label at all is the null condition."""
-        if label is None:
-            label = torch.full((len(like),), -1, device=like.device)
-        return self.embedding(label.remainder(self.classes + 1))  # -1 becomes the last row
+        return embed_label(self.embedding, label, len(like))
 
     def output(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """The decoder's raw output: logits, a mean, or a mean and a raw log-variance."""

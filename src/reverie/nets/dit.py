@@ -4,26 +4,17 @@ Peebles and Xie, "Scalable diffusion models with transformers", ICCV 2023, arXiv
 normalisation whose gates start at zero (adaLN-Zero), so that every block is the identity when training starts.
 Tokens of a caption are more keys and values of each block's attention, beside the patches' own, and their mean joins
 the time and the label.
-
-This file needs nothing but torch: an exported model carries it along.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.nets.unet import attend_with_tokens, embed_label, mean_token, sinusoids
+
 _FREQUENCIES = 256  # of the time's embedding, as in the paper's code
-
-
-def sinusoids(place: Tensor, width: int, period: float = 10000.0) -> Tensor:
-    """(N,) to (N, width): cosines, then sines, of frequencies from 1 to 1 / period."""
-    frequencies = torch.exp(torch.arange(width // 2, device=place.device) * (-math.log(period) / (width // 2)))
-    angles = place.float()[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], 1)
 
 
 def positions(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
@@ -44,19 +35,6 @@ def patches(x: Tensor, side: int) -> Tensor:
 def picture(rows: Tensor, side: int, height: int) -> Tensor:
     """What ``patches`` undid; ``height`` is that of the grid: (B, N, C side^2) to (B, C, H, W)."""
     return F.pixel_shuffle(rows.transpose(1, 2).unflatten(2, (height, -1)), side)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
-    """softmax(q k' / sqrt(d)) v of (B, heads, places, d); ``seen`` is false where a key is not to be looked at.
-
-    On a CPU torch's fused attention is slower in training than these few lines, for some dozens of places.
-    """
-    if q.device.type != "cpu" or not torch.is_grad_enabled() or q.shape[2] > 512:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-    scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
-    if seen is not None:
-        scores = scores.masked_fill(~seen, -math.inf)
-    return scores.softmax(3) @ v
 
 
 def norm(x: Tensor) -> Tensor:
@@ -83,15 +61,8 @@ class Block(nn.Module):
         return torch.addcmul(x, later_gate, self.perceptron(torch.addcmul(later_shift, norm(x), 1 + later_scale)))
 
     def attention(self, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
-        q, k, v = self.queries_keys_values(x).chunk(3, 2)
-        seen = None
-        if self.context is not None and tokens is not None:
-            more_k, more_v = self.context(tokens.to(x.dtype)).chunk(2, 2)
-            k, v = torch.cat([k, more_k], 1), torch.cat([v, more_v], 1)
-            if mask is not None:  # (B, L): which tokens there are
-                seen = F.pad(mask, (x.shape[1], 0), value=True)[:, None, None]
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, heads, N, d)
-        return self.out(attend(q, k, v, seen).transpose(1, 2).flatten(2))
+        context = None if self.context is None or tokens is None else self.context(tokens.to(x.dtype))
+        return self.out(attend_with_tokens(self.queries_keys_values(x), context, mask, self.heads))
 
 
 class DiffusionTransformer(nn.Module):
@@ -122,7 +93,7 @@ class DiffusionTransformer(nn.Module):
         super().__init__()
         if width % 4 or width % heads:
             raise ValueError(f"4 and the {heads} heads must divide the width, {width}.")
-        self.patch, self.width, self.classes = patch, width, classes
+        self.patch, self.width = patch, width
         self.time = nn.Sequential(nn.Linear(_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(classes + 1, width) if classes else None  # the last row: any class
         self.caption = nn.Linear(context, width) if context else None
@@ -154,13 +125,9 @@ class DiffusionTransformer(nn.Module):
         """
         told = self.time(sinusoids(timestep, _FREQUENCIES).to(x.dtype))  # (B, width)
         if self.label is not None:
-            if label is None:
-                label = torch.full((len(x),), -1, device=x.device)
-            told = told + self.label(label.remainder(self.classes + 1))  # -1 becomes the last row
+            told = told + embed_label(self.label, label, len(x))
         if self.caption is not None and tokens is not None:
-            there = torch.ones_like(tokens[..., :1]) if mask is None else mask[..., None].to(tokens.dtype)
-            mean = (tokens * there).sum(1) / there.sum(1).clamp(min=1)
-            told = told + self.caption(mean.to(x.dtype))
+            told = told + self.caption(mean_token(tokens, mask).to(x.dtype))
         told = F.silu(told)
         height, width = (extent // self.patch for extent in x.shape[2:])
         places = positions(height, width, self.width, x.device).to(x.dtype)  # float32 in bf16 training, and so the sum

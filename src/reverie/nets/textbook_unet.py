@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.nets.unet import attend
+from reverie.nets.unet import attend, embed_label
 
 
 def sinusoids(timestep: Tensor, width: int, cosines_first: bool = False, shift: int = 1) -> Tensor:
@@ -189,9 +189,7 @@ class TextbookUNet(nn.Module):
         code = code.to(self.conv_in.weight.dtype)
         embedding = self.time_embedding["linear_2"](F.silu(self.time_embedding["linear_1"](code)))
         if self.class_embedding is not None:
-            if label is None:
-                label = torch.full_like(timestep, -1, dtype=torch.long)
-            embedding = embedding + self.class_embedding(label.remainder(self.class_embedding.num_embeddings))
+            embedding = embedding + embed_label(self.class_embedding, label, len(timestep))
         return F.silu(embedding)
 
     def forward(

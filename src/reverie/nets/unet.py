@@ -26,6 +26,19 @@ def sinusoids(timestep: Tensor, width: int, period: float = 10000.0) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], 1)
 
 
+def embed_label(table: nn.Embedding, label: Tensor | None, rows: int) -> Tensor:
+    """(rows, width) of classes (rows,); -1 or no ``label`` is any class, the last row of the table."""
+    if label is None:
+        label = torch.full((rows,), -1, device=table.weight.device)
+    return table(label.remainder(table.num_embeddings))
+
+
+def mean_token(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, L, C) to (B, C): the mean over a caption's tokens, those where ``mask`` (B, L) is true."""
+    there = torch.ones_like(tokens[..., :1]) if mask is None else mask[..., None].to(tokens.dtype)
+    return (tokens * there).sum(1) / there.sum(1).clamp(min=1)
+
+
 class Residual(nn.Module):
     """x + conv(act(conv(x) (1 + scale) + shift)), the identity at the start of training."""
 
@@ -57,6 +70,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tenso
     return scores.softmax(3) @ v
 
 
+def attend_with_tokens(rows: Tensor, context: Tensor | None, mask: Tensor | None, heads: int) -> Tensor:
+    """Attention (B, N, C) of a sequence to itself, and to a caption's tokens where there are some.
+
+    Args:
+        rows: queries, keys and values (B, N, 3 C).
+        context: keys and values of the tokens (B, L, 2 C).
+        mask: (B, L), true where there is a token; None: everywhere.
+    """
+    q, k, v = rows.chunk(3, 2)
+    seen = None
+    if context is not None:
+        more_k, more_v = context.chunk(2, 2)
+        k, v = torch.cat([k, more_k], 1), torch.cat([v, more_v], 1)
+        if mask is not None:
+            seen = F.pad(mask, (rows.shape[1], 0), value=True)[:, None, None]
+    q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, heads, N, d)
+    return attend(q, k, v, seen).transpose(1, 2).flatten(2)
+
+
 class Attention(nn.Module):
     """x + attention of every place to every place, and to the caption's tokens where there are some."""
 
@@ -72,16 +104,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         rows = x.flatten(2).transpose(1, 2)  # (B, places, C), contiguous where x is channels_last
-        q, k, v = self.queries_keys_values(self.norm(rows)).chunk(3, 2)
-        seen = None
-        if self.context is not None and tokens is not None:
-            more_k, more_v = self.context(tokens.to(x.dtype)).chunk(2, 2)
-            k, v = torch.cat([k, more_k], 1), torch.cat([v, more_v], 1)
-            if mask is not None:  # (B, L): which tokens there are
-                seen = F.pad(mask, (rows.shape[1], 0), value=True)[:, None, None]
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        made = attend(q, k, v, seen)
-        made = self.out(made.transpose(1, 2).flatten(2))
+        context = None if self.context is None or tokens is None else self.context(tokens.to(x.dtype))
+        made = self.out(attend_with_tokens(self.queries_keys_values(self.norm(rows)), context, mask, self.heads))
         return x + made.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
@@ -164,13 +188,9 @@ class UNet(nn.Module):
         """
         embedding = self.time(sinusoids(timestep, self.frequencies).to(x.dtype))
         if self.label is not None:
-            if label is None:
-                label = torch.full((len(x),), -1, device=x.device)
-            embedding = embedding + self.label(label.remainder(self.classes + 1))  # -1 becomes the last row
+            embedding = embedding + embed_label(self.label, label, len(x))
         if self.caption is not None and tokens is not None:
-            there = torch.ones_like(tokens[..., :1]) if mask is None else mask[..., None].to(tokens.dtype)
-            mean = (tokens * there).sum(1) / there.sum(1).clamp(min=1)
-            embedding = embedding + self.caption(mean)
+            embedding = embedding + self.caption(mean_token(tokens, mask))
         embedding = F.silu(embedding)
         x = self.into(x)
         kept = []
