@@ -37,16 +37,22 @@ def device_of(model: Model) -> torch.device:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode, without gradients; every module's mode is afterwards what it was."""
+def training_mode_kept(model: nn.Module) -> Iterator[None]:
+    """Every module is in training or evaluation mode after the block as it was before."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, without gradients; every module's mode is afterwards what it was."""
+    with training_mode_kept(model), torch.no_grad():
+        model.eval()
+        yield
 
 
 def conditioning(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:

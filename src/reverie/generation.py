@@ -25,7 +25,7 @@ from reverie.core.values import check_finite, check_seeds, integer, plain
 from reverie.core.verbs import USED, Frame, Model, verbs_of
 from reverie.data import Dataset, Split, load_picture, open_like, provenance, reopen
 from reverie.data.batches import in_order
-from reverie.drawing import Whole, chunk_of, device_of, draw
+from reverie.drawing import Whole, chunk_of, device_of, draw, training_mode_kept
 from reverie.media import Spec, medium_of
 from reverie.training.checkpoint import put_weights, rebuilt, trained
 from reverie.training.run import Run
@@ -184,14 +184,10 @@ def stream(
 
 @torch.no_grad()  # which is off while the generator waits
 def _frames(model: Model, noise: Noise, asked: dict[str, Any]) -> Iterator[Frame]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with training_mode_kept(model):
+        model.eval()
         for frame in model.stream(noise, **asked):
             yield replace(frame, render=torch.no_grad()(frame.render))
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _asked(

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from reverie.core.card import card_of
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
-from reverie.drawing import device_of, draw
+from reverie.drawing import device_of, draw, training_mode_kept
 from reverie.metrics.features import backbone, features
 from reverie.metrics.modes import Probe
 from reverie.training.callbacks import LOG, MONITOR, Callback
@@ -49,17 +46,6 @@ class Moments:
             return step.number % self.every < step.loop.options.log_every
         before, self.progress = self.progress, step.progress
         return any(before < share <= step.progress for share in self.SHARES)
-
-
-@contextlib.contextmanager
-def training_mode_kept(model: nn.Module) -> Iterator[None]:
-    """Every module is in training or evaluation mode after the block as it was before."""
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
 
 
 class Previews(Callback):
