@@ -21,6 +21,7 @@ from reverie.core.batch import Batch
 from reverie.core.card import Card, Output, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
+from reverie.core.values import label_classes
 from reverie.data.differentiable_augment import adaptive, diffaugment
 from reverie.nets.adversarial import within
 from reverie.nets.shapes import Sides, sides
@@ -154,16 +155,12 @@ class Adversarial(nn.Module):
         packing: int = 1,
     ):
         super().__init__()
-        if conditional not in ("none", "label"):
-            raise UsageError(f"conditional is 'none' or 'label', not {conditional!r}.")
-        if conditional == "label" and classes < 2:
-            raise UsageError("conditional='label' needs pictures with at least two classes (sub-folders are classes).")
         if d_augment not in ("none", "diffaugment", "ada"):
             raise UsageError(f"d_augment is 'none', 'diffaugment' or 'ada', not {d_augment!r}.")
         if packing < 1 or penalty_every < 1:
             raise UsageError(f"packing and penalty_every are at least 1, not {packing} and {penalty_every}.")
         self.shape, self.channels = sides(shape), channels
-        self.classes = classes if conditional == "label" else 0
+        self.classes = label_classes(conditional, classes)
         self.game = game_of(loss)
         own = {"r1": r1, "r2": r2, "slope": slope}
         weights = {name: getattr(self.game, name) if value is None else value for name, value in own.items()}

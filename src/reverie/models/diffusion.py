@@ -21,6 +21,7 @@ from reverie.core.card import Card, Likelihood, Output, Space
 from reverie.core.errors import UsageError, suggest
 from reverie.core.noise import Noise
 from reverie.core.options import SubRun
+from reverie.core.values import label_classes
 from reverie.core.verbs import Frame, Model
 from reverie.diffusion import grids, samplers
 from reverie.diffusion.denoiser import clipped, denoiser
@@ -114,14 +115,10 @@ class Diffusion(nn.Module):
         text_encoder: Literal["small", "minilm"] = "small",
     ):
         super().__init__()
-        if conditional not in ("none", "label", "text"):
-            raise UsageError(f"conditional is 'none', 'label' or 'text', not {conditional!r}.")
-        if text_encoder != "small" and conditional != "text":
+        self.classes, self.texts = label_classes(conditional, classes, "text"), conditional == "text"
+        if text_encoder != "small" and not self.texts:
             raise UsageError(f"text_encoder={text_encoder!r} reads captions: it needs conditional='text' beside it.")
-        if conditional == "label" and classes < 2:
-            raise UsageError("conditional='label' needs pictures with at least two classes (sub-folders are classes).")
         self.shape, self.channels, self.code_shape = sides(shape), channels, (channels, *sides(shape))
-        self.classes, self.texts = (classes if conditional == "label" else 0), conditional == "text"
         self.text_encoder = reader(text_encoder) if self.texts else None
 
     @property

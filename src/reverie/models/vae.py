@@ -17,6 +17,7 @@ from reverie.core.batch import Batch
 from reverie.core.card import Card, Likelihood, Output, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
+from reverie.core.values import label_classes
 from reverie.models.autoencoder import coder
 from reverie.nets.shapes import Sides, sides
 from reverie.nets.unet import embed_label
@@ -81,15 +82,11 @@ class VAE(nn.Module):
         super().__init__()
         if decoder not in ("bernoulli", "gaussian", "learned"):
             raise UsageError(f"decoder is 'bernoulli', 'gaussian' or 'learned', not {decoder!r}.")
-        if conditional not in ("none", "label"):
-            raise UsageError(f"conditional is 'none' or 'label', not {conditional!r}.")
-        if conditional == "label" and classes < 2:
-            raise UsageError("conditional='label' needs pictures with at least two classes (sub-folders are classes).")
         if latent < 1 or beta < 0 or sigma <= 0 or not 0 <= kl_warmup <= 1 or free_bits < 0:
             raise UsageError("latent >= 1, beta >= 0, sigma > 0, 0 <= kl_warmup <= 1 and free_bits >= 0 are needed.")
         self.shape, self.channels, self.latent_shape = sides(shape), channels, (latent,)
         self.kind, self.sigma, self.beta, self.kl_warmup, self.free_bits = decoder, sigma, beta, kl_warmup, free_bits
-        self.classes = classes if conditional == "label" else 0
+        self.classes = label_classes(conditional, classes)
         extra = _EMBEDDING if self.classes else 0
         maps = 2 * channels if decoder == "learned" else channels
         self.encoder, self.decoder = coder(
