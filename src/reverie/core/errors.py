@@ -1,4 +1,4 @@
-"""The one exception that reverie raises on purpose: the command line prints it as text, never as a traceback."""
+"""The exceptions that reverie raises on purpose: the command line prints them as text, never as a traceback."""
 
 
 class ReverieError(Exception):
@@ -8,8 +8,8 @@ class ReverieError(Exception):
     """
 
 
-class UsageError(ReverieError):
-    """A wrong call: an unknown name, an option out of range. The command line exits with 2."""
+class UsageError(ReverieError, ValueError):
+    """A wrong call: an unknown name, an option out of range. A ``ValueError`` too. The command line exits with 2."""
 
 
 def suggest(word: object, known: list[str]) -> str:

@@ -214,6 +214,8 @@ def _listing(source: str) -> Listing:
         if error.errno != errno.ENAMETOOLONG:
             raise ReverieError(f"{source} cannot be opened: {error.strerror or error}.") from None
         exists = False
+    except UsageError:
+        raise
     except ValueError:  # a null byte
         exists = False
     if exists:

@@ -111,6 +111,8 @@ def stages_of(model: Any, **options: Any) -> list[Stage]:
     given = {k: checked(kind, k, known[k], v) if k in known else v for k, v in options.items()}
     try:
         stages = model.stages(**given)
+    except UsageError:
+        raise
     except ValueError as error:  # of an optimiser: a negative learning rate ...
         told = ", ".join(f"{name} {value!r}" for name, value in given.items())
         raise UsageError(f"{kind}.stages() refuses its options{f' ({told})' if told else ''}: {error}.") from error
