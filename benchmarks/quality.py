@@ -44,7 +44,7 @@ from reverie.media.medium import to_float, to_uint8
 from reverie.metrics.distances import frechet_distance, frechet_infinity, kernel_distance
 from reverie.metrics.features import backbone, features
 from reverie.metrics.statistics import Moments
-from reverie.models.adversarial import Adversarial
+from reverie.models.gan.base import GAN
 from reverie.recipes import recipe_for
 from reverie.training.progress import clock
 from reverie.training.run import fresh_path, machine
@@ -247,7 +247,7 @@ def main() -> None:
     if folder.exists():
         parser.error(f"{folder} is there already: name another --out.")
     folder.mkdir(parents=True)
-    other = "textbook" if issubclass(registry.entry(asked.model).kind(), Adversarial) else "diffusers"
+    other = "textbook" if issubclass(registry.entry(asked.model).kind(), GAN) else "diffusers"
     if other == "diffusers":
         fetch_diffusers()
     names = [asked.only] if asked.only else ["reverie", other]

@@ -7,18 +7,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from reverie import registry
+from reverie.adversarial.augmentation import adaptive, diffaugment
+from reverie.adversarial.losses import GAN_LOSSES, sample_diversity
+from reverie.adversarial.penalties import between, grad_norm_sq
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.core.precision import pick_precision
 from reverie.data.batches import Batches
-from reverie.data.differentiable_augment import adaptive, diffaugment
 from reverie.data.types import Split
-from reverie.models.adversarial import GAMES, Adversarial, between, spread, squared_slope
+from reverie.models.gan.base import GAN, Adversarial
+from reverie.models.gan.generators import LatentGenerator
 from reverie.nets.adversarial import Judge, spectral, within
 from reverie.optim.phase import stages_of
 from reverie.training.step import Engine
@@ -35,12 +37,12 @@ def batch_of(rows=8, size=8, channels=1, classes=3, step=0):
 # The games
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", GAN_LOSSES)
 def test_gradients_are_those_of_the_formulas(name):
     real, fake = (torch.linspace(-3, 3, 7, dtype=FLAT).add(shift).requires_grad_(True) for shift in (0.1, -0.3))
-    game, d = GAMES[name], torch.sigmoid
-    judged = torch.autograd.grad(game.judge(real, fake).sum(), (real, fake))
-    made = torch.autograd.grad(game.make(real, fake).sum(), (real, fake), allow_unused=True)
+    game, d = GAN_LOSSES[name], torch.sigmoid
+    judged = torch.autograd.grad(game.d_loss(real, fake).sum(), (real, fake))
+    made = torch.autograd.grad(game.g_loss(real, fake).sum(), (real, fake), allow_unused=True)
     zero, one = torch.zeros_like(real), torch.ones_like(real)
     truth = {  # (dD/dreal, dD/dfake, dG/dfake)
         "minimax": (d(real) - 1, d(fake), -d(fake)),
@@ -57,8 +59,8 @@ def test_gradients_are_those_of_the_formulas(name):
 
 def test_where_d_is_sure_the_saturating_gradient_vanishes_and_the_other_does_not():
     fake = torch.tensor([-10.0], dtype=FLAT, requires_grad=True)
-    (flat,) = torch.autograd.grad(GAMES["minimax"].make(fake, fake), fake)
-    (steep,) = torch.autograd.grad(GAMES["non-saturating"].make(fake, fake), fake)
+    (flat,) = torch.autograd.grad(GAN_LOSSES["minimax"].g_loss(fake, fake), fake)
+    (steep,) = torch.autograd.grad(GAN_LOSSES["non-saturating"].g_loss(fake, fake), fake)
     assert abs(float(flat)) < 5e-5 and abs(float(steep)) > 0.9999
 
 
@@ -89,7 +91,7 @@ def test_the_best_discriminator_of_two_gaussians_is_recovered(name, best):
     logit = torch.zeros_like(x, requires_grad=True)
     zero = torch.zeros_like(x)
     for _ in range(30):
-        game = GAMES[name].judge
+        game = GAN_LOSSES[name].d_loss
         loss = (p * (game(logit, zero) - game(zero, zero)) + q * game(zero, logit)).sum()
         (slope,) = torch.autograd.grad(loss, logit, create_graph=True)
         (bend,) = torch.autograd.grad(slope.sum(), logit)
@@ -100,44 +102,46 @@ def test_the_best_discriminator_of_two_gaussians_is_recovered(name, best):
 
 def test_relativistic_pairs_at_equal_logits_pay_log_two_and_pull_by_a_half():
     logit = torch.zeros(4, dtype=FLAT, requires_grad=True)
-    assert float(GAMES["r3"].judge(logit, logit).mean().detach()) == pytest.approx(math.log(2))
-    (slope,) = torch.autograd.grad(GAMES["r3"].make(logit.detach(), logit).sum(), logit)
+    assert float(GAN_LOSSES["r3"].d_loss(logit, logit).mean().detach()) == pytest.approx(math.log(2))
+    (slope,) = torch.autograd.grad(GAN_LOSSES["r3"].g_loss(logit.detach(), logit).sum(), logit)
     torch.testing.assert_close(slope, torch.full_like(slope, -0.5))
 
 
 # Penalties
 
 
-def test_squared_slopes_of_functions_whose_slope_is_known():
+def test_grad_norm_sqs_of_functions_whose_slope_is_known():
     x = torch.randn(5, 3, 4, 4, dtype=FLAT, generator=torch.Generator().manual_seed(0))
     a = torch.linspace(-1, 1, 48, dtype=FLAT).view(3, 4, 4)
-    torch.testing.assert_close(squared_slope(lambda x: (x * a).flatten(1).sum(1), x), a.square().sum().expand(5))
-    found = squared_slope(lambda x: x.square().flatten(1).sum(1) / 2, x)
+    torch.testing.assert_close(grad_norm_sq(lambda x: (x * a).flatten(1).sum(1), x), a.square().sum().expand(5))
+    found = grad_norm_sq(lambda x: x.square().flatten(1).sum(1) / 2, x)
     torch.testing.assert_close(found, x.square().flatten(1).sum(1))
 
 
-class Known(Adversarial):
-    """D(x) = a |x|^2 / 2, whose slope is a x."""
+class Bowl(nn.Module):
+    """D(x) = a |x|^2 / 2, whose gradient is a x."""
 
-    def __init__(self, **options):
-        super().__init__(4, 1, **options)
+    grouped = False
+
+    def __init__(self):
+        super().__init__()
         self.a = nn.Parameter(torch.tensor(1.5))
-        self.latent = 3
-        self.G = nn.Linear(3, 16)
-        self.G.forward = lambda z, label: F.linear(z, self.G.weight, self.G.bias).unflatten(1, (1, 4, 4))
 
-        class Bowl(nn.Module):
-            def opinion(_, x, label=None, sets=1):
-                return self.a * x.square().flatten(1).sum(1) / 2, None
+    def opinion(self, x, label=None, sets=1):
+        return self.a * x.square().flatten(1).sum(1) / 2, None
 
-            def forward(bowl, x, label=None, sets=1):
-                return bowl.opinion(x)[0]
+    def forward(self, x, label=None, sets=1):
+        return self.opinion(x)[0]
 
-        self.D = Bowl()
+
+def bowl(**options):
+    """A linear generator of 4x4 images against a bowl."""
+    generator = LatentGenerator(nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (1, 4, 4))), 3)
+    return GAN(generator, Bowl(), (4, 4), 1, adversarial=Adversarial(**options))
 
 
 def test_penalties_are_what_they_say_for_a_slope_that_is_known():
-    model, batch = Known(loss="wasserstein", r1=2.0, r2=3.0, slope=5.0), batch_of(size=4)
+    model, batch = bowl(loss="wasserstein", r1=2.0, r2=3.0, slope=5.0), batch_of(size=4)
     outputs = {"fakes": model.generate(batch)["fakes"].detach()}
     told = model.penalty_loss(batch.replace(rng=Noise.of_step(3, 0, 8)), outputs)
     fake, real, rng = outputs["fakes"], batch["x"], Noise.of_step(3, 0, 8)
@@ -147,7 +151,7 @@ def test_penalties_are_what_they_say_for_a_slope_that_is_known():
     torch.testing.assert_close(told["r2"], r2)
     torch.testing.assert_close(told["loss"], r1 + 1.5 * r2 + 5 * (slope - 1).square().mean())
     told["loss"].backward()  # differentiable: that is what a penalty is for
-    assert float(model.a.grad) != 0
+    assert float(model.D.a.grad) != 0
 
 
 @pytest.mark.parametrize("name", ["gan", "dcgan", "r3gan", "stylegan2"])
@@ -210,9 +214,9 @@ def test_a_packed_judge_sees_neighbours_as_one_and_spread_falls_to_nothing_when_
     x = torch.randn(6, 1, 3, 3)
     assert judge(x).shape == (3,)
     torch.testing.assert_close(judge(x)[1], judge.head(x[2:4].flatten()[None])[0, 0])
-    assert float(spread(x[:1].expand(6, -1, -1, -1), x)) == 0.0
-    torch.testing.assert_close(spread(3 * x, x), torch.tensor(9.0))
-    assert float(spread(x[:1], x[:1])) == 1.0  # of one picture nothing is known
+    assert float(sample_diversity(x[:1].expand(6, -1, -1, -1), x)) == 0.0
+    torch.testing.assert_close(sample_diversity(3 * x, x), torch.tensor(9.0))
+    assert float(sample_diversity(x[:1], x[:1])) == 1.0  # of one picture nothing is known
 
 
 def test_a_projection_adds_the_class_times_the_features():
@@ -262,10 +266,10 @@ def test_gradients_go_through_augmentations(augment):
 def test_ada_s_probability_rises_where_d_is_sure_falls_where_it_is_not_and_stays_within_bounds(sign, sets):
     model = registry.build("dcgan", shape=8, channels=1, width=8, d_augment="ada")
     model.strength.fill_(0.5)
-    model.adapt_augmentation(batch_of(), {}, {"D/sign": torch.tensor(sign)})
+    model.adapt(batch_of(), {}, {"D/sign": torch.tensor(sign)})
     assert float(model.strength) == pytest.approx(0.5 + sets * 1e-3)
     for _ in range(600):
-        model.adapt_augmentation(batch_of(), {}, {"D/sign": torch.tensor(sign)})
+        model.adapt(batch_of(), {}, {"D/sign": torch.tensor(sign)})
     assert float(model.strength) == max(0, sets)
 
 

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from reverie import registry
 from reverie.core.errors import UsageError
-from reverie.models.dit import DiT, transformer
+from reverie.models.dit import transformer
 from reverie.nets import dit
 from reverie.nets.dit import Block, DiffusionTransformer, patches, picture, positions
 from reverie.nets.unet import attend, sinusoids
@@ -171,4 +172,4 @@ def test_heads_divide_the_width(width, heads):
 )
 def test_what_does_not_fit_is_refused_with_what_would(told, said):
     with pytest.raises(UsageError, match=said):
-        DiT(**{"shape": 8, "channels": 1, "width": 8, "depth": 1} | told)
+        registry.build("dit", **{"shape": 8, "channels": 1, "width": 8, "depth": 1} | told)

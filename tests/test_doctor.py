@@ -18,7 +18,8 @@ from reverie.core.noise import Noise, fold
 from reverie.core.precision import pick_precision
 from reverie.data.types import Dataset, Report, Split
 from reverie.media.medium import to_float
-from reverie.models.adversarial import Adversarial
+from reverie.models.gan.base import GAN, Adversarial
+from reverie.models.gan.generators import LatentGenerator
 from reverie.optim.phase import stages_of
 from reverie.training.doctor import examine
 from reverie.training.run import Run
@@ -29,38 +30,32 @@ RING = torch.tensor([[math.cos(a), math.sin(a)] for a in torch.arange(8) * math.
 WIDE = 0.02
 
 
-class OnTheRing(Adversarial):
-    """Points of the plane as pictures of one pixel and two channels; dense networks."""
+class Pixel(nn.Module):
+    """A discriminator of images of one pixel."""
 
-    def __init__(self, **options):
-        super().__init__(1, 2, **options)
-        torch.manual_seed(1)
-        self.latent = 4
+    grouped = False
 
-        def net(inputs, outputs):
-            layers = [nn.Linear(inputs, 96), nn.LeakyReLU(0.2), nn.Linear(96, 96), nn.LeakyReLU(0.2)]
-            return nn.Sequential(*layers, nn.Linear(96, outputs))
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
 
-        class Maker(nn.Module):
-            def __init__(self, inside):
-                super().__init__()
-                self.net = inside
+    def opinion(self, x, label=None, sets=1):
+        return self.net(x.flatten(1))[:, 0], None
 
-            def forward(self, z, label=None):
-                return self.net(z)[:, :, None, None]
+    def forward(self, x, label=None, sets=1):
+        return self.opinion(x)[0]
 
-        class Judge(nn.Module):
-            def __init__(self, inside):
-                super().__init__()
-                self.net = inside
 
-            def opinion(self, x, label=None, sets=1):
-                return self.net(x.flatten(1))[:, 0], None
+def on_the_ring(**options):
+    """Points of the plane as images of one pixel and two channels; dense networks."""
+    torch.manual_seed(1)
 
-            def forward(self, x, label=None, sets=1):
-                return self.opinion(x)[0]
+    def net(inputs, outputs):
+        layers = [nn.Linear(inputs, 96), nn.LeakyReLU(0.2), nn.Linear(96, 96), nn.LeakyReLU(0.2)]
+        return nn.Sequential(*layers, nn.Linear(96, outputs))
 
-        self.G, self.D = Maker(net(4, 2)), Judge(net(2, 1))
+    generator = LatentGenerator(nn.Sequential(net(4, 2), nn.Unflatten(1, (2, 1, 1))), 4)
+    return GAN(generator, Pixel(net(2, 1)), (1, 1), 2, adversarial=Adversarial(**options))
 
 
 class Points:
@@ -97,21 +92,21 @@ def covered(points):
 
 
 def test_relativistic_pairs_with_r1_and_r2_cover_all_eight_modes_and_the_doctor_is_silent():
-    lines, points = play(OnTheRing(loss="r3", r1=0.1, r2=0.1), 2000, lr=1e-3)
+    lines, points = play(on_the_ring(loss="r3", r1=0.1, r2=0.1), 2000, lr=1e-3)
     assert covered(points) == 8
     assert examine(lines) == []
 
 
 def test_a_vanilla_game_whose_generator_is_too_quick_collapses_and_the_doctor_sees_it():
-    lines, points = play(OnTheRing(loss="non-saturating"), 500, lr=1e-2, d_lr=1e-3, beta=0.5)
+    lines, points = play(on_the_ring(loss="non-saturating"), 500, lr=1e-2, d_lr=1e-3, beta=0.5)
     assert covered(points) <= 2
     assert "collapse" in {finding.kind for finding in examine(lines)}
 
 
 def test_where_d_is_far_ahead_minimax_leaves_nothing_to_learn_from_and_the_doctor_sees_it():
-    lines, _ = play(OnTheRing(loss="minimax"), 500, lr=1e-6, d_lr=1e-2)
+    lines, _ = play(on_the_ring(loss="minimax"), 500, lr=1e-6, d_lr=1e-2)
     assert "vanishing-gradient" in {finding.kind for finding in examine(lines)}
-    others, _ = play(OnTheRing(loss="non-saturating"), 500, lr=1e-6, d_lr=1e-2)
+    others, _ = play(on_the_ring(loss="non-saturating"), 500, lr=1e-6, d_lr=1e-2)
     assert "vanishing-gradient" not in {finding.kind for finding in examine(others)}
 
 

@@ -177,10 +177,14 @@ def test_lpips_joins_the_loss_and_reaches_the_encoder_but_not_the_checkpoint(mon
 # Diffusion over codes
 
 
+def built(**options):
+    return registry.build("latent-diffusion", shape=8, channels=1, **options)
+
+
 @pytest.mark.parametrize("kind", ["autoencoder-kl", "vae"])
 def test_normalising_and_back_is_the_codecs_own_reconstruction(kind, tiny):
     kwargs = {"shape": 8, "channels": 1, "latent": 3, "width": 8}
-    model = stirred(LatentDiffusion(8, 1, codec={"name": kind, "kwargs": kwargs}, width=8)).eval()
+    model = stirred(built(codec={"name": kind, "kwargs": kwargs}, width=8)).eval()
     with torch.no_grad():
         model.mean.copy_(torch.tensor([1.0, -2.0, 0.5]))
         model.square.copy_(model.mean.square() + torch.tensor([0.01, 4.0, 1.0]))
@@ -191,7 +195,7 @@ def test_normalising_and_back_is_the_codecs_own_reconstruction(kind, tiny):
 
 
 def test_codes_are_measured_over_the_training_split_when_their_stage_begins(tiny):
-    model = stirred(LatentDiffusion(8, 1, latent=3, codec_width=8, width=8))
+    model = stirred(built(latent=3, codec_width=8, width=8))
     model.measure_codes(Batches(tiny.train, 32, 0))
     codes = torch.cat([model.raw(batch["x"]) for batch in in_order(tiny.train, 50)])
     torch.testing.assert_close(model.mean, codes.mean((0, 2, 3)))
@@ -253,9 +257,14 @@ def test_a_codec_of_other_pictures_is_refused_before_a_run_is_made(kl_run, draw_
 
 def test_a_codec_must_make_codes_and_be_a_run():
     with pytest.raises(UsageError, match="makes no codes"):
-        LatentDiffusion(8, 1, codec={"name": "ddpm", "kwargs": {"shape": 8, "channels": 1, "width": 8}})
+        registry.build(
+            "latent-diffusion",
+            shape=8,
+            channels=1,
+            codec={"name": "ddpm", "kwargs": {"shape": 8, "channels": 1, "width": 8}},
+        )
     with pytest.raises(UsageError, match="--codec runs/a"):
-        LatentDiffusion(8, 1, codec="runs/a")
+        built(codec="runs/a")
 
 
 def test_a_density_of_codes_is_not_offered_as_one_of_pictures():
@@ -266,7 +275,7 @@ def test_a_density_of_codes_is_not_offered_as_one_of_pictures():
 @pytest.mark.parametrize("conditional", ["label", "text"])
 def test_a_condition_reaches_the_pictures_and_guidance_of_1_is_off(schedule, conditional):
     options = {"classes": 2, "schedule": schedule, "conditional": conditional, "latent": 3, "codec_width": 8}
-    model = stirred(LatentDiffusion(8, 1, width=8, depth=1, **options)).eval()
+    model = stirred(built(width=8, depth=1, **options)).eval()
     ask = {"label": torch.tensor([0, 1]), "text": ["a red heart", "a blue car"]}[conditional]
     other = {"label": torch.tensor([1, 0]), "text": ["a blue car", "a red heart"]}[conditional]
 
@@ -285,7 +294,7 @@ def test_a_condition_reaches_the_pictures_and_guidance_of_1_is_off(schedule, con
 
 
 def test_a_sample_is_the_picture_of_where_its_stream_ends():
-    model = stirred(LatentDiffusion(8, 1, latent=3, codec_width=8, width=8, depth=1)).eval()
+    model = stirred(built(latent=3, codec_width=8, width=8, depth=1)).eval()
     with torch.inference_mode():
         *_, last = model.stream(Noise.of_seeds([1, 2]), steps=4)
         code = last.tensors["x"]

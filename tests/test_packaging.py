@@ -42,6 +42,7 @@ RANKS = [  # a file may import from its own rank and from those above it in this
     {"media"},
     {"data", "optim", "nets", "weights", "drawing"},
     {"diffusion"},
+    {"adversarial"},
     {"models", "registry"},
     {"training"},
     {"metrics", "editing"},

@@ -23,7 +23,7 @@ from reverie.diffusion.schedules import Flow
 from reverie.editing import diffusion_views
 from reverie.generation import label_index
 from reverie.media.montage import save_film
-from reverie.models.diffusion import Diffusion
+from reverie.models.diffusion import Conditioner, Diffusion
 from reverie.workflow.train import train
 
 SYSTEMS = ("ddpm", "edm", "flow-matching")
@@ -380,8 +380,7 @@ class Remembering(Diffusion):
     """The exact denoiser of the very pictures that it was shown: draws one of them, and no class is asked for."""
 
     def __init__(self, images):
-        super().__init__(8, 1, 0, "none")
-        self.schedule, self.net = Flow(), torch.nn.Linear(1, 1)
+        super().__init__(torch.nn.Linear(1, 1), Flow(), "velocity", "velocity", (8, 8), 1, Conditioner())
         self.images = images.flatten(1)
 
     def denoiser(self, label=None, text=None, guidance=1.0, guide=None):

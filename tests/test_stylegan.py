@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from reverie import registry
+from reverie.adversarial.penalties import path_lengths
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.editing.latents import mixed
 from reverie.media.medium import to_uint8
-from reverie.models.stylegan import path_lengths
 from reverie.nets.progressive import GrowingFeatures, GrowingGenerator, larger, smaller
 from reverie.nets.stylegan import Conv, GroupDeviation, Modulated, Styled, doubled, normalised, smoothing
 
@@ -165,7 +165,7 @@ def test_the_three_latent_spaces_lead_to_the_same_picture(name):
     w = model.G.mapping(z)
     picture = model.G(z).clamp(-1, 1)  # without noise inputs
     torch.testing.assert_close(model.decode(w), picture)
-    torch.testing.assert_close(model.decode(w[:, None].expand(-1, model.layers, -1)), picture)
+    torch.testing.assert_close(model.decode(w[:, None].expand(-1, model.G.layers, -1)), picture)
 
 
 def test_no_truncation_is_the_plain_picture_and_full_truncation_is_one_for_all():
@@ -187,7 +187,7 @@ def test_mixtures_have_coarse_layers_of_the_row_and_fine_ones_of_the_column():
     assert np.abs(made[0, 1:].astype(int) - alone[[2, 3, 0]]).max() <= 1
     assert np.abs(made[1, 3].astype(int) - alone[0]).max() <= 1  # with itself: itself
     w = model.latents(Noise.of_seeds([2, 3]))
-    styles = torch.cat([w[:1].expand(cut, -1), w[1:].expand(model.layers - cut, -1)])[None]
+    styles = torch.cat([w[:1].expand(cut, -1), w[1:].expand(model.G.layers - cut, -1)])[None]
     assert np.abs(made[2, 1].astype(int) - to_uint8(model.decode(styles))[0]).max() <= 1
 
 

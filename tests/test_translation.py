@@ -146,7 +146,7 @@ def test_pictures_without_pairs_are_refused_with_the_way_out():
 
 
 def test_a_resumed_run_has_the_pool_and_the_strength_of_one_that_never_stopped(bars, tmp_path, monkeypatch):
-    monkeypatch.setattr("reverie.models.adversarial.ADA_TARGET", -2.0)  # so that ADA's probability rises at once
+    monkeypatch.setattr("reverie.models.gan.base.ADA_TARGET", -2.0)  # so that ADA's probability rises at once
     for name, options in (("cyclegan", {"pool": 20}), ("dcgan", {"d_augment": "ada"})):
         shared = {"steps": 8, "batch_size": 8, "log_every": 1, "quiet": True, "width": 8, **options}
         whole = train(name, bars, out=tmp_path / name, **shared)

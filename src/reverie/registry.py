@@ -26,9 +26,11 @@ from reverie.core.options import (
     EMPTY,
     Parameters,
     SubRun,
+    call_system,
     checked,
     has_choices,
     listed,
+    method_parameters,
     model_class,
     sampling_options,
     sub_run,
@@ -46,13 +48,15 @@ _IMPORT, _GROUP = "REVERIE_IMPORT", "reverie.models"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a system lives and what it is. ``taxonomy`` says how it treats p(x)."""
+    """Where a system lives and what it is. ``taxonomy`` says how it treats p(x), ``stages`` which defaults its model's
+    ``stages()`` has other than those of the class."""
 
     path: str  # "package.module:name", imported only when asked for
     system: str
     taxonomy: str
     paper: str
     registered: Callable[..., Any] | None = field(default=None, compare=False, repr=False)  # not to be imported
+    stages: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
         """The class, or the function that returns a model."""
@@ -90,22 +94,23 @@ MODELS: dict[str, Entry] = {
         "reverie.models.vae:VAE", "Variational autoencoder", _BOUND, "Kingma & Welling, ICLR 2014, arXiv:1312.6114"
     ),
     "ddpm": Entry(
-        "reverie.models.diffusion:DDPM", "Denoising diffusion", _BOUND, "Ho et al., NeurIPS 2020, arXiv:2006.11239"
+        "reverie.models.diffusion:ddpm", "Denoising diffusion", _BOUND, "Ho et al., NeurIPS 2020, arXiv:2006.11239"
     ),
     "ddpm-textbook": Entry(
-        "reverie.models.textbook:TextbookDDPM",
+        "reverie.models.textbook:ddpm_textbook",
         "Denoising diffusion, the paper's U-Net",
         _BOUND,
         "Ho et al., NeurIPS 2020, arXiv:2006.11239",
+        stages={"lr": 2e-4},
     ),
     "edm": Entry(
-        "reverie.models.diffusion:EDM",
+        "reverie.models.diffusion:edm",
         "Preconditioned diffusion",
         _BOUND,
         "Karras et al., NeurIPS 2022, arXiv:2206.00364",
     ),
     "flow-matching": Entry(
-        "reverie.models.diffusion:FlowMatching",
+        "reverie.models.diffusion:flow_matching",
         "Flow matching",
         "explicit, exact (by an ODE)",
         "Lipman et al., ICLR 2023, arXiv:2210.02747",
@@ -117,13 +122,13 @@ MODELS: dict[str, Entry] = {
         "Rombach et al., CVPR 2022, arXiv:2112.10752",
     ),
     "latent-diffusion": Entry(
-        "reverie.models.latent_diffusion:LatentDiffusion",
+        "reverie.models.latent_diffusion:latent_diffusion",
         "Latent diffusion",
         "none (a density of codes, not of pictures)",
         "Rombach et al., CVPR 2022, arXiv:2112.10752",
     ),
     "dit": Entry(
-        "reverie.models.dit:DiT",
+        "reverie.models.dit:dit",
         "Diffusion transformer",
         "explicit, exact (by an ODE)",
         "Peebles & Xie, ICCV 2023, arXiv:2212.09748",
@@ -135,31 +140,49 @@ MODELS: dict[str, Entry] = {
         "Salimans & Ho, ICLR 2022, arXiv:2202.00512",
     ),
     "gan": Entry(
-        "reverie.models.gan:GAN", "Generative adversarial network", _IMPLICIT, "Goodfellow et al., arXiv:1406.2661"
+        "reverie.models.gan.plain:gan",
+        "Generative adversarial network",
+        _IMPLICIT,
+        "Goodfellow et al., arXiv:1406.2661",
     ),
     "dcgan": Entry(
-        "reverie.models.gan:DCGAN", "Deep convolutional GAN", _IMPLICIT, "Radford et al., ICLR 2016, arXiv:1511.06434"
+        "reverie.models.gan.plain:dcgan",
+        "Deep convolutional GAN",
+        _IMPLICIT,
+        "Radford et al., ICLR 2016, arXiv:1511.06434",
     ),
     "acgan": Entry(
-        "reverie.models.gan:ACGAN", "Auxiliary-classifier GAN", _IMPLICIT, "Odena et al., ICML 2017, arXiv:1610.09585"
+        "reverie.models.gan.plain:acgan",
+        "Auxiliary-classifier GAN",
+        _IMPLICIT,
+        "Odena et al., ICML 2017, arXiv:1610.09585",
     ),
     "r3gan": Entry(
-        "reverie.models.gan:R3GAN",
+        "reverie.models.gan.plain:r3gan",
         "Relativistic GAN with R1 and R2",
         _IMPLICIT,
         "Huang et al., NeurIPS 2024, arXiv:2501.05441",
     ),
     "progan": Entry(
-        "reverie.models.progan:ProGAN",
+        "reverie.models.gan.progan:progan",
         "Progressively growing GAN",
         _IMPLICIT,
         "Karras et al., ICLR 2018, arXiv:1710.10196",
+        stages={"lr": 1e-3},
     ),
     "stylegan": Entry(
-        "reverie.models.stylegan:StyleGAN", "Style-based GAN", _IMPLICIT, "Karras et al., CVPR 2019, arXiv:1812.04948"
+        "reverie.models.gan.stylegan:stylegan",
+        "Style-based GAN",
+        _IMPLICIT,
+        "Karras et al., CVPR 2019, arXiv:1812.04948",
+        stages={"lr": 2e-3},
     ),
     "stylegan2": Entry(
-        "reverie.models.stylegan:StyleGAN2", "StyleGAN2", _IMPLICIT, "Karras et al., CVPR 2020, arXiv:1912.04958"
+        "reverie.models.gan.stylegan:stylegan2",
+        "StyleGAN2",
+        _IMPLICIT,
+        "Karras et al., CVPR 2020, arXiv:1912.04958",
+        stages={"lr": 2e-3},
     ),
     "pix2pix": Entry(
         "reverie.models.translation:Pix2Pix",
@@ -194,7 +217,9 @@ DATA_ARGUMENTS = ("shape", "size", "channels", "source_channels", "classes")
 # What this process knows beside the built-in models
 
 
-def register(name: str, *, title: str = "", taxonomy: str = "", paper: str = "") -> Callable[[System], System]:
+def register(
+    name: str, *, title: str = "", taxonomy: str = "", paper: str = "", stages: Mapping[str, Any] | None = None
+) -> Callable[[System], System]:
     """Make a class, or a function that returns a model, known by a name: ``@rv.register("mine")``.
 
     A run of it is opened where the module is imported: REVERIE_IMPORT=module does that for every command.
@@ -202,6 +227,7 @@ def register(name: str, *, title: str = "", taxonomy: str = "", paper: str = "")
     Args:
         name: for ``reverie train`` and run.json.
         title: for ``reverie models``; the first line of its docstring by default.
+        stages: defaults of ``stages()`` other than those of the model's class, such as {"lr": 1e-3}.
     Raises:
         UsageError: the name of a built-in model, or none at all.
     """
@@ -211,7 +237,7 @@ def register(name: str, *, title: str = "", taxonomy: str = "", paper: str = "")
     def add(system: System) -> System:
         lines = (inspect.getdoc(system) or "").splitlines()
         path = f"{system.__module__}:{system.__qualname__}"
-        MODELS[name] = Entry(path, title or (lines[0] if lines else name), taxonomy, paper, system)
+        MODELS[name] = Entry(path, title or (lines[0] if lines else name), taxonomy, paper, system, stages or {})
         return system
 
     return add
@@ -341,6 +367,18 @@ def signature(name: str) -> Parameters:
     return system_parameters(entry(name).load())
 
 
+def stage_options(name: str) -> Parameters:
+    """The arguments of ``stages()`` of a model's class, with the system's own defaults (learning rate ...)."""
+    system = entry(name)
+    known = method_parameters(system.kind(), "stages")
+    return {key: p.replace(default=system.stages.get(key, p.default)) for key, p in known.items()}
+
+
+def stage_defaults(name: str) -> dict[str, Any]:
+    """The system's own defaults of ``stages()``; none of a model that no registry built."""
+    return dict(MODELS[name].stages) if name in MODELS else {}
+
+
 def sub_runs(name: str) -> dict[str, SubRun]:
     """The parameters of a system that are trained models."""
     return {key: mark for key, p in signature(name).items() if (mark := sub_run(p))}
@@ -381,7 +419,7 @@ def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
     if missing := [key for key in parameters if key not in kwargs]:
         facts_of_data = f"Data decides {listed(DATA_ARGUMENTS)}; pass any other, or all of them"
         raise UsageError(f"{name} cannot be built without {listed(missing)}. {facts_of_data}.")
-    model: Any = entry(name).load()(**kwargs)
+    model: Any = call_system(entry(name).load(), kwargs)
     if not issubclass(type(model), nn.Module):
         raise UsageError(f"{name} makes a {type(model).__name__}, and a model is a torch.nn.Module.")
     model.config = {"name": name, "kwargs": kwargs}

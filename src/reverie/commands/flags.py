@@ -16,10 +16,10 @@ from reverie import registry
 from reverie.commands.shared import parse
 from reverie.core.errors import UsageError, suggest
 from reverie.core.files import is_file
-from reverie.core.options import EMPTY, Parameters, check_names, has_flag, listed, sub_run, type_of
+from reverie.core.options import EMPTY, Parameters, check_names, has_flag, listed, option_groups, sub_run, type_of
 from reverie.core.precision import pick_device
 from reverie.recipes import recipe_for
-from reverie.training.options import Options, phase_options
+from reverie.training.options import Options
 from reverie.training.run import Run, locate
 
 Asked = TypeVar("Asked")
@@ -103,9 +103,11 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     kind = registry.entry(model).kind()
     named = re.search(r"--device[= ](\S+)", " ".join(arguments))
     recipe = recipe_for(model, data, pick_device(named[1] if named else "auto").type == "cuda")
-    documentation = _documentation(system.__doc__, *(base.__doc__ for base in _classes(kind)))
+    documentation = _documentation(
+        system.__doc__, *(group.__doc__ for group in option_groups(system)), *(base.__doc__ for base in _classes(kind))
+    )
     moves = _documents(kind, "stages")
-    phases = {name: p for name, p in phase_options(model).items() if has_flag(p)}
+    phases = {name: p for name, p in registry.stage_options(model).items() if has_flag(p)}
     usual = {"lr": "peak learning rate", "weight_decay": "AdamW's weight decay; biases are spared"}
     own_arguments = registry.signature(model).items()
     mine = {name: p for name, p in own_arguments if name not in registry.DATA_ARGUMENTS and has_flag(p)}
@@ -125,7 +127,8 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
             ("training", Options, dataclasses.field(default=training)),
         ],
     )
-    flags.__doc__ = f"{doc}\n\nModel: {model}. Length by default: {said}."
+    others = listed(name for name in registry.names() if name != model)
+    flags.__doc__ = f"{doc}\n\nModel: {model}. Length by default: {said}. Others (reverie train NAME --help): {others}."
     parsed: Any = parse(flags, arguments, f"train {model}", config=(tyro.conf.OmitArgPrefixes,))
     chosen = dataclasses.asdict(parsed.training)
     if chosen["steps"] is None and chosen["minutes"] is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,8 +81,57 @@ def method_parameters(kind: type, method: str) -> Parameters:
 
 
 def system_parameters(system: Callable[..., Any]) -> Parameters:
-    """What a system, a class or a function that returns a model, is configured by."""
+    """What a system, a class or a function that returns a model, is configured by: its arguments, and the fields of
+    those that are option groups (frozen dataclasses with a default), flat.
+
+    Raises:
+        UsageError: a name that comes twice.
+    """
+    flat: Parameters = {}
+    for name, parameter in _arguments(system).items():
+        kind = group_of(parameter)
+        new = {name: parameter} if kind is None else _fields(kind, parameter.default)
+        check_names(getattr(system, "__name__", repr(system)), new, flat, "another argument")
+        flat |= new
+    return flat
+
+
+def _arguments(system: Callable[..., Any]) -> Parameters:
     return method_parameters(system, "__init__") if isinstance(system, type) else _named(system)
+
+
+def option_groups(system: Callable[..., Any]) -> list[type]:
+    """The dataclasses among a system's arguments, whose fields are options of its own."""
+    return [kind for parameter in _arguments(system).values() if (kind := group_of(parameter))]
+
+
+def group_of(parameter: inspect.Parameter) -> type | None:
+    """The dataclass that an argument groups options in; None where it is a single option."""
+    kind = type(parameter.default)
+    return kind if dataclasses.is_dataclass(kind) else None
+
+
+def _fields(kind: type, default: Any) -> Parameters:
+    hints, keyword = _hints(kind), inspect.Parameter.KEYWORD_ONLY
+    return {
+        field.name: inspect.Parameter(
+            field.name, keyword, default=getattr(default, field.name), annotation=hints.get(field.name, Any)
+        )
+        for field in dataclasses.fields(kind)
+    }
+
+
+def call_system(system: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """The model that a system makes of flat options."""
+    own: dict[str, Any] = {}
+    grouped: dict[str, dict[str, Any]] = defaultdict(dict)
+    arguments = _arguments(system)
+    groups = {name: kind for name, parameter in arguments.items() if (kind := group_of(parameter))}
+    home = {field.name: name for name, kind in groups.items() for field in dataclasses.fields(kind)}
+    for name, value in options.items():
+        (grouped[home[name]] if name in home else own)[name] = value
+    filled = {name: dataclasses.replace(arguments[name].default, **values) for name, values in grouped.items()}
+    return system(**own, **filled)
 
 
 def model_class(system: Callable[..., Any]) -> type:

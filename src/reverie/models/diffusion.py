@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -73,58 +74,90 @@ def _minilm() -> tuple[weights.Weights, list[str]]:
 
 
 def reader(name: str) -> TextEncoder | MiniLM:
-    """What reads captions: "small" is trained along, "minilm" is pretrained, frozen, and fetched at the first caption.
-
-    Raises:
-        UsageError: another name.
-    """
-    if name not in ("small", "minilm"):
-        raise UsageError(f"text_encoder is 'small' or 'minilm', not {name!r}.")
+    """What reads captions: "small" is trained along; "minilm" is pretrained, frozen, fetched at the first caption."""
     return TextEncoder() if name == "small" else MiniLM(_minilm)
 
 
-class Diffusion(nn.Module):
-    """What the systems of this family share: conditions, the loss, the denoiser, sampling. Not a system itself.
+@dataclass(frozen=True)
+class Conditioning:
+    """What a diffusion model is conditioned on.
 
-    A system says ``schedule``, ``prediction``, ``weighting`` and builds ``net``.
-
-    Args:
-        shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
-        classes: number of classes in the data.
+    Attributes:
         conditional: "none", "label" or "text".
         text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
+    """
+
+    conditional: Literal["none", "label", "text"] = "none"
+    text_encoder: Literal["small", "minilm"] = "small"
+
+    def __post_init__(self) -> None:
+        if self.text_encoder not in ("small", "minilm"):
+            raise UsageError(f"text_encoder is 'small' or 'minilm', not {self.text_encoder!r}.")
+        if self.text_encoder != "small" and self.conditional != "text":
+            raise UsageError(
+                f"text_encoder={self.text_encoder!r} reads captions: it needs conditional='text' beside it."
+            )
+
+
+class Conditioner:
+    """The classes that a model is conditioned on, and what reads captions for it.
+
+    Args:
+        options: what it is conditioned on.
+        classes: number of classes in the data.
+
+    Attributes:
+        classes: number of classes; 0 where it is not conditioned on them.
+        text_encoder: captions to tokens and their mask; None without captions.
+    """
+
+    def __init__(self, options: Conditioning = Conditioning(), classes: int = 0):
+        self.classes = label_classes(options.conditional, classes, "text")
+        self.text_encoder = reader(options.text_encoder) if options.conditional == "text" else None
+
+    @property
+    def arguments(self) -> dict[str, int]:
+        """The network's arguments that say what it is conditioned on."""
+        return {"classes": self.classes, "context": self.text_encoder.width if self.text_encoder is not None else 0}
+
+
+class Diffusion(nn.Module):
+    """A network that takes noise away. Every diffusion model is one of these; its system says of which parts.
+
+    Args:
+        net: (x, timesteps (B,), label (B,), tokens, mask) to its prediction, of the shape of x.
+        schedule: of the noise.
+        prediction: what the network says, a name of ``PREDICTIONS``.
+        weighting: of its squared error, see ``weigh``.
+        shape: (height, width) of the images in pixels.
+        channels: 1 or 3.
+        conditioner: classes and captions.
+        optimizer: (model, lr, weight_decay) to its optimiser.
 
     Attributes:
         range: estimates of x0 are clamped to [-range, range]; None where x is not made of pixels.
     """
 
-    net: nn.Module
-    text_encoder: TextEncoder | MiniLM | None
-    schedule: Schedule
-    prediction: str
-    weighting: str
     range: float | None = 1.0
 
     def __init__(
         self,
-        shape: Sides,
+        net: nn.Module,
+        schedule: Schedule,
+        prediction: str,
+        weighting: str,
+        shape: Shape,
         channels: int,
-        classes: int = 0,
-        conditional: Literal["none", "label", "text"] = "none",
-        text_encoder: Literal["small", "minilm"] = "small",
+        conditioner: Conditioner,
+        optimizer: Callable[[nn.Module, float, float], torch.optim.Optimizer] = Muon,
     ):
         super().__init__()
-        self.classes, self.texts = label_classes(conditional, classes, "text"), conditional == "text"
-        if text_encoder != "small" and not self.texts:
-            raise UsageError(f"text_encoder={text_encoder!r} reads captions: it needs conditional='text' beside it.")
-        self.shape, self.channels, self.code_shape = sides(shape), channels, (channels, *sides(shape))
-        self.text_encoder = reader(text_encoder) if self.texts else None
-
-    @property
-    def told(self) -> dict[str, int]:
-        """The network's arguments that say what it is conditioned on."""
-        return {"classes": self.classes, "context": self.text_encoder.width if self.text_encoder is not None else 0}
+        self.classes, self.text_encoder = conditioner.classes, conditioner.text_encoder
+        self.texts = self.text_encoder is not None
+        self.net, self.schedule, self.prediction, self.weighting = net, schedule, prediction, weighting
+        self.shape, self.channels = (shape[0], shape[1]), channels
+        self.code_shape: tuple[int, ...] = (channels, *shape)
+        self.optimizer = optimizer
 
     @property
     def card(self) -> Card:
@@ -147,7 +180,7 @@ class Diffusion(nn.Module):
     # Learning
 
     def stages(self, lr: float = 3e-3, weight_decay: float = 0.0) -> list[Stage]:
-        return [Stage([Phase("denoise", Muon(self, lr, weight_decay), self.loss)])]
+        return [Stage([Phase("denoise", self.optimizer(self, lr, weight_decay), self.loss)])]
 
     def codes(self, batch: Batch) -> Tensor:
         """What is diffused: the pictures themselves, here."""
@@ -339,94 +372,102 @@ class Diffusion(nn.Module):
         return self.picture((alpha * x0 + sigma * noise) / math.hypot(alpha, sigma))
 
 
-class OfPictures(Diffusion):
-    """The fast U-Net on the pictures themselves. Not a system itself.
+@dataclass(frozen=True)
+class Network:
+    """The fast U-Net.
 
-    Args:
+    Attributes:
         width: channels of the U-Net's finest level.
         depth: residual blocks a level, down and up.
-        more: as for ``Diffusion``.
     """
 
-    def __init__(self, shape: Sides, channels: int, classes: int = 0, width: int = 64, depth: int = 1, **more: Any):
-        super().__init__(shape, channels, classes, **more)
-        self.net = unet(self.shape, channels, width, depth, **self.told)
+    width: int = 64
+    depth: int = 1
 
 
-class DDPM(OfPictures):
-    """The decks' system: a chain of T steps of noise, and a U-Net that says which noise was added.
+def ddpm(
+    shape: Sides,
+    channels: int,
+    classes: int = 0,
+    schedule: Literal["cosine", "linear"] = "cosine",
+    timesteps: int = 1000,
+    prediction: Literal["noise", "x0", "v"] = "noise",
+    weighting: Literal["simple", "min-snr", "v", "x0"] = "simple",
+    network: Network = Network(),
+    conditioning: Conditioning = Conditioning(),
+) -> Diffusion:
+    """A chain of T steps of noise, and a U-Net that predicts the noise that was added.
 
     Args:
+        shape: (height, width) of the images in pixels, or one number for squares.
+        channels: 1 or 3.
+        classes: number of classes in the data.
         schedule: "cosine" or "linear" (beta).
         timesteps: T, the length of the chain in training.
         prediction: what the network says: "noise", "x0" or "v".
         weighting: of the squared error: "simple" (of the noise), "min-snr", "v" or "x0".
-        more: as for ``OfPictures``.
     """
-
-    def __init__(
-        self,
-        shape: Sides,
-        channels: int,
-        classes: int = 0,
-        schedule: Literal["cosine", "linear"] = "cosine",
-        timesteps: int = 1000,
-        prediction: Literal["noise", "x0", "v"] = "noise",
-        weighting: Literal["simple", "min-snr", "v", "x0"] = "simple",
-        **more: Any,
-    ):
-        super().__init__(shape, channels, classes, **more)
-        if schedule not in ("cosine", "linear") or timesteps < 2:
-            raise UsageError(
-                f"schedule is 'cosine' or 'linear' over at least 2 timesteps, not {schedule!r}, {timesteps}."
-            )
-        self.schedule = Cosine(timesteps) if schedule == "cosine" else Linear(timesteps)
-        self.prediction, self.weighting = prediction, weighting
+    if schedule not in ("cosine", "linear") or timesteps < 2:
+        raise UsageError(f"schedule is 'cosine' or 'linear' over at least 2 timesteps, not {schedule!r}, {timesteps}.")
+    chain = Cosine(timesteps) if schedule == "cosine" else Linear(timesteps)
+    return of_images(chain, prediction, weighting, shape, channels, classes, network, conditioning)
 
 
-class EDM(OfPictures):
-    """Pictures under noise of standard deviation 0.002 to 80, and a preconditioned network.
+def edm(
+    shape: Sides,
+    channels: int,
+    classes: int = 0,
+    noise_mean: float = -1.2,
+    noise_deviation: float = 1.2,
+    network: Network = Network(),
+    conditioning: Conditioning = Conditioning(),
+) -> Diffusion:
+    """Images under noise of standard deviation 0.002 to 80, and a preconditioned network.
 
     Args:
+        shape: (height, width) of the images in pixels, or one number for squares.
+        channels: 1 or 3.
+        classes: number of classes in the data.
         noise_mean: mean of log sigma in training.
         noise_deviation: standard deviation of log sigma in training.
-        more: as for ``OfPictures``.
     """
-
-    prediction, weighting = "edm", "edm"
-
-    def __init__(
-        self,
-        shape: Sides,
-        channels: int,
-        classes: int = 0,
-        noise_mean: float = -1.2,
-        noise_deviation: float = 1.2,
-        **more: Any,
-    ):
-        super().__init__(shape, channels, classes, **more)
-        self.schedule = Karras(mean=noise_mean, deviation=noise_deviation)
+    schedule = Karras(mean=noise_mean, deviation=noise_deviation)
+    return of_images(schedule, "edm", "edm", shape, channels, classes, network, conditioning)
 
 
-class FlowMatching(OfPictures):
-    """Straight lines from pictures to noise, and a network that says which way they run.
+def flow_matching(
+    shape: Sides,
+    channels: int,
+    classes: int = 0,
+    time_mean: float = 0.0,
+    time_deviation: float = 1.0,
+    network: Network = Network(),
+    conditioning: Conditioning = Conditioning(),
+) -> Diffusion:
+    """Straight lines from images to noise, and a network that predicts their velocity.
 
     Args:
+        shape: (height, width) of the images in pixels, or one number for squares.
+        channels: 1 or 3.
+        classes: number of classes in the data.
         time_mean: mean of the logit of t in training; t = 1 is noise.
         time_deviation: its standard deviation; 0 draws t evenly.
-        more: as for ``OfPictures``.
     """
+    schedule = Flow(time_mean, time_deviation)
+    return of_images(schedule, "velocity", "velocity", shape, channels, classes, network, conditioning)
 
-    prediction, weighting = "velocity", "velocity"
 
-    def __init__(
-        self,
-        shape: Sides,
-        channels: int,
-        classes: int = 0,
-        time_mean: float = 0.0,
-        time_deviation: float = 1.0,
-        **more: Any,
-    ):
-        super().__init__(shape, channels, classes, **more)
-        self.schedule = Flow(time_mean, time_deviation)
+def of_images(
+    schedule: Schedule,
+    prediction: str,
+    weighting: str,
+    shape: Sides,
+    channels: int,
+    classes: int,
+    network: Network,
+    conditioning: Conditioning,
+) -> Diffusion:
+    """Diffusion of images by the fast U-Net."""
+    conditioner = Conditioner(conditioning, classes)
+    net = unet(sides(shape), channels, network.width, network.depth, **conditioner.arguments)
+    return Diffusion(net, schedule, prediction, weighting, sides(shape), channels, conditioner)

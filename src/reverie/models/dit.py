@@ -6,13 +6,11 @@ Peebles and Xie, "Scalable diffusion models with transformers", ICCV 2023, arXiv
 
 from __future__ import annotations
 
-from typing import Any
-
 from reverie.core.errors import UsageError
 from reverie.diffusion.schedules import Flow
-from reverie.models.diffusion import Diffusion
+from reverie.models.diffusion import Conditioner, Conditioning, Diffusion
 from reverie.nets.dit import DiffusionTransformer
-from reverie.nets.shapes import Shape, Sides, divides, named
+from reverie.nets.shapes import Shape, Sides, divides, named, sides
 
 _HEAD = 64  # channels of a head of attention, at least, where the width has so many
 
@@ -36,33 +34,31 @@ def transformer(shape: Shape, channels: int, patch: int, width: int, depth: int,
     return DiffusionTransformer(channels, patch, width, depth, heads, **told)
 
 
-class DiT(Diffusion):
-    """Straight lines from pictures to noise, and a transformer of patches that says which way they run.
+def dit(
+    shape: Sides,
+    channels: int,
+    classes: int = 0,
+    time_mean: float = 0.0,
+    time_deviation: float = 1.0,
+    patch: int = 4,
+    width: int = 192,
+    depth: int = 6,
+    conditioning: Conditioning = Conditioning(),
+) -> Diffusion:
+    """Straight lines from images to noise, and a transformer of patches that predicts their velocity.
 
     Args:
+        shape: (height, width) of the images in pixels, or one number for squares.
+        channels: 1 or 3.
+        classes: number of classes in the data.
         time_mean: mean of the logit of t in training; t = 1 is noise.
         time_deviation: its standard deviation; 0 draws t evenly.
         patch: side in pixels of the squares that the transformer sees as one place; half of it takes four times as
             long, or more.
         width: channels of every place, a multiple of 4.
         depth: blocks.
-        more: as for ``Diffusion``.
     """
-
-    prediction, weighting = "velocity", "velocity"
-
-    def __init__(
-        self,
-        shape: Sides,
-        channels: int,
-        classes: int = 0,
-        time_mean: float = 0.0,
-        time_deviation: float = 1.0,
-        patch: int = 4,
-        width: int = 192,
-        depth: int = 6,
-        **more: Any,
-    ):
-        super().__init__(shape, channels, classes, **more)
-        self.schedule = Flow(time_mean, time_deviation)
-        self.net = transformer(self.shape, channels, patch, width, depth, **self.told)
+    conditioner = Conditioner(conditioning, classes)
+    net = transformer(sides(shape), channels, patch, width, depth, **conditioner.arguments)
+    schedule = Flow(time_mean, time_deviation)
+    return Diffusion(net, schedule, "velocity", "velocity", sides(shape), channels, conditioner)

@@ -20,7 +20,8 @@ from reverie.core.frozen import frozen
 from reverie.core.noise import Noise
 from reverie.core.options import SubRun
 from reverie.core.verbs import Model
-from reverie.models.stylegan import StyleGAN2
+from reverie.models.gan.base import GAN
+from reverie.models.gan.generators import StyleGenerator
 from reverie.models.teacher import borrowed
 from reverie.models.translation import Pix2Pix
 from reverie.nets.shapes import Sides
@@ -41,7 +42,7 @@ class Editor(Pix2Pix):
         more: as for ``Pix2Pix``.
     """
 
-    teacher: StyleGAN2
+    teacher: GAN
     move: Tensor
 
     def __init__(
@@ -60,7 +61,7 @@ class Editor(Pix2Pix):
         self.teacher = frozen(borrowed(teacher, self.shape, channels, "reverie distill RUN --direction 1", _lack))
         self.ends = _ends(direction, self.teacher)
         self.strength = strength
-        self.register_buffer("move", torch.zeros(self.teacher.latent))
+        self.register_buffer("move", torch.zeros(self.teacher.G.latent))
 
     @property
     def card(self) -> Card:
@@ -82,7 +83,7 @@ class Editor(Pix2Pix):
         """The direction (width,), as long as one unit of strength."""
         noise = Noise.of_seeds(range(_STYLES), self.move.device)
         if len(self.ends) == 2:
-            z = noise(self.teacher.latent)
+            z = noise(self.teacher.G.latent)
             a, b = (self.teacher.G.mapping(z, torch.full((_STYLES,), end, device=z.device)) for end in self.ends)
             return (b - a).mean(0)
         w = self.teacher.latents(noise)
@@ -95,14 +96,14 @@ class Editor(Pix2Pix):
     def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """A made picture, and the same moved: of the batch only its noise is used."""
         rng, teacher = batch.rng, self.teacher
-        z = rng(teacher.latent)
+        z = rng(teacher.G.latent)
         label = torch.full((len(z),), self.ends[0], device=z.device) if len(self.ends) == 2 else None
-        if label is None and teacher.classes:
-            label = teacher.some_label(rng, None)
+        if label is None:
+            label = teacher.G.any_label(rng, None)
         w = teacher.G.mapping(z, label)
         alike = Noise(rng.keys, rng.draw)
         plain, moved = (
-            teacher.G.synthesis((w + share * self.move)[:, None].expand(-1, teacher.layers, -1), noise)
+            teacher.G.synthesis(teacher.G.for_layers(w + share * self.move), noise)
             for share, noise in ((0.0, rng), (self.strength, alike))
         )
         return plain.float().clamp(-1, 1), moved.float().clamp(-1, 1)
@@ -115,13 +116,14 @@ class Editor(Pix2Pix):
 
 
 def _lack(teacher: Model) -> str:
-    return "" if isinstance(teacher, StyleGAN2) else "no styles. Take one of stylegan2 or stylegan."
+    styled = isinstance(teacher, GAN) and isinstance(teacher.G, StyleGenerator)
+    return "" if styled else "no styles. Take one of stylegan2 or stylegan."
 
 
-def _ends(direction: str, teacher: StyleGAN2) -> list[int]:
+def _ends(direction: str, teacher: GAN) -> list[int]:
     """[component] or [class, class]. Raises UsageError for anything else."""
     parts = str(direction).split("-")
-    limits = teacher.latent + 1 if len(parts) == 1 else teacher.classes
+    limits = teacher.G.latent + 1 if len(parts) == 1 else teacher.classes
     if not all(part.isdecimal() for part in parts) or len(parts) > 2 or (len(parts) == 1 and int(parts[0]) < 1):
         raise UsageError(f"direction is a component ('1') or two classes ('3-7'), not {direction!r}.")
     if len(parts) == 2 and not teacher.classes:

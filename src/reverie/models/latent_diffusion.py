@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie import registry
 from reverie.core.batch import Batch
@@ -21,9 +21,9 @@ from reverie.core.frozen import frozen
 from reverie.core.options import SubRun
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import Batches
-from reverie.diffusion.schedules import Cosine, Flow
-from reverie.models.diffusion import Diffusion, level_widths
-from reverie.nets.shapes import Shape, Sides, named
+from reverie.diffusion.schedules import Cosine, Flow, Schedule
+from reverie.models.diffusion import Conditioner, Conditioning, Diffusion, level_widths
+from reverie.nets.shapes import Shape, Sides, named, sides
 from reverie.nets.unet import UNet
 from reverie.optim.phase import Phase, Stage, adamw
 
@@ -31,10 +31,15 @@ _LOOKED_AT = 2048  # images whose codes decide mean and variance
 _LEAST_VARIANCE = 1e-4  # of a latent before it is normalised: one that says nothing is not blown up
 
 
-def latent_unet(shape: tuple[int, int, int], width: int, depth: int, **told: int) -> UNet:
+def latent_unet(shape: tuple[int, ...], width: int, depth: int, **told: int) -> UNet:
     """The U-Net for codes of a shape (C, h, w): levels down to 8 a side, attention on the coarsest."""
     widths = level_widths(shape[1:], width)
     return UNet(shape[0], tuple(widths), depth, attention=len(widths) - 1, fold=1, **told)
+
+
+def maps_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of codes as maps: (D,) as (D, 1, 1)."""
+    return shape if len(shape) == 3 else (*shape, 1, 1)
 
 
 def borrowed(codec: Any, shape: Shape, channels: int) -> Model:
@@ -65,65 +70,40 @@ class LatentDiffusion(Diffusion):
     """Diffusion over the codes of a codec, normalised to mean 0 and variance 1 a channel.
 
     Args:
-        codec: a run that encodes and decodes pictures of this size, such as an autoencoder-kl or a vae; it stays as it
-            is. Where none is named, an autoencoder-kl is trained first, in the first half of training.
-        latent: channels of that codec's latent maps.
-        factor: pixels of a side that become one of its latents.
-        codec_width: channels of its finest level.
-        schedule: "flow" (straight lines, velocity) or "cosine" (variance-preserving, v).
-        width: channels of the U-Net's finest level.
-        depth: residual blocks a level, down and up.
-        more: as for ``Diffusion``.
+        codec: encodes and decodes images.
+        lent: whether it is another run's, and so stays as it is; else it is trained first.
+        net, schedule, prediction, weighting, shape, channels, conditioner: as for ``Diffusion``.
 
     Attributes:
         latent_shape: of a code: (C, side, side), or (D,) of a codec whose codes are vectors.
         code_shape: the same as maps, (D, 1, 1) for vectors.
     """
 
+    codec: Any
     mean: Tensor
     square: Tensor
     range = None
-    elbo: Any = None  # a density of codes would be none of pictures
+    elbo: Any = None  # a density of codes would be none of images
     log_prob: Any = None
 
     def __init__(
         self,
-        shape: Sides,
+        codec: nn.Module,
+        lent: bool,
+        net: nn.Module,
+        schedule: Schedule,
+        prediction: str,
+        weighting: str,
+        shape: Shape,
         channels: int,
-        classes: int = 0,
-        codec: Annotated[dict[str, Any] | str, SubRun()] = "",
-        latent: int = 4,
-        factor: int = 4,
-        codec_width: int = 64,
-        schedule: Literal["flow", "cosine"] = "flow",
-        width: int = 128,
-        depth: int = 2,
-        **more: Any,
+        conditioner: Conditioner,
     ):
-        super().__init__(shape, channels, classes, **more)
-        if schedule not in ("flow", "cosine"):
-            raise UsageError(f"schedule is 'flow' or 'cosine', not {schedule!r}.")
-        self.schedule = Flow() if schedule == "flow" else Cosine()
-        self.prediction = self.weighting = "velocity" if schedule == "flow" else "v"
-        self.lent = bool(codec)
-        if self.lent:
-            self.codec = borrowed(codec, self.shape, channels)
-        else:
-            self.codec = registry.build(
-                "autoencoder-kl",
-                shape=self.shape,
-                channels=channels,
-                latent=latent,
-                factor=factor,
-                width=codec_width,
-                depth=1,
-            )
-        space: Any = card_of(self.codec).space
-        self.latent_shape = space.shape
-        self.code_shape = self.latent_shape if len(self.latent_shape) == 3 else (*self.latent_shape, 1, 1)
+        super().__init__(net, schedule, prediction, weighting, shape, channels, conditioner)
+        self.codec, self.lent = codec, lent
+        space: Any = card_of(codec).space
+        self.latent_shape, self.code_shape = space.shape, maps_of(space.shape)
         self.register_buffer("mean", torch.zeros(self.code_shape[0]))
         self.register_buffer("square", torch.ones(self.code_shape[0]))
-        self.net = latent_unet(self.code_shape, width, depth, **self.told)
 
     @property
     def card(self) -> Card:
@@ -195,3 +175,45 @@ class LatentDiffusion(Diffusion):
     def decode(self, latent: Tensor, **condition: Any) -> Tensor:
         """Normalised codes (B, *latent_shape) to pictures (B, C, H, W)."""
         return self.picture(latent.reshape(-1, *self.code_shape))
+
+
+def latent_diffusion(
+    shape: Sides,
+    channels: int,
+    classes: int = 0,
+    codec: Annotated[dict[str, Any] | str, SubRun()] = "",
+    latent: int = 4,
+    factor: int = 4,
+    codec_width: int = 64,
+    schedule: Literal["flow", "cosine"] = "flow",
+    width: int = 128,
+    depth: int = 2,
+    conditioning: Conditioning = Conditioning(),
+) -> LatentDiffusion:
+    """Diffusion over the codes of a codec, normalised to mean 0 and variance 1 a channel.
+
+    Args:
+        shape: (height, width) of the images in pixels, or one number for squares.
+        channels: 1 or 3.
+        classes: number of classes in the data.
+        codec: a run that encodes and decodes images of this size, such as an autoencoder-kl or a vae; it stays as it
+            is. Where none is named, an autoencoder-kl is trained first, in the first half of training.
+        latent: channels of that codec's latent maps.
+        factor: pixels of a side that become one of its latents.
+        codec_width: channels of its finest level.
+        schedule: "flow" (straight lines, velocity) or "cosine" (variance-preserving, v).
+        width: channels of the U-Net's finest level.
+        depth: residual blocks a level, down and up.
+    """
+    conditioner, size = Conditioner(conditioning, classes), sides(shape)
+    if schedule not in ("flow", "cosine"):
+        raise UsageError(f"schedule is 'flow' or 'cosine', not {schedule!r}.")
+    if codec:
+        coder = borrowed(codec, size, channels)
+    else:
+        own: dict[str, Any] = {"latent": latent, "factor": factor, "width": codec_width, "depth": 1}
+        coder = registry.build("autoencoder-kl", shape=size, channels=channels, **own)
+    space: Any = card_of(coder).space
+    net = latent_unet(maps_of(space.shape), width, depth, **conditioner.arguments)
+    chain, prediction = (Flow(), "velocity") if schedule == "flow" else (Cosine(), "v")
+    return LatentDiffusion(coder, bool(codec), net, chain, prediction, prediction, size, channels, conditioner)

@@ -8,15 +8,39 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
+from torch import nn
+
 from reverie.core.errors import UsageError
 from reverie.diffusion.schedules import Cosine, Linear
-from reverie.models.diffusion import Diffusion
-from reverie.nets.shapes import Sides, divides, named
+from reverie.models.diffusion import Conditioner, Conditioning, Diffusion
+from reverie.nets.shapes import Sides, divides, named, sides
 from reverie.nets.textbook_unet import TextbookUNet
-from reverie.optim.phase import Phase, Stage, adamw
+from reverie.optim.phase import adamw
 
 
-class TextbookDDPM(Diffusion):
+def ddpm_textbook(
+    shape: Sides,
+    channels: int,
+    classes: int = 0,
+    schedule: Literal["linear", "cosine"] = "linear",
+    timesteps: int = 1000,
+    betas: tuple[float, float] = (1e-4, 0.02),
+    prediction: Literal["noise", "x0", "v"] = "noise",
+    weighting: Literal["simple", "min-snr", "v", "x0"] = "simple",
+    conditional: Literal["none", "label"] = "none",
+    widths: tuple[int, ...] = (64, 128, 128),
+    depth: int = 2,
+    attention: tuple[int, ...] = (1,),
+    middle_attention: bool = True,
+    head: int = 0,
+    groups: int = 32,
+    epsilon: float = 1e-6,
+    padding: int = 0,
+    cosines_first: bool = False,
+    frequency_shift: int = 1,
+    scale_shift: bool = False,
+) -> Diffusion:
     """A chain of T steps of noise, and the U-Net of the paper.
 
     Args:
@@ -41,67 +65,46 @@ class TextbookDDPM(Diffusion):
         frequency_shift: 1 where the lowest frequency of that code is 1e-4, as in the paper's code, or 0.
         scale_shift: the time scales and shifts, where the paper has it shift only.
     """
-
-    def __init__(
-        self,
-        shape: Sides,
-        channels: int,
-        classes: int = 0,
-        schedule: Literal["linear", "cosine"] = "linear",
-        timesteps: int = 1000,
-        betas: tuple[float, float] = (1e-4, 0.02),
-        prediction: Literal["noise", "x0", "v"] = "noise",
-        weighting: Literal["simple", "min-snr", "v", "x0"] = "simple",
-        conditional: Literal["none", "label"] = "none",
-        widths: tuple[int, ...] = (64, 128, 128),
-        depth: int = 2,
-        attention: tuple[int, ...] = (1,),
-        middle_attention: bool = True,
-        head: int = 0,
-        groups: int = 32,
-        epsilon: float = 1e-6,
-        padding: int = 0,
-        cosines_first: bool = False,
-        frequency_shift: int = 1,
-        scale_shift: bool = False,
-    ):
-        super().__init__(shape, channels, classes, conditional)
-        if conditional == "text":
-            raise UsageError("This network reads no captions: --conditional none or label, or `reverie train ddpm`.")
-        if schedule not in ("linear", "cosine") or timesteps < 2 or not 0 < betas[0] <= betas[1] < 1:
-            raise UsageError(
-                "schedule is 'linear' or 'cosine' over at least 2 timesteps, with betas between 0 and 1 that do not "
-                f"fall, not {schedule!r}, {timesteps}, {tuple(betas)}."
-            )
-        if not widths or any(wide % groups for wide in widths):
-            raise UsageError(f"groups must divide every width; {groups} does not divide {tuple(widths)}.")
-        if not divides(2 ** (len(widths) - 1), self.shape):
-            raise UsageError(
-                f"{len(widths)} levels halve {len(widths) - 1} times, which {named(self.shape)} does not allow. "
-                "Name fewer --widths, or another --size."
-            )
-        if depth < 1 or not 0 <= head <= min(widths) or not set(attention) <= set(range(len(widths))):
-            raise UsageError(
-                f"depth is at least 1, head from 0 to the least width, attention names levels from 0 to "
-                f"{len(widths) - 1}, not {depth}, {head}, {tuple(attention)}."
-            )
-        self.schedule = Linear(timesteps, (betas[0], betas[1])) if schedule == "linear" else Cosine(timesteps)
-        self.prediction, self.weighting = prediction, weighting
-        self.net = TextbookUNet(
-            channels,
-            tuple(widths),
-            depth,
-            tuple(attention),
-            middle_attention,
-            head,
-            groups,
-            epsilon,
-            padding,
-            cosines_first,
-            frequency_shift,
-            scale_shift,
-            self.classes,
+    images = sides(shape)
+    if conditional == "text":
+        raise UsageError("This network reads no captions: --conditional none or label, or `reverie train ddpm`.")
+    if schedule not in ("linear", "cosine") or timesteps < 2 or not 0 < betas[0] <= betas[1] < 1:
+        raise UsageError(
+            "schedule is 'linear' or 'cosine' over at least 2 timesteps, with betas between 0 and 1 that do not "
+            f"fall, not {schedule!r}, {timesteps}, {tuple(betas)}."
         )
+    if not widths or any(wide % groups for wide in widths):
+        raise UsageError(f"groups must divide every width; {groups} does not divide {tuple(widths)}.")
+    if not divides(2 ** (len(widths) - 1), images):
+        raise UsageError(
+            f"{len(widths)} levels halve {len(widths) - 1} times, which {named(images)} does not allow. "
+            "Name fewer --widths, or another --size."
+        )
+    if depth < 1 or not 0 <= head <= min(widths) or not set(attention) <= set(range(len(widths))):
+        raise UsageError(
+            f"depth is at least 1, head from 0 to the least width, attention names levels from 0 to "
+            f"{len(widths) - 1}, not {depth}, {head}, {tuple(attention)}."
+        )
+    chain = Linear(timesteps, (betas[0], betas[1])) if schedule == "linear" else Cosine(timesteps)
+    conditioner = Conditioner(Conditioning(conditional), classes)
+    net = TextbookUNet(
+        channels,
+        tuple(widths),
+        depth,
+        tuple(attention),
+        middle_attention,
+        head,
+        groups,
+        epsilon,
+        padding,
+        cosines_first,
+        frequency_shift,
+        scale_shift,
+        conditioner.classes,
+    )
+    return Diffusion(net, chain, prediction, weighting, images, channels, conditioner, adamw_of)
 
-    def stages(self, lr: float = 2e-4, weight_decay: float = 0.0) -> list[Stage]:
-        return [Stage([Phase("denoise", adamw(self.parameters(), lr, weight_decay), self.loss)])]
+
+def adamw_of(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW for all of a model."""
+    return adamw(model.parameters(), lr, weight_decay)

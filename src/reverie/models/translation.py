@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.adversarial.losses import gan_loss, sample_diversity
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
-from reverie.models.adversarial import game_of, spread
 from reverie.models.diffusion import unet
 from reverie.nets.adversarial import patch_judge, within
 from reverie.nets.shapes import Sides, sides
@@ -103,7 +103,7 @@ class Pix2Pix(nn.Module):
         if task == "colour" and channels == 1:
             raise UsageError("These pictures are grey: there is no colour to learn. Take --task lines, or others.")
         self.shape, self.channels, self.task, self.direction, self.l1 = sides(shape), channels, task, direction, l1
-        self.game = game_of(loss)
+        self.losses = gan_loss(loss)
         of_a = 1 if task != "pairs" else source_channels or channels
         self.inputs, self.outputs = (of_a, channels) if direction == "AtoB" else (channels, of_a)
         self.G = Translator(shape, self.inputs, self.outputs, width, depth)
@@ -165,14 +165,14 @@ class Pix2Pix(nn.Module):
         source, target, fakes = outputs["source"], outputs["target"], outputs["fakes"]
         logits = self.D(torch.cat([torch.cat([source, target], 1), torch.cat([source, fakes], 1)])).float()
         real, fake = logits.chunk(2)
-        metrics = {"real": real.mean(), "fake": fake.mean(), "spread": spread(fakes, target)}
-        return {"loss": self.game.judge(real, fake).mean() / 2, **metrics}
+        metrics = {"real": real.mean(), "fake": fake.mean(), "spread": sample_diversity(fakes, target)}
+        return {"loss": self.losses.d_loss(real, fake).mean() / 2, **metrics}
 
     def g_loss(self, batch: Batch, outputs: Outputs) -> Metrics:
         """The game's loss + l1 E|B - G(A)|."""
         source, target, fakes = outputs["source"], outputs["target"], outputs["fakes"]
         fake = self.D(torch.cat([source, fakes], 1)).float()
-        metrics = {"l1": F.l1_loss(fakes, target), "game": self.game.make(torch.zeros_like(fake), fake).mean()}
+        metrics = {"l1": F.l1_loss(fakes, target), "game": self.losses.g_loss(torch.zeros_like(fake), fake).mean()}
         return {"loss": metrics["game"] + self.l1 * metrics["l1"], **metrics}
 
     # Verbs
@@ -231,7 +231,7 @@ class CycleGAN(nn.Module):
         if min(cycle, identity, pool) < 0:
             raise UsageError(f"cycle, identity and pool are at least 0, not {cycle}, {identity} and {pool}.")
         self.shape, self.channels, self.domain_count = sides(shape), channels, classes
-        self.game, self.cycle, self.identity = game_of(loss), cycle, identity
+        self.losses, self.cycle, self.identity = gan_loss(loss), cycle, identity
         self.source_channels = of_a = source_channels or channels
         self.to_b, self.to_a = (Translator(shape, *way, width, depth) for way in ((of_a, channels), (channels, of_a)))
         self.d_b, self.d_a = (patch_judge(self.shape, side, width) for side in (channels, of_a))
@@ -323,12 +323,12 @@ class CycleGAN(nn.Module):
             real_logit, fake_logit = (x.flatten(1) for x in judge(torch.cat([real, fake])).float().chunk(2))
             zero = torch.zeros_like(real_logit)
             # the two halves of the game's loss, by rows of different piles
-            on_real = self.game.judge(real_logit, zero) - self.game.judge(zero, zero) / 2
-            on_fake = self.game.judge(zero, fake_logit) - self.game.judge(zero, zero) / 2
+            on_real = self.losses.d_loss(real_logit, zero) - self.losses.d_loss(zero, zero) / 2
+            on_fake = self.losses.d_loss(zero, fake_logit) - self.losses.d_loss(zero, zero) / 2
             weight, fake_weight = outputs[f"of_{name}"][:, None], outputs[f"of_{other}"][:, None]
             loss = loss + ((weight * on_real + fake_weight * on_fake) / 2).mean()
             metrics |= {f"real_{name}": real_logit.mean(), f"fake_{name}": fake_logit.mean()}
-        metrics["spread"] = torch.minimum(*(spread(outputs[f"fake_{x}"], outputs[x]) for x in "ab"))
+        metrics["spread"] = torch.minimum(*(sample_diversity(outputs[f"fake_{x}"], outputs[x]) for x in "ab"))
         return {"loss": loss, **metrics}
 
     def g_loss(self, batch: Batch, outputs: Outputs) -> Metrics:
@@ -340,7 +340,7 @@ class CycleGAN(nn.Module):
 
         def game(judge: nn.Module, fake: Tensor) -> Tensor:
             logit = judge(fake).float()
-            return self.game.make(torch.zeros_like(logit), logit)
+            return self.losses.g_loss(torch.zeros_like(logit), logit)
 
         # one pass of each network: the way back, and, where asked for, pictures that are there already
         there = bool(self.identity) and self.source_channels == self.channels

@@ -138,21 +138,6 @@ def within(x: Tensor) -> Tensor:
     return _Within.apply(x)
 
 
-class ConditionedGenerator(nn.Module):
-    """A generator that is told a class: an embedding beside z. Without classes the generator itself."""
-
-    def __init__(self, net: nn.Module, classes: int, width: int):
-        super().__init__()
-        self.net = net
-        self.label = nn.Embedding(classes, width) if classes else None
-
-    def forward(self, z: Tensor, label: Tensor | None = None, *level: Any) -> Tensor:
-        """``level``: what a growing network is told, see ``nets.progressive``."""
-        if self.label is not None:
-            z = torch.cat([z, self.label(label).to(z.dtype)], 1)
-        return self.net(z, *level)
-
-
 class Judge(nn.Module):
     """A logit of "real" for each picture, or for each ``packing`` neighbours in the batch, (B / packing,).
 

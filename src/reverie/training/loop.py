@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from reverie import registry
 from reverie.core import distributed
-from reverie.core.card import networks_of
+from reverie.core.card import config_of, networks_of
 from reverie.core.errors import UsageError
 from reverie.core.layout import place
 from reverie.core.precision import pick_device, pick_precision
@@ -147,7 +148,7 @@ class Loop:
         self.callbacks = sorted(callbacks, key=lambda callback: callback.order)
         self.engine = Engine(
             self.model,
-            stages_of(self.model, **stage_options),
+            stages_of(self.model, **registry.stage_defaults(config_of(self.model)["name"]) | {**stage_options}),
             self._batches(),
             self.precision,
             options.ema,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -89,11 +88,6 @@ class Options:
         Augment.parse(self.augment)
 
 
-def phase_options(model: str) -> dict[str, inspect.Parameter]:
-    """The arguments of a registered model's ``stages()`` (learning rate ...) by name."""
-    return method_parameters(registry.entry(model).kind(), "stages")
-
-
 def split_options(model: nn.Module, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options for the training of a model that exists: (its stages', ``Options``').
 
@@ -119,7 +113,7 @@ def sort_options(model: str, options: dict[str, Any]) -> tuple[dict[str, Any], d
     """
     homes: list[list[str]] = [
         list(registry.signature(model)),
-        list(phase_options(model)),
+        list(registry.stage_options(model)),
         [f.name for f in fields(Options)],
     ]
     check_names(model, homes[0], [*homes[1], *homes[2]], "training")

@@ -1,0 +1,1 @@
+"""What adversarial training is made of: losses, penalties, augmentation of what the discriminator sees."""
