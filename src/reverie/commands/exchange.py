@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from reverie.commands.shared import RunName, note, told
+from reverie.core.files import quoted
 
 
 def export(
@@ -61,5 +62,5 @@ def import_(
         json,
         {"run": str(run.path), "model": model["name"], "classes": classes},
         f"{folder} is now the run {run.path} ({model['name']}, images of {size} pixels).\n"
-        f"Next: reverie sample {run.path} -n 16 --out grid.png",
+        f"Next: reverie sample {quoted(run.path)} -n 16 --out grid.png",
     )

@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from reverie.commands.shared import RunName, bar, dump, note, out
 from reverie.core.errors import ReverieError, UsageError
+from reverie.core.files import quoted
 
 if TYPE_CHECKING:
     from reverie.data.types import Dataset
@@ -55,7 +56,9 @@ def doctor(run: RunName, /, json: bool = False) -> None:
     found = Run.open(locate(run)[0])
     lines = found.metrics()
     if not is_game(lines):
-        raise UsageError(f"{run} is no game of two players: the doctor knows GANs. `reverie evaluate {run}` scores it.")
+        raise UsageError(
+            f"{run} is no game of two players: the doctor knows GANs. `reverie evaluate {quoted(run)}` scores it."
+        )
     now, earlier = examine(lines), list(found.info.get("findings", []))
     still = {one.kind for one in now}
     passed = [one for one in earlier if one["kind"] not in still]

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,11 @@ def check_name(path: Path) -> None:
         raise UsageError(f"{str(path)!r} is no name of a file: it has a null character.")
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UsageError(f"{path} is neither a file nor a folder: writing would replace it. Choose another place.")
+
+
+def quoted(path: object) -> str:
+    """A path as a shell takes it, for commands that are printed to be pasted."""
+    return shlex.quote(str(path))
 
 
 def check_target(path: Path) -> None:

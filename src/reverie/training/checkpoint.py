@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from reverie import registry
 from reverie.core.card import config_of
 from reverie.core.errors import ReverieError, UsageError
-from reverie.core.files import disk_errors, flush, read_json, write_json
+from reverie.core.files import disk_errors, flush, quoted, read_json, write_json
 from reverie.core.verbs import Model
 from reverie.training.formats import FORMAT, upgrade_config, upgrade_tensors
 from reverie.training.run import Run, locate
@@ -177,7 +177,7 @@ def trained(run: Run | Path | str) -> tuple[Run, Checkpoint]:
             warnings.warn(f"{path}: {line}.", stacklevel=2)
         if newest is None:
             raise ReverieError(
-                f"{path} has no whole checkpoint. `reverie resume {path}` starts it again from its seed."
+                f"{path} has no whole checkpoint. `reverie resume {quoted(path)}` starts it again from its seed."
             )
     else:
         newest = found.checkpoints / f"{step:08d}"

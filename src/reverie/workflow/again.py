@@ -10,6 +10,7 @@ from torch import nn
 
 from reverie.core import distributed
 from reverie.core.errors import UsageError
+from reverie.core.files import quoted
 from reverie.training.callbacks import Callback
 from reverie.training.checkpoint import load_checkpoint, newest_whole, put_weights
 from reverie.training.formats import FORMAT
@@ -50,7 +51,9 @@ def resume(
         raise UsageError("Say how long to go on: --steps N in all or --minutes M more, one of the two.")
     if "imported" in run.info:
         name = run.info["model"]["name"]
-        raise UsageError(f"{path} was imported, not trained here. `reverie train {name} --init {path}` trains it on.")
+        raise UsageError(
+            f"{path} was imported, not trained here. `reverie train {name} --init {quoted(path)}` trains it on."
+        )
     _check_format(run)
     with distributed.group(), parts.alone(run.path):
         run = Run.open(path)  # as it is now that nobody else writes it
@@ -58,8 +61,8 @@ def resume(
             run.tidy()
         if run.info["status"] == "finished" and steps is None and minutes is None:
             raise UsageError(
-                f"{run.path} is finished. `reverie sample {run.path}` draws from it; --steps N (in all) or --minutes M "
-                "(more) extends it."
+                f"{run.path} is finished. `reverie sample {quoted(run.path)}` draws from it; --steps N (in all) or "
+                "--minutes M (more) extends it."
             )
         info = run.info
         newest, passed = newest_whole(run.checkpoints)
@@ -119,7 +122,9 @@ def rerun(
     found = Run.open(path)
     old = found.info
     if "imported" in old:
-        raise UsageError(f"{path} was imported, not trained here: there is nothing to repeat. `reverie sample {path}`.")
+        raise UsageError(
+            f"{path} was imported, not trained here: there is nothing to repeat. `reverie sample {quoted(path)}`."
+        )
     _check_format(found)
     kept = ("format", "reverie", "model", "verbs", "card", "phases", "data", "training", "given", "init", "code")
     plan = Plan.from_state(old["plan"]).fixed()
@@ -148,6 +153,6 @@ def _check_format(run: Run) -> None:
     if run.info.get("format", 1) < FORMAT:
         raise UsageError(
             f"{run.path} is a run of an older version, whose training this one cannot continue or repeat to the bit. "
-            f"It can be sampled and evaluated; `reverie train {run.info['model']['name']} --init {run.path}` "
+            f"It can be sampled and evaluated; `reverie train {run.info['model']['name']} --init {quoted(run.path)}` "
             "trains on from its weights."
         )

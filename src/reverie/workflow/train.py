@@ -17,7 +17,7 @@ from reverie import registry
 from reverie.core import distributed
 from reverie.core.card import card_of, config_of
 from reverie.core.errors import ReverieError
-from reverie.core.files import write_json
+from reverie.core.files import quoted, write_json
 from reverie.core.precision import keep_memory, pick_device, repeatable
 from reverie.core.state import weights_hash
 from reverie.core.verbs import verbs_of
@@ -160,7 +160,7 @@ def drive(run: Run, loop: Loop) -> Run:
         finish(run, loop)
     else:
         close(run, loop, "stopped")
-        loop.say(f"Stopped at step {loop.step}; everything is kept. Continue with: reverie resume {run.path}")
+        loop.say(f"Stopped at step {loop.step}; everything is kept. Continue with: reverie resume {quoted(run.path)}")
     return run
 
 
@@ -183,7 +183,7 @@ def announce(run: Run, loop: Loop) -> None:
     )
     if isinstance(data, Dataset) and (met := data.report.counts()):
         kinds = ", ".join(f"{count} {kind}" for kind, count in met.items())
-        more = f" `reverie data {data.source}` tells file by file." if data.provenance["reopenable"] else ""
+        more = f" `reverie data {quoted(data.source)}` tells file by file." if data.provenance["reopenable"] else ""
         loop.say(f"Met while reading the data: {kinds}.{more}")
     if (init := run.info.get("init")) and not loop.step:
         new = init["missing"]
