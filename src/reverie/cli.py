@@ -39,6 +39,8 @@ exchange
 
 know
   models                  every model: system, taxonomy, verbs, paper
+  runs [FOLDER]           every run: model, data, status, steps, scores; --sheet FILE shows their samples
+  show RUN                one run: its options, data, status, scores, what it can do
   data [SOURCE]           what a folder or data set holds, and what is wrong with it
   doctor RUN              what ails a GAN's training, and what to do
   weights [NAME ...]      pretrained networks: what is here, --fetch, --verify

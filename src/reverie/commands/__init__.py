@@ -10,6 +10,7 @@ from reverie.commands.exchange import export, import_
 from reverie.commands.judge import evaluate
 from reverie.commands.know import data, doctor, models, weights
 from reverie.commands.make import rerun, resume, train
+from reverie.commands.runs import runs, show
 from reverie.commands.shared import parse
 from reverie.commands.translation import translate
 
@@ -43,6 +44,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {  # whose flags depend on th
         export,
         import_,
         models,
+        runs,
+        show,
         data,
         weights,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from reverie.commands.shared import RunName, bar, dump, out
+from reverie.core.errors import UsageError
+from reverie.core.files import quoted
 
 
 def train(arguments: list[str]) -> None:
@@ -15,6 +17,10 @@ def train(arguments: list[str]) -> None:
     from reverie.registry import accept
 
     model = accept(model)
+    if rest and not rest[0].startswith("-"):
+        raise UsageError(
+            f"{rest[0]!r} is too much: train takes one name, the model's. Did you mean --data {quoted(rest[0])}?"
+        )
     pairs = zip(rest, [*rest[1:], ""], strict=False)  # the recipe, and so what --help shows, depends on the data
     source = next((a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--data"), "fashion")
     options, asked = train_flags(model, source, rest, train.__doc__ or "")
@@ -83,14 +89,14 @@ def _end(run: Any, json: bool) -> None:
     seconds, speed = result["seconds"], result["images_per_second"]
     out(f"{run.path}: {result['steps']} steps, {speed:,.0f} images/s, {seconds:.0f} s")
     if run.info["status"] == "stopped":
-        out(f"Next: reverie resume {run.path}")
+        out(f"Next: reverie resume {quoted(run.path)}")
         return
     out(f"Look at {', '.join(p.name for p in sorted(run.path.glob('*.png')))} in {run.path}.")
     verbs, serves = run.info["verbs"], run.info.get("card", {}).get("serves")
     after = {"sample": ["sample {} -n 64 --out grid.png", "evaluate {}"], "translate": ["translate {}"]}
     first = next((commands for verb, commands in after.items() if verb in verbs), ["reconstruct {}"])
     if serves:  # a model that serves others says how
-        out(f"Next: {serves.replace('THIS', str(run.path))}")
+        out(f"Next: {serves.replace('THIS', quoted(run.path))}")
         return
     more = ["traverse {}"] if "decode" in verbs and {"encode", "latents"} & set(verbs) else []
-    out("Next: " + ", or ".join(f"reverie {verb.format(run.path)}" for verb in first + more))
+    out("Next: " + ", or ".join(f"reverie {verb.format(quoted(run.path))}" for verb in first + more))

@@ -6,6 +6,8 @@ import json as json_
 import math
 import sys
 import time
+import types
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,17 +43,38 @@ def _word(text: str) -> int:
     return number
 
 
+_WORDS: dict[type, Callable[[str], Any]] = {float: _finite, int: _word, str: str}  # of one word on the command line
+
+
 @_TYPES.primitive_rule
 def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Every number on the command line is finite, and every whole one fits into 64 bits."""
     if info.type not in (float, int):
         return None
-    parse: Callable[[str], Any] = _finite if info.type is float else _word
+    parse = _WORDS[info.type]
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=info.type.__name__.upper(),
         instance_from_str=lambda words: parse(words[0]),
         is_instance=lambda value: isinstance(value, float | int if info.type is float else int),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@_TYPES.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """``int | None`` and its like: help and errors name the type alone; None is what is not given."""
+    kinds = typing.get_args(info.type) if typing.get_origin(info.type) in (typing.Union, types.UnionType) else ()
+    others = [kind for kind in kinds if kind is not type(None)]
+    if len(kinds) != 2 or len(others) != 1 or others[0] not in _WORDS:
+        return None
+    (kind,) = others
+    parse = _WORDS[kind]
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.__name__.upper(),
+        instance_from_str=lambda words: None if words[0] == "None" else parse(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, float | int if kind is float else kind),
         str_from_instance=lambda value: [str(value)],
     )
 

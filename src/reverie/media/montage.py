@@ -6,11 +6,12 @@ Images here are uint8 (N, H, W, C), C = 1 (grey) or 3 (RGB).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import atomic
@@ -56,6 +57,20 @@ def strips(rows: np.ndarray, columns: int = 8) -> np.ndarray:
     if across > 1:
         tiles = np.concatenate([tiles, np.full_like(tiles[:, :1], 255)], 1)
     return grid(tiles.reshape(-1, *rows.shape[2:]), columns=across * tiles.shape[1])
+
+
+def labelled(sheets: Sequence[tuple[str, Path]], width: int = 640, height: int = 180) -> np.ndarray:
+    """The upper parts of images, one above the other, each under its label: uint8 (H, width, 3) on white."""
+    line, rows = 18, []
+    for label, file in sheets:
+        with Image.open(file) as image:
+            flat = image.convert("RGB")
+        flat = flat.resize((width, max(1, round(flat.height * width / flat.width))), Image.Resampling.LANCZOS)
+        part = Image.new("RGB", (width, line + min(height, flat.height)), "white")
+        ImageDraw.Draw(part).text((2, 2), label, fill="black")
+        part.paste(flat, (0, line))
+        rows.append(np.asarray(part))
+    return np.concatenate(rows)
 
 
 def save(path: Path | str, image: np.ndarray) -> Path:

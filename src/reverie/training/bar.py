@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Bar(Callback):
-    """Step, images per second, losses, time left.
+    """Time left, losses, step, images per second; every other number is in the log.
 
     Args:
         show: False is silent (other ranks, library use).
@@ -27,8 +27,7 @@ class Bar(Callback):
     def __init__(self, show: bool = True):
         self.show = show
         self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(24),
+            BarColumn(12),
             TextColumn("{task.fields[status]}"),
             TimeElapsedColumn(),
             console=console,
@@ -65,8 +64,8 @@ class Bar(Callback):
     def _status(self, step: Step) -> str:
         assert step.line is not None
         loop, speed = step.loop, step.line["images_per_second"]
-        aside = ("step", "seconds", "lr", "images_per_second", "gradient_norm")
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in step.line.items() if name not in aside)
+        losses = {name.replace("/", " "): x for name, x in step.line.items() if name.rpartition("/")[2] == "loss"}
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
         if loop.plan.expected is None:
             left = "measuring the speed"
         elif loop.plan.clock and loop.plan.end is None:
@@ -74,4 +73,4 @@ class Bar(Callback):
         else:
             steps = loop.plan.expected - step.number
             left = f"{clock(steps * loop.options.batch_size / max(speed, 1e-9))} left"
-        return f"step {step.number}/{loop.plan.expected or '?'}  {speed:,.0f} images/s  {numbers}  {left}"
+        return f"{left}  {numbers}  step {step.number}/{loop.plan.expected or '?'}  {speed:,.0f} images/s"

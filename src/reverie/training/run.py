@@ -17,7 +17,7 @@ from typing import Any
 
 import reverie
 from reverie.core.errors import ReverieError, UsageError
-from reverie.core.files import atomic, disk_errors, read_json, write_json
+from reverie.core.files import atomic, disk_errors, quoted, read_json, write_json
 
 
 def machine() -> dict[str, Any]:
@@ -76,7 +76,8 @@ class Run:
         if taken:
             what = "a run" if (path / "run.json").exists() else "something"
             raise UsageError(
-                f"{path} already holds {what}; nothing was touched. Choose another --out, or `reverie resume {path}`."
+                f"{path} already holds {what}; nothing was touched. Choose another --out, or "
+                f"`reverie resume {quoted(path)}`."
             )
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,9 @@ class Run:
         """
         path = Path(path)
         if not (path / "run.json").is_file():
-            raise UsageError(f"{path} is not a run: it has no run.json. `reverie train --out {path}` would make one.")
+            raise UsageError(
+                f"{path} is not a run: it has no run.json. `reverie train --out {quoted(path)}` would make one."
+            )
         try:
             info = read_json(path / "run.json")
             if not isinstance(info, dict) or not isinstance(info.get("model"), dict):
@@ -136,6 +139,37 @@ class Run:
                 lines.append(line)
         return lines
 
+    def summary(self) -> dict[str, Any]:
+        """What stands in a list of runs: {"run", "model", "data", "status", "steps", "minutes", "scores"}.
+
+        Scores are those of held-out data at the end of training, and of ``reverie evaluate``.
+
+        Raises:
+            ReverieError: evaluation/scores.json is damaged.
+        """
+        info, lines = self.info, [] if "result" in self.info else self.metrics()
+        scores = {**(info.get("held_out") or {}), **self._evaluated()}
+        steps = info["result"]["steps"] if "result" in info else lines[-1]["step"] if lines else 0
+        return {
+            "run": str(self.path),
+            "model": info["model"]["name"],
+            "data": (info.get("data") or {}).get("source", ""),
+            "status": info.get("status", ""),
+            "steps": steps,
+            "minutes": float(info.get("seconds", 0.0)) / 60,
+            "scores": scores,
+        }
+
+    def _evaluated(self) -> dict[str, float]:
+        file = self.path / "evaluation" / "scores.json"
+        if not file.is_file():
+            return {}
+        try:
+            return {one["metric"]: one["value"] for one in read_json(file)["scores"] if one["value"] is not None}
+        except (ValueError, KeyError, TypeError) as error:
+            again = f"`reverie evaluate {quoted(self.path)}` measures again"
+            raise ReverieError(f"{file} is damaged: {error}. Remove it; {again}.") from error
+
     def tidy(self) -> None:
         """Remove what a killed process left half written. Only while nobody else writes here."""
         for folder in (self.path, self.checkpoints, self.path / "samples"):
@@ -150,6 +184,17 @@ class Run:
         lines = [line for line in self.metrics() if line["step"] <= step]
         with atomic(self.path / "metrics.jsonl") as aside:
             aside.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def runs_in(folder: Path | str) -> tuple[list[Run], list[str]]:
+    """The runs in a folder, two levels deep, the newest last; and what is wrong with those that cannot be read."""
+    found, damaged = [], []
+    for file in sorted(one for depth in ("", "*/", "*/*/") for one in Path(folder).glob(f"{depth}run.json")):
+        try:
+            found.append((file.stat().st_mtime, Run.open(file.parent)))
+        except ReverieError as error:
+            damaged.append(str(error))
+    return [run for _, run in sorted(found, key=lambda pair: pair[0])], damaged
 
 
 def fresh_path(model: str, data: str) -> Path:
@@ -173,5 +218,5 @@ def locate(where: Path | str) -> tuple[Path, int | None]:
     if path.name.isdigit() and path.parent.name == "checkpoints":
         return path.parent.parent, int(path.name)
     if not path.exists():
-        raise UsageError(f"There is no run at {path}. `reverie train MODEL --out {path}` would make one.")
+        raise UsageError(f"There is no run at {path}. `reverie train MODEL --out {quoted(path)}` would make one.")
     return path, None

@@ -1,0 +1,126 @@
+"""Verbs that show runs: all of a folder, or one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from reverie.commands.shared import RunName, dump, note, out, target
+from reverie.core.errors import UsageError
+from reverie.core.files import quoted
+
+if TYPE_CHECKING:
+    from reverie.training.run import Run
+
+
+def runs(
+    folder: Positional[Annotated[str, arg(metavar="FOLDER")]] = "runs",
+    /,
+    sheet: Annotated[str | None, arg(metavar="FILE")] = None,
+    json: bool = False,
+) -> None:
+    """Every run in a folder: model, data, status, steps, minutes and scores, the newest last.
+
+    Args:
+        folder: where to look, two levels deep.
+        sheet: also write an image with samples of each run.
+        json: print a list of {"run", "model", "data", "status", "steps", "minutes", "scores"}.
+    """
+    from reverie.training.run import runs_in
+
+    found, damaged = runs_in(folder)
+    for line in damaged:
+        note(f"Warning: {line}")
+    if not found:
+        raise UsageError(f"There are no runs in {folder}. `reverie train` makes one.")
+    path = target(sheet) if sheet else None
+    rows = [run.summary() for run in found]
+    if path:
+        _sheet(found, path)
+    if json:
+        dump(rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("run", "model", "data", "status", "steps", "minutes", "scores"):
+        table.add_column(name, justify="right" if name in ("steps", "minutes") else "left", no_wrap=name != "scores")
+    for row in rows:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in row["scores"].items())
+        cells = [str(row[name]) for name in ("run", "model", "data", "status", "steps")]
+        table.add_row(*cells, f"{row['minutes']:.1f}", scores)
+    Console(width=max(100, Console().width)).print(table)
+    out(f"Next: reverie evaluate {quoted(found[-1].path)}" + (f"; samples of each: {path}" if path else ""))
+
+
+def show(run: RunName, /, json: bool = False) -> None:
+    """One run: its model and options, data, status, scores, what it can do, checkpoints and images.
+
+    Args:
+        run: a run directory.
+        json: print it as JSON.
+    """
+    from reverie.core.verbs import USED
+    from reverie.training.checkpoint import steps_in
+    from reverie.training.run import Run, locate
+
+    found = Run.open(locate(run)[0])
+    info, summary = found.info, found.summary()
+    result = summary | {
+        "options": _chosen(found),
+        "training": info.get("training", {}),
+        "verbs": [verb for verb in info.get("verbs", []) if verb in USED],
+        "card": info.get("card", {}),
+        "checkpoints": steps_in(found.checkpoints),
+        "images": sorted(path.name for path in found.path.glob("*.png")),
+    }
+    if json:
+        dump(result)
+        return
+    lines = {
+        "model": summary["model"] + "".join(f", {name} {value}" for name, value in result["options"].items()),
+        "data": summary["data"] or "none",
+        "status": f"{summary['status']}, {summary['steps']} steps in {summary['minutes']:.1f} minutes",
+        "scores": ", ".join(f"{name} {value:.4g}" for name, value in summary["scores"].items()) or "none yet",
+        "can": ", ".join(result["verbs"]),
+        "conditions": ", ".join(result["card"].get("conditions", {})) or "none",
+        "checkpoints": ", ".join(map(str, result["checkpoints"])) or "none",
+        "images": ", ".join(result["images"]) or "none yet",
+    }
+    out("\n".join(f"{name:12} {value}" for name, value in lines.items()))
+
+
+def _chosen(found: Run) -> dict[str, object]:
+    """Options of the model other than its defaults; all of them where the model is not known here."""
+    from reverie import registry
+
+    name, kwargs = found.info["model"]["name"], found.info["model"].get("kwargs") or {}
+    defaults = registry.signature(name) if name in registry.names() else {}
+    plain = {key: value for key, value in kwargs.items() if not isinstance(value, dict)}
+    return {
+        key: value
+        for key, value in plain.items()
+        if key not in defaults or _listed(defaults[key].default) != _listed(value)
+    }
+
+
+def _listed(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _sheet(found: list[Run], path: Path) -> None:
+    from reverie.media.montage import labelled, save
+
+    shown = [(f"{run.path} ({run.info['status']})", image) for run in found if (image := _newest_image(run))]
+    if not shown:
+        raise UsageError("None of these runs has samples yet.")
+    save(path, labelled(shown))
+
+
+def _newest_image(run: Run) -> Path | None:
+    """The samples at the end, else the last ones of training."""
+    previews = sorted((run.path / "samples").glob("*.png"), reverse=True)
+    return next((file for file in (run.path / "samples.png", *previews) if file.is_file()), None)
