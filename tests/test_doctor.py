@@ -210,7 +210,7 @@ def test_classes_that_a_generator_never_makes_are_missing_from_a_checkup(monkeyp
     model = registry.build("dcgan", shape=8, channels=1, width=8)
     for wanted, share in ((labels == 0, 0.5), (labels >= 0, 1.0)):
         known = to_float(images[wanted])
-        model.decode = lambda z, label=None, known=known: known[: len(z)]
+        model.sample = lambda noise, known=known, **options: known[: len(noise)]
         found = monitors.Checkup(data)(model)
         assert found["classes_covered"] == share
     first = to_float(seen["x"][:100])
