@@ -14,6 +14,8 @@ from reverie.core.files import quoted
 if TYPE_CHECKING:
     from reverie.training.run import Run
 
+_SCORES = 2  # of a run in the table; --json and ``reverie show`` have all
+
 
 def runs(
     folder: Positional[Annotated[str, arg(metavar="FOLDER")]] = "runs",
@@ -21,7 +23,7 @@ def runs(
     sheet: Annotated[str | None, arg(metavar="FILE")] = None,
     json: bool = False,
 ) -> None:
-    """Every run in a folder: model, data, status, steps, minutes and scores, the newest last.
+    """Every run in a folder: model, data, status, steps, minutes and first scores, the newest last.
 
     Args:
         folder: where to look, two levels deep.
@@ -47,9 +49,9 @@ def runs(
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("run", "model", "data", "status", "steps", "minutes", "scores"):
-        table.add_column(name, justify="right" if name in ("steps", "minutes") else "left", no_wrap=name != "scores")
+        table.add_column(name, justify="right" if name in ("steps", "minutes") else "left", no_wrap=True)
     for row in rows:
-        scores = ", ".join(f"{name} {value:.4g}" for name, value in row["scores"].items())
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in [*row["scores"].items()][:_SCORES])
         cells = [str(row[name]) for name in ("run", "model", "data", "status", "steps")]
         table.add_row(*cells, f"{row['minutes']:.1f}", scores)
     Console(width=max(100, Console().width)).print(table)

@@ -148,7 +148,7 @@ class Run:
             ReverieError: evaluation/scores.json is damaged.
         """
         info, lines = self.info, [] if "result" in self.info else self.metrics()
-        scores = {**(info.get("held_out") or {}), **self._evaluated()}
+        scores = {**self._evaluated(), **(info.get("held_out") or {})}
         steps = info["result"]["steps"] if "result" in info else lines[-1]["step"] if lines else 0
         return {
             "run": str(self.path),
