@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -49,7 +49,8 @@ def runs(
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("run", "model", "data", "status", "steps", "minutes", "scores"):
-        table.add_column(name, justify="right" if name in ("steps", "minutes") else "left", no_wrap=name not in ("data", "scores"))
+        side: Any = "right" if name in ("steps", "minutes") else "left"
+        table.add_column(name, justify=side, no_wrap=name not in ("data", "scores"))
     for row in rows:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in [*row["scores"].items()][:_SCORES])
         cells = [str(row[name]) for name in ("run", "model", "data", "status", "steps")]
