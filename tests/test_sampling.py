@@ -23,7 +23,8 @@ from reverie.diffusion.schedules import Flow
 from reverie.editing import diffusion_views
 from reverie.generation import label_index
 from reverie.media.montage import save_film
-from reverie.models.diffusion import Conditioner, Diffusion
+from reverie.models.conditioning import Conditioner
+from reverie.models.diffusion import Diffusion
 from reverie.workflow.train import train
 
 SYSTEMS = ("ddpm", "edm", "flow-matching")

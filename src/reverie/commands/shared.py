@@ -47,34 +47,19 @@ _WORDS: dict[type, Callable[[str], Any]] = {float: _finite, int: _word, str: str
 
 
 @_TYPES.primitive_rule
-def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """Every number on the command line is finite, and every whole one fits into 64 bits."""
-    if info.type not in (float, int):
+def _one_word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A finite number, a whole one of 64 bits, or one of these or text that may be None, which help does not say."""
+    optional = typing.get_origin(info.type) in (typing.Union, types.UnionType)
+    kinds = [kind for kind in typing.get_args(info.type) if kind is not type(None)] if optional else [info.type]
+    if len(kinds) != 1 or kinds[0] not in _WORDS or (kinds[0] is str and not optional):
         return None
-    parse = _WORDS[info.type]
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=info.type.__name__.upper(),
-        instance_from_str=lambda words: parse(words[0]),
-        is_instance=lambda value: isinstance(value, float | int if info.type is float else int),
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
-@_TYPES.primitive_rule
-def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """``int | None`` and its like: help and errors name the type alone; None is what is not given."""
-    kinds = typing.get_args(info.type) if typing.get_origin(info.type) in (typing.Union, types.UnionType) else ()
-    others = [kind for kind in kinds if kind is not type(None)]
-    if len(kinds) != 2 or len(others) != 1 or others[0] not in _WORDS:
-        return None
-    (kind,) = others
-    parse = _WORDS[kind]
+    kind, parse = kinds[0], _WORDS[kinds[0]]
+    accepted = (float, int) if kind is float else kind
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=kind.__name__.upper(),
-        instance_from_str=lambda words: None if words[0] == "None" else parse(words[0]),
-        is_instance=lambda value: value is None or isinstance(value, float | int if kind is float else kind),
+        instance_from_str=lambda words: None if optional and words[0] == "None" else parse(words[0]),
+        is_instance=lambda value: isinstance(value, accepted) or (optional and value is None),
         str_from_instance=lambda value: [str(value)],
     )
 

@@ -66,19 +66,3 @@ def check_finite(name: str, value: Any) -> None:
         finite = not isinstance(value, float) or is_finite(value)
     if not finite:
         raise UsageError(f"{name} must be a finite number, not {value!r}.")
-
-
-def label_classes(conditional: str, classes: int, *others: str) -> int:
-    """How many classes a model is conditioned on: those of the data for "label", else none.
-
-    Args:
-        others: what ``conditional`` may be beside "none" and "label".
-    Raises:
-        UsageError: another ``conditional``, or "label" where the data has fewer than two classes.
-    """
-    *known, last = map(repr, ("none", "label", *others))
-    if conditional not in ("none", "label", *others):
-        raise UsageError(f"conditional is {', '.join(known)} or {last}, not {conditional!r}.")
-    if conditional == "label" and classes < 2:
-        raise UsageError("conditional='label' needs pictures with at least two classes (sub-folders are classes).")
-    return classes if conditional == "label" else 0

@@ -16,13 +16,11 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from reverie import weights
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Likelihood, Output, Space
 from reverie.core.errors import UsageError, suggest
 from reverie.core.noise import Noise
 from reverie.core.options import SubRun
-from reverie.core.values import label_classes
 from reverie.core.verbs import Frame, Model
 from reverie.diffusion import grids, samplers
 from reverie.diffusion.denoiser import clipped, denoiser
@@ -33,9 +31,9 @@ from reverie.diffusion.likelihood import DEQUANTISED, even, flow_log_prob_8bit, 
 from reverie.diffusion.prediction import PREDICTIONS, weigh
 from reverie.diffusion.samplers import Denoise
 from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear, Pair, Schedule
+from reverie.models.conditioning import Conditioner, Conditioning
 from reverie.nets.bert import MiniLM
 from reverie.nets.shapes import Shape, Sides, check_sides, divides, halved, sides
-from reverie.nets.text import TextEncoder
 from reverie.nets.unet import UNet
 from reverie.optim.muon import Muon
 from reverie.optim.phase import Phase, Stage
@@ -67,58 +65,6 @@ def level_widths(shape: Shape, width: int) -> list[int]:
         shape = halved(shape)
         widths.append(min(2 * widths[-1], 4 * width))
     return widths
-
-
-def _minilm() -> tuple[weights.Weights, list[str]]:
-    return weights.load("minilm"), weights.words_in(weights.load("minilm-words"))
-
-
-def reader(name: str) -> TextEncoder | MiniLM:
-    """What reads captions: "small" is trained along; "minilm" is pretrained, frozen, fetched at the first caption."""
-    return TextEncoder() if name == "small" else MiniLM(_minilm)
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What a diffusion model is conditioned on.
-
-    Attributes:
-        conditional: "none", "label" or "text".
-        text_encoder: what reads captions: "small" (trained along) or "minilm" (pretrained and frozen; fetched once).
-    """
-
-    conditional: Literal["none", "label", "text"] = "none"
-    text_encoder: Literal["small", "minilm"] = "small"
-
-    def __post_init__(self) -> None:
-        if self.text_encoder not in ("small", "minilm"):
-            raise UsageError(f"text_encoder is 'small' or 'minilm', not {self.text_encoder!r}.")
-        if self.text_encoder != "small" and self.conditional != "text":
-            raise UsageError(
-                f"text_encoder={self.text_encoder!r} reads captions: it needs conditional='text' beside it."
-            )
-
-
-class Conditioner:
-    """The classes that a model is conditioned on, and what reads captions for it.
-
-    Args:
-        options: what it is conditioned on.
-        classes: number of classes in the data.
-
-    Attributes:
-        classes: number of classes; 0 where it is not conditioned on them.
-        text_encoder: captions to tokens and their mask; None without captions.
-    """
-
-    def __init__(self, options: Conditioning = Conditioning(), classes: int = 0):
-        self.classes = label_classes(options.conditional, classes, "text")
-        self.text_encoder = reader(options.text_encoder) if options.conditional == "text" else None
-
-    @property
-    def arguments(self) -> dict[str, int]:
-        """The network's arguments that say what it is conditioned on."""
-        return {"classes": self.classes, "context": self.text_encoder.width if self.text_encoder is not None else 0}
 
 
 class Diffusion(nn.Module):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from reverie.core.errors import UsageError
 from reverie.diffusion.schedules import Flow
-from reverie.models.diffusion import Conditioner, Conditioning, Diffusion
+from reverie.models.conditioning import Conditioner, Conditioning
+from reverie.models.diffusion import Diffusion
 from reverie.nets.dit import DiffusionTransformer
 from reverie.nets.shapes import Shape, Sides, divides, named, sides
 

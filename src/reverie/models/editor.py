@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from reverie.core.batch import Batch
-from reverie.core.card import Card
+from reverie.core.card import Card, card_of
 from reverie.core.errors import UsageError
 from reverie.core.frozen import frozen
 from reverie.core.noise import Noise
 from reverie.core.options import SubRun
 from reverie.core.verbs import Model
 from reverie.models.gan.base import GAN
-from reverie.models.gan.generators import StyleGenerator
 from reverie.models.teacher import borrowed
 from reverie.models.translation import Pix2Pix
 from reverie.nets.shapes import Sides
@@ -116,8 +115,7 @@ class Editor(Pix2Pix):
 
 
 def _lack(teacher: Model) -> str:
-    styled = isinstance(teacher, GAN) and isinstance(teacher.G, StyleGenerator)
-    return "" if styled else "no styles. Take one of stylegan2 or stylegan."
+    return "" if "w+" in card_of(teacher).latents else "no styles. Take one of stylegan2 or stylegan."
 
 
 def _ends(direction: str, teacher: GAN) -> list[int]:

@@ -22,7 +22,8 @@ from reverie.core.options import SubRun
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import Batches
 from reverie.diffusion.schedules import Cosine, Flow, Schedule
-from reverie.models.diffusion import Conditioner, Conditioning, Diffusion, level_widths
+from reverie.models.conditioning import Conditioner, Conditioning
+from reverie.models.diffusion import Diffusion, level_widths
 from reverie.nets.shapes import Shape, Sides, named, sides
 from reverie.nets.unet import UNet
 from reverie.optim.phase import Phase, Stage, adamw

@@ -13,7 +13,8 @@ from torch import nn
 
 from reverie.core.errors import UsageError
 from reverie.diffusion.schedules import Cosine, Linear
-from reverie.models.diffusion import Conditioner, Conditioning, Diffusion
+from reverie.models.conditioning import Conditioner, Conditioning
+from reverie.models.diffusion import Diffusion
 from reverie.nets.shapes import Sides, divides, named, sides
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.optim.phase import adamw

@@ -17,8 +17,8 @@ from reverie.core.batch import Batch
 from reverie.core.card import Card, Likelihood, Output, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
-from reverie.core.values import label_classes
 from reverie.models.autoencoder import coder
+from reverie.models.conditioning import label_classes
 from reverie.nets.shapes import Sides, sides
 from reverie.nets.unet import embed_label
 from reverie.optim.phase import Phase, Stage, adamw

@@ -141,6 +141,11 @@ class GAN(nn.Module):
         return bool(self.G.levels > 1)
 
     @property
+    def penalised(self) -> bool:
+        """Whether D's loss has a penalty."""
+        return max(self.weights.values()) > 0
+
+    @property
     def card(self) -> Card:
         conditions = {"label": self.classes} if self.classes else {}
         # before the last level images are too coarse for a probe of their classes
@@ -169,11 +174,13 @@ class GAN(nn.Module):
         return [self._stage(level, lr, d_lr or lr, (beta, 0.99)) for level in range(self.G.levels)]
 
     def _stage(self, level: int, lr: float, d_lr: float, betas: tuple[float, float]) -> Stage:
-        at = partial(partial, self.at_level, level) if self.growing else lambda call: call
+        def at(call: Any) -> Any:
+            return partial(self.at_level, level, call) if self.growing else call
+
         d, g = adamw(self.D.parameters(), d_lr, betas=betas), adamw(self.G.parameters(), lr, betas=betas)
-        every, penalised = self.options.penalty_every, max(self.weights.values()) > 0
-        lazy = penalised and every > 1
-        phases = [Phase("D", d, at(self.d_loss), graph=False, eager=penalised and not lazy)]
+        every = self.options.penalty_every
+        lazy = self.penalised and every > 1
+        phases = [Phase("D", d, at(self.d_loss), graph=False, eager=self.penalised and not lazy)]
         if lazy:
             phases.append(Phase("D-penalty", d, at(self.penalty_loss), every, every, graph=False, eager=True))
         phases.append(Phase("G", g, at(self.g_loss)))
@@ -234,7 +241,7 @@ class GAN(nn.Module):
         """
         real, fakes, label = batch["x"], outputs["fakes"], outputs.get("label")
         views = self.view(real, batch.rng), self.view(fakes, batch.rng)
-        penalised = max(self.weights.values()) > 0 and self.options.penalty_every == 1
+        penalised = self.penalised and self.options.penalty_every == 1
         real_logits, fake_logits, class_logits, norms = self.logits(*views, label, level, gradients=penalised)
         loss = self.losses.d_loss(real_logits, fake_logits).mean()
         metrics = {"real": real_logits.mean(), "fake": fake_logits.mean(), "spread": sample_diversity(fakes, real)}

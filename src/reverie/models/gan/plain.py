@@ -14,7 +14,7 @@ from typing import Literal
 from torch import nn
 
 from reverie.core.errors import UsageError
-from reverie.core.values import label_classes
+from reverie.models.conditioning import label_classes
 from reverie.models.gan.base import GAN, Adversarial
 from reverie.models.gan.generators import LABEL_WIDTH, LatentGenerator
 from reverie.nets import adversarial as nets
@@ -67,7 +67,9 @@ def gan(
     return _composed(
         lambda inputs: nets.DenseGenerator(size, channels, inputs, width),
         lambda planes: (nets.dense_body(size, planes, width), width),
-        Setting(size, channels, label_classes(networks.conditional, classes)),
+        size,
+        channels,
+        classes,
         networks,
         adversarial,
     )
@@ -137,19 +139,12 @@ def r3gan(
     return _composed(
         lambda inputs: Decoder(size, channels, inputs, width, depth),
         body,
-        Setting(size, channels, label_classes(networks.conditional, classes)),
+        size,
+        channels,
+        classes,
         networks,
         adversarial,
     )
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Of which images: their shape and channels, and the number of classes that the networks know (0: none)."""
-
-    shape: Shape
-    channels: int
-    classes: int
 
 
 def _convolutional(
@@ -165,7 +160,9 @@ def _convolutional(
     return _composed(
         lambda inputs: nets.Transposed(size, channels, inputs, width),
         lambda planes: nets.strided_body(size, planes, width),
-        Setting(size, channels, label_classes(networks.conditional, classes)),
+        size,
+        channels,
+        classes,
         networks,
         adversarial,
         aux_weight,
@@ -175,7 +172,9 @@ def _convolutional(
 def _composed(
     generator: Callable[[int], nn.Module],
     body: Callable[[int], Body],
-    setting: Setting,
+    shape: Shape,
+    channels: int,
+    classes: int,
     networks: Networks,
     adversarial: Adversarial,
     aux_weight: float | None = None,
@@ -185,20 +184,20 @@ def _composed(
     Args:
         aux_weight: D names the classes by itself, with this weight of their cross-entropy; None: it is told them.
     """
-    classes, packing = setting.classes, adversarial.packing
+    classes, packing = label_classes(networks.conditional, classes), adversarial.packing
     plane = bool(classes) and networks.condition == "concatenation"
     net = generator(networks.latent + (LABEL_WIDTH if classes else 0))
     made = LatentGenerator(net, networks.latent, classes)
-    features, count = body(packing * (setting.channels + plane))
+    features, count = body(packing * (channels + plane))
     told, named = (classes, 0) if aux_weight is None else (0, classes)
-    discriminator = nets.Judge(features, count, told, setting.shape if plane else None, packing, named)
+    discriminator = nets.Judge(features, count, told, shape if plane else None, packing, named)
     if networks.spectral:
         nets.spectral(discriminator)
     return GAN(
         made,
         discriminator,
-        setting.shape,
-        setting.channels,
+        shape,
+        channels,
         classes,
         adversarial,
         1.0 if aux_weight is None else aux_weight,

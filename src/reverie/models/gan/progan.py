@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from reverie.core.errors import UsageError
-from reverie.core.values import label_classes
+from reverie.models.conditioning import label_classes
 from reverie.models.gan.base import GAN, Adversarial
 from reverie.models.gan.generators import LABEL_WIDTH, LatentGenerator
 from reverie.models.gan.stylegan import power_of_two

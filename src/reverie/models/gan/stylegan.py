@@ -15,7 +15,7 @@ from typing import Literal
 from torch import nn
 
 from reverie.core.errors import UsageError
-from reverie.core.values import label_classes
+from reverie.models.conditioning import label_classes
 from reverie.models.gan.base import GAN, Adversarial, PathLength
 from reverie.models.gan.generators import StyleGenerator
 from reverie.nets.adversarial import Judge
