@@ -1,7 +1,8 @@
-"""Runs of checkpoint format 1, as commit 64ae4f0 wrote them: every later version loads them and computes the same.
+"""Runs of every checkpoint format that there was: this version loads them and computes the same.
 
-``tests/formats/1/NAME`` holds run.json, the checkpoint, and samples.npz: what the averaged weights gave at that commit.
-``scripts/make_format_fixtures.py`` made them. Nothing here asks where in a model a tensor lives.
+``tests/formats/N/NAME`` holds run.json, the checkpoint, and samples.npz: what the averaged weights gave when they were
+written, format 1 by commit 64ae4f0, format 2 by commit f059170 (``scripts/make_format_fixtures.py``). Nothing here asks
+where in a model a tensor lives.
 """
 
 from __future__ import annotations
@@ -16,13 +17,9 @@ import torch
 import reverie as rv
 from reverie.core.noise import Noise
 
-FORMAT_1 = Path(__file__).parent / "formats" / "1"
-
-
-def load(name):
-    """The model of a fixture, and the arrays of its samples.npz as tensors."""
-    with np.load(FORMAT_1 / name / "samples.npz") as archive:
-        return rv.load(FORMAT_1 / name, "cpu"), {key: torch.from_numpy(value) for key, value in archive.items()}
+FORMATS = Path(__file__).parent / "formats"
+RUNS = sorted(str(path.parent.relative_to(FORMATS)) for path in FORMATS.glob("*/*/run.json"))
+NAMED = [(path.parent.name, name) for path in FORMATS.glob("*/names.json") for name in json.loads(path.read_text())]
 
 
 def assert_same(actual, expected):
@@ -30,49 +27,37 @@ def assert_same(actual, expected):
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", RUNS)
 @torch.no_grad()
-def assert_same_samples(name):
-    model, stored = load(name)
+def test_a_run_of_an_older_format_samples_encodes_and_translates_as_it_did(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a teacher's path is relative: nothing is there, and nothing is needed
+    with np.load(FORMATS / name / "samples.npz") as archive:
+        stored = {key: torch.from_numpy(value) for key, value in archive.items()}
+    model = rv.load(FORMATS / name, "cpu")
     cond = {"label": stored["label"]} if "label" in stored else {}
-    assert_same(model.sample(Noise.of_seeds(range(4)), **cond), stored["images"])
+    if "images" in stored:
+        assert_same(model.sample(Noise.of_seeds(range(4)), **cond), stored["images"])
     if "latents" in stored:
         assert_same(model.encode(stored["source"], **cond), stored["latents"])
+    for key, options in {"made": {}, "to_b": {"to": "B"}, "to_a": {"to": "A"}}.items():
+        if key in stored:
+            assert_same(model.translate(stored["source"], **options), stored[key])
+    if "log_prob" in stored:
+        assert_same(model.class_log_prob(stored["source"], 0.8, 0.6, stored["label"]), stored["log_prob"])
 
 
-def test_a_label_conditional_vae_samples_each_class_and_encodes_as_before():
-    assert_same_samples("vae")
+def test_an_unfinished_run_of_format_1_loads_its_last_checkpoint():
+    run = json.loads((FORMATS / "1" / "vae-stopped" / "run.json").read_text())
+    assert run["status"] == "stopped" and rv.load(FORMATS / "1" / "vae-stopped").checkpoint < run["training"]["steps"]
 
 
-def test_an_unfinished_run_loads_and_samples_from_its_last_checkpoint():
-    run = json.loads((FORMAT_1 / "vae-stopped" / "run.json").read_text())
-    model, _ = load("vae-stopped")
-    assert run["status"] == "stopped" and model.checkpoint < run["training"]["steps"]
-    assert_same_samples("vae-stopped")
+@pytest.mark.parametrize(("number", "name"), NAMED)
+def test_every_option_and_tensor_of_an_older_format_has_its_place_today(number, name):
+    from reverie.training.formats import upgrade_config, upgrade_tensors
 
-
-def test_a_dcgan_whose_ada_probability_has_left_0_samples_without_augmentation():
-    assert_same_samples("dcgan-ada")
-
-
-def test_a_stylegan2_trained_with_path_lengths_samples_as_before():
-    assert_same_samples("stylegan2")
-
-
-@pytest.mark.parametrize("domain", ["A", "B"])
-@torch.no_grad()
-def test_a_cyclegan_with_a_full_pool_translates_both_ways_as_before(domain):
-    model, stored = load("cyclegan")
-    assert_same(model.translate(stored["source"], to=domain), stored[f"to_{domain.lower()}"])
-
-
-def test_latent_diffusion_keeps_its_own_codec_and_the_moments_of_its_latents():
-    assert_same_samples("latent-diffusion")
-
-
-def test_a_progan_samples_at_the_top_level_that_its_training_reached():
-    assert_same_samples("progan")
-
-
-def test_a_distilled_run_carries_its_teacher_and_needs_no_other_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the teacher's path is relative: nothing is there
-    assert_same_samples("distilled")
+    stored = json.loads((FORMATS / number / "names.json").read_text())[name]
+    config = upgrade_config(stored["config"], int(number))
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in stored["tensors"].items()}
+    moved = {key: value.shape for key, value in upgrade_tensors(tensors, stored["config"], int(number)).items()}
+    built = rv.build(config["name"], **config["kwargs"])
+    assert moved == {key: value.shape for key, value in built.state_dict().items()}
