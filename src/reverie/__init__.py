@@ -2,8 +2,7 @@
 
 >>> import reverie as rv
 >>> run = rv.train("vae", "fashion", minutes=3)
->>> model = rv.load(run)
->>> pictures = rv.sample(model, 64, seed=0)  # uint8 (64, 28, 28, 1)
+>>> images = rv.sample(run, 64, seed=0)  # shows itself in a notebook; .array is uint8 (64, 28, 28, 1)
 """
 
 from __future__ import annotations
@@ -12,78 +11,77 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = [
-    "Batch",
-    "Card",
-    "Frame",
-    "Likelihood",
-    "Noise",
-    "Output",
-    "Phase",
-    "Space",
-    "Stage",
-    "build",
-    "callbacks",
-    "data",
-    "evaluate",
-    "fit",
-    "load",
-    "open_data",
-    "register",
-    "rerun",
-    "resume",
-    "sample",
-    "stream",
-    "train",
-]
 
 if TYPE_CHECKING:
+    from reverie import models
+    from reverie.core.annotations import Channels, Classes, FromData, Range, Shape, Side, SourceChannels, SubRun
     from reverie.core.batch import Batch
     from reverie.core.card import Card, Likelihood, Output, Space
+    from reverie.core.errors import ReverieError, UsageError
     from reverie.core.noise import Noise
+    from reverie.core.registry import list_models, register
     from reverie.core.verbs import Frame
     from reverie.data import open_data
     from reverie.data import open_data as data
-    from reverie.evaluation import evaluate
-    from reverie.generation import build, load, sample, stream
+    from reverie.editing.walks import interpolate
+    from reverie.evaluation.run import evaluate
+    from reverie.inference.load import build, load
+    from reverie.inference.sampling import sample, stream
+    from reverie.inference.verbs import decode, encode, reconstruct, translate
+    from reverie.interop.exporting import export
+    from reverie.interop.importing import import_
+    from reverie.media.images import Images, Sheet
     from reverie.optim.phase import Phase, Stage
-    from reverie.registry import register
+    from reverie.restoration.operators import Operator
+    from reverie.restoration.tasks import restore
+    from reverie.training.doctor import doctor
     from reverie.training.loop import fit
+    from reverie.training.run import Run, runs
+    from reverie.views.show import forward, list_views, mix, traverse, view
     from reverie.workflow import callbacks
     from reverie.workflow.again import rerun, resume
+    from reverie.workflow.distill import distill
     from reverie.workflow.train import train
 
-_HOMES = {
-    "Batch": "reverie.core.batch",
-    "Card": "reverie.core.card",
-    "Frame": "reverie.core.verbs",
-    "Likelihood": "reverie.core.card",
-    "Noise": "reverie.core.noise",
-    "Output": "reverie.core.card",
-    "Phase": "reverie.optim.phase",
-    "Space": "reverie.core.card",
-    "Stage": "reverie.optim.phase",
-    "build": "reverie.generation",
-    "evaluate": "reverie.evaluation",
-    "fit": "reverie.training.loop",
-    "load": "reverie.generation",
-    "open_data": "reverie.data",
-    "register": "reverie.registry",
-    "rerun": "reverie.workflow.again",
-    "resume": "reverie.workflow.again",
-    "sample": "reverie.generation",
-    "stream": "reverie.generation",
-    "train": "reverie.workflow.train",
+_HOMES = {  # public names by the module that holds them, each imported when it is first used
+    "core.annotations": ("Channels", "Classes", "FromData", "Range", "Shape", "Side", "SourceChannels", "SubRun"),
+    "core.batch": ("Batch",),
+    "core.card": ("Card", "Likelihood", "Output", "Space"),
+    "core.errors": ("ReverieError", "UsageError"),
+    "core.noise": ("Noise",),
+    "core.registry": ("list_models", "register"),
+    "core.verbs": ("Frame",),
+    "data": ("open_data",),
+    "editing.walks": ("interpolate",),
+    "evaluation.run": ("evaluate",),
+    "inference.load": ("build", "load"),
+    "inference.sampling": ("sample", "stream"),
+    "inference.verbs": ("decode", "encode", "reconstruct", "translate"),
+    "interop.exporting": ("export",),
+    "interop.importing": ("import_",),
+    "media.images": ("Images", "Sheet"),
+    "optim.phase": ("Phase", "Stage"),
+    "restoration.operators": ("Operator",),
+    "restoration.tasks": ("restore",),
+    "training.doctor": ("doctor",),
+    "training.loop": ("fit",),
+    "training.run": ("Run", "runs"),
+    "views.show": ("forward", "list_views", "mix", "traverse", "view"),
+    "workflow.again": ("rerun", "resume"),
+    "workflow.distill": ("distill",),
+    "workflow.train": ("train",),
 }
-_MODULES = {"callbacks": "reverie.workflow.callbacks", "data": "reverie.data"}  # a module may be called, as data is
+_MODULES = {"callbacks": "workflow.callbacks", "data": "data", "models": "models"}  # data may be called, as open_data
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted([*_HOME_OF, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, when it is asked for: ``import reverie`` costs nothing."""
+    """Import a public name when it is first used: ``import reverie`` costs nothing."""
     if name in _MODULES:
-        return importlib.import_module(_MODULES[name])
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return importlib.import_module(f"reverie.{_MODULES[name]}")
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(f"reverie.{_HOME_OF[name]}"), name)
     raise AttributeError(f"module 'reverie' has no attribute {name!r}")
 
 

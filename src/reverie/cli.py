@@ -7,42 +7,42 @@ import sys
 import warnings
 
 import reverie
-from reverie.core.errors import ReverieError, UsageError, suggest
+from reverie.core.errors import ReverieError, UsageError, speak_of_flags, suggest
 
 HELP = """reverie {version}: train, sample and look inside every family of image generator
 
-usage: reverie VERB ...                       (reverie VERB --help tells all about one)
+usage: reverie VERB ...                       (reverie VERB --help explains one)
 
-make
-  train [MODEL]           train a model and leave a run directory    reverie train vae --data emoji --minutes 5
+train
+  train [MODEL]           train a model into a run directory           reverie train flow-matching --data emoji
   resume RUN              continue a run, bit for bit; --steps N or --minutes M extends it, also when it is finished
   rerun RUN               repeat a run from its run.json
-  distill RUN             a copy of a diffusion run that draws in 1 to 4 steps; a StyleGAN's direction as an editor
+  distill RUN             a copy of a diffusion run that samples in 1 to 4 steps; a StyleGAN's direction as an editor
 
-draw
-  sample RUN              new pictures                                reverie sample runs/vae-emoji -n 64 --out grid.png
-                          or a film of the way to them               reverie sample RUN -n 8 --stream way.webp
-  forward RUN             what diffusion learns to undo: pictures under ever more noise
-  reconstruct RUN         pictures beside what the model makes of them
-  interpolate RUN A B     a morph between two pictures               reverie interpolate RUN a.png b.png --out m.webp
+use
+  sample RUN              new samples, or a film of sampling           reverie sample runs/flow-matching-emoji -n 64
+  reconstruct RUN         images beside their reconstructions
+  interpolate RUN A B     a morph between two images                   reverie interpolate RUN a.png b.png --out m.webp
   traverse RUN            one latent at a time
-  mix RUN                 a StyleGAN's pictures with the coarse styles of one and the fine ones of another
-  restore RUN TASK IMAGE  clean a degraded picture
-  translate RUN IMAGE     a picture of one domain in the manner of another   reverie translate runs/pix2pix-emoji a.png
+  mix RUN                 style mixing of a StyleGAN
+  restore RUN TASK IMAGE  denoise, inpaint, super-resolution, colorize reverie restore RUN inpaint --mask left-half
+  translate RUN IMAGE     an image of one domain as one of another     reverie translate runs/pix2pix-emoji a.png
+  forward RUN             the forward process of diffusion: images under ever more noise
+  view RUN [VIEW]         samples, latent-map, trajectory ... of a run as an image
 
-judge
+measure
   evaluate RUN            scores of its samples, with interval, floor and passport   reverie evaluate runs/vae-emoji
+  doctor RUN              problems of a GAN's training, and what to do
 
 exchange
-  export RUN OUT          a folder that diffusers loads               reverie export runs/ddpm-fashion out
-  import FOLDER           a run of a diffusers folder                 reverie import ddpm-cifar10 --out runs/cifar
+  export RUN OUT          a folder that diffusers loads                reverie export runs/ddpm-fashion out
+  import FOLDER           a run of a diffusers folder                  reverie import ddpm-cifar10 --out runs/cifar
 
-know
-  models                  every model: system, taxonomy, verbs, paper
+list
+  models [PATTERN]        every model: system, taxonomy, verbs, paper
   runs [FOLDER]           every run: model, data, status, steps, scores; --sheet FILE shows their samples
-  show RUN                one run: its options, data, status, scores, what it can do
+  show RUN                one run: its options, data, status, scores, verbs
   data [SOURCE]           what a folder or data set holds, and what is wrong with it
-  doctor RUN              what ails a GAN's training, and what to do
   weights [NAME ...]      pretrained networks: what is here, --fetch, --verify
 
 SOURCE is a folder, fashion, emoji, mnist, fashion-mnist, cifar10, stacked-mnist, FILE.npz, SHARD.tar or hf:owner/name.
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(0)
     status = _run(arguments[0], arguments[1:])
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        # gloo's threads may outlive the group: one that asks for an interpreter being taken down aborts a finished rank
+        # gloo's threads may outlive the group and abort a finished rank while the interpreter shuts down
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(verb: str, rest: list[str]) -> int:
     from reverie.commands import COMMANDS
 
+    spoke = speak_of_flags(True)
     before, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"Warning: {message}\n"
     try:
         if verb not in COMMANDS:
@@ -90,4 +91,5 @@ def _run(verb: str, rest: list[str]) -> int:
         return 0
     finally:
         warnings.formatwarning = before
+        speak_of_flags(spoke)
     return 0

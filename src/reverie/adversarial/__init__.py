@@ -1,1 +1,1 @@
-"""What adversarial training is made of: losses, penalties, augmentation of what the discriminator sees."""
+"""Adversarial training: losses, gradient penalties, augmentation of the discriminator's inputs."""

@@ -1,9 +1,9 @@
-"""Augmentations that gradients go through: D sees many views of few pictures, and G need not imitate the views.
+"""Differentiable augmentations of the discriminator's inputs, for training on few images.
 
 Zhao et al., "Differentiable augmentation for data-efficient GAN training", NeurIPS 2020, arXiv:2006.10738.
 Karras et al., "Training generative adversarial networks with limited data" (ADA), NeurIPS 2020, arXiv:2006.06676.
-Each picture's change is drawn from its own stream. Geometry is one affine resampling of the picture (bilinear, mirrored
-borders), colour one affine map of its channels: a handful of operations, whatever the number of changes.
+Random numbers come from a stream per image. Geometry is a single affine resampling (bilinear, reflected borders),
+colour a single affine map of the channels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Draw = Callable[..., Tensor]
 
 
 def diffaugment(x: Tensor, rng: Noise) -> Tensor:
-    """Brightness, saturation, contrast, a shift by up to an eighth of the side, and a hole of half the side, always.
+    """Brightness, saturation, contrast, a shift by up to an eighth of the side, and a cutout of half the side.
 
     Args:
         x: (B, C, H, W) in [-1, 1].
@@ -37,8 +37,8 @@ def diffaugment(x: Tensor, rng: Noise) -> Tensor:
     down, right = ((rng.integers(2 * (side // 8) + 1) - side // 8)[:, None] for side in (h, w))
     rows, columns = (torch.arange(side, device=x.device)[None] - move for side, move in ((h, down), (w, right)))
     inside = ((rows >= 0) & (rows < h))[:, :, None] & ((columns >= 0) & (columns < w))[:, None]
-    place = torch.arange(b, device=x.device)[:, None, None]
-    moved = x.permute(0, 2, 3, 1)[place, rows.clamp(0, h - 1)[:, :, None], columns.clamp(0, w - 1)[:, None]]
+    image = torch.arange(b, device=x.device)[:, None, None]
+    moved = x.permute(0, 2, 3, 1)[image, rows.clamp(0, h - 1)[:, :, None], columns.clamp(0, w - 1)[:, None]]
     x = moved.permute(0, 3, 1, 2) * inside[:, None].to(x)
     top, left = (rng.integers(side + 1 - side // 2 % 2)[:, None] - side // 4 for side in (h, w))
     lines, posts = (torch.arange(side, device=x.device)[None] for side in (h, w))
@@ -46,9 +46,9 @@ def diffaugment(x: Tensor, rng: Noise) -> Tensor:
     return x * (~hole[:, None]).to(x)
 
 
-def _often(rng: Noise, p: Tensor, made: Tensor, rest: float) -> Tensor:
-    """``made`` (B,) with probability p, else ``rest``."""
-    return torch.where(rng.bernoulli(p), made, torch.full_like(made, rest))
+def _often(rng: Noise, p: Tensor, changed: Tensor, rest: float) -> Tensor:
+    """``changed`` (B,) with probability p, else ``rest``."""
+    return torch.where(rng.bernoulli(p), changed, torch.full_like(changed, rest))
 
 
 def _turned(angle: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def _turned(angle: Tensor) -> Tensor:
 
 
 def adaptive(x: Tensor, rng: Noise, p: Tensor) -> Tensor:
-    """ADA's geometry and colour (its "bgc"), each change with probability p; p = 0 is the identity to the bit.
+    """ADA's geometry and colour augmentations ("bgc"), each with probability p; p = 0 is the exact identity.
 
     Args:
         x: (B, C, H, W) in [-1, 1].
@@ -81,9 +81,9 @@ def adaptive(x: Tensor, rng: Noise, p: Tensor) -> Tensor:
     stretch = _often(rng, p, torch.exp2(0.2 * normal()), 1.0)
     matrix = _turned(quarter + angle) / scale[:, None, None]
     matrix = matrix * torch.stack([flip / stretch, stretch], 1)[:, None]
-    whole = torch.cat([matrix, shift[:, :, None]], 2)
-    still = (whole - torch.eye(2, 3, device=x.device)).abs().flatten(1).sum(1) == 0
-    grid = F.affine_grid(whole, list(x.shape), align_corners=False)
+    affine = torch.cat([matrix, shift[:, :, None]], 2)
+    still = (affine - torch.eye(2, 3, device=x.device)).abs().flatten(1).sum(1) == 0
+    grid = F.affine_grid(affine, list(x.shape), align_corners=False)
     moved = F.grid_sample(x.float(), grid, padding_mode="reflection", align_corners=False).to(x.dtype)
     x = torch.where(still[:, None, None, None], x, moved)
 

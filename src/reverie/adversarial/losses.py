@@ -1,4 +1,4 @@
-"""Losses of GANs, row by row: what the discriminator minimises, and what the generator does.
+"""GAN losses of discriminator and generator, per row.
 
 Minimax and non-saturating: Goodfellow et al., "Generative adversarial nets", NeurIPS 2014, arXiv:1406.2661.
 Least squares: Mao et al., ICCV 2017, arXiv:1611.04076. Hinge: Lim and Ye, arXiv:1705.02894.
@@ -17,8 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reverie.core.errors import UsageError
-
 LossName = Literal["minimax", "non-saturating", "least-squares", "hinge", "wasserstein", "r3"]
 RowLoss = Callable[[Tensor, Tensor], Tensor]  # logits of real images and of fakes, (B,) each, to losses (B,)
 
@@ -30,9 +28,9 @@ class GANLoss:
     Attributes:
         d_loss: the discriminator's.
         g_loss: the generator's.
-        paired: whether the generator's loss looks at the logits of real images.
+        paired: whether the generator's loss depends on the logits of real images.
         probability: whether sigmoid(logit) is the discriminator's probability of "real".
-        r1, r2, slope: weights of the penalties that belong to it, see ``models.gan.Adversarial``.
+        r1, r2, gp_weight: default weights of its gradient penalties.
     """
 
     d_loss: RowLoss
@@ -41,18 +39,18 @@ class GANLoss:
     probability: bool = True
     r1: float = 0.0
     r2: float = 0.0
-    slope: float = 0.0
+    gp_weight: float = 0.0
 
 
 GAN_LOSSES: dict[str, GANLoss] = {
-    # min_G max_D E log D(x) + E log(1 - D(G(z))): where D is sure, sigmoid(fake) and with it G's gradient vanish
+    # min_G max_D E log D(x) + E log(1 - D(G(z))): if D is saturated, sigmoid(fake) and G's gradient vanish
     "minimax": GANLoss(lambda r, f: F.softplus(-r) + F.softplus(f), lambda r, f: -F.softplus(f)),
     "non-saturating": GANLoss(lambda r, f: F.softplus(-r) + F.softplus(f), lambda r, f: F.softplus(-f)),
     "least-squares": GANLoss(
         lambda r, f: ((r - 1).square() + f.square()) / 2, lambda r, f: (f - 1).square() / 2, probability=False
     ),
     "hinge": GANLoss(lambda r, f: F.relu(1 - r) + F.relu(1 + f), lambda r, f: -f, probability=False),
-    "wasserstein": GANLoss(lambda r, f: f - r, lambda r, f: -f, probability=False, slope=10.0),
+    "wasserstein": GANLoss(lambda r, f: f - r, lambda r, f: -f, probability=False, gp_weight=10.0),
     "r3": GANLoss(
         lambda r, f: F.softplus(f - r),
         lambda r, f: F.softplus(r - f),
@@ -64,19 +62,8 @@ GAN_LOSSES: dict[str, GANLoss] = {
 }
 
 
-def gan_loss(name: str) -> GANLoss:
-    """By name.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    if name not in GAN_LOSSES:
-        raise UsageError(f"loss is one of {', '.join(GAN_LOSSES)}, not {name!r}.")
-    return GAN_LOSSES[name]
-
-
 def g_logit_grad(loss: GANLoss, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Mean of |d g_loss / d logit|: with minimax it is D(G(z)), which vanishes where D is sure."""
+    """Mean of |d g_loss / d logit|: for minimax it is D(G(z)), which vanishes if D is saturated."""
     with torch.enable_grad():
         logits = fake_logits.detach().requires_grad_(True)
         (grad,) = torch.autograd.grad(loss.g_loss(real_logits.detach(), logits).sum(), logits)
@@ -84,9 +71,9 @@ def g_logit_grad(loss: GANLoss, real_logits: Tensor, fake_logits: Tensor) -> Ten
 
 
 def sample_diversity(fakes: Tensor, real: Tensor) -> Tensor:
-    """Mean squared distance of neighbouring fakes over that of real images: 0 when all fakes are one image.
+    """Mean squared distance of neighbouring fakes over that of real images: 0 if all fakes are equal.
 
-    A batch of one image says nothing, and gives 1.
+    1 for a batch of one image.
     """
     if len(fakes) < 2:
         return fakes.new_ones(())

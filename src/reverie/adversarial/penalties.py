@@ -1,4 +1,4 @@
-"""Penalties on gradients of the discriminator and of the generator, row by row and differentiable.
+"""Differentiable gradient penalties of discriminator and generator, per row.
 
 R1: Mescheder et al., ICML 2018, arXiv:1801.04406. Gradient penalty: Gulrajani et al., NeurIPS 2017, arXiv:1704.00028.
 Path length: Karras et al., CVPR 2020, arXiv:1912.04958.
@@ -16,9 +16,9 @@ from reverie.core.noise import Noise
 
 
 def grad_norm_sq(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """|d score / d x|^2 of each row (B,), itself differentiable; ``score`` gives a number a row.
+    """|d score / d x|^2 of each row (B,), differentiable; ``score`` returns a number per row.
 
-    Where rows share a score (packing), each row's part of its gradient counts for itself.
+    If rows share a score (packing), the gradient is split into rows.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
@@ -27,7 +27,7 @@ def grad_norm_sq(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def between(real: Tensor, fakes: Tensor, rng: Noise) -> Tensor:
-    """A point on the line from each real image to a fake, uniformly drawn."""
+    """Uniformly random points between each real image and a fake."""
     return torch.lerp(real, fakes, rng.uniform(1, 1, 1).to(real))
 
 

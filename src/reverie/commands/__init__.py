@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reverie.commands.distil import distill
-from reverie.commands.draw import forward, interpolate, mix, reconstruct, restore, sample, traverse
+from reverie.commands.distill import distill
+from reverie.commands.evaluate import evaluate
 from reverie.commands.exchange import export, import_
-from reverie.commands.judge import evaluate
 from reverie.commands.know import data, doctor, models, weights
+from reverie.commands.look import forward, interpolate, mix, reconstruct, traverse, view
 from reverie.commands.make import rerun, resume, train
+from reverie.commands.restore import restore
 from reverie.commands.runs import runs, show
+from reverie.commands.sample import sample
 from reverie.commands.shared import parse
-from reverie.commands.translation import translate
+from reverie.commands.translate import translate
 
 
 def _parsed(verb: Callable[..., None]) -> Callable[[list[str]], None]:
@@ -34,6 +36,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {  # whose flags depend on th
         resume,
         rerun,
         distill,
+        view,
         forward,
         reconstruct,
         interpolate,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from reverie.commands.shared import RunName, note, told
+from reverie.commands.shared import RunName, note, report
 from reverie.core.files import quoted
 
 
@@ -17,7 +17,7 @@ def export(
     to: Literal["diffusers"] = "diffusers",
     json: bool = False,
 ) -> None:
-    """Write a trained run as a folder that another library loads and draws the same pictures from.
+    """Write a trained run as a folder that another library loads, to sample the same images.
 
     What exports: ddpm, ddpm-textbook, edm and flow-matching, with or without classes.
 
@@ -32,7 +32,7 @@ def export(
 
     folder = write(run, out, to)
     load = how_to_load(folder)
-    told(json, {"out": str(folder), "to": to, "load": load}, f"{run} for {to} in {folder}. To load it:\n\n{load}")
+    report(json, {"out": str(folder), "to": to, "load": load}, f"{run} for {to} in {folder}. To load it:\n\n{load}")
 
 
 def import_(
@@ -47,7 +47,7 @@ def import_(
     Args:
         folder: a pipeline's folder, or its unet folder alone.
         out: the run directory; by default the first free of runs/MODEL-FOLDER, runs/MODEL-FOLDER-2 ...
-        data: the pictures that it was trained on, where evaluate is to measure it, and the names of its classes.
+        data: its training data, for evaluate and for the names of its classes.
         json: print {"run", "model", "classes"} as JSON.
     """
     from reverie.interop.importing import import_ as read
@@ -56,9 +56,9 @@ def import_(
     run = read(folder, out, data)
     model, classes = run.info["model"], run.info["data"]["classes"]
     if model["kwargs"]["conditional"] == "label":
-        note(f"It draws {len(classes)} classes: --label names one.")
+        note(f"It samples {len(classes)} classes: --label names one.")
     size = named(sides(model["kwargs"]["shape"]))
-    told(
+    report(
         json,
         {"run": str(run.path), "model": model["name"], "classes": classes},
         f"{folder} is now the run {run.path} ({model['name']}, images of {size} pixels).\n"

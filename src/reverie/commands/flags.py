@@ -12,22 +12,23 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 from docstring_parser import parse as parse_docstring
 
-from reverie import registry
 from reverie.commands.shared import parse
+from reverie.core import registry
+from reverie.core.annotations import SubRun, mark_of
 from reverie.core.errors import UsageError, suggest
 from reverie.core.files import is_file
-from reverie.core.options import EMPTY, Parameters, check_names, has_flag, listed, option_groups, sub_run, type_of
+from reverie.core.options import EMPTY, Parameters, check_names, has_flag, listed, option_groups, type_of
 from reverie.core.precision import pick_device
 from reverie.recipes import recipe_for
 from reverie.training.options import Options
 from reverie.training.run import Run, locate
 
-Asked = TypeVar("Asked")
+General = TypeVar("General")
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Which pictures, and where the run goes.
+    """Which data, and where the run goes.
 
     Attributes:
         data: a folder, fashion, emoji, mnist, fashion-mnist, cifar10, stacked-mnist, FILE.npz, SHARD.tar or
@@ -56,28 +57,28 @@ class Request:
 
 def _documentation(*texts: str | None) -> dict[str, str]:
     """Argument -> what its docstring says of it; the first text that speaks of an argument wins."""
-    found: dict[str, str] = {}
+    documented: dict[str, str] = {}
     for text in texts:
         for parameter in parse_docstring(text or "").params:
             for name in parameter.arg_name.split(", "):
-                found.setdefault(name, " ".join((parameter.description or "").replace("``", "").split()))
-    return found
+                documented.setdefault(name, " ".join((parameter.description or "").replace("``", "").split()))
+    return documented
 
 
 def _fields(parameters: Parameters, documentation: dict[str, str], defaults: dict[str, Any]) -> list[Any]:
     """A dataclass field for each parameter; one that is a trained model takes a run's name."""
-    made = []
+    fields = []
     for name, parameter in parameters.items():
         default = defaults.get(name, parameter.default)
         if isinstance(parameter.default, tuple):
             default = tuple(default)
         kind: Any = Annotated[type_of(parameter), tyro.conf.arg(help=documentation.get(name, ""))]
-        if sub_run(parameter):
+        if mark_of(parameter, SubRun):
             hint = str | None if default is None else str
             kind = Annotated[hint, tyro.conf.arg(metavar="RUN", help=documentation.get(name, ""))]
         required = default is EMPTY
-        made.append((name, kind) if required else (name, kind, dataclasses.field(default=default)))
-    return sorted(made, key=len)  # those without a default come first
+        fields.append((name, kind) if required else (name, kind, dataclasses.field(default=default)))
+    return sorted(fields, key=len)  # those without a default come first
 
 
 def _classes(kind: type) -> list[type]:
@@ -87,8 +88,8 @@ def _classes(kind: type) -> list[type]:
 
 def _documents(kind: type, *methods: str) -> list[str | None]:
     """The docstrings of some methods, along the bases."""
-    known = [vars(base).get(name) for base in _classes(kind) for name in methods]
-    return [method.__doc__ for method in known if callable(method)]
+    functions = [vars(base).get(name) for base in _classes(kind) for name in methods]
+    return [method.__doc__ for method in functions if callable(method)]
 
 
 def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[dict[str, Any], Request]:
@@ -106,19 +107,20 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     documentation = _documentation(
         system.__doc__, *(group.__doc__ for group in option_groups(system)), *(base.__doc__ for base in _classes(kind))
     )
-    moves = _documents(kind, "stages")
     phases = {name: p for name, p in registry.stage_options(model).items() if has_flag(p)}
     usual = {"lr": "peak learning rate", "weight_decay": "AdamW's weight decay; biases are spared"}
-    own_arguments = registry.signature(model).items()
-    mine = {name: p for name, p in own_arguments if name not in registry.DATA_ARGUMENTS and has_flag(p)}
-    check_names(model, mine, phases, "its stages()")
-    check_names(model, [*mine, *phases], _names(Request, Options), "reverie train")
-    own = _fields(mine, documentation, recipe.get("model", {}))
-    own += _fields(phases, usual | documentation | _documentation(*moves), recipe.get("phases", {}))
+    decided = registry.from_data(model)
+    arguments_ = {name: p for name, p in registry.signature(model).items() if name not in decided and has_flag(p)}
+    check_names(model, arguments_, phases, "its stages()")
+    check_names(model, [*arguments_, *phases], _names(Request, Options), "reverie train")
+    model_fields = _fields(arguments_, documentation, recipe.get("model", {}))
+    model_fields += _fields(
+        phases, usual | documentation | _documentation(*_documents(kind, "stages")), recipe.get("phases", {})
+    )
     length = {k: v for k, v in recipe.get("training", {}).items() if k in ("steps", "minutes")} or {"minutes": 3.0}
-    said = " ".join(f"--{k} {v:g}" for k, v in length.items())
+    default_length = " ".join(f"--{k} {v:g}" for k, v in length.items())
     training = Options(**{k: v for k, v in recipe.get("training", {}).items() if k not in length})
-    options_of_model: Any = _options(model, own)
+    options_of_model: Any = _options(model, model_fields)
     flags = dataclasses.make_dataclass(
         "train",
         [
@@ -128,7 +130,9 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
         ],
     )
     others = listed(name for name in registry.names() if name != model)
-    flags.__doc__ = f"{doc}\n\nModel: {model}. Length by default: {said}. Others (reverie train NAME --help): {others}."
+    flags.__doc__ = (
+        f"{doc}\n\nModel: {model}. Length by default: {default_length}. Others (reverie train NAME --help): {others}."
+    )
     parsed: Any = parse(flags, arguments, f"train {model}", config=(tyro.conf.OmitArgPrefixes,))
     chosen = dataclasses.asdict(parsed.training)
     if chosen["steps"] is None and chosen["minutes"] is None:
@@ -137,39 +141,39 @@ def train_flags(model: str, data: str, arguments: list[str], doc: str) -> tuple[
     return options, parsed.request
 
 
-# Flags of a run's own
+# Flags of a run's model
 
 
-def run_flags(asked: type[Asked], verb: str, arguments: list[str], doc: str) -> tuple[Asked, dict[str, Any]]:
+def run_flags(general: type[General], verb: str, arguments: list[str], doc: str) -> tuple[General, dict[str, Any]]:
     """Parse what follows ``reverie sample`` and its like.
 
     Args:
-        asked: a dataclass of the flags that do not depend on the run, which is its field ``run``.
+        general: a dataclass of the flags that do not depend on the run, which is its field ``run``.
         verb: of the command line.
         doc: of the command.
     Returns:
-        the general flags, and the options of the run's model; None in the place of one that was not given.
+        the general flags, and the options of the run's model; None for one that was left out.
     Raises:
-        UsageError: no such run, an option that its model does not have, or one of its own named as a general flag.
+        UsageError: no such run, an option that its model does not have, or one named as a general flag.
     """
-    name, own, documentation = "run", Parameters(), dict[str, str]()
+    name, options, documentation = "run", Parameters(), dict[str, str]()
     if run := named_run(arguments):
-        name, own, documentation = _of_run(run)
-        check_names(name, own, {*_names(asked), *_OF_SAMPLE}, f"reverie {verb}")
-    options = _options(name, _fields(own, documentation, {}))
-    flags = dataclasses.make_dataclass(verb, [("general", asked), (options.__name__, options)])
+        name, options, documentation = _of_run(run)
+        check_names(name, options, {*_names(general), *_OF_SAMPLE}, f"reverie {verb}")
+    kind = _options(name, _fields(options, documentation, {}))
+    flags = dataclasses.make_dataclass(verb, [("general", general), (kind.__name__, kind)])
     flags.__doc__ = doc if run else f"{doc}\n\nMore flags depend on the model: reverie {verb} RUN --help."
     config = (tyro.conf.OmitArgPrefixes,)
     parsed: Any
     parsed, unknown = parse(flags, arguments, verb, config=config, return_unknown_args=True)
     if odd := [item for item in unknown if item.startswith("-")]:
-        _refuse(odd[0], name, [*vars(parsed.general), *own], own)
+        _refuse(odd[0], name, [*vars(parsed.general), *options], options)
     if unknown:
         raise UsageError(f"{listed(unknown)}: too much. See reverie {verb} --help.")
-    return parsed.general, vars(getattr(parsed, options.__name__))
+    return parsed.general, vars(getattr(parsed, kind.__name__))
 
 
-_OF_SAMPLE = ("model", "n", "chunk", "progress")  # what rv.sample itself takes under other names than the flags
+_OF_SAMPLE = ("model", "n", "chunk", "progress")  # arguments of rv.sample with other names than the flags
 
 
 def _names(*groups: Any) -> list[str]:
@@ -185,8 +189,8 @@ def named_run(arguments: list[str]) -> str | None:
     """The argument that is the run, wherever it stands; one that follows a flag may be that flag's value."""
     words = [word for word in arguments if not word.startswith("-")]
     free = [word for before, word in zip(["", *arguments], arguments, strict=False) if not before.startswith("-")]
-    there = [word for word in [*free, *words] if _is_run(word)]
-    return there[0] if there else arguments[0] if words and words[0] == arguments[0] else None
+    runs = [word for word in [*free, *words] if _is_run(word)]
+    return runs[0] if runs else arguments[0] if words and words[0] == arguments[0] else None
 
 
 def _is_run(word: str) -> bool:
@@ -196,18 +200,18 @@ def _is_run(word: str) -> bool:
 
 
 def _of_run(run: str) -> tuple[str, Parameters, dict[str, str]]:
-    """The model of a run, what its verbs can be told beside conditions, and what their docstrings say of it."""
+    """The model of a run, the options of its verbs beside conditions, and their documentation."""
     info = Run.open(locate(run)[0]).info
     entry = registry.entry(info["model"]["name"])
     conditions = info.get("card", {}).get("conditions", {})
-    own = {name: p for name, p in entry.sampling.items() if name not in conditions and has_flag(p)}
-    return info["model"]["name"], own, _documentation(*_documents(entry.kind(), "sample", "stream", "translate"))
+    options = {name: p for name, p in entry.sampling.items() if name not in conditions and has_flag(p)}
+    return info["model"]["name"], options, _documentation(*_documents(entry.kind(), "sample", "stream", "translate"))
 
 
-def _refuse(flag: str, model: str, known: list[str], own: Parameters) -> None:
+def _refuse(flag: str, model: str, names: list[str], options: Parameters) -> None:
     """The UsageError for a flag that a run's model does not have."""
     name = flag.lstrip("-").partition("=")[0].replace("-", "_")
     others = registry.with_option(name)
     where = f" These models have it: {listed(others)}." if others else ""
-    has = f"Its own are {listed(own)}." if own else "It has none of its own."
-    raise UsageError(f"{model} has no option {name!r} when it samples.{suggest(name, known)} {has}{where}")
+    has = f"It has: {listed(options)}." if options else "It has none of its own."
+    raise UsageError(f"{model} has no option {name!r} when it samples.{suggest(name, names)} {has}{where}")

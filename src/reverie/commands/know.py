@@ -1,4 +1,4 @@
-"""Verbs that tell."""
+"""Verbs that list models, data and weights, and diagnose runs."""
 
 from __future__ import annotations
 
@@ -7,70 +7,68 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from reverie.commands.shared import RunName, bar, dump, note, out
+from reverie.commands.shared import RunName, bar, dump, note, out, table
 from reverie.core.errors import ReverieError, UsageError
-from reverie.core.files import quoted
 
 if TYPE_CHECKING:
     from reverie.data.types import Dataset
 
+FEW = 2000  # training images, below which a GAN needs augmentation of its discriminator's images: docs/choosing.md
 
-def models(json: bool = False) -> None:
+
+def models(pattern: Positional[Annotated[str, arg(metavar="PATTERN")]] = "*", /, json: bool = False) -> None:
     """Every model: its system, how it treats p(x), what it can do, and its paper.
 
     Args:
+        pattern: of names, such as "*gan*".
         json: print a list of {"name", "system", "taxonomy", "verbs", "paper"}.
     """
+    from reverie.core.registry import entry, list_models, where
     from reverie.core.verbs import USED
-    from reverie.registry import entry, where
 
     rows = [
-        {"name": name, "system": e.system, "taxonomy": e.taxonomy, "verbs": e.verbs, "paper": e.paper}
+        {"name": name, "system": e.title, "taxonomy": e.taxonomy, "verbs": e.verbs, "paper": e.paper}
         for name, e in ((name, entry(name)) for name in where(lambda e: bool(e.kind())))
+        if name in list_models(pattern)
     ]
     if json:
         dump(rows)
         return
     for row in rows:
         able = [verb for verb in row["verbs"] if verb in USED]
-        told = [f"{row['system']}{'; ' * bool(row['taxonomy'])}{row['taxonomy']}"]
-        told += ["can " + ", ".join(able) if able else "serves other models", str(row["paper"])]
-        out("\n".join(f"{name:24} {line}" for name, line in zip((row["name"], "", ""), told, strict=True) if line))
+        lines = [f"{row['system']}{'; ' * bool(row['taxonomy'])}{row['taxonomy']}"]
+        lines += ["can " + ", ".join(able) if able else "is an auxiliary model", str(row["paper"])]
+        out("\n".join(f"{name:24} {line}" for name, line in zip((row["name"], "", ""), lines, strict=True) if line))
     out("Next: reverie train NAME --help")
 
 
 def doctor(run: RunName, /, json: bool = False) -> None:
-    """What ails a GAN's training, and what to do: collapse, overfitting, vanishing gradients, divergence.
+    """Problems of a GAN's training, and what to do: collapse, overfitting, vanishing gradients, divergence.
 
-    A run in training says so by itself; this reads the log of any run again.
+    A run in training reports them by itself; this reads the log of any run again.
 
     Args:
         run: a run directory.
-        json: print {"findings": [{"kind", "step", "said", "advice"}]}, the worst last state first.
+        json: print {"findings": [{"kind", "step", "message", "advice"}], "past", "checks"}.
     """
     from dataclasses import asdict
 
-    from reverie.training.doctor import examine, is_game
-    from reverie.training.run import Run, locate
+    from reverie.training.doctor import doctor as diagnose
 
-    found = Run.open(locate(run)[0])
-    lines = found.metrics()
-    if not is_game(lines):
-        raise UsageError(
-            f"{run} is no game of two players: the doctor knows GANs. `reverie evaluate {quoted(run)}` scores it."
-        )
-    now, earlier = examine(lines), list(found.info.get("findings", []))
-    still = {one.kind for one in now}
-    passed = [one for one in earlier if one["kind"] not in still]
+    diagnosis = diagnose(run)
     if json:
-        dump({"findings": [asdict(one) for one in now], "passed": passed})
+        checks = [dict(zip(("measure", "value", "limit", "verdict"), row, strict=True)) for row in diagnosis.rows()]
+        dump(
+            {"findings": [asdict(finding) for finding in diagnosis.findings], "past": diagnosis.past, "checks": checks}
+        )
         return
-    for one in now:
-        out(f"{one}")
-    for past in passed:
-        out(f"Passed: {past['kind']} was seen at step {past['step']} ({past['said']})")
-    if not now:
-        out(f"Nothing is wrong as of step {lines[-1]['step']}." + ("" if passed else " Nothing was, before."))
+    table(("measure", "value", "limit", "verdict"), diagnosis.rows())
+    for finding in diagnosis.findings:
+        out(f"{finding}")
+    for past in diagnosis.past:
+        out(f"Passed: {past['kind']} at step {past['step']} ({past.get('message') or past.get('said')})")
+    if not diagnosis.findings:
+        out(f"No problem as of step {diagnosis.step}." + ("" if diagnosis.past else " There was none earlier."))
 
 
 def data(
@@ -108,7 +106,7 @@ def data(
         return
     try:
         with bar(True) as progress:
-            found = open_data(source, size, channels, fit, background, held_out, medium, progress)
+            dataset = open_data(source, size, channels, fit, background, held_out, medium, progress)
     except TooFew as error:
         if json:  # the report is what was asked for, however little there is to train on
             dump(
@@ -129,25 +127,36 @@ def data(
             )
         raise
     if json:
-        dump(found.summary())
+        dump(dataset.summary())
         return
-    summary = found.summary()
-    named = f" ({', '.join(found.classes[:12])}{' ...' if len(found.classes) > 12 else ''})" if found.classes else ""
+    summary = dataset.summary()
+    named = (
+        f" ({', '.join(dataset.classes[:12])}{' ...' if len(dataset.classes) > 12 else ''})" if dataset.classes else ""
+    )
     out(
-        f"{source}: {summary['usable']} usable {found.spec.medium}s of {found.spec}, "
+        f"{source}: {summary['usable']} usable {dataset.spec.medium}s of {dataset.spec}, "
         f"{summary['train']} to train on, {summary['held_out']} held out"
     )
-    out(f"classes {len(found.classes)}{named}, captions {summary['captions']}, pairs {summary['pairs']}")
-    if found.attributes:
-        out(f"attributes {', '.join(found.attributes)}")
-    for kind, count in found.report.counts().items():
-        first = next(p for p in found.report.problems if p.kind == kind)
+    out(f"classes {len(dataset.classes)}{named}, captions {summary['captions']}, pairs {summary['pairs']}")
+    if dataset.attributes:
+        out(f"attributes {', '.join(dataset.attributes)}")
+    for kind, count in dataset.report.counts().items():
+        first = next(p for p in dataset.report.problems if p.kind == kind)
         out(f"  {count:6} {kind}: {first.action} (first: {first.file})")
     opened = {"size": size, "fit": fit, "background": background, "held_out": held_out, "channels": channels}
-    out(f"fingerprint {found.fingerprint[:16]}. {_next(found, source, opened | {'medium': medium})}")
+    if dataset.spec.medium == "image":
+        out(_which_model(dataset))
+    out(f"fingerprint {dataset.fingerprint[:16]}. {_next(dataset, source, opened | {'medium': medium})}")
 
 
-def _next(found: Dataset, source: str, opened: dict[str, Any]) -> str:
+def _which_model(dataset: Dataset) -> str:
+    """A first choice by purpose and number of images, from the measurements of docs/choosing.md."""
+    best = "flow-matching or r3gan (5 minutes)" if len(dataset.train) >= FEW else "stylegan2 or ddpm (20 minutes)"
+    pairs = ", pix2pix for its pairs (15 minutes)" if "source" in dataset.train else ""
+    return f"which model: vae for a first look (3 minutes), {best} for good samples{pairs}; see docs/choosing.md"
+
+
+def _next(dataset: Dataset, source: str, opened: dict[str, Any]) -> str:
     """The command that trains on a data set, opened with the same options; or what it lacks.
 
     Args:
@@ -156,20 +165,20 @@ def _next(found: Dataset, source: str, opened: dict[str, Any]) -> str:
     import torch
 
     from reverie.commands.flags import Request
-    from reverie.registry import build
+    from reverie.core.registry import build
 
     flags = {name: value for name, value in opened.items() if value != getattr(Request(), name)}
     words = [("--" + name.replace("_", "-"), str(value)) for name, value in ({"data": source} | flags).items()]
     rest = shlex.join(word for pair in words for word in pair)
-    if found.spec.medium != "image":
+    if dataset.spec.medium != "image":
         return (
-            f"No built-in model learns from {found.spec.medium}s: write one (docs/extending.md).\n"
+            f"No built-in model learns from {dataset.spec.medium}s: write one (docs/extending.md).\n"
             f"Next: reverie train package.module:Model {rest}"
         )
-    model = "pix2pix" if "source" in found.train else "vae"
+    model = "pix2pix" if "source" in dataset.train else "vae"
     try:
         with torch.device("meta"):  # asks whether the size fits, and allocates nothing
-            build(model, found)
+            build(model, dataset)
     except UsageError as error:
         return f"Next: another size. {error}"
     return f"Next: reverie train {model} {rest}"
@@ -190,7 +199,7 @@ def weights(
         verify: exit with 1 where a file that is here is damaged. (Every file is compared with its sha256 in any case.)
         json: print a list of {"name", "state", "file", "bytes", "title", "serves", "licence", "paper", "sources"}.
     """
-    from reverie.weights import NETWORKS, cache, load, state
+    from reverie.pretrained.weights import NETWORKS, cache, load, state
 
     files = {name: cache(name) for name in names or NETWORKS}  # refuses an unknown name before any work
     failed = []
@@ -205,7 +214,7 @@ def weights(
     rows: list[dict[str, Any]] = [
         {"name": name, "state": state(name), "file": str(file), "bytes": NETWORKS[name].size}
         | {what: getattr(NETWORKS[name], what) for what in ("title", "serves", "licence", "paper")}
-        | {"sources": [source.said for source in NETWORKS[name].files]}
+        | {"sources": [file.label for file in NETWORKS[name].files]}
         for name, file in files.items()
     ]
     if json:

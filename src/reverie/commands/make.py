@@ -1,4 +1,4 @@
-"""Verbs that make a run."""
+"""Verbs that train."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from reverie.core.files import quoted
 
 
 def train(arguments: list[str]) -> None:
-    """Train a model on pictures and leave a run directory: weights, sample grids, loss curve, latent map, scores."""
+    """Train a model into a run directory: weights, sample grids, loss curves, latent map, scores."""
     named = bool(arguments) and not arguments[0].startswith("-")
     model, rest = (arguments[0], arguments[1:]) if named else ("vae", arguments)
     from reverie.commands.flags import train_flags
-    from reverie.registry import accept
+    from reverie.core.registry import accept
 
     model = accept(model)
     if rest and not rest[0].startswith("-"):
         raise UsageError(
             f"{rest[0]!r} is too much: train takes one name, the model's. Did you mean --data {quoted(rest[0])}?"
         )
-    pairs = zip(rest, [*rest[1:], ""], strict=False)  # the recipe, and so what --help shows, depends on the data
+    pairs = zip(rest, [*rest[1:], ""], strict=False)  # the recipe, and so what --help lists, depends on the data
     source = next((a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--data"), "fashion")
-    options, asked = train_flags(model, source, rest, train.__doc__ or "")
+    options, request = train_flags(model, source, rest, train.__doc__ or "")
     from reverie.core.distributed import rank
     from reverie.workflow.train import train as start
 
     leader = rank() == 0
     with bar(leader) as progress:
-        data = None if asked.data == "none" else asked.data
-        how = {name: getattr(asked, name) for name in ("size", "fit", "background", "held_out", "channels", "medium")}
-        run = start(model, data, **how, out=asked.out, progress=progress, **options)
+        data = None if request.data == "none" else request.data
+        opened = {
+            name: getattr(request, name) for name in ("size", "fit", "background", "held_out", "channels", "medium")
+        }
+        run = start(model, data, **opened, out=request.out, progress=progress, **options)
     if leader:
-        _end(run, asked.json)
+        end_of(run, request.json)
 
 
 def resume(
@@ -58,9 +60,9 @@ def resume(
     from reverie.core.distributed import rank
     from reverie.workflow.again import resume as again
 
-    found = again(run, steps, minutes, data=data)
+    resumed = again(run, steps, minutes, data=data)
     if rank() == 0:
-        _end(found, json)
+        end_of(resumed, json)
 
 
 def rerun(run: RunName, /, out: str | None = None, data: str | None = None, json: bool = False) -> None:
@@ -75,12 +77,12 @@ def rerun(run: RunName, /, out: str | None = None, data: str | None = None, json
     from reverie.core.distributed import rank
     from reverie.workflow.again import rerun as repeat
 
-    found = repeat(run, out, data=data)
+    repeated = repeat(run, out, data=data)
     if rank() == 0:
-        _end(found, json)
+        end_of(repeated, json)
 
 
-def _end(run: Any, json: bool) -> None:
+def end_of(run: Any, json: bool) -> None:
     """The last lines of a training command."""
     result = run.info["result"]
     if json:
@@ -92,11 +94,13 @@ def _end(run: Any, json: bool) -> None:
         out(f"Next: reverie resume {quoted(run.path)}")
         return
     out(f"Look at {', '.join(p.name for p in sorted(run.path.glob('*.png')))} in {run.path}.")
-    verbs, serves = run.info["verbs"], run.info.get("card", {}).get("serves")
-    after = {"sample": ["sample {} -n 64 --out grid.png", "evaluate {}"], "translate": ["translate {}"]}
-    first = next((commands for verb, commands in after.items() if verb in verbs), ["reconstruct {}"])
-    if serves:  # a model that serves others says how
-        out(f"Next: {serves.replace('THIS', quoted(run.path))}")
+    verbs, card, path = run.info["verbs"], run.info.get("card", {}), quoted(run.path)
+    if serves := card.get("serves"):  # an auxiliary model says what it is for
+        out(f"Next: {serves.replace('THIS', path)}")
         return
-    more = ["traverse {}"] if "decode" in verbs and {"encode", "latents"} & set(verbs) else []
-    out("Next: " + ", or ".join(f"reverie {verb.format(quoted(run.path))}" for verb in first + more))
+    after = {"sample": ["sample {} -n 64 --out grid.png", "evaluate {}"], "translate": ["translate {}"]}
+    commands = next((texts for verb, texts in after.items() if verb in verbs), ["reconstruct {}"])
+    spaces = [*card.get("latents", {}).values()]
+    if "decode" in verbs and {"encode", "latent"} & set(verbs) and not (spaces and spaces[0]["encode"] == "invert"):
+        commands.append("traverse {}")
+    out("Next: " + ", or ".join(f"reverie {command.format(path)}" for command in commands))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from reverie.commands.shared import RunName, dump, note, out, target
+from reverie.commands.shared import RunName, dump, note, out, table, target
 from reverie.core.errors import UsageError
 from reverie.core.files import quoted
 
@@ -32,31 +32,26 @@ def runs(
     """
     from reverie.training.run import runs_in
 
-    found, damaged = runs_in(folder)
+    all_runs, damaged = runs_in(folder)
     for line in damaged:
         note(f"Warning: {line}")
-    if not found:
+    if not all_runs:
         raise UsageError(f"There are no runs in {folder}. `reverie train` makes one.")
     path = target(sheet) if sheet else None
-    rows = [run.summary() for run in found]
+    rows = [run.summary() for run in all_runs]
     if path:
-        _sheet(found, path)
+        _sheet(all_runs, path)
     if json:
         dump(rows)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("run", "model", "data", "status", "steps", "minutes", "scores"):
-        side: Any = "right" if name in ("steps", "minutes") else "left"
-        table.add_column(name, justify=side, no_wrap=name not in ("data", "scores"))
+    cells = []
     for row in rows:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in [*row["scores"].items()][:_SCORES])
-        cells = [str(row[name]) for name in ("run", "model", "data", "status", "steps")]
-        table.add_row(*cells, f"{row['minutes']:.1f}", scores)
-    Console(width=max(100, Console().width)).print(table)
-    out(f"Next: reverie evaluate {quoted(found[-1].path)}" + (f"; samples of each: {path}" if path else ""))
+        texts = [str(row[name]) for name in ("run", "model", "data", "status", "steps")]
+        cells.append([*texts, f"{row['minutes']:.1f}", scores])
+    columns = ("run", "model", "data", "status", "steps", "minutes", "scores")
+    table(columns, cells, right=("steps", "minutes"))
+    out(f"Next: reverie evaluate {quoted(all_runs[-1].path)}" + (f"; samples of each: {path}" if path else ""))
 
 
 def show(run: RunName, /, json: bool = False) -> None:
@@ -70,15 +65,15 @@ def show(run: RunName, /, json: bool = False) -> None:
     from reverie.training.checkpoint import steps_in
     from reverie.training.run import Run, locate
 
-    found = Run.open(locate(run)[0])
-    info, summary = found.info, found.summary()
+    opened = Run.open(locate(run)[0])
+    info, summary = opened.info, opened.summary()
     result = summary | {
-        "options": _chosen(found),
+        "options": _options(opened),
         "training": info.get("training", {}),
         "verbs": [verb for verb in info.get("verbs", []) if verb in USED],
         "card": info.get("card", {}),
-        "checkpoints": steps_in(found.checkpoints),
-        "images": sorted(path.name for path in found.path.glob("*.png")),
+        "checkpoints": steps_in(opened.checkpoints),
+        "images": sorted(path.name for path in opened.path.glob("*.png")),
     }
     if json:
         dump(result)
@@ -96,11 +91,11 @@ def show(run: RunName, /, json: bool = False) -> None:
     out("\n".join(f"{name:12} {value}" for name, value in lines.items()))
 
 
-def _chosen(found: Run) -> dict[str, object]:
+def _options(run: Run) -> dict[str, object]:
     """Options of the model other than its defaults; all of them where the model is not known here."""
-    from reverie import registry
+    from reverie.core import registry
 
-    name, kwargs = found.info["model"]["name"], found.info["model"].get("kwargs") or {}
+    name, kwargs = run.info["model"]["name"], run.info["model"].get("kwargs") or {}
     defaults = registry.signature(name) if name in registry.names() else {}
     plain = {key: value for key, value in kwargs.items() if not isinstance(value, dict)}
     return {
@@ -114,16 +109,10 @@ def _listed(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _sheet(found: list[Run], path: Path) -> None:
+def _sheet(runs_: list[Run], path: Path) -> None:
     from reverie.media.montage import labelled, save
 
-    shown = [(f"{run.path} ({run.info['status']})", image) for run in found if (image := _newest_image(run))]
-    if not shown:
+    sheets = [(f"{run.path} ({run.info['status']})", image) for run in runs_ if (image := run.samples)]
+    if not sheets:
         raise UsageError("None of these runs has samples yet.")
-    save(path, labelled(shown))
-
-
-def _newest_image(run: Run) -> Path | None:
-    """The samples at the end, else the last ones of training."""
-    previews = sorted((run.path / "samples").glob("*.png"), reverse=True)
-    return next((file for file in (run.path / "samples.png", *previews) if file.is_file()), None)
+    save(path, labelled(sheets))

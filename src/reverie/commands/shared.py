@@ -1,4 +1,4 @@
-"""What the verbs share: where results and progress go."""
+"""Helpers of the verbs: where results and progress go."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
@@ -23,7 +23,7 @@ from reverie.training.progress import console
 
 # positional arguments, by the names that the manual gives them
 RunName = Positional[Annotated[str, arg(metavar="RUN")]]
-PictureName = Positional[Annotated[str, arg(metavar="IMAGE")]]
+ImageNames = Positional[Annotated[tuple[str, ...], arg(metavar="[IMAGE ...]")]]
 
 
 _TYPES = ConstructorRegistry()
@@ -46,11 +46,18 @@ def _word(text: str) -> int:
 _WORDS: dict[type, Callable[[str], Any]] = {float: _finite, int: _word, str: str}  # of one word on the command line
 
 
+def _alternatives(kind: Any) -> tuple[list[Any], bool]:
+    """The types of a union without None, and whether None is among them."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return [kind], False
+    kinds = [part for part in typing.get_args(kind) if part is not type(None)]
+    return kinds, len(kinds) < len(typing.get_args(kind))
+
+
 @_TYPES.primitive_rule
 def _one_word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """A finite number, a whole one of 64 bits, or one of these or text that may be None, which help does not say."""
-    optional = typing.get_origin(info.type) in (typing.Union, types.UnionType)
-    kinds = [kind for kind in typing.get_args(info.type) if kind is not type(None)] if optional else [info.type]
+    """A finite number, an integer of 64 bits, or one of these or text that may be None; help does not print None."""
+    kinds, optional = _alternatives(info.type)
     if len(kinds) != 1 or kinds[0] not in _WORDS or (kinds[0] is str and not optional):
         return None
     kind, parse = kinds[0], _WORDS[kinds[0]]
@@ -61,6 +68,23 @@ def _one_word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         instance_from_str=lambda words: None if optional and words[0] == "None" else parse(words[0]),
         is_instance=lambda value: isinstance(value, accepted) or (optional and value is None),
         str_from_instance=lambda value: [str(value)],
+    )
+
+
+@_TYPES.primitive_rule
+def _choice_or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """``Literal[...] | None`` and ``bool | None``; help does not print None."""
+    kinds, optional = _alternatives(info.type)
+    if not optional or len(kinds) != 1 or not (kinds[0] is bool or typing.get_origin(kinds[0]) is Literal):
+        return None
+    values = {str(value): value for value in ((True, False) if kinds[0] is bool else typing.get_args(kinds[0]))}
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(values) + "}",
+        instance_from_str=lambda words: values[words[0]],
+        is_instance=lambda value: value is None or value in values.values(),
+        str_from_instance=lambda value: [str(value)],
+        choices=tuple(values),
     )
 
 
@@ -85,12 +109,30 @@ def dump(value: Any) -> None:
     out(json_.dumps(value))
 
 
-def told(json: bool, result: dict[str, Any], text: str) -> None:
+def report(json: bool, result: dict[str, Any], text: str) -> None:
     """The result, for a machine or a person."""
     if json:
         dump(result)
     else:
         out(text)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> None:
+    """A table on stdout, 100 to 160 columns wide where its rows need that.
+
+    Args:
+        right: columns that are aligned to the right.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        grid.add_column(name, justify="right" if name in right else "left", no_wrap=name != "scores")
+    for row in rows:
+        grid.add_row(*row)
+    natural = grid.__rich_measure__(Console(width=160), Console(width=160).options).maximum
+    Console(width=max(100, natural, Console().width)).print(grid)
 
 
 def target(where: str) -> Path:

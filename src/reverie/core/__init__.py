@@ -1,1 +1,1 @@
-"""What everything else stands on: batches, the card of a model, devices, ranks."""
+"""The base layer: batches, model cards, options, devices, ranks."""

@@ -1,4 +1,4 @@
-"""A batch: named columns, rows first, and what the engine says about them."""
+"""A batch: named columns, rows first, with the random streams and progress of its training step."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from reverie.core.noise import Noise
 class Batch(dict[str, Any]):
     """Columns by name: a Tensor (B, ...) or a list of B. The engine adds attributes, never keys.
 
-    The primary column is ``x`` (B, C, *shape), float32 in [-1, 1]; others where the data has them: ``label`` (B,) int64
-    (-1 = none), ``text`` (B strings), ``attributes`` (B, A), ``source`` (the other side of a pair), ``mask``.
+    The primary column is ``x`` (B, C, *shape), float32 in [-1, 1]. Optional columns: ``label`` (B,) int64 (-1 = none),
+    ``text`` (B strings), ``attributes`` (B, A), ``source`` (the other image of a pair), ``mask``.
 
     Attributes:
-        rng: one stream of random numbers per row; its length is the number of rows, also where there are no columns.
-        shared: a ``Noise`` of one row for the whole step, equal on all ranks and in all parts of a batch.
-        row: (B,) int64, place in the global batch.
+        rng: one stream of random numbers per row; its length is the number of rows, even without columns.
+        shared: a ``Noise`` of one row, the same on all ranks and in all parts of a batch.
+        row: (B,) int64, index in the global batch.
         progress: 0-dim, of the stage, in [0, 1].
-        due: names of the phases of this step.
+        due: names of the phases that run in this step.
     """
 
     def __init__(
@@ -47,10 +47,9 @@ class Batch(dict[str, Any]):
         self.due = due
 
     def __missing__(self, name: str) -> Any:
-        known = ", ".join(self) or "none"
         raise UsageError(
-            f"This data has no column {name!r}; its columns: {known}. A model that cannot do without one names it in "
-            f"the columns of its card; one that can asks batch.get({name!r})."
+            f"This data has no column {name!r}; its columns: {', '.join(self) or 'none'}. A model that requires a "
+            f"column lists it in the columns of its card; for an optional one use batch.get({name!r})."
         )
 
     @property
@@ -63,26 +62,25 @@ class Batch(dict[str, Any]):
 
     def replace(self, columns: Mapping[str, Any] | None = None, **attributes: Any) -> Batch:
         """The same batch with other columns or attributes."""
-        known = {name: getattr(self, name) for name in ("rng", "shared", "row", "progress", "due")}
-        return Batch(self if columns is None else columns, **(known | attributes))
+        current = {name: getattr(self, name) for name in ("rng", "shared", "row", "progress", "due")}
+        return Batch(self if columns is None else columns, **(current | attributes))
 
     def cut(self, low: int, high: int) -> Batch:
-        """Rows ``low`` to ``high``, with streams of their own, at the draws where these stand."""
+        """Rows ``low`` to ``high``, with copies of their random streams at the current draw."""
         rows = slice(low, high)
-        known = {"rng": self.rng[rows], "shared": self.shared[:], "row": self.row[rows]}
-        whole = (low, high) == (0, self.rows)
-        return self.replace(None if whole else {name: value[rows] for name, value in self.items()}, **known)
+        columns = None if (low, high) == (0, self.rows) else {name: value[rows] for name, value in self.items()}
+        return self.replace(columns, rng=self.rng[rows], shared=self.shared[:], row=self.row[rows])
 
 
 def parts_of(batch: Batch, parts: int, group: int = 1) -> list[tuple[int, int]]:
-    """Where to cut a batch into ``parts`` consecutive pieces whose sizes are multiples of ``group``: (low, high)."""
+    """Split a batch into ``parts`` consecutive slices (low, high) whose sizes are multiples of ``group``."""
     groups = batch.rows // group
     cuts = [groups * part // parts * group for part in range(parts)] + [batch.rows]
     return [(low, high) for low, high in itertools.pairwise(cuts) if high > low]
 
 
 def join(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Consecutive pieces as one: tensors and lists by rows; what has no rows is the first's."""
+    """Concatenate the rows of consecutive parts; a value without rows is taken from the first part."""
 
     def together(values: list[Any]) -> Any:
         if isinstance(values[0], Tensor) and values[0].ndim:

@@ -1,4 +1,4 @@
-"""What shared code must know of a model beyond its verbs: plain data, stored in run.json, read without weights."""
+"""The card of a model: properties beyond its verbs, as plain data in run.json, readable without weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from reverie.core.errors import UsageError
 from reverie.core.values import integer
 from reverie.core.verbs import Model, verbs_of
 
-# Columns that may be conditions. An argument of these names is never an option of sampling.
+# Columns that can be conditions. An argument with such a name is never a sampling option.
 COLUMNS = ("label", "text", "source", "attributes", "mask", "tokens")
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a model makes: the medium, its shape in pixels (or voxels, samples) and its channels."""
+    """The output of a model: medium, shape in pixels (or voxels, samples) and channels."""
 
     medium: str
     shape: tuple[int, ...]
@@ -38,11 +38,13 @@ class Space:
     """A latent space.
 
     Attributes:
-        shape: of one latent.
-        prior: what ``sample`` draws from; "model": what the model itself makes of noise; None: nothing.
-        encode: how ``encode`` finds a latent: "exact" (a function), "mean" (of a posterior), "invert" (a search).
-        kind: of the numbers.
-        evaluations: of networks, for one ``encode``.
+        shape: of a latent.
+        prior: the distribution that ``sample`` draws from; "model": latents that the model computes from noise; None:
+            no prior.
+        encode: how ``encode`` computes a latent: "exact" (a function), "mean" (of a posterior), "invert" (an iterative
+            search); None: it cannot.
+        kind: type of the values.
+        evaluations: network evaluations per ``encode``.
     """
 
     shape: tuple[int, ...]
@@ -57,18 +59,18 @@ class Space:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """One way to a likelihood. Several of one name are the same number at different costs, the cheapest first.
+    """A method to compute the likelihood. Entries of equal name compute the same number, the cheapest first.
 
     Attributes:
-        verb: what computes it, nats per row.
-        kind: "exact", "bound" (from below) or "estimate". A density of dequantised data is a bound of 8-bit
+        verb: computes it, in nats per row.
+        kind: "exact", "bound" (from below) or "estimate". A density of dequantised data is a lower bound of 8-bit
             probabilities.
-        of: "8-bit" values, "binary" ones, a "density" of the floats themselves, or "tokens".
-        dequantised: whether 8-bit values are spread over their bins, because a density is asked.
-        suffix: what it adds to the name of a score ("iw32", "ode").
-        evaluations: of networks, for one row.
+        of: "8-bit" or "binary" values, the "density" of floats, or "tokens".
+        dequantised: whether uniform noise turns 8-bit values into continuous ones for a density.
+        suffix: of the score's name ("iw32", "ode").
+        evaluations: network evaluations per row.
         options: of the verb.
-        rows: at most so many held-out rows, evenly spread, are looked at; 0 is all.
+        rows: largest number of held-out rows, evenly spaced, that are evaluated; 0 is all.
     """
 
     verb: Literal["log_prob", "elbo", "estimate"]
@@ -85,7 +87,7 @@ class Likelihood:
 
     @property
     def name(self) -> str:
-        """What it adds to the name of a score: "" for an exact one, "-bound", "-bound-iw32", "-ode" ..."""
+        """Suffix of the score's name: "" if exact, "-bound", "-bound-iw32", "-ode" ..."""
         kind = {"exact": "", "bound": "-bound", "estimate": "" if self.suffix else "-estimate"}[self.kind]
         return kind + (f"-{self.suffix}" if self.suffix else "")
 
@@ -95,21 +97,22 @@ class Card:
     """A model's card.
 
     Attributes:
-        output: what it makes.
+        output: medium, shape and channels of its samples.
         conditions: columns that ``sample`` and the other verbs take, each with a size: "label": classes, "source":
             channels, "text": 0.
-        columns: columns that training cannot do without: names, or a mapping to what to do where the data has none.
-        latents: latent spaces by name, the default one first.
-        likelihoods: the ways to a likelihood.
-        evaluations: of networks, for one sample with default options.
-        monitors: what to watch in training: "gan" (the doctor), "classes" (those found among samples).
+        columns: columns that training requires: names, or a mapping from names to what to do if the data lacks one.
+        latents: latent spaces by name, the default first.
+        likelihoods: methods to compute the likelihood.
+        evaluations: network evaluations per sample with default options.
+        monitors: training monitors: "gan" (the doctor), "classes" (class coverage of samples).
         weights: pretrained networks that it needs (see ``reverie weights``).
-        networks: sub-modules that ``--compile`` compiles; by default direct children that hold parameters.
-        serves: what it is for, where it is an auxiliary model; THIS stands for the run.
-        caution: what a user must know before looking at its samples.
-        origin: runs that it was made from, by argument.
+        networks: sub-modules that ``--compile`` compiles; by default direct children with parameters.
+        restores: tasks of ``reverie.restoration`` that it can solve.
+        serves: the purpose of an auxiliary model; THIS stands for the run.
+        caution: a warning to print with its samples.
+        origin: runs that it builds on, by argument.
     Raises:
-        UsageError: a field that holds something else; it names the field.
+        UsageError: a field of the wrong type or value; the message names the field.
     """
 
     output: Output | None = None
@@ -121,6 +124,7 @@ class Card:
     monitors: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
+    restores: tuple[str, ...] = ()
     serves: str = ""
     caution: str = ""
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -131,12 +135,13 @@ class Card:
             output=lambda name, value: value if value is None else _of(Output, name, value),
             conditions=_counts,
             columns=_columns,
-            latents=lambda name, value: {key: _of(Space, name, one) for key, one in _mapping(name, value).items()},
-            likelihoods=lambda name, value: tuple(_of(Likelihood, name, one) for one in _several(name, value)),
+            latents=lambda name, value: {key: _of(Space, name, entry) for key, entry in _mapping(name, value).items()},
+            likelihoods=lambda name, value: tuple(_of(Likelihood, name, entry) for entry in _several(name, value)),
             evaluations=integer,
             monitors=_names,
             weights=_names,
             networks=_names,
+            restores=_names,
             serves=_text,
             caution=_text,
             origin=_texts,
@@ -144,12 +149,12 @@ class Card:
 
     @property
     def remedies(self) -> dict[str, str]:
-        """The columns that training cannot do without, each with what to do where there is none."""
+        """The columns that training requires, each with what to do if the data lacks it."""
         return dict(self.columns) if isinstance(self.columns, Mapping) else {}
 
     @property
     def classes(self) -> int:
-        """How many classes it can be asked for; 0 is none."""
+        """Number of classes of a conditional model, else 0."""
         return self.conditions.get("label", 0)
 
     @property
@@ -163,21 +168,21 @@ class Card:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Card:
-        """The card of ``to_json``; fields that this version does not know are left out."""
+        """The card from ``to_json``; unknown fields are ignored."""
         output = content.get("output")
         parts = {
             "output": None if output is None else _read(Output, output),
-            "latents": {name: _read(Space, one) for name, one in content.get("latents", {}).items()},
-            "likelihoods": tuple(_read(Likelihood, one) for one in content.get("likelihoods", ())),
+            "latents": {name: _read(Space, entry) for name, entry in content.get("latents", {}).items()},
+            "likelihoods": tuple(_read(Likelihood, entry) for entry in content.get("likelihoods", ())),
         }
         return _read(cls, {**content, **parts})
 
 
-# Fields. Each of these returns what a field holds, as plain values, or raises a UsageError that names the field.
+# Fields. Each function returns a field as plain values, or raises a UsageError that names the field.
 
 
 def _settle(part: Any, **fields: Callable[[str, Any], Any]) -> None:
-    """Check fields of a frozen dataclass, and store them as plain values: NumPy's integers are Python's."""
+    """Check fields of a frozen dataclass and store them as plain Python values."""
     for name, settled in fields.items():
         owner = "Card" if isinstance(part, Card) else f"Card: {type(part).__name__}"
         object.__setattr__(part, name, settled(f"{owner}: {name}", getattr(part, name)))
@@ -190,11 +195,11 @@ def _of(kind: type, name: str, value: Any) -> Any:
 
 
 def _mapping(name: str, value: Any) -> dict[str, Any]:
-    return {_text(name, key): one for key, one in _of(Mapping, name, value).items()}
+    return {_text(name, key): entry for key, entry in _of(Mapping, name, value).items()}
 
 
 def _counts(name: str, value: Any) -> dict[str, int]:
-    return {key: integer(f"{name}: {key}", one) for key, one in _mapping(name, value).items()}
+    return {key: integer(f"{name}: {key}", entry) for key, entry in _mapping(name, value).items()}
 
 
 def _several(name: str, value: Any) -> list[Any]:
@@ -204,11 +209,11 @@ def _several(name: str, value: Any) -> list[Any]:
 
 
 def _integers(name: str, value: Any) -> tuple[int, ...]:
-    return tuple(integer(name, one) for one in _several(name, value))
+    return tuple(integer(name, entry) for entry in _several(name, value))
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
-    return tuple(_text(name, one) for one in _several(name, value))
+    return tuple(_text(name, entry) for entry in _several(name, value))
 
 
 def _text(name: str, value: Any) -> str:
@@ -216,7 +221,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _texts(name: str, value: Any) -> dict[str, str]:
-    return {key: _text(name, one) for key, one in _mapping(name, value).items()}
+    return {key: _text(name, entry) for key, entry in _mapping(name, value).items()}
 
 
 def _columns(name: str, value: Any) -> dict[str, str]:
@@ -232,24 +237,43 @@ def _plain(value: Any) -> Any:
 
 
 def _read(kind: Any, content: Mapping[str, Any]) -> Any:
-    """A dataclass of JSON: lists are tuples, unknown fields are left out."""
-    known = {f.name: content[f.name] for f in dataclasses.fields(kind) if f.name in content}
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    """A dataclass from JSON: lists become tuples, unknown fields are ignored."""
+    present = {f.name: content[f.name] for f in dataclasses.fields(kind) if f.name in content}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in present.items()})
+
+
+def check_space(space: str | None, spaces: Mapping[str, Space]) -> str:
+    """The name of a latent space; by default the first.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    if space is None:
+        return next(iter(spaces))
+    if space not in spaces:
+        raise UsageError(f"space must be one of {', '.join(spaces)}, not {space!r}.")
+    return space
+
+
+def reconstructs(model: Model) -> bool:
+    """Whether a model encodes samples without a search and decodes them."""
+    space = card_of(model).space
+    return {"encode", "decode"} <= set(verbs_of(model)) and (space is None or space.encode in ("exact", "mean"))
 
 
 def card_of(model: Model) -> Card:
-    """A model's own card, or what its verbs tell of one that has none; with the runs that it was made from.
+    """A model's card, or a default from its verbs, with the runs that the model builds on.
 
     Raises:
-        UsageError: it is no card, or speaks of what the model does not have.
+        UsageError: it is not a Card, or names verbs, arguments or sub-modules that the model does not have.
     """
-    own = getattr(type(model), "card", None)
-    # by the property itself: nn.Module's own look-up would hide an AttributeError within it
-    card = own.__get__(model) if isinstance(own, property) else getattr(model, "card", None)
+    attribute = getattr(type(model), "card", None)
+    # call the property directly: nn.Module.__getattr__ would hide an AttributeError inside it
+    card = attribute.__get__(model) if isinstance(attribute, property) else getattr(model, "card", None)
     if card is None:
         card = _default(model)
     elif not isinstance(card, Card):
-        raise UsageError(f"The card of {name_of(model)} is a {type(card).__name__}: make it a reverie.Card.")
+        raise UsageError(f"The card of {name_of(model)} is a {type(card).__name__}; it must be a reverie.Card.")
     else:
         _check(card, model)
     arguments = config_of(model)["kwargs"] or {}
@@ -258,15 +282,15 @@ def card_of(model: Model) -> Card:
 
 
 def _check(card: Card, model: Model) -> None:
-    """Raise a UsageError where a card speaks of verbs, arguments or sub-modules that its model does not have."""
+    """Raise a UsageError if a card names verbs, arguments or sub-modules that its model does not have."""
     verbs, named = verbs_of(model), f"The card of {name_of(model)}"
-    if absent := [one.verb for one in card.likelihoods if one.verb not in verbs]:
-        raise UsageError(f"{named}: likelihoods names {absent[0]}, and the model has no such method.")
+    if absent := [likelihood.verb for likelihood in card.likelihoods if likelihood.verb not in verbs]:
+        raise UsageError(f"{named}: likelihoods names {absent[0]}, but the model has no such method.")
     if "sample" in verbs and (odd := [name for name in card.conditions if not _takes(model.sample, name)]):
-        raise UsageError(f"{named}: conditions has {odd[0]}, and sample() does not take it: give it {odd[0]}=None.")
+        raise UsageError(f"{named}: conditions has {odd[0]}, but sample() does not take it: add {odd[0]}=None.")
     modules = dict(model.named_modules()) if card.networks else {}
     if odd := [name for name in card.networks if name not in modules]:
-        raise UsageError(f"{named}: networks names {odd[0]}, and the model has no such sub-module.")
+        raise UsageError(f"{named}: networks names {odd[0]}, but the model has no such sub-module.")
 
 
 def _takes(method: Callable[..., Any], name: str) -> bool:
@@ -275,39 +299,37 @@ def _takes(method: Callable[..., Any], name: str) -> bool:
 
 
 def _default(model: Model) -> Card:
-    """Of a likelihood only what the verb promises is known: nats of the numbers that it is given."""
-    known = {"log_prob": "exact", "elbo": "bound", "estimate": "estimate"}
+    """A card with only the likelihoods that the verbs imply: densities of the inputs, in nats."""
+    kinds = {"log_prob": "exact", "elbo": "bound", "estimate": "estimate"}
     verbs = verbs_of(model)
-    likelihoods = tuple(Likelihood(verb, kind, "density") for verb, kind in known.items() if verb in verbs)  # type: ignore[arg-type]
+    likelihoods = tuple(Likelihood(verb, kind, "density") for verb, kind in kinds.items() if verb in verbs)  # type: ignore[arg-type]
     return Card(likelihoods=likelihoods)
 
 
 def name_of(model: Model) -> str:
-    """The registry's name of a model, as far as it is known."""
+    """The registry's name of a model, else its class name."""
     config = getattr(model, "config", None)
     return config["name"] if isinstance(config, dict) and "name" in config else type(model).__name__
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
-    """The {"name", "kwargs"} that builds a model again; kwargs is None of a class that no registry built: it is known
-    by its name alone."""
-    module = type(model).__module__.replace("__mp_main__", "__main__")  # a script is itself in its child processes, too
-    own = {"name": f"{module}:{type(model).__qualname__}", "kwargs": None}
-    return getattr(model, "config", None) or own
+    """The {"name", "kwargs"} that rebuilds a model; kwargs is None if the registry did not build it."""
+    module = type(model).__module__.replace("__mp_main__", "__main__")  # the script's name in child processes
+    return getattr(model, "config", None) or {"name": f"{module}:{type(model).__qualname__}", "kwargs": None}
 
 
 def info_of(model: Model) -> dict[str, Any]:
-    """What run.json says of a model that was loaded from a run; nothing of another."""
+    """The run.json of a model that was loaded from a run, else {}."""
     return getattr(model, "run", None) or {}
 
 
 def checkpoint_of(model: Model) -> int | None:
-    """The step of the checkpoint that a model was loaded from; None of another."""
+    """The step of the checkpoint that a model was loaded from, or None."""
     return getattr(model, "checkpoint", None)
 
 
 def networks_of(model: nn.Module) -> list[nn.Module]:
-    """The sub-modules to compile: those that the card names, or direct children that hold trained parameters."""
+    """The sub-modules to compile: those on the card, or direct children with trainable parameters."""
     if names := card_of(model).networks:
         return [model.get_submodule(name) for name in names]
     return [net for net in model.children() if any(p.requires_grad for p in net.parameters())]

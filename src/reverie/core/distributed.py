@@ -1,7 +1,7 @@
-"""Many ranks, one run: ``torchrun ... -m reverie train`` on gloo (CPU) or NCCL (CUDA).
+"""Data-parallel training: ``torchrun ... -m reverie train`` on gloo (CPU) or NCCL (CUDA).
 
-A batch size is always the *global* one. Rank r of R takes rows r B/R ... (r + 1) B/R of it, draws their random numbers
-by their place in the global batch, and each phase averages its own gradients over the ranks.
+A batch size is always the *global* batch size. Rank r of R takes rows r B/R ... (r + 1) B/R, draws random numbers by a
+row's index in the global batch, and each phase averages its gradients over the ranks.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 
 
 def rank() -> int:
-    """This process's place: 0 where nothing is distributed, and in the environment's word before the group is up."""
+    """This process's rank; before the group is initialised, RANK of the environment or 0."""
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
 
 
 def world() -> int:
-    """How many processes train together."""
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextlib.contextmanager
 def group() -> Iterator[None]:
-    """Join the process group that torchrun describes, for as long as the block lasts; nothing on a lone process."""
+    """Join torchrun's process group within the block; a single process does nothing."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
         return
@@ -40,27 +40,27 @@ def group() -> Iterator[None]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
-        dist.barrier()  # gloo's ranks end cleanly only together
+        dist.barrier()  # gloo shuts down cleanly only if all ranks do so together
     finally:
         dist.destroy_process_group()
 
 
 def rows(batch_size: int) -> tuple[int, int]:
-    """First row and number of rows of the global batch that are this rank's.
+    """This rank's rows of the global batch: (first row, number of rows).
 
     Raises:
-        UsageError: the ranks cannot share the batch evenly.
+        UsageError: the batch size is not a multiple of the number of ranks.
     """
-    if batch_size % world():
-        near = max(world(), round(batch_size / world()) * world())
-        raise UsageError(f"{world()} processes cannot share a batch of {batch_size} evenly. Try --batch-size {near}.")
-    each = batch_size // world()
-    return rank() * each, each
+    ranks = world()
+    if batch_size % ranks:
+        near = argument("batch_size", max(ranks, round(batch_size / ranks) * ranks))
+        raise UsageError(f"{ranks} processes cannot share a batch of {batch_size} evenly. Try {near}.")
+    return rank() * (batch_size // ranks), batch_size // ranks
 
 
 @torch.no_grad()
 def average(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its mean over the ranks, in one message."""
+    """Replace each tensor by its mean over the ranks, in one all-reduce."""
     if world() == 1 or not tensors:
         return
     flat = torch.cat([t.reshape(-1) for t in tensors])
@@ -72,7 +72,7 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 @torch.no_grad()
 def gather(columns: dict[str, Any]) -> dict[str, Any]:
-    """The rows of every rank in global order, on every rank; of columns that have rows (B, ...)."""
+    """The rows of all ranks in global order, on every rank; values without rows stay as they are."""
     if world() == 1:
         return columns
 
@@ -80,7 +80,7 @@ def gather(columns: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, list):
             lists: list[Any] = [None] * world()
             dist.all_gather_object(lists, value)
-            return [row for one in lists for row in one]
+            return [row for part in lists for row in part]
         if not isinstance(value, Tensor) or not value.ndim:
             return value
         plain = value.contiguous().byte() if value.dtype == torch.bool else value.contiguous()
@@ -101,7 +101,7 @@ def agree(value: Any) -> Any:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """True everywhere when true anywhere."""
+    """Whether ``flag`` is true on any rank."""
     if world() == 1:
         return flag
     vote = torch.tensor(float(flag), device=device)
@@ -111,26 +111,26 @@ def any_rank(flag: bool, device: torch.device) -> bool:
 
 @torch.no_grad()
 def same_start(tensors: Sequence[Tensor]) -> None:
-    """Give every rank rank 0's values (weights agree already by the seed; this makes sure of it)."""
+    """Copy rank 0's values to every rank (weights already agree by the seed; this guarantees it)."""
     if world() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
 
 
 def collect(chunks: list[np.ndarray | None]) -> list[np.ndarray]:
-    """Chunk i, made by rank i modulo the number of ranks (elsewhere None), on every rank."""
+    """All chunks on every rank; chunk i comes from rank i modulo the number of ranks and is None elsewhere."""
     if world() == 1:
         return [chunk for chunk in chunks if chunk is not None]
-    whole: list[np.ndarray] = []
+    gathered: list[np.ndarray] = []
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     for number, chunk in enumerate(chunks):
         owner = number % world()
-        facts = [None if chunk is None else (chunk.shape, torch.from_numpy(np.array(chunk[:0])).dtype)]
-        dist.broadcast_object_list(facts, owner)
-        assert facts[0] is not None
-        shape, dtype = facts[0]
+        layout = [None if chunk is None else (chunk.shape, torch.from_numpy(np.array(chunk[:0])).dtype)]
+        dist.broadcast_object_list(layout, owner)
+        assert layout[0] is not None
+        shape, dtype = layout[0]
         tensor = torch.empty(shape, dtype=dtype) if chunk is None else torch.from_numpy(np.array(chunk))
         tensor = tensor.to(device)
         dist.broadcast(tensor, owner)
-        whole.append(tensor.cpu().numpy())
-    return whole
+        gathered.append(tensor.cpu().numpy())
+    return gathered

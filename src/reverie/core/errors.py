@@ -1,20 +1,35 @@
-"""The exceptions that reverie raises on purpose: the command line prints them as text, never as a traceback."""
+"""Exceptions for the user: the command line prints their text without a traceback."""
 
 
 class ReverieError(Exception):
-    """Something the user can act on.
-
-    Its text says what happened, what was kept (if anything was at stake) and what to do next.
-    """
+    """An error that the user can act on. Its text: what happened, what was kept (if relevant), what to do next."""
 
 
 class UsageError(ReverieError, ValueError):
-    """A wrong call: an unknown name, an option out of range. A ``ValueError`` too. The command line exits with 2."""
+    """A wrong call: an unknown name, an option out of range. The command line exits with 2."""
 
 
-def suggest(word: object, known: list[str]) -> str:
-    """' Did you mean "vae"?' for a misspelt name, or an empty string when nothing is close or it is no name."""
+def suggest(word: object, candidates: list[str]) -> str:
+    """' Did you mean "vae"?' for a misspelt name, or "" if no candidate is close."""
     import difflib
 
-    close = difflib.get_close_matches(str(word), known, n=1)
+    close = difflib.get_close_matches(str(word), candidates, n=1)
     return f' Did you mean "{close[0]}"?' if close else ""
+
+
+class _Style:
+    flags = False  # whether messages name command-line flags or Python arguments
+
+
+def speak_of_flags(flags: bool) -> bool:
+    """Whether messages name flags (command line) or arguments (Python); returns the previous setting."""
+    before, _Style.flags = _Style.flags, flags
+    return before
+
+
+def argument(name: str, value: object = None) -> str:
+    """An argument in a message: ``--size 32`` on the command line, ``size=32`` in Python; without a value its name."""
+    if _Style.flags:
+        flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
+        return flag if value is None else f"{flag} {value}"
+    return name if value is None else f"{name}={value!r}"

@@ -1,4 +1,4 @@
-"""Writing that never leaves half a file: write aside, flush to the disk, rename."""
+"""Atomic writes: write a temporary file, flush it to the disk, rename it."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from reverie.core.errors import ReverieError, UsageError
 
 @contextlib.contextmanager
 def disk_errors(path: Path, kept: str = "nothing was overwritten") -> Iterator[None]:
-    """Turn the disk's refusals into a ReverieError that says what was kept and what to do.
+    """Turn disk errors into a ReverieError that states what was kept and what to do.
 
     Raises:
-        UsageError: ``path`` is no name of a file, or that of a device.
+        UsageError: ``path`` is no file name, or names a device.
     """
     try:
         check_name(path)
         yield
     except OSError as error:
         if error.errno is None or isinstance(error, ConnectionError | InterruptedError | ChildProcessError):
-            raise  # not of the disk
+            raise  # no disk error
         why = {
             errno.ENOSPC: "the disk is full: free some space",
             errno.EDQUOT: "your disk quota is used up: free some space",
             errno.EFBIG: "the file is larger than this system lets you write",
-            errno.EROFS: "the file system is read-only: choose another place",
-            errno.EACCES: "permission denied: choose a folder that you may write to",
-            errno.EPERM: "permission denied: choose a folder that you may write to",
+            errno.EROFS: "the file system is read-only: choose another folder",
+            errno.EACCES: "permission denied: choose a writable folder",
+            errno.EPERM: "permission denied: choose a writable folder",
             errno.ENOTDIR: "a part of its path is a file, not a folder",
-            errno.EEXIST: "a file, or a link that leads nowhere, stands where a folder is needed",
-            errno.EISDIR: "a folder of this name is there",
-            errno.ENOENT: "its folder is not there and cannot be made: choose another place",
+            errno.EEXIST: "a folder of its path exists as a file or a broken link",
+            errno.EISDIR: "a folder with this name exists",
+            errno.ENOENT: "its folder does not exist and cannot be created: choose another folder",
             errno.ENAMETOOLONG: "its name is too long",
-        }.get(error.errno, f"{error.strerror}: choose another place")
+        }.get(error.errno, f"{error.strerror}: choose another folder")
         raise ReverieError(f"Cannot write {path}: {why}. Kept: {kept}.") from error
 
 
 def is_file(name: Path | str) -> bool:
-    """Whether a text names a file; one that is too long for a name, such as a caption, does not."""
+    """Whether a text names a file; False for a text that is too long for a file name, such as a caption."""
     try:
         return Path(name).is_file()
     except OSError:
@@ -53,23 +53,23 @@ def is_file(name: Path | str) -> bool:
 
 
 def check_name(path: Path) -> None:
-    """Raise a UsageError where neither a file nor a folder can stand at ``path``."""
+    """Raise a UsageError if ``path`` can be neither a file nor a folder."""
     if "\0" in str(path):
-        raise UsageError(f"{str(path)!r} is no name of a file: it has a null character.")
+        raise UsageError(f"{str(path)!r} is no file name: it has a null character.")
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise UsageError(f"{path} is neither a file nor a folder: writing would replace it. Choose another place.")
+        raise UsageError(f"{path} is neither a file nor a folder: writing would replace it. Choose another path.")
 
 
 def quoted(path: object) -> str:
-    """A path as a shell takes it, for commands that are printed to be pasted."""
+    """A path quoted for the shell, for printed commands."""
     return shlex.quote(str(path))
 
 
 def check_target(path: Path) -> None:
-    """Raise a UsageError unless something can be written at ``path``: for a check before the work, not after it."""
+    """Raise a UsageError unless ``path`` can be written: checked before the work, not after it."""
     with disk_errors(path):
         if path.is_symlink() and not path.exists():
-            raise UsageError(f"{path} is a link that leads nowhere. Remove it, or choose another place.")
+            raise UsageError(f"{path} is a broken link. Remove it, or choose another path.")
         above = next((folder for folder in path.parents if folder.exists()), path.parent)
         if above.exists() and not above.is_dir():
             raise UsageError(f"Cannot write {path}: {above} is no folder.")
@@ -77,38 +77,38 @@ def check_target(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; on success it is flushed and renamed over ``path``, else it is removed.
+    """Yield a temporary path beside ``path``; on success it is flushed and renamed to ``path``, else removed.
 
     Raises:
-        OSError: the disk refuses; what was at ``path`` before is untouched.
-        UsageError: what is there is neither a file nor a folder.
+        OSError: disk error; the previous ``path`` is unchanged.
+        UsageError: ``path`` exists and is neither a file nor a folder.
     """
     check_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the same ending, so that encoders which look at it choose the same format
+    # the same suffix, because encoders choose the format by it
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".aside-", suffix=path.suffix)
     os.close(handle)
-    aside = Path(name)
+    temporary = Path(name)
     try:
-        yield aside
-        flush(aside)
-        aside.chmod(0o666 & ~_umask())
-        aside.replace(path)
+        yield temporary
+        flush(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
         flush(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """``replacing``, with the disk's refusals as a ReverieError that says what was kept and what to do."""
+    """``replacing``, with disk errors as a ReverieError."""
     path = Path(path)
-    with disk_errors(path, kept=f"the previous {path.name}, if there was one"), replacing(path) as aside:
-        yield aside
+    with disk_errors(path, kept=f"the previous {path.name}, if there was one"), replacing(path) as temporary:
+        yield temporary
 
 
 def flush(path: Path) -> None:
-    """fsync a file or (where the system allows it) a folder."""
+    """fsync a file, or a folder where the system supports it."""
     if path.is_dir() and os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -127,8 +127,8 @@ def _umask() -> int:
 def write_json(path: Path | str, value: Any) -> None:
     """``value`` as readable JSON, atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with atomic(path) as aside:
-        aside.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def read_json(path: Path | str) -> Any:

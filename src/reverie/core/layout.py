@@ -1,4 +1,4 @@
-"""Where a model's weights lie: on which device, and with channels last in memory."""
+"""The memory of a model's weights: device and channels-last layout."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def channels_last(tensor: Tensor) -> Tensor:
-    """The same values with channels last in memory: (B, C, H, W) and (B, C, D, H, W); others as they are."""
+    """Channels last in memory for (B, C, H, W) and (B, C, D, H, W); other tensors unchanged."""
     layout = _FORMATS.get(tensor.ndim)
     return tensor if layout is None else tensor.contiguous(memory_format=layout)
 
 
 @torch.no_grad()
-def place(model: Net, device: torch.device | str) -> Net:
-    """The model on a device, each weight in the layout of its number of dimensions."""
+def to_device_layout(model: Net, device: torch.device | str) -> Net:
+    """Move a model to a device, with channels-last weights."""
     model = model.to(device)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = channels_last(tensor.data)

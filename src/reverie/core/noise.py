@@ -1,12 +1,12 @@
-"""Random numbers that belong to a picture, not to a batch.
+"""Random numbers per sample, independent of the batch.
 
-Every row of a batch owns a 64-bit key. What a row draws is a function of its key, of how many draws came before and of
-the position inside the row: nothing else. So picture 7 of 64 is picture 7 alone, a training step needs no saved
-generator state to resume, and two ranks of B rows see what one rank of 2B rows sees.
+Every row of a batch has a 64-bit key. Its random numbers depend only on the key, the number of earlier draws and the
+position within the row. So sample 7 is identical whether drawn alone or in a batch of 64, a training step resumes
+without saved generator state, and two ranks of B rows draw the numbers of one rank of 2B rows.
 
 The generator is counter-based: ``mix(key ^ mix(position))`` with the finaliser of SplitMix64 (Steele, Lea and Flood,
-"Fast splittable pseudorandom number generators", OOPSLA 2014), in int64 tensor operations, so it runs on any device,
-gives the same bits on all of them, and costs no Python per picture.
+"Fast splittable pseudorandom number generators", OOPSLA 2014), in int64 tensor operations, so it returns the same bits
+on every device and needs no Python loop over rows.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def mix(x: Tensor) -> Tensor:
 
 
 def fold(*words: int | str) -> int:
-    """One int64 key out of several integers or names: (seed, step, "phase:D" ...). Order matters."""
+    """Hash integers and names, such as (seed, step, "phase:D"), to one int64 key. Order matters."""
     key = 0
     for word in words:
         if isinstance(word, str):
@@ -56,12 +56,12 @@ def fold(*words: int | str) -> int:
 class Noise:
     """One stream of random numbers per row.
 
-    ``noise(*shape)`` draws N(0, 1) of shape (rows, *shape). Each call moves on to fresh numbers; a new ``Noise`` with
-    the same keys repeats them.
+    ``noise(*shape)`` draws N(0, 1) of shape (rows, *shape). Each call returns new numbers; another ``Noise`` of
+    these keys repeats them.
 
     Args:
         keys: (rows,) int64, one key per row.
-        draw: how many draws came before (0 for a fresh stream).
+        draw: number of earlier draws (0 for a fresh stream).
     """
 
     def __init__(self, keys: Tensor, draw: int = 0):
@@ -70,14 +70,14 @@ class Noise:
 
     @classmethod
     def of_seeds(cls, seeds: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> Noise:
-        """One picture per seed: the noise to hand to ``model.sample``."""
+        """The noise of one sample per seed, for ``model.sample``."""
         return cls(mix(torch.as_tensor(seeds, dtype=torch.int64, device=device).add(_signed(_GOLDEN))))
 
     @classmethod
     def of_step(cls, key: int, start: int, rows: int, device: torch.device | str = "cpu") -> Noise:
-        """Rows ``start ... start + rows - 1`` of a global batch whose step is named by ``key`` (see ``fold``)."""
-        place = torch.arange(start, start + rows, dtype=torch.int64, device=device)
-        return cls(mix(mix(place.add_(_signed(_GOLDEN))) ^ key))
+        """Rows ``start ... start + rows - 1`` of the global batch of a step's ``key`` (see ``fold``)."""
+        index = torch.arange(start, start + rows, dtype=torch.int64, device=device)
+        return cls(mix(mix(index.add_(_signed(_GOLDEN))) ^ key))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -87,7 +87,7 @@ class Noise:
         return self.keys.device
 
     def __getitem__(self, rows: slice | Tensor) -> Noise:
-        """The streams of some of the rows, at the same draw."""
+        """The streams of the selected rows, at the same draw."""
         return Noise(self.keys[rows], self.draw)
 
     def bits(self, *shape: int) -> Tensor:

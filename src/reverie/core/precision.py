@@ -1,4 +1,4 @@
-"""Which device and which number format, and why: the choice is always stated."""
+"""Choice of the device and the number format, always with its reason."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """ "auto" takes CUDA, else Apple's MPS, else the CPU.
+    """ "auto" selects CUDA, else Apple's MPS, else the CPU.
 
     Raises:
         UsageError: a device that this machine does not have.
@@ -27,15 +27,14 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}). Try --device auto."
-        ) from error
+        reason, auto = str(error).splitlines()[0], argument("device", "auto")
+        raise UsageError(f"The device {name!r} cannot be used here ({reason}). Try {auto}.") from error
     return device
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The number format of the networks' arithmetic; weights, losses and optimiser state stay float32."""
+    """The networks' arithmetic; weights, losses and optimiser state stay float32."""
 
     device: torch.device
     bf16: bool
@@ -45,38 +44,38 @@ class Precision:
         return f"{'bf16' if self.bf16 else 'fp32'} on {self.device} ({self.reason})"
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Around a forward pass and its loss: matrix products and convolutions in bf16 where chosen.
+        """For a forward pass and its loss: matrix products and convolutions in bf16, if chosen.
 
-        Without the cache of cast weights: one that is first used under ``no_grad`` would get no gradient afterwards."""
+        Without the cache of cast weights: a weight first used under ``no_grad`` would get no gradient afterwards."""
         if not self.bf16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
-    """ "fp32", "bf16", or "auto": bf16 where the hardware multiplies it natively.
+    """ "fp32", "bf16", or "auto": bf16 if the hardware multiplies it natively.
 
     Raises:
         UsageError: an unknown name.
     """
     if name in ("fp32", "bf16"):
-        return Precision(device, name == "bf16", "as asked")
+        return Precision(device, name == "bf16", "as set")
     if name != "auto":
-        raise UsageError(f"--precision is auto, fp32 or bf16, not {name!r}.")
+        raise UsageError(f"{argument('precision')} must be auto, fp32 or bf16, not {name!r}.")
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return Precision(device, native, "auto: this GPU multiplies bf16" if native else "auto: this GPU has no bf16")
     if device.type == "cpu":
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         native = any(getattr(torch.cpu, probe, bool)() for probe in probes)
-        said = "multiplies bf16 natively" if native else "has no bf16 instructions"
-        return Precision(device, native, f"auto: this CPU {said}")
+        reason = "multiplies bf16 natively" if native else "has no bf16 instructions"
+        return Precision(device, native, f"auto: this CPU {reason}")
     return Precision(device, False, "auto: bf16 gains nothing here")
 
 
 @contextlib.contextmanager
 def repeatable() -> Iterator[None]:
-    """Within the block cuDNN computes the same bits every time."""
+    """Make cuDNN deterministic within the block."""
     before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     try:
@@ -86,10 +85,10 @@ def repeatable() -> Iterator[None]:
 
 
 def keep_memory() -> None:
-    """Ask glibc to keep freed memory for the next step instead of handing it back to the system.
+    """Configure glibc to keep freed memory for the next step instead of returning it to the system.
 
-    By default every activation of a few hundred kilobytes is mapped, zeroed page by page and unmapped again: some
-    thousands of page faults a step, and a tenth or more of a CPU's training time. Elsewhere this does nothing.
+    By default every activation of a few hundred kilobytes is mapped, zeroed page by page and unmapped: thousands of
+    page faults per step, at least a tenth of training time on a CPU. No effect on other systems.
     """
     if sys.platform != "linux":
         return
@@ -98,6 +97,6 @@ def keep_memory() -> None:
     except AttributeError:  # a C library without it (musl)
         return
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # names of <malloc.h>
-    mallopt(mmap_threshold, 32 << 20)  # the largest that glibc takes
+    mallopt(mmap_threshold, 32 << 20)  # glibc's maximum
     mallopt(trim_threshold, (1 << 31) - 1)
     mallopt(top_pad, 64 << 20)

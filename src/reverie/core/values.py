@@ -1,4 +1,4 @@
-"""Single values that people give, checked where they enter. Torch comes late: media and data import without it."""
+"""Checks of single values from the user. Torch is imported lazily: media and data import without it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from reverie.core.errors import UsageError
 
 
 def plain(value: Any) -> Any:
-    """A NumPy scalar, or an array or tensor without dimensions, as a Python number; anything else as it is."""
+    """A NumPy scalar or a 0-dim array or tensor as a Python number; anything else unchanged."""
     from torch import Tensor
 
     return value.item() if isinstance(value, np.generic | np.ndarray | Tensor) and not value.ndim else value
 
 
 def integer(name: str, value: Any, least: int | None = None) -> int:
-    """An integer of any type, NumPy's among them.
+    """An integer of any type, including NumPy's.
 
     Raises:
-        UsageError: it is none, or below ``least``.
+        UsageError: not an integer, or below ``least``.
     """
     try:
         number = operator.index(value)
@@ -35,7 +35,7 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
 
 
 def integers(values: Any) -> tuple[int, ...] | None:
-    """Integers of any type as Python's; None where the values are anything else, bool among them."""
+    """Integers of any type as Python integers; None for any other values, including bool."""
     try:
         return None if any(isinstance(value, bool) for value in values) else tuple(map(operator.index, values))
     except TypeError:
@@ -49,15 +49,15 @@ def check_seeds(*seeds: int) -> None:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether this is a number, of Python or NumPy, that a float can hold; bool, NaN and infinities are none."""
+    """Whether this is a finite number that fits a float; False for bool, NaN and infinity."""
     try:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer of hundreds of digits
+    except OverflowError:  # a very large integer
         return False
 
 
 def check_finite(name: str, value: Any) -> None:
-    """Raise a UsageError for NaN and infinity, also among a tensor's numbers; what is no float passes."""
+    """Raise a UsageError for NaN and infinity, also inside a tensor; non-floats pass."""
     from torch import Tensor
 
     if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""What a model can do is what methods it has. This is the one list of them; everything else stands on its card."""
+"""A model's capabilities are its methods. This is the list of them; other properties are on its card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from reverie.core.batch import Batch
 from reverie.core.noise import Noise
 
-Model = Any  # an nn.Module with some of the verbs below (torch types a Module's every attribute as Tensor | Module)
+Model = Any  # an nn.Module with some of the verbs below (torch types every attribute of a Module as Tensor | Module)
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Frame:
 
     Attributes:
         progress: 0 at the start, 1 at the sample.
-        tensors: the state as the model has it, by name, rows first.
-        render: makes images (B, C, *shape) in [-1, 1] of it when somebody looks, by name; the first is the state
-            itself, and that of the last frame is the sample.
+        tensors: the model's state by name, rows first.
+        render: renders it lazily to images (B, C, *shape) in [-1, 1] by name; the first shows the state itself, and in
+            the last frame it is the sample.
     """
 
     progress: float
@@ -30,7 +30,7 @@ class Frame:
     render: Callable[[], dict[str, Tensor]]
 
 
-# Generation. A condition is a column of the data (label, text, source ...); a missing one is the null condition.
+# Generation. A condition is a column of the data (label, text, source ...); without it, the null condition.
 
 
 class Samples(Protocol):
@@ -40,20 +40,15 @@ class Samples(Protocol):
 
 class Streams(Protocol):
     def stream(self, noise: Noise, **condition: Any) -> Iterator[Frame]:
-        """The intermediate states of ``sample``, which is the last of them."""
+        """The intermediate states of ``sample``; the last is the sample."""
 
 
 class Translates(Protocol):
     def translate(self, source: Tensor, noise: Noise, **condition: Any) -> Tensor:
-        """An image of one domain to its counterpart in the other: (B, C, H, W) to (B, C', H, W)."""
+        """Translate images of the source domain to the target domain: (B, C, H, W) to (B, C', H, W)."""
 
 
-class Restores(Protocol):
-    def restore(self, image: Tensor, task: str, **condition: Any) -> Tensor:
-        """A degraded image to a clean one, (B, C, H, W) to (B, C, H, W)."""
-
-
-# Latent spaces. ``card.latents`` names them; a model with several takes ``space=``, and the first is the default.
+# Latent spaces, named in ``card.latents``; a model with several takes ``space=`` (default: the first).
 
 
 class Encodes(Protocol):
@@ -67,11 +62,11 @@ class Decodes(Protocol):
 
 
 class DrawsLatents(Protocol):
-    def latents(self, noise: Noise, **condition: Any) -> Tensor:
-        """The latents (B, ...) of the samples that ``sample`` draws."""
+    def latent(self, noise: Noise, **condition: Any) -> Tensor:
+        """The latents (B, ...) from which ``sample`` generates."""
 
 
-# Likelihood. ``card.likelihoods`` says of what each number is, and how exact.
+# Likelihood. ``card.likelihoods`` states of what each number is, and how exact.
 
 
 class Scores(Protocol):
@@ -81,12 +76,12 @@ class Scores(Protocol):
 
 class Bounds(Protocol):
     def elbo(self, batch: Batch) -> Tensor:
-        """A lower bound of the log-likelihood, nats per row (B,); draws from ``batch.rng``."""
+        """A lower bound of the log-likelihood, nats per row (B,); random numbers from ``batch.rng``."""
 
 
 class Estimates(Protocol):
     def estimate(self, batch: Batch) -> Tensor:
-        """An estimate of the log-likelihood that is no bound, nats per row (B,); draws from ``batch.rng``."""
+        """An estimate of the log-likelihood (no bound), nats per row (B,); random numbers from ``batch.rng``."""
 
 
 # Diffusion
@@ -101,7 +96,7 @@ class Diffuses(Protocol):
     schedule: Any
 
     def diffuse(self, batch: Batch, t: float) -> Tensor:
-        """What training sees at time t in [0, 1], as images of noise of one size; the noise is the same at all t."""
+        """The noisy images of training at time t in [0, 1]; the noise is the same at all t."""
 
 
 class Classifies(Protocol):
@@ -109,12 +104,12 @@ class Classifies(Protocol):
         """log p(label | x) in nats (B,), for x = alpha x0 + sigma e."""
 
 
-# What shared code asks of a model that has it: training, and numbers and previews of its own
+# Optional methods that shared code calls: training, scores and previews
 
 
 class Trains(Protocol):
     def stages(self, **options: Any) -> Sequence[Any]:
-        """How it is trained: see ``optim.phase``."""
+        """The stages of its training: see ``optim.phase``."""
 
 
 class Corrupts(Protocol):
@@ -123,33 +118,32 @@ class Corrupts(Protocol):
 
 
 class HasSources(Protocol):
-    def given(self, batch: Batch, **options: Any) -> tuple[Tensor, Tensor | None]:
-        """Of a batch what ``translate`` takes, row by row, and the truth where the data has it."""
+    def translation_pair(self, batch: Batch, **options: Any) -> tuple[Tensor, Tensor | None]:
+        """The source images of a batch for ``translate``, and the target images if the data has them."""
 
 
 class HasDomains(Protocol):
     def domains(self, batch: Batch, **options: Any) -> tuple[Tensor, Tensor, bool]:
-        """Of a batch the rows of the source domain, those of the target domain, and whether the two are pairs."""
+        """The source-domain rows of a batch, its target-domain rows, and whether these are pairs."""
 
 
-class ChecksUp(Protocol):
-    def checkup(self, seen: Batch, unseen: Batch) -> dict[str, float]:
-        """Numbers that training is judged by beside its losses, from rows of the training split and held-out ones."""
+class Diagnoses(Protocol):
+    def diagnostics(self, train: Batch, held_out: Batch) -> dict[str, float]:
+        """Diagnostics of training beside the losses, from training rows and held-out rows."""
 
 
 class HasScores(Protocol):
-    def held_out(self, batch: Batch) -> dict[str, Tensor]:
-        """Scores of its own, (B,) each, where the other verbs do not say how good it is."""
+    def held_out_scores(self, batch: Batch) -> dict[str, Tensor]:
+        """Model-specific scores, (B,) each."""
 
 
 VERBS: dict[str, type] = {
     "sample": Samples,
     "stream": Streams,
     "translate": Translates,
-    "restore": Restores,
     "encode": Encodes,
     "decode": Decodes,
-    "latents": DrawsLatents,
+    "latent": DrawsLatents,
     "log_prob": Scores,
     "elbo": Bounds,
     "estimate": Estimates,
@@ -158,16 +152,16 @@ VERBS: dict[str, type] = {
     "class_log_prob": Classifies,
     "stages": Trains,
     "corrupt": Corrupts,
-    "given": HasSources,
+    "translation_pair": HasSources,
     "domains": HasDomains,
-    "checkup": ChecksUp,
-    "held_out": HasScores,
+    "diagnostics": Diagnoses,
+    "held_out_scores": HasScores,
 }
-USED = tuple(VERBS)[: tuple(VERBS).index("denoiser")]  # what a person asks of a model; the others serve shared code
+USED = tuple(VERBS)[: tuple(VERBS).index("denoiser")]  # the verbs for users; shared code calls the others
 
 
 def verbs_of(model: Model | type[Model]) -> list[str]:
-    """The verbs that a model, or a class of models, has."""
+    """The verbs of a model or model class."""
     return [verb for verb in VERBS if callable(getattr(model, verb, None))]
 
 

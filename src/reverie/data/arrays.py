@@ -1,4 +1,4 @@
-"""Data that comes as arrays (.npz, bundled and public sets, objects from Python): fitted and divided in memory."""
+"""Data sets from arrays (.npz, bundled and public sets, Python objects): resized and split in memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from reverie import home
-from reverie.core.errors import ReverieError, UsageError
+from reverie.core import cache as home
+from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.data import split
 from reverie.data.columns import attribute_column, label_column, text_column
-from reverie.data.intake import MIN_PICTURES, TooFew, parallel
+from reverie.data.intake import MIN_IMAGES, TooFew, parallel
 from reverie.data.options import OpenOptions
 from reverie.data.rows import Rows, to_mask, to_rows
 from reverie.data.types import SPATIAL, Dataset, Problem, Report, Split
@@ -23,13 +23,13 @@ from reverie.media import Spec, decode
 
 @dataclass(frozen=True)
 class Arrays:
-    """A whole data set in memory, before it is fitted.
+    """A complete data set in memory, before resizing.
 
     Attributes:
-        rows: every row, training rows first where there is a split; images may still have C = 4 (RGBA).
+        rows: all rows, training rows first if there is a split; images may still have C = 4 (RGBA).
         classes, attributes: as in Dataset.
-        cut: number of training rows, None where the source names no split.
-        checked: copies and near duplicates were dealt with when the set was made.
+        cut: number of training rows, None if the source has no split.
+        checked: the source has no copies and no near duplicates across its split.
     """
 
     rows: Split
@@ -56,14 +56,14 @@ def from_columns(
     classes: list[str] | None = None,
     problems: list[Problem] | None = None,
 ) -> Arrays:
-    """Columns as they come, rows first, to a whole data set.
+    """Raw columns, rows first, to a data set.
 
     Args:
-        columns: ``x``, as it comes or as ``Rows``; perhaps ``label`` (N,) of numbers or names (-1, None: none),
-            ``text`` (N,), ``attributes`` (N, A), ``source`` and ``mask`` of the extents of ``x``.
-        what: names the source in messages.
-        channels_first: tensors: see ``to_rows``.
-        classes: names of the label numbers, where the source knows them.
+        columns: ``x``, raw or as ``Rows``; optionally ``label`` (N,), numbers or names (-1, None: none), ``text`` (N,),
+            ``attributes`` (N, A), ``source`` and ``mask`` with the extents of ``x``.
+        what: the source's name in messages.
+        channels_first: as of tensors: see ``to_rows``.
+        classes: names of the label numbers, if the source has them.
 
     Raises:
         ReverieError: a column of an unfit shape or type.
@@ -102,19 +102,19 @@ def dataset(
     opened: dict[str, Any] | None = None,
     progress: home.Progress | None = None,
 ) -> Dataset:
-    """Fit and divide. ``part`` names a split, which is then the whole. Raises TooFew."""
+    """Resize and split; ``part`` selects one split, which is then split again. Raises TooFew."""
     if not arrays.checked and not options.copies:
         arrays = _without_copies(arrays)
-    if len(arrays.rows) < MIN_PICTURES:
+    if len(arrays.rows) < MIN_IMAGES:
         raise TooFew(source, Report(len(arrays.rows), arrays.problems), files=False)
-    if part is None and arrays.cut is not None and arrays.cut < MIN_PICTURES:
+    if part is None and arrays.cut is not None and arrays.cut < MIN_IMAGES:
         raise TooFew(source, Report(len(arrays.rows), arrays.problems), arrays.cut, files=False)
     if arrays.cut is None:
-        arrays = _divided(arrays, options.held_out, split.fraction)
+        arrays = _split(arrays, options.held_out, split.fraction)
     if part is not None:
         rows = slice(0, arrays.cut) if part == "train" else slice(arrays.cut, None)
-        arrays = _divided(arrays.take(rows, None), options.held_out, split.second_fraction)
-    arrays = _fitted(arrays, options, progress)
+        arrays = _split(arrays.take(rows, None), options.held_out, split.second_fraction)
+    arrays = _resized(arrays, options, progress)
     cut = arrays.cut
     return Dataset(
         source=source,
@@ -137,7 +137,7 @@ def _frozen(rows: Split) -> Split:
 
 
 def _fingerprint(arrays: Arrays) -> str:
-    """Over the content of all columns, and what decided it; the same for 8-bit square images as in format 1."""
+    """Over the content of all columns and the options; for 8-bit square images the same as in format 1."""
     rows, spec = arrays.rows, arrays.spec
     kind: Any = spec.square or spec.shape if spec.medium == "image" else spec.as_dict()
     digest = hashlib.sha256(repr((kind, rows["x"].shape, arrays.cut, arrays.classes, rows.get("text"))).encode())
@@ -150,27 +150,27 @@ def _fingerprint(arrays: Arrays) -> str:
     return digest.hexdigest()
 
 
-def _fitted(arrays: Arrays, options: OpenOptions, progress: home.Progress | None) -> Arrays:
-    """Images and clips at the wanted size and number of channels; other media must have them already."""
+def _resized(arrays: Arrays, options: OpenOptions, progress: home.Progress | None) -> Arrays:
+    """Images and clips resized to the requested size and channels; other media must match already."""
     rows, spec, problems = arrays.rows, arrays.spec, list(arrays.problems)
     if spec.medium in ("volume", "sequence"):
         cube = len({*spec.shape}) == 1
         if options.size not in (None, spec.shape) and not (cube and options.size == spec.shape[:1]):
-            raise UsageError(f"A {spec.medium} is taken at its own size: {spec}.")
+            raise UsageError(f"A {spec.medium} cannot be resized: it is {spec}.")
         if options.channels not in (None, spec.channels):
-            raise UsageError(f"A {spec.medium} keeps its channels: {spec}.")
+            raise UsageError(f"A {spec.medium} keeps its channels: it is {spec}.")
         return arrays
     height, width = spec.shape[-2:]
     if spec.medium == "image":
         shape = options.image_shape((height, width))
-    else:  # frame by frame; as they are unless a size is asked for
+    else:  # frame by frame; unchanged by default
         extents = options.size or (height, width)
         if len(extents) > 3 or (len(extents) == 3 and extents[0] != spec.shape[0]):
-            raise UsageError(f"A clip keeps its {spec.shape[0]} frames; size is their (height, width).")
+            raise UsageError(f"A clip keeps its {spec.shape[0]} frames; {argument('size')} is their (height, width).")
         shape = extents[-2:][0], extents[-1]  # one extent is both
     if options.size is None and shape != (height, width):
-        remedy = f"size=({height}, {width}) (--size {height}x{width}) keeps them"
-        action = f"converted: {height} x {width} brought to {shape[0]} x {shape[1]}; {remedy}"
+        remedy = argument("size", f"{height}x{width}")
+        action = f"converted: {height} x {width} to {shape[0]} x {shape[1]}; {remedy} keeps the size"
         problems.append(Problem("*", "fitted", action))
     columns: dict[str, Any] = dict(rows.columns)
     for name in SPATIAL:
@@ -195,7 +195,7 @@ def _channels(rows: np.ndarray) -> int:
 def _each_image(
     rows: np.ndarray, form: decode.Form, fit: Callable[[np.ndarray], np.ndarray], progress: home.Progress | None
 ) -> np.ndarray:
-    """Every image, or frame, of (N, ..., H, W, C) brought into the form."""
+    """Every image or frame of (N, ..., H, W, C) in this form."""
     if rows.shape[-3:] == form.array:
         return rows
     images = rows.reshape(-1, *rows.shape[-3:])
@@ -212,7 +212,7 @@ def _hashes(rows: Split) -> list[str]:
 
 
 def _without_copies(arrays: Arrays) -> Arrays:
-    """Every sample once; of a copy in both splits, the held-out one stays."""
+    """Drop copies; of a sample in both splits the held-out one stays."""
     n, cut = len(arrays.rows), arrays.cut
     start = 0 if cut is None else cut
     first: dict[str, int] = {}
@@ -222,17 +222,17 @@ def _without_copies(arrays: Arrays) -> Arrays:
     for i in (*range(start, n), *range(start)):
         if first.setdefault(shas[i], i) != i:
             keep[i] = False
-            problems.append(Problem(str(i), "duplicate", f"skipped: the same picture as {first[shas[i]]}"))
+            problems.append(Problem(str(i), "duplicate", f"skipped: the same image as {first[shas[i]]}"))
     kept_cut = None if cut is None else int(keep[:cut].sum())
     return replace(arrays.take(keep, kept_cut) if not keep.all() else arrays, problems=problems)
 
 
-def _divided(arrays: Arrays, held_out: float, fraction: Callable[[str], float]) -> Arrays:
-    """Training rows first, by content; near duplicates (of images, or by their middle frame or slice) together."""
+def _split(arrays: Arrays, held_out: float, fraction: Callable[[str], float]) -> Arrays:
+    """Split by content, training rows first; near duplicates (by image, middle frame or slice) stay together."""
     rows = arrays.rows
     if len(rows) < 2:
         raise ReverieError(
-            f"{len(rows)} samples cannot be divided into training and held-out ones; take the whole set."
+            f"{len(rows)} samples cannot be split into training and held-out ones; use the complete set."
         )
     fractions = np.array([fraction(sha) for sha in _hashes(rows)])
     near = np.zeros((0, 2), np.int64)
@@ -240,11 +240,11 @@ def _divided(arrays: Arrays, held_out: float, fraction: Callable[[str], float]) 
         middles = rows["x"] if rows["x"].ndim == 4 else rows["x"][:, rows["x"].shape[1] // 2]
         colours = 3 if middles.shape[-1] >= 3 else 1
         hashes = np.array(list(parallel(lambda p: split.difference_hash(p[..., :colours]), middles)), np.uint64)
-        near = split.near_duplicates(hashes, lambda some: rows["x"][some])
-    held = split.divide(fractions, split.groups(near, len(rows)), held_out)
-    problems = split.near_problems(rows.names, near, held)
-    order = np.argsort(held, kind="stable")
-    return replace(arrays.take(order, int((~held).sum())), problems=arrays.problems + problems)
+        near = split.near_duplicates(hashes, lambda index: rows["x"][index])
+    is_held_out = split.divide(fractions, split.groups(near, len(rows)), held_out)
+    problems = split.near_problems(rows.names, near, is_held_out)
+    order = np.argsort(is_held_out, kind="stable")
+    return replace(arrays.take(order, int((~is_held_out).sum())), problems=arrays.problems + problems)
 
 
 def of_images(
@@ -255,6 +255,6 @@ def of_images(
     names: list[str] | None = None,
     **columns: Any,
 ) -> Arrays:
-    """A well-kept set of 8-bit images: uint8 (N, H, W, C), labels (N,); ``columns`` are ``text`` and ``source``."""
+    """A curated set of 8-bit images: uint8 (N, H, W, C), labels (N,); ``columns`` are ``text`` and ``source``."""
     stored = {"x": images, "label": np.asarray(labels, np.int64), **columns}
     return Arrays(Split(stored, names or ()), classes, cut, checked=True)

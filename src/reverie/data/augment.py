@@ -1,4 +1,4 @@
-"""Augmentations on the training device, each sample's strength drawn from its own stream of the batch's noise."""
+"""Augmentations on the training device; each sample's strength comes from its own stream of the batch's noise."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from reverie.core.noise import Noise
 
 @dataclass(frozen=True)
 class Augment:
-    """What to do to each sample, whatever its dimensions.
+    """Augmentations of each sample, of any number of dimensions.
 
     Attributes:
         flip: mirror half of the samples along the last spatial axis: left to right.
-        translate: shift along every axis by up to this fraction of it, both ways; the border's values fill the gap.
-        color: brightness, contrast and saturation each scaled by a factor within 1 -+ this.
+        translate: shift along every axis by up to this fraction in either direction; border values fill the gap.
+        color: scale brightness, contrast and saturation by factors within 1 +- this.
     """
 
     flip: bool = False
@@ -53,13 +53,13 @@ class Augment:
         return self != Augment()
 
     def check(self, medium: str, allowed: Sequence[str]) -> None:
-        """Raise a UsageError for a change that this medium does not allow."""
+        """Raise a UsageError for an augmentation that this medium does not allow."""
         chosen = [name for name in ("flip", "translate", "color") if getattr(self, name)]
         if refused := [name for name in chosen if name not in allowed]:
             raise UsageError(f"A {medium} cannot be augmented by {refused[0]}. Possible: {', '.join(allowed)}.")
 
     def __call__(self, columns: dict[str, Tensor], rng: Noise) -> dict[str, Tensor]:
-        """The same change to every column (B, C, *shape), such as ``x`` and ``source``; a ``mask`` keeps its values."""
+        """Augment all columns (B, C, *shape), such as ``x`` and ``source``, alike; a ``mask`` keeps its values."""
         dims = next(iter(columns.values())).ndim - 2
         if self.flip:
             mirror = rng.bernoulli(0.5, *[1] * (dims + 1))
@@ -75,14 +75,14 @@ class Augment:
 
 
 def _translate(x: Tensor, shift: Tensor) -> Tensor:
-    """Shift by whole places; ``shift`` (B, dims) is a fraction of each axis."""
+    """Shift by whole pixels; ``shift`` (B, dims) is a fraction of each axis."""
     extents = x.shape[2:]
     steps = (shift * x.new_tensor(extents)).round().long()
     rows = torch.arange(len(x), device=x.device)
     index = [rows.view(-1, *[1] * len(extents))]
     for axis, extent in enumerate(extents):
-        places = (torch.arange(extent, device=x.device) - steps[:, axis, None]).clamp(0, extent - 1)  # (B, extent)
-        index.append(places.view(-1, *[extent if other == axis else 1 for other in range(len(extents))]))
+        positions = (torch.arange(extent, device=x.device) - steps[:, axis, None]).clamp(0, extent - 1)  # (B, extent)
+        index.append(positions.view(-1, *[extent if other == axis else 1 for other in range(len(extents))]))
     return x.movedim(1, -1)[tuple(index)].movedim(-1, 1)  # one gather of (B, *shape, C)
 
 

@@ -1,7 +1,7 @@
 """Batches of a training step: one gather from the store, the rest on the training device.
 
-Which samples a step sees is a function of (seed, step, place in the global batch): each epoch is a permutation keyed
-by the seed and the epoch's number. So nothing of the data's order needs saving, and ranks need not talk.
+The samples of a step are a function of (seed, step, row of the global batch): each epoch is a permutation keyed by the
+seed and the epoch's number. So the order needs no saving, and ranks need no communication.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class NoData:
     Args:
         batch_size: rows of the global batch.
         seed: the run's seed.
-        start, rows: which rows of the global batch to make (all by default).
-        device: where batches are made.
+        start, rows: this rank's rows of the global batch (all by default).
+        device: of the batches.
 
     Attributes:
-        row: (rows,) places of this rank's rows in the global batch.
+        row: (rows,) indices of this rank's rows in the global batch.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class NoData:
         columns = self._columns(step, self.start, self.rows)
         return Batch(columns, rng=self.stream(step, "forward"), row=self.row)
 
-    def whole(self, step: int) -> Batch:
+    def global_batch(self, step: int) -> Batch:
         """The global batch of that step, the same on every rank."""
         rng = Noise.of_step(fold(self.seed, step, "prepare"), 0, self.batch_size, self.device)
         return Batch(self._columns(step, 0, self.batch_size), rng=rng)
 
     def in_order(self, rows: int) -> Iterator[Batch]:
-        """Every sample once, in order and as it is, ``rows`` at a time, the same on every rank."""
+        """Every sample once, in order and without augmentation, ``rows`` at a time, the same on every rank."""
         yield from ()
 
     def stream(self, step: int, name: str) -> Noise:
-        """The random numbers of this rank's rows for one purpose of a step."""
+        """The random numbers of this rank's rows for one purpose in a step."""
         return Noise.of_step(fold(self.seed, step, name), self.start, self.rows, self.device)
 
     def _columns(self, step: int, start: int, rows: int) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Batches(NoData):
         split: the training split.
         batch_size, seed, start, rows: as for ``NoData``.
         augment: applied on the device, to ``x``, ``source`` and ``mask`` together.
-        device: where batches are made. On a GPU, a column that fits in an eighth of its free memory is kept there.
+        device: of the batches. A GPU keeps a column that fits into an eighth of its free memory.
 
     Raises:
         UsageError: an augmentation that the medium does not allow.
@@ -101,7 +101,7 @@ class Batches(NoData):
 
     def _resident(self, column: np.ndarray) -> Tensor | np.ndarray:
         if self.device.type == "cuda" and column.nbytes * 8 < torch.cuda.mem_get_info(self.device)[0]:
-            return torch.from_numpy(np.ascontiguousarray(column)).to(self.device)
+            return torch.tensor(column, device=self.device)
         return column
 
     def order(self, epoch: int) -> np.ndarray:
@@ -112,10 +112,10 @@ class Batches(NoData):
         return self._epoch[1]
 
     def index(self, step: int, start: int | None = None, rows: int | None = None) -> np.ndarray:
-        """Which samples (rows,) these rows of the global batch are at ``step``; this rank's by default."""
+        """Indices (rows,) of the samples in these rows of the global batch at ``step``; this rank's by default."""
         start, rows = self.start if start is None else start, self.rows if rows is None else rows
-        place = step * self.batch_size + start + np.arange(rows, dtype=np.int64)
-        epochs, within = np.divmod(place, len(self.split))
+        position = step * self.batch_size + start + np.arange(rows, dtype=np.int64)
+        epochs, within = np.divmod(position, len(self.split))
         chosen = np.empty(rows, np.int64)
         for epoch in np.unique(epochs):
             chosen[epochs == epoch] = self.order(int(epoch))[within[epochs == epoch]]
@@ -136,26 +136,26 @@ class Batches(NoData):
 
 
 def _float(name: str, column: Tensor | np.ndarray, index: np.ndarray, spec: Spec, device: torch.device) -> Tensor:
-    """Some rows of a spatial column as float32 (B, C, *shape): one gather, one permute."""
+    """Rows of a spatial column as float32 (B, C, *shape): one gather, one permute."""
     rows = column[torch.from_numpy(index).to(device)] if isinstance(column, Tensor) else column[index]
     low, high = MASK_RANGE if name == "mask" else (spec.low, spec.high)
     return to_float(rows, device, low, high)
 
 
 def _others(split: Split, index: np.ndarray, device: torch.device) -> dict[str, Any]:
-    """Some rows of the columns that are not spatial."""
+    """Rows of the columns that are not spatial."""
     return {name: take(column, index, device) for name, column in split.columns.items() if name not in SPATIAL}
 
 
 def take(column: np.ndarray | list[str], index: np.ndarray, device: torch.device) -> Tensor | list[str]:
-    """Some rows of a column: numbers as a tensor on the device, texts as a list."""
+    """Rows of a column: numbers as a tensor on the device, texts as a list."""
     if isinstance(column, np.ndarray):
         return torch.from_numpy(column[index]).to(device, non_blocking=True)
     return [column[i] for i in index]
 
 
 def in_order(split: Split, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
-    """Every sample once, in order: for evaluation. Row i draws from stream i, whatever the batch size."""
+    """Every sample once, in order, for evaluation. Row i uses noise stream i at any batch size."""
     device = torch.device(device)
     for low in range(0, len(split), batch_size):
         index = np.arange(low, min(low + batch_size, len(split)))

@@ -1,4 +1,4 @@
-"""Words and numbers beside images: NAME.txt, metadata.csv and metadata.jsonl, as a folder of images may hold them."""
+"""Captions, labels and attributes of an image folder: NAME.txt, metadata.csv and metadata.jsonl."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from reverie.data.items import File, Item, printable
 from reverie.data.types import Problem
 
 TABLES = ("metadata.csv", "metadata.jsonl")
-RESERVED = ("file_name", "text", "caption", "label")  # other columns of numbers are attributes
+RESERVED = ("file_name", "text", "caption", "label")  # other numeric columns are attributes
 
 
 class Captions:
-    """What the text files of a folder say about its pictures.
+    """Captions, labels and attributes from the text files of a folder.
 
     Args:
         files: every file, path relative to the folder -> File.
-        problems: rows that cannot be read, and rows about pictures that are not there, are appended here.
+        problems: unreadable rows, and rows of missing images, are appended here.
     """
 
     def __init__(self, files: dict[str, File], problems: list[Problem]):
@@ -33,25 +33,24 @@ class Captions:
             if PurePosixPath(name).name.lower() in TABLES:
                 self._read_table(name)
 
-    def used(self, pictures: Iterable[str]) -> set[str]:
-        """The files that are captions: tables, and texts with a picture's stem."""
-        texts = {self._beside(name) for name in pictures}
+    def used(self, images: Iterable[str]) -> set[str]:
+        """The files that are captions: tables, and texts with an image's stem."""
+        texts = {self._text_file(name) for name in images}
         return {name for name in self.files if name in texts or PurePosixPath(name).name.lower() in TABLES}
 
     def describe(self, item: Item, name: str) -> Item:
-        """The item with its caption, and its label where a table gives one."""
+        """The item with its caption, and its label if a table has one."""
         row = self.rows.get(name, {})
         text = row.get("text") or row.get("caption") or ""
-        if not text and (beside := self._beside(name)) in self.files:
-            text = self._read_text(beside)
+        if not text and (file := self._text_file(name)) in self.files:
+            text = self._read_text(file)
         label = row.get("label")
         label = item.label if label is None or label == "" else label
-        return replace(
-            item, text=" ".join(str(text).split()), label=label if isinstance(label, int) else label and str(label)
-        )
+        label = label if isinstance(label, int) else label and str(label)
+        return replace(item, text=" ".join(str(text).split()), label=label)
 
     def attributes(self, images: Iterable[str]) -> tuple[list[str], dict[str, tuple[float, ...]]]:
-        """The columns whose every value is a number, in the tables' order, and each image's numbers; 0 for a gap."""
+        """The purely numeric columns in the tables' order, and each image's values; 0 for a missing one."""
         columns = dict.fromkeys(name for row in self.rows.values() for name in row if name not in RESERVED)
         numbers = {
             name: {image: _number(row.get(name)) for image, row in self.rows.items() if row.get(name) not in (None, "")}
@@ -62,22 +61,22 @@ class Captions:
         by_image = {image: tuple(numbers[name].get(image) or 0.0 for name in names) for image in images}
         for name in names:
             if gaps := sum(image not in numbers[name] for image in by_image):
-                self._say(name, "missing-attribute", f"used: {gaps} images without a value have 0")
+                self._report(name, "missing-attribute", f"used: {gaps} images without a value have 0")
         return names, by_image
 
-    def _beside(self, name: str) -> str:
+    def _text_file(self, name: str) -> str:
         return str(PurePosixPath(name).with_suffix(".txt"))
 
     def _read_text(self, name: str) -> str:
         try:
             data = self.files[name].read()
         except OSError as error:
-            self._say(name, "unreadable", f"caption skipped: {error.strerror or error}")
+            self._report(name, "unreadable", f"caption skipped: {error.strerror or error}")
             return ""
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError:
-            self._say(name, "bad-caption", "used: not UTF-8, read as Latin-1")
+            self._report(name, "bad-caption", "used: not UTF-8, read as Latin-1")
             return data.decode("latin-1")
 
     def _read_table(self, name: str) -> None:
@@ -89,37 +88,34 @@ class Captions:
             rows = [(i, _json(line)) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
         for line, row in rows:
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-                self._say(name, "bad-caption", f"skipped: row {line} has no file_name")
+                self._report(name, "bad-caption", f"skipped: row {line} has no file_name")
                 continue
-            picture = str(folder / row["file_name"].replace("\\", "/"))
-            if picture not in self.files:
-                self._say(name, "bad-caption", f"skipped: row {line} names {printable(picture)}, which is not there")
+            image = str(folder / row["file_name"].replace("\\", "/"))
+            if image not in self.files:
+                self._report(name, "bad-caption", f"skipped: row {line} names {printable(image)}, which does not exist")
                 continue
-            if picture in self.rows:
-                self._say(
-                    name, "bad-caption", f"used: row {line} names {printable(picture)} again; the last row counts"
-                )
-            if extra := row.pop(None, None):  # where DictReader puts them
-                self._say(
-                    name, "bad-caption", f"used: row {line} has {len(extra)} more fields than the header; left out"
-                )
-            self.rows[picture] = row
+            if image in self.rows:
+                self._report(name, "bad-caption", f"used: row {line} repeats {printable(image)}; the last row counts")
+            if extra := row.pop(None, None):  # DictReader's key for surplus fields
+                action = f"used: row {line} has {len(extra)} more fields than the header, which are ignored"
+                self._report(name, "bad-caption", action)
+            self.rows[image] = row
 
     def _csv_rows(self, name: str, text: str) -> list[dict[Any, Any]]:
-        """The rows of a table; a quotation mark that is not closed is said, since it swallows other rows."""
+        """The rows of a table; an unclosed quotation mark is reported, because it swallows other rows."""
         try:
             return _read_csv(text, strict=True)
         except csv.Error as error:
-            broken = f"used, but a quotation mark is not closed, or stands inside a field ({error})"
+            broken = f"used, but a quotation mark is unclosed or inside a field ({error})"
         try:
             rows = _read_csv(text, strict=False)
         except csv.Error as error:
-            self._say(name, "bad-caption", f"skipped: {error}")
+            self._report(name, "bad-caption", f"skipped: {error}")
             return []
-        self._say(name, "bad-caption", broken)
+        self._report(name, "bad-caption", broken)
         return rows
 
-    def _say(self, name: str, kind: str, action: str) -> None:
+    def _report(self, name: str, kind: str, action: str) -> None:
         self.problems.append(Problem(printable(name), kind, action))
 
 

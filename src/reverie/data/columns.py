@@ -1,4 +1,4 @@
-"""Columns beside the images, as they come, to columns as they are stored: labels, texts, attributes."""
+"""Raw columns of labels, texts and attributes to stored columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reverie.data.items import index_labels
 
 
 def label_column(labels: Any, n: int, what: str) -> tuple[np.ndarray, list[str]]:
-    """Class numbers or names, (n,) or (n, 1), to int64 (n,) indices, -1 for none (None, below 0), and class names.
+    """Class numbers or names, (n,) or (n, 1), to int64 indices (n,), -1 for none (None, below 0), and class names.
 
     Raises:
         ReverieError: another shape, or labels that are neither integers nor strings.
@@ -30,7 +30,7 @@ def label_column(labels: Any, n: int, what: str) -> tuple[np.ndarray, list[str]]
 
 
 def text_column(texts: Any, n: int, what: str) -> list[str]:
-    """Captions, (n,) or (n, 1); None is none, as "" is.
+    """Captions, (n,) or (n, 1); None is "".
 
     Raises:
         ReverieError: another shape, or a caption that is no string.
@@ -38,12 +38,12 @@ def text_column(texts: Any, n: int, what: str) -> list[str]:
     values = one_per_row(texts, n, what, "texts")
     for row, value in enumerate(values):
         if value is not None and not isinstance(value, str):
-            raise ReverieError(f"{what}: the text of row {row} is {value!r:.60}; a string is needed, or None for none.")
+            raise ReverieError(f"{what}: the text of row {row} is {value!r:.60}; a string or None is needed.")
     return ["" if value is None else str(value) for value in values]
 
 
 def attribute_column(values: Any, titles: Any, n: int, what: str) -> tuple[np.ndarray, list[str]]:
-    """Numbers (n, A) to float32, and the attributes' names; their places where ``titles`` is None.
+    """Numbers (n, A) to float32, and the attributes' names; their indices if ``titles`` is None.
 
     Raises:
         ReverieError: another shape, values that are no numbers or not finite, names of another count.
@@ -54,7 +54,7 @@ def attribute_column(values: Any, titles: Any, n: int, what: str) -> tuple[np.nd
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     if (bad := np.flatnonzero(~np.isfinite(array).all(1))).size:
-        raise ReverieError(f"{what}: attributes of {name_rows(bad)} are not finite. Give every image a number.")
+        raise ReverieError(f"{what}: attributes of {name_rows(bad)} are not finite. Every image needs a finite number.")
     names = [str(title) for title in (range(array.shape[1]) if titles is None else titles)]
     if len(names) != array.shape[1]:
         raise ReverieError(f"{what}: {len(names)} attribute names for {array.shape[1]} attributes.")
@@ -67,7 +67,7 @@ def one_per_row(values: Any, n: int, what: str, name: str) -> np.ndarray:
     Raises:
         ReverieError: another shape, or bytes that are not UTF-8.
     """
-    if not isinstance(values, np.ndarray):  # a list may hold anything, which NumPy would convert
+    if not isinstance(values, np.ndarray):  # NumPy would convert mixed types of a list
         array = np.empty(len(values), object)
         array[:] = values
     else:
@@ -82,5 +82,5 @@ def one_per_row(values: Any, n: int, what: str, name: str) -> np.ndarray:
 
 def name_rows(rows: Sequence[int] | np.ndarray) -> str:
     """ "row 3" or "rows 3, 5, 8 and 17 more"."""
-    some, more = ", ".join(str(row) for row in rows[:3]), len(rows) - 3
-    return f"row{'s' * (len(rows) > 1)} {some}{f' and {more} more' if more > 0 else ''}"
+    first, more = ", ".join(str(row) for row in rows[:3]), len(rows) - 3
+    return f"row{'s' * (len(rows) > 1)} {first}{f' and {more} more' if more > 0 else ''}"

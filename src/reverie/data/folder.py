@@ -1,4 +1,4 @@
-"""Any tree of images: the walk, and what its folders' names mean (classes, splits, pairs)."""
+"""Image folders: walk the tree, and read classes, splits and pairs from folder names."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from reverie.media.decode import SUFFIXES
 
 
 def list_folder(root: Path) -> Listing:
-    """All pictures under ``root``, sorted by path, with labels, captions, pairs and the split that its folders say."""
+    """All images under ``root``, sorted by path, with labels, captions, pairs and splits from its folders."""
     problems: list[Problem] = []
     files = walk(root, problems)
-    pictures = {name: file for name, file in files.items() if suffix(name) in SUFFIXES}
+    images = {name: file for name, file in files.items() if suffix(name) in SUFFIXES}
     captions = Captions(files, problems)
-    used = captions.used(pictures)
-    problems += ignored(name for name in files if name not in pictures and name not in used)
+    used = captions.used(images)
+    problems += ignored(name for name in files if name not in images and name not in used)
 
     items: list[Item] = []
-    branches = by_split(pictures)
+    branches = by_split(images)
     for split, prefix, names in branches:
         pairs = pair_up(prefix, names, problems)
         if pairs is not None:
             for target, source in pairs:
-                items.append(Item(printable(target), pictures[target], None, "", split, pictures[source]))
+                items.append(Item(printable(target), images[target], None, "", split, images[source]))
         else:
             labels = label_names(prefix, names)
-            items += [Item(printable(name), pictures[name], labels.get(name), "", split) for name in names]
+            items += [Item(printable(name), images[name], labels.get(name), "", split) for name in names]
     if len(branches) > 1:
-        for name in pictures:
+        for name in images:
             if not name.startswith(tuple(prefix for _, prefix, _ in branches)):
                 problems.append(Problem(printable(name), "outside-splits", "skipped: neither in train/ nor in test/"))
-    by_path = {file.path: name for name, file in pictures.items()}
+    by_path = {file.path: name for name, file in images.items()}
     names, numbers = captions.attributes(by_path[item.file.path] for item in items)
     described = [
         replace(captions.describe(item, name), attributes=numbers[name])
@@ -48,16 +48,17 @@ def list_folder(root: Path) -> Listing:
 
 
 def suffix(name: str) -> str:
+    """The lower-case suffix, such as ".png"."""
     return PurePosixPath(name).suffix.lower()
 
 
 def walk(root: Path, problems: list[Problem]) -> dict[str, File]:
-    """Every visible regular file under ``root``: path relative to it, with "/", -> File; sorted by path.
+    """Every visible regular file under ``root``: relative path, with "/", -> File; sorted by path.
 
-    Links are followed; a folder reached a second time (a loop, or two links) is entered once. A run directory below
-    ``root`` is not entered: its images are a model's.
+    Links are followed; a folder reached twice (a loop, or two links) is entered once. Run directories below ``root``
+    are skipped: their images are generated.
     """
-    found: dict[str, File] = {}
+    files: dict[str, File] = {}
     seen: set[tuple[int, int]] = set()
     todo: list[tuple[str, str]] = [(os.fspath(root), "")]
     while todo:
@@ -87,19 +88,19 @@ def walk(root: Path, problems: list[Problem]) -> dict[str, File]:
                     folders.append((entry.path, name + "/"))
                 elif entry.is_file():
                     stat = entry.stat()
-                    found[name] = File(entry.path, stat.st_size, stat.st_mtime_ns)
+                    files[name] = File(entry.path, stat.st_size, stat.st_mtime_ns)
                 elif entry.is_symlink():
-                    problems.append(Problem(printable(name), "broken-link", "skipped: the link leads nowhere"))
+                    problems.append(Problem(printable(name), "broken-link", "skipped: the link is broken"))
                 else:
                     problems.append(Problem(printable(name), "not-a-file", "skipped: a pipe, socket or device"))
             except OSError as error:  # ELOOP: a link to itself
                 problems.append(Problem(printable(name), "broken-link", f"skipped: {error.strerror or error}"))
         todo += reversed(folders)
-    return dict(sorted(found.items(), key=lambda pair: os.fsencode(pair[0])))
+    return dict(sorted(files.items(), key=lambda pair: os.fsencode(pair[0])))
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether its run.json is this project's."""
+    """Whether it has a run.json of reverie."""
     try:
         info = json.loads((folder / "run.json").read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -108,7 +109,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def ignored(names: Iterable[str]) -> list[Problem]:
-    """One line for each extension among files that are neither pictures nor captions."""
+    """One problem per extension of files that are neither images nor captions."""
     count = Counter(suffix(name) for name in names)
     return [
         Problem(f"*{extension}" if extension else "(no extension)", "ignored", f"ignored: {n} file{'s' * (n > 1)}")
@@ -117,29 +118,29 @@ def ignored(names: Iterable[str]) -> list[Problem]:
 
 
 def by_split(names: Iterable[str]) -> list[tuple[str | None, str, list[str]]]:
-    """(split, its folder, names): train/ and one of test/, val/ ... when both hold pictures, else all as one.
+    """(split, its folder, names): train/ and one of test/, val/ ... if both contain images, else all as one.
 
-    The held-out ones come first, so that a picture in both splits is dropped from training.
+    Held-out images come first, so that an image in both splits is dropped from training.
     """
     tops: dict[str, list[str]] = {}
     for name in names:
         tops.setdefault(name.partition("/")[0] if "/" in name else "", []).append(name)
-    held = [top for top in tops if top.lower() in HELD_OUT_NAMES]
+    held_out = [top for top in tops if top.lower() in HELD_OUT_NAMES]
     train = [top for top in tops if top.lower() == "train"]
-    if not (held and train):
+    if not (held_out and train):
         return [(None, "", list(names))]
-    sides = [("held_out", top) for top in held] + [("train", top) for top in train]
+    sides = [("held_out", top) for top in held_out] + [("train", top) for top in train]
     return [(side, f"{top}/", tops[top]) for side, top in sides]
 
 
 def label_names(prefix: str, names: list[str]) -> dict[str, str]:
-    """Name -> class, from the top-level folders under ``prefix``, when two or more of them hold pictures."""
+    """Name -> class, from the top-level folders under ``prefix``, if two or more of them contain images."""
     label = {name: rest.partition("/")[0] for name in names if "/" in (rest := name.removeprefix(prefix))}
     return {name: printable(top) for name, top in label.items()} if len(set(label.values())) > 1 else {}
 
 
 def pair_up(prefix: str, names: list[str], problems: list[Problem]) -> list[tuple[str, str]] | None:
-    """(target, source) from B/ and A/ with equal relative stems; None where the folders do not say pairs."""
+    """(target, source) from B/ and A/ with equal relative stems; None if there are no such pairs."""
     sides: dict[str, dict[str, str]] = {"A": {}, "B": {}}
     for name in names:
         side, _, rest = name.removeprefix(prefix).partition("/")
@@ -148,8 +149,8 @@ def pair_up(prefix: str, names: list[str], problems: list[Problem]) -> list[tupl
     if not sides["A"].keys() & sides["B"].keys():
         return None
     paired = [(target, sides["A"][stem]) for stem, target in sides["B"].items() if stem in sides["A"]]
-    placed = {name for pair in paired for name in pair}
+    used = {name for pair in paired for name in pair}
     for name in names:
-        if name not in placed:
-            problems.append(Problem(printable(name), "unpaired", "skipped: no picture of the same name in A/ and B/"))
+        if name not in used:
+            problems.append(Problem(printable(name), "unpaired", "skipped: no image of the same name in A/ and B/"))
     return paired

@@ -1,4 +1,4 @@
-"""``hf:owner/name``: pictures from the Hugging Face hub, through its optional ``datasets`` package."""
+"""``hf:owner/name``: images from the Hugging Face hub, by its optional ``datasets`` package."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ TEXT_COLUMNS = ("text", "caption", "prompt", "description")
 
 
 def list_hub(name: str) -> Listing:
-    """Every row of every split of ``owner/name``; train and test, where both exist, are the two splits.
+    """All rows of all splits of ``owner/name``; train and test, if both exist, are the two splits.
 
-    Raises ReverieError where the package is missing, the hub does not answer, or no column holds pictures.
+    Raises ReverieError if the package is missing, the hub does not answer, or no column contains images.
     """
     try:
         import datasets
     except ImportError:
         raise ReverieError(f"hf:{name} needs the datasets package: pip install 'reverie[hf]'") from None
     try:
-        found = datasets.load_dataset(name)
-    except Exception as error:  # its errors are many: no network, no such set, gated, a script
+        loaded = datasets.load_dataset(name)
+    except Exception as error:  # of many types: no network, no such set, gated, a script
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ReverieError(
-            f"hf:{name} cannot be loaded: {reason}\nCheck the name and the network, or save the pictures to a folder "
-            "on a machine that can reach it and pass that folder. (pip install 'reverie[hf]' updates datasets.)"
+            f"hf:{name} cannot be loaded: {reason}\nCheck the name and the network, or save the images to a folder "
+            "on a machine with access and use that folder. (pip install 'reverie[hf]' updates datasets.)"
         ) from None
-    splits: dict[str, Any] = dict(found) if hasattr(found, "keys") else {"train": found}
+    splits: dict[str, Any] = dict(loaded) if hasattr(loaded, "keys") else {"train": loaded}
     both = "train" in splits and any(name in HELD_OUT_NAMES for name in splits)
     listing = Listing([])
     for split in sorted(splits, key=lambda split: split == "train"):  # held-out first: a copy is dropped from training
@@ -46,7 +46,7 @@ def _rows(name: str, split: str, rows: Any, side: str | None) -> list[Item]:
     kinds = {column: type(feature).__name__ for column, feature in features.items()}
     image = next((column for column, kind in kinds.items() if kind == "Image"), None)
     if image is None:
-        raise ReverieError(f"hf:{name} has no column of pictures; its columns are {', '.join(features)}.")
+        raise ReverieError(f"hf:{name} has no column of images; its columns are {', '.join(features)}.")
     label = next((column for column, kind in kinds.items() if kind == "ClassLabel"), None)
     text = next((column for column in TEXT_COLUMNS if column in features), None)
     labels = list(rows[label]) if label else [None] * len(rows)
@@ -73,12 +73,12 @@ def _rows(name: str, split: str, rows: Any, side: str | None) -> list[Item]:
 
 
 def _encoded(value: Any) -> bytes:
-    """A row's picture as encoded bytes: as stored where they are there, else as PNG, which loses nothing."""
+    """A row's image as encoded bytes: the stored ones, else lossless PNG."""
     if isinstance(value, dict):
         if value.get("bytes"):
             return value["bytes"]
         return File(value["path"]).read()
     buffer = io.BytesIO()
-    picture = value if value.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else value.convert("RGB")
-    picture.save(buffer, "PNG", compress_level=1)
+    image = value if value.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else value.convert("RGB")
+    image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

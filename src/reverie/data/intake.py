@@ -1,7 +1,8 @@
-"""The forgiving door: reads every file once, sets aside what cannot be a picture, drops copies, and says so."""
+"""Intake: read every file once, skip files that are no images, drop copies, and report both."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,15 +14,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reverie import home
+from reverie.core import cache as home
 from reverie.core.errors import ReverieError
 from reverie.core.files import replacing
 from reverie.data.items import File, Item, Listing
 from reverie.data.types import Problem, Report
 from reverie.media import decode
 
-MIN_PICTURES = 8
-FRESH_NS = 2_000_000_000  # a file changed this recently may change again within the clock's grain: not remembered
+MIN_IMAGES = 8
+FRESH_NS = 2_000_000_000  # a file this new may change again within the clock's resolution: not cached
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,12 +30,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One item that passed: its content, and its size before anything is done to it.
+    """A usable item: its content hash and its original size.
 
     Attributes:
         item: as listed.
         sha: hex sha256 of the file's bytes; of both files' digests for a pair.
-        source_sha: that of the pair's source file, "" without.
+        source_sha: of the pair's source file, "" without pairs.
         size: (width, height) in pixels.
     """
 
@@ -45,20 +46,20 @@ class Seen:
 
 
 class TooFew(ReverieError):
-    """Fewer than MIN_PICTURES usable images; ``report`` says what was found.
+    """Fewer than MIN_IMAGES usable images; ``report`` lists the problems.
 
     Args:
-        train: how many there are to train on, where that is too few: the source names its split.
-        files: whether it was files that were read, and not an array or another object.
+        train: number of training images, if the source's split leaves too few.
+        files: whether the source is files, not an array or another object.
     """
 
     def __init__(self, what: str, report: Report, train: int | None = None, files: bool = True):
         counts = ", ".join(f"{n} {kind}" for kind, n in report.counts().items())
-        also = f" Also found: {counts or 'no other files'}." if counts or files else ""
+        problems = f" Problems: {counts or 'no other files'}." if counts or files else ""
         endings = f" Images are read from {' '.join(sorted(decode.SUFFIXES))} files." if files else ""
+        training = "" if train is None else f", {train} of them to train on"
         super().__init__(
-            f"{what} holds {report.usable} usable pictures{'' if train is None else f', {train} of them to train on'}; "
-            f"at least {MIN_PICTURES} are needed.{also}{endings}"
+            f"{what} has {report.usable} usable images{training}; at least {MIN_IMAGES} are needed.{problems}{endings}"
         )
         self.report = report
 
@@ -66,10 +67,10 @@ class TooFew(ReverieError):
 def survey(
     listing: Listing, what: str, progress: home.Progress | None = None, copies: bool = False
 ) -> tuple[list[Seen], list[Problem]]:
-    """Read and hash every listed file (or remember it), check its header, drop exact copies (unless ``copies``).
+    """Read and hash every listed file (or use the cache), check its header, drop exact copies (unless ``copies``).
 
     Returns:
-        the items that passed, in listing order, and the problems of the listing and of the rest.
+        the usable items in listing order, and the problems of the listing and of the other files.
 
     Raises TooFew, with the report.
     """
@@ -79,82 +80,77 @@ def survey(
     memory = Memory(what)
     total = len(listing.items)
     with decode.quiet():
-        for i, facts in enumerate(parallel(memory.look, listing.items)):
+        for i, result in enumerate(parallel(memory.look, listing.items)):
             item = listing.items[i]
             if progress and (i % 256 == 255 or i + 1 == total):
                 progress(i + 1, total, "reading")
-            if isinstance(facts, decode.Unusable):
-                problems.append(Problem(item.name, facts.kind, facts.action))
+            if isinstance(result, decode.Unusable):
+                problems.append(Problem(item.name, result.kind, result.action))
                 continue
-            sha, source_sha, size = facts
+            sha, source_sha, size = result
             if sha in first and not copies:
                 problems.append(Problem(item.name, "duplicate", f"skipped: the same file as {first[sha]}"))
                 continue
             first[sha] = item.name
             seen.append(Seen(item, sha, source_sha, size))
     memory.save()
-    if len(seen) < MIN_PICTURES:
+    if len(seen) < MIN_IMAGES:
         raise TooFew(what, Report(len(seen), problems))
-    sizes = {one.size for one in seen}
+    sizes = {usable.size for usable in seen}
     if len(sizes) > 1:
         widths, heights = zip(*sizes, strict=True)
         span = f"{min(widths)} to {max(widths)} wide, {min(heights)} to {max(heights)} high"
-        problems.append(Problem("*", "mixed-sizes", f"converted: {span}; all brought to one size"))
+        problems.append(Problem("*", "mixed-sizes", f"converted: {span}; all resized to one size"))
     return seen, problems
 
 
 class Memory:
-    """What earlier openings read: (path, size, mtime) -> sha256 and size in pixels, so that nothing is read twice."""
+    """Cache of earlier readings: (path, size, mtime) -> sha256 and size in pixels, so that no file is read twice."""
 
     def __init__(self, what: str):
         key = hashlib.sha256(os.fsencode(Path(what).absolute())).hexdigest()
         self.path = home.home() / "listings" / f"{key}.json"
         self.old: dict[str, list[Any]] = {}
         self.new: dict[str, list[Any]] = {}
-        try:
+        with contextlib.suppress(OSError, ValueError):  # no cache, or a damaged one: every file is read
             loaded = json.loads(self.path.read_text("utf-8"))
             self.old = loaded if isinstance(loaded, dict) else {}
-        except (OSError, ValueError):
-            pass  # no memory, or a torn one: every file is read
 
     def look(self, item: Item) -> tuple[str, str, tuple[int, int]] | decode.Unusable:
-        """(sha256 of the item, sha256 of its source, size in pixels), or why it cannot be used. Never raises."""
+        """(sha256 of the item, sha256 of its source, size in pixels), or the reason it is unusable. Never raises."""
         try:
-            sha, size = self._facts(item.file)
+            sha, size = self._inspect(item.file)
             if item.source is None:
                 return sha, "", size
             try:
-                source_sha, _ = self._facts(item.source)
+                source_sha, _ = self._inspect(item.source)
             except decode.Unusable as error:
                 return decode.Unusable(error.kind, f"{error.action}; it is the source of this pair")
             return hashlib.sha256(f"{sha}{source_sha}".encode()).hexdigest(), source_sha, size
         except decode.Unusable as error:
             return error
 
-    def _facts(self, file: File) -> tuple[str, tuple[int, int]]:
+    def _inspect(self, file: File) -> tuple[str, tuple[int, int]]:
         key = f"{file.path}\0{file.offset}"
-        known = self.old.get(key)
-        if not (isinstance(known, list) and len(known) == 5 and known[:2] == [file.size, file.mtime_ns]):
-            known = [file.size, file.mtime_ns, *_read_facts(file)]
-        if file.reader is None and time.time_ns() - file.mtime_ns > FRESH_NS and known[2] != "":
-            self.new[key] = known
-        if isinstance(known[3], str):
-            raise decode.Unusable(known[3], known[4])
-        return known[2], (known[3], known[4])
+        entry = self.old.get(key)
+        if not (isinstance(entry, list) and len(entry) == 5 and entry[:2] == [file.size, file.mtime_ns]):
+            entry = [file.size, file.mtime_ns, *_inspect(file)]
+        if file.reader is None and time.time_ns() - file.mtime_ns > FRESH_NS and entry[2] != "":
+            self.new[key] = entry
+        if isinstance(entry[3], str):
+            raise decode.Unusable(entry[3], entry[4])
+        return entry[2], (entry[3], entry[4])
 
     def save(self) -> None:
-        """Remember. A cache folder that cannot be written to only costs the next opening its speed."""
+        """Write the cache. Without a writable cache folder, the next opening is only slower."""
         if self.new == self.old:
             return
-        try:
-            with replacing(self.path) as aside, aside.open("wb") as handle:
-                handle.write(json.dumps(self.new).encode())
-        except OSError:
-            pass
+        with contextlib.suppress(OSError), replacing(self.path) as temporary, temporary.open("wb") as handle:
+            handle.write(json.dumps(self.new).encode())
 
 
-def _read_facts(file: File) -> list[Any]:
-    """[sha256, width, height], or [sha256, kind, action] of a file that cannot be used ("" when it was not read)."""
+def _inspect(file: File) -> list[Any]:
+    """[sha256, width, height], or [sha256, kind, action] of an unusable file (sha256 "" if it could not be read)."""
     try:
         data = file.read()
     except Exception as error:  # a reader may be another library's

@@ -1,4 +1,4 @@
-"""What a source lists before anything is decoded: files to read, and what is known of each."""
+"""The listing of a source before decoding: files, and the label, text and split of each."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ HELD_OUT_NAMES = ("test", "val", "valid", "validation", "held_out", "held-out")
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Encoded bytes somewhere: a file, a stretch of one (a tar member), or whatever ``reader`` returns.
+    """Encoded bytes: a file, a part of one (a tar member), or the result of ``reader``.
 
-    ``size`` and ``mtime_ns`` are as listed; with ``path`` and ``offset`` they say whether it was seen before.
+    ``path``, ``offset``, and ``size`` and ``mtime_ns`` as listed identify it in the cache.
     """
 
     path: str
     size: int = 0
     mtime_ns: int = 0
-    offset: int = -1  # -1: the whole file
+    offset: int = -1  # -1: the complete file
     reader: Callable[[], bytes] | None = None
 
     def read(self) -> bytes:
@@ -39,13 +39,13 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture to be.
+    """One listed image.
 
     Attributes:
         name: printable path inside the source.
         label: class name or number, None for none.
-        split: "train", "held_out", or None where the source does not say.
-        source: the other side of the pair, None without pairs.
+        split: "train", "held_out", or None if the source has no split.
+        source: the source image of the pair, None without pairs.
         attributes: one number for each of the listing's ``attributes``.
     """
 
@@ -60,7 +60,7 @@ class Item:
 
 @dataclass
 class Listing:
-    """A source's items in a fixed order, and what was met while listing them."""
+    """A source's items in a fixed order, and the problems of listing them."""
 
     items: list[Item]
     problems: list[Problem] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Listing:
 
 
 def printable(name: str) -> str:
-    r"""A file name that prints and goes into JSON: undecodable bytes and control characters become ``\xff``."""
+    r"""A file name for printing and JSON: undecodable bytes and control characters become ``\xff``."""
 
     def escape(match: re.Match[str]) -> str:
         code = ord(match[0])
@@ -78,7 +78,7 @@ def printable(name: str) -> str:
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key by which "2" comes before "10"."""
+    """Sort key that puts "2" before "10"."""
     parts = re.split(r"([0-9]+)", name)
     return tuple((0, int(part)) if part.isdecimal() and part.isascii() else (1, part) for part in parts if part)
 
@@ -86,12 +86,12 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
 def index_labels(labels: Sequence[str | int | None]) -> tuple[np.ndarray, list[str]]:
     """Class names or numbers -> int64 (N,) indices with -1 for None, and the classes' names.
 
-    Numbers from 0 to 9999 stay as they are; names are numbered in natural order.
+    Numbers from 0 to 9999 are kept; names are numbered in natural order.
     """
-    known = {label for label in labels if label is not None}
-    if known and all(isinstance(label, int) and 0 <= label < 10_000 for label in known):
-        classes = [str(i) for i in range(max(int(label) for label in known) + 1)]
+    distinct = {label for label in labels if label is not None}
+    if distinct and all(isinstance(label, int) and 0 <= label < 10_000 for label in distinct):
+        classes = [str(i) for i in range(max(int(label) for label in distinct) + 1)]
         return np.array([-1 if label is None else int(label) for label in labels], np.int64), classes
-    classes = sorted({str(label) for label in known}, key=natural_key)
+    classes = sorted({str(label) for label in distinct}, key=natural_key)
     index = {name: i for i, name in enumerate(classes)}
     return np.array([-1 if label is None else index[str(label)] for label in labels], np.int64), classes

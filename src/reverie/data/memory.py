@@ -1,7 +1,7 @@
-"""Data that only Python can pass: arrays, tensors, lists of PIL images, torch data sets and loaders.
+"""Data from Python objects: arrays, tensors, lists of PIL images, torch data sets and loaders.
 
-Such an object is read once, in order. One whose first samples differ at a second reading shuffles or augments, and is
-refused: it would be another data set at every opening, and the held-out split another split.
+An object is read once, in order. If its first samples differ on a second reading, it shuffles or augments, and is
+refused: data and held-out split would differ on every opening.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from reverie.core.cache import Progress
 from reverie.core.errors import UsageError
 from reverie.data.arrays import Arrays, from_columns
 from reverie.data.columns import name_rows
 from reverie.data.options import OpenOptions
 from reverie.data.types import Problem
-from reverie.home import Progress
 from reverie.media import decode
 
 COMPARED = 16  # first samples that are read twice
-KEYS = {  # column -> the names it goes by among a sample's
+KEYS = {  # column -> accepted keys of a sample
     "x": ("x", "image", "images", "img", "pixel_values"),
     "label": ("label", "labels", "y", "target"),
     "text": ("text", "texts", "caption", "captions"),
@@ -34,22 +34,22 @@ KEYS = {  # column -> the names it goes by among a sample's
 
 
 def name_of(source: Any) -> str:
-    """What to call an object in messages and run directories: "array", "tensor", "list", or its type's name."""
+    """An object's name in messages and run directories: "array", "tensor", "list", or its type's name."""
     return {"ndarray": "array", "Tensor": "tensor"}.get(type(source).__name__, type(source).__name__)
 
 
 def read_object(
     source: Any, options: OpenOptions, labels: Any = None, texts: Any = None, progress: Progress | None = None
 ) -> Arrays:
-    """A whole data set from an object.
+    """A data set from an object.
 
     Args:
-        source: an array or tensor (N, ...), or something of known length that yields samples: tensors, arrays, PIL
-            images, (image, label) or dicts of columns; a DataLoader yields batches of such.
-        labels, texts: (N,), instead of the object's own.
+        source: an array or tensor (N, ...), or an object of known length that yields samples: tensors, arrays, PIL
+            images, (image, label) or dicts of columns; a DataLoader yields batches of them.
+        labels, texts: (N,), replace those of the object.
 
     Raises:
-        UsageError: an object of no known length, or one that shuffles or augments.
+        UsageError: an object of unknown length, or one that shuffles or augments.
         ReverieError: samples of unfit shapes or types.
     """
     what = f"the {name_of(source)}"
@@ -74,7 +74,7 @@ def read_object(
 
 
 def _is_tensor(value: Any) -> bool:
-    torch = sys.modules.get("torch")  # whoever passes a tensor has imported it
+    torch = sys.modules.get("torch")  # a caller with a tensor has imported it
     return torch is not None and isinstance(value, torch.Tensor)
 
 
@@ -89,14 +89,14 @@ def _is_loader(value: Any) -> bool:
 
 
 def _array(value: Any) -> np.ndarray:
-    """An array or tensor, or a value of a sample, as a plain array.
+    """An array or tensor, or a value of a sample, as a NumPy array.
 
     Raises:
-        UsageError: masked values, a tensor that is no plain block of numbers, a PIL image that cannot be read.
+        UsageError: masked values, a tensor that is not dense, a PIL image that cannot be read.
     """
     if not _is_tensor(value):
         if np.ma.is_masked(value):
-            raise UsageError("A masked array has masked values, which are no data. Fill them first: array.filled(0).")
+            raise UsageError("The masked array has masked values. Fill them first: array.filled(0).")
         return np.asarray(_loaded(value) if _is_image(value) else value)
     layout = str(value.layout).removeprefix("torch.")
     kinds = {"quantised": value.is_quantized, "meta": value.is_meta, layout: layout != "strided"}
@@ -110,7 +110,7 @@ def _array(value: Any) -> np.ndarray:
 
 
 def _loaded(image: Any) -> Any:
-    """A PIL image, whose file may be read only now. Raises UsageError where that fails or it has no pixels."""
+    """A PIL image, loaded. Raises UsageError if that fails or it has no pixels."""
     try:
         image.load()
         if 0 not in image.size:
@@ -123,16 +123,16 @@ def _loaded(image: Any) -> Any:
 
 
 def _listed(values: Any, name: str) -> Any:
-    """Labels or texts as an array or a list. Raises UsageError where they are neither."""
+    """Labels or texts as an array or a list. Raises UsageError if they are neither."""
     if isinstance(values, np.ndarray) or _is_tensor(values):
         return _array(values)
     if isinstance(values, str | bytes | Mapping | Set) or not hasattr(values, "__iter__"):
-        raise UsageError(f"{name} are {values!r:.60}; a list of one for each image is needed.")
+        raise UsageError(f"{name} are {values!r:.60}; a list with one entry per image is needed.")
     return list(values)
 
 
 def _labels(labels: Any) -> np.ndarray:
-    """Labels as they come, numbers and names alike, as an array."""
+    """Labels, numbers or names, as an array."""
     listed = _listed(labels, "labels")
     if isinstance(listed, np.ndarray):
         return listed
@@ -155,44 +155,44 @@ def _length(source: Any, what: str) -> int:
     try:
         count = len(source)
     except TypeError:
-        raise UsageError(f"{what} does not say how many samples it has. {remedy}") from None
+        raise UsageError(f"{what} has no length. {remedy}") from None
     if not count:
         raise UsageError(f"{what} is empty.")
     return count
 
 
 def _samples(source: Any, what: str, count: int) -> Iterator[dict[str, Any]]:
-    """One dict of columns a sample, in order."""
+    """One dict of columns per sample, in order."""
     if _is_loader(source) and source.batch_size is not None:
         for batch in source:
             columns = _named(batch)
             rows = {name: _rows_of(values) for name, values in columns.items()}
             if len({*rows.values()}) > 1 or not rows["x"]:
-                raise UsageError(f"{what} gives a batch whose columns are no lists of equal length: {rows}.")
+                raise UsageError(f"{what} yields a batch whose columns are no lists of equal length: {rows}.")
             for row in range(rows["x"]):
                 yield {name: values[row] for name, values in columns.items()}
     elif hasattr(source, "__iter__"):
         yield from map(_named, source)
-    else:  # a torch data set ends by its length, not by an IndexError
+    else:  # a torch data set ends at its length, not with an IndexError
         for index in range(count):
             try:
                 sample = source[index]
             except IndexError as error:
                 raise UsageError(
-                    f"{what} has a length of {count}, but reading sample {index} is an IndexError: {error}. Mend its "
+                    f"{what} has a length of {count}, but sample {index} raises an IndexError: {error}. Fix its "
                     "__len__ or its __getitem__."
                 ) from error
             yield _named(sample)
 
 
 def _rows_of(values: Any) -> int:
-    """Rows of a batch's column; 0 where it is no list of them."""
+    """Number of rows in a batch's column; 0 if it is no list."""
     rows = not isinstance(values, Mapping) and hasattr(values, "__len__") and getattr(values, "ndim", 1) > 0
     return len(values) if rows else 0
 
 
 def _named(sample: Any) -> dict[str, Any]:
-    """A sample, or a batch of them, as columns."""
+    """A sample or a batch as columns."""
     if isinstance(sample, Mapping):
         columns = {column: next((key for key in keys if key in sample), None) for column, keys in KEYS.items()}
         if columns["x"] is None:
@@ -203,7 +203,7 @@ def _named(sample: Any) -> dict[str, Any]:
             len(sample) == 2 and (_is_image(sample[1]) or np.shape(_first(sample[1])) not in ((), (1,)))
         ):
             raise UsageError(
-                f"A sample is a tuple of {len(sample)}; (image, label) is understood. Name the parts of others: "
+                f"A sample is a tuple of {len(sample)}, not (image, label). Name its parts: "
                 '{"x": ..., "label": ..., "text": ..., "source": ..., "mask": ..., "attributes": ...}.'
             )
         return dict(zip(("x", "label"), sample, strict=False))
@@ -211,21 +211,21 @@ def _named(sample: Any) -> dict[str, Any]:
 
 
 def _first(value: Any) -> Any:
-    """A label, or that of the first sample of a batch."""
+    """A label, or the first label of a batch."""
     return value[0] if not isinstance(value, str) and np.ndim(value) > 0 and len(value) else value
 
 
 def _check_count(source: Any, what: str, count: int, read: int) -> None:
     batched = _is_loader(source) and source.batch_size is not None  # its length counts batches
     if read != count and not batched:
-        raise UsageError(f"{what} has a length of {count}, but gave {read} samples. Mend its __len__.")
+        raise UsageError(f"{what} has a length of {count}, but yielded {read} samples. Fix its __len__.")
 
 
 def _check_order(source: Any, what: str, count: int) -> None:
     first, second = (_digest(islice(_samples(source, what, count), COMPARED)) for _ in range(2))
     if first != second:
         raise UsageError(
-            f"{what} gives other samples at a second reading: it shuffles or augments. Pass it with shuffle=False and "
+            f"{what} yields other samples on a second reading: it shuffles or augments. Pass it with shuffle=False and "
             'without random transforms; training shuffles by itself, and augments with augment="flip,translate".'
         )
 
@@ -245,7 +245,7 @@ def _collect(
     columns: dict[str, list[Any]] = {}
     for row, sample in enumerate(samples):
         if row and sample.keys() != columns.keys():
-            raise UsageError(f"{what}: sample {row} has {', '.join(sample)}, the ones before {', '.join(columns)}.")
+            raise UsageError(f"{what}: sample {row} has {', '.join(sample)}, the others {', '.join(columns)}.")
         for name, value in sample.items():
             columns.setdefault(name, []).append(value)
         if progress and row % 256 == 255:
@@ -265,28 +265,28 @@ def _column(name: str, values: list[Any], what: str, options: OpenOptions, probl
     if fitted and _is_image(arrays[0]):
         return _images(arrays, options, problems)
     if len(shapes := {array.shape for array in arrays}) > 1:
-        some = ", ".join(map(str, sorted(shapes)[:3]))
+        first = ", ".join(map(str, sorted(shapes)[:3]))
         remedy = ", or pass PIL images" if fitted else ""
-        raise UsageError(f"{what} has samples whose {name} is of several shapes ({some}). Bring them to one{remedy}.")
+        raise UsageError(f"{what} has several shapes of {name} ({first}). Bring them to one shape{remedy}.")
     return np.stack(arrays)
 
 
 def _check_kinds(name: str, values: list[Any], what: str) -> None:
-    """One kind of value in all rows: stacked, 8-bit rows and floats in [0, 1] would be floats, the latter black.
+    """Check that all rows have one type: 8-bit rows stacked with floats in [0, 1] would make the latter black.
 
     Raises:
-        UsageError: naming the rows that are of another kind than the first.
+        UsageError: lists the rows of another type than the first.
     """
     kinds = ["a PIL image" if _is_image(v) else "floats" if v.dtype.kind == "f" else v.dtype.name for v in values]
     if others := [row for row, kind in enumerate(kinds) if kind != kinds[0]]:
         raise UsageError(
-            f"{what}: {name} of {name_rows(others)} is {kinds[others[0]]}, of row 0 {kinds[0]}. Bring all to one type "
-            "and one range."
+            f"{what}: {name} of {name_rows(others)} is {kinds[others[0]]}, of row 0 {kinds[0]}. Convert all to one "
+            "type and range."
         )
 
 
 def _images(values: list[Any], options: OpenOptions, problems: list[Problem]) -> np.ndarray:
-    """PIL images of any modes and sizes to uint8 (N, H, W, C), fitted where their sizes differ."""
+    """PIL images of any modes and sizes to uint8 (N, H, W, C), resized if their sizes differ."""
     flat = []
     for row, image in enumerate(values):
         notes: list[decode.Note] = []
@@ -296,6 +296,6 @@ def _images(values: list[Any], options: OpenOptions, problems: list[Problem]) ->
     if len({image.size for image in flat}) > 1:
         form = decode.Form(options.image_shape(None), channels, options.fit, options.background)
         flat = [decode.fit(image, form) for image in flat]
-        problems.append(Problem("*", "mixed-sizes", "converted: all brought to one size"))
+        problems.append(Problem("*", "mixed-sizes", "converted: all resized to one size"))
     mode = "RGB" if channels == 3 else "L"
     return np.stack([np.asarray(image.convert(mode)).reshape(*image.size[::-1], channels) for image in flat])

@@ -1,4 +1,4 @@
-"""``.npz`` files: which array is what."""
+"""``.npz`` files: from arrays to columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reverie.data.options import OpenOptions
 from reverie.data.rows import Rows, to_rows
 from reverie.data.types import Problem
 
-KEYS = {  # column -> the names it goes by
+KEYS = {  # column -> accepted names
     "x": ("images", "x", "X", "arr_0", "data"),
     "label": ("labels", "y", "Y"),
     "text": ("texts", "captions"),
@@ -31,16 +31,16 @@ KEYS = {  # column -> the names it goes by
 
 
 def load_npz(path: Path, options: OpenOptions) -> Arrays:
-    """Read an ``.npz``; pickled content is refused. Raises ReverieError about wrong names or shapes."""
+    """Read an ``.npz``; pickled content is refused. Raises ReverieError for wrong names or shapes."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not hasattr(archive, "files"):
-                raise ReverieError(f"{path} is one bare array; save it with numpy.savez(path, images=...).")
+                raise ReverieError(f"{path} is a single array; save it with numpy.savez(path, images=...).")
             keys = {column: next((k for k in names if k in archive.files), None) for column, names in KEYS.items()}
             arrays: dict[str, Any] = {column: archive[key] for column, key in keys.items() if key is not None}
             present = ", ".join(f"{k} {archive[k].shape}" for k in archive.files[:12]) if not arrays else ""
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        what = "holds pickled objects, which may run code" if "allow_pickle" in str(error) else str(error)
+        what = "it contains pickled objects, which may run code" if "allow_pickle" in str(error) else str(error)
         raise ReverieError(f"{path} cannot be read as .npz: {what}. Save plain arrays with numpy.savez.") from None
     problems: list[Problem] = []
     cut = None
@@ -59,14 +59,14 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
         arrays |= {"x": arrays["train"], "label": arrays.get("label", arrays.get("train_label"))}
     if "x" not in arrays:
         raise ReverieError(
-            f"{path} has no array that is known to be pictures (it has {present}). Name it images: uint8 (N, H, W) or "
-            "(N, H, W, C), with labels (N,) and texts (N,) if there are any; or x_train, y_train, x_test, y_test."
+            f"{path} has no array with a known name of images (it has {present}). Name it images: uint8 (N, H, W) or "
+            "(N, H, W, C), with optional labels (N,) and texts (N,); or x_train, y_train, x_test, y_test."
         )
     return from_columns(arrays, str(path), options, cut=cut, problems=problems)
 
 
 def _split_labels(arrays: dict[str, Any], train: int, test: int, what: str, problems: list[Problem]) -> Any:
-    """Labels of both splits as one column (N,); None, and said, where only one split has them."""
+    """Labels of both splits as one column (N,); None, with a problem, if only one split has them."""
     counts = {"train_label": train, "test_label": test}
     labels = [one_per_row(arrays[name], n, what, f"{name}s") for name, n in counts.items() if name in arrays]
     if len(labels) == 1:

@@ -1,4 +1,4 @@
-"""How to open data: the options of ``open_data`` and of the command line, checked and parsed in one place."""
+"""Options of ``open_data`` and of the command line, parsed and checked."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reverie.core.errors import UsageError, suggest
+from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.values import integers, is_finite
 from reverie.media import Size, medium_of, parse_size
 from reverie.media.spec import is_range
 
 Background = str | Sequence[int]  # "white", "#ff8800", "10,20,30" or (10, 20, 30)
 WHITE = (255, 255, 255)
-DEFAULT_SIZE = 64  # where the images' own sizes differ, are not square, or pass MAX_OWN_SIZE
+DEFAULT_SIZE = 64  # if the images' sizes differ, are not square, or exceed MAX_OWN_SIZE
 MAX_OWN_SIZE = 256
 
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """Parsed and checked. See ``open_data`` for what each means; ``size`` has one extent where a side was given."""
+    """Parsed and checked options, see ``open_data``; ``size`` has one extent for a side."""
 
     size: tuple[int, ...] | None = None
     channels: int | None = None
@@ -33,20 +33,20 @@ class OpenOptions:
     copies: bool = False
 
     def image_shape(self, common: tuple[int, int] | None) -> tuple[int, int]:
-        """(height, width) of images: as asked for, else their ``common`` size where it is square and small.
+        """(height, width) of images: as requested, else their ``common`` size if it is square and small.
 
         Raises:
-            UsageError: another number of extents than two.
+            UsageError: more than two extents.
         """
         if self.size is None:
             return common if common and common[0] == common[1] <= MAX_OWN_SIZE else (DEFAULT_SIZE, DEFAULT_SIZE)
         if len(self.size) > 2:
-            raise UsageError(f"size is {'x'.join(map(str, self.size))}; an image has a height and a width.")
+            raise UsageError(f"{argument('size', 'x'.join(map(str, self.size)))}: an image has a height and a width.")
         return self.size[0], self.size[-1]
 
     @property
     def opened(self) -> dict[str, Any]:
-        """What provenance says of these options; ``requested`` holds those that the result does not tell."""
+        """These options for the provenance; ``requested`` has those that the result does not determine."""
         requested = {"size": self.size and list(self.size), "channels": self.channels, "low": self.low}
         requested |= {"high": self.high}
         return {
@@ -71,17 +71,17 @@ def open_options(
     """Parse and check.
 
     Raises:
-        UsageError: an option that is out of range or that nobody knows.
+        UsageError: an unknown value or one out of range.
     """
     others = medium not in (None, "image", "video")  # may have any number of channels
     if channels is not None and (integers([channels]) is None or (channels not in (1, 3) and not others)):
-        raise UsageError(f"channels is {channels}; 1 (grey) or 3 (RGB) are possible.")
+        raise UsageError(f"{argument('channels')} must be 1 (grey) or 3 (RGB), not {channels!r}.")
     if fit not in ("crop", "pad"):
-        raise UsageError(f'fit is "{fit}"; "crop" or "pad" are possible.{suggest(str(fit), ["crop", "pad"])}')
+        raise UsageError(f'{argument("fit")} must be "crop" or "pad", not {fit!r}.{suggest(str(fit), ["crop", "pad"])}')
     if not is_finite(held_out) or not 0 < held_out < 1:
-        raise UsageError(f"held_out is {held_out}; a share between 0 and 1 is needed.")
+        raise UsageError(f"{argument('held_out')} must be between 0 and 1, not {held_out!r}.")
     if (low, high) != (None, None) and not is_range(low, high):
-        raise UsageError(f"low is {low} and high is {high}; give both as finite numbers, low below high.")
+        raise UsageError(f"low is {low} and high is {high}; both must be finite numbers, with low below high.")
     if medium is not None:
         medium_of(str(medium))
     extents = parse_size(size)
@@ -91,7 +91,7 @@ def open_options(
 
 
 def _plain(number: float | None) -> float | None:
-    """A NumPy number as Python's, which goes into JSON."""
+    """A NumPy number as a Python number, for JSON."""
     return number if number is None or isinstance(number, int) else float(number)
 
 
@@ -99,7 +99,7 @@ def parse_background(background: Background) -> tuple[int, int, int]:
     """A colour's name, "#rrggbb", "r,g,b" or three numbers to RGB.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: no such colour.
     """
     if isinstance(background, str):
         from PIL import ImageColor
@@ -109,11 +109,14 @@ def parse_background(background: Background) -> tuple[int, int, int]:
             numbers = re.fullmatch(r"(\d+)[, ]+(\d+)[, ]+(\d+)", text)
             values = tuple(int(n) for n in numbers.groups()) if numbers else ImageColor.getrgb(text)[:3]
         except ValueError:
-            raise UsageError(
-                f'background is "{background}"; a colour such as black, "#ff8800" or 10,20,30 is needed.'
-            ) from None
+            raise _bad_background(background) from None
     else:
         values = integers(background) or ()
     if len(values) != 3 or not all(0 <= value <= 255 for value in values):
-        raise UsageError(f"background is {background}; a colour's name or three numbers from 0 to 255 are needed.")
+        raise _bad_background(background)
     return values[0], values[1], values[2]
+
+
+def _bad_background(background: Background) -> UsageError:
+    colours = 'a colour such as black or "#ff8800", or three numbers from 0 to 255'
+    return UsageError(f"{argument('background')} must be {colours}, not {background!r}.")

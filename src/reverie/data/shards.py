@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files in which KEY.jpg, KEY.cls, KEY.txt and KEY.json make one picture."""
+"""WebDataset shards: tar files in which KEY.jpg, KEY.cls, KEY.txt and KEY.json are one image."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ def expand(pattern: str) -> list[Path]:
         return [Path(pattern)]
     first, last = match.groups()
     if int(last) < int(first) or int(last) - int(first) > 1_000_000:
-        raise UsageError(f"{pattern}: the numbers in braces must rise, as in {{000..003}}.")
+        raise UsageError(f"{pattern}: the numbers in braces must increase, as in {{000..003}}.")
     width = len(first)
-    made = [
-        f"{pattern[: match.start()]}{i:0{width}d}{pattern[match.end() :]}" for i in range(int(first), int(last) + 1)
-    ]
-    return [path for one in made for path in expand(one)]
+    start, end = pattern[: match.start()], pattern[match.end() :]
+    patterns = [f"{start}{i:0{width}d}{end}" for i in range(int(first), int(last) + 1)]
+    return [path for expanded in patterns for path in expand(expanded)]
 
 
 def list_shards(shards: list[Path]) -> Listing:
-    """All pictures of the shards. A shard that is missing or cut short is reported, what it holds is used."""
+    """All images of the shards. A missing or truncated shard is reported; its readable images are used."""
     listing = Listing([])
     for shard in shards:
         _list_shard(shard, listing)
@@ -52,12 +51,12 @@ def _list_shard(shard: Path, listing: Listing) -> None:
                     members[entry.name] = File(str(shard), entry.size, stat.st_mtime_ns, entry.offset_data)
                 elif entry.isfile():
                     listing.problems.append(
-                        Problem(f"{name}/{printable(entry.name)}", "truncated", "skipped: cut short")
+                        Problem(f"{name}/{printable(entry.name)}", "truncated", "skipped: truncated")
                     )
     except tarfile.TarError as error:
-        kind = "truncated" if members else "not-a-picture"
+        kind = "truncated" if members else "not-an-image"
         listing.problems.append(
-            Problem(name, kind, f"used {len(members)} files before the damage: not a whole .tar ({error})")
+            Problem(name, kind, f"used {len(members)} files before the damage: not a complete .tar ({error})")
         )
     except OSError as error:
         listing.problems.append(Problem(name, "unreadable", f"skipped: {error.strerror or error}"))
@@ -70,10 +69,10 @@ def _list_shard(shard: Path, listing: Listing) -> None:
         label: Any = None
         text = ""
         for word in WORDS:
-            if (beside := key + word) not in words:
+            if (file_name := key + word) not in words:
                 continue
-            used.add(beside)
-            content = words[beside].read().decode("utf-8", "replace").strip()
+            used.add(file_name)
+            content = words[file_name].read().decode("utf-8", "replace").strip()
             if word == ".txt":
                 text = content
             elif word == ".cls":
@@ -82,7 +81,7 @@ def _list_shard(shard: Path, listing: Listing) -> None:
                 row = _json(content)
                 if row is None:
                     listing.problems.append(
-                        Problem(f"{name}/{printable(beside)}", "bad-caption", "skipped: no JSON object")
+                        Problem(f"{name}/{printable(file_name)}", "bad-caption", "skipped: no JSON object")
                     )
                     continue
                 text = str(row.get("caption") or row.get("text") or text)

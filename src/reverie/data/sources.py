@@ -1,4 +1,4 @@
-"""``open_data(source)``: from what the user names or passes to two splits."""
+"""``open_data(source)``: from a source or an object to two splits."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, suggest
 from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.options import WHITE, Background, OpenOptions, open_options, parse_background
 from reverie.data.types import Dataset, Report
-from reverie.home import Progress
 from reverie.media import Size, Spec, parse_size
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ BUNDLED_NAMES = ("fashion", "emoji")
 PUBLIC_NAMES = ("mnist", "fashion-mnist", "cifar10", "stacked-mnist")
 POSSIBLE = (
     f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
-    "a folder of pictures, an .npz file, or WebDataset shards (x.tar, a folder of them, x-{000..003}.tar)"
+    "a folder of images, an .npz file, or WebDataset shards (x.tar, a folder of them, x-{000..003}.tar)"
 )
 
 
@@ -41,30 +41,30 @@ def open_data(
     low: float | None = None,
     high: float | None = None,
 ) -> Dataset:
-    """Data ready for training, in two splits that share no sample.
+    """Data for training, in two splits without common samples.
 
     Args:
         source: a bundled name, a public name, ``hf:owner/name``, a folder, an ``.npz`` file, or ``.tar`` shards.
-            ``SOURCE:train`` or ``SOURCE:test`` (also ``:held_out``, ``:val``) takes one split as the whole set, and
-            divides it again by content. Or an object: a NumPy array or tensor (N, H, W), (N, H, W, C), (N, C, H, W);
-            of other media as ``data.rows.LAYOUTS`` has them; a list of PIL images; a torch ``Dataset``, ``DataLoader``
-            or other iterable of known length, whose samples are images, (image, label) or dicts of columns (``x``,
+            ``SOURCE:train`` or ``SOURCE:test`` (also ``:held_out``, ``:val``) takes only that split, and splits it
+            again by content. Or an object: a NumPy array or tensor (N, H, W), (N, H, W, C), (N, C, H, W); for other
+            media see ``data.rows.LAYOUTS``; a list of PIL images; a torch ``Dataset``, ``DataLoader`` or other
+            iterable of known length with samples that are images, (image, label) or dicts of columns (``x``,
             ``label``, ``text``, ``source``, ``mask``, ``attributes``). It is read once, in order.
-        size: side of square images, or (height, width), or "48x64"; None = their own where all are equal, square and
-            at most 256, else 64.
-        channels: 1 (grey) or 3 (RGB); None = 1 where every image is grey, else 3.
-        fit: "crop" = cover ``size`` (Lanczos, antialiased), centre kept; "pad" = fit inside ``size``.
+        size: side of square images, or (height, width), or "48x64"; None: the images' size if all are equal, square
+            and at most 256, else 64.
+        channels: 1 (grey) or 3 (RGB); None: 1 if every image is grey, else 3.
+        fit: "crop": cover ``size`` (Lanczos, antialiased) and keep the centre; "pad": fit inside ``size``.
         background: behind transparent pixels and in the padding: RGB, or a colour's name.
-        held_out: share to hold out where the source names no split of its own.
-        medium: "image", "video", "volume" or "sequence", where a shape does not tell it.
+        held_out: fraction to hold out if the source has no split.
+        medium: "image", "video", "volume" or "sequence", if the shape is ambiguous.
         progress: called as progress(done, total, what) during long work.
-        copies: keep exact copies, which among images to be judged are the generator's fault, not the collection's.
+        copies: keep exact copies, such as those among generated images to evaluate.
         labels, texts: (N,), for objects: numbers or names of classes, captions.
-        low, high: values of arrays that are -1 and 1 in a model, where they are in no usual range.
+        low, high: values of arrays that map to -1 and 1 in a model, if they are in no usual range.
 
     Raises:
         UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
-        ReverieError: nothing usable (``TooFew`` carries ``report``), or a source or the cache folder fails.
+        ReverieError: too few images (``TooFew``, with ``report``), or a source or the cache folder fails.
     """
     options = open_options(size, channels, fit, background, held_out, medium, low, high, copies)
     if not isinstance(source, str | os.PathLike):
@@ -74,7 +74,7 @@ def open_data(
         arrays = read_object(source, options, labels, texts, progress)
         return dataset(name_of(source), arrays, None, options, {"reopenable": False}, progress)
     if labels is not None or texts is not None:
-        raise UsageError("labels and texts go with arrays and other objects; folders and files hold their own.")
+        raise UsageError("labels and texts go with arrays and other objects; folders and files have their own.")
     text = os.path.expanduser(os.fspath(source))  # noqa: PTH111 (a pattern with braces is no path)
     if text.startswith("~"):
         text = os.fspath(Path(text).expanduser())
@@ -107,7 +107,7 @@ def _named_arrays(name: str, options: OpenOptions, progress: Progress | None) ->
 def _from_files(
     text: str, name: str, part: str | None, options: OpenOptions, opened: dict[str, Any], progress: Progress | None
 ) -> Dataset:
-    """Folders, shards and hub sets: files to decode, by way of the store."""
+    """Folders, shards and hub sets: decode files into the store."""
     listing = _listing(name)
     _only_images(name, options)
     from reverie.data import intake, store
@@ -116,7 +116,7 @@ def _from_files(
 
     seen, problems = intake.survey(listing, name, progress, options.copies)
     splits = [image.item.split for image in seen]
-    if part is None and "held_out" in splits and splits.count("train") < intake.MIN_PICTURES:
+    if part is None and "held_out" in splits and splits.count("train") < intake.MIN_IMAGES:
         raise intake.TooFew(text, Report(len(seen), problems), splits.count("train"))
     sizes = {image.size[::-1] for image in seen}
     common = next(iter(sizes)) if len(sizes) == 1 else None
@@ -127,19 +127,19 @@ def _from_files(
 
 def _only_images(name: str, options: OpenOptions) -> None:
     if options.medium not in (None, "image"):
-        raise UsageError(f"{name} holds images; a {options.medium} comes as an array: an .npz file, or from Python.")
+        raise UsageError(f"{name} holds images; a {options.medium} must be an array: an .npz file, or from Python.")
     if options.low is not None:
         raise UsageError(f"{name} holds 8-bit images; low and high are for arrays of other ranges.")
 
 
-def load_picture(
+def load_image(
     path: str | os.PathLike[str],
     size: Size,
     channels: int,
     fit: str = "crop",
     background: Background = WHITE,
 ) -> np.ndarray:
-    """One image file as uint8 (H, W, channels), decoded just as intake decodes.
+    """One image file as uint8 (H, W, channels), decoded as by intake.
 
     Raises:
         ReverieError: the file cannot be read or is no image.
@@ -153,7 +153,7 @@ def load_picture(
 
 
 def anchored(source: str) -> str:
-    """The same data, named so that another working folder finds it: paths are made absolute, names stay."""
+    """The source with an absolute path, valid in any working folder; names stay."""
     name, _ = _split_name(source)
     if name in (*BUNDLED_NAMES, *PUBLIC_NAMES) or name.startswith("hf:"):
         return source
@@ -170,7 +170,7 @@ def _split_name(text: str) -> tuple[str, str | None]:
     if tail in HELD_OUT_NAMES:
         return head, "held_out"
     if head in BUNDLED_NAMES or head in PUBLIC_NAMES or (head != "hf" and _exists(head)):
-        raise UsageError(f'"{tail}" is no split of {head}; train and held_out (or test, val) are.')
+        raise UsageError(f'"{tail}" is no split of {head}; its splits are train and held_out (or test, val).')
     return text, None
 
 
@@ -191,7 +191,7 @@ def _listing(source: str) -> Listing:
 
         name = source[3:]
         if not 1 <= len(name.split("/")) <= 2 or not all(name.split("/")):
-            raise UsageError(f"{source} names no set on the hub; hf:owner/name is the form.")
+            raise UsageError(f"{source} is no set on the hub; the form is hf:owner/name.")
         return list_hub(name)
     from reverie.data import folder, shards
 
@@ -206,9 +206,9 @@ def _listing(source: str) -> Listing:
                 listing.problems += others
             return listing
         if source.lower().endswith(".tar"):
-            found = shards.expand(source)
-            if any(one.exists() for one in found):
-                return shards.list_shards(found)
+            paths = shards.expand(source)
+            if any(shard.exists() for shard in paths):
+                return shards.list_shards(paths)
         exists = path.exists()
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
@@ -219,6 +219,6 @@ def _listing(source: str) -> Listing:
     except ValueError:  # a null byte
         exists = False
     if exists:
-        raise UsageError(f"{source} is a file that holds no set of pictures. Possible: {POSSIBLE}.")
+        raise UsageError(f"{source} is no file of images. Possible: {POSSIBLE}.")
     names = [*BUNDLED_NAMES, *PUBLIC_NAMES]
     raise UsageError(f'There is no data called "{source}".{suggest(source, names)} Possible: {POSSIBLE}.')

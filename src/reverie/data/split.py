@@ -1,4 +1,4 @@
-"""Which pictures are held out: decided by their content, with near duplicates kept on one side."""
+"""The held-out split: chosen by content, with near duplicates on one side."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from PIL import Image
 
 from reverie.data.types import Problem
 
-NEAR_BITS = 7  # two 64-bit difference hashes this close make a candidate pair
-WINDOW = 32  # neighbours looked at in each sorted order of the hashes: work grows with N, never with N squared
+NEAR_BITS = 7  # maximum distance of two 64-bit difference hashes of a candidate pair
+WINDOW = 32  # neighbours compared in each sorted order of the hashes: linear cost in N
 
 
 def fraction(sha: str) -> float:
-    """A hex sha256 as a number in [0, 1): a picture below ``held_out`` is held out, whatever its name or neighbours."""
+    """A hex sha256 as a number in [0, 1): an image below ``held_out`` is held out, whatever its name or order."""
     return int(sha[:13], 16) / 16**13
 
 
 def second_fraction(sha: str) -> float:
-    """Another such number, independent of the first: it divides a split again, and orders the pictures in it."""
+    """A second, independent number: it splits a split again, and orders the images in it."""
     return int(sha[16:29], 16) / 16**13
 
 
 def hash_rows(*arrays: np.ndarray) -> list[str]:
-    """Hex sha256 of every row over the given arrays (N, ...)."""
+    """Hex sha256 of every row over all arrays (N, ...)."""
     flat = [np.ascontiguousarray(a) for a in arrays]
     return [hashlib.sha256(b"".join(a[i].tobytes() for a in flat)).hexdigest() for i in range(len(flat[0]))]
 
 
-def difference_hash(picture: np.ndarray) -> int:
-    """64 bits of a uint8 (H, W, C) picture: is each cell of an 8 x 9 grid brighter than its right neighbour?"""
-    grey = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).convert("L")
+def difference_hash(image: np.ndarray) -> int:
+    """64 bits of a uint8 (H, W, C) image: is each cell of an 8 x 9 grid brighter than its right neighbour?"""
+    grey = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("L")
     cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     return int.from_bytes(np.packbits(cells[:, :-1] > cells[:, 1:]).tobytes(), "big")
 
@@ -54,15 +54,15 @@ def groups(links: np.ndarray, n: int) -> np.ndarray:
 
 
 def near_duplicates(hashes: np.ndarray, pixels: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Pairs of pictures that look the same.
+    """Pairs of images that look the same.
 
-    The eight bytes of a hash: two hashes within seven bits agree in at least one. So the hashes are sorted eight times,
-    each time by another byte first, and every one is compared with its next ``WINDOW`` neighbours.
-    A candidate is confirmed on the stored pixels: root mean square difference at most 15 % of the picture's own
-    standard deviation (or two grey levels, for flat pictures).
+    Two hashes within seven bits agree in at least one of their eight bytes. So the hashes are sorted eight times, each
+    time by another leading byte, and each is compared with its next ``WINDOW`` neighbours. Stored pixels confirm a
+    candidate: a root mean square difference of at most 15 % of the image's standard deviation (or two grey levels, for
+    flat images).
 
     Args:
-        hashes: uint64 (N,), as ``difference_hash`` gives.
+        hashes: uint64 (N,), by ``difference_hash``.
         pixels: row numbers (M,) -> uint8 (M, H, W, C).
 
     Returns:
@@ -74,7 +74,7 @@ def near_duplicates(hashes: np.ndarray, pixels: Callable[[np.ndarray], np.ndarra
     ]
     orders.insert(0, np.argsort(hashes, kind="stable"))
     links = np.zeros((0, 2), np.int64)
-    # Next neighbours first: a thousand blank pages are one group after them, and need no thousand looks at each other.
+    # Adjacent hashes first: identical images are then one group already, and need no further comparisons.
     for steps in (range(1, 2), range(2, WINDOW + 1)):
         label = groups(links, n)
         candidates = links[:0]
@@ -91,47 +91,44 @@ def near_duplicates(hashes: np.ndarray, pixels: Callable[[np.ndarray], np.ndarra
     return links
 
 
-def near_problems(names: Sequence[str], links: np.ndarray, held: np.ndarray) -> list[Problem]:
-    """One line for every member of a group of near duplicates but its first by name."""
+def near_problems(names: Sequence[str], links: np.ndarray, is_held_out: np.ndarray) -> list[Problem]:
+    """One problem per near duplicate, except for the first of each group by name."""
     first: dict[int, int] = {}
     group = groups(links, len(names))
-    found = []
+    problems = []
     for i in sorted({int(i) for i in links.ravel()}, key=lambda i: names[i]):
         leader = first.setdefault(int(group[i]), i)
         if leader != i:
-            side = "held out" if held[i] else "training"
-            found.append(Problem(names[i], "near-duplicate", f"kept: looks like {names[leader]}; both {side}"))
-    return found
+            side = "held out" if is_held_out[i] else "training"
+            problems.append(Problem(names[i], "near-duplicate", f"kept: looks like {names[leader]}; both {side}"))
+    return problems
 
 
-def divide(fractions: np.ndarray, group: np.ndarray, held_out: float, given: np.ndarray | None = None) -> np.ndarray:
-    """Which rows are held out: bool (N,).
+def divide(fractions: np.ndarray, group: np.ndarray, held_out: float, sides: np.ndarray | None = None) -> np.ndarray:
+    """Whether each row is held out: bool (N,).
 
-    A group is held out when *all* its members' fractions are below ``held_out``. So a picture added later can take
-    its near duplicates out of the held-out split, but never puts a picture that was trained on into it.
-    ``given`` (the user's own split: 1 held out, 0 training, -1 not said) goes before; a group that it would tear
-    apart is held out. At least one picture lands on each side.
+    A group is held out if *all* its fractions are below ``held_out``. So an image added later can move its near
+    duplicates out of the held-out split, but never moves a training image into it. ``sides`` (the user's split: 1 held
+    out, 0 training, -1 unknown) takes precedence; a group on both sides is held out. Each split has at least one image.
     """
     n = len(fractions)
     high = np.zeros(n)
     np.maximum.at(high, group, fractions)
-    held = high[group] < held_out
-    if given is not None and (given >= 0).any():
-        any_held, any_train = np.zeros(n, bool), np.zeros(n, bool)
-        np.logical_or.at(any_held, group, given == 1)
-        np.logical_or.at(any_train, group, given == 0)
-        held = np.where(any_held[group], True, np.where(any_train[group], False, held))
+    is_held_out = high[group] < held_out
+    if sides is not None and (sides >= 0).any():
+        any_held_out, any_train = np.zeros(n, bool), np.zeros(n, bool)
+        np.logical_or.at(any_held_out, group, sides == 1)
+        np.logical_or.at(any_train, group, sides == 0)
+        is_held_out = np.where(any_held_out[group], True, np.where(any_train[group], False, is_held_out))
     if n < 2:
-        return held
-    if not held.any():
-        held = _force(high, group, lowest=True)
-    elif held.all():
-        held = ~_force(high, group, lowest=False)
-    return held
+        return is_held_out
+    if not is_held_out.any():
+        return _extreme_group(high, group, lowest=True)
+    return ~_extreme_group(high, group, lowest=False) if is_held_out.all() else is_held_out
 
 
-def _force(high: np.ndarray, group: np.ndarray, lowest: bool) -> np.ndarray:
-    """The group with the lowest (highest) fraction; one picture alone when every picture is in one group."""
+def _extreme_group(high: np.ndarray, group: np.ndarray, lowest: bool) -> np.ndarray:
+    """The group with the lowest (highest) fraction; a single image if all images are one group."""
     key = high[group]
     row = int(np.argmin(key) if lowest else np.argmax(key))
     chosen = group == group[row]

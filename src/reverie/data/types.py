@@ -1,4 +1,4 @@
-"""What the rest of the house knows about data: a split, a data set, and the report of how it was made."""
+"""The types of data: a split, a data set, and its intake report."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Split:
     """One split: named columns of N rows, and a name for each row.
 
     Attributes:
-        columns: ``x`` (N, *shape, C) in the medium's type, usually a read-only memory map; where the data has them
-            ``label`` (N,) int64 (class index, -1 for none), ``text`` (N captions, "" for none), ``attributes`` (N, A)
-            float32, ``source`` (N, *shape, C') (the other side of each pair), ``mask`` (N, *shape, 1) uint8 (255 where
-            marked), or others.
-        names: a path inside the source or a row number, for reports and for naming a sample; row numbers by default.
+        columns: ``x`` (N, *shape, C) in the medium's type, usually a read-only memory map; optionally ``label`` (N,)
+            int64 (class index, -1 for none), ``text`` (N captions, "" for none), ``attributes`` (N, A) float32,
+            ``source`` (N, *shape, C') (the source of each pair), ``mask`` (N, *shape, 1) uint8 (255 where marked), or
+            others.
+        names: of the samples: paths inside the source, or row numbers (the default).
         spec: of ``x``; that of 8-bit images by default.
     """
 
@@ -52,7 +52,7 @@ class Split:
         return column in self.columns
 
     def get(self, column: str) -> Any:
-        """A column, or None where the data has no such."""
+        """A column, or None if there is none of this name."""
         return self.columns.get(column)
 
     def __or__(self, columns: Mapping[str, Column]) -> Split:
@@ -61,11 +61,11 @@ class Split:
 
     @property
     def labels(self) -> np.ndarray:
-        """int64 (N,), -1 everywhere where the data has no labels."""
+        """int64 (N,), all -1 if the data has no labels."""
         return self.columns["label"] if "label" in self.columns else np.full(len(self), -1, np.int64)  # type: ignore[return-value]
 
     def take(self, rows: np.ndarray | slice) -> Split:
-        """Some of the rows."""
+        """These rows as a split."""
         index = np.arange(len(self))[rows]
         columns: dict[str, Column] = {
             name: column[rows] if isinstance(column, np.ndarray) else [column[i] for i in index]
@@ -79,22 +79,22 @@ class Split:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that intake met: which file, what kind of trouble, and what was done about it."""
+    """One problem of intake: the file, the kind of problem, and the action taken."""
 
     file: str
-    kind: str  # a slug from a fixed list: "truncated", "zero-byte", "not-a-picture", "rgba", ...
-    action: str  # "converted ...", "skipped: ...", in words
+    kind: str  # a slug from a fixed list: "truncated", "zero-byte", "not-an-image", "rgba", ...
+    action: str  # "converted: ...", "skipped: ...", in words
 
 
 @dataclass(frozen=True)
 class Report:
-    """What intake found: every file that is not simply a good image appears in ``problems``."""
+    """The result of intake: ``problems`` lists every file that was skipped, converted or ignored."""
 
     usable: int
     problems: list[Problem] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
-        """Kind of trouble -> number of files, most frequent first."""
+        """Kind of problem -> number of files, most frequent first."""
         count: dict[str, int] = {}
         for problem in self.problems:
             count[problem.kind] = count.get(problem.kind, 0) + 1
@@ -107,17 +107,17 @@ class Report:
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
-    """Data ready for training: two splits that share no sample.
+    """Data for training: two splits without common samples.
 
     Attributes:
-        source: what the user asked for ("fashion", a folder ...), or the kind of object that was passed ("array").
-        spec: what one sample is.
-        classes: names of the label numbers; empty where there are no labels.
+        source: the source as named by the user ("fashion", a folder ...), or the kind of object passed ("array").
+        spec: of one sample.
+        classes: names of the label numbers; empty without labels.
         train, held_out: the splits.
-        fingerprint: hex sha256 over the content of both splits and the options that made them.
-        report: what intake met.
+        fingerprint: hex sha256 over the content of both splits and the options.
+        report: of intake.
         attributes: names of the columns of ``attributes``.
-        opened: how it was opened, as far as ``provenance`` cannot tell from the rest: see ``data.provenance.opened``.
+        opened: options for ``provenance``, see ``OpenOptions.opened``.
     """
 
     source: str
@@ -132,10 +132,10 @@ class Dataset:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Everything that it takes to open the same data again and to know that it is the same; plain JSON values.
+        """Everything needed to reopen the same data and to verify it; plain JSON values.
 
-        ``source`` (paths absolute), ``reopenable`` (False for objects that only Python can pass), the ``Spec``'s
-        fields, ``fit``, ``background``, ``held_out`` (the share), ``requested`` (size and the like, as asked for),
+        ``source`` (absolute paths), ``reopenable`` (False for Python objects), the ``Spec``'s fields, ``fit``,
+        ``background``, ``held_out`` (the fraction), ``requested`` (size and similar options),
         ``fingerprint``, ``classes``, ``attributes``, ``counts`` of both splits.
         """
         return {
@@ -150,7 +150,7 @@ class Dataset:
         }
 
     def summary(self) -> dict[str, Any]:
-        """The fixed shape of ``reverie data D --json``."""
+        """The output of ``reverie data D --json``."""
         both = (self.train, self.held_out)
         return {
             "usable": len(self.train) + len(self.held_out),

@@ -1,1 +1,1 @@
-"""Diffusion: schedules, samplers, guidance. Here so far: samplers, against the exact denoiser of a Gaussian mixture."""
+"""Diffusion: noise schedules, predictions, samplers, time grids, guidance, likelihoods."""

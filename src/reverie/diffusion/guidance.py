@@ -1,4 +1,4 @@
-"""Guidance: denoisers made of denoisers. Samplers never hear of it, and scale 1 is off."""
+"""Guidance: denoisers composed of denoisers, independent of the sampler."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from reverie.diffusion.samplers import Denoise
 def guided(denoise: Denoise, weaker: Denoise, scale: float) -> Denoise:
     """weaker + scale (denoise - weaker), in x0.
 
-    Classifier-free guidance (Ho and Salimans, arXiv:2207.12598) where ``weaker`` is the same network under the null
-    condition; autoguidance (Karras et al., arXiv:2406.02507) where it is a smaller or less trained one.
+    Classifier-free guidance (Ho and Salimans, arXiv:2207.12598) if ``weaker`` is the same network under the null
+    condition; autoguidance (Karras et al., arXiv:2406.02507) if it is a smaller or less trained network. Scale 1 is
+    off.
     """
     if scale == 1:
         return denoise
@@ -28,18 +29,18 @@ def classified(denoise: Denoise, log_likelihood: Callable[[Tensor, float, float]
 
     Args:
         denoise: the unconditional denoiser.
-        log_likelihood: log p(c | x) of each row (B,), by a classifier that knows noise.
-        scale: 0 is off, 1 is Bayes' rule, above it is sharper.
+        log_likelihood: log p(c | x) of each row (B,), by a classifier trained on noisy images.
+        scale: 0 is off, 1 is Bayes' rule, above 1 is sharper.
     """
     if scale == 0:
         return denoise
 
     def steered(x: Tensor, alpha: float, sigma: float) -> Tensor:
-        if alpha == 0:  # pure noise says nothing of a class
+        if alpha == 0:  # pure noise is independent of the class
             return denoise(x, alpha, sigma)
         with torch.enable_grad(), torch.inference_mode(False):
-            here = x.detach().clone().requires_grad_(True)
-            (slope,) = torch.autograd.grad(log_likelihood(here, alpha, sigma).sum(), here)
-        return denoise(x, alpha, sigma) + scale * sigma**2 / alpha * slope
+            leaf = x.detach().clone().requires_grad_(True)
+            (grad,) = torch.autograd.grad(log_likelihood(leaf, alpha, sigma).sum(), leaf)
+        return denoise(x, alpha, sigma) + scale * sigma**2 / alpha * grad
 
     return steered

@@ -1,6 +1,6 @@
-"""Other trained models that guide a diffusion model: a classifier towards a class, a weaker run away from its mistakes.
+"""Trained models that guide a diffusion model: a classifier (classifier guidance) or a weaker run (autoguidance).
 
-A guide is a function (denoise, label, text) -> denoise: a denoiser made of a denoiser, for the condition of these rows.
+A guide is a function (denoise, label, text) -> denoise: it returns the guided denoiser for the condition of these rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from reverie.core.card import card_of
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.core.verbs import Model
 from reverie.diffusion.denoiser import denoiser
 from reverie.diffusion.guidance import classified, guided
@@ -23,19 +23,19 @@ Guide = Callable[[Denoise, Tensor | None, Sequence[str] | None], Denoise]  # (de
 
 
 def guide_of(model: Model, classifier: Model | None, weaker: Model | None, scale: float) -> Guide | None:
-    """The guide that sampling was given, if any.
+    """The guide for sampling, if any.
 
     Raises:
-        UsageError: two of them, one that does not fit, or autoguidance without a strength.
+        UsageError: both, a guide that does not fit, or autoguidance with scale 1.
     """
     if classifier is not None and weaker is not None:
-        raise UsageError("A classifier or a weaker run may guide, not both.")
+        raise UsageError("Guidance takes a classifier or a weaker run, not both.")
     if classifier is not None:
         return towards_class(model, classifier, scale)
     if weaker is None:
         return None
     if scale == 1:
-        raise UsageError("Autoguidance needs a strength: --guidance above 1, for example 1.5 (1 is off).")
+        raise UsageError(f"Autoguidance needs {argument('guidance')} above 1, for example 1.5 (1 is off).")
     return away_from(model, weaker, scale)
 
 
@@ -43,54 +43,56 @@ def towards_class(model: Model, classifier: Model, scale: float = 1.0) -> Guide:
     """Classifier guidance (Dhariwal and Nguyen, arXiv:2105.05233): labels are the classifier's.
 
     Args:
-        model: a diffusion model that does not know classes itself.
-        classifier: a ``noisy-classifier`` of pictures of the same size.
-        scale: 0 is off, 1 is Bayes' rule, above it is sharper.
+        model: an unconditional diffusion model.
+        classifier: a ``noisy-classifier`` of images of the same size.
+        scale: 0 is off, 1 is Bayes' rule, above 1 is sharper.
     Raises:
         UsageError: a classifier that does not fit.
     """
     if card_of(model).classes:
-        raise UsageError("This model knows classes itself: --label and --guidance need no classifier.")
-    reads = card_of(classifier).output
-    seen = (reads.channels, *reads.shape) if reads else ()
-    if seen != tuple(model.code_shape):
-        raise UsageError(f"The classifier reads {_said(seen)}; this model diffuses {_said(model.code_shape)}.")
+        label, guidance = argument("label"), argument("guidance")
+        raise UsageError(f"This model is class-conditional: {label} and {guidance} need no classifier.")
+    output = card_of(classifier).output
+    shape = (output.channels, *output.shape) if output else ()
+    if shape != tuple(model.latent_shape):
+        raise UsageError(f"The classifier reads {_size(shape)}, but this model diffuses {_size(model.latent_shape)}.")
 
     def guide(denoise: Denoise, label: Tensor | None, text: Sequence[str] | None) -> Denoise:
         if label is None:
-            raise UsageError("A classifier steers towards a class: name one with --label.")
+            raise UsageError(f"Classifier guidance needs a class: set {argument('label')}.")
         return classified(denoise, partial(classifier.class_log_prob, label=label), scale)
 
     return guide
 
 
 def away_from(model: Model, weaker: Model, scale: float) -> Guide:
-    """Autoguidance (Karras et al., arXiv:2406.02507): away from what a weaker model of the same data would say.
+    """Autoguidance (Karras et al., arXiv:2406.02507): away from the estimate of a weaker model of the same data.
 
     Args:
-        weaker: a smaller run, or an earlier checkpoint; it knows the same conditions, or none.
+        weaker: a smaller run, or an earlier checkpoint, with the same conditions or fewer.
         scale: 1 is off.
     Raises:
         UsageError: a weaker model that does not fit.
     """
-    if tuple(weaker.code_shape) != tuple(model.code_shape):
-        raise UsageError(f"The weaker run diffuses {_said(weaker.code_shape)}; this model {_said(model.code_shape)}.")
+    if tuple(weaker.latent_shape) != tuple(model.latent_shape):
+        raise UsageError(
+            f"The weaker run diffuses {_size(weaker.latent_shape)}; this model {_size(model.latent_shape)}."
+        )
     if not _same_codec(model, weaker):
-        raise UsageError("The weaker run works on codes of another codec; autoguidance needs the same for both.")
-    ours, theirs = card_of(model).conditions, card_of(weaker).conditions
-    if not theirs.items() <= ours.items():
-        raise UsageError("The weaker run was trained with conditions that this model does not know.")
+        raise UsageError("The weaker run uses another codec; autoguidance needs the same codec for both.")
+    if not card_of(weaker).conditions.items() <= card_of(model).conditions.items():
+        raise UsageError("The weaker run was trained with conditions that this model does not have.")
 
     def guide(denoise: Denoise, label: Tensor | None, text: Sequence[str] | None) -> Denoise:
-        other = denoiser(weaker.bind(label, text), weaker.schedule, PREDICTIONS[weaker.prediction])
-        return guided(denoise, other, scale)  # both as they come: what is clamped is the guided estimate
+        other = denoiser(weaker.conditioned(label, text), weaker.schedule, PREDICTIONS[weaker.prediction])
+        return guided(denoise, other, scale)  # both unclamped: the guided estimate is clamped
 
     return guide
 
 
 def _same_codec(model: Model, weaker: Model) -> bool:
-    """Whether both diffuse codes of one codec; that of an earlier checkpoint's average may be off by a little."""
-    ours, theirs = (dict(one.named_children()).get("codec") for one in (model, weaker))
+    """Whether both use the same codec; weights may differ slightly in an earlier checkpoint's average."""
+    ours, theirs = (dict(side.named_modules()).get("latent_codec.codec") for side in (model, weaker))
     if ours is None or theirs is None:
         return ours is theirs
     other = theirs.state_dict()
@@ -100,5 +102,5 @@ def _same_codec(model: Model, weaker: Model) -> bool:
     )
 
 
-def _said(shape: Sequence[int]) -> str:
+def _size(shape: Sequence[int]) -> str:
     return "x".join(map(str, (*shape[1:], *shape[:1])))

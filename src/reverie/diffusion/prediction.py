@@ -1,8 +1,8 @@
-"""What a network predicts and how its error is weighted: four ways to say the same thing, and four opinions on it.
+"""Prediction types and loss weightings.
 
 A prediction type is a linear change of variables between the network's output F and x0. A weighting is a function of
-the noise level alone, stated for the error of x0; what it becomes for F follows from the change of variables, so a
-weighting means the same whatever the network predicts.
+the noise level, defined for the error of x0; the weight of F's error follows from the change of variables, so a
+weighting is independent of the prediction type.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ class Prediction:
     """F = (p x0 + q e), and x0 = (u x + v F), all of (alpha, sigma), each (B, 1, 1, 1).
 
     Attributes:
-        target: weights (p, q) of x0 and of the noise e in what the network should say.
-        skip, gain: weights (u, v) of x and of F in the estimate of x0.
-        scale: factor on the network's input.
+        target: weights (p, q) of x0 and of the noise e in the network's target.
+        c_skip, c_out: weights (u, v) of x and of F in the estimate of x0.
+        c_in: factor on the network's input.
     """
 
     target: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    skip: _Of
-    gain: _Of
-    scale: _Of
+    c_skip: _Of
+    c_out: _Of
+    c_in: _Of
 
 
-def _one(alpha: Tensor, sigma: Tensor) -> Tensor:
+def _ones(alpha: Tensor, sigma: Tensor) -> Tensor:
     return torch.ones_like(sigma)
 
 
@@ -46,33 +46,33 @@ def edm(data: float = 0.5) -> Prediction:
     def total(alpha: Tensor, sigma: Tensor) -> Tensor:
         return (alpha**2 * data**2 + sigma**2).sqrt()
 
-    def skip(alpha: Tensor, sigma: Tensor) -> Tensor:
+    def c_skip(alpha: Tensor, sigma: Tensor) -> Tensor:
         return alpha * data**2 / total(alpha, sigma) ** 2
 
-    def gain(alpha: Tensor, sigma: Tensor) -> Tensor:
+    def c_out(alpha: Tensor, sigma: Tensor) -> Tensor:
         return sigma * data / total(alpha, sigma)
 
     def target(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        u, v = skip(alpha, sigma), gain(alpha, sigma)
+        u, v = c_skip(alpha, sigma), c_out(alpha, sigma)
         return (1 - u * alpha) / v, -u * sigma / v
 
-    return Prediction(target, skip, gain, lambda a, s: 1 / total(a, s))
+    return Prediction(target, c_skip, c_out, lambda a, s: 1 / total(a, s))
 
 
 PREDICTIONS: dict[str, Prediction] = {
     # Ho et al., arXiv:2006.11239
-    "noise": Prediction(lambda a, s: (0 * a, _one(a, s)), lambda a, s: 1 / a, lambda a, s: -s / a, _one),
-    "x0": Prediction(lambda a, s: (_one(a, s), 0 * a), lambda a, s: 0 * a, _one, _one),
+    "noise": Prediction(lambda a, s: (0 * a, _ones(a, s)), lambda a, s: 1 / a, lambda a, s: -s / a, _ones),
+    "x0": Prediction(lambda a, s: (_ones(a, s), 0 * a), lambda a, s: 0 * a, _ones, _ones),
     # Salimans and Ho, arXiv:2202.00512: v = alpha e - sigma x0
-    "v": Prediction(lambda a, s: (-s, a), lambda a, s: a / (a**2 + s**2), lambda a, s: -s / (a**2 + s**2), _one),
+    "v": Prediction(lambda a, s: (-s, a), lambda a, s: a / (a**2 + s**2), lambda a, s: -s / (a**2 + s**2), _ones),
     # Lipman et al., arXiv:2210.02747, with time running towards noise: velocity = e - x0
     "velocity": Prediction(
-        lambda a, s: (-_one(a, s), _one(a, s)), lambda a, s: 1 / (a + s), lambda a, s: -s / (a + s), _one
+        lambda a, s: (-_ones(a, s), _ones(a, s)), lambda a, s: 1 / (a + s), lambda a, s: -s / (a + s), _ones
     ),
     "edm": edm(),
 }
 
-# Weights of the squared error of x0, of the ratio k = sigma / alpha; SNR = 1 / k^2
+# Weights of the squared error of x0 as functions of k = sigma / alpha; SNR = 1 / k^2
 WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "simple": lambda k: k**-2,  # |e - e'|^2, Ho et al., equation 14
     "x0": lambda k: torch.ones_like(k),
@@ -85,4 +85,4 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def weigh(prediction: Prediction, weighting: str, alpha: Tensor, sigma: Tensor) -> Tensor:
     """The weight of |F - target|^2 that equals WEIGHTINGS[weighting] of |x0 - x0'|^2, in alpha's shape."""
-    return WEIGHTINGS[weighting](sigma / alpha) * prediction.gain(alpha, sigma) ** 2
+    return WEIGHTINGS[weighting](sigma / alpha) * prediction.c_out(alpha, sigma) ** 2

@@ -1,4 +1,4 @@
-"""Out to other libraries and back: ``export`` a run as a diffusers folder, ``import_`` one as a run."""
+"""Exchange with other libraries: ``export`` a run as a diffusers folder, ``import_`` a diffusers folder as a run."""
 
 from reverie.interop.exporting import export
 from reverie.interop.importing import import_

@@ -1,7 +1,7 @@
-"""A run as a folder that diffusers loads: JSON, safetensors and, where diffusers has no such network, its source.
+"""Export a run as a diffusers folder: JSON, safetensors and, for networks that diffusers lacks, their source.
 
-The textbook U-Net is diffusers' own UNet2DModel and travels without code. Our fast U-Net travels with its file, and a
-pipeline that starts from our noise comes along wherever code does.
+The textbook U-Net is diffusers' UNet2DModel and needs no code. The fast U-Net is exported with its source file, and
+every folder with code also contains a pipeline that uses our noise.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import Any
 from safetensors.torch import save as to_bytes
 
 from reverie.core.card import card_of
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.core.files import disk_errors, flush
 from reverie.core.verbs import Model
-from reverie.diffusion.schedules import Flow, Karras, Linear
-from reverie.generation import load
+from reverie.diffusion.schedules import Karras, Linear, RectifiedFlow
+from reverie.inference.load import load
 from reverie.interop.names import VERSION, chain_config, sample_size, unet_config
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.nets.unet import UNet
+from reverie.training.formats import FORMAT
 from reverie.training.run import Run
 
 EXPORTED = ("ddpm", "ddpm-textbook", "edm", "flow-matching")
-NOTE = "reverie.json"  # what diffusers' files do not say, for the way back
+NOTE = "reverie.json"  # what diffusers' files lack, for a later import
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -36,17 +37,17 @@ def export(run: Run | Path | str, out: Path | str, to: str = "diffusers") -> Pat
 
     Args:
         run: a run directory, a checkpoint inside one, or a ``Run``.
-        out: the folder to make; whole or not there.
+        out: the new folder, written atomically.
         to: "diffusers".
     Raises:
-        UsageError: another library, a folder that is not empty, a model that does not map.
-        ReverieError: the disk refuses.
+        UsageError: another library, a folder that is not empty, a model without a counterpart.
+        ReverieError: disk error.
     """
     if to != "diffusers":
-        raise UsageError(f"Runs are exported --to diffusers, not {to!r}.")
+        raise UsageError(f"{argument('to')} must be diffusers, not {to!r}.")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} already holds something; nothing was touched. Choose another folder.")
+        raise UsageError(f"{out} already holds files; nothing was touched. Choose another folder.")
     model = load(run, device="cpu")
     _check(model)
     _write(out, _files(model))
@@ -54,74 +55,80 @@ def export(run: Run | Path | str, out: Path | str, to: str = "diffusers") -> Pat
 
 
 def how_to_load(folder: Path | str) -> str:
-    """Lines of Python that load an exported folder and draw from it."""
+    """Python code that loads an exported folder and samples from it."""
     folder = Path(folder)
     native = not (folder / "pipeline.py").exists()
     trust = "" if native else ", trust_remote_code=True"
-    asked = "batch_size=8, use_clipped_model_output=True" if native else "seeds=range(8)"
+    call = "batch_size=8, use_clipped_model_output=True" if native else "seeds=range(8)"
     return (
         "from diffusers import DiffusionPipeline\n"
         f'pipe = DiffusionPipeline.from_pretrained("{folder.as_posix()}"{trust})\n'
-        f'pipe({asked}, num_inference_steps=50).images[0].save("first.png")'
+        f'pipe({call}, num_inference_steps=50).images[0].save("first.png")'
     )
 
 
 def _check(model: Model) -> None:
     name = model.config["name"]
     if name not in EXPORTED:
-        raise UsageError(f"{name} has no counterpart in diffusers that we write. These export: {', '.join(EXPORTED)}.")
+        raise UsageError(f"{name} has no counterpart in diffusers. These can be exported: {', '.join(EXPORTED)}.")
     if "text" in card_of(model).conditions:
-        raise UsageError("A model of captions does not export yet; those without conditions and those of classes do.")
+        raise UsageError("Models of captions cannot be exported; unconditional and class-conditional models can.")
     if type(model.net) not in (UNet, TextbookUNet):
-        raise UsageError(f"The network {type(model.net).__name__} does not export; the U-Nets do.")
+        raise UsageError(f"The network {type(model.net).__name__} cannot be exported; U-Nets can.")
 
 
 def _files(model: Model) -> dict[str, bytes]:
-    """Every file of the folder: path -> content."""
+    """The files of the folder: path -> content."""
     kwargs, names = model.config["kwargs"], list(model.run["data"]["classes"]) if card_of(model).classes else []
     native = isinstance(model.net, TextbookUNet)
-    unet, scheduler = unet_config(kwargs) if native else _own_config(model), _scheduler(model)
+    unet, scheduler = unet_config(kwargs) if native else _unet_config(model), _scheduler(model)
     weights = {(key if native else f"net.{key}"): value.contiguous() for key, value in model.net.state_dict().items()}
-    travels = not native or card_of(model).classes
+    code = not native or card_of(model).classes
     index = {
-        "_class_name": ["pipeline", "ReveriePipeline"] if travels else "DDIMPipeline",
+        "_class_name": ["pipeline", "ReveriePipeline"] if code else "DDIMPipeline",
         "_diffusers_version": VERSION,
         "unet": ["diffusers", "UNet2DModel"] if native else ["reverie_unet", "ReverieUNet"],
         "scheduler": ["diffusers", scheduler["_class_name"]],
     }
-    note = {"model": model.config, "classes": names, "checkpoint": model.checkpoint, "reverie": model.run["reverie"]}
+    note = {
+        "format": FORMAT,
+        "model": model.config,
+        "classes": names,
+        "checkpoint": model.checkpoint,
+        "reverie": model.run["reverie"],
+    }
     files = {
         "model_index.json": _json(index),
         "scheduler/scheduler_config.json": _json(scheduler),
         "unet/config.json": _json(unet),
         WEIGHTS: to_bytes(weights, metadata={"format": "pt"}),
         NOTE: _json(note),
-        "README.md": _readme(model, names, bool(travels)).encode(),
+        "README.md": _readme(model, names, bool(code)).encode(),
     }
-    if travels:
-        files["pipeline.py"] = _carried("travelling_pipeline.py", "core/noise.py").encode()
+    if code:
+        files["pipeline.py"] = _bundled("travelling_pipeline.py", "core/noise.py").encode()
     if not native:
-        files["unet/reverie_unet.py"] = _carried("travelling_unet.py", "nets/unet.py").encode()
+        files["unet/reverie_unet.py"] = _bundled("travelling_unet.py", "nets/unet.py").encode()
     return files
 
 
 def arguments(net: Any) -> dict[str, Any]:
-    """The constructor's arguments of a fast U-Net (``nets.unet.UNet``), read off its layers."""
-    fold = net.into[0].downscale_factor
-    with_attention = [place for place, level in enumerate(net.down) if level.attention is not None]
+    """The constructor's arguments of a fast U-Net (``nets.unet.UNet``), inferred from its layers."""
+    patch_size = net.stem[0].downscale_factor
+    with_attention = [index for index, level in enumerate(net.down) if level.attention is not None]
     return {
-        "channels": net.into[1].in_channels // fold**2,
-        "widths": [level.blocks[0].second.out_channels for level in net.down],
+        "channels": net.stem[1].in_channels // patch_size**2,
+        "widths": [level.blocks[0].conv2.out_channels for level in net.down],
         "depth": net.depth,
         "attention": min(with_attention, default=len(net.down)),
-        "fold": fold,
+        "patch_size": patch_size,
         "classes": net.classes,
-        "context": 0 if net.caption is None else net.caption.in_features,
-        "outputs": net.out[1].out_channels // fold**2,
+        "context": 0 if net.text_proj is None else net.text_proj.in_features,
+        "outputs": net.out[1].out_channels // patch_size**2,
     }
 
 
-def _own_config(model: Model) -> dict[str, Any]:
+def _unet_config(model: Model) -> dict[str, Any]:
     classes, shape, channels = card_of(model).classes, *(model.config["kwargs"][name] for name in ("shape", "channels"))
     return {
         "_class_name": "ReverieUNet",
@@ -136,9 +143,9 @@ def _own_config(model: Model) -> dict[str, Any]:
 
 
 def _scheduler(model: Model) -> dict[str, Any]:
-    """scheduler_config.json, so that diffusers stops at the noise levels that one of our grids names."""
+    """scheduler_config.json with the noise levels of one of our time grids."""
     schedule = model.schedule
-    if isinstance(schedule, Flow):
+    if isinstance(schedule, RectifiedFlow):
         return {
             "_class_name": "FlowMatchEulerDiscreteScheduler",
             "_diffusers_version": VERSION,
@@ -154,7 +161,7 @@ def _scheduler(model: Model) -> dict[str, Any]:
             "sigma_data": 0.5,
             "rho": schedule.rho,
             "solver_order": 2,
-            "thresholding": True,  # with the largest value at 1 it is a clamp to [-1, 1]
+            "thresholding": True,  # with sample_max_value 1 this clamps to [-1, 1]
             "sample_max_value": 1.0,
             "final_sigmas_type": "zero",
         }
@@ -163,34 +170,35 @@ def _scheduler(model: Model) -> dict[str, Any]:
 
 
 def same_as(model: Model) -> str:
-    """The flags of ``reverie sample`` that draw what the exported pipeline draws from the same noise."""
+    """The flags of ``reverie sample`` that reproduce the exported pipeline from the same noise."""
     if isinstance(model.schedule, Karras):
-        return "--sampler dpm++2m --grid karras"
-    return "--sampler ddim --grid uniform"
+        return "--sampler dpm++2m --time-grid karras"
+    return "--sampler ddim --time-grid uniform"
 
 
-def _readme(model: Model, names: list[str], travels: bool) -> str:
-    kind, side = model.config["name"], card_of(model).output
-    told = [f"# {kind}, {side}", "", f"Trained with reverie {model.run['reverie']}, checkpoint {model.checkpoint}.", ""]
-    if travels:
-        told += [
+def _readme(model: Model, names: list[str], code: bool) -> str:
+    kind, output = model.config["name"], card_of(model).output
+    lines = [f"# {kind}, {output}", ""]
+    lines += [f"Trained with reverie {model.run['reverie']}, checkpoint {model.checkpoint}.", ""]
+    if code:
+        lines += [
             "Load: `DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)`; the code is in this folder.",
-            f"`pipe(seeds=[0, 1], num_inference_steps=50)` draws what `reverie sample RUN {same_as(model)} --steps 50` "
-            "draws.",
+            "`pipe(seeds=[0, 1], num_inference_steps=50)` generates the samples of "
+            f"`reverie sample RUN {same_as(model)} --steps 50`.",
         ]
     else:
-        told += [
+        lines += [
             "Load: `DiffusionPipeline.from_pretrained(FOLDER)`.",
-            f"`pipe(num_inference_steps=50, use_clipped_model_output=True)` is `reverie sample RUN {same_as(model)} "
-            "--steps 50` from torch's noise.",
+            "`pipe(num_inference_steps=50, use_clipped_model_output=True)` samples like "
+            f"`reverie sample RUN {same_as(model)} --steps 50`, from torch's noise.",
         ]
     if names:
-        told += ["", "`class_labels`: " + ", ".join(f"{index} {name}" for index, name in enumerate(names)) + "."]
-    return "\n".join(told) + "\n"
+        lines += ["", "`class_labels`: " + ", ".join(f"{index} {name}" for index, name in enumerate(names)) + "."]
+    return "\n".join(lines) + "\n"
 
 
-def _carried(file: str, module: str) -> str:
-    """One of our travelling files with the module that it imports written out in the import's place."""
+def _bundled(file: str, module: str) -> str:
+    """The source of an exported file, with the module that it imports inserted in place of the import."""
     text = (resources.files("reverie.interop") / file).read_text(encoding="utf-8")
     source = (resources.files("reverie") / module).read_text(encoding="utf-8")
     dotted = f"reverie.{module.removesuffix('.py').replace('/', '.')}"
@@ -203,19 +211,19 @@ def _json(value: Any) -> bytes:
 
 
 def _write(out: Path, files: dict[str, bytes]) -> None:
-    aside = out.with_name(f".aside-{out.name}-{os.getpid()}")
+    temporary = out.with_name(f".aside-{out.name}-{os.getpid()}")
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         try:
             for name, content in files.items():
-                path = aside / name
+                path = temporary / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
                 flush(path)
             if out.exists():
-                out.rmdir()  # empty, or it would have been refused
-            aside.rename(out)
+                out.rmdir()  # checked to be empty
+            temporary.rename(out)
             flush(out.parent)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)

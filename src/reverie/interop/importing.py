@@ -1,4 +1,4 @@
-"""A diffusers folder as a run: UNet2DModel and its chain of noise, or what we exported ourselves."""
+"""Import a diffusers folder as a run: a UNet2DModel and its noise schedule, or a folder from ``export``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from reverie import registry
+from reverie.core import registry
 from reverie.core.card import card_of
-from reverie.core.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import read_json
 from reverie.core.verbs import Model, verbs_of
 from reverie.data import open_data
@@ -21,6 +21,7 @@ from reverie.interop.exporting import EXPORTED, NOTE
 from reverie.interop.names import chain_arguments, unet_arguments
 from reverie.media import Spec
 from reverie.training.checkpoint import Checkpoint, save_checkpoint
+from reverie.training.formats import upgrade_config, upgrade_tensors
 from reverie.training.run import Run, fresh_path, machine, versions
 
 _LEGACY = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -28,32 +29,30 @@ _FILE, _SCHEDULER = "diffusion_pytorch_model.safetensors", "scheduler_config.jso
 
 
 def import_(folder: Path | str, out: Path | str | None = None, data: str | None = None) -> Run:
-    """A run with one checkpoint, to sample, evaluate and export, from a local diffusers folder.
+    """Convert a local diffusers folder to a run with one checkpoint, to sample, evaluate and export.
 
     Args:
-        folder: a pipeline's folder (model_index.json, unet/, scheduler/) or a UNet2DModel's own (config.json). Without
-            a scheduler the chain is taken to be diffusers' default: linear, 1000 timesteps, the noise predicted.
+        folder: of a pipeline (model_index.json, unet/, scheduler/) or of a UNet2DModel (config.json). Without a
+            scheduler, diffusers' default applies: linear schedule, 1000 timesteps, noise prediction.
         out: the run directory; by default the first free of runs/ddpm-textbook-FOLDER ...
-        data: the pictures that it was trained on, as for ``reverie.data``: what its scores are measured against, and
-            the names of its classes.
+        data: its training images, as for ``reverie.data``: the reference of its scores, and the names of its classes.
     Raises:
-        UsageError: no such folder, a network or schedule that we do not have (it names the key), weights that are not
-            safetensors or do not fit, data with another number of classes, something at ``out``.
-        ReverieError: a file is damaged, the disk refuses.
+        UsageError: no such folder, an unsupported network or schedule (the message names the key), weights that are not
+            safetensors or do not fit, data with another number of classes, ``out`` not empty.
+        ReverieError: a damaged file, or a disk error.
     """
     folder = Path(folder)
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (unet / "config.json").is_file():
         raise UsageError(
-            f"{folder} is no diffusers folder: there is neither unet/config.json nor config.json in it. A model on the "
-            "Hub is fetched first: huggingface-cli download OWNER/NAME --local-dir FOLDER."
+            f"{folder} is no diffusers folder: it contains neither unet/config.json nor config.json. Download a model "
+            "of the Hub first: huggingface-cli download OWNER/NAME --local-dir FOLDER."
         )
     weights = _weights(unet)
     if (folder / NOTE).is_file():
-        model, names = _own(folder)
-        weights = {key.removeprefix("net."): value for key, value in weights.items()}
+        model, names, weights = _from_reverie(folder, weights)
     else:
-        model, names = _theirs(folder, unet)
+        model, names = _from_diffusers(folder, unet)
         weights = _named(weights, model)
     _fill(model.net, weights, unet)
     config = model.config
@@ -63,7 +62,7 @@ def import_(folder: Path | str, out: Path | str | None = None, data: str | None 
         "verbs": verbs_of(model),
         "card": card_of(model).to_json(),
         "phases": {},
-        "data": _facts(model, names, data),
+        "data": _provenance(model, names, data),
         "imported": folder.name,
         "versions": versions(),
         "machine": machine(),
@@ -75,8 +74,8 @@ def import_(folder: Path | str, out: Path | str | None = None, data: str | None 
     return run
 
 
-def _facts(model: Model, names: list[str], source: str | None) -> dict[str, Any]:
-    """What run.json says of the data, which may be unknown."""
+def _provenance(model: Model, names: list[str], source: str | None) -> dict[str, Any]:
+    """The data's entry of run.json; the data may be unknown."""
     card = card_of(model)
     output = card.output
     assert output is not None
@@ -85,7 +84,8 @@ def _facts(model: Model, names: list[str], source: str | None) -> dict[str, Any]
     data = open_data(source, size=output.shape, channels=output.channels)
     if card.classes and len(data.classes) != card.classes:
         raise UsageError(
-            f"The network knows {card.classes} classes and {source} has {len(data.classes)}: other --data?"
+            f"The network has {card.classes} classes, but {source} has {len(data.classes)}. Choose other "
+            f"{argument('data')}."
         )
     return data.provenance
 
@@ -97,48 +97,50 @@ def _weights(unet: Path) -> dict[str, Tensor]:
             sorted(p.name for p in unet.iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".safetensors"))
         )
         raise UsageError(
-            f"{path} is not there (there is: {others or 'nothing'}). A pickle (.bin) runs any code when it is "
-            "opened, so only that safetensors file is read. Whoever trusts the others converts them: "
+            f"{path} is missing (there is: {others or 'nothing'}). Only safetensors are read, because a pickle (.bin) "
+            "can run any code. If you trust it, convert it: "
             f'UNet2DModel.from_pretrained("{unet.as_posix()}").save_pretrained("{unet.as_posix()}").'
         )
     try:
         return {name: value.float() for name, value in load_file(path).items()}
     except SafetensorError as error:
-        raise ReverieError(f"{path} is damaged ({error}). Fetch or export it again.") from error
+        raise ReverieError(f"{path} is damaged ({error}). Download or export it again.") from error
 
 
 def _config(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except ValueError as error:
-        raise ReverieError(f"{path} is damaged: {error}. Fetch or export it again.") from error
+        raise ReverieError(f"{path} is damaged: {error}. Download or export it again.") from error
 
 
-def _own(folder: Path) -> tuple[Model, list[str]]:
-    """The model that was exported from here, and its classes' names."""
+def _from_reverie(folder: Path, weights: dict[str, Tensor]) -> tuple[Model, list[str], dict[str, Tensor]]:
+    """The exported model, its class names, and its network's weights under current names."""
     note = _config(folder / NOTE)
-    config = note["model"]
+    config, version = note["model"], note.get("format", 1)
     if config["name"] not in EXPORTED:
         raise UsageError(f"{folder / NOTE} names {config['name']!r}; these can be imported: {', '.join(EXPORTED)}.")
-    return registry.build(config["name"], **config["kwargs"]), list(note["classes"])
+    tensors = upgrade_tensors({f"net.{key.removeprefix('net.')}": x for key, x in weights.items()}, config, version)
+    model = registry.build(config["name"], **upgrade_config(config, version)["kwargs"])
+    return model, list(note["classes"]), {key.removeprefix("net."): value for key, value in tensors.items()}
 
 
-def _theirs(folder: Path, unet: Path) -> tuple[Model, list[str]]:
+def _from_diffusers(folder: Path, unet: Path) -> tuple[Model, list[str]]:
     config = _config(unet / "config.json")
     if config.get("_class_name") != "UNet2DModel":
         raise UsageError(
-            f"{unet / 'config.json'} is of a {config.get('_class_name')}; the one network of diffusers that we have is "
-            "UNet2DModel, of unconditional and class-conditional pictures."
+            f"{unet / 'config.json'} is of a {config.get('_class_name')}; only UNet2DModel can be imported, "
+            "unconditional or class-conditional."
         )
-    places = (folder / "scheduler" / _SCHEDULER, folder / _SCHEDULER)  # the oldest folders are flat
-    found = [path for path in places if path.is_file()]
-    chain = chain_arguments(_config(found[0]) if found else {})
+    paths = (folder / "scheduler" / _SCHEDULER, folder / _SCHEDULER)  # the oldest folders are flat
+    files = [path for path in paths if path.is_file()]
+    chain = chain_arguments(_config(files[0]) if files else {})
     model = registry.build("ddpm-textbook", **unet_arguments(config), **chain)
     return model, [str(index) for index in range(card_of(model).classes)]
 
 
 def _named(weights: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
-    """Weights under today's names; the row for "any class", which theirs have not, is the mean of the classes'."""
+    """Weights under current names; the embedding of "any class", which diffusers lacks, is the mean over classes."""
     named = {}
     for name, value in weights.items():
         for old, new in _LEGACY.items():
@@ -150,11 +152,11 @@ def _named(weights: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
 
 
 def _fill(net: torch.nn.Module, weights: dict[str, Tensor], unet: Path) -> None:
-    own = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    if odd := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):
-        told = "; ".join(
-            f"{name}: {own.get(name, 'none')} expected, {given.get(name, 'none')} found" for name in odd[:3]
+    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    loaded = {name: tuple(value.shape) for name, value in weights.items()}
+    if odd := sorted(name for name in expected.keys() | loaded.keys() if expected.get(name) != loaded.get(name)):
+        details = "; ".join(
+            f"{name}: {expected.get(name, 'none')} expected, {loaded.get(name, 'none')} in the file" for name in odd[:3]
         )
-        raise UsageError(f"The weights in {unet} do not fit its configuration, {len(odd)} tensors in all: {told}.")
+        raise UsageError(f"The weights in {unet} do not fit its configuration, {len(odd)} tensors in all: {details}.")
     net.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""The same things under diffusers' names: the textbook U-Net's configuration and a chain's schedule, both ways."""
+"""The textbook U-Net's configuration and noise schedules under diffusers' names, in both directions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, NoReturn
 from reverie.core.errors import UsageError
 from reverie.nets.shapes import sides
 
-VERSION = "0.31.0"  # of diffusers: the oldest that what is written here was tried with
+VERSION = "0.31.0"  # the oldest tested version of diffusers
 PREDICTIONS = {"noise": "epsilon", "x0": "sample", "v": "v_prediction"}
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
-CHAINS = (  # schedulers that are ways to sample one and the same chain of noise
+CHAINS = (  # schedulers that sample the same noise schedule
     "DDPMScheduler",
     "DDIMScheduler",
     "PNDMScheduler",
@@ -22,14 +22,14 @@ CHAINS = (  # schedulers that are ways to sample one and the same chain of noise
 _SAME = {  # diffusers' name: (ours, diffusers' default)
     "block_out_channels": ("widths", [224, 448, 672, 896]),
     "layers_per_block": ("depth", 2),
-    "add_attention": ("middle_attention", True),
-    "norm_num_groups": ("groups", 32),
-    "norm_eps": ("epsilon", 1e-5),
-    "downsample_padding": ("padding", 1),
-    "flip_sin_to_cos": ("cosines_first", True),
-    "freq_shift": ("frequency_shift", 0),
+    "add_attention": ("mid_attention", True),
+    "norm_num_groups": ("norm_groups", 32),
+    "norm_eps": ("norm_eps", 1e-5),
+    "downsample_padding": ("downsample_padding", 1),
+    "flip_sin_to_cos": ("flip_sin_to_cos", True),
+    "freq_shift": ("freq_shift", 0),
 }
-_ONLY = {  # what the textbook network has no other kind of; the first is diffusers' default
+_ONLY = {  # values that the textbook network supports; the first is diffusers' default
     "act_fn": ("silu", "swish"),
     "time_embedding_type": ("positional",),
     "time_embedding_dim": (None,),
@@ -46,8 +46,8 @@ _ONLY_OF_CHAINS = {"trained_betas": (None,), "rescale_betas_zero_snr": (False,)}
 
 
 def unet_config(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """UNet2DModel's config.json for a ``TextbookDDPM`` of these arguments."""
-    kinds = ["Attn" if place in kwargs["attention"] else "" for place in range(len(kwargs["widths"]))]
+    """UNet2DModel's config.json for ``ddpm_textbook`` with these arguments."""
+    kinds = ["Attn" if index in kwargs["attention_levels"] else "" for index in range(len(kwargs["widths"]))]
     return {
         "_class_name": "UNet2DModel",
         "_diffusers_version": VERSION,
@@ -57,7 +57,7 @@ def unet_config(kwargs: dict[str, Any]) -> dict[str, Any]:
         "down_block_types": [f"{kind}DownBlock2D" for kind in kinds],
         "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(kinds)],
         **{name: kwargs[ours] for name, (ours, _) in _SAME.items()},
-        "attention_head_dim": kwargs["head"] or None,
+        "attention_head_dim": kwargs["head_dim"] or None,
         "resnet_time_scale_shift": "scale_shift" if kwargs["scale_shift"] else "default",
         "num_class_embeds": kwargs["classes"] + 1 if kwargs["conditional"] == "label" else None,
         "act_fn": "silu",
@@ -65,23 +65,23 @@ def unet_config(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def sample_size(shape: Any) -> int | list[int]:
-    """What diffusers calls a shape: one side of a square, else height and width."""
+    """A shape as diffusers' sample_size: the side of a square, else height and width."""
     height, width = sides(shape)
     return height if height == width else [height, width]
 
 
 def unet_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """``TextbookDDPM``'s arguments for the network of a UNet2DModel's config.json.
+    """Arguments of ``ddpm_textbook`` for the network of a UNet2DModel's config.json.
 
     Raises:
-        UsageError: the configuration is of a network that ours is not; it names the key.
+        UsageError: an unsupported network; the message names the key.
     """
     _check("unet/config.json", config, _ONLY)
     size, channels, labels = config.get("sample_size"), config.get("in_channels", 3), config.get("num_class_embeds")
     if not isinstance(size, int) and (not isinstance(size, list) or [type(side) for side in size] != [int, int]):
-        _refuse("unet/config.json", "sample_size", size, "one side of squares, or height and width")
+        _refuse("unet/config.json", "sample_size", size, "a side of squares, or height and width")
     if channels not in (1, 3):
-        _refuse("unet/config.json", "in_channels", channels, "1 or 3: codes of a latent model need their codec")
+        _refuse("unet/config.json", "in_channels", channels, "1 or 3 (latent diffusion would need its codec)")
     if config.get("out_channels", 3) != channels:
         _refuse("unet/config.json", "out_channels", config.get("out_channels", 3), f"in_channels, {channels}")
     down = config.get("down_block_types", ["DownBlock2D", *["AttnDownBlock2D"] * 3])
@@ -90,15 +90,15 @@ def unet_arguments(config: dict[str, Any]) -> dict[str, Any]:
             _refuse("unet/config.json", "down_block_types", down, "DownBlock2D and AttnDownBlock2D")
     mirrored = [kind.replace("Down", "Up") for kind in reversed(down)]
     if (up := config.get("up_block_types", [*["AttnUpBlock2D"] * 3, "UpBlock2D"])) != mirrored:
-        _refuse("unet/config.json", "up_block_types", up, f"the mirror of the way down, {mirrored}")
+        _refuse("unet/config.json", "up_block_types", up, f"the mirror of down_block_types, {mirrored}")
     same = {ours: config.get(name, default) for name, (ours, default) in _SAME.items()}
     if len(same["widths"]) != len(down):
-        _refuse("unet/config.json", "block_out_channels", same["widths"], f"as many numbers as blocks, {len(down)}")
+        _refuse("unet/config.json", "block_out_channels", same["widths"], f"a number per block, {len(down)}")
     return same | {
         "shape": size,
         "channels": channels,
-        "attention": [place for place, kind in enumerate(down) if kind.startswith("Attn")],
-        "head": config.get("attention_head_dim", 8) or 0,
+        "attention_levels": [index for index, kind in enumerate(down) if kind.startswith("Attn")],
+        "head_dim": config.get("attention_head_dim", 8) or 0,
         "scale_shift": config.get("resnet_time_scale_shift", "default") == "scale_shift",
         "classes": labels or 0,
         "conditional": "label" if labels else "none",
@@ -106,10 +106,10 @@ def unet_arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def chain_config(kwargs: dict[str, Any], betas: tuple[float, float]) -> dict[str, Any]:
-    """scheduler_config.json of a chain, to be sampled by DDIM from the last timestep on.
+    """scheduler_config.json of a discrete schedule, for DDIM from the last timestep on.
 
     Args:
-        kwargs: arguments of one of our systems: schedule, timesteps, prediction.
+        kwargs: arguments of ``ddpm`` or ``ddpm_textbook``: schedule, timesteps, prediction.
         betas: first and last of the linear schedule.
     """
     return {
@@ -129,10 +129,10 @@ def chain_config(kwargs: dict[str, Any], betas: tuple[float, float]) -> dict[str
 
 
 def chain_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """``TextbookDDPM``'s arguments for the chain of a scheduler_config.json; how it was sampled does not matter.
+    """Arguments of ``ddpm_textbook`` for the noise schedule of a scheduler_config.json; its sampler is ignored.
 
     Raises:
-        UsageError: another kind of schedule; it names the key.
+        UsageError: an unsupported schedule; the message names the key.
     """
     kinds = {
         "_class_name": CHAINS,
@@ -150,10 +150,10 @@ def chain_arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(file: str, config: dict[str, Any], kinds: dict[str, tuple[Any, ...]]) -> None:
-    for key, known in kinds.items():
-        if (value := config.get(key, known[0])) not in known:
-            _refuse(file, key, value, " or ".join(map(repr, known)))
+    for key, allowed in kinds.items():
+        if (value := config.get(key, allowed[0])) not in allowed:
+            _refuse(file, key, value, " or ".join(map(repr, allowed)))
 
 
-def _refuse(file: str, key: str, value: Any, known: str) -> NoReturn:
-    raise UsageError(f"Cannot import this: in {file}, {key} is {value!r}. What we have is {known}.")
+def _refuse(file: str, key: str, value: Any, allowed: str) -> NoReturn:
+    raise UsageError(f"Cannot import this: in {file}, {key} is {value!r}. Supported: {allowed}.")

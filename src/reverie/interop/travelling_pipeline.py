@@ -1,6 +1,6 @@
-"""Pictures from a model trained with reverie, by diffusers' schedulers: equal seeds give the pictures of reverie.
+"""Samples from a model trained with reverie, by diffusers' schedulers: equal seeds give equal samples.
 
-It needs torch and diffusers only.
+Needs only torch and diffusers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reverie.core.noise import Noise
 
 
 class ReveriePipeline(DiffusionPipeline):
-    """From noise to pictures, with or without classes."""
+    """Unconditional or class-conditional image generation."""
 
     def __init__(self, unet, scheduler):
         super().__init__()
@@ -37,15 +37,15 @@ class ReveriePipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ):
-        """Draw pictures.
+        """Generate images.
 
         Args:
-            batch_size: how many, where nothing else says it.
-            num_inference_steps: of the scheduler; a divisor of its training timesteps loses nothing to rounding.
-            class_labels: one class, or one for each picture; -1 or None is any class.
-            guidance_scale: 1 is as trained, above it pictures are more of their class.
-            seeds: one for each picture: reverie's own noise.
-            generator: torch's noise instead.
+            batch_size: number of images, unless class_labels, seeds or latents determine it.
+            num_inference_steps: of the scheduler; a divisor of its training timesteps avoids rounding.
+            class_labels: a class, or a class per image; -1 or None is any class.
+            guidance_scale: of classifier-free guidance; 1 is without guidance.
+            seeds: one per image, for reverie's noise.
+            generator: for torch's noise instead.
             latents: noise (B, C, H, W) instead.
             output_type: "pil", "np" (B, H, W, C) or "pt" (B, C, H, W), the latter two in [0, 1].
         """
@@ -58,26 +58,26 @@ class ReveriePipeline(DiffusionPipeline):
             rows = batch_size if class_labels is None or isinstance(class_labels, int) else len(class_labels)
             latents = randn_tensor((rows, *shape), generator=generator, device=device, dtype=unet.dtype)
         x = latents.to(device, unet.dtype) * getattr(scheduler, "init_noise_sigma", 1.0)
-        told, null = self._labels(class_labels, len(x)), self._labels(None, len(x))
+        cond, null = self._labels(class_labels, len(x)), self._labels(None, len(x))
 
-        known = inspect.signature(scheduler.step).parameters
-        options: dict[str, Any] = {"generator": generator} if "generator" in known else {}
-        if "use_clipped_model_output" in known:
+        accepted = inspect.signature(scheduler.step).parameters
+        options: dict[str, Any] = {"generator": generator} if "generator" in accepted else {}
+        if "use_clipped_model_output" in accepted:
             options["use_clipped_model_output"] = True
         flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
-        if flow:  # even in time, from pure noise to one step before the picture
+        if flow:  # uniform in time, from pure noise to one step before the image
             scheduler.set_timesteps(sigmas=1 - np.arange(num_inference_steps) / num_inference_steps, device=device)
         else:
             scheduler.set_timesteps(num_inference_steps, device=device)
         for t in self.progress_bar(scheduler.timesteps):
-            seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-            said = unet(seen, t, **told).sample
-            if guidance_scale != 1 and told:
-                said = torch.lerp(unet(seen, t, **null).sample, said, guidance_scale)
-            if flow:  # the picture behind the noise stays within [-1, 1]; the other schedulers see to that themselves
+            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            output = unet(scaled, t, **cond).sample
+            if guidance_scale != 1 and cond:
+                output = torch.lerp(unet(scaled, t, **null).sample, output, guidance_scale)
+            if flow:  # clamp the predicted image to [-1, 1]; the other schedulers do this themselves
                 sigma = t / scheduler.config.num_train_timesteps
-                said = (x - (x - sigma * said).clamp(-1, 1)) / sigma
-            x = scheduler.step(said, t, x, **options).prev_sample
+                output = (x - (x - sigma * output).clamp(-1, 1)) / sigma
+            x = scheduler.step(output, t, x, **options).prev_sample
 
         images = (x / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
@@ -87,13 +87,15 @@ class ReveriePipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _labels(self, labels: int | Sequence[int] | None, rows: int) -> dict[str, torch.Tensor]:
-        """What to tell the network of classes: nothing, where it knows none."""
-        rows_of_classes = getattr(self.unet.config, "num_class_embeds", None)
-        if not rows_of_classes:
+        """The network's class condition; {} for an unconditional network."""
+        count = getattr(self.unet.config, "num_class_embeds", None)
+        if not count:
             if labels is not None:
                 raise ValueError("This model was trained without classes.")
             return {}
-        asked = [-1 if labels is None else labels] * rows if labels is None or isinstance(labels, int) else list(labels)
-        if len(asked) != rows or not all(-1 <= label < rows_of_classes for label in asked):
-            raise ValueError(f"{rows} class labels from 0 to {rows_of_classes - 2}, or -1, are needed, not {asked}.")
-        return {"class_labels": torch.tensor(asked, device=self._execution_device).remainder(rows_of_classes)}
+        labels = (
+            [-1 if labels is None else labels] * rows if labels is None or isinstance(labels, int) else list(labels)
+        )
+        if len(labels) != rows or not all(-1 <= label < count for label in labels):
+            raise ValueError(f"class_labels must be {rows} labels from 0 to {count - 2}, or -1, not {labels}.")
+        return {"class_labels": torch.tensor(labels, device=self._execution_device).remainder(count)}

@@ -1,4 +1,4 @@
-"""The network of a picture model trained with reverie, as a model of diffusers. It needs torch and diffusers only."""
+"""The network of an image model trained with reverie, as a diffusers model. Needs only torch and diffusers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from reverie.nets.unet import UNet
 
 
 class ReverieUNet(ModelMixin, ConfigMixin):
-    """The call of diffusers' UNet2DModel, and another network behind it.
+    """Another network with the interface of diffusers' UNet2DModel.
 
     Args:
-        sample_size: side of the pictures.
-        in_channels, out_channels: of the pictures.
-        arguments: the network's own.
-        num_class_embeds: number of classes and one more, the last, for any class; None: no classes.
-        time_scale: what the scheduler's timesteps are multiplied with.
+        sample_size: side of the images.
+        in_channels, out_channels: of the images.
+        arguments: of the network.
+        num_class_embeds: number of classes plus 1, the last for any class; None: no classes.
+        time_scale: factor on the scheduler's timesteps.
     """
 
     @register_to_config
@@ -43,7 +43,7 @@ class ReverieUNet(ModelMixin, ConfigMixin):
         class_labels: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> UNet2DOutput | tuple[torch.Tensor]:
-        """What the network says of ``sample`` (B, C, H, W) at one timestep, or one for each."""
+        """The network's output for ``sample`` (B, C, H, W) at a timestep, or at a timestep per sample."""
         times = torch.as_tensor(timestep, dtype=torch.float32, device=sample.device).expand(len(sample))
-        said = self.net(sample, times * self.config.time_scale, class_labels)
-        return UNet2DOutput(said) if return_dict else (said,)
+        output = self.net(sample, times * self.config.time_scale, class_labels)
+        return UNet2DOutput(output) if return_dict else (output,)

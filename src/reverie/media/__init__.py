@@ -1,4 +1,4 @@
-"""Media: what a sample is, and how it is converted, tiled, shown and saved. One class per kind."""
+"""Media: conversion, montages and files of samples; one class per medium."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MEDIA = {
 
 
 def medium_of(spec: Spec | str) -> Medium:
-    """The medium of a spec, or of a name.
+    """The medium of a spec or name.
 
     Raises:
         UsageError: there is no such medium.
     """
     name = spec if isinstance(spec, str) else spec.medium
     if name not in MEDIA:
-        raise UsageError(f'medium is "{name}".{suggest(name, list(MEDIA))} Possible: {", ".join(MEDIA)}.')
+        raise UsageError(f'There is no medium "{name}".{suggest(name, list(MEDIA))} Known: {", ".join(MEDIA)}.')
     module, _, kind = MEDIA[name].partition(":")
     return getattr(importlib.import_module(module), kind)()

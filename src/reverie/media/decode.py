@@ -1,4 +1,4 @@
-"""One encoded image becomes one uint8 array of the wanted shape, with a note of everything that was converted."""
+"""Decode an image file to a uint8 array of the requested shape, with a note of every conversion."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-PIXEL_LIMIT = 100_000_000  # width times height; more is refused from the header alone, before any pixel is decoded
+PIXEL_LIMIT = 100_000_000  # width times height; larger images are refused by their header, before decoding
 SUFFIXES = frozenset(
     [".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"]
 )
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF")  # no EPS, no PDF: they start other programs
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF")  # no EPS or PDF: they start other programs
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
 NAMES = {"PNG": {".png", ".apng"}, "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "TIFF": {".tif", ".tiff"}}
 TURNS = {
@@ -33,7 +33,7 @@ Note = tuple[str, str]  # (kind, action), as in Problem
 
 
 class Unusable(Exception):
-    """This image cannot be used; ``kind`` and ``action`` say why, as in Problem."""
+    """An unusable image; ``kind`` and ``action`` as in Problem."""
 
     def __init__(self, kind: str, action: str):
         super().__init__(action)
@@ -42,13 +42,13 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Form:
-    """The shape that every image is brought into.
+    """The shape of decoded images.
 
     Attributes:
         shape: (height, width) in pixels.
         channels: 1 (ITU-R 601 luma) or 3 (RGB).
-        fit: "crop" (cover ``shape``, centre kept) or "pad" (fit inside ``shape``, the rest is background).
-        background: RGB shown behind transparent pixels and in the padding.
+        fit: "crop" (cover ``shape``, keep the centre) or "pad" (fit inside ``shape``, pad with the background).
+        background: RGB behind transparent pixels and in the padding.
     """
 
     shape: tuple[int, int]
@@ -62,7 +62,7 @@ class Form:
         return (*self.shape, self.channels)
 
     def as_dict(self) -> dict[str, Any]:
-        """What keys and fingerprints are made of; a square's size is its side."""
+        """For keys and fingerprints; the size of a square is its side."""
         height, width = self.shape
         size = height if height == width else [height, width]
         return {"size": size, "channels": self.channels, "fit": self.fit, "background": self.background}
@@ -70,7 +70,7 @@ class Form:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Pillow's warnings. Enter it in one thread around the pool: warning filters belong to the process."""
+    """Silence Pillow's warnings. Enter in one thread, around the pool: warning filters are global."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -87,10 +87,10 @@ def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[
     """Decode, turn upright, composite, scale to 8 bits and fit.
 
     Args:
-        suffix: the file's extension, to notice an image under another format's name; "" for no check.
+        suffix: the file's extension, to detect another format's extension; "" for no check.
 
     Returns:
-        uint8 (H, W, channels), and what was converted on the way. Raises Unusable.
+        uint8 (H, W, channels), and the conversions. Raises Unusable.
     """
     image = _open(data)
     notes: list[Note] = []
@@ -102,7 +102,7 @@ def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[
             kind = "multi-page" if image.format == "TIFF" else "animated"
             notes.append((kind, "used: the first frame"))
         turn = TURNS.get(_orientation(image))
-        # A JPEG may be decoded at 1/2, 1/4 or 1/8 scale: exact enough while it stays four times what is wanted.
+        # Decode a JPEG at 1/2, 1/4 or 1/8 scale: exact enough at four times the requested size.
         image.draft(None, (4 * max(form.shape), 4 * max(form.shape)))
         image.load()
         image = flatten(image, form.background, notes)
@@ -115,13 +115,13 @@ def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[
         image = fit(image, form).convert("RGB" if form.channels == 3 else "L")
     except Unusable:
         raise
-    except Exception as error:  # Pillow's decoders raise nearly every type there is on damaged data
-        raise Unusable("truncated", f"skipped: damaged or cut short ({_short(error)})") from None
+    except Exception as error:  # Pillow's decoders raise errors of many types on damaged data
+        raise Unusable("truncated", f"skipped: damaged or truncated ({_short(error)})") from None
     return np.asarray(image).reshape(form.array), notes
 
 
 def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[Note]) -> Image.Image:
-    """Any Pillow mode to "L" or "RGB", transparent pixels composited on ``background``; appends what it did."""
+    """Any Pillow mode to "L" or "RGB", transparent pixels composited on ``background``; appends conversions."""
     mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
         return _numeric(image, notes)
@@ -132,7 +132,7 @@ def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[No
         opaque = rgba.getchannel("A").getextrema() == (255, 255)
         canvas = Image.new("RGBA", rgba.size, (*background, 255))
         canvas.alpha_composite(rgba)
-        done = "dropped an alpha channel that hid nothing" if opaque else f"composited on background {background}"
+        done = "dropped an opaque alpha channel" if opaque else f"composited on background {background}"
         notes.append(("rgba", f"converted: {done}"))
         return canvas.convert("RGB")
     if mode == "L" or mode == "RGB":
@@ -150,14 +150,14 @@ def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[No
 
 
 def from_pillow(image: Image.Image, background: tuple[int, int, int], notes: list[Note]) -> Image.Image:
-    """An open Pillow image to "L" or "RGB", upright; appends what it did."""
+    """An open Pillow image to "L" or "RGB", upright; appends conversions."""
     turn = TURNS.get(_orientation(image))
     flat = flatten(image, background, notes)
     return flat if turn is None else flat.transpose(turn)
 
 
 def fit(image: Image.Image, form: Form) -> Image.Image:
-    """Bring an "L" or "RGB" image to the form's shape by Lanczos, which is antialiased when it shrinks."""
+    """Resize an "L" or "RGB" image to the form's shape by antialiased Lanczos."""
     return _resize(image, form, Image.Resampling.LANCZOS, form.background)
 
 
@@ -168,7 +168,7 @@ def _resize(
     if (height, width) == form.shape:
         return image
     if form.fit == "crop":
-        inside = min(width, height * columns / rows), min(height, width * rows / columns)  # of the wanted aspect
+        inside = min(width, height * columns / rows), min(height, width * rows / columns)
         left, top = (width - inside[0]) // 2, (height - inside[1]) // 2
         box = (left, top, left + inside[0], top + inside[1])
         return image.resize((columns, rows), resampling, box=box)
@@ -201,10 +201,10 @@ def _open(data: bytes) -> Image.Image:
         raise Unusable("decompression-bomb", f"skipped: its header claims over {PIXEL_LIMIT:,} pixels") from None
     except Exception as error:
         if data.startswith(MAGIC):
-            raise Unusable("truncated", f"skipped: damaged or cut short ({_short(error)})") from None
+            raise Unusable("truncated", f"skipped: damaged or truncated ({_short(error)})") from None
         if isinstance(error, UnidentifiedImageError):
-            raise Unusable("not-a-picture", "skipped: its content is no picture format that reverie reads") from None
-        raise Unusable("not-a-picture", f"skipped: cannot be read as a picture ({_short(error)})") from None
+            raise Unusable("not-an-image", "skipped: its content is no known image format") from None
+        raise Unusable("not-an-image", f"skipped: cannot be read as an image ({_short(error)})") from None
     if width * height > PIXEL_LIMIT:
         raise Unusable(
             "decompression-bomb", f"skipped: its header claims {width} x {height} pixels, over {PIXEL_LIMIT:,}"
@@ -212,7 +212,7 @@ def _open(data: bytes) -> Image.Image:
     if width < 1 or height < 1:
         raise Unusable("truncated", "skipped: its header claims no pixels")
     if raw := next((tile for tile in getattr(image, "tile", []) if ";16" in str(tile)), None):
-        image.info["reverie_raw"] = str(raw)  # Pillow forgets the file's own depth once it has decoded
+        image.info["reverie_raw"] = str(raw)  # Pillow drops the file's bit depth once it has decoded
     return image
 
 
@@ -220,12 +220,12 @@ def _orientation(image: Image.Image) -> int:
     try:
         value: Any = image.getexif().get(0x0112, 1)
         return int(value)
-    except Exception:  # a damaged EXIF block is no reason to lose the image
+    except Exception:  # a damaged EXIF block does not make the image unusable
         return 1
 
 
 def _numeric(image: Image.Image, notes: list[Note]) -> Image.Image:
-    """16-bit, 32-bit and float grey to 8 bits: by the range of the type where it has one, else by the image's own."""
+    """16-bit, 32-bit and float grey to 8 bits, by the range of the type if it has one, else of the image."""
     values = np.asarray(image).astype(np.float64)
     bad = ~np.isfinite(values)
     values[bad] = 0.0

@@ -25,7 +25,7 @@ class Image(Medium):
     def read(
         self, path: Path, spec: Spec, fit: str = "crop", background: tuple[int, int, int] = (255, 255, 255)
     ) -> np.ndarray:
-        """One image file as uint8 (H, W, C), decoded just as intake decodes.
+        """One image file as uint8 (H, W, C), decoded as by intake.
 
         Raises:
             ReverieError: the file cannot be read or is no image.

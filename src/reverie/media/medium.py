@@ -1,7 +1,7 @@
-"""What every medium can do, and the conversion that all of them share.
+"""The interface of media, and their common conversions.
 
-Stored rows are (N, *shape, C) in the medium's own type; in a model they are float32 (N, C, *shape) in [-1, 1] with the
-channels last in memory (``channels_last`` for images, ``channels_last_3d`` for volumes and clips).
+Stored rows are (N, *shape, C) in the medium's type; in a model they are float32 (N, C, *shape) in [-1, 1] with channels
+last in memory (``channels_last`` for images, ``channels_last_3d`` for volumes and clips).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def to_float(
     import torch  # opening data needs no torch
 
     if isinstance(rows, np.ndarray):
-        rows = torch.from_numpy(np.require(rows, requirements="W"))  # torch wants to own what it reads
+        rows = torch.from_numpy(np.require(rows, requirements="W"))  # torch warns about read-only arrays
     x = rows.to(device, non_blocking=True).movedim(-1, 1).to(torch.float32, copy=True)
     if low:
         x.sub_(low)
@@ -61,8 +61,8 @@ class Medium(Protocol):
         name: as in ``Spec.medium``.
         dims: spatial dimensions.
         storage: type of stored rows.
-        augmentations: which of flip, translate and color leave a sample of this kind plausible.
-        suffixes: endings of the files that ``read`` takes.
+        augmentations: the suitable ones of flip, translate and color.
+        suffixes: file extensions for ``read``.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Medium(Protocol):
         return to_rows(x, spec.dtype or self.storage.name, spec.low, spec.high)
 
     def as_images(self, rows: np.ndarray, spec: Spec) -> tuple[np.ndarray, str] | None:
-        """Images that stand for the rows, uint8 (N', H, W, 1 or 3), and what they are; None where none do."""
+        """Images of the rows, uint8 (N', H, W, 1 or 3), and what they show; None if there are none."""
         ...
 
     def sheet(self, rows: np.ndarray, spec: Spec, columns: int | None = None) -> np.ndarray:
@@ -103,7 +103,7 @@ class Medium(Protocol):
         ...
 
     def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
-        """Write the rows, atomically: as .npz with ``meta`` beside them, as a sheet, or as a folder of single files."""
+        """Write the rows atomically: as .npz with ``meta``, as a sheet, or as a folder of single files."""
         ...
 
 
@@ -118,17 +118,17 @@ def fresh_folder(path: Path) -> Path:
     """A new or empty folder.
 
     Raises:
-        UsageError: there is something in it.
+        UsageError: it is not empty.
     """
     if path.is_dir() and any(path.iterdir()):
-        raise UsageError(f"{path} holds files already; nothing was touched. Choose an empty or a new folder.")
+        raise UsageError(f"{path} is not empty; nothing was touched. Choose an empty or a new folder.")
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def save_plain(medium: Medium, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
-    """Rows with no file format of their own: .npz, a sheet (.png ...), or a folder of .npy files."""
+    """Save rows without a file format of their own: .npz, a sheet (.png ...), or a folder of .npy files."""
     if path.suffix == ".npz":
         save_arrays(path, {"x": rows, **meta})
     elif path.suffix:

@@ -30,7 +30,7 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, scale: in
     Args:
         columns: images in a row; None makes it nearly square.
         gap: white pixels between images.
-        scale: whole-number enlargement; None enlarges small images to about 56 pixels, so that they can be seen.
+        scale: integer enlargement; None enlarges small images to about 56 pixels.
     """
     count, height, width, channels = images.shape
     columns = min(count, columns or math.ceil(math.sqrt(count)))
@@ -47,9 +47,9 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, scale: in
 
 
 def strips(rows: np.ndarray, columns: int = 8) -> np.ndarray:
-    """uint8 (N, T, H, W, C) to one image: a strip each, of at most ``columns`` steps evenly spread over T.
+    """uint8 (N, T, H, W, C) to one image: a strip each, of at most ``columns`` evenly spaced steps of T.
 
-    Strips stand side by side, a white tile between them, where that makes the image squarer.
+    Strips are side by side with a white tile between, if that makes the image squarer.
     """
     length = rows.shape[1]
     steps = np.linspace(0, length - 1, min(columns, length)).round().astype(int)
@@ -88,9 +88,9 @@ def save_film(path: Path | str, frames: np.ndarray, seconds: float = 3.0, hold: 
 
     Args:
         seconds: length of the film.
-        hold: seconds that the last frame stays on after that.
+        hold: extra seconds of the last frame.
     Raises:
-        ReverieError: mp4 asked for without the ``video`` extra.
+        ReverieError: mp4 without the ``video`` extra.
     """
     path = Path(path)
     ending = path.suffix.lower()
@@ -115,9 +115,7 @@ def _save_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
     try:
         import imageio_ffmpeg
     except ImportError as error:
-        raise ReverieError(
-            "mp4 films need an extra: pip install 'reverie[video]' (or ask for .webp or .gif)."
-        ) from error
+        raise ReverieError("mp4 films need an extra: pip install 'reverie[video]' (or use .webp or .gif).") from error
     frames = np.ascontiguousarray(np.broadcast_to(frames, (*frames.shape[:-1], 3)))
     with atomic(path) as temporary:
         size = (frames.shape[2], frames.shape[1])

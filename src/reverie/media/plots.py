@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,51 +15,78 @@ from reverie.core.files import atomic
 
 
 @contextlib.contextmanager
-def figure(path: Path | str, width: float = 7, height: float = 4.5) -> Iterator:
-    """A matplotlib figure (no display, no global state) that is saved to ``path`` on leaving; sizes in inches."""
+def figure(path: Path | str | io.BytesIO, width: float = 7, height: float = 4.5) -> Iterator:
+    """A matplotlib figure (no display, no global state) that is saved to ``path``, or a buffer, on leaving;
+    sizes in inches.
+    """
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(width, height), layout="constrained")
     yield drawing
+    if isinstance(path, io.BytesIO):
+        drawing.savefig(path, dpi=110, format="png")
+        return
     with atomic(path) as temporary:
         drawing.savefig(temporary, dpi=110)
 
 
-def plot_curves(path: Path | str, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Path:
-    """One panel per curve, (training steps, values): the raw values faint, their running mean strong."""
-    columns = min(3, len(curves))
-    rows = math.ceil(len(curves) / columns)
-    with figure(path, width=4.2 * columns, height=3.1 * rows) as drawing:
-        axes = drawing.subplots(rows, columns, squeeze=False).flat
-        for axis, (name, (steps, values)) in zip(axes, curves.items(), strict=False):
-            y = np.asarray(values, dtype=float)
-            axis.plot(steps, y, color="#9db7d5", linewidth=0.8)
-            window = max(1, len(y) // 30)
-            if window > 1:
-                mean = np.convolve(y, np.ones(window) / window, "valid")
-                axis.plot(steps[window // 2 : window // 2 + len(mean)], mean, color="#1f4e8c", linewidth=1.6)
-            tail = y[max(1, len(y) // 50) :]  # the first moments would flatten the rest of the curve
-            if len(tail) > 1 and np.ptp(tail) > 0:
-                low, high = tail.min(), np.quantile(tail, 0.999)
-                axis.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-            axis.set_title(name, fontsize=10)
-            axis.set_xlabel("step", fontsize=8)
-            axis.tick_params(labelsize=8)
-            axis.grid(alpha=0.3)
-        for axis in list(drawing.axes)[len(curves) :]:
-            axis.remove()
-    return Path(path)
+Curves = Mapping[str, tuple[Sequence[int], Sequence[float]]]  # name -> training steps, values
+
+
+def plot_curves(path: Path | str | io.BytesIO, curves: Curves) -> None:
+    """Losses in panels of their own, the first row; every other metric in smaller panels below.
+
+    Raw values are faint, their running mean strong.
+    """
+    losses = [name for name in curves if name.endswith("loss")] or list(curves)[:1]
+    others = [name for name in curves if name not in losses]
+    columns = max(1, min(3, len(losses)))
+    rows, small = math.ceil(len(losses) / columns), math.ceil(len(others) / (2 * columns))
+    with figure(path, width=4.6 * columns, height=3.1 * rows + 1.7 * small) as page:
+        plan = page.add_gridspec(rows + small, 2 * columns, height_ratios=[1.8] * rows + [1.0] * small)
+        for index, name in enumerate(losses):
+            row, column = divmod(index, columns)
+            _curve(page.add_subplot(plan[row, 2 * column : 2 * column + 2]), name, *curves[name], size=10)
+        for index, name in enumerate(others):
+            row, column = divmod(index, 2 * columns)
+            _curve(page.add_subplot(plan[rows + row, column]), name, *curves[name], size=7)
+
+
+def _curve(axis: Any, name: str, steps: Sequence[int], values: Sequence[float], size: int) -> None:
+    y = np.asarray(values, dtype=float)
+    axis.plot(steps, y, color="#9db7d5", linewidth=0.8)
+    window = max(1, len(y) // 30)
+    if window > 1:
+        mean = np.convolve(y, np.ones(window) / window, "valid")
+        axis.plot(steps[window // 2 : window // 2 + len(mean)], mean, color="#1f4e8c", linewidth=1.6)
+    tail = y[max(1, len(y) // 50) :]  # the first moments would flatten the rest of the curve
+    if len(tail) > 1 and np.ptp(tail) > 0:
+        low, high = tail.min(), np.quantile(tail, 0.999)
+        axis.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+    axis.set_title(name, fontsize=size)
+    axis.tick_params(labelsize=size - 2)
+    axis.grid(alpha=0.3)
+
+
+def curves_image(curves: Curves) -> np.ndarray:
+    """``plot_curves`` as one uint8 image (H, W, 3)."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    plot_curves(buffer, curves)
+    with Image.open(buffer) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def plot_schedule(
-    path: Path | str, times: np.ndarray, curves: Mapping[str, np.ndarray], drawn: np.ndarray, stops: np.ndarray
+    path: Path | str, times: np.ndarray, curves: Mapping[str, np.ndarray], trained: np.ndarray, sampled: np.ndarray
 ) -> Path:
-    """A noise schedule: its curves over t, the log signal-to-noise ratio, and which times training draws.
+    """A noise schedule: its curves over t, the log signal-to-noise ratio, and the distribution of training times.
 
     Args:
         times: (N,); curves: "alpha" and "sigma" (N,) at these times.
-        drawn: times (M,) of training.
-        stops: times at which sampling evaluates the network, marked on the middle panel.
+        trained: times (M,) of training.
+        sampled: times at which sampling evaluates the network, marked on the middle panel.
     """
     log_snr = 2 * np.log(curves["alpha"] / curves["sigma"])
     with figure(path, width=12.6, height=3.4) as drawing:
@@ -70,46 +98,51 @@ def plot_schedule(
         left.legend(frameon=False)
         left.set_title("x = alpha x0 + sigma noise", fontsize=10)
         middle.plot(times, log_snr, color="#1f4e8c")
-        middle.plot(stops, np.interp(stops, times, log_snr), "o", color="#c2542d", markersize=4, label="sampling stops")
+        middle.plot(sampled, np.interp(sampled, times, log_snr), "o", color="#c2542d", markersize=4, label="sampling")
         middle.legend(frameon=False)
         middle.set_title("log signal-to-noise ratio: 2 log(alpha / sigma)", fontsize=10)
-        right.hist(drawn, bins=60, range=(0, 1), density=True, color="#9db7d5")
-        right.set_title("times that training draws (density)", fontsize=10)
+        right.hist(trained, bins=60, range=(0, 1), density=True, color="#9db7d5")
+        right.set_title("training times (density)", fontsize=10)
         for axis in (left, middle, right):
-            axis.set_xlabel("t (0 picture, 1 noise)", fontsize=8)
+            axis.set_xlabel("t (0 image, 1 noise)", fontsize=8)
             axis.tick_params(labelsize=8)
             axis.grid(alpha=0.3)
     return Path(path)
 
 
 def plot_latent_map(
-    path: Path | str, points: np.ndarray, labels: np.ndarray, classes: Sequence[str], prior: np.ndarray, title: str
-) -> Path:
-    """Codes in the plane, coloured by class, over where N(0, I) falls in the same plane.
+    path: Path | str | io.BytesIO,
+    points: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    prior: np.ndarray,
+    title: str,
+) -> None:
+    """Latents projected to a plane, coloured by class, over samples of N(0, I) in the same plane.
 
     Args:
-        points: (N, 2) codes.
+        points: (N, 2) projected latents.
         labels: (N,) class index, -1 for none.
-        prior: (M, 2) draws of N(0, I), projected the same way.
+        prior: (M, 2) projected samples of N(0, I).
     """
     with figure(path, width=7.6, height=5.8) as drawing:
         axis = drawing.subplots()
-        axis.scatter(*prior.T, s=5, color="#c8c8c8", label="N(0, I)", zorder=1)
+        if len(prior):
+            axis.scatter(*prior.T, s=5, color="#c8c8c8", label="N(0, I)", zorder=1)
         for index in [i for i in (-1, *range(len(classes))) if np.any(labels == i)]:
-            name = "pictures" if index < 0 else classes[index]
-            where = points[labels == index]
+            name = "images" if index < 0 else classes[index]
+            members = points[labels == index]
             axis.scatter(
-                *where.T, s=7, alpha=0.75, label=name, zorder=2, color=f"C{max(index, 0)}" if index < 10 else None
+                *members.T, s=7, alpha=0.75, label=name, zorder=2, color=f"C{max(index, 0)}" if index < 10 else None
             )
         if len(classes) <= 24:
             axis.legend(fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
-    return Path(path)
 
 
 def sequence_sheet(rows: np.ndarray, low: float, high: float, columns: int | None = None) -> np.ndarray:
-    """Sequences (N, L, C) as one uint8 image (H, W, 3): a plot each, a line a channel, from ``low`` to ``high``."""
+    """Sequences (N, L, C) as one uint8 image (H, W, 3): a plot each, a line per channel, from ``low`` to ``high``."""
     from matplotlib.figure import Figure
     from PIL import Image
 

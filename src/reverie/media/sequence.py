@@ -13,7 +13,7 @@ from reverie.media.spec import Spec
 
 
 class Sequence(Medium):
-    """float32 or int16 (N, L, C); ``low`` and ``high`` of the spec say which values are -1 and 1."""
+    """float32 or int16 (N, L, C); ``low`` and ``high`` of the spec map to -1 and 1."""
 
     name = "sequence"
     dims = 1
@@ -24,7 +24,7 @@ class Sequence(Medium):
         return None
 
     def sheet(self, rows: np.ndarray, spec: Spec, columns: int | None = None) -> np.ndarray:
-        """A plot a sequence, a line a channel."""
+        """A plot per sequence, a line per channel."""
         from reverie.media.plots import sequence_sheet
 
         return sequence_sheet(rows, spec.low, spec.high, columns)

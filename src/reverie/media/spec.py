@@ -1,4 +1,4 @@
-"""What one sample is: its medium, shape and range of values."""
+"""The specification of a sample: its medium, shape and range of values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.core.values import integers, is_finite
 
 Size = int | str | Sequence[int]  # a side in pixels, "48x64", or extents such as (48, 64)
@@ -16,13 +16,13 @@ Size = int | str | Sequence[int]  # a side in pixels, "48x64", or extents such a
 
 @dataclass(frozen=True)
 class Spec:
-    """A kind of sample, as plain values that go into JSON: ``Spec(**json)`` is the way back.
+    """The specification of a sample in plain JSON values; ``Spec(**json)`` restores it.
 
     Attributes:
         medium: "image", "video", "volume" or "sequence".
         shape: spatial extents: (H, W), (T, H, W), (D, H, W) or (L,).
-        channels: values at each place.
-        low, high: the stored values that are -1 and 1 in a model.
+        channels: values per position.
+        low, high: the stored values that map to -1 and 1 in a model.
         dtype: NumPy type of stored rows; "" is the medium's own.
     """
 
@@ -46,12 +46,12 @@ class Spec:
         return cls(**{field.name: record[field.name] for field in fields(cls) if field.name in record})
 
     def __str__(self) -> str:
-        """As messages have it: "28x28x1"."""
+        """For messages: "28x28x1"."""
         return "x".join(map(str, (*self.shape, self.channels)))
 
     @property
     def dimensions(self) -> int:
-        """How many numbers a sample has."""
+        """Number of values in a sample."""
         return math.prod(self.shape) * self.channels
 
     @property
@@ -79,10 +79,10 @@ def parse_size(size: Size | None) -> tuple[int, ...] | None:
         return None
     if isinstance(size, str):
         if not re.fullmatch(r"\d{1,6}([xX×]\d{1,6})*", size.strip()):
-            raise UsageError(f'size is "{size}"; a number of pixels is needed, or HEIGHTxWIDTH such as 48x64.')
+            raise UsageError(f"{argument('size')} must be pixels, or HEIGHTxWIDTH such as 48x64, not {size!r}.")
         extents = integers([int(part) for part in re.split("[xX×]", size.strip())])
     else:
         extents = integers(size if isinstance(size, Iterable) else [size])
     if not extents or not all(1 <= extent <= 4096 for extent in extents):
-        raise UsageError(f"size is {size}; 1 to 4096 pixels are possible, or two of them: (height, width).")
+        raise UsageError(f"{argument('size')} must be 1 to 4096 pixels, or (height, width), not {size!r}.")
     return extents

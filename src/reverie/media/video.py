@@ -26,11 +26,11 @@ class Video(Medium):
         return rows.reshape(-1, *rows.shape[2:]), "frames"
 
     def sheet(self, rows: np.ndarray, spec: Spec, columns: int | None = None) -> np.ndarray:
-        """A strip a clip: at most ``columns`` (8) frames, evenly spread over it."""
+        """A strip per clip: at most ``columns`` (8) frames, evenly spaced."""
         return montage.strips(rows, columns or 8)
 
     def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
-        """A film of all clips side by side (.webp, .gif, .mp4), an .npz, a sheet, or a folder with a film a clip."""
+        """A film of all clips side by side (.webp, .gif, .mp4), an .npz, a sheet, or a folder with a film per clip."""
         seconds = spec.shape[0] / FRAMES_PER_SECOND
         if path.suffix.lower() in montage.FILMS:
             frames = [montage.grid(rows[:, time], scale=1) for time in range(rows.shape[1])]

@@ -25,7 +25,7 @@ class Volume(Medium):
         return (slices, "central slices") if slices.shape[-1] in (1, 3) else None
 
     def sheet(self, rows: np.ndarray, spec: Spec, columns: int | None = None) -> np.ndarray:
-        """A strip a volume: at most ``columns`` (8) slices, evenly spread over its depth; the first of odd channels."""
+        """A strip per volume: at most ``columns`` (8) even slices; its first channel unless it has 1 or 3."""
         return montage.strips(rows if rows.shape[-1] in (1, 3) else rows[..., :1], columns or 8)
 
     def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:

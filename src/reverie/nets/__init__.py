@@ -1,1 +1,1 @@
-"""Tensors in, tensors out. Nothing here knows of training, models or data."""
+"""Networks: tensors in, tensors out, independent of training, models and data."""

@@ -1,7 +1,7 @@
-"""MiniLM reads captions: a small BERT that was trained on sentences, used as it is.
+"""MiniLM, a small BERT trained on sentences, as a frozen encoder of captions.
 
 BERT: Devlin et al., arXiv:1810.04805. WordPiece: Wu et al., arXiv:1609.08144. MiniLM: Wang et al., arXiv:2002.10957;
-all-MiniLM-L6-v2 is its descendant for sentences (Reimers and Gurevych, arXiv:1908.10084).
+all-MiniLM-L6-v2 is its variant for sentences (Reimers and Gurevych, arXiv:1908.10084).
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
 _HEADS = 12
-_LONGEST = 64  # pieces of a caption that are read, [CLS] and [SEP] among them
-_KEPT = 1 << 14  # captions whose embeddings stay in memory: some hundred megabytes at most
-_CHINESE = (  # code points that are words by themselves
+_LONGEST = 64  # tokens per caption, including [CLS] and [SEP]
+_KEPT = 1 << 14  # captions in the cache of embeddings: a few hundred megabytes at most
+_CHINESE = (  # code points that are words
     *((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F)),
     *((0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F)),
 )
 
 
 def words_of(text: str) -> list[str]:
-    """Words without accents, in lower case; signs of punctuation and Chinese characters are words by themselves."""
+    """Lower-case words without accents; punctuation marks and Chinese characters are separate words."""
     spaced = []
     for sign in text:
         kind, code = unicodedata.category(sign), ord(sign)
         if sign in "\t\n\r" or kind[0] == "Z":
             spaced.append(" ")
-        elif kind in ("Cc", "Cf", "Cs", "Co") or code == 0xFFFD:  # controls, and the sign for what could not be read
+        elif kind in ("Cc", "Cf", "Cs", "Co") or code == 0xFFFD:  # control and replacement characters
             continue
         elif any(low <= code <= high for low, high in _CHINESE):
             spaced.append(f" {sign} ")
@@ -46,11 +46,11 @@ def words_of(text: str) -> list[str]:
 
 
 def word_pieces(text: str, vocabulary: dict[str, int]) -> list[int]:
-    """The numbers of a text's pieces: for each word the longest that is known, then again for what is left of it.
+    """Token numbers of a text: greedily the longest piece of each word in the vocabulary, then of the rest.
 
-    A word of which anything is left, or of more than 100 letters, is [UNK].
+    A word that cannot be split, or of more than 100 letters, is [UNK].
     """
-    found = []
+    tokens = []
     for word in words_of(text):
         numbers, start = [], 0
         while start < len(word) <= 100:
@@ -60,15 +60,15 @@ def word_pieces(text: str, vocabulary: dict[str, int]) -> list[int]:
                 break
             numbers.append(vocabulary[mark + word[start : fits[0]]])
             start = fits[0]
-        found += numbers if start == len(word) else [vocabulary["[UNK]"]]
-    return found
+        tokens += numbers if start == len(word) else [vocabulary["[UNK]"]]
+    return tokens
 
 
 def bert(weights: Weights, pieces: Tensor, heads: int = _HEADS) -> Tensor:
-    """Numbers of pieces (B, L), without padding, to one vector for each (B, L, width).
+    """Token numbers (B, L), without padding, to a vector per token (B, L, width).
 
     Args:
-        weights: by the names of BERT's published checkpoints.
+        weights: with the names of BERT's published checkpoints.
     """
 
     def linear(name: str, x: Tensor) -> Tensor:
@@ -86,8 +86,8 @@ def bert(weights: Weights, pieces: Tensor, heads: int = _HEADS) -> Tensor:
             linear(f"{layer}.attention.self.{part}", x).unflatten(2, (heads, -1)).transpose(1, 2)
             for part in ("query", "key", "value")
         )  # (B, heads, L, width / heads)
-        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = norm(f"{layer}.attention.output.LayerNorm", x + linear(f"{layer}.attention.output.dense", seen))
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = norm(f"{layer}.attention.output.LayerNorm", x + linear(f"{layer}.attention.output.dense", attended))
         hidden = F.gelu(linear(f"{layer}.intermediate.dense", x))
         x = norm(f"{layer}.output.LayerNorm", x + linear(f"{layer}.output.dense", hidden))
     return x
@@ -95,10 +95,10 @@ def bert(weights: Weights, pieces: Tensor, heads: int = _HEADS) -> Tensor:
 
 @functools.cache
 def embedder(fetch: Callable[[], tuple[Weights, Sequence[str]]]) -> Callable[[str], Tensor]:
-    """A caption to its tokens (L, width), float32 on the CPU, each computed once.
+    """A cached function of a caption to its tokens (L, width), float32 on the CPU.
 
     Args:
-        fetch: gives BERT's weights and its vocabulary in order; called at the first caption.
+        fetch: returns BERT's weights and its vocabulary in order; called at the first caption.
     """
 
     @functools.cache
@@ -108,7 +108,7 @@ def embedder(fetch: Callable[[], tuple[Weights, Sequence[str]]]) -> Callable[[st
 
     @functools.lru_cache(_KEPT)
     def embed(text: str) -> Tensor:
-        # one caption at a time, in full precision, on the CPU: its bits depend on nothing but the caption
+        # one caption at a time, in full precision, on the CPU: the result depends only on the caption
         with torch.autocast("cpu", enabled=False):
             weights, vocabulary = fetched()
             inner = word_pieces(text, vocabulary)[: _LONGEST - 2]
@@ -119,10 +119,10 @@ def embedder(fetch: Callable[[], tuple[Weights, Sequence[str]]]) -> Callable[[st
 
 
 class MiniLM(nn.Module):
-    """B captions to MiniLM's tokens (B, L, 384) and which of them there are, (B, L) bool. It has no parameters.
+    """B captions to MiniLM's tokens (B, L, 384) and their mask (B, L) bool.
 
-    Its weights are those of MiniLM, fetched at the first caption; no checkpoint holds them, no optimiser sees them,
-    and copies of the model share them.
+    The module has no parameters: MiniLM's weights are loaded at the first caption, shared by copies of the model, and
+    part of neither checkpoints nor optimisers.
 
     Args:
         fetch: see ``embedder``.
@@ -134,11 +134,11 @@ class MiniLM(nn.Module):
     def __init__(self, fetch: Callable[[], tuple[Weights, Sequence[str]]]):
         super().__init__()
         self.embed = embedder(fetch)
-        self.register_buffer("here", torch.zeros(1), persistent=False)  # it moves with the model: where tokens go
+        self.register_buffer("here", torch.zeros(1), persistent=False)  # marks the model's device, for the tokens
 
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        found = [self.embed(text) for text in texts]
-        longest = max(map(len, found))
-        tokens = torch.stack([F.pad(tokens, (0, 0, 0, longest - len(tokens))) for tokens in found])
-        there = torch.arange(longest) < torch.tensor([[len(tokens)] for tokens in found])
-        return tokens.to(self.here.device), there.to(self.here.device)
+        embeddings = [self.embed(text) for text in texts]
+        longest = max(map(len, embeddings))
+        tokens = torch.stack([F.pad(rows, (0, 0, 0, longest - len(rows))) for rows in embeddings])
+        mask = torch.arange(longest) < torch.tensor([[len(rows)] for rows in embeddings])
+        return tokens.to(self.here.device), mask.to(self.here.device)

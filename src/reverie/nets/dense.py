@@ -9,10 +9,7 @@ from torch import nn
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """(B, sizes[0]) to (B, sizes[-1]): linear layers with SiLU between them (none after the last).
-
-    Two sizes make one linear map.
-    """
+    """(B, sizes[0]) to (B, sizes[-1]): linear layers with SiLU in between; a single linear layer for two sizes."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.SiLU()]

@@ -1,4 +1,4 @@
-"""What networks that were trained on ImageNet expect of a picture."""
+"""Input normalisation of networks trained on ImageNet."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class Normalise(nn.Module):
-    """(B, 1 or 3, H, W) in [-1, 1] to (B, 3, H, W), less the mean of ImageNet's colours, over their deviation.
+    """(B, 1 or 3, H, W) in [-1, 1] to (B, 3, H, W), normalised by ImageNet's mean and standard deviation per channel.
 
-    Grey is repeated. In [0, 1] these are the well-known 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225.
+    Grey is repeated. For inputs in [0, 1] these are 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225.
     """
 
     mean: Tensor

@@ -1,13 +1,12 @@
 """FID's Inception-v3: the network of the TensorFlow graph of 2015-12-05, up to its 2,048 pooled features.
 
-Szegedy et al., arXiv:1512.00567. It differs from the Inception-v3 of today's libraries: average pools do not count
-their padding, the last block's pool takes the maximum, and its weights are others. Rewritten without changing a value
-but by rounding, because much of its time went into moving bytes:
+Szegedy et al., arXiv:1512.00567. It differs from the Inception-v3 of current libraries: average pools do not count
+their padding, the last block uses a max pool, and the weights differ. Equal up to rounding to the original, but faster:
 
 - batch normalisation is folded into the convolutions;
-- the 1x1 convolutions that read the same input are one convolution;
-- an average pool and the 1x1 convolution after it change places (both are linear, and a pool's weights sum to one),
-  so that the pool works on 32 to 192 channels instead of 192 to 2,048.
+- the 1x1 convolutions of the same input are one convolution;
+- an average pool and the 1x1 convolution after it are swapped (both are linear, and a pool's weights sum to one), so
+  that the pool works on 32 to 192 channels instead of 192 to 2,048.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DIMENSION = 2048
-SIZE = 299  # pixels a side
+SIZE = 299  # side in pixels
 STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
 WIDE, TALL = (0, 3), (3, 0)  # padding of 1x7 and 7x1 kernels
 
 
 class Convolution(nn.Module):
-    """One or more convolutions of the same input as one, their normalisations folded in, and the rectifier."""
+    """Convolutions of the same input merged into one, with folded batch normalisation, and a rectifier."""
 
     weight: Tensor
     bias: Tensor
@@ -55,7 +54,7 @@ class Convolution(nn.Module):
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding).relu_()
 
     def split(self, x: Tensor, pool: bool = False) -> list[Tensor]:
-        """The output of each of the convolutions; where asked, the last one's is pooled before the rectifier."""
+        """The output of each convolution; with ``pool`` the last is pooled before the rectifier."""
         parts = list(F.conv2d(x, self.weight, self.bias).split(self.sizes, 1))
         if pool:
             parts[-1] = F.avg_pool2d(parts[-1], 3, 1, 1, count_include_pad=False)
@@ -77,8 +76,8 @@ class Block35(nn.Module):
         self.threes = nn.Sequential(conv("branch3x3dbl_2", padding=(1, 1)), conv("branch3x3dbl_3", padding=(1, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        one, five, threes, pooled = self.heads.split(x, pool=True)
-        return torch.cat([one, self.five(five), self.threes(threes), pooled], 1)
+        branch1, five, threes, pooled = self.heads.split(x, pool=True)
+        return torch.cat([branch1, self.five(five), self.threes(threes), pooled], 1)
 
 
 class To17(nn.Module):
@@ -113,8 +112,8 @@ class Block17(nn.Module):
         self.sevens = nn.Sequential(*sevens)
 
     def forward(self, x: Tensor) -> Tensor:
-        one, seven, sevens, pooled = self.heads.split(x, pool=True)
-        return torch.cat([one, self.seven(seven), self.sevens(sevens), pooled], 1)
+        branch1, seven, sevens, pooled = self.heads.split(x, pool=True)
+        return torch.cat([branch1, self.seven(seven), self.sevens(sevens), pooled], 1)
 
 
 class To8(nn.Module):
@@ -151,16 +150,16 @@ class Block8(nn.Module):
         self.maximum = conv("branch_pool") if maximum else None
 
     def forward(self, x: Tensor) -> Tensor:
-        one, short, deep, *pooled = self.heads.split(x, pool=self.maximum is None)
+        branch1, short, deep, *pooled = self.heads.split(x, pool=self.maximum is None)
         if self.maximum is not None:
             pooled = [self.maximum(F.max_pool2d(x, 3, 1, 1))]
         deep = self.three(deep)
         spread = [fan(y) for fan, y in zip(self.fans, (short, short, deep, deep), strict=True)]
-        return torch.cat([one, *spread, *pooled], 1)
+        return torch.cat([branch1, *spread, *pooled], 1)
 
 
 class LastBlock(Block8):
-    """The last block, whose pool takes the maximum."""
+    """The last block, with a max pool."""
 
     def __init__(self, conv: Maker):
         super().__init__(conv, maximum=True)
@@ -176,7 +175,7 @@ BLOCKS: dict[str, Any] = {
     "Mixed_7c": LastBlock,
 }
 CONVOLUTIONS = STEM + tuple(f"{name}.{part}" for name, block in BLOCKS.items() for part in block.names)
-"""In the graph's order. Each has ``.weight`` (O, I, H, W), and of its normalisation ``.beta``, ``.mean``, ``.var``."""
+"""In the graph's order. Each has ``.weight`` (O, I, H, W), and ``.beta``, ``.mean``, ``.var`` of its normalisation."""
 
 
 class Inception(nn.Module):

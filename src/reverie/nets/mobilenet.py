@@ -1,4 +1,4 @@
-"""MobileNetV2, which tells the 1,000 classes of ImageNet apart. Sandler et al., arXiv:1801.04381."""
+"""MobileNetV2, a classifier of ImageNet's 1,000 classes. Sandler et al., arXiv:1801.04381."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: i
 
 
 class InvertedResidual(nn.Module):
-    """Widen (1x1), filter each channel (3x3), narrow (1x1, linear); added to the input where the shapes agree."""
+    """Expand (1x1), depthwise 3x3, project (1x1, linear); added to the input if the shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int):
         super().__init__()
@@ -45,7 +45,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Pictures of 224x224 to features, and to logits of ImageNet's classes. For "mobilenetv2"; made in eval mode."""
+    """Images of 224x224 to features and ImageNet logits, with the weights of "mobilenetv2"; built in eval mode."""
 
     def __init__(self) -> None:
         super().__init__()

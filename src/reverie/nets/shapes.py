@@ -1,20 +1,21 @@
-"""Sides of images and maps: which divide, and what to say where they do not."""
+"""Checks of image sizes: divisibility and range, with a suggestion."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 
 Shape = Sequence[int]  # (height, width)
-Sides = int | Sequence[int]  # the same, or one number for squares
+Sides = int | Sequence[int]  # the same, or an int for squares
 
 
 def sides(shape: Sides) -> tuple[int, int]:
-    """(height, width) of a shape, or of one number for squares.
+    """(height, width) of a shape, or of an int for squares.
 
     Raises:
-        UsageError: the shape of something else than an image.
+        UsageError: not the shape of an image.
     """
     if isinstance(shape, int):
         return shape, shape
@@ -29,23 +30,23 @@ def divides(number: int, shape: Shape) -> bool:
 
 
 def halved(shape: Shape, by: int = 2) -> tuple[int, int]:
-    """Both sides divided."""
+    """Both sides divided by ``by``."""
     return shape[0] // by, shape[1] // by
 
 
 def named(shape: Shape) -> str:
-    """64 of (64, 64), 48x64 of (48, 64): what --size takes."""
+    """A shape as the argument ``size``: 64 for (64, 64), 48x64 for (48, 64)."""
     return str(shape[0]) if len(set(shape)) == 1 else "x".join(map(str, shape))
 
 
 def check_sides(shape: Shape, what: str, multiple: int, least: int, most: int) -> None:
-    """A UsageError with the nearest fitting size, unless ``multiple`` divides every side and all are within range."""
+    """Raise a UsageError with the nearest valid size, unless ``multiple`` divides all sides and they are in range."""
     if divides(multiple, shape) and least <= min(shape) <= max(shape) <= most:
         return
     near = [min(max(least, round(side / multiple) * multiple), most) for side in shape]
     raise UsageError(
-        f"{what} needs a size that {multiple} divides, from {least} to {most}; {named(shape)} is not. "
-        f"Try --size {named(near)}."
+        f"{what} needs a size divisible by {multiple}, from {least} to {most}, not {named(shape)}. "
+        f"Try {argument('size', named(near))}."
     )
 
 
@@ -53,10 +54,22 @@ def check_square(shape: Shape, what: str, near: int | None = None) -> int:
     """The side of a square.
 
     Args:
-        near: a side that the caller takes; by default the longer one.
+        near: the suggested side; by default the longer one.
     Raises:
-        UsageError: any other shape, with the remedy.
+        UsageError: any other shape.
     """
     if shape[0] == shape[1]:
         return shape[0]
-    raise UsageError(f"{what} needs square images, not {named(shape)}. Try --size {near or max(shape)} --fit pad.")
+    raise UsageError(f"{what} needs square images, not {named(shape)}. Try {argument('size', near or max(shape))}.")
+
+
+def power_of_two(shape: Shape, least: int, most: int = 1024) -> int:
+    """The side of a square that is a power of two; raises a UsageError with the nearest valid size otherwise."""
+    near = min(max(least, 2 ** round(math.log2(max(*shape, 1)))), most)
+    size = check_square(shape, "This network", near)
+    if size & (size - 1) or not least <= size <= most:
+        raise UsageError(
+            f"This network doubles 4x4 maps, so it needs a power of two from {least} to {most}, not {size}. "
+            f"Try {argument('size', near)}."
+        )
+    return size

@@ -1,8 +1,7 @@
-"""A small encoder of 32-pixel pictures that ships with the package, so that scores need no download.
+"""A small encoder of 32-pixel images that ships with the package, so that scores need no download.
 
-``scripts/make_small_encoder.py`` trains it, on the bundled pictures: to name what is on them, and how they were
-degraded (blurred, noised, tinted ...), so that its features see both content and quality. Scores made with it bear its
-name.
+``scripts/make_small_encoder.py`` trains it on the bundled images to classify their content and their degradation
+(blur, noise, tint ...), so that its features depend on content and quality. Scores that use it have its name.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ import itertools
 
 from torch import Tensor, nn
 
-from reverie.nets.convolutional import Residual
+from reverie.nets.convolutional import ResidualBlock
 
 DIMENSION = 128
-SIZE = 32  # pixels a side
+SIZE = 32  # side in pixels
 WIDTHS = (32, 64, 96, 128)  # channels at 32, 16, 8 and 4 pixels
 
 
@@ -25,7 +24,7 @@ class SmallEncoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, WIDTHS[0], 3, padding=1), nn.ReLU()]
         for narrow, wide in itertools.pairwise(WIDTHS):
-            layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), Residual(wide)]
+            layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), ResidualBlock(wide)]
         self.layers = nn.Sequential(*layers, nn.ReLU())
 
     def forward(self, image: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""A small text encoder that is trained along with what it steers: no vocabulary file, no download.
+"""A small text encoder that is trained jointly with the model: no vocabulary file, no download.
 
-A word is the mean of the hashed embeddings of itself and of its letter trigrams (Bojanowski et al., arXiv:1607.04606),
-so that "hearts" is close to "heart" from the start and no word is unknown. A transformer layer lets the words look at
-each other.
+A word's embedding is the mean of hashed embeddings of the word and its letter trigrams (Bojanowski et al.,
+arXiv:1607.04606), so that "hearts" is close to "heart" from the start and no word is unknown. A transformer layer adds
+attention between words.
 """
 
 from __future__ import annotations
@@ -20,48 +20,48 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _BUCKETS = 8192
-_LONGEST = 24  # words of a caption that are read
+_LONGEST = 24  # words per caption
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words and the signs that carry meaning in captions, the first 24; an underscore is a space."""
+    """The first 24 words and punctuation marks, in lower case; an underscore is a space."""
     return re.findall(r"[^\W_]+|[^\w\s]", unicodedata.normalize("NFKC", text).lower())[:_LONGEST]
 
 
 @functools.lru_cache(1 << 16)
 def pieces(word: str) -> tuple[int, ...]:
-    """Buckets of a word and of the trigrams of <word>, each once."""
+    """Hash buckets of a word and of the trigrams of <word>, without duplicates."""
     marked = f"<{word}>"
     parts = [marked, *(marked[i : i + 3] for i in range(len(marked) - 2))]
     return tuple(zlib.crc32(part.encode()) % _BUCKETS for part in dict.fromkeys(parts))
 
 
 class Layer(nn.Module):
-    """x + attention, then x + perceptron, each on normalised input; only tokens that are there are looked at."""
+    """x + attention(x), then x + mlp(x), each on normalised input; masked tokens are ignored."""
 
     def __init__(self, width: int, heads: int = 4):
         super().__init__()
         self.heads = heads
-        self.norm, self.later_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         last = nn.Linear(2 * width, width)
-        self.perceptron = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), last)
-        for layer in (self.out, last):  # at the start a token is its word, not drowned in what others add
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), last)
+        for layer in (self.out, last):  # small at initialisation, so that a token starts as its word's embedding
             nn.init.normal_(layer.weight, std=0.02 * width**-0.5)
 
-    def forward(self, x: Tensor, there: Tensor) -> Tensor:
-        q, k, v = self.queries_keys_values(self.norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)  # (B, heads, L, L)
-        made = scores.masked_fill(~there[:, None, None], -math.inf).softmax(3) @ v
-        x = x + self.out(made.transpose(1, 2).flatten(2))
-        return x + self.perceptron(self.later_norm(x))
+        attended = scores.masked_fill(~mask[:, None, None], -math.inf).softmax(3) @ v
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
 
 
 class TextEncoder(nn.Module):
-    """B captions to tokens (B, L, width) and which of them there are, (B, L) bool; "" is one learned token.
+    """B captions to tokens (B, L, width) and their mask, (B, L) bool; "" is a learned token.
 
-    What stands where no token is has no meaning.
+    Tokens where the mask is false are undefined.
 
     Args:
         width: of a token.
@@ -71,9 +71,9 @@ class TextEncoder(nn.Module):
     def __init__(self, width: int = 128, depth: int = 1):
         super().__init__()
         self.width = width
-        self.pieces = nn.EmbeddingBag(_BUCKETS, width, mode="mean")
+        self.embedding = nn.EmbeddingBag(_BUCKETS, width, mode="mean")
         self.null = nn.Parameter(torch.randn(width))
-        self.places = nn.Parameter(torch.zeros(_LONGEST, width))
+        self.positions = nn.Parameter(torch.zeros(_LONGEST, width))
         self.layers = nn.ModuleList(Layer(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
@@ -83,15 +83,15 @@ class TextEncoder(nn.Module):
         flat = [word for words in read for word in words]
         starts = [0, *itertools.accumulate(map(len, flat))]
         rows, number = [], itertools.count(1)
-        for words in read:  # the number of each word in ``table``; 0 is the null token
+        for words in read:  # the row of each word in ``table``; 0 is the null token
             rows.append([next(number) for _ in words] + [0] * (longest - len(words)))
-        whole = functools.partial(torch.tensor, dtype=torch.int64, device=self.null.device)
-        found = self.pieces(whole([bucket for word in flat for bucket in word]), whole(starts[:-1]))
-        table = torch.cat([self.null[None], found])  # (1 + words, width)
-        index = whole(rows)  # (B, L)
-        there = index > 0
-        there[:, 0] = True
-        tokens = F.embedding(index, table) + self.places[:longest]
+        int64 = functools.partial(torch.tensor, dtype=torch.int64, device=self.null.device)
+        embeddings = self.embedding(int64([bucket for word in flat for bucket in word]), int64(starts[:-1]))
+        table = torch.cat([self.null[None], embeddings])  # (1 + words, width)
+        index = int64(rows)  # (B, L)
+        mask = index > 0
+        mask[:, 0] = True
+        tokens = F.embedding(index, table) + self.positions[:longest]
         for layer in self.layers:
-            tokens = layer(tokens, there)
-        return self.norm(tokens), there
+            tokens = layer(tokens, mask)
+        return self.norm(tokens), mask

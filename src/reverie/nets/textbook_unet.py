@@ -1,12 +1,12 @@
-"""The U-Net of denoising diffusion as textbooks draw it, weight for weight the one that diffusers calls UNet2DModel.
+"""The textbook U-Net of denoising diffusion, with the weights of diffusers' UNet2DModel.
 
 Ho et al., arXiv:2006.11239, appendix B: residual blocks of group normalisation (Wu and He, arXiv:1803.08494), SiLU and
-3x3 convolution, told the time by a shift of each channel; self-attention at some levels; stride-2 convolutions down,
-nearest neighbours and a convolution up. Parameters have the names and shapes of diffusers' state dict, so that weights
-go both ways without a table. Where ``nets.unet`` is shaped for speed, this one is the yardstick.
+3x3 convolution, conditioned on time by a shift per channel; self-attention at some levels; stride-2 convolutions down,
+nearest-neighbour upsampling and a convolution up. Parameters have the names and shapes of diffusers' state dict, so
+weights are exchanged without a mapping. This network is the reference for the faster ``nets.unet``.
 
-Activations stay channels_last, where attention's linear layers read them without a copy. Normalisation is in float32:
-steadier under bfloat16, and on a CPU faster than torch's own for bfloat16.
+Activations stay channels_last, which attention's linear layers read without a copy. Normalisation is in float32: more
+stable under bfloat16, and on a CPU faster than torch's bfloat16 kernel.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from reverie.nets.unet import attend, embed_label
 
 
-def sinusoids(timestep: Tensor, width: int, cosines_first: bool = False, shift: int = 1) -> Tensor:
-    """(B,) to (B, width): sines and cosines of frequencies from 1 to 1e-4, or (shift 0) just short of it."""
+def sinusoids(timestep: Tensor, width: int, flip_sin_to_cos: bool = False, shift: int = 1) -> Tensor:
+    """(B,) to (B, width): sines and cosines of frequencies from 1 to 1e-4 (shift 1) or slightly above (shift 0)."""
     half = width // 2
     frequencies = torch.exp(torch.arange(half, device=timestep.device) * (-math.log(10000) / (half - shift)))
     angles = timestep.float()[:, None] * frequencies
-    parts = (angles.cos(), angles.sin()) if cosines_first else (angles.sin(), angles.cos())
+    parts = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
     return torch.cat(parts, 1)
 
 
@@ -37,7 +37,7 @@ class Norm(nn.GroupNorm):
         return super().forward(x.to(self.weight.dtype))
 
 
-class Residual(nn.Module):
+class ResnetBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x))) + shift))), or with (1 + scale) and shift after the second norm."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, groups: int, epsilon: float, scale_shift: bool):
@@ -52,18 +52,18 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        told = self.time_emb_proj(embedding)[:, :, None, None]
+        projected = self.time_emb_proj(embedding)[:, :, None, None]
         if self.scale_shift:
-            scale, shift = told.chunk(2, 1)
-            h = torch.addcmul(shift, self.norm2(h).to(told.dtype), 1 + scale)
+            scale, shift = projected.chunk(2, 1)
+            h = torch.addcmul(shift, self.norm2(h).to(projected.dtype), 1 + scale)
         else:
-            h = self.norm2(h + told)
+            h = self.norm2(h + projected)
         h = self.conv2(F.silu(h))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class Attention(nn.Module):
-    """x + attention of every place to every place; ``groups`` 0: without a norm before."""
+    """x + self-attention(norm(x)); ``groups`` 0: without the norm."""
 
     def __init__(self, channels: int, head: int, groups: int, epsilon: float):
         super().__init__()
@@ -79,12 +79,12 @@ class Attention(nn.Module):
             project(rows).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, places, C / heads)
             for project in (self.to_q, self.to_k, self.to_v)
         )
-        made = self.to_out[0](attend(q, k, v).transpose(1, 2).flatten(2))
-        return x + made.transpose(1, 2).unflatten(2, x.shape[2:])
+        attended = self.to_out[0](attend(q, k, v).transpose(1, 2).flatten(2))
+        return x + attended.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class Resample(nn.Module):
-    """Half the side by a stride-2 convolution (``padding`` 0: zeros to the right and below only), or twice the side."""
+    """Halve the side by a stride-2 convolution (``padding`` 0: zeros to the right and below only), or double it."""
 
     def __init__(self, channels: int, up: bool, padding: int = 1):
         super().__init__()
@@ -100,10 +100,10 @@ class Resample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, attention after each where there is some, then the way to the next level."""
+    """Residual blocks of a resolution, each followed by optional attention, then a resampling to the next level."""
 
     def __init__(
-        self, resnets: list[Residual], attentions: list[Attention], down: list[Resample], up: list[Resample]
+        self, resnets: list[ResnetBlock], attentions: list[Attention], down: list[Resample], up: list[Resample]
     ) -> None:
         super().__init__()
         self.resnets, self.attentions = nn.ModuleList(resnets), nn.ModuleList(attentions)
@@ -118,19 +118,19 @@ class TextbookUNet(nn.Module):
     """(B, channels, H, W) and timesteps (B,) to (B, channels, H, W); H and W halve at every level but the last.
 
     Args:
-        channels: of the pictures.
+        channels: of the images.
         widths: channels of each level, fine to coarse.
-        depth: residual blocks a level on the way down; one more on the way up.
-        attention: the levels with attention, counted from 0.
-        middle_attention: whether there is attention between the two blocks in the middle.
-        head: channels of an attention head; 0: one head of all channels.
-        groups: of the group normalisation; must divide every width.
-        epsilon: of the group normalisation.
-        padding: of the convolutions down: 1 on all sides, or 0: to the right and below only, as the paper's code does.
-        cosines_first: whether the timestep's code is cosines, sines (or sines, cosines).
-        frequency_shift: 1 where the lowest frequency of that code is 1e-4, 0 where it is just above.
-        scale_shift: whether the time scales and shifts after the second normalisation (or shifts before it).
-        classes: number of classes (0: no labels); the embedding has one row more, the last: any class.
+        depth: residual blocks per level on the way down; one more on the way up.
+        attention_levels: the levels with attention, counted from 0.
+        mid_attention: attention between the two blocks at the coarsest level.
+        head_dim: channels of an attention head; 0: a single head of all channels.
+        norm_groups: of the group normalisation; must divide every width.
+        norm_eps: of the group normalisation.
+        downsample_padding: 1 on all sides, or 0: to the right and below only, as in the paper's code.
+        flip_sin_to_cos: whether the timestep's embedding is cosines, sines (or sines, cosines).
+        freq_shift: 1: the lowest frequency of that embedding is 1e-4; 0: slightly above.
+        scale_shift: whether time scales and shifts after the second normalisation (or shifts before it).
+        classes: number of classes (0: no labels); the embedding has an additional last row for any class.
     """
 
     def __init__(
@@ -138,26 +138,27 @@ class TextbookUNet(nn.Module):
         channels: int,
         widths: tuple[int, ...] = (64, 128, 128),
         depth: int = 2,
-        attention: tuple[int, ...] = (1,),
-        middle_attention: bool = True,
-        head: int = 0,
-        groups: int = 32,
-        epsilon: float = 1e-6,
-        padding: int = 0,
-        cosines_first: bool = False,
-        frequency_shift: int = 1,
+        attention_levels: tuple[int, ...] = (1,),
+        mid_attention: bool = True,
+        head_dim: int = 0,
+        norm_groups: int = 32,
+        norm_eps: float = 1e-6,
+        downsample_padding: int = 0,
+        flip_sin_to_cos: bool = False,
+        freq_shift: int = 1,
         scale_shift: bool = False,
         classes: int = 0,
     ):
         super().__init__()
-        self.depth, self.cosines_first, self.frequency_shift = depth, cosines_first, frequency_shift
+        self.depth, self.flip_sin_to_cos, self.freq_shift = depth, flip_sin_to_cos, freq_shift
         embedding = 4 * widths[0]
 
-        def residual(inputs: int, outputs: int) -> Residual:
-            return Residual(inputs, outputs, embedding, groups, epsilon, scale_shift)
+        def residual(inputs: int, outputs: int) -> ResnetBlock:
+            return ResnetBlock(inputs, outputs, embedding, norm_groups, norm_eps, scale_shift)
 
-        def attentions(place: int, count: int) -> list[Attention]:
-            return [Attention(widths[place], head, groups, epsilon) for _ in range(count if place in attention else 0)]
+        def attentions(index: int, count: int) -> list[Attention]:
+            count = count if index in attention_levels else 0
+            return [Attention(widths[index], head_dim, norm_groups, norm_eps) for _ in range(count)]
 
         self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.time_embedding = nn.ModuleDict(
@@ -166,28 +167,28 @@ class TextbookUNet(nn.Module):
         self.class_embedding = nn.Embedding(classes + 1, embedding) if classes else None
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         last = len(widths) - 1
-        for place, wide in enumerate(widths):
-            inputs = [widths[max(place - 1, 0)], *[wide] * (depth - 1)]
-            down = [Resample(wide, up=False, padding=padding)] if place < last else []
-            self.down_blocks.append(Level([residual(i, wide) for i in inputs], attentions(place, depth), down, []))
-        coarse, middle_groups = widths[-1], 0 if scale_shift else groups
-        middle = [Attention(coarse, head, middle_groups, epsilon)] if middle_attention else []
+        for index, wide in enumerate(widths):
+            inputs = [widths[max(index - 1, 0)], *[wide] * (depth - 1)]
+            down = [Resample(wide, up=False, padding=downsample_padding)] if index < last else []
+            self.down_blocks.append(Level([residual(i, wide) for i in inputs], attentions(index, depth), down, []))
+        coarse, mid_groups = widths[-1], 0 if scale_shift else norm_groups
+        middle = [Attention(coarse, head_dim, mid_groups, norm_eps)] if mid_attention else []
         self.mid_block = Level([residual(coarse, coarse), residual(coarse, coarse)], middle, [], [])
-        for place in reversed(range(len(widths))):
-            wide, finer = widths[place], widths[max(place - 1, 0)]
-            below = [widths[min(place + 1, last)], *[wide] * depth]  # what comes from below and from the block before
-            beside = [*[wide] * depth, finer]  # what comes across from the way down
-            blocks = [residual(a + b, wide) for a, b in zip(below, beside, strict=True)]
-            up = [Resample(wide, up=True)] if place else []
-            self.up_blocks.append(Level(blocks, attentions(place, depth + 1), [], up))
-        self.conv_norm_out = Norm(groups, widths[0], epsilon)
+        for index in reversed(range(len(widths))):
+            wide, finer = widths[index], widths[max(index - 1, 0)]
+            before = [widths[min(index + 1, last)], *[wide] * depth]  # from the coarser level or previous block
+            skips = [*[wide] * depth, finer]  # from the skip connections
+            blocks = [residual(a + b, wide) for a, b in zip(before, skips, strict=True)]
+            up = [Resample(wide, up=True)] if index else []
+            self.up_blocks.append(Level(blocks, attentions(index, depth + 1), [], up))
+        self.conv_norm_out = Norm(norm_groups, widths[0], norm_eps)
         self.conv_out = nn.Conv2d(widths[0], channels, 3, padding=1)
 
     def embed(self, timestep: Tensor, label: Tensor | None) -> Tensor:
-        """What the residual blocks are told of time and class, (B, 4 widths[0])."""
-        code = sinusoids(timestep, self.conv_in.out_channels, self.cosines_first, self.frequency_shift)
-        code = code.to(self.conv_in.weight.dtype)
-        embedding = self.time_embedding["linear_2"](F.silu(self.time_embedding["linear_1"](code)))
+        """The embedding of time and class for the residual blocks, (B, 4 widths[0])."""
+        waves = sinusoids(timestep, self.conv_in.out_channels, self.flip_sin_to_cos, self.freq_shift)
+        waves = waves.to(self.conv_in.weight.dtype)
+        embedding = self.time_embedding["linear_2"](F.silu(self.time_embedding["linear_1"](waves)))
         if self.class_embedding is not None:
             embedding = embedding + embed_label(self.class_embedding, label, len(timestep))
         return F.silu(embedding)
@@ -204,24 +205,24 @@ class TextbookUNet(nn.Module):
 
         Args:
             label: classes (B,), -1 or None: any class.
-            tokens, mask: a caption's, for networks that read one; this one does not.
+            tokens, mask: of captions; unused by this network.
         """
         embedding = self.embed(timestep, label)
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
-        kept = [x]
+        skips = [x]
         level: Any
         for level in self.down_blocks:
             for index in range(self.depth):
                 x = level(index, x, embedding)
-                kept.append(x)
+                skips.append(x)
             for down in level.downsamplers:
                 x = down(x)
-                kept.append(x)
-        for index in (0, 1):  # attention, if any, stands between the two
+                skips.append(x)
+        for index in (0, 1):  # with optional attention in between
             x = self.mid_block(index, x, embedding)
         for level in self.up_blocks:
             for index in range(self.depth + 1):
-                x = level(index, torch.cat([x, kept.pop()], 1), embedding)
+                x = level(index, torch.cat([x, skips.pop()], 1), embedding)
             for up in level.upsamplers:
                 x = up(x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))

@@ -18,7 +18,7 @@ LAST_OF_BLOCKS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
 
 class VGG16(nn.Module):
-    """Pictures to the activations of any of its 13 layers, relu1_1 ... relu5_3. Its weights are those of "vgg16"."""
+    """Images to the activations of any of its 13 layers, relu1_1 ... relu5_3, with the weights of "vgg16"."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,23 +32,23 @@ class VGG16(nn.Module):
                 inputs = channels
 
     def forward(self, images: Tensor, layers: Iterable[str] = LAST_OF_BLOCKS) -> dict[str, Tensor]:
-        """(B, 1 or 3, H, W) in [-1, 1] to {"reluX_Y": (B, C, H / 2^(X-1), W / 2^(X-1))}; nothing deeper is computed.
+        """(B, 1 or 3, H, W) in [-1, 1] to {"reluX_Y": (B, C, H / 2^(X-1), W / 2^(X-1))}, up to the deepest layer.
 
         Raises:
-            UsageError: an unknown layer, or a picture too small for the deepest.
+            UsageError: an unknown layer, or an image too small for the deepest.
         """
-        wanted = set(layers)
+        layers = set(layers)
         names = [f"relu{name}" for _, name in self.layers]
-        for name in wanted.difference(names):
+        for name in layers.difference(names):
             raise UsageError(f"VGG-16 has no layer {name!r}.{suggest(name, names)} It has {', '.join(names)}.")
-        depth = max((names.index(name) + 1 for name in wanted), default=0)
-        found, x = {}, self.normalise(images)
+        depth = max((names.index(name) + 1 for name in layers), default=0)
+        outputs, x = {}, self.normalise(images)
         for block, name in self.layers[:depth]:
             if block > 1 and name.endswith("_1"):
                 if min(x.shape[-2:]) < 2:
-                    raise UsageError(f"relu{name} needs pictures of {2 ** (block - 1)} pixels a side; enlarge them.")
+                    raise UsageError(f"relu{name} needs images of at least {2 ** (block - 1)} pixels; enlarge them.")
                 x = F.max_pool2d(x, 2)
             x = F.relu(self.get_submodule(f"conv{name}")(x))  # (B, C, H / 2^(block-1), W / 2^(block-1))
-            if f"relu{name}" in wanted:
-                found[f"relu{name}"] = x
-        return found
+            if f"relu{name}" in layers:
+                outputs[f"relu{name}"] = x
+        return outputs

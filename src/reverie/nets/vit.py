@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from reverie.core.errors import UsageError
 from reverie.nets.imagenet import Normalise
 
-TRAINED_SIDE = 37  # patches a side of the pictures of 518 pixels that it was last trained on
+TRAINED_SIDE = 37  # patches per side in the last stage of its training, on images of 518 pixels
 
 
 class Attention(nn.Module):
@@ -31,7 +31,7 @@ class Attention(nn.Module):
 
 
 class Scale(nn.Module):
-    """A factor for each channel: LayerScale, Touvron et al., arXiv:2103.17239."""
+    """LayerScale, a factor per channel: Touvron et al., arXiv:2103.17239."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -42,7 +42,7 @@ class Scale(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention, then x + perceptron, each on normalised input and scaled."""
+    """x + attention(x), then x + mlp(x), each on normalised input and scaled."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -60,7 +60,7 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Pictures to the feature of their class token. The defaults are ViT-S/14, for the weights of "dinov2"."""
+    """Images to the feature of their class token. The defaults are ViT-S/14, for the weights of "dinov2"."""
 
     def __init__(self, width: int = 384, depth: int = 12, heads: int = 6, patch: int = 14):
         super().__init__()
@@ -77,19 +77,19 @@ class ViT(nn.Module):
         """The position embedding of a grid of patches: (1, height * width, C)."""
         grid = self.pos_embed[:, 1:].unflatten(1, (TRAINED_SIDE, TRAINED_SIDE)).permute(0, 3, 1, 2)
         if (height, width) != (TRAINED_SIDE, TRAINED_SIDE):
-            # the published features come from a scale 0.1 patch too large, which moves the points that are read
+            # the published features use a scale that is 0.1 patch too large, which shifts the sampling points
             scale = ((height + 0.1) / TRAINED_SIDE, (width + 0.1) / TRAINED_SIDE)
             grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")  # (1, C, height, width)
         return grid.flatten(2).transpose(1, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 1 or 3, H, W) in [-1, 1], best of 224x224, to features (B, width).
+        """(B, 1 or 3, H, W) in [-1, 1], preferably 224x224, to features (B, width).
 
         Raises:
             UsageError: sides that the patch does not divide.
         """
         if images.shape[-2] % self.patch or images.shape[-1] % self.patch:
-            raise UsageError(f"This transformer needs sides that {self.patch} divides: resize the pictures to 224x224.")
+            raise UsageError(f"This transformer needs sides divisible by {self.patch}: resize the images to 224x224.")
         patches = self.patch_embed(self.normalise(images))  # (B, C, height, width)
         x = patches.flatten(2).transpose(1, 2) + self.positions(*patches.shape[2:])  # (B, N, C)
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)

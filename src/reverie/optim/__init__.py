@@ -1,1 +1,1 @@
-"""What models need of training: phases, stages, optimisers."""
+"""The training interface of models: phases, stages, optimisers."""

@@ -1,10 +1,10 @@
-"""Muon: momentum whose matrices are orthogonalised before they are taken as a step.
+"""Muon: momentum with orthogonalised updates of weight matrices.
 
-Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. A gradient's few strong directions drown
-the weak ones; the nearest orthogonal matrix U V' of the momentum U S V' moves along all of them alike. Kernels are read
-as matrices (outputs, inputs x places). The step is scaled so that its entries are as large as Adam's would be (Liu et
-al., arXiv:2502.16982, section 2.2), so one learning rate serves both. What is no hidden matrix (embeddings, biases, a
-thin first or last layer) is moved by AdamW.
+Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. Momentum matrices have few large
+singular values; the nearest orthogonal matrix U V' of the momentum U S V' sets all of them to 1. Convolution kernels
+are flattened to matrices (outputs, inputs x kernel positions). Updates are scaled to the magnitude of Adam's (Liu et
+al., arXiv:2502.16982, section 2.2), so both share a learning rate. AdamW updates all other parameters (embeddings,
+biases, thin first or last layers).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-_THIN = 16  # a matrix with fewer rows or columns has no spectrum worth levelling
+_THIN = 16  # matrices with fewer rows or columns gain nothing from orthogonalisation
 
 
 def orthogonal(x: Tensor, iterations: int = 5) -> Tensor:
-    """Nearly U V' of each matrix U S V' of (N, rows, columns): singular values end within about 0.7 ... 1.2.
+    """Approximate U V' of each matrix U S V' of (N, rows, columns), with singular values of about 0.7 ... 1.2.
 
     The quintic Newton-Schulz iteration, with Jordan's coefficients.
     """
@@ -34,7 +34,7 @@ def orthogonal(x: Tensor, iterations: int = 5) -> Tensor:
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """The weights that Muon is for: of linear and convolutional layers, thin ones left out."""
+    """The weights that Muon updates: of linear and convolutional layers, without thin ones."""
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return [w for w in weights if w.requires_grad and min(len(w), w[0].numel()) >= _THIN]
 
@@ -43,9 +43,9 @@ class Muon(torch.optim.Optimizer):
     """Muon for ``hidden_matrices`` of a model, AdamW for its other parameters.
 
     Args:
-        model: whose parameters to move.
-        lr: step size of both.
-        weight_decay: of everything that has more than one dimension, times lr.
+        model: its parameters are optimised.
+        lr: learning rate of both.
+        weight_decay: of parameters with more than one dimension, times lr.
         momentum: of the matrices, in Nesterov's form.
         betas: Adam's.
     """
@@ -70,44 +70,45 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            moving = [p for p in group["params"] if p.grad is not None]
-            if moving:
-                (self._muon if group["muon"] else self._adam)(moving, group)
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                (self._muon if group["muon"] else self._adam)(parameters, group)
 
-    def _muon(self, moving: list[Tensor], group: dict[str, Any]) -> None:
-        gradients = [p.grad for p in moving if p.grad is not None]
-        for p in moving:
+    def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for p in parameters:
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
-        averages = [self.state[p]["momentum"] for p in moving]
+        averages = [self.state[p]["momentum"] for p in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
-        aims = torch._foreach_lerp(gradients, averages, group["momentum"])
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)  # matrices of one shape are worked on together
-        for place, aim in enumerate(aims):
-            alike[(len(aim), aim[0].numel())].append(place)
-        for shape, places in alike.items():
-            moves = orthogonal(torch.stack([aims[i].flatten(1) for i in places]))
+        momenta = torch._foreach_lerp(gradients, averages, group["momentum"])
+        by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)  # matrices of equal shape are batched
+        for index, momentum in enumerate(momenta):
+            by_shape[(len(momentum), momentum[0].numel())].append(index)
+        for shape, indices in by_shape.items():
+            updates = orthogonal(torch.stack([momenta[i].flatten(1) for i in indices]))
             size = group["lr"] * 0.2 * max(shape) ** 0.5
-            for i, move in zip(places, moves, strict=True):
-                moving[i].mul_(1 - group["lr"] * group["weight_decay"]).sub_(move.view(moving[i].shape), alpha=size)
+            for p, update in zip((parameters[i] for i in indices), updates, strict=True):
+                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update.view(p.shape), alpha=size)
 
-    def _adam(self, moving: list[Tensor], group: dict[str, Any]) -> None:
-        for p in moving:
+    def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for p in parameters:
             if not self.state[p]:
                 self.state[p] |= {"step": torch.zeros((), device=p.device)}
                 self.state[p] |= {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
-        parts = ([self.state[p][key] for p in moving] for key in ("exp_avg", "exp_avg_sq", "step"))
-        averages, squares, steps = parts
+        averages, squares, steps = (
+            [self.state[p][key] for p in parameters] for key in ("exp_avg", "exp_avg_sq", "step")
+        )
         adamw(
-            moving,
-            [p.grad for p in moving if p.grad is not None],
+            parameters,
+            [p.grad for p in parameters if p.grad is not None],
             averages,
             squares,
             [],
             steps,
-            fused=all(p.device.type in ("cpu", "cuda") for p in moving),
+            fused=all(p.device.type in ("cpu", "cuda") for p in parameters),
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],

@@ -1,1 +1,1 @@
-"""How models learn: phases, one loop, and the run directory that remembers it."""
+"""Training: the loop, its steps and callbacks, checkpoints and run directories."""

@@ -1,4 +1,4 @@
-"""The progress bar of a training: a bar on a terminal, a line now and then elsewhere. All of it on stderr."""
+"""The progress of a training on stderr: a bar on a terminal, elsewhere a line every few seconds."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Bar(Callback):
-    """Time left, losses, step, images per second; every other number is in the log.
+    """Time left, losses, step, images per second; all other metrics are in the log.
 
     Args:
         show: False is silent (other ranks, library use).
     """
 
     order = SHOW
-    QUIET_SECONDS = 10.0  # between lines where there is no terminal
+    QUIET_SECONDS = 10.0  # between lines without a terminal
 
     def __init__(self, show: bool = True):
         self.show = show

@@ -1,6 +1,6 @@
-"""What happens beside the steps of a training: the callbacks' interface, and those that write files.
+"""The callback interface of training, and the callbacks that write files.
 
-A callback never changes weights or the training mode, and draws random numbers from seeds of its own.
+A callback never changes weights or the training mode, and draws random numbers from separate seeds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.core.card import config_of
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.training.checkpoint import Checkpoint, newest_whole, save_checkpoint
 from reverie.training.run import Run
 
@@ -24,43 +24,39 @@ USER, MONITOR, LOG, CHECKPOINT, SHOW = range(5)
 
 
 class Callback:
-    """One thing to do beside the steps; every method may be left out.
+    """Hooks of the training loop; every method is optional.
 
     Attributes:
-        order: when in a step its ``after`` comes: USER and MONITOR before the line of the log is made (their numbers
-            join it), LOG, CHECKPOINT and SHOW after it. Equal ones keep the order of the list.
+        order: when ``after`` runs within a step: USER and MONITOR before the log line is complete (to add numbers to
+            it), LOG, CHECKPOINT and SHOW after it. Callbacks of equal order keep the order of the list.
     """
 
     order = USER
 
     def start(self, loop: Loop) -> None:
-        """Before the first step of this process; ``loop.step`` is not 0 where a run is resumed."""
+        """Before the first step of this process; ``loop.step`` is above 0 in a resumed run."""
 
     def before(self, step: Step) -> None:
-        """Before the engine makes the step."""
+        """Before the engine runs the step."""
 
     def after(self, step: Step) -> None:
-        """After it. ``step.logs`` says whether this is a log point; then ``step.line`` is the line, once it is made."""
+        """After the step. At a log point ``step.logs`` is true, and ``step.line`` is the log line once complete."""
 
     def say(self, text: str) -> None:
-        """Something that a person should read."""
+        """A message to the user."""
 
     def state(self) -> Any:
-        """What a resumed run must know, of plain values and tensors; None for nothing."""
+        """State to store in a checkpoint, of plain values and tensors; None for no state."""
 
     def load_state(self, state: Any) -> None:
-        """Put back what ``state`` gave."""
+        """Restore ``state``."""
 
     def close(self, outcome: Outcome) -> None:
-        """At the end, whatever it is; in reverse order of the list. "stopped": also when the consumer breaks off."""
+        """At the end, in reverse order of the list. "stopped": also if the caller leaves the loop early."""
 
 
 class Log(Callback):
-    """A line of metrics.jsonl at every log point.
-
-    Args:
-        folder: where that file is.
-    """
+    """Write a line of ``folder``/metrics.jsonl at every log point."""
 
     order = LOG
 
@@ -78,11 +74,11 @@ class Log(Callback):
 
 
 class Checkpoints(Callback):
-    """``folder/STEP/`` at log points, and at the end.
+    """Write ``folder/STEP/`` at log points and at the end.
 
     Args:
-        every: steps between two; by default a minute.
-        keep: how many to keep.
+        every: steps between checkpoints; by default a minute passes.
+        keep: number of checkpoints to keep.
         saved: called after each.
     """
 
@@ -131,7 +127,7 @@ class Checkpoints(Callback):
 
 
 class TensorBoard(Callback):
-    """The numbers of the log as TensorBoard's event files.
+    """Write the log as TensorBoard event files.
 
     Raises:
         UsageError: the extra is not installed.
@@ -143,12 +139,14 @@ class TensorBoard(Callback):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UsageError("--tensorboard needs an extra: pip install 'reverie[tensorboard]'.") from error
-        self.make = lambda: SummaryWriter(str(folder))
+            raise UsageError(
+                f"{argument('tensorboard')} needs an extra: pip install 'reverie[tensorboard]'."
+            ) from error
+        self.open = lambda: SummaryWriter(str(folder))
         self.writer: Any = None
 
     def start(self, loop: Loop) -> None:
-        self.writer = self.make() if loop.leader else None
+        self.writer = self.open() if loop.leader else None
 
     def after(self, step: Step) -> None:
         if self.writer and step.line is not None:

@@ -1,9 +1,9 @@
-"""Checkpoints that are whole or not there: ``checkpoints/STEP/`` is written aside, flushed and renamed.
+"""Atomic checkpoints: ``checkpoints/STEP/`` is written to a temporary folder, flushed and renamed.
 
-model.json         {"format", "name", "kwargs"}: what builds the model; kwargs is null for a class of the user's own
-model.safetensors  the weights          ema.safetensors  the moving average of what is averaged, where one is kept
+model.json         {"format", "name", "kwargs"}: builds the model; kwargs is null for a class of the user
+model.safetensors  the weights          ema.safetensors  the moving average of the trained weights, if any
 training.pt        stage, optimisers, plan and callbacks' state, loaded with ``weights_only=True``
-manifest.json      step, and the sha256 of every other file: how a torn checkpoint is known
+manifest.json      step, and the sha256 of every other file, which detects damage
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from reverie import registry
+from reverie.core import registry
 from reverie.core.card import config_of
-from reverie.core.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import disk_errors, flush, quoted, read_json, write_json
 from reverie.core.verbs import Model
 from reverie.training.formats import FORMAT, upgrade_config, upgrade_tensors
@@ -34,10 +34,10 @@ from reverie.training.run import Run, locate
 
 @dataclass
 class Checkpoint:
-    """What one checkpoint holds. ``training`` is None when only the weights were asked for.
+    """The content of a checkpoint. ``training`` is None if only the weights were loaded.
 
     Attributes:
-        format: of the version that wrote it; names are today's.
+        format: of the version that wrote it; names are already upgraded.
     """
 
     step: int
@@ -49,7 +49,7 @@ class Checkpoint:
 
     @property
     def averaged(self) -> dict[str, Tensor]:
-        """The whole state dict to sample with: the weights, and over them what is averaged."""
+        """The state dict for sampling: the weights, replaced by their moving average where one exists."""
         return self.weights | (self.ema or {})
 
 
@@ -59,7 +59,7 @@ def _digest(path: Path) -> str:
 
 
 def _safe(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Plain contiguous tensors of their own, as safetensors wants them."""
+    """Contiguous CPU copies, as safetensors requires."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
 
 
@@ -67,49 +67,49 @@ def save_checkpoint(folder: Path, content: Checkpoint, keep: int) -> Path:
     """Write ``folder/STEP`` and remove all but the newest ``keep``.
 
     Raises:
-        ReverieError: the disk refuses; earlier checkpoints are untouched.
+        ReverieError: disk error; earlier checkpoints are unchanged.
     """
     final = folder / f"{content.step:08d}"
     earlier = [step for step in steps_in(folder) if step != content.step]
     with disk_errors(final, kept=f"checkpoint {earlier[-1]}" if earlier else "no checkpoint existed yet"):
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".aside-{content.step}-{os.getpid()}"
-        shutil.rmtree(aside, ignore_errors=True)
+        temporary = folder / f".aside-{content.step}-{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            aside.mkdir()
-            write_json(aside / "model.json", {"format": FORMAT} | content.config)
-            # bytes first: safetensors and torch report a full disk in error types of their own, a plain file does not
-            (aside / "model.safetensors").write_bytes(to_bytes(_safe(content.weights)))
+            temporary.mkdir()
+            write_json(temporary / "model.json", {"format": FORMAT} | content.config)
+            # to bytes first: safetensors and torch report a full disk by custom errors, a plain file by OSError
+            (temporary / "model.safetensors").write_bytes(to_bytes(_safe(content.weights)))
             if content.ema is not None:
-                (aside / "ema.safetensors").write_bytes(to_bytes(_safe(content.ema)))
+                (temporary / "ema.safetensors").write_bytes(to_bytes(_safe(content.ema)))
             buffer = io.BytesIO()
             torch.save(content.training, buffer)
-            (aside / "training.pt").write_bytes(buffer.getbuffer())
-            files = sorted(path.name for path in aside.iterdir())
+            (temporary / "training.pt").write_bytes(buffer.getbuffer())
+            files = sorted(path.name for path in temporary.iterdir())
             for name in files:
-                flush(aside / name)
+                flush(temporary / name)
             write_json(
-                aside / "manifest.json",
-                {"step": content.step, "sha256": {name: _digest(aside / name) for name in files}},
+                temporary / "manifest.json",
+                {"step": content.step, "sha256": {name: _digest(temporary / name) for name in files}},
             )
             if final.exists():
                 shutil.rmtree(final)
-            aside.rename(final)
+            temporary.rename(final)
             flush(folder)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         for step in steps_in(folder)[:-keep]:
             shutil.rmtree(folder / f"{step:08d}")
     return final
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Steps of the checkpoints in a folder, oldest first, torn ones included."""
+    """Steps of the checkpoints in a folder, oldest first, including damaged ones."""
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
 
 def torn(path: Path) -> str | None:
-    """Why a checkpoint cannot be used, or None when every file matches its hash."""
+    """Why a checkpoint is damaged, or None if every file matches its hash."""
     try:
         manifest = read_json(path / "manifest.json")
         for name, digest in manifest["sha256"].items():
@@ -126,29 +126,29 @@ def load_checkpoint(path: Path, training: bool = False, device: torch.device | s
     Args:
         training: also load the training state.
     Raises:
-        ReverieError: it is torn.
+        ReverieError: damaged checkpoint.
         UsageError: a later version wrote it.
     """
     reason = torn(path)
     if reason:
-        raise ReverieError(f"The checkpoint {path} is damaged ({reason}). Use an earlier one beside it.")
+        raise ReverieError(f"The checkpoint {path} is damaged ({reason}). Use an earlier checkpoint of the run.")
     config = read_json(path / "model.json")
-    made = config.pop("format", 1)
-    upgraded = upgrade_config(config, made)
+    version = config.pop("format", 1)
+    upgraded = upgrade_config(config, version)
     files = [file for file in (path / "model.safetensors", path / "ema.safetensors") if file.exists()]
-    weights, *ema = (upgrade_tensors(load_file(file, str(device)), config, made) for file in files)
+    weights, *ema = (upgrade_tensors(load_file(file, str(device)), config, version) for file in files)
     return Checkpoint(
         step=read_json(path / "manifest.json")["step"],
         config=upgraded,
         weights=weights,
         ema=ema[0] if ema else None,
         training=torch.load(path / "training.pt", map_location=device, weights_only=True) if training else None,
-        format=made,
+        format=version,
     )
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest undamaged checkpoint of a folder, and a line for each damaged one passed over."""
+    """The newest undamaged checkpoint of a folder, and a message for each newer damaged one."""
     passed: list[str] = []
     for step in reversed(steps_in(folder)):
         path = folder / f"{step:08d}"
@@ -160,39 +160,39 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def trained(run: Run | Path | str) -> tuple[Run, Checkpoint]:
-    """A run and its newest whole checkpoint, or the one that the path names.
+    """A run and its newest undamaged checkpoint, or the checkpoint at the path.
 
     Args:
-        run: a run directory, a checkpoint inside one, or a ``Run``.
+        run: a run directory, a checkpoint inside a run, or a ``Run``.
     Raises:
-        UsageError: there is no run or no such checkpoint.
-        ReverieError: every checkpoint is damaged.
+        UsageError: no run, or no such checkpoint.
+        ReverieError: all checkpoints are damaged.
     """
     path, step = locate(run.path if isinstance(run, Run) else run)
-    found = Run.open(path)
-    found.model = run.model if isinstance(run, Run) else None
+    opened = Run.open(path)
+    opened.model = run.model if isinstance(run, Run) else None
     if step is None:
-        newest, passed = newest_whole(found.checkpoints)
+        newest, passed = newest_whole(opened.checkpoints)
         for line in passed:
             warnings.warn(f"{path}: {line}.", stacklevel=2)
         if newest is None:
             raise ReverieError(
-                f"{path} has no whole checkpoint. `reverie resume {quoted(path)}` starts it again from its seed."
+                f"{path} has no usable checkpoint. `reverie resume {quoted(path)}` restarts it from its seed."
             )
     else:
-        newest = found.checkpoints / f"{step:08d}"
+        newest = opened.checkpoints / f"{step:08d}"
         if not newest.is_dir():
             raise UsageError(
-                f"{path} has no checkpoint {step}. It has: {', '.join(map(str, steps_in(found.checkpoints)))}."
+                f"{path} has no checkpoint {step}. It has: {', '.join(map(str, steps_in(opened.checkpoints)))}."
             )
-    return found, load_checkpoint(newest)
+    return opened, load_checkpoint(newest)
 
 
 def rebuilt(config: dict[str, Any], run: Run, model: nn.Module | None = None) -> Model:
-    """A model of a checkpoint's configuration, without its weights; of a class of the user's own the one that is given.
+    """The model of a checkpoint's configuration, without its weights; ``model`` itself for a class of the user.
 
     Raises:
-        UsageError: such a model is not given.
+        UsageError: ``model`` is missing or of another class.
     """
     if model is None and config["kwargs"] is not None:
         registry.check_known(config["name"], run.info)
@@ -202,32 +202,33 @@ def rebuilt(config: dict[str, Any], run: Run, model: nn.Module | None = None) ->
     if model is None:
         raise UsageError(
             f"{run.path} is a run of {config['name']}, a class of your own, and a file never chooses code. "
-            "In Python: rv.load(path, model=a fresh instance)."
+            "In Python: rv.load(path, model=NEW_INSTANCE)."
         )
     same_class(model, config, run.path)
     return model
 
 
 def put_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
-    """Load a whole state dict.
+    """Load a complete state dict.
 
     Raises:
         UsageError: names or shapes differ.
     """
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     saved = {name: tuple(value.shape) for name, value in weights.items()}
-    if own != saved:
-        differ = sorted(name for name in own.keys() | saved.keys() if own.get(name) != saved.get(name))
+    if expected != saved:
+        differ = sorted(name for name in expected.keys() | saved.keys() if expected.get(name) != saved.get(name))
         first = differ[0]
         raise UsageError(
             f"The weights in {where} do not fit this {type(model).__name__}: {len(differ)} tensors differ, first "
-            f"{first!r} ({saved.get(first, 'not there')} in the run, {own.get(first, 'not there')} in the model). "
-            "Build the model with the arguments that it was trained with; --init takes what fits by name and shape."
+            f"{first!r} ({saved.get(first, 'missing')} in the run, {expected.get(first, 'missing')} in the model). "
+            "Build the model with the arguments of the run, or copy the weights that fit by name and shape: "
+            f"{argument('init')}."
         )
     model.load_state_dict(weights)
 
 
 def same_class(model: nn.Module, config: dict[str, Any], path: Path) -> None:
-    """Raise a UsageError unless the model given is of a run's class."""
+    """Raise a UsageError unless a model is of the run's class."""
     if (name := config_of(model)["name"]) != config["name"]:
-        raise UsageError(f"{path} is a run of {config['name']}, and the model given is a {name}.")
+        raise UsageError(f"{path} is a run of {config['name']}, but the model passed is a {name}.")

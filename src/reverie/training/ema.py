@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights, which is what gets sampled."""
+"""The exponential moving average of a model's weights, used for sampling."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 
 
 class EMA:
-    """A slowly following copy of the parameters that training moves; everything else is shared with the model.
+    """A moving average of the trained parameters; everything else is shared with the model.
 
     So buffers (pools, moments, running means) and frozen sub-models are neither averaged nor copied.
 
     Args:
-        decay: the share of the old average that a step keeps. Early on it is lower, min(decay, (1 + t) / (10 + t)), so
-            that the random start is soon forgotten.
-        trained: the parameters that some phase trains.
+        decay: weight of the old average in an update. Early in training it is lower, min(decay, (1 + t) / (10 + t)), to
+            discount the random initialisation.
+        trained: the parameters of all phases.
     """
 
     def __init__(self, model: nn.Module, decay: float, trained: Iterable[Tensor]):
@@ -30,22 +30,22 @@ class EMA:
             self.model = copy.deepcopy(model, shared).eval()
         except (RuntimeError, TypeError) as error:
             raise UsageError(
-                f"This {type(model).__name__} cannot be copied, so no average of its weights can be kept ({error}). "
-                "Train it with --ema 0, or keep nothing on it but parameters, buffers and plain values."
+                f"This {type(model).__name__} cannot be copied, so its weights cannot be averaged ({error}). "
+                f"Train it with {argument('ema', 0)}, or store only parameters, buffers and plain values on it."
             ) from error
         names = [name for name, p in model.named_parameters() if id(p) in moving]
-        mine, theirs = dict(self.model.named_parameters()), dict(model.named_parameters())
-        self.averaged = {name: mine[name].requires_grad_(False).detach() for name in names}
-        self.source = [theirs[name].detach() for name in names]
+        copies, sources = dict(self.model.named_parameters()), dict(model.named_parameters())
+        self.averaged = {name: copies[name].requires_grad_(False).detach() for name in names}
+        self.source = [sources[name].detach() for name in names]
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Forget the average: follow on from where the model stands."""
+        """Reset the average to the model's current weights."""
         torch._foreach_copy_([*self.averaged.values()], self.source)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Follow the model after the step number ``step`` (from 0, counted from where the average began)."""
+        """Update the average after step ``step`` (from 0, counted from its last restart)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_([*self.averaged.values()], self.source, 1 - decay)
 
@@ -55,6 +55,6 @@ class EMA:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put back what ``state_dict`` gave."""
+        """Restore ``state_dict``."""
         for name, average in self.averaged.items():
             average.copy_(state[name])

@@ -1,4 +1,4 @@
-"""The one loop: a generator of steps that owns their order. Everything else is a callback."""
+"""The training loop: a generator of steps that fixes their order. Everything else is a callback."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from reverie import registry
-from reverie.core import distributed
+from reverie.core import distributed, registry
 from reverie.core.card import config_of, networks_of
 from reverie.core.errors import UsageError
-from reverie.core.layout import place
+from reverie.core.layout import to_device_layout
 from reverie.core.precision import pick_device, pick_precision
 from reverie.data import open_data
 from reverie.data.augment import Augment
@@ -45,25 +44,25 @@ def fit(
 ) -> Generator[Step, None, None]:
     """Train a model, step by step: ``for step in fit(model, data, steps=1000): ...``
 
-    The caller owns the loop and may break it off; callbacks are then closed. Nothing global is installed.
+    The caller may leave the loop at any step; callbacks are then closed. Nothing global is installed.
 
     Args:
         model: any ``nn.Module`` with ``stages()``. It is moved to the device.
-        data: a data set, or what ``open_data`` opens; an object that makes batches, with the methods of ``Batches``; or
-            None: rows without columns.
-        steps, minutes, plan: how long, one of the three.
+        data: a data set, or anything ``open_data`` opens; an object with the methods of ``Batches``; or None: rows
+            without columns.
+        steps, minutes, plan: length of training, one of the three.
         callbacks: see ``Callback``.
-        batch_size: rows a step; 128 by default, 1 without data.
+        batch_size: rows per step; by default 128, or 1 without data.
         options: fields of ``Options``, and arguments of the model's ``stages()`` (lr ...).
     Yields:
         a ``Step`` after each step.
     Raises:
-        UsageError: an unknown or unfit option.
+        UsageError: an unknown or invalid option.
         ReverieError: training diverged.
     """
     stage_options, training = split_options(model, options)
     plan = Plan.of(steps, minutes) if plan is None else plan
-    if not (data is None or isinstance(data, Dataset) or hasattr(data, "in_order")):  # nor batches already
+    if not (data is None or isinstance(data, Dataset) or hasattr(data, "in_order")):  # in_order: already batches
         data = open_data(data)
     size = batch_size or int(getattr(data, "batch_size", 1 if data is None else Options.batch_size))
     chosen = Options(**training, seed=seed, batch_size=size)
@@ -71,14 +70,14 @@ def fit(
 
 
 class Step:
-    """One step of a training, before or after it was made.
+    """A training step, before or after it runs.
 
     Attributes:
         number: from 1.
         progress: of the run after this step, in [0, 1].
-        metrics: "metric", or "phase/metric" where phases are several; empty before the step is made.
+        metrics: "metric", or "phase/metric" with several phases; empty before the step.
         logs: whether the log gets a line after this step.
-        line: that line, once it is made.
+        line: that line, once complete.
     """
 
     def __init__(self, loop: Loop, number: int):
@@ -98,14 +97,14 @@ class Step:
 
     @property
     def best(self) -> nn.Module:
-        """What to sample: the average where there is one, else the model."""
+        """The model to sample from: the weights' average, else the model."""
         return self.loop.engine.best
 
     def log(self, **numbers: float) -> None:
-        """Numbers of a callback's own, for the next line of the log.
+        """Add numbers of a callback to the next line of the log.
 
         Raises:
-            UsageError: one is no number.
+            UsageError: a value is not a number.
         """
         for name, value in numbers.items():
             try:
@@ -118,13 +117,13 @@ class Step:
 
 
 class Loop:
-    """Model, engine, plan and callbacks of one training.
+    """Model, engine, plan and callbacks of a training.
 
     Attributes:
-        step: steps made so far.
-        engine: what makes a step.
+        step: steps completed.
+        engine: runs a step.
         finished: whether the plan's end is reached.
-        elapsed: seconds of training, those before a resume included.
+        elapsed: seconds of training, including those before a resume.
     """
 
     def __init__(
@@ -141,10 +140,10 @@ class Loop:
         self.leader = distributed.rank() == 0
         self.device = pick_device(options.device)
         self.precision = pick_precision(options.precision, self.device)
-        self.model = place(model, self.device)
+        self.model = to_device_layout(model, self.device)
         for callback in callbacks:
             if not isinstance(callback, Callback):
-                raise UsageError(f"callbacks is a list of reverie.callbacks.Callback; {callback!r:.80} is none.")
+                raise UsageError(f"callbacks must be a list of reverie.callbacks.Callback, not {callback!r:.80}.")
         self.callbacks = sorted(callbacks, key=lambda callback: callback.order)
         self.engine = Engine(
             self.model,
@@ -164,8 +163,8 @@ class Loop:
         self.outcome: Outcome = "failed"
         self.newest_checkpoint: Callable[[], Path | None] = lambda: None
         self.numbers: dict[str, float] = {}
-        self.worked = 0.0  # seconds in steps of this process, callbacks left out
-        self._first = 0  # step at which this process began
+        self.worked = 0.0  # seconds of this process in steps, without callbacks
+        self._first = 0  # first step of this process
         self._spent = 0.0  # seconds of training before this process
         self._began: float | None = None  # when this process began to train
         self._stage_began = 0.0  # seconds of training before the current stage
@@ -188,7 +187,7 @@ class Loop:
 
     @property
     def step_seconds(self) -> float:
-        """Mean seconds of a step in this process."""
+        """Mean seconds per step in this process."""
         return self.worked / max(1, self.step - self._first)
 
     @property
@@ -196,44 +195,44 @@ class Loop:
         return self.plan.finished(self.step) and not self.extensions
 
     def say(self, text: str) -> None:
-        """Something that a person should read."""
+        """Print a message for the user."""
         for callback in self.callbacks:
             callback.say(text)
 
     def stop(self) -> None:
-        """Ask for a clean end at the next log point, which on a lone process is the current step."""
+        """Request a clean stop at the next log point; with a single process, after the current step."""
         self.stopping = True
 
     # State
 
     def state(self) -> dict[str, Any]:
-        """With the weights, all that the next step depends on; for ``torch.load(weights_only=True)``."""
-        own = {"seconds": self.elapsed, "stage_seconds": self._stage_began, "typical_losses": self.digest.typical}
-        of_callbacks = {key: state for key, one in self._named() if (state := one.state()) is not None}
-        for key, state in of_callbacks.items():
+        """Everything besides the weights that the next step depends on; for ``torch.load(weights_only=True)``."""
+        progress = {"seconds": self.elapsed, "stage_seconds": self._stage_began, "typical_losses": self.digest.typical}
+        callbacks = {key: state for key, callback in self._named() if (state := callback.state()) is not None}
+        for key, state in callbacks.items():
             check_plain(state, key)
-        return self.engine.state() | {"plan": self.plan.state(), "loop": own, "callbacks": of_callbacks}
+        return self.engine.state() | {"plan": self.plan.state(), "loop": progress, "callbacks": callbacks}
 
     def load_state(self, step: int, state: dict[str, Any]) -> None:
-        """Put back what ``state`` gave after so many steps."""
+        """Restore the ``state`` of step ``step``."""
         self.step = step
         self.engine.load_state(state)
         self.plan = Plan.from_state(state["plan"])
-        own = state["loop"]
-        self._spent, self._stage_began = own["seconds"], own["stage_seconds"]
-        self.digest.typical = own.get("typical_losses", {})
+        progress = state["loop"]
+        self._spent, self._stage_began = progress["seconds"], progress["stage_seconds"]
+        self.digest.typical = progress.get("typical_losses", {})
         for key, callback in self._named():
             if key in state["callbacks"]:
                 callback.load_state(state["callbacks"][key])
 
     def _named(self) -> list[tuple[str, Callback]]:
         kinds = [type(callback).__name__ for callback in self.callbacks]
-        return [(f"{kind}-{kinds[:place].count(kind)}", self.callbacks[place]) for place, kind in enumerate(kinds)]
+        return [(f"{kind}-{kinds[:index].count(kind)}", self.callbacks[index]) for index, kind in enumerate(kinds)]
 
     # Steps
 
     def run(self) -> Generator[Step, None, None]:
-        """The steps that are left, each after it was made; callbacks are started before and closed after them."""
+        """Run the remaining steps and yield each; callbacks are started before and closed after them."""
         self._began, self._first = time.monotonic(), self.step
         with contextlib.ExitStack() as stack:
             for callback in self.callbacks:
@@ -300,33 +299,33 @@ class Loop:
         return Budget(self.plan, self.step, self.elapsed, self.worked, alone=distributed.world() == 1)
 
     def _look(self, budget: Budget, since: float) -> None:
-        """The leader looks at the clock; every rank takes its word for the plan and for when it looks again."""
+        """Update the plan by the leader's clock; all ranks use its plan and the step of its next update."""
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
-        known = len(self.plan.knots)
+        count = len(self.plan.knots)
         if self.leader:
             budget.look(self.step, self.elapsed, self.worked + time.monotonic() - since)
-        knots, self.plan.end, budget.next = distributed.agree((self.plan.knots[known:], self.plan.end, budget.next))
-        self.plan.knots[known:] = knots
+        knots, self.plan.end, budget.next = distributed.agree((self.plan.knots[count:], self.plan.end, budget.next))
+        self.plan.knots[count:] = knots
 
     def _extend(self) -> bool:
-        """What ``resume`` was asked for beyond the plan, once the step is reached at which it was asked."""
-        known = len(self.extensions)
+        """Apply the extensions of ``resume`` that are due at this step; returns whether there were any."""
+        before = len(self.extensions)
         while self.extensions and (self.extensions[0]["step"] <= self.step or self.plan.finished(self.step)):
-            asked = self.extensions.pop(0)
+            extension = self.extensions.pop(0)
             low = self.engine.ends[-2]
             trained = (self.step - self.engine.began, self.elapsed - self._stage_began)
-            self.plan.extend(self.step, self.elapsed, asked.get("steps"), asked.get("seconds"), low, trained)
+            self.plan.extend(self.step, self.elapsed, extension.get("steps"), extension.get("seconds"), low, trained)
             self.plan = Plan.from_state(distributed.agree(self.plan.state()))
-        return len(self.extensions) < known
+        return len(self.extensions) < before
 
     def _compile(self) -> list[nn.Module]:
-        """Compile the model's networks where that is asked for and works; returns those compiled."""
+        """Compile the model's networks if enabled and supported; returns those compiled."""
         if not self.options.compile:
             return []
         try:
             torch.compile(lambda x: x * 2 + 1)(torch.ones(2, device=self.device))
-        except Exception as error:  # a missing compiler surfaces as any of a dozen types; the reason is said
+        except Exception as error:  # a missing compiler raises one of many types
             reason = str(error).strip().splitlines()[0][:160]
             self.say(f"torch.compile does not work here ({reason}); training without it.")
             return []
@@ -337,15 +336,15 @@ class Loop:
         return nets
 
     def _warn_of_mixed_rows(self) -> None:
-        """Parts and ranks give what a whole batch gives, unless a layer looks at all rows or draws for all of them."""
+        """Warn of layers that mix rows: parts of a batch and ranks then differ from the full batch."""
         if self.options.accumulate == 1 and distributed.world() == 1:
             return
         mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-        found = sorted({type(m).__name__ for m in self.model.modules() if isinstance(m, mixing) and m.training})
-        if found:
+        kinds = sorted({type(m).__name__ for m in self.model.modules() if isinstance(m, mixing) and m.training})
+        if kinds:
             self.say(
-                f"Warning: {', '.join(found)} in this model depends on which rows it sees together, so parts of a "
-                "batch or several processes train another model than a whole batch would."
+                f"Warning: {', '.join(kinds)} in this model depends on the rows of the batch, so training with parts "
+                "of a batch or several processes differs from training with full batches."
             )
 
     # The line of the log
@@ -364,10 +363,10 @@ class Loop:
             "images_per_second": round(speed, 1),
             "lr": float(phase.optimizer.param_groups[0]["lr"]),
         }
-        found = means | numbers
-        if taken := sorted(line.keys() & found.keys()):
-            raise UsageError(f"The log has a {taken[0]!r} of its own: give that number of the model's another name.")
-        return line | {name: value for name, value in found.items() if math.isfinite(value)}
+        logged = means | numbers
+        if taken := sorted(line.keys() & logged.keys()):
+            raise UsageError(f"The log already has {taken[0]!r}: rename that metric of the model.")
+        return line | {name: value for name, value in logged.items() if math.isfinite(value)}
 
     def _first_phase(self) -> Phase:
         return self.engine.stages[self.engine.stage].phases[0]

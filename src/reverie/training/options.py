@@ -1,4 +1,4 @@
-"""How to train: what ``reverie train`` takes beside the model's own options."""
+"""Training options: what ``reverie train`` takes beside the model's options."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from reverie import registry
-from reverie.core.errors import UsageError, suggest
+from reverie.core import registry
+from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.options import check_names, method_parameters
 from reverie.core.values import check_finite, check_seeds, integer, plain
 from reverie.data.augment import Augment
 
-_LEAST = {  # of the whole numbers
+_LEAST = {  # minimum of integer options
     **dict.fromkeys(("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "sample_every", "keep"), 1),
     "warmup": 0,
     "seed": None,
@@ -25,24 +25,24 @@ class Options:
     """Length, schedule, arithmetic and bookkeeping of a training run.
 
     Attributes:
-        steps: how many steps to train; or
-        minutes: how many minutes, pictures and scores at the end included.
-        batch_size: pictures a step, over all processes together.
-        init: a run whose averaged weights to begin with, wherever name and shape agree (fine-tuning).
-        seed: decides the initial weights, the order of the pictures and every random draw.
+        steps: number of training steps; or
+        minutes: training time in minutes, including the final images and scores.
+        batch_size: images per step, over all processes.
+        init: a run whose averaged weights to start from, where name and shape agree (fine-tuning).
+        seed: of the initial weights, the order of the images and all random numbers.
         warmup: steps over which the learning rate rises.
-        decay: what the learning rate does afterwards.
-        clip: largest gradient norm (0: no clipping); by default what a phase says, else 1.
-        accumulate: cut each batch into this many parts, to save memory.
-        ema: decay of the averaged weights that get sampled (0: no average).
-        precision: arithmetic of the networks; auto says what it chose and why.
+        decay: learning-rate schedule after the warm-up.
+        clip: largest gradient norm (0: no clipping); by default the phase's, else 1.
+        accumulate: split each batch into this many parts, to save memory.
+        ema: decay of the averaged weights used for sampling (0: no average).
+        precision: arithmetic of the networks; auto prints its choice and the reason.
         device: auto, cpu, cuda, cuda:1, mps ...
-        compile: use torch.compile where it works.
+        compile: use torch.compile if it works.
         augment: for example flip,translate=0.1,color=0.2.
         log_every: steps between lines of metrics.jsonl.
         checkpoint_every: steps between checkpoints (by default one a minute).
         sample_every: steps between sample grids (by default six over the run).
-        keep: how many checkpoints to keep.
+        keep: number of checkpoints to keep.
         tensorboard: also write TensorBoard event files (needs the tensorboard extra).
     """
 
@@ -69,27 +69,28 @@ class Options:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, integer(f"--{name.replace('_', '-')}", value, least))
+                object.__setattr__(self, name, integer(argument(name), value, least))
         for name in ("minutes", "clip", "ema"):
             if (value := plain(getattr(self, name))) is not None:
                 if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise UsageError(f"--{name} must be a number, not {value!r}.")
-                check_finite(f"--{name}", value)
+                    raise UsageError(f"{argument(name)} must be a number, not {value!r}.")
+                check_finite(argument(name), value)
                 object.__setattr__(self, name, value)
         check_seeds(self.seed)
         if self.clip is not None and self.clip < 0:
-            raise UsageError(f"--clip must be at least 0, not {self.clip}.")
+            raise UsageError(f"{argument('clip')} must be at least 0, not {self.clip}.")
         if not 0 <= self.ema < 1:
-            raise UsageError(f"--ema is a decay from 0 (none) to below 1, not {self.ema}.")
+            raise UsageError(f"{argument('ema')} must be from 0 (no average) to below 1, not {self.ema}.")
         if self.accumulate > self.batch_size:
-            raise UsageError(f"--accumulate {self.accumulate} cuts a batch of {self.batch_size} into empty parts.")
+            accumulate = argument("accumulate", self.accumulate)
+            raise UsageError(f"{accumulate} splits a batch of {self.batch_size} into empty parts.")
         if self.decay not in ("cosine", "constant"):
-            raise UsageError(f"--decay is cosine or constant, not {self.decay!r}.")
+            raise UsageError(f"{argument('decay')} must be cosine or constant, not {self.decay!r}.")
         Augment.parse(self.augment)
 
 
 def split_options(model: nn.Module, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options for the training of a model that exists: (its stages', ``Options``').
+    """Sort the training options of an existing model into (those of its stages, those of ``Options``).
 
     Raises:
         UsageError: a name that belongs to neither.
@@ -99,14 +100,14 @@ def split_options(model: nn.Module, options: dict[str, Any]) -> tuple[dict[str, 
         if name not in stages and name not in training:
             raise UsageError(
                 f"{type(model).__name__} and its training have no option {name!r}."
-                f"{suggest(name, [*stages, *training])} What its constructor takes was settled when it was built."
+                f"{suggest(name, [*stages, *training])} Its constructor's arguments were fixed when it was built."
             )
     chosen = {name: value for name, value in options.items() if name in stages}
     return chosen, {name: value for name, value in options.items() if name not in stages}
 
 
 def sort_options(model: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Options of one flat namespace into (the constructor's, the phases', ``Options``').
+    """Sort flat options into (those of the constructor, of the stages, of ``Options``).
 
     Raises:
         UsageError: a name that belongs to none of them.
@@ -119,11 +120,11 @@ def sort_options(model: str, options: dict[str, Any]) -> tuple[dict[str, Any], d
     check_names(model, homes[0], [*homes[1], *homes[2]], "training")
     sorted_: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
     for name, value in options.items():
-        for home, found in zip(homes, sorted_, strict=True):
+        for home, options_ in zip(homes, sorted_, strict=True):
             if name in home:
-                found[name] = value
+                options_[name] = value
                 break
         else:
-            known = [n for home in homes for n in home]
-            raise UsageError(f"{model} and its training have no option {name!r}.{suggest(name, known)}")
+            names = [n for home in homes for n in home]
+            raise UsageError(f"{model} and its training have no option {name!r}.{suggest(name, names)}")
     return sorted_

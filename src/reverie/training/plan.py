@@ -1,8 +1,8 @@
-"""How long a run is: a number of steps, or minutes that the clock turns into a number of steps.
+"""The length of a run: a number of steps, or minutes that are converted into a number of steps during training.
 
 Schedules (learning rate, KL warm-up, stages) read *progress* in [0, 1], never the clock. Progress is piecewise linear
-in the step. Its knots are only ever appended, and a knot changes no progress before it: a resumed or repeated run
-follows the same schedule to the last bit.
+in the step. Knots are only appended, and a knot changes no earlier progress: a resumed or repeated run follows the same
+schedule to the last bit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 
 Knot = tuple[int, float, float]
 
@@ -25,10 +25,10 @@ class Plan:
 
     Attributes:
         knots: (step, progress, left): from ``step`` on, progress rises to 1 within ``left`` more steps.
-        end: the number of steps in all; None as long as the clock decides.
-        extended: steps at which a finished run was extended: the learning rate's warm-up begins anew there.
-        clock: (seconds, progress, spent): this many seconds take progress from here to 1, beginning when ``spent``
-            seconds had been trained. None for a fixed number of steps.
+        end: the total number of steps; None while the clock decides.
+        extended: steps at which a finished run was extended: the learning rate's warm-up restarts there.
+        clock: (seconds, progress, spent): progress rises from ``progress`` to 1 within this many seconds, starting
+            after ``spent`` seconds of training. None for a fixed number of steps.
     """
 
     knots: list[Knot] = field(default_factory=list)
@@ -38,57 +38,57 @@ class Plan:
 
     @classmethod
     def of(cls, steps: int | None, minutes: float | None, reserve: float = 0.0) -> Plan:
-        """A plan from what the user asked for: exactly one of the two.
+        """A plan of exactly one of steps and minutes.
 
         Args:
             reserve: seconds of the minutes that are not for training.
         Raises:
-            UsageError: both or neither given, or not positive.
+            UsageError: both or neither, or not positive.
         """
         if (steps is None) == (minutes is None):
-            raise UsageError("Say how long to train: --steps N or --minutes M, one of the two.")
+            raise UsageError(f"Set the length of training by either {argument('steps')} or {argument('minutes')}.")
         if steps is not None:
             if steps < 1:
-                raise UsageError(f"--steps must be at least 1, not {steps}.")
+                raise UsageError(f"{argument('steps')} must be at least 1, not {steps}.")
             return cls([(0, 0.0, steps)], steps)
         return cls(clock=(seconds_of(minutes) - reserve, 0.0, 0.0))
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Plan:
-        """The plan of which ``state`` was taken, through JSON or not."""
+        """The plan from ``state``, also after a round trip through JSON."""
         clock = state["clock"]
         knots = [(int(step), float(progress), float(left)) for step, progress, left in state["knots"]]
         return cls(knots, state["end"], list(state["extended"]), None if clock is None else tuple(clock))
 
     def state(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """The plan as plain values."""
         return asdict(self)
 
     def progress(self, step: int) -> float:
         """Progress at the start of ``step``; 0 before the speed is known."""
-        place = bisect.bisect_right(self.knots, step, key=lambda knot: knot[0])
-        if not place:
+        index = bisect.bisect_right(self.knots, step, key=lambda knot: knot[0])
+        if not index:
             return 0.0
-        since, progress, left = self.knots[place - 1]
+        since, progress, left = self.knots[index - 1]
         return min(1.0, progress + (1 - progress) * (step - since) / left)
 
     def add(self, step: int, left: float, progress: float | None = None) -> None:
-        """From ``step`` on, progress rises to 1 within ``left`` more steps, from where it is or from ``progress``."""
+        """From ``step`` on, progress rises to 1 within ``left`` more steps, from ``progress`` (default: current)."""
         here = self.progress(step) if progress is None else progress
         self.knots.append((step, here, max(left, 1e-9)))
 
     def extend(
         self, step: int, spent: float, steps: int | None, seconds: float | None, low: float, trained: tuple[int, float]
     ) -> None:
-        """From ``step`` on, train to ``steps`` in all, or for ``seconds`` more.
+        """From ``step`` on, train to ``steps`` in total, or for ``seconds`` more.
 
-        A run that is not finished goes on from its progress. A finished one goes on as a run of the whole length would
-        at this point: its last stage had L and gets M more, so the progress of that stage restarts at L / (L + M).
+        An unfinished run continues from its progress. A finished run continues like a run of the full length: if its
+        last stage had length L and gets M more, the progress of that stage restarts at L / (L + M).
 
         Args:
             spent: seconds of training so far.
             low: the progress at which the last stage begins.
-            trained: what the last stage had, in steps and in seconds.
+            trained: length of the last stage so far, in steps and in seconds.
         """
         done, took = trained
         progress, left = self.progress(step), 0.0
@@ -106,26 +106,26 @@ class Plan:
         self.clock = None if seconds is None else (seconds, progress, spent)
 
     def finished(self, step: int) -> bool:
-        """Whether ``step`` steps are all."""
+        """Whether the plan ends by ``step``."""
         return self.end is not None and step >= self.end
 
     @property
     def expected(self) -> int | None:
-        """The number of steps in all, as far as it can be told; None before the speed is known."""
+        """The expected total number of steps; None before the speed is known."""
         if self.end is not None or not self.knots:
             return self.end
         step, _, left = self.knots[-1]
         return step + math.ceil(left)
 
     def fixed(self) -> Plan:
-        """The same plan with every step decided: what a rerun follows."""
+        """The same plan with a fixed number of steps, for a rerun."""
         if self.end is None and not self.knots:
             return self
         return Plan(list(self.knots), self.expected, list(self.extended))
 
     def warm(self, step: int, warmup: int) -> tuple[int, int] | None:
-        """Where a finished run was extended: (steps since, length of its new warm-up); None before and elsewhere."""
-        began = max((known for known in self.extended if known <= step), default=None)
+        """After an extension of a finished run: (steps since, length of the new warm-up); else None."""
+        began = max((start for start in self.extended if start <= step), default=None)
         if began is None:
             return None
         left = next(left for since, _, left in self.knots if since == began)
@@ -133,31 +133,31 @@ class Plan:
 
 
 def seconds_of(minutes: float | None) -> float:
-    """Minutes that the user gave, in seconds.
+    """The user's minutes in seconds.
 
     Raises:
         UsageError: not positive, or infinite.
     """
     if not minutes or minutes <= 0 or not math.isfinite(minutes):
-        raise UsageError(f"--minutes must be above 0, not {minutes}.")
+        raise UsageError(f"{argument('minutes')} must be above 0, not {minutes}.")
     return minutes * 60
 
 
 class Budget:
-    """Keeps ``plan.clock``: a proportional controller that appends knots, so that progress follows the time spent.
+    """A proportional controller for ``plan.clock``: appends knots so that progress follows the elapsed time.
 
-    It looks at the clock now and then (``due``), at steps that it names in advance: that is where several processes
-    meet. Step times are taken in blocks from look to look. The mean of the last blocks predicts, lazy phases included;
-    one block that took longer than all others together is a stall and left out.
+    It reads the clock at steps that it sets in advance (``due``), where several processes synchronise. Steps are timed
+    in blocks between these readings. The prediction is the mean of the last blocks, lazy phases included; a block
+    longer than all others together is a stall and is ignored.
 
     Args:
-        step, elapsed, worked: where it begins, as for ``look``.
-        alone: also look as soon as a look is late on the clock. Not where other processes wait for the word.
+        step, elapsed, worked: its start, as for ``look``.
+        alone: also read the clock if a reading is overdue; not with several processes.
     """
 
     FIRST_STEPS, BLOCKS = 3, 5
-    FIRST, LOOK, SPACING, WINDOW, HORIZON = 0.02, 0.0025, 0.005, 0.02, 0.02  # shares of the seconds
-    PACE, GAP, LARGE_GAP = 0.02, 0.005, 0.02  # what is worth a knot: a change of pace, and a gap to the clock
+    FIRST, LOOK, SPACING, WINDOW, HORIZON = 0.02, 0.0025, 0.005, 0.02, 0.02  # fractions of the seconds
+    PACE, GAP, LARGE_GAP = 0.02, 0.005, 0.02  # thresholds for a new knot: change of pace, and gap to the clock
 
     def __init__(self, plan: Plan, step: int, elapsed: float, worked: float = 0.0, alone: bool = True):
         assert plan.clock is not None
@@ -170,15 +170,15 @@ class Budget:
         self.knotted = -math.inf  # when the last knot was appended
 
     def due(self, step: int, elapsed: float) -> bool:
-        """Whether to look at the clock before ``step``."""
+        """Whether to read the clock before ``step``."""
         return step >= self.next or (self.alone and elapsed - self.looked[1] > self.SPACING * self.seconds)
 
     def look(self, step: int, elapsed: float, worked: float) -> None:
-        """Append a knot where one is needed, end the run where its time is over, and name the next look.
+        """Append a knot if needed, end the run if its time is over, and set the step of the next reading.
 
         Args:
             elapsed: seconds of training.
-            worked: seconds that this process spent in steps; ``elapsed`` without callbacks and pauses.
+            worked: seconds of this process in steps: ``elapsed`` without callbacks and pauses.
         """
         before, _, work = self.looked
         self.looked = (step, elapsed, worked)
@@ -190,8 +190,8 @@ class Budget:
             self.plan.end = step
             return
         duration = self._duration()
-        known = step - self.first >= self.FIRST_STEPS and time >= min(1.0, self.FIRST * self.seconds)
-        if duration is not None and (known or self.plan.knots):
+        measured = step - self.first >= self.FIRST_STEPS and time >= min(1.0, self.FIRST * self.seconds)
+        if duration is not None and (measured or self.plan.knots):
             self._steer(step, time, progress, duration)
             ahead = self.LOOK * self.seconds / duration
             self.next = step + max(1, min(int(ahead), math.ceil((self.plan.expected or math.inf) - step)))
@@ -199,7 +199,7 @@ class Budget:
             self.next = step + 1
 
     def _duration(self) -> float | None:
-        """Seconds a step: the mean over the last blocks, without one that took longer than all others together."""
+        """Seconds per step: the mean over the last blocks, without a block longer than all others together."""
         total, recent = 0.0, list[float]()
         for seconds, block in reversed(self.blocks):
             if total > max(min(2.0, 0.03 * self.seconds), self.WINDOW * self.seconds) and len(recent) >= self.BLOCKS:
@@ -216,7 +216,7 @@ class Budget:
         span = 1 - self.start
         horizon = min(max(2 * duration, self.HORIZON * self.seconds), self.seconds - time)
         aim = self.start + span * (time + horizon) / self.seconds
-        rate = (aim - progress) / horizon  # progress a second
+        rate = (aim - progress) / horizon  # progress per second
         rate = min(max(rate, 0.2 * span / self.seconds), 5 * span / self.seconds)
         left = (1 - progress) / (rate * duration)
         gap = abs(progress - self.start - span * time / self.seconds) / span

@@ -1,4 +1,4 @@
-"""Where progress is shown (stderr), and how time is written."""
+"""The console for progress (stderr), and the format of durations."""
 
 from __future__ import annotations
 

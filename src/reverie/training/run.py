@@ -1,27 +1,30 @@
-"""The run directory: what was asked, what happened, and how to open it again.
+"""The run directory.
 
-run.json       what was asked (model, data, training, seed) and what it met (fingerprint, versions, machine, plan)
+run.json       the request (model, data, training, seed) and its circumstances (fingerprint, versions, machine, plan)
 metrics.jsonl  one line per log point        checkpoints/STEP/, samples/STEP.png
 samples.png, reconstructions.png, loss.png, latent-map.png, metrics.json   written at the end
 """
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import os
 import platform
 import shutil
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import reverie
-from reverie.core.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import atomic, disk_errors, quoted, read_json, write_json
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers of a run depend on."""
+    """The machine, on which a run's numbers depend."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -34,7 +37,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of reverie, Python and what computes."""
+    """Versions of reverie, Python, torch and NumPy."""
     import numpy
     import torch
 
@@ -51,9 +54,8 @@ class Run:
     """A run directory.
 
     Attributes:
-        info: run.json's content.
-        model: the trained model, in the process that trained it, where its class is the user's own: no file says how to
-            build it.
+        info: content of run.json.
+        model: the trained model, if its class is the user's (no file can rebuild it); only in the training process.
     """
 
     path: Path
@@ -65,18 +67,18 @@ class Run:
         """A new directory with its run.json.
 
         Raises:
-            UsageError: something is there already, or the info is not plain.
+            UsageError: the directory is not empty, or the info is not plain JSON.
         """
         try:
             json.dumps(info, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"run.json cannot hold these options ({error}): give plain, finite values.") from error
+            raise UsageError(f"run.json cannot store these options ({error}): use plain, finite values.") from error
         with disk_errors(path):
             taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
         if taken:
-            what = "a run" if (path / "run.json").exists() else "something"
+            what = "a run" if (path / "run.json").exists() else "files"
             raise UsageError(
-                f"{path} already holds {what}; nothing was touched. Choose another --out, or "
+                f"{path} already holds {what}; nothing was touched. Choose another {argument('out')}, or "
                 f"`reverie resume {quoted(path)}`."
             )
         with disk_errors(path):
@@ -90,13 +92,13 @@ class Run:
         """An existing run.
 
         Raises:
-            UsageError: there is no run.
+            UsageError: no run at this path.
             ReverieError: its run.json is damaged.
         """
         path = Path(path)
         if not (path / "run.json").is_file():
             raise UsageError(
-                f"{path} is not a run: it has no run.json. `reverie train --out {quoted(path)}` would make one."
+                f"{path} is not a run: it has no run.json. `reverie train --out {quoted(path)}` creates one."
             )
         try:
             info = read_json(path / "run.json")
@@ -104,7 +106,7 @@ class Run:
                 raise ValueError("it names no model")
         except ValueError as error:
             raise ReverieError(
-                f"{path / 'run.json'} is damaged: {error}. Its checkpoints are whole; restore that file."
+                f"{path / 'run.json'} is damaged: {error}. Its checkpoints are intact; restore that file."
             ) from error
         return cls(path, info)
 
@@ -116,9 +118,9 @@ class Run:
         """Write run.json."""
         write_json(self.path / "run.json", self.info)
 
-    def update(self, **facts: Any) -> None:
+    def update(self, **entries: Any) -> None:
         """Change some entries of run.json."""
-        self.info |= facts
+        self.info |= entries
         self.save()
 
     def log(self, line: dict[str, Any]) -> None:
@@ -127,7 +129,7 @@ class Run:
             stream.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line torn by a crash is left out."""
+        """The lines of metrics.jsonl, without an incomplete last line after a crash."""
         path = self.path / "metrics.jsonl"
         lines = []
         for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
@@ -135,14 +137,14 @@ class Run:
                 line = json.loads(text)
             except ValueError:
                 break
-            if isinstance(line, dict) and isinstance(line.get("step"), int):  # else somebody else wrote it
+            if isinstance(line, dict) and isinstance(line.get("step"), int):  # else not from reverie
                 lines.append(line)
         return lines
 
     def summary(self) -> dict[str, Any]:
-        """What stands in a list of runs: {"run", "model", "data", "status", "steps", "minutes", "scores"}.
+        """A row in the list of runs: {"run", "model", "data", "status", "steps", "minutes", "scores"}.
 
-        Scores are those of held-out data at the end of training, and of ``reverie evaluate``.
+        Scores are those on held-out data at the end of training, and of ``reverie evaluate``.
 
         Raises:
             ReverieError: evaluation/scores.json is damaged.
@@ -165,40 +167,83 @@ class Run:
         if not file.is_file():
             return {}
         try:
-            return {one["metric"]: one["value"] for one in read_json(file)["scores"] if one["value"] is not None}
+            return {row["metric"]: row["value"] for row in read_json(file)["scores"] if row["value"] is not None}
         except (ValueError, KeyError, TypeError) as error:
-            again = f"`reverie evaluate {quoted(self.path)}` measures again"
+            again = f"`reverie evaluate {quoted(self.path)}` writes a new one"
             raise ReverieError(f"{file} is damaged: {error}. Remove it; {again}.") from error
 
+    @property
+    def status(self) -> str:
+        """ "new", "running", "stopped", "finished" or "failed"."""
+        return str(self.info.get("status", ""))
+
+    @property
+    def curves(self) -> dict[str, tuple[list[int], list[float]]]:
+        """Every metric of the log by name: its steps and its values."""
+        lines, bookkeeping = self.metrics(), ("step", "seconds")
+        names = dict.fromkeys(name for line in lines for name in line if name not in bookkeeping)
+        logged = {name: [line for line in lines if name in line] for name in names}
+        return {name: ([line["step"] for line in rows], [line[name] for line in rows]) for name, rows in logged.items()}
+
+    @property
+    def samples(self) -> Path | None:
+        """The image of its samples or translations, at the end or the last of training; None if there is none yet."""
+        previews = sorted((self.path / "samples").glob("*.png"), reverse=True)
+        images = (self.path / "samples.png", self.path / "translations.png", *previews)
+        return next((file for file in images if file.is_file()), None)
+
+    def __repr__(self) -> str:
+        row = self.summary()
+        return f"Run({row['run']}: {row['model']} on {row['data'] or 'no data'}, {row['status']}, {row['steps']} steps)"
+
+    def _repr_html_(self) -> str:
+        """Its status, options and scores, the loss curve and the samples."""
+        row = self.summary()
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in row["scores"].items()) or "none yet"
+        entries = {name: row[name] for name in ("run", "model", "data", "status", "steps")} | {"scores": scores}
+        cells = "".join(f"<tr><th>{key}</th><td>{html.escape(str(value))}</td></tr>" for key, value in entries.items())
+        files = (self.samples, self.path / "loss.png")
+        encoded = (base64.b64encode(file.read_bytes()).decode() for file in files if file and file.is_file())
+        images = "".join(f'<img src="data:image/png;base64,{data}" style="max-width:48%">' for data in encoded)
+        return f"<table>{cells}</table>{images}"
+
     def tidy(self) -> None:
-        """Remove what a killed process left half written. Only while nobody else writes here."""
+        """Remove temporary files of a killed process. Only while no other process writes here."""
         for folder in (self.path, self.checkpoints, self.path / "samples"):
-            for aside in folder.glob(".aside-*"):
-                if aside.is_dir() and not aside.is_symlink():
-                    shutil.rmtree(aside, ignore_errors=True)
+            for leftover in folder.glob(".aside-*"):
+                if leftover.is_dir() and not leftover.is_symlink():
+                    shutil.rmtree(leftover, ignore_errors=True)
                 else:
-                    aside.unlink(missing_ok=True)
+                    leftover.unlink(missing_ok=True)
 
     def forget_after(self, step: int) -> None:
-        """Drop log lines past ``step``: they belong to work that a crash undid."""
+        """Drop log lines after ``step``: a crash lost those steps."""
         lines = [line for line in self.metrics() if line["step"] <= step]
-        with atomic(self.path / "metrics.jsonl") as aside:
-            aside.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with atomic(self.path / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def runs_in(folder: Path | str) -> tuple[list[Run], list[str]]:
-    """The runs in a folder, two levels deep, the newest last; and what is wrong with those that cannot be read."""
-    found, damaged = [], []
-    for file in sorted(one for depth in ("", "*/", "*/*/") for one in Path(folder).glob(f"{depth}run.json")):
+    """The runs in a folder, two levels deep, the newest last; and the errors of damaged ones."""
+    runs, damaged = [], []
+    for file in sorted(path for depth in ("", "*/", "*/*/") for path in Path(folder).glob(f"{depth}run.json")):
         try:
-            found.append((file.stat().st_mtime, Run.open(file.parent)))
+            runs.append((file.stat().st_mtime, Run.open(file.parent)))
         except ReverieError as error:
             damaged.append(str(error))
-    return [run for _, run in sorted(found, key=lambda pair: pair[0])], damaged
+    return [run for _, run in sorted(runs, key=lambda pair: pair[0])], damaged
+
+
+def runs(folder: Path | str = "runs") -> list[Run]:
+    """The runs in a folder, two levels deep, the newest last; those that cannot be read are left out with a warning."""
+    readable, damaged = runs_in(folder)
+    for line in damaged:
+        warnings.warn(line, stacklevel=2)
+    return readable
 
 
 def fresh_path(model: str, data: str) -> Path:
-    """runs/MODEL-DATA, or with -2, -3 ... the first that does not exist."""
+    """The first free path of runs/MODEL-DATA, runs/MODEL-DATA-2 ..."""
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(data).name) or "data"
     base = Path("runs") / f"{model}-{name}"
     number, path = 1, base
@@ -209,7 +254,7 @@ def fresh_path(model: str, data: str) -> Path:
 
 
 def locate(where: Path | str) -> tuple[Path, int | None]:
-    """A run directory, or a checkpoint inside one, to (run directory, step or None for the newest).
+    """Split the path of a run or of a checkpoint in a run into (run directory, step or None for the newest).
 
     Raises:
         UsageError: neither.
@@ -218,5 +263,5 @@ def locate(where: Path | str) -> tuple[Path, int | None]:
     if path.name.isdigit() and path.parent.name == "checkpoints":
         return path.parent.parent, int(path.name)
     if not path.exists():
-        raise UsageError(f"There is no run at {path}. `reverie train MODEL --out {quoted(path)}` would make one.")
+        raise UsageError(f"There is no run at {path}. `reverie train MODEL --out {quoted(path)}` creates one.")
     return path, None

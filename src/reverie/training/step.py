@@ -1,8 +1,8 @@
-"""The one training step: every phase of the current stage that is due, then ``update``, then the average.
+"""The training step: every due phase of the current stage, then ``update``, then the moving average.
 
-What a step computes is a function of the weights, the optimisers' state and (seed, step): every random draw comes from
-a stream that is named by them and by its purpose. So nothing needs saving to resume, and ranks and parts of a batch
-draw what one process and a whole batch would.
+A step is a function of the weights, the optimisers' state and (seed, step): every random number comes from a stream
+keyed by (seed, step) and its purpose. So resuming needs no generator state, and ranks and parts of a batch draw the
+same numbers as one process with the full batch.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from torch import Tensor, nn
 
 from reverie.core import distributed
 from reverie.core.batch import Batch, join, parts_of
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.core.noise import Noise, fold
 from reverie.core.precision import Precision
-from reverie.nets.layers.drawing import Drawing, drawing
+from reverie.nets.layers.dropout import Drawing, drawing
 from reverie.optim.phase import Metrics, Outputs, Phase, Stage
 from reverie.training.ema import EMA
 from reverie.training.plan import rate
 from reverie.training.values import check_scalars, checked, detached, wide
 
-CLIP = 1.0  # largest gradient norm of a phase that says nothing else
+CLIP = 1.0  # default gradient norm limit of a phase
 
 
 class Engine:
-    """Model, stages and average, and how to move them by one step.
+    """Runs training steps on a model, its stages and its moving average.
 
     Args:
         model: already on its device.
-        stages: in order, each with its share of the progress. The learning rate's schedule, ``batch.progress`` and the
-            average begin anew with each.
+        stages: in order, each with its share of the progress. Each restarts the learning rate's schedule,
+            ``batch.progress`` and the average.
         batches: step -> this rank's rows of the step's global batch (see ``data.batches.Batches``).
-        precision: format of the networks' arithmetic.
-        ema: decay of the weights' average; 0 keeps none.
-        clip: largest norm of every phase's gradient; None is the phase's own, else 1; 0 does not clip.
-        accumulate: into how many parts a batch is cut to save memory (the result is the same to rounding).
+        precision: arithmetic of the networks.
+        ema: decay of the weights' average; 0: no average.
+        clip: largest gradient norm of every phase; None: the phase's, else 1; 0: no clipping.
+        accumulate: number of parts of a batch, to save memory (same result up to rounding).
         warmup, decay: the learning rate's schedule, see ``plan.rate``.
-        fresh: False where the weights were supplied by another run.
+        fresh: False if the weights come from another run.
         compiled: whether networks were compiled: phases with second derivatives then run them eagerly.
 
     Attributes:
         stage: index of the current stage, -1 before the first step.
-        began: the step at which it began.
+        began: its first step.
 
     Raises:
-        UsageError: ranks or parts that cannot have whole groups of rows.
+        UsageError: ranks or parts would split a group of rows.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Engine:
         trained = {id(p): p for stage in stages for phase in stage.phases for p in phase.parameters}
         self.ema = EMA(model, ema, trained.values()) if ema else None
         shares = [stage.share for stage in stages]
-        self.ends = [sum(shares[:place]) / sum(shares) for place in range(len(stages) + 1)]
+        self.ends = [sum(shares[:index]) / sum(shares) for index in range(len(stages) + 1)]
         self.stage, self.began = -1, 0
         self.tensors = _tensors(model)
         self.device = next((tensor.device for tensor in self.tensors.values()), torch.device("cpu"))
@@ -87,14 +87,14 @@ class Engine:
 
     @property
     def best(self) -> nn.Module:
-        """What to sample: the average where there is one, else the model."""
+        """The model to sample from: the weights' average, else the model."""
         return self.ema.model if self.ema else self.model
 
     def step(self, number: int, progress: float, warm: tuple[int, int] | None = None) -> Metrics:
         """One step of training.
 
         Args:
-            warm: (steps since, length) of a warm-up that began anew where a finished run was extended.
+            warm: (steps since, length) of the warm-up after an extension of a finished run.
         Returns:
             detached scalars by name: "metric", "phase/metric" of several phases, "stage/..." of several named stages.
         """
@@ -102,15 +102,15 @@ class Engine:
             return self._step(number, progress, warm)
 
     def _step(self, number: int, progress: float, warm: tuple[int, int] | None) -> Metrics:
-        place = min(bisect.bisect_right(self.ends, progress), len(self.stages)) - 1
-        if place > self.stage:
-            self._begin(place, number)
-        place = self.stage  # by a rounding of progress no stage comes back
-        progress = max(0.0, (progress - self.ends[place]) / (self.ends[place + 1] - self.ends[place]))
-        stage = self.stages[place]
+        index = min(bisect.bisect_right(self.ends, progress), len(self.stages)) - 1
+        if index > self.stage:
+            self._begin(index, number)
+        index = self.stage  # rounding of progress never returns to an earlier stage
+        progress = max(0.0, (progress - self.ends[index]) / (self.ends[index + 1] - self.ends[index]))
+        stage = self.stages[index]
         due = [phase for phase in stage.phases if (number - self.began) % phase.every == 0]
         batch = self.batches(number)
-        batch.progress = torch.full((), progress, device=batch.rng.device)  # made there: no copy, no wait
+        batch.progress = torch.full((), progress, device=batch.rng.device)  # created on the device: no copy, no wait
         batch.due = frozenset(phase.name for phase in due)
         step = _Step(self, stage, number, batch, due, warm or (number - self.began, self.warmup))
         metrics = step.run(progress)
@@ -127,57 +127,59 @@ class Engine:
         front = f"{stage.name}/" if stage.name and len(self.stages) > 1 else ""
         return {front + (name.removeprefix(alone) if alone else name): v.float() for name, v in metrics.items()}
 
-    def _begin(self, place: int, number: int) -> None:
-        """Enter a stage: prepare it, restart the average from the model, drop the optimiser state of the one before.
+    def _begin(self, index: int, number: int) -> None:
+        """Enter a stage: prepare it, restart the average from the model, drop the previous optimisers' state.
 
-        A stage too short for a step is prepared, too: the ones after it may build on that.
+        Skipped stages, too short for a step, are prepared too: later stages may depend on that.
         """
-        before, self.stage, self.began = self.stage, place, number
+        before, self.stage, self.began = self.stage, index, number
         self.model.eval()
-        for stage in self.stages[before + 1 : place + 1]:
+        for stage in self.stages[before + 1 : index + 1]:
             if stage.prepare:
                 with torch.no_grad():
                     stage.prepare(self.batches, self.fresh)
                 self.check_in_place("prepare")
         self.model.train()
-        if self.ema:  # what now stands still must be what the others see, not an average of it
+        if self.ema:  # weights that are now frozen must equal the model's, not their average
             self.ema.restart()
         if before >= 0:
             for optimizer in self.stages[before].optimizers:
                 optimizer.state.clear()
 
     def check_in_place(self, hook: str = "update") -> None:
-        """What is no longer the tensor that it was, the average does not share and the optimiser does not move."""
+        """Raise a UsageError if a hook replaced a tensor: average and optimiser would keep the old one."""
         for name, tensor in _tensors(self.model).items():
             if self.tensors.get(name) is not tensor:
-                raise UsageError(f"{hook} made {name!r} a new tensor: fill the old one in place ({name}.copy_(...)).")
+                raise UsageError(f"{hook} replaced the tensor {name!r}: change it in place ({name}.copy_(...)).")
 
-    # State: with (seed, step) these are all that the next step depends on
+    # State: with (seed, step) and the weights, everything that the next step depends on
 
     def state(self) -> dict[str, Any]:
         """Stage, its first step, and the state of its optimisers, for ``torch.load(weights_only=True)``."""
-        optimizers = [one.state_dict() for one in self.stages[self.stage].optimizers] if self.stage >= 0 else []
-        return {"optimizers": optimizers, "stage": (self.stage, self.began), "outline": self._outline()}
+        optimizers = self.stages[self.stage].optimizers if self.stage >= 0 else []
+        states = [optimizer.state_dict() for optimizer in optimizers]
+        return {"optimizers": states, "stage": (self.stage, self.began), "outline": self._outline()}
 
     def _outline(self) -> list[list[str]]:
-        """The phases of each stage with the kind of their optimisers and the number of their tensors."""
-        kinds = [[(phase.name, phase.optimizer) for phase in stage.phases] for stage in self.stages]
-        return [
-            [f"{name} ({type(o).__name__}, {sum(len(g['params']) for g in o.param_groups)} tensors)" for name, o in one]
-            for one in kinds
-        ]
+        """The phases of each stage, with the type and the number of tensors of their optimisers."""
+
+        def line(phase: Phase) -> str:
+            count = sum(len(group["params"]) for group in phase.optimizer.param_groups)
+            return f"{phase.name} ({type(phase.optimizer).__name__}, {count} tensors)"
+
+        return [[line(phase) for phase in stage.phases] for stage in self.stages]
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what ``state`` gave.
+        """Restore ``state``.
 
         Raises:
-            UsageError: the stages, phases or optimisers are others now.
+            UsageError: the stages, phases or optimisers have changed.
         """
         before, now = state.get("outline", self._outline()), self._outline()
         if before != now:
             raise UsageError(
-                f"This training had the stages {before}, and the model's stages() now gives {now}: it cannot go on "
-                "from the state of other optimisers. Its weights can be the start of a new run: --init RUN."
+                f"This training had the stages {before}, but the model's stages() now returns {now}: it cannot go on "
+                f"from the state of other optimisers. A new run can start from its weights: {argument('init', 'RUN')}."
             )
         self.stage, self.began = state["stage"]
         if self.stage >= 0:
@@ -186,7 +188,7 @@ class Engine:
 
 
 class _Step:
-    """One step in progress: the batch, what ``forward`` made of it, and who still needs its graph."""
+    """A step in progress: the batch, the outputs of ``forward``, and whether later phases need their graph."""
 
     def __init__(
         self, engine: Engine, stage: Stage, number: int, batch: Batch, due: list[Phase], warm: tuple[int, int]
@@ -195,7 +197,7 @@ class _Step:
         self.warm = warm
         self.parts = parts_of(batch, engine.accumulate, stage.group)
         self.outputs: Outputs | None = None
-        self.kept: Outputs = {}  # of ``forward``, for ``update``
+        self.kept: Outputs = {}  # outputs of ``forward`` for ``update``
 
     def run(self, progress: float) -> Metrics:
         shared = len(self.parts) == 1 and not any(phase.closure for phase in self.due)
@@ -203,11 +205,11 @@ class _Step:
             self.outputs = self._forward(*self.parts[0], any(phase.graph for phase in self.due))
             self.kept = self._gathered(self.outputs)
         metrics: Metrics = {}
-        for place, phase in enumerate(self.due):
-            later = any(other.graph for other in self.due[place + 1 :])
+        for index, phase in enumerate(self.due):
+            later = any(other.graph for other in self.due[index + 1 :])
             self._move(phase, progress, metrics, retain=phase.graph and later)
-            if self.outputs is not None and later:  # fused optimisers do not tell autograd that they moved weights,
-                torch.autograd.graph.increment_version(phase.parameters)  # and it must refuse a graph across them
+            if self.outputs is not None and later:  # fused optimisers do not bump the version of the weights, but
+                torch.autograd.graph.increment_version(phase.parameters)  # autograd must reject a graph across them
             elif self.outputs is not None:
                 self.outputs = detached(self.outputs)
         return metrics
@@ -229,8 +231,8 @@ class _Step:
             if not grads:
                 raise UsageError(_no_gradient(phase))
             distributed.average(grads)
-            default = 0.0 if phase.closure else CLIP  # a line search needs the gradient of the loss that it is given
-            clip = next(one for one in (engine.clip, phase.clip, default) if one is not None)
+            default = 0.0 if phase.closure else CLIP  # a line search needs the exact gradient of its loss
+            clip = next(norm for norm in (engine.clip, phase.clip, default) if norm is not None)
             if clip:
                 sums["gradient_norm"] = nn.utils.clip_grad_norm_(phase.parameters, clip)
             return sums
@@ -239,51 +241,51 @@ class _Step:
             first: Metrics = {}
 
             def closure() -> Tensor:
-                found = evaluate()
+                scalars = evaluate()
                 if not first:
-                    first.update(found)
+                    first.update(scalars)
                 for p in phase.parameters:  # torch's L-BFGS flattens gradients by a view
                     p.grad = None if p.grad is None else p.grad.contiguous()
-                loss = found["loss"].clone()
+                loss = scalars["loss"].clone()
                 distributed.average([loss])
                 return loss * phase.scale
 
             phase.optimizer.step(closure)  # type: ignore[arg-type]
-            found = first
+            scalars = first
         else:
-            found = evaluate()
-            with self._autocast():  # Muon's matrix products are of the networks' size
+            scalars = evaluate()
+            with self._autocast():  # for Muon's matrix products
                 phase.optimizer.step()
         phase.optimizer.zero_grad(set_to_none=True)
-        metrics.update({f"{phase.name}/{name}": value for name, value in found.items()})
+        metrics.update({f"{phase.name}/{name}": value for name, value in scalars.items()})
 
     def _gradients(self, phase: Phase, retain: bool) -> Metrics:
         """Backpropagate a phase's loss, part by part; its scalars as means over the rows."""
         name = f"phase:{phase.name}"
         batch = self.batch.replace(rng=self.engine.batches.stream(self.number, name), shared=self._shared(name))
         sums: Metrics = {}
-        made = []
+        gathered = []
         for low, high in self.parts:
             outputs, share = self.outputs, (high - low) / batch.rows
             if outputs is None and self.stage.forward:
                 outputs = self._forward(low, high, phase.graph)
-                made.append(self._gathered(outputs))
+                gathered.append(self._gathered(outputs))
             seen = outputs if phase.graph else detached(outputs)
             with self._eagerly(phase), drawing(self.engine.layers, self._layers(phase.name, low, high)):
                 with self._autocast():
-                    found = phase.loss(batch if share == 1 else batch.cut(low, high), seen)
-                check_scalars(f"Phase {phase.name!r}: its loss", found)
-                if "loss" not in found:
-                    gave = ", ".join(found) or "nothing"
-                    raise UsageError(f"Phase {phase.name!r}: its loss returned no value named 'loss'; it gave {gave}.")
-                if not (found["loss"].requires_grad and phase.parameters):
+                    scalars = phase.loss(batch if share == 1 else batch.cut(low, high), seen)
+                check_scalars(f"Phase {phase.name!r}: its loss", scalars)
+                if "loss" not in scalars:
+                    names = ", ".join(scalars) or "nothing"
+                    raise UsageError(f"Phase {phase.name!r}: its loss must return a value named 'loss', not {names}.")
+                if not (scalars["loss"].requires_grad and phase.parameters):
                     raise UsageError(_no_gradient(phase))
-                loss = wide(found["loss"]) * (phase.scale * share)
+                loss = wide(scalars["loss"]) * (phase.scale * share)
                 loss.backward(inputs=phase.parameters, retain_graph=retain and share == 1)
-            for name, value in found.items():
+            for name, value in scalars.items():
                 value = wide(value.detach()) * share
                 sums[name] = sums[name] + value if name in sums else value
-        self.kept = self.kept or join(made)
+        self.kept = self.kept or join(gathered)
         return sums
 
     def _forward(self, low: int, high: int, graph: bool) -> Outputs:
@@ -294,21 +296,21 @@ class _Step:
             return checked("forward", self.stage.forward(batch))
 
     def _gathered(self, outputs: Outputs) -> Outputs:
-        """Of the first forward of the step, what ``update`` will look at."""
+        """The outputs of the step's first ``forward`` that ``update`` gathers."""
         if not self.stage.update or self.kept:
             return {}
         return detached({name: outputs[name] for name in self.stage.gather if name in outputs})
 
     @torch.no_grad()
     def update(self, metrics: Metrics) -> Metrics:
-        """What is not trained by gradient, from averaged scalars and global rows."""
+        """Run the stage's ``update`` on averaged scalars and global rows."""
         assert self.stage.update
         stats = {name: value.clone() for name, value in metrics.items()}
         distributed.average([*stats.values()])
         for name in self.stage.gather:
             if name not in self.batch and name not in self.kept:
-                known = ", ".join([*self.batch, *(self.outputs or self.kept)])
-                raise UsageError(f"gather names {name!r}, which is no column and no output of forward ({known}).")
+                names = ", ".join([*self.batch, *(self.outputs or self.kept)])
+                raise UsageError(f"gather names {name!r}, which is no column and no output of forward ({names}).")
         columns = {name: self.batch[name] for name in self.stage.gather if name in self.batch}
         columns, outputs = distributed.gather(columns), distributed.gather(dict(self.kept))
         batches = self.engine.batches
@@ -320,10 +322,10 @@ class _Step:
             progress=self.batch.progress,
             due=self.batch.due,
         )
-        found = self.stage.update(batch, outputs, stats)
-        found = {} if found is None else found
-        check_scalars("update", found)
-        return {f"update/{name}": value.detach().clone() for name, value in found.items()}
+        updates = self.stage.update(batch, outputs, stats)
+        updates = {} if updates is None else updates
+        check_scalars("update", updates)
+        return {f"update/{name}": value.detach().clone() for name, value in updates.items()}
 
     # Streams and contexts
 
@@ -350,10 +352,10 @@ class _Step:
 
 @contextlib.contextmanager
 def seeded(key: int, device: torch.device) -> Iterator[None]:
-    """Torch's global generators begin at ``key`` and are put back afterwards.
+    """Seed torch's global generators with ``key`` within the block, then restore them.
 
-    So a module that draws from them (``nn.Dropout``, ``torch.randn``) resumes exactly, too, though its draws are not
-    those of its rows: several ranks or parts then train another model than one does.
+    So a module that uses them (``nn.Dropout``, ``torch.randn``) resumes exactly, too; but its random numbers are not
+    per row, so training with several ranks or parts differs.
     """
     if device.type != "cpu":
         with torch.random.fork_rng([device.index or 0], device_type=device.type):
@@ -370,7 +372,7 @@ def seeded(key: int, device: torch.device) -> Iterator[None]:
 
 
 def _no_gradient(phase: Phase) -> str:
-    graph = "" if phase.graph else " With graph=False it gets the outputs of forward without their graph."
+    graph = "" if phase.graph else " With graph=False it receives detached outputs of forward."
     return f"Phase {phase.name!r}: its loss depends on none of its parameters.{graph}"
 
 
@@ -383,6 +385,6 @@ def _check_groups(group: int, batch_size: int, accumulate: int) -> None:
     unit = group * world
     if (world > 1 or accumulate > 1) and batch_size % unit:
         raise UsageError(
-            f"This model's losses look at {group} rows together, so a batch of {batch_size} cannot be cut into parts "
-            f"or shared by {world} processes. Try --batch-size {max(unit, round(batch_size / unit) * unit)}."
+            f"This model's losses use groups of {group} rows, so a batch of {batch_size} cannot be split into parts or "
+            f"shared by {world} processes. Try {argument('batch_size', max(unit, round(batch_size / unit) * unit))}."
         )

@@ -1,1 +1,1 @@
-"""Data, model, loop and run directory together: train, resume, rerun."""
+"""Train, resume and rerun: data, model, loop and run directory together."""

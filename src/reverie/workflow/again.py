@@ -1,4 +1,4 @@
-"""Go on with a run, extend it, or repeat it."""
+"""Resume, extend or repeat a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from reverie.core import distributed
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.core.files import quoted
 from reverie.training.callbacks import Callback
 from reverie.training.checkpoint import load_checkpoint, newest_whole, put_weights
@@ -30,39 +30,38 @@ def resume(
     data: Any = None,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
-    """Continue a run from its newest whole checkpoint, bit for bit as if it had never stopped (same device).
+    """Continue a run from its newest undamaged checkpoint, bit for bit as without the interruption (same device).
 
-    With ``steps`` or ``minutes`` it is extended. A finished run goes on as a run of the whole length would at this
-    point, after a new warm-up.
+    ``steps`` or ``minutes`` extends it. A finished run continues like a run of the full length, after a new warm-up.
 
     Args:
         path: the run directory.
-        steps: train until so many steps in all.
-        minutes: train so many minutes more.
-        model: a fresh instance, where the run is of a class of your own.
-        data: the data, where the run cannot open it again by itself: a ``Dataset``, an object, or another path to it.
-        callbacks: more to do beside the steps.
+        steps: train until this total number of steps.
+        minutes: train this many minutes more.
+        model: a fresh instance, if the run is of a class of your own.
+        data: the data, if the run cannot reopen it: a ``Dataset``, an object, or another path to it.
+        callbacks: additional callbacks.
     Raises:
-        UsageError: there is no run, it is finished, trained by another process, or from an older version.
+        UsageError: no run; or it is finished, in training by another process, or of an older version.
         ReverieError: the data is not what the run was trained on.
     """
     run = Run.open(path)
     if steps is not None and minutes is not None:
-        raise UsageError("Say how long to go on: --steps N in all or --minutes M more, one of the two.")
+        raise UsageError(f"Set either {argument('steps')} (in total) or {argument('minutes')} (more), not both.")
     if "imported" in run.info:
         name = run.info["model"]["name"]
         raise UsageError(
-            f"{path} was imported, not trained here. `reverie train {name} --init {quoted(path)}` trains it on."
+            f"{path} was imported, not trained here. `reverie train {name} --init {quoted(path)}` trains it further."
         )
     _check_format(run)
     with distributed.group(), parts.alone(run.path):
-        run = Run.open(path)  # as it is now that nobody else writes it
+        run = Run.open(path)  # again: its state under the lock
         if distributed.rank() == 0:
             run.tidy()
         if run.info["status"] == "finished" and steps is None and minutes is None:
             raise UsageError(
-                f"{run.path} is finished. `reverie sample {quoted(run.path)}` draws from it; --steps N (in all) or "
-                "--minutes M (more) extends it."
+                f"{run.path} is finished. `reverie sample {quoted(run.path)}` samples from it; {argument('steps')} (in "
+                f"total) or {argument('minutes')} (more) extends it."
             )
         info = run.info
         newest, passed = newest_whole(run.checkpoints)
@@ -70,7 +69,7 @@ def resume(
         built = parts.model_of(info, run.path, opened, model, fresh=newest is None)
         chosen = Options(**info["training"])
         plan = Plan.from_state(info["plan"])
-        if newest is None and "rerun_of" not in info:  # no knot of the clock's was kept
+        if newest is None and "rerun_of" not in info:  # without a checkpoint the clock's plan restarts
             plan = Plan.of(chosen.steps, chosen.minutes, parts.reserve(chosen.minutes))
         loop = parts.loop_of(run, built, opened, chosen, plan, callbacks, quiet)
         if newest is not None:
@@ -81,10 +80,10 @@ def resume(
             loop.load_state(saved.step, saved.training or {})
         extensions = info.get("extensions", [])
         if steps is not None or minutes is not None:
-            extensions = [one for one in extensions if one["step"] < loop.step]
+            extensions = [extension for extension in extensions if extension["step"] < loop.step]
             extensions.append(_extension(loop.step, steps, minutes))
             info["extensions"] = extensions
-        loop.extensions = [one for one in extensions if one["step"] >= loop.step]
+        loop.extensions = [extension for extension in extensions if extension["step"] >= loop.step]
         for line in passed:
             loop.say(f"Warning: {line}.")
         if newest is not None:
@@ -96,7 +95,7 @@ def _extension(step: int, steps: int | None, minutes: float | None) -> dict[str,
     if steps is None:
         return {"step": step, "minutes": minutes, "seconds": seconds_of(minutes) - parts.reserve(minutes)}
     if steps <= step:
-        raise UsageError(f"--steps is the number of steps in all, and {step} are done: say more than that.")
+        raise UsageError(f"{argument('steps')} is the total number of steps, and {step} are done: set a larger number.")
     return {"step": step, "steps": steps}
 
 
@@ -108,24 +107,24 @@ def rerun(
     data: Any = None,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
-    """Repeat a run from its run.json, with the very number of steps that its budget came to, in a new directory.
+    """Repeat a run from its run.json in a new directory, with its exact number of steps.
 
     Args:
-        out: where to; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
-        model: where the run began with a model that was passed: the same, with the weights it had then.
-        data: the data, where the run cannot open it again by itself: a ``Dataset``, an object, or another path to it.
-        callbacks: more to do beside the steps.
+        out: the new directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
+        model: required if the run started from a model that was passed: that model, with its initial weights.
+        data: the data, if the run cannot reopen it: a ``Dataset``, an object, or another path to it.
+        callbacks: additional callbacks.
     Raises:
-        UsageError: there is no run, ``out`` is taken, or the model must be given.
-        ReverieError: the data, or the weights of a run that this one began from, are not the same.
+        UsageError: no run, ``out`` is not empty, or the model is missing.
+        ReverieError: the data, or the weights of the run that it started from, have changed.
     """
-    found = Run.open(path)
-    old = found.info
+    original = Run.open(path)
+    old = original.info
     if "imported" in old:
         raise UsageError(
             f"{path} was imported, not trained here: there is nothing to repeat. `reverie sample {quoted(path)}`."
         )
-    _check_format(found)
+    _check_format(original)
     kept = ("format", "reverie", "model", "verbs", "card", "phases", "data", "training", "given", "init", "code")
     plan = Plan.from_state(old["plan"]).fixed()
     info = {key: old[key] for key in kept if key in old} | {
@@ -152,7 +151,7 @@ def rerun(
 def _check_format(run: Run) -> None:
     if run.info.get("format", 1) < FORMAT:
         raise UsageError(
-            f"{run.path} is a run of an older version, whose training this one cannot continue or repeat to the bit. "
+            f"{run.path} is a run of an older version, whose training this version cannot continue or repeat exactly. "
             f"It can be sampled and evaluated; `reverie train {run.info['model']['name']} --init {quoted(run.path)}` "
-            "trains on from its weights."
+            "trains further from its weights."
         )

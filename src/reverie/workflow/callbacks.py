@@ -2,6 +2,18 @@
 
 from reverie.training.bar import Bar
 from reverie.training.callbacks import Callback, Checkpoints, Log, TensorBoard
+from reverie.workflow.live import EarlyStop, LivePlot
 from reverie.workflow.monitors import Doctor, Monitor, Previews
 
-__all__ = ["Bar", "Callback", "Checkpoints", "Doctor", "Log", "Monitor", "Previews", "TensorBoard"]
+__all__ = [
+    "Bar",
+    "Callback",
+    "Checkpoints",
+    "Doctor",
+    "EarlyStop",
+    "LivePlot",
+    "Log",
+    "Monitor",
+    "Previews",
+    "TensorBoard",
+]

@@ -1,4 +1,4 @@
-"""Callbacks that look at a model while it trains: previews, the checkup of a GAN, and the doctor who reads the log."""
+"""Callbacks that monitor training: previews, GAN diagnostics, and the doctor's findings from the log."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
-from reverie.drawing import device_of, draw, training_mode_kept
-from reverie.metrics.features import backbone, features
-from reverie.metrics.modes import Probe
+from reverie.evaluation.features import backbone, features
+from reverie.evaluation.modes import Probe
+from reverie.inference.rows import device_of, draw, training_mode_kept
+from reverie.media import montage
 from reverie.training.callbacks import LOG, MONITOR, Callback
 from reverie.training.doctor import examine
 from reverie.training.loop import Loop, Step
 from reverie.training.run import Run
-from reverie.workflow import report
+from reverie.views import SHEET
+from reverie.workflow.artifacts import preview_of
 
-_CHECKED = 256  # images that a checkup looks at
-_PROBED = 2000  # labelled images that a probe is fitted to
+_CHECKED = 256  # images per diagnosis
+_PROBED = 2000  # labelled images to fit the probe
 
 
 class Moments:
-    """When to look at a training, at log points only: every so many steps, or as progress passes certain shares."""
+    """The log points at which a monitor runs: every ``every`` steps, or as progress passes certain shares."""
 
     SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 
@@ -49,9 +51,9 @@ class Moments:
 
 
 class Previews(Callback):
-    """``folder/STEP.png`` now and then: samples, or translations, of what the current stage can show.
+    """Write ``folder/STEP.png``: samples or translations, if the current stage supports them.
 
-    Of 64 images as many rows of eight as take 1 % of the training's time; none where one row would take more.
+    Up to 64 images: as many rows of eight as fit into 1 % of the training's time, none if a row takes longer.
 
     Args:
         every: steps between two, whatever they cost; by default six over the run.
@@ -71,32 +73,33 @@ class Previews(Callback):
         loop = step.loop
         if not self.moments.due(step) or not loop.leader:
             return
-        count = report.SHEET if self.moments.every else self.count(loop, self.SHARE * _expected_seconds(loop))
-        verbs = {"sample", "translate"} & set(_shown(loop))
-        if not verbs or count < self.ROW:
+        count = SHEET if self.moments.every else self.count(loop, self.SHARE * _expected_seconds(loop))
+        view = preview_of(step.best, self.data, set(_shown(loop)))
+        if view is None or count < self.ROW:
             return
         began = time.monotonic()
         with training_mode_kept(step.best):
-            report.preview(step.best, self.data, self.folder / f"{step.number:08d}.png", verbs, count)
+            image = view.render(step.best, self.data, min(count, view.count))
+            montage.save(self.folder / f"{step.number:08d}.png", image)
         self.image_seconds = (time.monotonic() - began) / count
 
     def count(self, loop: Loop, seconds: float) -> int:
-        """How many images these seconds suffice for, whole rows of at most 64: as measured, else by an estimate."""
+        """Number of images (full rows, at most 64) that fit into these seconds, by measured or estimated speed."""
         each = self.image_seconds
-        if each is None:  # an evaluation is a third of a training step, which also goes backwards
+        if each is None:  # a forward pass takes about a third of a training step
             each = card_of(loop.model).evaluations * loop.step_seconds / loop.options.batch_size / 3
-        return min(report.SHEET, int(seconds / max(each, 1e-9)) // self.ROW * self.ROW)
+        return min(SHEET, int(seconds / max(each, 1e-9)) // self.ROW * self.ROW)
 
 
 def _expected_seconds(loop: Loop) -> float:
-    """Seconds that the training takes in all; a short one of a fixed number of steps counts as 100 s."""
+    """Expected seconds of training; at least 100 for a fixed number of steps."""
     if loop.plan.clock is not None:
         return loop.plan.clock[0]
     return max(100.0, loop.step_seconds * (loop.plan.expected or 0))
 
 
 def _shown(loop: Loop) -> list[str]:
-    """The verbs that may be shown in the current stage: those that it names, else all in the last stage."""
+    """The verbs that previews can use in the current stage: those that it lists; by default all in the last stage."""
     verbs, stage = verbs_of(loop.model), loop.engine.stages[loop.engine.stage]
     if stage.verbs is not None:
         return [verb for verb in verbs if verb in stage.verbs]
@@ -104,7 +107,7 @@ def _shown(loop: Loop) -> list[str]:
 
 
 class Monitor(Callback):
-    """The numbers of a ``Checkup``, in the log now and then."""
+    """Log the diagnostics of ``Checkup``."""
 
     order = MONITOR
 
@@ -121,7 +124,7 @@ class Monitor(Callback):
 
 
 class Doctor(Callback):
-    """Says and records in run.json what is wrong with a GAN's training, once for each kind of trouble."""
+    """Print problems of a GAN's training and record them in run.json, once per kind."""
 
     order = LOG
 
@@ -144,41 +147,41 @@ class Doctor(Callback):
 
 
 class Checkup:
-    """Numbers that a game of two players is judged by while it is played, beside its losses.
+    """Diagnostics of models with the verb ``diagnostics``, such as GANs, in training.
 
-    ``overfitting`` is what the model's own ``checkup`` says of seen and unseen pictures; ``classes_covered`` the share
-    of the data's classes that a linear probe finds among new samples (as ``metrics.modes``), where the card's monitors
-    ask for it. Only of models that have a ``checkup``.
+    These are the verb's numbers on training and held-out images and, if the card's monitors list "classes",
+    ``class_coverage``: the share of the data's classes that a linear probe detects among samples
+    (``evaluation.modes``).
     """
 
     def __init__(self, data: Dataset):
         self.data = data
         self.probe: Any = None
-        self.eye: Any = None
+        self.encoder: Any = None
 
     @torch.no_grad()
     def __call__(self, model: Model) -> dict[str, float]:
-        if "checkup" not in verbs_of(model):
+        if "diagnostics" not in verbs_of(model):
             return {}
         model.eval()
         seen, unseen = (
             next(in_order(part, min(_CHECKED, len(part)), device_of(model)))
             for part in (self.data.train, self.data.held_out)
         )
-        return model.checkup(seen, unseen) | (self._classes(model) if "classes" in card_of(model).monitors else {})
+        return model.diagnostics(seen, unseen) | (self._classes(model) if "classes" in card_of(model).monitors else {})
 
     def _classes(self, model: Model) -> dict[str, float]:
         labels, kinds = torch.from_numpy(np.array(self.data.train.labels)), len(self.data.classes)
-        known = (labels >= 0).nonzero()[:, 0]
-        if kinds < 2 or len(known) < _PROBED or self.data.spec.medium != "image":
+        labelled = (labels >= 0).nonzero()[:, 0]
+        if kinds < 2 or len(labelled) < _PROBED or self.data.spec.medium != "image":
             return {}
         if self.probe is None:
-            mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
-            rows = known[mixed[:_PROBED]].sort().values  # not every sixth: classes may come in turn
-            self.eye = backbone("small", device=str(device_of(model)))
-            seen = features(np.ascontiguousarray(self.data.train["x"][rows.numpy()]), self.eye)[:]
+            mixed = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0))
+            rows = labelled[mixed[:_PROBED]].sort().values  # random, because the data may be ordered by class
+            self.encoder = backbone("small", device=str(device_of(model)))
+            seen = features(np.ascontiguousarray(self.data.train["x"][rows.numpy()]), self.encoder)[:]
             self.probe = Probe.fit(seen, labels[rows], kinds)
-        drawn = draw(model, Noise.of_seeds(range(_CHECKED), device_of(model)))
-        found = torch.bincount(self.probe.predict(self.eye(drawn).float()), minlength=kinds)
-        due = torch.bincount(labels[known], minlength=kinds).double() / len(known) * _CHECKED
-        return {"classes_covered": float((found >= 0.2 * due).double().mean())}
+        samples = draw(model, Noise.of_seeds(range(_CHECKED), device_of(model)))
+        counts = torch.bincount(self.probe.predict(self.encoder(samples).float()), minlength=kinds)
+        expected = torch.bincount(labels[labelled], minlength=kinds).double() / len(labelled) * _CHECKED
+        return {"class_coverage": float((counts >= 0.2 * expected).double().mean())}

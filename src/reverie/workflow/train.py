@@ -1,4 +1,4 @@
-"""Train a model: one story from a request to a finished run directory."""
+"""Train a model, from the request to a finished run directory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from reverie import registry
-from reverie.core import distributed
+from reverie.core import distributed, registry
 from reverie.core.card import card_of, config_of
 from reverie.core.errors import ReverieError
 from reverie.core.files import quoted, write_json
@@ -32,7 +31,7 @@ from reverie.training.loop import Loop
 from reverie.training.options import Options, sort_options, split_options
 from reverie.training.plan import Plan
 from reverie.training.run import Run, fresh_path, machine, versions
-from reverie.workflow import parts, report
+from reverie.workflow import artifacts, parts
 from reverie.workflow.monitors import Previews
 
 
@@ -51,32 +50,32 @@ def train(
     callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> Run:
-    """Train a model and leave a run directory.
+    """Train a model; returns its run directory.
 
     Args:
-        model: a name of ``registry.MODELS``, a model from ``build``, or any ``nn.Module`` with ``stages()``. A module
-            keeps the weights that it has.
-        data: a ``Dataset``, or what ``open_data`` opens; None for a model that learns from no data.
-        size, fit, background, held_out, channels, medium: as for ``open_data``, where ``data`` is still to be opened.
+        model: a name of ``rv.list_models()``, a model from ``build``, or any ``nn.Module`` with ``stages()``. A module
+            starts from its current weights.
+        data: a ``Dataset``, or anything ``open_data`` opens; None for a model that needs no data.
+        size, fit, background, held_out, channels, medium: as for ``open_data``, unless ``data`` is a ``Dataset``.
         out: the run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
-        quiet: say nothing.
-        progress: called while pictures are being read, (done, total, what).
-        callbacks: more to do beside the steps, see ``reverie.callbacks``.
-        options: the model's own, its phases' and ``Options``' fields; the recipe's values where not given.
+        quiet: print nothing.
+        progress: called while data is read, (done, total, description).
+        callbacks: additional callbacks, see ``reverie.callbacks``.
+        options: of the model, of its stages, and fields of ``Options``; by default the recipe's values.
     Raises:
-        UsageError: an unknown name or an unfit value.
-        ReverieError: the data cannot be used, the disk refuses, or training diverged (what was kept is said).
+        UsageError: an unknown name or an invalid value.
+        ReverieError: unusable data, a disk error, or diverged training; the message states what was kept.
     """
-    given = None if isinstance(model, str) else model
+    module = None if isinstance(model, str) else model
     name = model if isinstance(model, str) else config_of(model)["name"]
     source = _source(data)
     recipe = recipe_for(name, source, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs: dict[str, Any] = {}
-    if given is None:
+    if module is None:
         registry.accept(name)
         kwargs, stage_options, training = sort_options(name, options)
     else:
-        stage_options, training = split_options(given, options)
+        stage_options, training = split_options(module, options)
     if "steps" in training or "minutes" in training:
         recipe_training = {k: v for k, v in recipe.get("training", {}).items() if k not in ("steps", "minutes")}
     else:
@@ -87,15 +86,15 @@ def train(
         distributed.rows(chosen.batch_size)
         if data is not None and not isinstance(data, Dataset):
             data = open_data(data, size, channels, fit, background, held_out, medium, progress)
-        elif given is None and data is None:  # else the data decides
+        elif module is None and data is None:  # else the data decides
             shape = parse_size(size)
-            asked: dict[str, Any] = {"channels": channels, "shape": shape, "size": shape and shape[0]}
-            known = registry.signature(name)
-            kwargs = {key: value for key, value in asked.items() if value is not None and key in known} | kwargs
+            values = {"channels": channels, "shape": shape, "side": shape and shape[0]}
+            decided = registry.from_data(name).items()
+            kwargs = {key: value for key, fact in decided if (value := values.get(fact)) is not None} | kwargs
         start: dict[str, Any] = {}
-        if given is not None:
-            built, filled = given, list[str]()
-            start["given"] = weights_hash(given.state_dict())
+        if module is not None:
+            built, filled = module, list[str]()
+            start["given"] = weights_hash(module.state_dict())
         else:
             built = parts.build(name, parts.named(name, recipe.get("model", {}) | kwargs), data, chosen.seed)
             filled = parts.fill(built)
@@ -119,21 +118,21 @@ def train(
         path = Path(distributed.agree(str(out or fresh_path(name.rpartition(":")[2], source))))
         run = Run(path, info)
         loop = parts.loop_of(run, built, data, chosen, plan, callbacks, quiet)
-        if distributed.rank() == 0:  # only now that every option has proved usable
+        if distributed.rank() == 0:  # only now that every option has been validated
             Run.create(path, info)
         with parts.alone(path):
             return drive(run, loop)
 
 
 def _source(data: Any) -> str:
-    """What to call the data in the run's name and in recipes."""
+    """The data's name for the run directory and recipes."""
     if data is None or isinstance(data, str | os.PathLike):
         return os.fspath(data or "")
     return data.source if isinstance(data, Dataset) else name_of(data)
 
 
 def drive(run: Run, loop: Loop) -> Run:
-    """Train to the end of the plan, or to a clean stop; write what the run leaves behind."""
+    """Train to the end of the plan, or to a clean stop; write the final files of the run."""
     if loop.device.type == "cpu":
         keep_memory()
     announce(run, loop)
@@ -142,7 +141,7 @@ def drive(run: Run, loop: Loop) -> Run:
 
     def ask() -> None:
         loop.stop()
-        loop.say("Stopping after this step (press again to stop at once; the last checkpoint stays).")
+        loop.say("Stopping after this step (press again to stop at once; the last checkpoint is kept).")
 
     with repeatable(), signals(ask):
         try:
@@ -165,7 +164,7 @@ def drive(run: Run, loop: Loop) -> Run:
 
 
 def announce(run: Run, loop: Loop) -> None:
-    """What is trained, on what, and how long."""
+    """Print what is trained, on which data, and for how long."""
     data, options, plan = loop.data, loop.options, loop.plan
     count = sum(p.numel() for p in loop.model.parameters())
     images = "no data"
@@ -174,52 +173,52 @@ def announce(run: Run, loop: Loop) -> None:
         images += f"{len(data.held_out)} held out"
     length = f"{options.minutes:g} minutes" if plan.clock and options.minutes else f"{plan.expected} steps"
     if loop.extensions:
-        asked = loop.extensions[-1]
-        minutes = asked.get("minutes", asked.get("seconds", 0) / 60)
-        length = f"{asked['steps']} steps in all" if "steps" in asked else f"{minutes:.3g} minutes more"
+        extension = loop.extensions[-1]
+        minutes = extension.get("minutes", extension.get("seconds", 0) / 60)
+        length = f"{extension['steps']} steps in total" if "steps" in extension else f"{minutes:.3g} minutes more"
     loop.say(
         f"{run.info['model']['name']} ({count / 1e6:.2f} M parameters) on {images}. {length}, "
         f"batch {options.batch_size}, {loop.precision}."
     )
     if isinstance(data, Dataset) and (met := data.report.counts()):
         kinds = ", ".join(f"{count} {kind}" for kind, count in met.items())
-        more = f" `reverie data {quoted(data.source)}` tells file by file." if data.provenance["reopenable"] else ""
-        loop.say(f"Met while reading the data: {kinds}.{more}")
+        more = f" `reverie data {quoted(data.source)}` lists the files." if data.provenance["reopenable"] else ""
+        loop.say(f"Problems in the data: {kinds}.{more}")
     if (init := run.info.get("init")) and not loop.step:
         new = init["missing"]
         missing = f"; {len(new)} new: {', '.join(new[:8])}{' ...' if len(new) > 8 else ''}" if new else ""
-        loop.say(f"Begun from {init['run']}: {init['taken']} tensors taken{missing}.")
+        loop.say(f"Started from {init['run']}: {init['taken']} tensors copied{missing}.")
         if init["model"] != run.info["model"]["name"]:
             loop.say(f"Warning: that is a run of another model, {init['model']}.")
     loop.say(f"Run directory: {run.path}")
 
 
 def finish(run: Run, loop: Loop) -> None:
-    """The last images and scores."""
+    """Write the final images and scores."""
     previews = next(callback for callback in loop.callbacks if isinstance(callback, Previews))
     count = max(previews.ROW, previews.count(loop, max(4.0, 0.02 * loop.elapsed)))
     data = loop.data if isinstance(loop.data, Dataset) else None
     try:
-        scores = report.write_artifacts(loop.engine.best, data, run.metrics(), run.path, count)
-    except Exception as error:  # of the model's own verbs, or of the disk; the training is done whatever it is
+        scores = artifacts.write_artifacts(loop.engine.best, data, run.metrics(), run.path, count)
+    except Exception as error:  # in the model's verbs, or a disk error; the training is complete in any case
         close(run, loop, "finished")
-        said = f"{type(error).__name__}: {error}".removeprefix("ReverieError: ").removeprefix("UsageError: ")
+        message = f"{type(error).__name__}: {error}".removeprefix("ReverieError: ").removeprefix("UsageError: ")
         raise ReverieError(
-            f"The training is finished and kept, {loop.step} steps in {run.path}; its last images and scores could "
-            f"not be made: {said}"
+            f"The training is finished and kept, {loop.step} steps in {run.path}; its final images and scores failed: "
+            f"{message}"
         ) from error
     if strange := [name for name, value in scores.items() if not math.isfinite(value)]:
-        loop.say(f"Warning: not a number on held-out data, and left out: {', '.join(strange)}.")
+        loop.say(f"Warning: NaN or infinite on held-out data, and not recorded: {', '.join(strange)}.")
         scores = {name: value for name, value in scores.items() if name not in strange}
     write_json(run.path / "metrics.json", {"step": loop.step, "held_out": scores})
     close(run, loop, "finished", held_out=scores)
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-    shown = f" Held-out pictures: {shown}." if shown else ""
-    loop.say(f"Finished {loop.step} steps in {loop.elapsed:.0f} s.{shown}")
+    text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+    text = f" Held-out data: {text}." if text else ""
+    loop.say(f"Finished {loop.step} steps in {loop.elapsed:.0f} s.{text}")
 
 
-def close(run: Run, loop: Loop, status: str, **facts: Any) -> None:
-    """The last words of run.json."""
+def close(run: Run, loop: Loop, status: str, **entries: Any) -> None:
+    """Write the final state to run.json."""
     seconds = loop.elapsed
     result = {
         "run": str(run.path),
@@ -227,12 +226,12 @@ def close(run: Run, loop: Loop, status: str, **facts: Any) -> None:
         "images_per_second": round(loop.step * loop.options.batch_size / seconds, 1),
         "seconds": round(seconds, 2),
     }
-    run.update(status=status, seconds=result["seconds"], plan=loop.plan.state(), result=result, **facts)
+    run.update(status=status, seconds=result["seconds"], plan=loop.plan.state(), result=result, **entries)
 
 
 @contextlib.contextmanager
 def signals(ask: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks to stop, the second is as it was before; what nohup ignores stays ignored."""
+    """On the first Ctrl-C or SIGTERM call ``ask`` and restore the handlers; signals ignored by nohup stay ignored."""
 
     def handle(number: int, frame: Any) -> None:
         for name, handler in before.items():
@@ -242,7 +241,7 @@ def signals(ask: Callable[[], None]) -> Iterator[None]:
     try:
         names = [name for name in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(name) != signal.SIG_IGN]
         before = {name: signal.signal(name, handle) for name in names}
-    except ValueError:  # not the main thread: signals belong to somebody else
+    except ValueError:  # not the main thread: signals cannot be handled
         yield
         return
     try:

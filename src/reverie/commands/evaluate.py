@@ -1,0 +1,110 @@
+"""The verb that measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from reverie.commands.shared import bar, dump, note, out, table
+
+if TYPE_CHECKING:
+    from reverie.evaluation.passport import Scores
+
+Number = Annotated[int | None, arg(aliases=["-n"])]
+
+
+@dataclass(frozen=True)
+class EvaluateFlags:
+    """What is scored, and how.
+
+    Attributes:
+        run: a run directory, or a checkpoint inside one.
+        metrics: names with commas between; by default all that apply and need no download.
+        number: how many samples, or held-out images to translate; 2000, or 5000 where fid is asked for. Of --fake:
+            at most so many.
+        data: real images other than the run's own.
+        fake: generated images of any source (a folder, FILE.npz, ...), instead of a run.
+        real: what to compare them with.
+        backbone: the network of the features; small, or inception where fid, fid-infinity or kid is asked for.
+        resize: how images are brought to its size; by default its own way (for fid that of the original).
+        precision: auto is bf16 where the hardware multiplies it and the network's distances bear it.
+        device: auto, cpu, cuda, mps.
+        seed: the first image's seed.
+        per_class: distances also class by class.
+        size: side in pixels at which --fake and --real are compared; by default that of --fake.
+        out: folder for scores.json, scores.png and closest.png; RUN/evaluation by default, or evaluation/ without RUN.
+        json: print {"scores": [...], "refused": [...]}.
+    """
+
+    run: Positional[Annotated[str | None, arg(metavar="RUN")]] = None
+    metrics: str | None = None
+    number: Number = None
+    data: str | None = None
+    fake: str | None = None
+    real: str | None = None
+    backbone: Literal["small", "inception", "mobilenetv2", "dinov2"] | None = None
+    resize: Literal["tf1-bilinear", "bilinear", "bilinear-antialias", "bicubic-antialias"] | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    seed: int = 0
+    per_class: bool = False
+    size: str | None = None
+    out: str | None = None
+    json: bool = False
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Scores of a run's samples or translations, or of two sets of images; each with its interval, floor and passport.
+
+    Metrics: fid, fid-infinity, kid (Inception features, fetched once: see reverie weights); frechet, frechet-infinity,
+    kernel, prdc (by --backbone); is, is-inception, is-probe; modes, stacked-modes; memorisation; nll, reconstruction,
+    translation, lpips. A number whose protocol is not met is refused, with the reason and what to ask for instead.
+
+    The floor is the same number for real images in the place of the generated ones: no generator should beat it by
+    much, and one that does may be copying. A run's own flags say how it samples; they stand in the passport.
+
+    Examples: reverie evaluate runs/vae-fashion; reverie evaluate runs/vae-fashion --metrics fid,kid -n 10000;
+    reverie evaluate --fake samples/ --real photos/ --metrics kid,prdc.
+    """
+    from reverie.commands.flags import run_flags
+
+    flags, options = run_flags(EvaluateFlags, "evaluate", arguments, evaluate.__doc__ or "")
+    from reverie.core import distributed
+    from reverie.evaluation.run import evaluate as measure
+
+    metrics = [name.strip() for name in flags.metrics.split(",") if name.strip()] if flags.metrics else None
+    folder = flags.out or ("evaluation" if flags.run is None else None)
+    chosen = {name: getattr(flags, name) for name in _PASSED}
+    with distributed.group(), bar(distributed.rank() == 0) as progress:
+        scores = measure(flags.run, metrics, n=flags.number, out=folder, progress=progress, **chosen, **options)
+        if distributed.rank():
+            return
+    if flags.json:
+        dump(scores.summary())
+        return
+    _table(scores)
+    for line in scores.notes:
+        out(line)
+    if scores.folder and scores.scores:
+        note(f"Next: look at {scores.folder}/scores.png; every number's passport is in {scores.folder}/scores.json.")
+
+
+_PASSED = ("data", "fake", "real", "backbone", "resize", "precision", "device", "seed", "per_class", "size")
+
+
+def _table(scores: Scores) -> None:
+    from reverie.evaluation.passport import COLUMNS
+
+    if not scores.scores:
+        return
+    table(COLUMNS, scores.rows(), right=COLUMNS[1:4])
+    first = scores.scores[0].passport
+    fake, real = first["fake"], first["reference"]
+    size = real["size"] if isinstance(real["size"], int) else "x".join(map(str, real["size"]))
+    reference = f"{real['n']:,} of {real['data']} ({real['split']}), {size} px"
+    if fake.get("n"):
+        out(f"{fake['n']:,} generated images against {reference}.")
+    else:
+        out(f"Held-out images of {real['data']}, {size} px; no samples were needed.")

@@ -1,0 +1,74 @@
+"""The verb that restores degraded images."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from reverie.commands.shared import ImageNames, RunName, bar, report, target
+
+
+def restore(
+    run: RunName,
+    task: Positional[Annotated[str, arg(metavar="TASK")]],
+    images: ImageNames = (),
+    /,
+    mask: str | None = None,
+    scale: int = 2,
+    noise: float | None = None,
+    degraded: bool | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    label: tuple[str, ...] = (),
+    text: tuple[str, ...] = (),
+    steps: int = 50,
+    number: Annotated[int, arg(aliases=["-n"])] = 8,
+    out: str = "restored.png",
+    json: bool = False,
+) -> None:
+    """Restore degraded images: the observation, below it each restoration, below that the truth where it is known.
+
+    Args:
+        run: a run directory of a diffusion model of images or of a denoising-autoencoder, or a checkpoint inside one.
+        task: denoise, inpaint, super-resolution or colorize.
+        images: image files, held-out:N or other references; none means the first held-out images.
+        mask: of inpaint, what is missing: left-half, right-half, top-half, bottom-half, center, random:0.5, or an image
+            file (white is missing).
+        scale: of super-resolution: pixels of a side that one pixel of the observation stands for.
+        noise: standard deviation of the observation's noise, on images that span 2; 0.5 for denoise, else 0.
+        degraded: the images are degraded already; by default files of denoise are, all others are degraded first.
+        samples: restorations of each image.
+        seed: of the first restoration.
+        label: a class for a model of classes; several take turns.
+        text: a caption for a model of captions; several take turns.
+        steps: of a diffusion model's sampler.
+        number: how many held-out images.
+        out: the sheet to write (.png ...), or X.npz for arrays.
+        json: print the result as JSON.
+    """
+    from reverie.inference.load import load
+    from reverie.restoration.tasks import restore as restored
+
+    path, model = target(out), load(run)
+    with bar(True) as progress:
+        sheet = restored(
+            model,
+            list(images),
+            task,  # type: ignore[arg-type]
+            mask=mask,
+            scale=scale,
+            noise=noise,
+            degraded=degraded,
+            samples=samples,
+            seed=seed,
+            label=list(label) or None,
+            text=list(text) or None,
+            steps=steps,
+            n=number,
+            progress=progress,
+        )
+    sheet.save(path)
+    rows = list(sheet.rows)
+    result = {"out": str(path), "number": len(sheet), "samples": samples, "rows": rows}
+    report(json, result, f"{len(sheet)} images, {samples} restorations of each, in {path} (rows: {', '.join(rows)})")

@@ -1,0 +1,155 @@
+"""Call a model's verbs on many rows, a chunk at a time: samples, reconstructions, translations."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reverie.core.batch import Batch
+from reverie.core.card import card_of, name_of
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
+from reverie.core.verbs import Model, verbs_of
+from reverie.media import Spec, medium_of
+from reverie.media.medium import to_rows
+
+
+@dataclass(frozen=True)
+class Unsliced:
+    """An argument that every chunk gets as it is: another model, a table."""
+
+    value: Any
+
+
+def device_of(model: Model) -> torch.device:
+    """Where a model's weights are."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+@contextmanager
+def training_mode_kept(model: nn.Module) -> Iterator[None]:
+    """Every module is in training or evaluation mode after the block as it was before."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, without gradients; every module's mode is afterwards what it was."""
+    with training_mode_kept(model), torch.no_grad():
+        model.eval()
+        yield
+
+
+def conditioning(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a batch that are conditions of the model."""
+    return {name: batch[name] for name in card_of(model).conditions if name in batch}
+
+
+def spread(rows: int, n: int) -> list[int]:
+    """n indices, in order and evenly spread over ``rows``: where classes lie in order, all of them in their shares."""
+    return [index * rows // n for index in range(n)]
+
+
+def chunk_of(arguments: Mapping[str, Any], low: int, high: int) -> dict[str, Any]:
+    """The part of some arguments that belongs to the rows from ``low`` to ``high``.
+
+    Tensors, lists, ``Noise`` and batches are cut; scalars and ``Unsliced`` values are passed on.
+
+    Raises:
+        TypeError: anything else, of which nobody knows whether it has rows.
+    """
+    return {name: _cut(name, value, low, high) for name, value in arguments.items()}
+
+
+def _cut(name: str, value: Any, low: int, high: int) -> Any:
+    if isinstance(value, Unsliced):
+        return value.value
+    if value is None or isinstance(value, Number | str) or (isinstance(value, Tensor) and not value.ndim):
+        return value
+    if isinstance(value, Batch):
+        return value.cut(low, high)
+    if isinstance(value, Tensor | list | Noise):
+        return value[low:high]
+    raise TypeError(
+        f"{name} is a {type(value).__name__}: neither rows nor a scalar. Unsliced(value) passes it on as it is."
+    )
+
+
+def draw(
+    model: Model,
+    noise: Noise,
+    chunk: int = 64,
+    progress: Callable[[int, int, str], None] | None = None,
+    spec: Spec | None = None,
+    **condition: Any,
+) -> np.ndarray:
+    """Stored rows (B, *shape, C) of a model's samples, a chunk at a time.
+
+    Args:
+        progress: called after each chunk, (done, total, "sampling").
+        spec: of the samples; 8 bits by default.
+        condition: conditions and options of ``sample``, see ``chunk_of``.
+    Raises:
+        UsageError: ``sample`` returned something else.
+    """
+    chunks = []
+    with evaluating(model):
+        for low in range(0, len(noise), chunk):
+            high = min(low + chunk, len(noise))
+            x = model.sample(noise[low:high], **chunk_of(condition, low, high))
+            _check_samples(model, x, high - low, spec)
+            chunks.append(to_rows(x) if spec is None else medium_of(spec).to_storage(x, spec))
+            if progress:
+                progress(high, len(noise), "sampling")
+    return np.concatenate(chunks)
+
+
+def _check_samples(model: Model, x: Any, rows: int, spec: Spec | None) -> None:
+    """Raise a UsageError unless these are so many samples, in form."""
+    sides = 2 if spec is None else len(spec.shape)
+    if not isinstance(x, Tensor) or x.ndim != 2 + sides or len(x) != rows:
+        what = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise UsageError(
+            f"sample() of {name_of(model)} returned {what} for {rows} streams of noise; (B, C, *shape) is needed, with "
+            f"{sides} sides and B = {rows}."
+        )
+
+
+def example_conditions(model: Model, texts: Sequence[str] | None, n: int, columns: int = 8) -> dict[str, Any]:
+    """Conditions for a sheet of n samples: a column each for the first classes, captions spread over the data's."""
+    card, cond = card_of(model), dict[str, Any]()
+    if card.classes:
+        cond["label"] = torch.arange(n, device=device_of(model)) % columns % card.classes
+    if "text" in card.conditions and texts:
+        cond["text"] = [texts[index] for index in spread(len(texts), n)]
+    return cond
+
+
+def reconstruct(model: Model, batch: Batch) -> list[Tensor]:
+    """The images of a batch, the model's input where that differs (corrupted), and the reconstructions."""
+    with evaluating(model):
+        image, cond = batch["x"], conditioning(model, batch)
+        corrupted = model.corrupt(image, batch.rng) if "corrupt" in verbs_of(model) else image
+        output = model.decode(model.encode(corrupted, **cond), **cond)
+    return [image, output] if corrupted is image else [image, corrupted, output]
+
+
+def translated(model: Model, source: Tensor, truth: Tensor | None, noise: Noise, **options: Any) -> list[Tensor]:
+    """The sources, their translations, and the truth where there is one."""
+    with evaluating(model):
+        output = model.translate(source, noise, **options)
+    return [source, output] if truth is None else [source, output, truth]

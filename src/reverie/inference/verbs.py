@@ -1,0 +1,147 @@
+"""Encode, decode, reconstruct and translate: any images in, ``Images`` out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reverie.core.card import card_of, check_space, name_of, reconstructs
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
+from reverie.inference.conditions import Labels, Texts, complete, conditions_of
+from reverie.inference.load import Source, model_of, need, spec_of
+from reverie.inference.references import batch_of, find_pair
+from reverie.inference.rows import chunk_of, conditioning, device_of, evaluating, translated
+from reverie.inference.rows import reconstruct as reconstruct_rows
+from reverie.media import medium_of
+from reverie.media.images import Images, Sheet
+
+_ROWS = 64  # computed at once
+
+
+def encode(
+    model: Source, images: Any = None, space: str | None = None, label: Labels = None, text: Texts = None, n: int = 32
+) -> Tensor:
+    """Latents (N, ...) of images, on the CPU.
+
+    Args:
+        model: a loaded model, or a run.
+        images: references (files, Pillow images, arrays, "held-out:3" ...), ``Images``, an array (N, H, W, C) or a
+            tensor (N, C, H, W) in [-1, 1]; by default the first held-out images.
+        space: one of the card's latent spaces; by default the first.
+        label, text: conditions, one for all images or one for each.
+        n: how many held-out images.
+    Raises:
+        UsageError: a model that does not encode, an unknown space, class or reference.
+    """
+    model = model_of(model)
+    need(model, "encode")
+    batch, options = batch_of(model, images, n), _space(model, space)
+    cond = conditioning(model, batch) | conditions_of(model, (), label, text, len(batch["x"]))
+    with evaluating(model):
+        parts = [
+            model.encode(batch["x"][low : low + _ROWS], **chunk_of(cond, low, low + _ROWS), **options)
+            for low in range(0, len(batch["x"]), _ROWS)
+        ]
+    return torch.cat(parts).cpu()
+
+
+def decode(model: Source, latents: Any, space: str | None = None, label: Labels = None, text: Texts = None) -> Images:
+    """The images of latents (N, ...).
+
+    Args:
+        model: a loaded model, or a run.
+        latents: of ``encode``, or an array.
+        space, label, text: as for ``encode``.
+    Raises:
+        UsageError: a model that does not decode, an unknown space or class.
+    """
+    model = model_of(model)
+    need(model, "decode")
+    z = torch.as_tensor(latents, dtype=torch.float32, device=device_of(model))
+    cond, options, spec = conditions_of(model, (), label, text, len(z)), _space(model, space), spec_of(model)
+    with evaluating(model):
+        parts = [
+            model.decode(z[low : low + _ROWS], **chunk_of(cond, low, low + _ROWS), **options)
+            for low in range(0, len(z), _ROWS)
+        ]
+    return Images(medium_of(spec).to_storage(torch.cat(parts), spec), spec)
+
+
+def _space(model: Any, space: str | None) -> dict[str, str]:
+    """The verb's option, where the model has several spaces."""
+    spaces = card_of(model).latents
+    if space is None or not spaces:
+        return {}
+    return {"space": check_space(space, spaces)} if len(spaces) > 1 else {}
+
+
+def reconstruct(model: Source, images: Any = None, n: int = 32) -> Sheet:
+    """Images and their reconstructions; of a denoising model also its corrupted input.
+
+    Args:
+        model: a loaded model, or a run.
+        images, n: as for ``encode``.
+    Returns:
+        rows "image", ("corrupted") and "reconstruction".
+    Raises:
+        UsageError: a model that does not encode and decode, or that encodes by a search.
+    """
+    model = model_of(model)
+    need(model, "encode", "decode")
+    batch, spec = batch_of(model, images, n), spec_of(model)
+    if not reconstructs(model):  # by inversion
+        latents = encode(model, batch["x"])
+        rows = [batch["x"], medium_of(spec).to_float(decode(model, latents).array, spec)]
+    else:
+        rows = reconstruct_rows(model, batch)
+    names = ("image", "reconstruction") if len(rows) == 2 else ("image", "corrupted", "reconstruction")
+    return Sheet(
+        {name: Images(medium_of(spec).to_storage(row, spec), spec) for name, row in zip(names, rows, strict=True)}
+    )
+
+
+def translate(model: Source, images: Any = None, seed: int = 0, n: int = 8, **options: Any) -> Sheet:
+    """Images of a domain translated to the other.
+
+    Args:
+        model: a loaded model, or a run.
+        images: references (files, Pillow images, arrays, "held-out:3" ...); by default the first held-out images.
+        seed: of the first image's noise.
+        n: how many held-out images.
+        options: of the model's own ``translate``.
+    Returns:
+        rows "source", "translation" and, where it is known for all of them, "truth".
+    Raises:
+        UsageError: a model that does not translate, an unknown option or reference.
+    """
+    model = model_of(model)
+    need(model, "translate")
+    spec, chosen = spec_of(model), complete(model, options)
+    several = isinstance(images, Sequence) and not isinstance(images, str)
+    references = [f"held-out:{i}" for i in range(n)] if images is None else list(images) if several else [images]
+    if not references:
+        raise UsageError(f"{name_of(model)} has no images to translate.")
+    pairs = [find_pair(model, reference, **chosen) for reference in references]
+    channels = max(source.shape[1] for source, _ in pairs)  # a file may be in colour where the data's sources are grey
+    source = torch.cat([source.expand(-1, channels, *source.shape[2:]) for source, _ in pairs])
+    truths = [truth for _, truth in pairs if truth is not None]
+    truth = torch.cat(truths) if len(truths) == len(pairs) else None
+    noise = Noise.of_seeds(range(seed, seed + len(source)), source.device)
+    parts = [
+        translated(
+            model,
+            source[low : low + _ROWS],
+            None if truth is None else truth[low : low + _ROWS],
+            noise[low : low + _ROWS],
+            **chunk_of(chosen, low, low + _ROWS),
+        )
+        for low in range(0, len(source), _ROWS)
+    ]
+    rows = [torch.cat(part) for part in zip(*parts, strict=True)]
+    medium = medium_of(spec)
+    names = ("source", "translation", "truth")
+    return Sheet({name: Images(medium.to_storage(row, spec), spec) for name, row in zip(names, rows, strict=False)})

@@ -1,0 +1,184 @@
+"""Images as they come out of a model: an array inside that shows itself."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from PIL import Image as PILImage
+
+from reverie.core.errors import UsageError
+from reverie.media import Spec, medium_of, montage
+from reverie.media.sheets import beside, check_film, image_of_each, labelled_grid
+
+
+class Images(NDArrayOperatorsMixin):
+    """Samples of any medium: stored rows (N, *shape, C), uint8 for images. NumPy functions and operators take it.
+
+    Args:
+        array: the rows.
+        spec: what a row is; 8-bit images by default.
+        seeds: of each row, where it was sampled.
+        columns: of the grid; by default nearly square.
+        labels: under each image of the grid.
+
+    Attributes:
+        array: the rows, (N, *shape, C).
+    """
+
+    def __init__(
+        self,
+        array: np.ndarray,
+        spec: Spec | None = None,
+        seeds: Sequence[int] = (),
+        columns: int | None = None,
+        labels: Sequence[str] = (),
+    ):
+        self.array = np.asarray(array)
+        self.spec = spec or Spec("image", self.array.shape[1:-1], self.array.shape[-1])
+        self.seeds, self.columns, self.labels = list(seeds), columns, list(labels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.array.dtype
+
+    @property
+    def pil(self) -> list[PILImage.Image]:
+        """One Pillow image for each row; of volumes their central slices.
+
+        Raises:
+            UsageError: no image stands for a row of this medium.
+        """
+        images = image_of_each(self.array, self.spec)
+        if images is None:
+            raise UsageError(f"No single image stands for a {self.spec.medium}: use .grid() or .array.")
+        return [montage.to_image(image) for image in images]
+
+    def grid(
+        self, columns: int | None = None, scale: int | None = None, labels: Sequence[str] | None = None
+    ) -> PILImage.Image:
+        """All rows as one Pillow image.
+
+        Args:
+            columns: images in a row.
+            scale: whole-number enlargement; by default small images are enlarged to about 56 pixels.
+            labels: under each image.
+        """
+        columns, labels = columns or self.columns, self.labels if labels is None else labels
+        images = image_of_each(self.array, self.spec)
+        if images is None:
+            return montage.to_image(medium_of(self.spec).sheet(self.array, self.spec, columns))
+        return montage.to_image(labelled_grid(images, labels, columns, scale))
+
+    def save(self, path: Path | str, seconds: float | None = None, **options: Any) -> Path:
+        """Write a grid (.png ...), an archive (.npz), a folder with a file a row, or a film; atomically.
+
+        Args:
+            seconds: length of a film (.webp, .gif, .mp4) of the rows; None: those endings are grids, too.
+            options: of ``grid``.
+        Raises:
+            UsageError: a film of samples that no image stands for, or an unknown ending.
+        """
+        path = Path(path)
+        film = seconds is not None and path.suffix.lower() in montage.FILMS
+        if film:
+            check_film(path, self.spec)
+            if (images := image_of_each(self.array, self.spec)) is not None:
+                return montage.save_film(path, images, seconds or 0.0)
+        if (
+            path.suffix in ("", ".npz")
+            or film
+            or (self.spec.medium == "video" and path.suffix.lower() in montage.FILMS)
+        ):
+            medium_of(self.spec).save(path, self.array, self.spec, {"seeds": self.seeds} if self.seeds else {})
+            return path
+        sheet = np.asarray(self.grid(**options))
+        return montage.save(path, sheet[..., None] if sheet.ndim == 2 else sheet)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.array)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One row is an array; several are ``Images``."""
+        rows = self.array[index]
+        if isinstance(index, tuple) or rows.ndim != self.array.ndim:
+            return rows
+        seeds = np.array(self.seeds)[index].tolist() if self.seeds else ()
+        labels = np.array(self.labels)[index].tolist() if self.labels else ()
+        return Images(rows, self.spec, seeds, self.columns, labels)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.array if dtype is None else self.array.astype(dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        arrays = [value.array if isinstance(value, Images) else value for value in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __repr__(self) -> str:
+        seeds = f", seeds {self.seeds[0]} ... {self.seeds[-1]}" if self.seeds else ""
+        return f"Images({len(self)} {self.spec.medium}s of {self.spec}{seeds})"
+
+    def _repr_png_(self) -> bytes:
+        return png_of(self.grid())
+
+
+class Sheet:
+    """Rows of images that belong together, such as originals above their reconstructions.
+
+    Args:
+        rows: ``Images`` of equal number by name, top to bottom.
+        columns: of each row in the grid.
+    """
+
+    def __init__(self, rows: Mapping[str, Images], columns: int = 8):
+        self.rows, self.columns = dict(rows), columns
+
+    def __getitem__(self, name: str) -> Images:
+        return self.rows[name]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.rows.values())))
+
+    @property
+    def array(self) -> np.ndarray:
+        """One uint8 image (H, W, C)."""
+        rows = list(self.rows.values())
+        return beside([row.array for row in rows], rows[0].spec, self.columns)
+
+    def grid(self) -> PILImage.Image:
+        """As one Pillow image."""
+        return montage.to_image(self.array)
+
+    def save(self, path: Path | str) -> Path:
+        """Write the sheet (.png ...), or all rows as arrays (.npz)."""
+        from reverie.media.medium import save_arrays
+
+        path = Path(path)
+        if path.suffix == ".npz":
+            save_arrays(path, {name: row.array for name, row in self.rows.items()})
+            return path
+        return montage.save(path, self.array)
+
+    def __repr__(self) -> str:
+        return f"Sheet({', '.join(self.rows)}: {len(self)} each)"
+
+    def _repr_png_(self) -> bytes:
+        return png_of(self.grid())
+
+
+def png_of(image: PILImage.Image) -> bytes:
+    """A Pillow image as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return buffer.getvalue()

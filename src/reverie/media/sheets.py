@@ -1,0 +1,67 @@
+"""Many samples on one image: rows beside one another, labels under each, films of a walk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from reverie.core.errors import UsageError
+from reverie.media import Spec, medium_of, montage
+
+_LINE = 14  # pixels of a line of text
+
+
+def beside(rows: Sequence[np.ndarray], spec: Spec, columns: int = 8) -> np.ndarray:
+    """Sets of stored rows (N, *shape, C) as one uint8 image: a row of each set, one below the other, then the next.
+
+    Images may be grey in one set and in colour in another. Of other media ``columns`` of a set are a sheet.
+    """
+    count = len(rows[0])
+    if spec.medium != "image":
+        medium = medium_of(spec)
+        sheets = [medium.sheet(row[low : low + columns], spec) for low in range(0, count, columns) for row in rows]
+        widest = max(sheet.shape[1] for sheet in sheets)
+        margins = [((0, 0), (0, widest - sheet.shape[1]), (0, 0)) for sheet in sheets]
+        return np.concatenate([np.pad(*pair, constant_values=255) for pair in zip(sheets, margins, strict=True)])
+    channels = max(row.shape[-1] for row in rows)
+    sets = [row.repeat(channels // row.shape[-1], -1) for row in rows]
+    columns = min(columns, count)
+    blank = np.full((-count % columns, *sets[0].shape[1:]), 255, np.uint8)  # fills the last row
+    sets = [np.concatenate([row, blank]) for row in sets]
+    order = [row[low : low + columns] for low in range(0, len(sets[0]), columns) for row in sets]
+    return montage.grid(np.concatenate(order), columns=columns)
+
+
+def labelled_grid(
+    images: np.ndarray, labels: Sequence[str], columns: int | None = None, scale: int | None = None
+) -> np.ndarray:
+    """``montage.grid`` with a line of text under each image; a label that is too long is cut."""
+    if not labels:
+        return montage.grid(images, columns, scale=scale)
+    scale = scale or max(1, round(56 / images.shape[1]))
+    font, tiles = ImageFont.load_default(size=11), []
+    for image, label in zip(images.repeat(scale, 1).repeat(scale, 2), labels, strict=True):
+        tile = Image.new("RGB", (image.shape[1], image.shape[0] + _LINE), "white")
+        tile.paste(montage.to_image(image), (0, 0))
+        while label and font.getlength(label) > image.shape[1]:
+            label = label[:-1]
+        ImageDraw.Draw(tile).text((1, image.shape[0] + 1), label, fill="black", font=font)
+        tiles.append(np.asarray(tile))
+    return montage.grid(np.stack(tiles), columns, scale=1)
+
+
+def image_of_each(rows: np.ndarray, spec: Spec) -> np.ndarray | None:
+    """uint8 (N, H, W, C), an image for each row: itself, or the central slice of a volume; None where there is none."""
+    images = medium_of(spec).as_images(rows, spec)
+    return images[0] if images is not None and len(images[0]) == len(rows) else None
+
+
+def check_film(path: Path, spec: Spec) -> None:
+    """Raise a UsageError, before the work, where no film can be made of such samples."""
+    single = np.zeros((1, *spec.shape, spec.channels), spec.dtype or medium_of(spec).storage)
+    if path.suffix.lower() in montage.FILMS and image_of_each(single, spec) is None and spec.medium != "video":
+        kind = f"{spec.medium}s of {spec}"
+        raise UsageError(f"{path.name} is a film, and no image stands for {kind}. Name a sheet (.png), or an .npz.")

@@ -1,0 +1,107 @@
+"""Readers of the published files of pretrained networks: bytes to tensors by name."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as from_bytes
+from torch import Tensor
+
+from reverie.nets.inception import CONVOLUTIONS
+
+Weights = dict[str, Tensor]
+
+VGG_CONVOLUTIONS = [f"conv{block}_{i}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)]
+
+_ARRAYS: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # in any version of NumPy
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ARRAYS:
+            raise pickle.UnpicklingError(f"it needs {module}.{name}; only arrays are read")
+        return _ARRAYS[module, name]
+
+
+def read_torch(data: bytes) -> Weights:
+    """A state dict written by torch.save, on the CPU; runs no code of the file."""
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def read_arrays(data: bytes) -> dict[str, Any]:
+    """A pickle of nested dicts of NumPy arrays. Raises UnpicklingError for any other class."""
+    return _ArraysOnly(io.BytesIO(data)).load()
+
+
+def read_vgg_torch(data: bytes) -> Weights:
+    """The convolutions of torchvision's VGG-16: features.N.weight, where N also counts rectifiers and pools."""
+    features = {key: tensor for key, tensor in read_torch(data).items() if key.startswith("features.")}
+    numbers = sorted({int(key.split(".")[1]) for key in features})
+    return {
+        f"{name}.{part}": features[f"features.{number}.{part}"]
+        for number, name in zip(numbers, VGG_CONVOLUTIONS, strict=True)
+        for part in ("weight", "bias")
+    }
+
+
+def read_vgg_flax(data: bytes) -> Weights:
+    """The convolutions of a pickled flax VGG-16: Conv_N of kernel (H, W, I, O) and bias."""
+    layers = read_arrays(data)["VGG16_0"]
+    weights = {}
+    for number, name in enumerate(VGG_CONVOLUTIONS):
+        layer = layers[f"Conv_{number}"]
+        weights[f"{name}.weight"] = torch.from_numpy(layer["kernel"]).permute(3, 2, 0, 1)  # (O, I, H, W)
+        weights[f"{name}.bias"] = torch.from_numpy(layer["bias"])
+    return weights
+
+
+def read_heads(data: bytes) -> Weights:
+    """LPIPS' linear heads, linN.model.1.weight (1, C, 1, 1), as linN (C,)."""
+    return {key.partition(".")[0]: tensor.flatten() for key, tensor in read_torch(data).items()}
+
+
+def read_inception_torch(data: bytes) -> Weights:
+    """The convolutions of FID's Inception in pytorch-fid: NAME.conv.weight, NAME.bn.bias ..., without scales."""
+    state = read_torch(data)
+    parts = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
+    return {f"{name}.{ours}": state[f"{name}.{theirs}"] for name in CONVOLUTIONS for ours, theirs in parts.items()}
+
+
+def read_inception_script(data: bytes) -> Weights:
+    """The same from a TorchScript archive with the names and the order of the TensorFlow graph."""
+    state = torch.jit.load(io.BytesIO(data), map_location="cpu").state_dict()
+    theirs = list(dict.fromkeys(key.rpartition(".")[0] for key in state))
+    return {
+        f"{name}.{part}": state[f"{their}.{part}"]
+        for name, their in zip(CONVOLUTIONS, theirs, strict=True)
+        for part in ("weight", "beta", "mean", "var")
+    }
+
+
+def read_inception_logits(data: bytes) -> Weights:
+    """The last layer (1008, 2048); the published Inception Score omits its bias."""
+    return {"weight": read_torch(data)["fc.weight"]}
+
+
+def read_bert(data: bytes) -> Weights:
+    """The token encoder of a BERT, without the pooler and the position indices."""
+    omitted = ("pooler.", "embeddings.position_ids")
+    return {key: tensor for key, tensor in from_bytes(data).items() if not key.startswith(omitted)}
+
+
+def read_words(data: bytes) -> Weights:
+    """A vocabulary, one word per line, as its bytes; see ``words_in``."""
+    return {"words": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
+
+
+def words_in(weights: Weights) -> list[str]:
+    """The words of a vocabulary from ``read_words``, in order."""
+    return bytes(weights["words"].tolist()).decode().removesuffix("\n").split("\n")

@@ -1,0 +1,1 @@
+"""Likelihoods, dequantisation, bits per dimension, conditioning."""

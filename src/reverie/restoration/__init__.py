@@ -1,0 +1,1 @@
+"""Restoration: degraded observations back to images, by operators and solvers."""

@@ -1,0 +1,158 @@
+"""Restoration of named images: the task makes the operator, the operator the observation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reverie.core.card import card_of, name_of
+from reverie.core.errors import UsageError, argument, suggest
+from reverie.core.files import is_file
+from reverie.core.noise import Noise
+from reverie.core.options import listed
+from reverie.core.values import check_finite, integer
+from reverie.core.verbs import Model, verbs_of
+from reverie.data import load_image
+from reverie.inference.conditions import Labels, Texts, conditions_of, seeds_of
+from reverie.inference.load import Source, model_of, spec_of
+from reverie.inference.references import batch_of
+from reverie.inference.rows import chunk_of, device_of
+from reverie.media import medium_of
+from reverie.media.images import Images, Sheet
+from reverie.restoration import operators
+from reverie.restoration.solvers import repeat
+from reverie.restoration.solvers import restore as solve
+
+Task = Literal["denoise", "inpaint", "super-resolution", "colorize"]
+_ROWS = 64  # restored at once
+
+
+def restore(
+    model: Source,
+    images: Any = None,
+    task: Task = "denoise",
+    mask: str | np.ndarray | Path | None = None,
+    scale: int = 2,
+    noise: float | None = None,
+    degraded: bool | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    label: Labels = None,
+    text: Texts = None,
+    steps: int = 50,
+    n: int = 8,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Sheet:
+    """Restore images: ``sheet["restored 1"]`` and so on, below ``sheet["observation"]``.
+
+    Args:
+        model: a loaded model, or a run, whose card has the task.
+        images: references, see ``rv.reconstruct``; by default the first held-out images.
+        task: "denoise", "inpaint", "super-resolution" or "colorize".
+        mask: of inpainting, what is missing: "left-half", "right-half", "top-half", "bottom-half", "center",
+            "random:0.5", an image file (white is missing) or a bool array (H, W).
+        scale: of super-resolution: pixels of a side that one pixel of the observation stands for.
+        noise: standard deviation of the observation's noise, on images that span 2; 0.5 for denoising, else 0.
+        degraded: whether the images are degraded already, and so are the observations; by default files of a denoising
+            task are, images of the run's data never. Others are degraded first, and are the truth.
+        samples: restorations of each image.
+        seed: of the first restoration.
+        label, text: conditions of the model, one for all images or one for each.
+        steps: of a diffusion model's sampler.
+        n: how many held-out images.
+        progress: called after each chunk, (done, total, description).
+    Raises:
+        UsageError: a task that the model does not have, an unknown mask, a scale that does not fit.
+    """
+    model = model_of(model)
+    card, spec, device = card_of(model), spec_of(model), device_of(model)
+    if task not in card.restores:
+        able = listed(card.restores) or "nothing; a denoising-autoencoder and diffusion models of images do"
+        close = suggest(task, list(card.restores))
+        raise UsageError(f"{name_of(model)} does not restore by {task!r}.{close} It can restore: {able}.")
+    samples, steps = integer(argument("samples"), samples, 1), integer(argument("steps"), steps, 1)
+    noise_std = (0.5 if task == "denoise" else 0.0) if noise is None else noise
+    check_finite(argument("noise"), noise_std)
+    batch = batch_of(model, images, n)
+    x, operator = batch["x"], _operator(task, mask, scale, (spec.shape[0], spec.shape[1]), spec.channels, seed, device)
+    files = isinstance(images, str | Path) or (isinstance(images, list | tuple) and bool(images))
+    names = [images] if isinstance(images, str | Path) else list(images) if files else []
+    all_files = bool(names) and all(isinstance(name, str | Path) and is_file(name) for name in names)
+    degraded = (task == "denoise" and all_files) if degraded is None else degraded
+    observation = _observation(model, operator, task, x, noise_std, seed, degraded)
+    seeds = [value for i in range(len(x)) for value in seeds_of(seed + i * samples, samples)]
+    cond = {name: _repeated(value, samples) for name, value in conditions_of(model, (), label, text, len(x)).items()}
+    y, streams, parts = repeat(observation, samples), Noise.of_seeds(seeds, device), []
+    for low in range(0, len(y), _ROWS):
+        high = low + _ROWS
+        rows_cond = chunk_of(cond, low, high)
+        parts.append(solve(model, y[low:high], operator, streams[low:high], noise_std, steps, **rows_cond))
+        if progress:
+            progress(min(low + _ROWS, len(y)), len(y), "restoring")
+    restored = torch.cat(parts).unflatten(0, (len(x), samples))
+    rows = {"observation": operator.image_of(observation).clamp(-1, 1)}
+    rows |= {f"restored {i + 1}": restored[:, i] for i in range(samples)}
+    if not degraded:
+        rows["truth"] = x
+    medium = medium_of(spec)
+    return Sheet({name: Images(medium.to_storage(value, spec), spec) for name, value in rows.items()})
+
+
+def _operator(
+    task: Task,
+    mask: Any,
+    scale: int,
+    shape: tuple[int, int],
+    channels: int,
+    seed: int,
+    device: torch.device,
+) -> operators.Operator:
+    if task == "inpaint":
+        return operators.inpainting(_mask("center" if mask is None else mask, shape, seed).to(device))
+    if mask is not None:
+        raise UsageError(f"{argument('mask')} is for the task inpaint.")
+    if task == "super-resolution":
+        scale = integer(argument("scale"), scale, least=2)
+        if any(side % scale for side in shape):
+            sides = "x".join(map(str, shape))
+            raise UsageError(f"{argument('scale')} must divide the sides of the images, {sides}; {scale} does not.")
+        return operators.super_resolution(scale)
+    if task == "colorize":
+        if channels != 3:
+            raise UsageError("This model makes grey images: there is no colour to restore.")
+        return operators.grey()
+    return operators.identity()
+
+
+def _mask(mask: Any, shape: tuple[int, int], seed: int) -> Tensor:
+    """(1, 1, H, W), true where a pixel is known."""
+    if isinstance(mask, str) and not is_file(mask):
+        return operators.named_mask(mask, shape, seed)
+    if isinstance(mask, str | Path):
+        missing = load_image(Path(mask), shape, 1)[..., 0] > 127
+    else:
+        missing = np.asarray(mask, dtype=bool)
+    if missing.shape != shape:
+        raise UsageError(f"{argument('mask')} must have the shape of the images, {shape}, not {missing.shape}.")
+    return torch.from_numpy(~missing)[None, None]
+
+
+def _observation(
+    model: Model, operator: operators.Operator, task: str, x: Tensor, noise_std: float, seed: int, degraded: bool
+) -> Tensor:
+    rng = Noise.of_seeds(range(seed, seed + len(x)), x.device)
+    if degraded and task == "denoise":
+        return x
+    if not degraded and task == "denoise" and "corrupt" in verbs_of(model):
+        return model.corrupt(x, rng)
+    y = operator.forward(x)
+    return y if degraded or not noise_std else y + noise_std * rng(*y.shape[1:]).to(y)
+
+
+def _repeated(value: Any, times: int) -> Any:
+    return repeat(value, times) if isinstance(value, Tensor) else [item for item in value for _ in range(times)]

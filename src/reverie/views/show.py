@@ -1,0 +1,89 @@
+"""Views by name, of a run or a loaded model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from reverie.core.card import info_of
+from reverie.core.verbs import Model
+from reverie.data import Dataset
+from reverie.inference.load import Source, data_of, model_of, need
+from reverie.inference.references import Reference, batch_of, find_latent
+from reverie.media.images import Images
+from reverie.views import denoising, view_named
+from reverie.views import latents as latent_views
+
+
+def view(model: Source, name: str = "samples", count: int | None = None, **options: Any) -> Images:
+    """One of the views of a model as an image that shows itself: samples, latent-map, traversal, trajectory ...
+
+    Args:
+        model: a loaded model, or a run.
+        name: of the view; ``rv.list_views(model)`` lists those that apply.
+        count: how many images it shows.
+        options: of the view.
+    Raises:
+        UsageError: there is none of that name, or it does not apply.
+    """
+    model = model_of(model)
+    data = _data(model)
+    return Images(view_named(name, model, data).render(model, data, count, **options)[None])
+
+
+def list_views(model: Source) -> list[str]:
+    """The names of the views that apply to a model."""
+    from reverie.views import views_of
+
+    model = model_of(model)
+    return [view.name for view in views_of(model, _data(model))]
+
+
+def _data(model: Model) -> Dataset | None:
+    return data_of(model) if info_of(model).get("data") else None
+
+
+def traverse(
+    model: Source,
+    image: Reference | None = None,
+    latents: int = 10,
+    columns: int = 11,
+    reach: float = 3.0,
+) -> Images:
+    """Move one latent at a time, a row each, those first that vary most from image to image.
+
+    Args:
+        model: a loaded model, or a run.
+        image: the reference to start from; by default the mean of the latent space.
+        latents: how many rows.
+        columns: images in a row.
+        reach: how far to each side, in standard deviations of that latent over held-out images.
+    Raises:
+        UsageError: a model that does not decode, fewer than 1 row or 2 columns.
+    """
+    model = model_of(model)
+    need(model, "decode")
+    base = None if image is None else find_latent(model, image)
+    return latent_views.traverse(model, data_of(model), base, latents, columns, reach)[0]
+
+
+def mix(model: Source, rows: int = 5, columns: int = 8, seed: int = 0, cut: int | None = None) -> Images:
+    """Style mixing: each row has one image's coarse styles, each column another's fine ones; see ``views.latents``."""
+    return latent_views.mix(model_of(model), rows, columns, seed, cut)
+
+
+def forward(model: Source, images: Any = None, n: int = 4, columns: int = 9) -> Images:
+    """The forward process of a diffusion model: images under ever more noise of its own schedule, a row each.
+
+    Args:
+        model: a loaded model, or a run.
+        images: references, see ``rv.encode``; by default the first held-out images.
+        n: how many held-out images.
+        columns: how many times.
+    Raises:
+        UsageError: a model that does not diffuse, fewer than 2 columns.
+    """
+    model = model_of(model)
+    need(model, "diffuse")
+    return Images(np.asarray(denoising.forward(model, batch_of(model, images, n), columns))[None])

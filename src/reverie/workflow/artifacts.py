@@ -1,0 +1,83 @@
+"""The final images and numbers of a run: views, loss curves, scores on held-out data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reverie.core.card import reconstructs
+from reverie.core.verbs import Model, verbs_of
+from reverie.data.batches import in_order
+from reverie.data.types import Dataset
+from reverie.evaluation.likelihood import GLANCE, affordable, nats_of
+from reverie.evaluation.reconstruction import mse, psnr
+from reverie.inference.rows import device_of, reconstruct
+from reverie.media import montage, plots
+from reverie.probability.likelihoods import bits_per_dim
+from reverie.views import VIEWS, View, views_of
+
+_BITS = {"exact": "bits_per_dim", "bound": "bits_per_dim_upper_bound", "estimate": "bits_per_dim_estimate"}
+
+
+def preview_of(model: Model, data: Dataset | None, verbs: set[str]) -> View | None:
+    """The view for previews during training, or None if no verb of the current stage has one."""
+    previews = (view for view in VIEWS.values() if view.use == "preview")
+    return next((view for view in previews if set(view.verbs) & verbs and view.applies(model, data)), None)
+
+
+@torch.no_grad()
+def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
+    """Means over held-out data: reconstruction error, and the likelihood or its bound if it is fast to compute."""
+    model.eval()
+    verbs, device = verbs_of(model), device_of(model)
+    likelihoods = affordable(model, GLANCE)
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for low, batch in zip(range(0, len(data.held_out), 256), in_order(data.held_out, 256, device), strict=True):
+        values: dict[str, Tensor] = {}
+        if reconstructs(model):
+            clean, *_, output = reconstruct(model, batch)
+            values |= {"mse": mse(clean, output), "psnr": psnr(clean, output)}
+        for method in likelihoods:
+            if not method.rows or low < method.rows:
+                values[f"{method.verb}_nats_per_image"] = nats_of(model, method, batch)
+        if "held_out_scores" in verbs:  # scores of the model itself
+            values |= model.held_out_scores(batch)
+        for name, rows in values.items():
+            sums[name] = sums.get(name, 0.0) + float(rows.double().sum())
+            counts[name] = counts.get(name, 0) + len(rows)
+    scores = {name: value / counts[name] for name, value in sums.items()}
+    for method in likelihoods:
+        if method.of == "8-bit":
+            scores[_BITS[method.kind]] = bits_per_dim(-scores[f"{method.verb}_nats_per_image"], data.spec.dimensions)
+    return scores
+
+
+def loss_curve(lines: list[dict[str, Any]], path: Path) -> None:
+    """The losses of metrics.jsonl over the steps, and below them every other metric."""
+    exclude = {"step", "seconds", "lr", "images_per_second", "progress", "stage"}
+    names = sorted({name for line in lines for name in line} - exclude, key=lambda n: (not n.endswith("loss"), n))
+    curves = {name: [line for line in lines if name in line] for name in names}  # some are logged now and then only
+    if curves:
+        steps = {n: ([line["step"] for line in logged], [line[n] for line in logged]) for n, logged in curves.items()}
+        plots.plot_curves(path, steps)
+
+
+def write_artifacts(
+    model: Model, data: Dataset | None, lines: list[dict[str, Any]], folder: Path, count: int
+) -> dict[str, float]:
+    """Write a finished run's images and plots to ``folder``; returns the held-out scores.
+
+    Args:
+        count: how many samples.
+    """
+    views = [view for view in views_of(model, data) if view.use == "end"]
+    if preview := preview_of(model, data, set(verbs_of(model))):
+        montage.save(folder / f"{preview.name}.png", preview.render(model, data, min(count, preview.count)))
+    for view in views:
+        montage.save(folder / f"{view.name}.png", view.render(model, data))
+    loss_curve(lines, folder / "loss.png")
+    return {} if data is None else held_out_scores(model, data)
