@@ -44,12 +44,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import convolution, peak
 
-from reverie import registry
+from reverie.core import registry
+from reverie.core.cache import home
 from reverie.core.precision import keep_memory, pick_device, pick_precision
 from reverie.core.verbs import Model
 from reverie.data.batches import Batches
 from reverie.data.types import Split
-from reverie.home import home
 from reverie.media.medium import to_float
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.optim.phase import stages_of

@@ -41,21 +41,21 @@ BATCH = 64  # the peers' usual
 
 class Ours:
     def __init__(self, precision: str, resize: str = "tf1-bilinear"):
-        from reverie.metrics.features import backbone
+        from reverie.evaluation.features import backbone
 
         self.eye = backbone("inception", resize, precision)
         self.found: dict[bool, list] = {True: [], False: []}
 
     def feed(self, images: np.ndarray, real: bool) -> None:
-        from reverie.metrics.features import features
+        from reverie.evaluation.features import features
 
         self.found[real].append(features(images, self.eye, keep=False)[:])
 
     def value(self) -> float:
         import torch
 
-        from reverie.metrics.distances import frechet_distance
-        from reverie.metrics.statistics import Moments
+        from reverie.evaluation.distances import frechet_distance
+        from reverie.evaluation.statistics import Moments
 
         return frechet_distance(*(Moments.of(torch.cat(self.found[side])) for side in (False, True)))
 
@@ -185,8 +185,8 @@ def common_file(path: Path) -> None:
     """Our verified weights in the layout that the peers read; the class logits, which FID has no use for, are zeros."""
     import torch
 
-    from reverie import weights
     from reverie.nets.inception import CONVOLUTIONS
+    from reverie.pretrained import weights
 
     ours, theirs = weights.load("inception"), {}
     for name in CONVOLUTIONS:
@@ -205,7 +205,7 @@ def report_peak(rates: dict[str, float]) -> None:
     from torch.utils.flop_counter import FlopCounterMode
     from training_step import convolution, peak
 
-    from reverie.metrics.features import backbone
+    from reverie.evaluation.features import backbone
 
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         backbone("inception", precision="fp32").net(torch.zeros(1, 3, 299, 299))
@@ -227,7 +227,7 @@ def main() -> None:
     import torch
 
     import reverie as rv
-    from reverie.home import home
+    from reverie.core.cache import home
 
     data = rv.data(arguments.data, channels=3)
     sides = {False: data.held_out["x"], True: data.train["x"]}

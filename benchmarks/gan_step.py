@@ -43,7 +43,7 @@ from peers.gans import (
     plain_stylegan2,
 )
 
-from reverie import registry
+from reverie.core import registry
 from reverie.core.noise import Noise
 from reverie.core.precision import keep_memory, pick_device, pick_precision
 from reverie.core.verbs import Model

@@ -34,17 +34,17 @@ from diffusion_step import equal_widths, fetch_diffusers, parameters, peer_avera
 from peers.gans import plain_dcgan, plain_discriminator, plain_generator
 
 import reverie as rv
-from reverie import registry
+from reverie.core import registry
 from reverie.core.card import card_of
 from reverie.core.files import read_json, write_json
 from reverie.core.options import sampling_options
 from reverie.core.precision import pick_device
+from reverie.evaluation.distances import frechet_distance, frechet_infinity, kernel_distance
+from reverie.evaluation.features import backbone, features
+from reverie.evaluation.statistics import Moments
 from reverie.media import montage
 from reverie.media.medium import to_float, to_uint8
-from reverie.metrics.distances import frechet_distance, frechet_infinity, kernel_distance
-from reverie.metrics.features import backbone, features
-from reverie.metrics.statistics import Moments
-from reverie.models.gan.base import GAN
+from reverie.models.gans.base import GAN
 from reverie.recipes import recipe_for
 from reverie.training.progress import clock
 from reverie.training.run import fresh_path, machine

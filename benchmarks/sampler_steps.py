@@ -27,19 +27,19 @@ import torch
 from torch import Tensor
 
 import reverie as rv
-from reverie import weights
 from reverie.core.card import card_of
 from reverie.core.files import read_json, write_json
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model
 from reverie.diffusion.grids import GRIDS
 from reverie.diffusion.samplers import SAMPLERS
-from reverie.generation import data_of
+from reverie.evaluation.distances import frechet_distance
+from reverie.evaluation.features import Backbone, backbone, features
+from reverie.evaluation.statistics import Moments
+from reverie.inference.sampling import data_of
 from reverie.media import plots
-from reverie.metrics.distances import frechet_distance
-from reverie.metrics.features import Backbone, backbone, features
-from reverie.metrics.statistics import Moments
-from reverie.models.diffusion import GRID, SAMPLER, STEPS
+from reverie.models.diffusion.base import GRID, SAMPLER, STEPS
+from reverie.pretrained import weights
 from reverie.training.progress import clock
 from reverie.training.run import locate
 

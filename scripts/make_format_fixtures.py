@@ -3,7 +3,8 @@
     python scripts/make_format_fixtures.py [NAME ...]
 
 Run it once, before the format changes: stored fixtures are what proves that later versions read older runs. Those of
-format 1 were made at commit 64ae4f0, those of format 2 at commit f059170, each by the script as it was there.
+format 1 were made at commit 64ae4f0, those of format 2 at commit f059170, each by the script as it was there; those
+of format 3 are of the version that introduced it.
 
 Every run is trained for a few steps on bundled images of 8 or 16 pixels (CPU, float32, smallest widths) and reduced to
 what loading needs: run.json and the newest checkpoint with all its files. ``samples.npz`` beside them holds float32
@@ -15,6 +16,7 @@ the configuration and the tensors' names and shapes of models that are too large
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -40,7 +42,7 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "autoencoder-kl": ("autoencoder-kl", "fashion", 8, {"steps": 40, "latent": 2, "factor": 2, "width": 4}),
     "ddpm": ("ddpm", "fashion", 8, {"steps": 60, "width": 8, "schedule": "linear"}),
     "edm": ("edm", "fashion", 8, {"steps": 60, "conditional": "label", "width": 8}),
-    "ddpm-textbook": ("ddpm-textbook", "fashion", 8, {"steps": 30, "widths": (8, 8), "groups": 4, "depth": 1}),
+    "ddpm-textbook": ("ddpm-textbook", "fashion", 8, {"steps": 30, "widths": (8, 8), "norm_groups": 4, "depth": 1}),
     "dit": ("dit", "fashion", 8, {"steps": 60, "conditional": "label", "width": 16, "depth": 2}),
     "latent-diffusion": (
         "latent-diffusion",
@@ -48,29 +50,29 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
         8,
         {"steps": 80, "latent": 2, "factor": 2, "codec_width": 8, "width": 8, "depth": 1},
     ),
-    "distilled": ("distilled", "fashion", 8, {"steps": 30, "teacher": "runs/edm", "evaluations": 2}),
+    "distilled": ("distilled", "fashion", 8, {"steps": 30, "teacher": "runs/edm", "student_steps": 2}),
     "gan": ("gan", "fashion", 8, {"steps": 30, "latent": 4, "width": 8, "conditional": "label"}),
     "dcgan-ada": ("dcgan", "fashion", 16, {"steps": 120, "latent": 4, "width": 4, "d_augment": "ada", "r1": 0.1}),
     "acgan": ("acgan", "fashion", 8, {"steps": 40, "latent": 4, "width": 4}),
     "r3gan": ("r3gan", "fashion", 8, {"steps": 30, "latent": 4, "width": 4, "conditional": "label"}),
     "progan": ("progan", "fashion", 8, {"steps": 70, "latent": 8, "width": 4, "lr": 0.001}),
-    "stylegan": ("stylegan", "emoji", 16, {"steps": 30, "latent": 8, "mapping": 2, "width": 4}),
-    "stylegan2": ("stylegan2", "emoji", 16, {"steps": 40, "latent": 8, "mapping": 2, "width": 4}),
+    "stylegan": ("stylegan", "emoji", 16, {"steps": 30, "latent": 8, "mapping_layers": 2, "width": 4}),
+    "stylegan2": ("stylegan2", "emoji", 16, {"steps": 40, "latent": 8, "mapping_layers": 2, "width": 4}),
     "editor": ("editor", "emoji", 16, {"steps": 20, "teacher": "runs/stylegan2", "width": 4, "depth": 1}),
     "pix2pix": ("pix2pix", "emoji", 8, {"steps": 30, "width": 4, "depth": 1, "task": "colour"}),
-    "cyclegan": ("cyclegan", "emoji", 8, {"steps": 60, "pool": 4, "width": 4, "lr": 0.01}),
+    "cyclegan": ("cyclegan", "emoji", 8, {"steps": 60, "pool_size": 4, "width": 4, "lr": 0.01}),
     "noisy-classifier": ("noisy-classifier", "fashion", 8, {"steps": 30, "width": 4}),
 }
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm-text": ("ddpm", {"shape": (16, 16), "channels": 3, "conditional": "text"}),
     "dit-text": ("dit", {"shape": (16, 16), "channels": 3, "conditional": "text"}),
-    "dcgan-spectral": ("dcgan", {"shape": (16, 16), "channels": 3, "spectral": True}),
+    "dcgan-spectral": ("dcgan", {"shape": (16, 16), "channels": 3, "spectral_norm": True}),
     "dcgan-plane": (
         "dcgan",
-        {"shape": (16, 16), "channels": 3, "classes": 4, "conditional": "label", "condition": "concatenation"},
+        {"shape": (16, 16), "channels": 3, "classes": 4, "conditional": "label", "d_condition": "concatenation"},
     ),
-    "autoencoder-kl-adversarial": ("autoencoder-kl", {"shape": (16, 16), "channels": 3, "adversarial": 0.1}),
-    "vae-dense": ("vae", {"shape": (8, 8), "channels": 1, "net": "dense", "decoder": "learned"}),
+    "autoencoder-kl-adversarial": ("autoencoder-kl", {"shape": (16, 16), "channels": 3, "adversarial_weight": 0.1}),
+    "vae-dense": ("vae", {"shape": (8, 8), "channels": 1, "net": "dense", "likelihood": "learned"}),
     "stylegan2-label": ("stylegan2", {"shape": (16, 16), "channels": 3, "classes": 4, "conditional": "label"}),
     "progan-label": ("progan", {"shape": (16, 16), "channels": 3, "classes": 4, "conditional": "label"}),
 }
@@ -83,7 +85,7 @@ def outputs(model: Any) -> dict[str, Any]:
     from reverie.core.noise import Noise
     from reverie.core.verbs import verbs_of
     from reverie.data.batches import in_order
-    from reverie.generation import data_of
+    from reverie.inference.load import data_of
 
     card, verbs = card_of(model), verbs_of(model)
     batch = next(in_order(data_of(model).held_out, 4))
@@ -94,9 +96,10 @@ def outputs(model: Any) -> dict[str, Any]:
             **_label(),
         }
     if "translate" in verbs:
-        source, _ = model.given(batch)
-        arrays = {"source": source, "made": model.translate(source)}
-        return arrays | ({"back": model.translate(batch["x"], to="A")} if type(model).__name__ == "CycleGAN" else {})
+        source, _ = model.translation_pair(batch)
+        options = inspect.signature(model.translate).parameters
+        directions = {"to_b": {"to": "B"}, "to_a": {"to": "A"}} if "to" in options else {"made": {}}
+        return {"source": source} | {key: model.translate(source, **to) for key, to in directions.items()}
     cond: dict[str, Any] = _label() if card.classes else {}
     arrays = dict(cond)
     if "sample" in verbs:

@@ -24,12 +24,12 @@ from reverie.core.precision import pick_precision
 from reverie.core.verbs import Batch
 from reverie.data.batches import Batches
 from reverie.data.types import Split
+from reverie.evaluation.resize import resize
 from reverie.media.medium import to_float
-from reverie.metrics.resize import resize
 from reverie.nets.small import DIMENSION, SIZE, SmallEncoder
 from reverie.optim.phase import Phase, Stage, adamw
+from reverie.pretrained.weights import digest
 from reverie.training.step import Engine
-from reverie.weights import digest
 
 KINDS = ("blur", "noise", "brightness", "contrast", "tint", "patch")
 BATCH = 128

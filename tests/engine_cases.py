@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reverie import registry
+from reverie.core import registry
 from reverie.core.batch import Batch
-from reverie.core.layout import place
+from reverie.core.layout import to_device_layout
 from reverie.core.noise import Noise, fold
 from reverie.core.precision import Precision
 from reverie.optim.phase import Phase, Stage
@@ -44,7 +44,7 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         return self.some(step * self.batch_size + self.start, step, self.start, self.rows)
 
-    def whole(self, step: int) -> Batch:
+    def global_batch(self, step: int) -> Batch:
         return self.some(step * self.batch_size, step, 0, self.batch_size)
 
     def in_order(self, rows: int) -> Iterator[Batch]:
@@ -107,22 +107,22 @@ class Case:
     warm: Callable[[Any], None] = lambda model: None  # buffers away from where they start
 
 
-SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "groups": 4, "pool": 12}
+SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "norm_groups": 4, "pool_size": 12}
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that learn from another run: of what model
 OPTIONS: dict[str, dict[str, Any]] = {"pix2pix": {"task": "lines"}}  # the bars have no pairs
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "autoencoder": [{"net": "dense", "loss": "bce"}, {"loss": "l1"}],
     "denoising-autoencoder": [
-        {"corruption": "masking", "strength": 0.3},
-        {"corruption": "salt-and-pepper", "strength": 0.3},
+        {"corruption": "masking", "corruption_level": 0.3},
+        {"corruption": "salt-and-pepper", "corruption_level": 0.3},
     ],
     "vae": [
-        {"decoder": "gaussian"},
-        {"decoder": "learned"},
+        {"likelihood": "gaussian"},
+        {"likelihood": "learned"},
         {"conditional": "label"},
         {"free_bits": 0.5, "net": "dense"},
     ],
-    "autoencoder-kl": [{"adversarial": 0.1, "adversarial_start": 0.0, "factor": 2}],
+    "autoencoder-kl": [{"adversarial_weight": 0.1, "adversarial_start": 0.0, "factor": 2}],
     "ddpm": [{"conditional": "text"}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],
@@ -130,7 +130,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dcgan": [
         {"loss": "wasserstein", "penalty_every": 2},
         {"d_augment": "ada", "loss": "hinge"},
-        {"conditional": "label", "spectral": True},
+        {"conditional": "label", "spectral_norm": True},
     ],
     "r3gan": [{"d_augment": "diffaugment", "penalty_every": 2}],
     "stylegan2": [{"conditional": "label", "loss": "r3"}],
@@ -154,10 +154,10 @@ def registered(name: str, options: dict[str, Any]) -> nn.Module:
 
 def warm_buffers(model: Any) -> None:
     """ADA at work, a full image pool, a mean of path lengths."""
-    for name, value in {"strength": 0.5, "stride": 0.3, "filled": SMALL["pool"]}.items():
+    for name, value in {"augment_p": 0.5, "path_length_mean": 0.3, "pool_filled": SMALL["pool_size"]}.items():
         if name in dict(model.named_buffers()):
             model.get_buffer(name).fill_(value)
-    for name in {"past_a", "past_b"} & dict(model.named_buffers()).keys():
+    for name in {"pool_a", "pool_b"} & dict(model.named_buffers()).keys():
         pool = model.get_buffer(name)
         pool.copy_(torch.rand(pool.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1)
 
@@ -196,7 +196,7 @@ def build(case: str) -> Any:
             for p in model.parameters():
                 p.add_(0.05 * torch.randn(p.shape))
             CASES[case].warm(model)
-    return place(model, "cpu")
+    return to_device_layout(model, "cpu")
 
 
 def engine(case: str, model: Any = None, batch_size: int = 16, rank: int = 0, ranks: int = 1, **options: Any) -> Engine:

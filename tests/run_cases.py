@@ -15,7 +15,7 @@ class Staged(nn.Module):
 
     transient = ("seen",)
 
-    def __init__(self, size=8, channels=1, width=4):
+    def __init__(self, size: rv.Side = 8, channels: rv.Channels = 1, width=4):
         super().__init__()
         self.a, self.b = nn.Linear(size * size, width), nn.Linear(width, size * size)
         self.register_buffer("seen", torch.zeros(3))

@@ -15,44 +15,45 @@ import pytest
 import torch
 
 import reverie as rv
-from reverie import recipes, registry
+from reverie import recipes
+from reverie.core import registry
 from reverie.core.card import Card, card_of
 from reverie.core.noise import Noise
 from reverie.core.verbs import VERBS, verbs_of
 from reverie.data.batches import in_order
-from reverie.drawing import conditioning
-from reverie.metrics.likelihood import nats_of
+from reverie.evaluation.likelihood import nats_of
+from reverie.inference.rows import conditioning
+from reverie.pretrained.weights import NETWORKS
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.options import sort_options
 from reverie.training.run import Run
-from reverie.weights import NETWORKS
 from reverie.workflow.again import rerun, resume
 from reverie.workflow.train import train
 
-SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "groups": 4, "pool": 12}
+SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "norm_groups": 4, "pool_size": 12}
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that cannot do without another's run: of what model
 RUNS: dict[str, str] = {}  # ... and where it is
 # what is worth a row of its own beside each model's defaults
 VARIANTS = {
     "autoencoder": [{"net": "dense"}, {"loss": "bce"}, {"loss": "l1"}],
     "denoising-autoencoder": [
-        {"corruption": "masking", "strength": 0.3},
-        {"corruption": "salt-and-pepper", "strength": 0.3},
+        {"corruption": "masking", "corruption_level": 0.3},
+        {"corruption": "salt-and-pepper", "corruption_level": 0.3},
     ],
     "vae": [
-        {"decoder": "gaussian"},
-        {"decoder": "learned"},
+        {"likelihood": "gaussian"},
+        {"likelihood": "learned"},
         {"conditional": "label"},
         {"free_bits": 0.5, "net": "dense"},
     ],
-    "autoencoder-kl": [{"adversarial": 0.1}, {"factor": 2}],
+    "autoencoder-kl": [{"adversarial_weight": 0.1}, {"factor": 2}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],
     "gan": [{"conditional": "label", "packing": 2}],
     "dcgan": [
         {"loss": "wasserstein"},
         {"d_augment": "ada", "loss": "hinge"},
-        {"conditional": "label", "spectral": True},
+        {"conditional": "label", "spectral_norm": True},
     ],
     "r3gan": [{"d_augment": "diffaugment", "penalty_every": 2}],
     "stylegan2": [{"conditional": "label", "loss": "r3"}],
@@ -120,12 +121,10 @@ def test_verbs_give_the_shapes_and_ranges_that_they_promise(name, options, tiny)
         for verb in {"elbo", "log_prob"} & set(verbs):
             assert getattr(model, verb)(batch).shape == (5,)
         if "translate" in verbs:
-            given, truth = model.given(batch)
-            made = model.translate(given, batch.rng)
-            assert made.abs().max() <= 1 and (truth is None or made.shape == truth.shape)
-            torch.testing.assert_close(model.translate(given[2:3], batch.rng[2:3]), made[2:3])
-        if "restore" in verbs:
-            assert all(model.restore(batch["x"], task).shape == batch["x"].shape for task in model.tasks)
+            source, truth = model.translation_pair(batch)
+            translated = model.translate(source, batch.rng)
+            assert translated.abs().max() <= 1 and (truth is None or translated.shape == truth.shape)
+            torch.testing.assert_close(model.translate(source[2:3], batch.rng[2:3]), translated[2:3])
         if "stream" in verbs:
             *_, last = model.stream(Noise.of_seeds(range(5)), **condition)
             assert torch.equal(next(iter(last.render().values())), drawn)
@@ -146,8 +145,8 @@ def test_a_card_is_plain_data_that_its_model_keeps(name, options, tiny):
             named = {"space": space} if len(card.latents) > 1 else {}
             drawn = model.decode(torch.zeros(2, *facts.shape), **named)
             assert drawn.shape == (2, card.output.channels, *card.output.shape)
-            if "latents" in verbs:
-                assert model.latents(Noise.of_seeds([0, 1]), **named).shape == (2, *facts.shape)
+            if "latent" in verbs:
+                assert model.latent(Noise.of_seeds([0, 1]), **named).shape == (2, *facts.shape)
 
 
 @case

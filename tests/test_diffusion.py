@@ -15,7 +15,7 @@ from reverie.diffusion import grids
 from reverie.diffusion.denoiser import clipped, denoiser
 from reverie.diffusion.prediction import PREDICTIONS
 from reverie.diffusion.samplers import SAMPLERS, STOCHASTIC, ddim, dpm_solver_2m, heun, unipc
-from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear
+from reverie.diffusion.schedules import Cosine, RectifiedFlow, Karras, Linear
 
 MEANS = torch.tensor([[-1.0, 0.5], [0.8, -0.3], [0.2, 1.1]], dtype=torch.float64)
 VARIANCES = torch.tensor([0.04, 0.09, 0.02], dtype=torch.float64)
@@ -132,7 +132,7 @@ def test_unipc_of_order_1_is_ddim():
 def test_euler_is_the_straight_line_of_rectified_flow_and_of_sigma():
     """Textbook Euler steps in t along the velocity, and in sigma along (x - E[x0|x]) / sigma, are DDIM's."""
     x = normal(5, 1)
-    flow = Flow()
+    flow = RectifiedFlow()
     y, grid = x, grids.uniform(flow, 7)
     for (a, s), (_, r) in pairwise(grid):
         x0 = mixture(y, a, s)
@@ -206,16 +206,16 @@ def test_a_grid_of_one_step_is_one_estimate(name):
 def test_a_picture_s_noise_is_its_own_in_every_sampler(name):
     """Row 3 of five is row 3 alone."""
     x, noise = normal(5, 1), Noise.of_seeds(range(5))
-    grid = grids.log_snr(Flow(), 6)
+    grid = grids.log_snr(RectifiedFlow(), 6)
     alone = last(SAMPLERS[name](mixture, x[3:4], grid, noise[3:4]))
     assert torch.allclose(last(SAMPLERS[name](mixture, x, grid, noise))[3:4], alone, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_only_the_stochastic_samplers_need_noise(name):
-    grid = grids.log_snr(Flow(), 6)
+    grid = grids.log_snr(RectifiedFlow(), 6)
     if name in STOCHASTIC:
-        with pytest.raises(UsageError, match="give it a Noise"):
+        with pytest.raises(UsageError, match="pass a Noise"):
             last(SAMPLERS[name](mixture, normal(5, 1), grid, None))
     else:
         assert last(SAMPLERS[name](mixture, normal(5, 1), grid, None)).isfinite().all()
@@ -240,7 +240,7 @@ def test_the_stochastic_solvers_draw_the_mixture_s_spread():
         assert torch.allclose(drawn.var(0), spread, rtol=0.1)
 
 
-@pytest.mark.parametrize("schedule", [Flow(), Karras(), Cosine(), Linear()], ids=lambda s: type(s).__name__.lower())
+@pytest.mark.parametrize("schedule", [RectifiedFlow(), Karras(), Cosine(), Linear()], ids=lambda s: type(s).__name__.lower())
 @pytest.mark.parametrize("steps", [5, 6, 7, 8])
 def test_the_optimised_grid_beats_every_fixed_one_on_noise_it_has_not_seen(schedule, steps):
     def miss(grid):
@@ -256,7 +256,7 @@ def test_the_optimised_grid_beats_every_fixed_one_on_noise_it_has_not_seen(sched
 @pytest.mark.parametrize("sampler", [ddim, heun])
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_the_optimised_grid_of_a_solver_is_never_worse_than_the_log_snr_grid(sampler, steps):
-    x, flow = normal(16, 7), Flow()
+    x, flow = normal(16, 7), RectifiedFlow()
     fine = grids.log_snr(flow, 300)
     truth = last(unipc(mixture, x, fine))
     found = grids.curved(flow, steps, *grids.optimised(mixture, flow, x, steps, sampler))

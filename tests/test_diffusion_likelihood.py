@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from reverie import registry
+from reverie.core import registry
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.data.types import Dataset, Report, Split
-from reverie.diffusion.likelihood import eight_bit_log_prob, flow_log_prob, flow_log_prob_8bit, variational_bound
-from reverie.metrics.likelihood import MODERATE, likelihood
-from reverie.workflow.report import held_out_scores
+from reverie.diffusion.likelihood import discretised_gaussian, flow_log_prob, flow_log_prob_8bit, variational_bound
+from reverie.evaluation.likelihood import MODERATE, likelihood
+from reverie.workflow.artifacts import held_out_scores
 
 MEANS = torch.tensor([[-1.0, 0.5], [0.8, -0.3], [0.2, 1.1]], dtype=torch.float64)
 VARIANCES = torch.tensor([0.04, 0.09, 0.02], dtype=torch.float64)
@@ -137,7 +137,7 @@ def chain_log_prob(image, path):
         variance = slope**2 * variance + r**2 * (1 - (a * r / (b * s)) ** 2)
     gain = alpha * VARIANCE / (alpha**2 * VARIANCE + sigma**2)
     mean, variance = MEAN + gain * (mean - alpha * MEAN), gain**2 * variance + (sigma / alpha) ** 2
-    return eight_bit_log_prob(image, torch.full_like(image, mean), math.sqrt(variance))
+    return discretised_gaussian(image, torch.full_like(image, mean), math.sqrt(variance))
 
 
 def mean_bound(path, rows=256, **options):
@@ -169,7 +169,7 @@ def test_the_bound_is_the_sum_of_the_kls_of_its_definition(scale):
     rng = Noise.of_step(5, 0, 3)
     state = lambda a, s: a * image + s * rng(1, 1, 2).double()  # noqa: E731
     (first_alpha, first_sigma), (alpha, sigma) = path[0], path[-2]
-    exact = eight_bit_log_prob(image, mixture(state(alpha, sigma), alpha, sigma), sigma / alpha)
+    exact = discretised_gaussian(image, mixture(state(alpha, sigma), alpha, sigma), sigma / alpha)
     start = Normal(torch.zeros_like(image), math.hypot(first_alpha, first_sigma))
     exact = exact - kl_divergence(Normal(first_alpha * image, first_sigma), start).flatten(1).sum(1)
     for (a, s), (b, r) in pairwise(path[:-1]):
@@ -210,14 +210,14 @@ def test_the_bound_of_a_picture_does_not_depend_on_its_batch():
 
 @pytest.mark.parametrize("mean, deviation", [(0.3, 0.01), (-0.999, 0.002), (-3.0, 0.1), (0.0, 2.0)])
 def test_the_256_levels_of_the_last_step_share_all_probability(mean, deviation):
-    found = eight_bit_log_prob(levels(), torch.full((1, 1, 1, 1), mean, dtype=torch.float64), deviation)
+    found = discretised_gaussian(levels(), torch.full((1, 1, 1, 1), mean, dtype=torch.float64), deviation)
     assert float(found.exp().sum()) == pytest.approx(1, abs=1e-12)
 
 
 def test_the_last_step_s_far_tails_are_true_in_float32():
     mean, deviation = 0.9, 0.002
-    found = eight_bit_log_prob(levels().float(), torch.full((1, 1, 1, 1), mean), deviation)
-    exact = eight_bit_log_prob(levels(), torch.full((1, 1, 1, 1), mean, dtype=torch.float64), deviation)
+    found = discretised_gaussian(levels().float(), torch.full((1, 1, 1, 1), mean), deviation)
+    exact = discretised_gaussian(levels(), torch.full((1, 1, 1, 1), mean, dtype=torch.float64), deviation)
     assert found.isfinite().all() and float(exact.min()) < -1e5
     assert torch.allclose(found.double(), exact, rtol=1e-3, atol=1e-3)
 

@@ -12,14 +12,14 @@ import tyro
 from torch import nn
 
 import reverie as rv
-from reverie import registry
-from reverie.commands.distil import distill
+from reverie.commands.distill import distill
+from reverie.core import registry
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.diffusion.samplers import ddim
-from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear
-from reverie.models.distilled import Distilled, aim, stops, weight
+from reverie.diffusion.schedules import Cosine, Karras, Linear, RectifiedFlow
+from reverie.models.diffusion.distilled import levels, target_x0, weight
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.workflow.train import train
 
@@ -39,7 +39,7 @@ def config(name="flow-matching", **options):
 
 
 def exact_denoiser(label=None, text=None, guidance=1.0):
-    """In the place of a diffusion model's ``denoiser``: that of N(mean, VARIANCE), the mean by class where asked."""
+    """Stands in for a diffusion model's ``denoiser``: that of N(mean, VARIANCE), with a mean for each class."""
     mean = torch.lerp(MEANS[2:], MEANS[2:] if label is None else MEANS[label], guidance)[:, None, None, None]
 
     def denoise(x, alpha, sigma):
@@ -54,8 +54,12 @@ def exact_end(x, start, end, mean):
     return b * mean + ((b**2 * VARIANCE + r**2) / (a**2 * VARIANCE + s**2)) ** 0.5 * (x - a * mean)
 
 
-def with_exact_teacher(**options):
-    model = Distilled(8, 1, 2, **{"teacher": config(conditional="label")} | options)
+def student_of(teacher, **options):
+    return registry.build("distilled", shape=8, channels=1, classes=2, teacher=teacher, **options)
+
+
+def with_exact_teacher(name="flow-matching", **options):
+    model = student_of(config(name, conditional="label"), **options)
     model.teacher.denoiser = exact_denoiser
     return model
 
@@ -64,13 +68,13 @@ def batch_of(rows=6, **more):
     return Batch({"x": torch.zeros(rows, 1, 8, 8)} | more, Noise.of_step(3, 0, rows))
 
 
-# What is learned
+# The loss
 
 
 @pytest.mark.parametrize("start, stop", [((0.6, 0.8), (0.8, 0.6)), ((1.0, 5.0), (1.0, 0.5)), ((0.7, 0.3), (1.0, 0.0))])
 def test_an_estimate_counts_by_how_far_its_error_moves_the_next_x(start, stop):
     x, x0 = torch.randn(2, 1, 2, 2).double(), torch.randn(2, 1, 2, 2).double()
-    ends = [list(ddim(lambda *_, said=x0 + error: said, x, (start, stop)))[-1][0] for error in (0.0, 1.0)]
+    ends = [list(ddim(lambda *_, x0=x0 + error: x0, x, (start, stop)))[-1][0] for error in (0.0, 1.0)]
     deviation = math.hypot(stop[1], 0.5 * stop[0])
     torch.testing.assert_close(ends[1] - ends[0], torch.full_like(x, weight(start, stop) * deviation))
 
@@ -87,51 +91,53 @@ def test_the_target_is_the_mean_of_the_exact_estimates_along_the_way(start, stop
     along = exact_end(x / math.hypot(*start), [v / math.hypot(*start) for v in start], (levels * unit, unit), mean)
     alpha = levels * unit
     estimates = mean + alpha * VARIANCE / (alpha**2 * VARIANCE + unit**2) * (along - alpha * mean)
-    wanted = torch.trapezoid(estimates, levels) / (levels[-1] - levels[0])
-    assert torch.allclose(aim(x, exact_end(x, start, stop, mean), start, stop), wanted, atol=1e-8)
+    expected = torch.trapezoid(estimates, levels) / (levels[-1] - levels[0])
+    assert torch.allclose(target_x0(x, exact_end(x, start, stop, mean), start, stop), expected, atol=1e-8)
 
 
 @pytest.mark.parametrize("start, stop", [((0.0, 1.0), (0.3, 0.7)), ((0.6, 0.8), (0.8, 0.6)), ((1.0, 0.5), (1.0, 0.0))])
 def test_a_ddim_step_with_the_target_ends_where_the_teacher_is(start, stop):
     x, end = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ((landed, _),) = ddim(lambda *_: aim(x, end, start, stop), x, [start, stop])
+    ((landed, _),) = ddim(lambda *_: target_x0(x, end, start, stop), x, [start, stop])
     assert torch.allclose(landed, end, atol=1e-12)
 
 
-def lesson(model, rows, label):
+def teacher_path(model, rows, label):
     """Where the teacher gets to from noise, segment by segment."""
-    stops = [model.noised(Noise.of_seeds(range(rows)))]
-    shows = model.teacher.denoiser(label, guidance=model.guidance)
-    for place in range(model.evaluations):
-        stops.append(model.shown(shows, stops[-1], place))
-    return stops
+    states = [model.initial(Noise.of_seeds(range(rows)))]
+    denoise = model.teacher.denoiser(label, guidance=model.guidance)
+    for step in range(model.steps):
+        states.append(model.teacher_step(denoise, states[-1], step))
+    return states
 
 
 @pytest.mark.parametrize("name", TEACHERS)
 def test_the_teacher_goes_to_where_the_exact_flow_leads(name):
-    model = with_exact_teacher(teacher=config(name, conditional="label"), evaluations=3, substeps=80)
+    model = with_exact_teacher(name, student_steps=3, substeps=80)
     label = torch.tensor([0, 1, -1, 0])
-    path = lesson(model, 4, label)
-    assert len(path) == len(model.pairs) == 4 and model.pairs[-1] == (1.0, 0.0)
-    for x, stop in zip(path, model.pairs, strict=True):
-        wanted = exact_end(path[0], model.pairs[0], stop, MEANS[label][:, None, None, None])
-        assert torch.allclose(x, wanted, atol=2e-3 * math.hypot(*stop)), (stop, (x - wanted).abs().max())
+    path = teacher_path(model, 4, label)
+    assert len(path) == len(model.levels) == 4 and model.levels[-1] == (1.0, 0.0)
+    for x, stop in zip(path, model.levels, strict=True):
+        expected = exact_end(path[0], model.levels[0], stop, MEANS[label][:, None, None, None])
+        assert torch.allclose(x, expected, atol=2e-3 * math.hypot(*stop)), (stop, (x - expected).abs().max())
 
 
-def test_guidance_goes_into_what_the_teacher_shows():
+def test_the_teacher_is_guided():
     """Between Gaussians of one variance the guided denoiser is that of a Gaussian with the extrapolated mean."""
     model = with_exact_teacher(guidance=3.0, substeps=80)
     label = torch.tensor([0, 1])
-    start, *_, end = lesson(model, 2, label)
+    start, *_, end = teacher_path(model, 2, label)
     guided = (MEANS[2] + 3 * (MEANS[label] - MEANS[2]))[:, None, None, None]
-    assert torch.allclose(end, exact_end(start, model.pairs[0], (1.0, 0.0), guided), atol=2e-3)
+    assert torch.allclose(end, exact_end(start, model.levels[0], (1.0, 0.0), guided), atol=2e-3)
 
 
-@pytest.mark.parametrize("schedule", [Flow(), Cosine(1000), Linear(1000), Karras()], ids=lambda s: type(s).__name__)
-def test_stops_are_nested_and_have_the_ratios_that_they_promise(schedule):
-    few, many = stops(schedule, 4), stops(schedule, 12)
+@pytest.mark.parametrize(
+    "schedule", [RectifiedFlow(), Cosine(1000), Linear(1000), Karras()], ids=lambda s: type(s).__name__
+)
+def test_noise_levels_are_nested_and_have_the_ratios_that_they_promise(schedule):
+    few, many = levels(schedule, 4), levels(schedule, 12)
     assert [tuple(pair) for pair in many[::3]] == [pytest.approx(pair) for pair in few]
-    if isinstance(schedule, Flow):
+    if isinstance(schedule, RectifiedFlow):
         assert few[0] == (0, 1) and [s / a for a, s in few[1:]] == [pytest.approx(k) for k in (6, 2, 2 / 3, 0)]
     else:
         assert 39 < few[0][1] / few[0][0] < 41 and few[2][1] / few[2][0] == pytest.approx(2, rel=0.1)
@@ -139,22 +145,21 @@ def test_stops_are_nested_and_have_the_ratios_that_they_promise(schedule):
 
 
 class Solved(nn.Module):
-    """In the place of the student's network, saying x0: at each stop what leads along the exact flow."""
+    """Stands in for the student's network and predicts x0: at each level what leads along the exact flow."""
 
-    def __init__(self, pairs):
+    def __init__(self, levels):
         super().__init__()
-        self.pairs = pairs
+        self.levels = levels
 
     def forward(self, x, timestep, label):
-        steps = list(zip(self.pairs[:-1], self.pairs[1:], strict=True))
-        start, stop = min(steps, key=lambda step: abs(step[0][1] - float(timestep[0]) / 1000))
-        return aim(x, exact_end(x, start, stop, MEANS[label][:, None, None, None]), start, stop)
+        start, stop = min(pairwise(self.levels), key=lambda step: abs(step[0][1] - float(timestep[0]) / 1000))
+        return target_x0(x, exact_end(x, start, stop, MEANS[label][:, None, None, None]), start, stop)
 
 
 def test_the_loss_is_zero_at_the_exact_solution_and_not_at_the_teacher():
     model = with_exact_teacher(substeps=80)
     batch = batch_of(label=torch.tensor([0, 1, -1, 0, 1, 0]))
-    model.student.net, model.student.prediction = Solved(model.plan()[1]), "x0"
+    model.student.net, model.student.prediction = Solved(model.levels), "x0"
     solved = float(model.loss(batch)["loss"])
 
     class Estimates(nn.Module):
@@ -169,12 +174,12 @@ def test_the_loss_is_zero_at_the_exact_solution_and_not_at_the_teacher():
 
 @pytest.mark.parametrize("name", TEACHERS)
 def test_a_student_starts_as_its_teacher(name):
-    """With one substep there is nothing to learn; with several there is."""
+    """With a single substep there is nothing to learn; with several there is."""
     losses = []
     for substeps in (1, 4):
         torch.manual_seed(0)
-        model = Distilled(8, 1, 2, config(name), evaluations=3, substeps=substeps)
-        model.teacher.range = model.student.range = None
+        model = student_of(config(name), student_steps=3, substeps=substeps)
+        model.teacher.clip = model.student.clip = None
         with torch.no_grad():
             for p in [*model.teacher.parameters(), *model.student.parameters()]:
                 p.add_(0.05 * torch.randn(p.shape))
@@ -185,32 +190,32 @@ def test_a_student_starts_as_its_teacher(name):
 
 
 class Affine(nn.Module):
-    """In the place of the student's network, saying x0: a gain and an offset for each stop."""
+    """Stands in for the student's network and predicts x0: a gain and an offset for each level."""
 
-    def __init__(self, pairs):
+    def __init__(self, levels):
         super().__init__()
-        self.levels = [sigma for _, sigma in pairs[:-1]]
-        self.gain, self.offset = (nn.Parameter(torch.zeros(len(self.levels))) for _ in range(2))
+        self.sigmas = [sigma for _, sigma in levels[:-1]]
+        self.gain, self.offset = (nn.Parameter(torch.zeros(len(self.sigmas))) for _ in range(2))
 
     def forward(self, x, timestep):
-        place = min(range(len(self.levels)), key=lambda i: abs(self.levels[i] - float(timestep[0]) / 1000))
-        return self.gain[place] * x + self.offset[place]
+        index = min(range(len(self.sigmas)), key=lambda i: abs(self.sigmas[i] - float(timestep[0]) / 1000))
+        return self.gain[index] * x + self.offset[index]
 
 
 def test_training_finds_the_solution_in_closed_form():
-    model = Distilled(8, 1, 2, config(), evaluations=3, substeps=40)
+    model = student_of(config(), student_steps=3, substeps=40)
     model.teacher.denoiser = exact_denoiser
     model.start_from_teacher(None)
-    model.student.net, model.student.prediction = Affine(model.pairs), "x0"
+    model.student.net, model.student.prediction = Affine(model.levels), "x0"
     optimizer = torch.optim.Adam(model.student.net.parameters(), lr=0.02)
     for step in range(150):
         optimizer.zero_grad()
         model.loss(batch_of().replace(rng=Noise.of_step(step, 0, 6)))["loss"].backward()
         optimizer.step()
-    for place, (start, stop) in enumerate(pairwise(model.pairs)):
-        zero, one = (aim(x, exact_end(x, start, stop, MEANS[2]), start, stop) for x in torch.tensor([0.0, 1.0]))
-        assert model.student.net.offset[place].item() == pytest.approx(zero.item(), abs=0.02)
-        assert model.student.net.gain[place].item() == pytest.approx((one - zero).item(), abs=0.02)
+    for step, (start, stop) in enumerate(pairwise(model.levels)):
+        at_0, at_1 = (target_x0(x, exact_end(x, start, stop, MEANS[2]), start, stop) for x in torch.tensor([0.0, 1.0]))
+        assert model.student.net.offset[step].item() == pytest.approx(at_0.item(), abs=0.02)
+        assert model.student.net.gain[step].item() == pytest.approx((at_1 - at_0).item(), abs=0.02)
 
 
 # As a run
@@ -224,7 +229,7 @@ def teacher(bars, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def student(teacher, bars, tmp_path_factory):
-    options = {"evaluations": 2, "steps": 30, "batch_size": 16, "warmup": 5, "quiet": True}
+    options = {"student_steps": 2, "steps": 30, "batch_size": 16, "warmup": 5, "quiet": True}
     out = tmp_path_factory.mktemp("student") / "run"
     return train("distilled", bars, out=out, teacher=str(teacher.path), **options)
 
@@ -245,7 +250,7 @@ def test_the_teacher_stays_as_it_was_and_the_student_does_not(teacher, student):
         assert any(not torch.equal(moved[name], average[name]) for name in average)
 
 
-def test_drawing_needs_no_teacher(student):
+def test_sampling_needs_no_teacher(student):
     model = rv.load(student)
     before = rv.sample(model, 4, label=[0, 1])
     with torch.no_grad():
@@ -255,30 +260,30 @@ def test_drawing_needs_no_teacher(student):
 
 
 def test_the_label_reaches_the_student():
-    model = with_exact_teacher(evaluations=3)
-    model.student.net, model.student.prediction = Solved(model.plan()[1]), "x0"
+    model = with_exact_teacher(student_steps=3)
+    model.student.net, model.student.prediction = Solved(model.levels), "x0"
     label = torch.tensor([0, 1] * 8)
-    drawn = model.sample(Noise.of_seeds(range(16)), label=label)
-    means = drawn.mean((1, 2, 3))
+    means = model.sample(Noise.of_seeds(range(16)), label=label).mean((1, 2, 3))
     assert means[label == 0].mean() - means[label == 1].mean() == pytest.approx(0.5, abs=0.05)
 
 
-def test_the_way_to_the_pictures_has_as_many_stops_as_it_was_distilled_for(student):
+def test_sampling_takes_as_many_steps_as_the_student_was_distilled_for(student):
     model = rv.load(student)
-    sampler, pairs = model.plan()
+    pairs = model.timesteps()
     *_, last = frames = list(model.stream(Noise.of_seeds(range(3))))
-    assert sampler == "ddim" and len(frames) == 3 == len(pairs) and frames[0].tensors["x0"] is not last.tensors["x"]
+    assert len(frames) == 3 == len(pairs) and frames[0].tensors["x0"] is not last.tensors["x"]
     assert torch.equal(last.tensors["x"].clamp(-1, 1), model.sample(Noise.of_seeds(range(3))))
     assert torch.equal(model.sample(Noise.of_seeds([1]), steps=2), model.sample(Noise.of_seeds([1])))
 
 
-def test_codes_are_distilled_too(bars, tmp_path):
+def test_latent_diffusion_is_distilled_too(bars, tmp_path):
     options = {"steps": 4, "batch_size": 16, "quiet": True}
     slow = train("latent-diffusion", bars, out=tmp_path / "slow", width=8, latent=3, codec_width=8, **options)
-    run = train("distilled", bars, out=tmp_path / "quick", teacher=str(slow.path), evaluations=1, **options)
-    model, codec = rv.load(run), part(saved(slow).ema, "codec")
-    assert model.code_shape == (3, 2, 2) and rv.sample(model, 3).shape == (3, 8, 8, 1)
-    assert all(torch.equal(part(saved(run).weights, "student.codec")[name], codec[name]) for name in codec)
+    run = train("distilled", bars, out=tmp_path / "quick", teacher=str(slow.path), student_steps=1, **options)
+    model, codec = rv.load(run), part(saved(slow).ema, "latent_codec.codec")
+    assert model.latent_shape == (3, 2, 2) and rv.sample(model, 3).shape == (3, 8, 8, 1)
+    copied = part(saved(run).weights, "student.latent_codec.codec")
+    assert codec and all(torch.equal(copied[name], codec[name]) for name in codec)
 
 
 def test_the_verb_takes_data_and_size_from_the_teacher(teacher, tmp_path, capsys):
@@ -288,33 +293,33 @@ def test_the_verb_takes_data_and_size_from_the_teacher(teacher, tmp_path, capsys
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["run"] == str(tmp_path / "run")
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert info["data"]["fingerprint"] == teacher.info["data"]["fingerprint"]
-    assert (info["model"]["kwargs"]["evaluations"], info["model"]["kwargs"]["guidance"]) == (3, 2.0)
+    assert (info["model"]["kwargs"]["student_steps"], info["model"]["kwargs"]["guidance"]) == (3, 2.0)
 
 
 # Wrong use
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
         ({}, "no teacher.*reverie distill RUN"),
         ({"teacher": {"name": "vae", "kwargs": {"shape": 8, "channels": 1}}}, "no steps to save.*flow-matching"),
-        ({"teacher": config(shape=16)}, "16x16x1, and these are 8x8x1"),
+        ({"teacher": config(shape=16)}, "16x16x1.*8x8x1"),
         ({"teacher": config(classes=5, conditional="label")}, "knows 5 classes"),
-        ({"teacher": config(), "evaluations": 0}, "At least 1 step"),
-        ({"teacher": config(), "substeps": 0}, "At least 1 step"),
-        ({"teacher": config(), "guidance": 2.0}, "this teacher knows none"),
+        ({"teacher": config(), "student_steps": 0}, "student_steps of distilled must be at least 1"),
+        ({"teacher": config(), "substeps": 0}, "substeps of distilled must be at least 1"),
+        ({"teacher": config(), "guidance": 2.0}, "this teacher has none"),
     ],
 )
-def test_what_cannot_be_distilled_is_refused(options, said):
-    with pytest.raises(UsageError, match=said):
+def test_what_cannot_be_distilled_is_refused(options, message):
+    with pytest.raises(UsageError, match=message):
         registry.build("distilled", shape=8, channels=1, classes=2, **options)
 
 
 def test_what_a_student_does_not_know_is_refused(student):
     model = rv.load(student)
     for steps in (1, 4, 0):
-        with pytest.raises(UsageError, match=f"distilled to draw in 2 steps, not {steps}"):
+        with pytest.raises(UsageError, match=f"distilled to sample in 2 steps, not {steps}"):
             rv.sample(model, 1, steps=steps)
     with pytest.raises(UsageError, match="no option 'guidance'"):
         rv.sample(model, 1, label=0, guidance=3.0)

@@ -1,4 +1,4 @@
-"""The doctor of GANs: eight Gaussians on a ring, planted faults, and silence on a healthy game."""
+"""The doctor of GANs: eight Gaussians on a ring, planted faults, and no findings in a healthy training."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from reverie import registry
 from reverie.commands.know import doctor
+from reverie.core import registry
 from reverie.core.batch import Batch
+from reverie.core.card import Output
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise, fold
 from reverie.core.precision import pick_precision
 from reverie.data.types import Dataset, Report, Split
 from reverie.media.medium import to_float
-from reverie.models.gan.base import GAN, Adversarial
-from reverie.models.gan.generators import LatentGenerator
+from reverie.models.gans.base import GAN, Adversarial
+from reverie.models.gans.generators import LatentGenerator
 from reverie.optim.phase import stages_of
 from reverie.training.doctor import examine
 from reverie.training.run import Run
@@ -39,11 +40,8 @@ class Pixel(nn.Module):
         super().__init__()
         self.net = net
 
-    def opinion(self, x, label=None, sets=1):
-        return self.net(x.flatten(1))[:, 0], None
-
     def forward(self, x, label=None, sets=1):
-        return self.opinion(x)[0]
+        return self.net(x.flatten(1))[:, 0], None
 
 
 def on_the_ring(**options):
@@ -55,7 +53,7 @@ def on_the_ring(**options):
         return nn.Sequential(*layers, nn.Linear(96, outputs))
 
     generator = LatentGenerator(nn.Sequential(net(4, 2), nn.Unflatten(1, (2, 1, 1))), 4)
-    return GAN(generator, Pixel(net(2, 1)), (1, 1), 2, adversarial=Adversarial(**options))
+    return GAN(generator, Pixel(net(2, 1)), Output("image", (1, 1), 2), adversarial=Adversarial(**options))
 
 
 class Points:
@@ -72,8 +70,8 @@ class Points:
         return Batch({"x": real[:, :, None, None]}, self.stream(step, "forward"))
 
 
-def play(model, steps, **rates):
-    """The log lines of a game on the ring, and the points that G makes at its end."""
+def train(model, steps, **rates):
+    """The log lines of a training on the ring, and points that G samples at its end."""
     fp32, lines = pick_precision("fp32", torch.device("cpu")), []
     engine = Engine(model, stages_of(model, **rates), Points(), fp32, ema=0, clip=0, warmup=0, decay="constant")
     for step in range(steps):
@@ -91,22 +89,22 @@ def covered(points):
     return int((torch.bincount(near.argmin(1)[inside], minlength=8) > len(points) / 40).sum())
 
 
-def test_relativistic_pairs_with_r1_and_r2_cover_all_eight_modes_and_the_doctor_is_silent():
-    lines, points = play(on_the_ring(loss="r3", r1=0.1, r2=0.1), 2000, lr=1e-3)
+def test_relativistic_pairs_with_r1_and_r2_cover_all_eight_modes_and_the_doctor_finds_nothing():
+    lines, points = train(on_the_ring(loss="r3", r1=0.1, r2=0.1), 2000, lr=1e-3)
     assert covered(points) == 8
     assert examine(lines) == []
 
 
-def test_a_vanilla_game_whose_generator_is_too_quick_collapses_and_the_doctor_sees_it():
-    lines, points = play(on_the_ring(loss="non-saturating"), 500, lr=1e-2, d_lr=1e-3, beta=0.5)
+def test_a_vanilla_gan_whose_generator_learns_too_fast_collapses_and_the_doctor_sees_it():
+    lines, points = train(on_the_ring(loss="non-saturating"), 500, lr=1e-2, d_lr=1e-3, beta1=0.5)
     assert covered(points) <= 2
     assert "collapse" in {finding.kind for finding in examine(lines)}
 
 
 def test_where_d_is_far_ahead_minimax_leaves_nothing_to_learn_from_and_the_doctor_sees_it():
-    lines, _ = play(on_the_ring(loss="minimax"), 500, lr=1e-6, d_lr=1e-2)
+    lines, _ = train(on_the_ring(loss="minimax"), 500, lr=1e-6, d_lr=1e-2)
     assert "vanishing-gradient" in {finding.kind for finding in examine(lines)}
-    others, _ = play(on_the_ring(loss="non-saturating"), 500, lr=1e-6, d_lr=1e-2)
+    others, _ = train(on_the_ring(loss="non-saturating"), 500, lr=1e-6, d_lr=1e-2)
     assert "vanishing-gradient" not in {finding.kind for finding in examine(others)}
 
 
@@ -114,35 +112,35 @@ def test_where_d_is_far_ahead_minimax_leaves_nothing_to_learn_from_and_the_docto
 
 
 def healthy(count=60, **changes):
-    """A log of a game that goes well, ``changes`` planted in its later half: constants, or functions of the step."""
+    """A log of a healthy training, ``changes`` planted in its later half: constants, or functions of the step."""
     lines = []
     for i in range(count):
         line = {"step": 10 * (i + 1), "D/loss": 0.9, "G/loss": 1.1, "D/gradient_norm": 0.7, "G/gradient_norm": 0.4}
-        line |= {"D/spread": 0.95, "G/signal": 0.6}
+        line |= {"D/sample_diversity": 0.95, "G/logit_grad": 0.6}
         line = {name: value * (1 + 0.1 * math.sin(i * (3 + len(name)))) for name, value in line.items()} | {
             "step": line["step"]
         }
         if i % 10 == 9:
-            line |= {"classes_covered": 1.0, "overfitting": 0.1}
+            line |= {"class_coverage": 1.0, "overfitting": 0.1}
         if i >= count // 2:
             line |= {k: (v(i) if callable(v) else v) for k, v in changes.items() if k in line}
         lines.append(line)
     return lines
 
 
-def test_a_healthy_log_is_met_with_silence():
+def test_a_healthy_log_has_no_findings():
     assert examine(healthy()) == []
 
 
 @pytest.mark.parametrize(
     "kind, advice, fault",
     [
-        ("collapse", "--packing", {"D/spread": 0.05}),
-        ("collapse", "--loss r3", {"classes_covered": 0.3}),
+        ("collapse", "packing=2", {"D/sample_diversity": 0.05}),
+        ("collapse", "loss='r3'", {"class_coverage": 0.3}),
         ("overfitting", "ada", {"overfitting": 0.9}),
-        ("vanishing-gradient", "non-saturating", {"G/signal": 1e-4}),
-        ("divergence", "--lr", {"D/loss": lambda i: 10.0 * i}),
-        ("divergence", "--r1", {"G/gradient_norm": 1e3}),
+        ("vanishing-gradient", "non-saturating", {"G/logit_grad": 1e-4}),
+        ("divergence", "Lower lr", {"D/loss": lambda i: 10.0 * i}),
+        ("divergence", "r1=1", {"G/gradient_norm": 1e3}),
     ],
 )
 def test_planted_faults_are_named_with_advice(kind, advice, fault):
@@ -150,30 +148,30 @@ def test_planted_faults_are_named_with_advice(kind, advice, fault):
     assert finding.kind == kind and advice in finding.advice and finding.step == 600
 
 
-def test_nobody_is_told_to_try_what_is_at_work_already():
-    (finding,) = examine([line | {"update/strength": 0.2} for line in healthy(overfitting=1.9)])
+def test_advice_does_not_name_what_is_used_already():
+    (finding,) = examine([line | {"update/augment_p": 0.2} for line in healthy(overfitting=1.9)])
     assert (
-        "less real than made" in finding.said
-        and "strength 0.2" in finding.said
-        and "ada" not in finding.advice
+        "below those of fakes" in finding.message
+        and "probability is 0.2" in finding.message
+        and "d_augment" not in finding.advice
         and "flip" in finding.advice
     )
 
 
-def test_a_translator_whose_pictures_become_one_is_told_what_it_has():
-    """Its game has no penalties, packs or relativistic form to try."""
-    lines = [{k: v for k, v in line.items() if k != "G/signal"} for line in healthy(**{"D/spread": 0.01})]
+def test_a_translator_that_collapses_gets_advice_of_its_own():
+    """It has no penalties, packs or relativistic loss to try."""
+    lines = [{k: v for k, v in line.items() if k != "G/logit_grad"} for line in healthy(**{"D/sample_diversity": 0.01})]
     (finding,) = examine(lines)
-    assert finding.kind == "collapse" and "--loss" not in finding.advice and "batches" in finding.advice
+    assert finding.kind == "collapse" and "loss" not in finding.advice and "batches" in finding.advice
 
 
-def test_a_moment_is_no_illness_and_the_start_is_not_judged():
+def test_outliers_and_the_start_are_no_problems():
     lines = healthy()
-    lines[-1] |= {"D/spread": 0.0, "G/signal": 0.0, "D/loss": 1e6, "overfitting": 1.0}
+    lines[-1] |= {"D/sample_diversity": 0.0, "G/logit_grad": 0.0, "D/loss": 1e6, "overfitting": 1.0}
     assert examine(lines) == []
-    assert examine(healthy(20, **{"D/spread": 0.0})) == []
-    assert examine(healthy(classes_covered=lambda i: (i + 40) / 140)) == []  # few, but more every time
-    assert examine([{"step": i, "loss": 1e9 * i} for i in range(100)]) == []  # no game
+    assert examine(healthy(20, **{"D/sample_diversity": 0.0})) == []
+    assert examine(healthy(class_coverage=lambda i: (i + 40) / 140)) == []  # few, but more every time
+    assert examine([{"step": i, "loss": 1e9 * i} for i in range(100)]) == []  # no GAN
 
 
 def test_the_command_reads_any_run_s_log(tmp_path, capsys):
@@ -181,11 +179,12 @@ def test_the_command_reads_any_run_s_log(tmp_path, capsys):
         tmp_path / "run",
         {"model": {"name": "gan"}, "findings": [{"kind": "overfitting", "step": 5, "said": "x", "advice": "y"}]},
     )
-    for line in healthy(**{"D/spread": 0.05}):
+    for line in healthy(**{"D/sample_diversity": 0.05}):
         run.log(line)
     doctor(str(run.path), json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert [one["kind"] for one in told["findings"]] == ["collapse"] and told["passed"][0]["kind"] == "overfitting"
+    report = json.loads(capsys.readouterr().out)
+    assert [finding["kind"] for finding in report["findings"]] == ["collapse"]
+    assert report["past"][0]["kind"] == "overfitting"
     doctor(str(run.path))
     assert "collapse at step 600" in capsys.readouterr().out
     other = Run.create(tmp_path / "other", {"model": {"name": "gan"}})
@@ -197,25 +196,27 @@ def test_the_command_reads_any_run_s_log(tmp_path, capsys):
 # Checkups
 
 
-def test_classes_that_a_generator_never_makes_are_missing_from_a_checkup(monkeypatch, draw_bars, home):
-    """A generator that has learned one of two classes by heart, and a D that knows what it was trained on."""
+def test_classes_that_a_generator_never_samples_lower_the_class_coverage(monkeypatch, draw_bars, home):
+    """A generator that samples only one of two classes, and a D that recognises its training images."""
     images, labels = draw_bars(1200)
     turns = np.stack([np.flatnonzero(labels == kind)[:300] for kind in (0, 1)], 1).ravel()  # the classes in turn
     images, labels = images[turns], labels[turns]
-    images[400:, 0, 0] = 77  # no unseen picture is a seen one
+    images[400:, 0, 0] = 77  # no held-out image equals a training image
     seen, unseen = (Split({"x": images[a:b], "label": labels[a:b]}) for a, b in ((0, 400), (400, 600)))
     data = Dataset("bars", seen.spec, ["lying", "standing"], seen, unseen, "0" * 64, Report(600))
     monkeypatch.setattr(monitors, "_PROBED", 200)
     monkeypatch.setattr(monitors, "_CHECKED", 100)
     model = registry.build("dcgan", shape=8, channels=1, width=8)
-    for wanted, share in ((labels == 0, 0.5), (labels >= 0, 1.0)):
-        known = to_float(images[wanted])
-        model.sample = lambda noise, known=known, **options: known[: len(noise)]
-        found = monitors.Checkup(data)(model)
-        assert found["classes_covered"] == share
+    for rows, share in ((labels == 0, 0.5), (labels >= 0, 1.0)):
+        samples = to_float(images[rows])
+        model.sample = lambda noise, samples=samples, **options: samples[: len(noise)]
+        assert monitors.Checkup(data)(model)["class_coverage"] == share
     first = to_float(seen["x"][:100])
-    model.D.opinion = lambda x, label=None, sets=1: (2.0 * (x[:, None] == first).flatten(2).all(2).any(1), None)
+    model.discriminator.forward = lambda x, label=None, sets=1: (
+        2.0 * (x[:, None] == first).flatten(2).all(2).any(1),
+        None,
+    )
     assert monitors.Checkup(data)(model)["overfitting"] == 1.0
-    growing = registry.build("progan", shape=8, channels=1, width=4)  # its images are still smaller ones made larger
+    growing = registry.build("progan", shape=8, channels=1, width=4)  # its images are still upsampled from fewer pixels
     assert set(monitors.Checkup(data)(growing)) == {"overfitting"}
     assert monitors.Checkup(data)(registry.build("vae", shape=8, channels=1)) == {}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engine_cases import FP32, Batches, apart, doubles, state_of
 from reverie.core.batch import Batch
 from reverie.core.noise import Noise
-from reverie.nets.layers.drawing import Dropout, checkpointed, drawing
+from reverie.nets.layers.dropout import Dropout, checkpointed, drawing
 from reverie.optim.phase import Phase, Stage
 from reverie.training.step import Engine
 

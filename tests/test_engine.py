@@ -59,7 +59,7 @@ def test_what_is_drawn_for_the_whole_step_is_the_same_in_every_part():
     assert draws[0] != draws[1]
 
 
-@pytest.mark.parametrize("case, net", [("voxels", "generator"), ("dcgan", "G"), ("stylegan2", "G")])
+@pytest.mark.parametrize("case, net", [("voxels", "generator"), ("dcgan", "generator"), ("stylegan2", "generator")])
 def test_a_discriminator_s_phase_builds_no_graph_of_the_generator_with_parts(case, net):
     trainer = engine(case, batch_size=16, accumulate=2)
     graphs: dict[str, list[bool]] = {}
@@ -69,7 +69,7 @@ def test_a_discriminator_s_phase_builds_no_graph_of_the_generator_with_parts(cas
     passes = graphs.setdefault("", [])
     getattr(model, net).register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
     if case == "stylegan2":  # whose generator is called through its parts
-        model.G.synthesis.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+        model.generator.synthesis.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
     trainer.step(0, 0.0)
     by_phase = {name: seen for name, seen in graphs.items() if name}
     assert by_phase["D"] == [False, False] and by_phase["G"] == [True, True]
@@ -91,7 +91,7 @@ def _log_after(phase: Phase, graphs: dict[str, list[bool]]) -> Callable[..., Any
 def test_a_batch_that_cannot_be_cut_into_whole_groups_is_refused_with_the_nearest_that_can():
     model = Scales()
     stage = Stage([Phase("square", sgd(model.a), model.square)], group=4)
-    with pytest.raises(UsageError, match=r"4 rows together.*--batch-size 12"):
+    with pytest.raises(UsageError, match=r"groups of 4 rows.*batch_size=12"):
         train(model, stage, rows=13, accumulate=2)
     train(model, stage, rows=13).step(0, 0.0)  # in one piece nothing is cut
     assert list(train(model, stage, rows=12, accumulate=2).step(0, 0.0)) == ["loss"]

@@ -16,13 +16,13 @@ import reverie as rv
 from reverie.core.card import Card, Likelihood
 from reverie.core.errors import UsageError
 from reverie.data.types import Split
-from reverie.metrics import features as seeing
-from reverie.metrics.bench import Bench, Sets
-from reverie.metrics.evaluate import METRICS, measure
-from reverie.metrics.features import BACKBONES, Features, backbone, features
-from reverie.metrics.passport import Score
-from reverie.metrics.resize import RESIZES, resize
-from reverie.metrics.statistics import Moments
+from reverie.evaluation import features as seeing
+from reverie.evaluation.base import Evaluation, Sets
+from reverie.evaluation.features import BACKBONES, Features, backbone, features
+from reverie.evaluation.metrics import METRICS, measure
+from reverie.evaluation.passport import Score
+from reverie.evaluation.resize import RESIZES, resize
+from reverie.evaluation.statistics import Moments
 from reverie.nets.inception import BLOCKS, CONVOLUTIONS, Inception
 from test_cli import reverie
 
@@ -44,7 +44,7 @@ def fashion(home):
     }
 
 
-def scores_of(fashion, fake: Split, metrics: list[str], **changes) -> tuple[dict[str, Score], Bench]:
+def scores_of(fashion, fake: Split, metrics: list[str], **changes) -> tuple[dict[str, Score], Evaluation]:
     sets = Sets(
         fake=fake,
         reference=fashion["train"],
@@ -54,10 +54,10 @@ def scores_of(fashion, fake: Split, metrics: list[str], **changes) -> tuple[dict
         of_fake={"n": len(fake)},
         of_reference={"data": "fashion", "n": len(fashion["train"])},
     )
-    bench = Bench(replace(sets, **changes), device="cpu")
-    found = measure(bench, metrics)
+    evaluation = Evaluation(replace(sets, **changes), device="cpu")
+    found = measure(evaluation, metrics)
     assert not found.refused, found.refused
-    return {score.metric: score for score in found.scores}, bench
+    return {score.metric: score for score in found.scores}, evaluation
 
 
 ALL = ["frechet", "kernel", "prdc", "modes", "memorisation"]
@@ -75,21 +75,21 @@ def blurred(pictures: Split) -> Split:
 
 
 def test_unseen_real_pictures_raise_no_alarm(honest):
-    scores, bench = honest
+    scores, evaluation = honest
     assert scores["frechet-small"].value < 2 * scores["frechet-small"].floor
     assert scores["kernel-small"].low < 0.01 and abs(scores["kernel-small"].floor) < 0.01
     for metric in ("precision", "recall", "density", "coverage"):
         assert scores[f"{metric}-small"].value > 0.9 * scores[f"{metric}-small"].floor
-    assert scores["classes-covered"].value == 10
-    assert any(remark.startswith("No evidence of copying") for remark in bench.remarks)
+    assert scores["class-coverage"].value == 1
+    assert any(remark.startswith("No evidence of copying") for remark in evaluation.remarks)
 
 
 def test_a_generator_that_misses_two_classes_is_caught(fashion, honest):
     kept = ~np.isin(fashion["perfect"].labels, [1, 8])
-    scores, bench = scores_of(fashion, some(fashion["perfect"], kept), ALL)
+    scores, evaluation = scores_of(fashion, some(fashion["perfect"], kept), ALL)
     good, _ = honest
-    assert scores["classes-covered"].value == 8
-    assert "Missing classes: Trouser, Bag." in bench.remarks
+    assert scores["class-coverage"].value == 0.8
+    assert "Missing classes: Trouser, Bag." in evaluation.remarks
     assert scores["class-kl"].value > 5 * good["class-kl"].value
     assert scores["frechet-small"].value > 2 * good["frechet-small"].value
     assert scores["kernel-small"].low > good["kernel-small"].high
@@ -103,13 +103,13 @@ def test_a_generator_that_copies_training_pictures_is_caught_though_its_distance
     copied = int(share * 500)
     images = np.concatenate([fashion["train"]["x"][:copied], fashion["perfect"]["x"][copied:500]])
     fake = Split({"x": images})
-    scores, bench = scores_of(fashion, fake, ["frechet", "memorisation"])
+    scores, evaluation = scores_of(fashion, fake, ["frechet", "memorisation"])
     good, _ = honest
     assert scores["frechet-small"].value < 1.1 * good["frechet-small"].value
-    assert any(remark.startswith("Evidence of copying") for remark in bench.remarks)
+    assert any(remark.startswith("Evidence of copying") for remark in evaluation.remarks)
     assert scores["copying-share"].low > scores["copying-share"].floor
     assert scores["authenticity"].value < scores["authenticity"].floor
-    pair = bench.pictures["pairs"].pairs[0]
+    pair = evaluation.images["pairs"][0]
     assert pair.distance == 0 and (fake["x"][pair.fake] == fashion["train"]["x"][pair.train]).all()
 
 
@@ -129,7 +129,7 @@ def test_a_shift_of_colour_is_caught(home):
     found = []
     for fake in (others, others | {"x": shifted}):
         sets = Sets(fake, real, real, data.held_out, data.classes, {}, {"data": "emoji"})
-        found.append({score.metric: score for score in measure(Bench(sets, device="cpu"), ALL[:3]).scores})
+        found.append({score.metric: score for score in measure(Evaluation(sets, device="cpu"), ALL[:3]).scores})
     plain, off = found
     assert off["frechet-small"].value > 2 * plain["frechet-small"].value
     assert off["kernel-small"].low > plain["kernel-small"].high
@@ -155,15 +155,15 @@ def test_every_score_has_interval_floor_and_a_whole_passport(honest):
 @pytest.mark.parametrize(
     "fake, metric, reason, instead",
     [
-        (lambda f: f["perfect"], "fid", "500 generated pictures are too few for FID", "kid"),
-        (lambda f: some(f["perfect"], slice(0, 100)), "frechet", "100 generated pictures are too few", "kernel-small"),
-        (lambda f: some(f["perfect"], slice(0, 20)), "kernel", "20 generated", "Draw more"),
-        (lambda f: some(f["perfect"], slice(0, 20)), "prdc", "20 generated", "Draw more"),
+        (lambda f: f["perfect"], "fid", "500 generated images are too few for FID", "kid"),
+        (lambda f: some(f["perfect"], slice(0, 100)), "frechet", "100 generated images are too few", "kernel-small"),
+        (lambda f: some(f["perfect"], slice(0, 20)), "kernel", "20 generated", "sample more"),
+        (lambda f: some(f["perfect"], slice(0, 20)), "prdc", "20 generated", "sample more"),
         (lambda f: f["perfect"], "is", "grey", "is-probe"),
         (lambda f: f["perfect"], "nll", "needs the model", "Evaluate a RUN"),
         (lambda f: f["perfect"], "reconstruction", "needs the model", "Evaluate a RUN"),
         (lambda f: f["perfect"], "stacked-modes", "not stacked-mnist", "modes"),
-        (lambda f: some(f["perfect"], slice(0, 90)), "modes", "90 pictures of 10 classes", "at least 100"),
+        (lambda f: some(f["perfect"], slice(0, 90)), "modes", "90 images of 10 classes", "at least 100"),
     ],
 )
 def test_a_number_whose_protocol_is_not_met_is_refused_with_reason_and_alternative(
@@ -176,7 +176,7 @@ def test_a_number_whose_protocol_is_not_met_is_refused_with_reason_and_alternati
     sets = Sets(
         pictures, fashion["train"], fashion["train"], fashion["held_out"], fashion["classes"], {}, {"data": "fashion"}
     )
-    found = measure(Bench(sets, device="cpu"), [metric])
+    found = measure(Evaluation(sets, device="cpu"), [metric])
     assert not found.scores and len(found.refused) == 1
     assert reason in found.refused[0].reason and instead in found.refused[0].instead
     with pytest.raises(KeyError, match="refused"):
@@ -186,7 +186,7 @@ def test_a_number_whose_protocol_is_not_met_is_refused_with_reason_and_alternati
 def test_grey_against_colour_is_refused(fashion):
     coloured = Split({"x": fashion["perfect"]["x"].repeat(3, 3)})
     sets = Sets(coloured, fashion["train"], fashion["train"], fashion["held_out"], fashion["classes"], {}, {"data": ""})
-    found = measure(Bench(sets, device="cpu"), ["frechet", "kernel", "prdc", "memorisation"])
+    found = measure(Evaluation(sets, device="cpu"), ["frechet", "kernel", "prdc", "memorisation"])
     assert not found.scores and all("grey" in refusal.reason for refusal in found.refused)
 
 
@@ -195,12 +195,12 @@ def test_a_class_with_too_few_pictures_is_refused_and_one_with_enough_is_scored(
     fake = fashion["perfect"] | {"label": labels}
     many = fashion["train"] | {"label": np.arange(1500) % 5}
     sets = Sets(fake, many, many, fashion["held_out"], ["a", "b", "c", "d", "e"], {"n": 500}, {"data": "", "n": 1500})
-    found = measure(Bench(sets, device="cpu"), ["kernel"], per_class=True)
+    found = measure(Evaluation(sets, device="cpu"), ["kernel"], per_class=True)
     named = {score.metric: score for score in found.scores}
     assert set(named) == {"kernel-small", "kernel-small[a]", "kernel-small[b]"}
     assert named["kernel-small[a]"].passport["fake"] == {"n": 260, "class": "a"}
     assert [refusal.metric for refusal in found.refused] == ["kernel[c]", "kernel[d]", "kernel[e]"]
-    unlabelled = measure(Bench(replace(sets, fake=fake | {"label": np.full(500, -1)})), ["kernel"], per_class=True)
+    unlabelled = measure(Evaluation(replace(sets, fake=fake | {"label": np.full(500, -1)})), ["kernel"], per_class=True)
     assert "no labels" in unlabelled.refused[0].reason and "modes" in unlabelled.refused[0].instead
 
 
@@ -209,10 +209,10 @@ def test_the_score_of_one_class_is_that_of_its_pictures_alone(fashion):
     fake = fashion["perfect"] | {"label": labels}
     real = fashion["train"] | {"label": np.arange(1500) % 2}
     sets = Sets(fake, real, real, fashion["held_out"], ["a", "b"], {}, {"data": ""})
-    together = measure(Bench(sets, device="cpu"), ["frechet"], per_class=True)
+    together = measure(Evaluation(sets, device="cpu"), ["frechet"], per_class=True)
     alone = Sets(some(fake, labels == 0), some(real, real.labels == 0), real, fashion["held_out"], [], {}, {"data": ""})
     assert together["frechet-small[a]"].value == pytest.approx(
-        measure(Bench(alone, device="cpu"), ["frechet"])["frechet-small"].value, rel=1e-9
+        measure(Evaluation(alone, device="cpu"), ["frechet"])["frechet-small"].value, rel=1e-9
     )
 
 
@@ -232,13 +232,13 @@ def test_even_dice_cost_8_bits_a_dimension_and_an_exact_likelihood_is_not_called
     sets = Sets(
         *(fashion[k] for k in ("perfect", "train", "train", "held_out", "classes")), {}, {"data": ""}, EvenDice()
     )
-    found = measure(Bench(sets, device="cpu"), ["nll"])
+    found = measure(Evaluation(sets, device="cpu"), ["nll"])
     assert [score.metric for score in found.scores] == ["nll", "bits-per-dim"] and not found.refused
     assert found["bits-per-dim"].value == pytest.approx(8, abs=1e-6)
     assert found["nll"].value == pytest.approx(784 * math.log(256), rel=1e-6)
     assert found["nll"].passport["exact"] and found["nll"].passport["dequantisation"] == "none"
     refused = measure(
-        Bench(replace(sets, of_reference={"data": "", "held_out_trained_on": True}), device="cpu"), ["nll"]
+        Evaluation(replace(sets, of_reference={"data": "", "held_out_trained_on": True}), device="cpu"), ["nll"]
     ).refused
     assert "trained on" in refused[0].reason
 
@@ -451,7 +451,7 @@ def test_inception_rewritten_for_speed_equals_a_plain_reading_of_the_graph():
 def run(bars, tmp_path_factory):
     path = tmp_path_factory.mktemp("evaluate") / "run"
     flags = ["--steps", 30, "--batch-size", 16, "--width", 8, "--latent", 4, "--conditional", "label"]
-    done = reverie("train", "vae", "--decoder", "gaussian", "--data", bars, "--out", path, *flags)
+    done = reverie("train", "vae", "--likelihood", "gaussian", "--data", bars, "--out", path, *flags)
     assert done.returncode == 0, done.stderr
     return path
 
@@ -505,7 +505,7 @@ def test_two_folders_are_compared_and_copies_among_the_generated_count(bars, dra
 
 
 def test_a_model_that_does_not_sample_is_judged_by_what_it_can(run, monkeypatch, tmp_path):
-    from reverie import evaluation
+    from reverie.evaluation import run as evaluation
 
     able = evaluation.verbs_of
     monkeypatch.setattr(evaluation, "verbs_of", lambda model: [verb for verb in able(model) if verb != "sample"])
@@ -514,7 +514,7 @@ def test_a_model_that_does_not_sample_is_judged_by_what_it_can(run, monkeypatch,
     assert [refusal.metric for refusal in found.refused] == ["ssim"] and "SSIM" in found.refused[0].reason
     assert all(score.passport["fake"]["n"] == 0 for score in found.scores)
     asked = rv.evaluate(run, metrics=["kernel"], out=tmp_path)
-    assert "does not draw" in asked.refused[0].reason and "reconstruction" in asked.refused[0].instead
+    assert "cannot be sampled" in asked.refused[0].reason and "reconstruction" in asked.refused[0].instead
 
 
 def test_arrays_are_pictures_too(bars, draw_bars):
@@ -531,7 +531,7 @@ def test_other_data_is_what_a_run_is_compared_with_but_copies_are_sought_where_i
     found = rv.evaluate(tmp_path / "run", metrics=["kernel", "memorisation"], n=60, data="emoji")
     reference, copies = found["kernel-small"].passport["reference"], found["authenticity"].passport
     assert reference["data"] == "emoji" and reference["n"] < 2000
-    assert copies["training"] == 12_000 and copies["floor"] == "2000 held-out pictures"
+    assert copies["training"] == 12_000 and copies["floor"] == "2000 held-out images"
 
 
 def test_pictures_that_were_trained_on_give_no_likelihood(run, bars):
@@ -596,9 +596,12 @@ def test_a_stacked_picture_holds_three_digits_and_its_class_names_them():
 
 
 def test_the_reader_reads_each_channel_as_if_it_were_alone():
-    from reverie.metrics.digits import Reader, read
+    from reverie.evaluation.digits import DigitClassifier, predict_digits
 
     torch.manual_seed(0)
-    reader, images = Reader().eval(), np.random.default_rng(0).integers(0, 256, (6, 28, 28, 3), dtype=np.uint8)
-    alone = torch.cat([read(reader, images[..., [c]]) for c in range(3)], 1)
-    assert torch.equal(read(reader, images), alone)
+    classifier, images = (
+        DigitClassifier().eval(),
+        np.random.default_rng(0).integers(0, 256, (6, 28, 28, 3), dtype=np.uint8),
+    )
+    alone = torch.cat([predict_digits(classifier, images[..., [c]]) for c in range(3)], 1)
+    assert torch.equal(predict_digits(classifier, images), alone)

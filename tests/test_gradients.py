@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine_cases import CASES, build, doubles, engine, every_case, progress_of
-from reverie.nets import adversarial
+from reverie.nets import dcgan
 from reverie.optim.phase import Metrics, Phase
 
 # Losses whose gradient is, on purpose, that of another function: what they detach is held while they are differenced.
@@ -26,12 +26,12 @@ HELD = {
 BALANCED = "adding a constant to all logits changes nothing"
 UNMOVED = {
     "ddpm-textbook": {"*.to_k.bias": "a constant added to every key's score leaves the softmax as it is"},
-    "dcgan-wasserstein-2": {"D.head.bias": BALANCED},
-    "r3gan": {"D.head.bias": BALANCED},
-    "r3gan-diffaugment-2": {"D.head.bias": BALANCED},
-    "stylegan2-label-r3": {"D.head.bias": BALANCED},
-    "progan": {"D.head.bias": BALANCED},
-    "dcgan-ada-hinge": {"D.head.bias": "hinge, all logits within the margins: as with wasserstein"},
+    "dcgan-wasserstein-2": {"discriminator.head.bias": BALANCED},
+    "r3gan": {"discriminator.head.bias": BALANCED},
+    "r3gan-diffaugment-2": {"discriminator.head.bias": BALANCED},
+    "stylegan2-label-r3": {"discriminator.head.bias": BALANCED},
+    "progan": {"discriminator.head.bias": BALANCED},
+    "dcgan-ada-hinge": {"discriminator.head.bias": "hinge, all logits within the margins: as with wasserstein"},
     "autoencoder-kl-0.1-0.0-2": {"discriminator.2.bias": "hinge, all logits within the margins: as with wasserstein"},
 }
 
@@ -88,7 +88,7 @@ def examined(case: str) -> Examined:
     """Difference each phase's loss along the gradient that the engine hands to its optimiser."""
     with doubles(), pytest.MonkeyPatch.context() as patch:
         # pixels beyond [-1, 1] get another gradient than a clamp's, by design: here nothing is clamped
-        patch.setattr(adversarial, "_Within", type("Unclamped", (), {"apply": staticmethod(lambda x: x)}))
+        patch.setattr(dcgan, "_ClampPixels", type("Unclamped", (), {"apply": staticmethod(lambda x: x)}))
         generator = torch.random.get_rng_state()
         model = build(case).double()
         trainer = engine(case, model, clip=0, ema=0)

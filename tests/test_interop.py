@@ -14,17 +14,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from reverie import registry
 from reverie.cli import main
+from reverie.core import registry
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.noise import Noise
 from reverie.data.provenance import unknown
-from reverie.generation import data_of, load
+from reverie.inference.load import data_of, load
 from reverie.interop import export, import_
 from reverie.interop.exporting import EXPORTED, WEIGHTS, arguments, how_to_load
 from reverie.interop.names import chain_arguments, chain_config, unet_arguments, unet_config
 from reverie.media import Spec
-from reverie.models.diffusion import unet
+from reverie.models.diffusion.networks import unet
 from reverie.nets.textbook_unet import TextbookUNet
 from reverie.nets.unet import UNet
 from reverie.training.checkpoint import Checkpoint, save_checkpoint
@@ -32,15 +32,16 @@ from reverie.training.run import Run
 from reverie.workflow.again import rerun, resume
 from reverie.workflow.train import train
 
-SMALL = {"widths": (8, 16), "groups": 4, "depth": 1}
+SMALL = {"widths": (8, 16), "norm_groups": 4, "depth": 1}
 NETWORKS = {
     "the paper's": SMALL | {"depth": 2},
     "diffusers' defaults": SMALL
-    | {"head": 8, "epsilon": 1e-5, "padding": 1, "cosines_first": True, "frequency_shift": 0, "attention": (0, 1)},
-    "scale and shift": SMALL | {"widths": (8, 12, 16), "scale_shift": True, "attention": (2,)},
-    "no attention": SMALL | {"attention": (), "middle_attention": False},
+    | {"head_dim": 8, "norm_eps": 1e-5, "downsample_padding": 1}
+    | {"flip_sin_to_cos": True, "freq_shift": 0, "attention_levels": (0, 1)},
+    "scale and shift": SMALL | {"widths": (8, 12, 16), "scale_shift": True, "attention_levels": (2,)},
+    "no attention": SMALL | {"attention_levels": (), "mid_attention": False},
     "classes": SMALL | {"conditional": "label", "classes": 5},
-    "one level": SMALL | {"widths": (8,), "attention": (0,)},
+    "one level": SMALL | {"widths": (8,), "attention_levels": (0,)},
 }
 
 
@@ -117,20 +118,20 @@ def test_the_last_row_of_the_embedding_is_any_class():
 
 
 @pytest.mark.parametrize(
-    "wrong, said",
+    "wrong, message",
     [
         ({"shape": 9}, "halve"),
-        ({"groups": 3}, "groups"),
-        ({"attention": (2,)}, "attention"),
+        ({"norm_groups": 3}, "norm_groups"),
+        ({"attention_levels": (2,)}, "attention_levels"),
         ({"depth": 0}, "depth"),
-        ({"head": 9}, "head"),
-        ({"conditional": "text"}, "captions"),
+        ({"head_dim": 9}, "head_dim"),
+        ({"conditional": "text"}, "conditional"),
         ({"betas": (0.02, 0.01)}, "betas"),
         ({"schedule": "sigmoid"}, "schedule"),
     ],
 )
-def test_unfit_arguments_are_named(wrong, said):
-    with pytest.raises(UsageError, match=said):
+def test_unfit_arguments_are_named(wrong, message):
+    with pytest.raises(UsageError, match=message):
         textbook(**SMALL | wrong)
 
 
@@ -158,7 +159,7 @@ SENT = {
     "flow classes": ("flow-matching", {"width": 8, "conditional": "label"}),
     "edm": ("edm", {"width": 8}),
 }
-GRIDS = {"edm": {"sampler": "dpm++2m", "grid": "karras"}}
+GRIDS = {"edm": {"sampler": "dpm++2m", "time_grid": "karras"}}
 sent = pytest.mark.parametrize("name, kwargs", SENT.values(), ids=SENT)
 
 
@@ -186,7 +187,7 @@ def trained(request, bars, tmp_path_factory):
 def test_diffusers_draws_the_same_pictures(diffusers, trained):
     run, out = trained
     model = load(run, "cpu")
-    options = {"steps": 25} | GRIDS.get(model.config["name"], {"sampler": "ddim", "grid": "uniform"})
+    options = {"steps": 25} | GRIDS.get(model.config["name"], {"sampler": "ddim", "time_grid": "uniform"})
     travels = (out / "pipeline.py").exists()
     pipe = diffusers.DiffusionPipeline.from_pretrained(str(out), **({"trust_remote_code": True} if travels else {}))
     pipe.set_progress_bar_config(disable=True)
@@ -287,12 +288,12 @@ def test_a_folder_with_something_in_it_stays_as_it_is_and_an_empty_one_is_filled
     run, out = run_of(tmp_path / "run", "ddpm-textbook", **SMALL), tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("x")
-    with pytest.raises(UsageError, match="already holds something"):
+    with pytest.raises(UsageError, match="already holds files"):
         export(run, out)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     (out / "mine.txt").unlink()
     assert (export(run, out) / WEIGHTS).is_file()
-    with pytest.raises(UsageError, match="--to diffusers"):
+    with pytest.raises(UsageError, match="to must be diffusers"):
         export(run, tmp_path / "other", to="onnx")
 
 
@@ -328,7 +329,7 @@ def test_a_folder_of_diffusers_draws_its_pictures_here(diffusers, config, tmp_pa
     with torch.inference_mode():
         for t in scheduler.timesteps:
             x = scheduler.step(net(x, t).sample, t, x, use_clipped_model_output=True).prev_sample
-        ours = model.sample(Given(noise), sampler="ddim", grid="uniform", steps=10)
+        ours = model.sample(Given(noise), sampler="ddim", time_grid="uniform", steps=10)
     assert torch.allclose(ours, x.clamp(-1, 1), atol=1e-4)
 
 
@@ -452,7 +453,7 @@ def test_an_imported_run_samples_but_has_no_training_to_go_on_with(folder, tmp_p
         resume(run.path)
     with pytest.raises(UsageError, match="imported"):
         rerun(run.path, tmp_path / "again")
-    with pytest.raises(UsageError, match="--data"):
+    with pytest.raises(UsageError, match="data='SOURCE'"):
         data_of(load(run, "cpu"))
 
 
@@ -462,7 +463,7 @@ def test_the_pictures_it_was_trained_on_can_be_named(folder, bars, tmp_path):
     change(folder / "unet" / "config.json", num_class_embeds=3)
     weights = load_file(folder / WEIGHTS)
     save_file(weights | {"class_embedding.weight": torch.zeros(3, 32)}, folder / WEIGHTS)
-    with pytest.raises(UsageError, match=r"knows 3 classes and .* has 2"):
+    with pytest.raises(UsageError, match=r"has 3 classes, but .* has 2"):
         import_(folder, tmp_path / "classes", data=bars)
 
 

@@ -213,7 +213,7 @@ def test_a_number_of_the_log_itself_is_no_ones_to_overwrite(name):
         def after(self, step):
             step.log(**{name: 1.0})
 
-    with pytest.raises(UsageError, match=f"The log has a '{name}' of its own"):
+    with pytest.raises(UsageError, match=f"The log already has '{name}'"):
         list(rv.fit(Canvas(), steps=1, callbacks=[Says()]))
 
 
@@ -338,8 +338,8 @@ def test_previews_show_what_the_stage_shows_and_cost_one_percent(tiny, tmp_path)
 
 def test_a_wrong_option_is_refused_before_anything_starts(tiny):
     for options, message in [
-        ({"steps": 5, "minutes": 1.0}, "one of the two"),
-        ({}, "one of the two"),
+        ({"steps": 5, "minutes": 1.0}, "either steps or minutes"),
+        ({}, "either steps or minutes"),
         ({"steps": 5, "lrr": 1.0}, "no option 'lrr'.*\"lr\""),
         ({"steps": 5, "ema": 2.0}, "ema"),
     ]:

@@ -7,7 +7,7 @@ import torch
 
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
-from reverie.metrics.memorisation import authenticity, closest_pairs, copying_test, memorisation
+from reverie.evaluation.memorisation import authenticity, closest_pairs, copying_test, memorisation
 
 KINDS = torch.tensor([0.3, 0.6, 1.0, 1.5, 2.0])  # how far apart the pictures of each kind lie
 

@@ -10,8 +10,8 @@ import torch
 
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
-from reverie.metrics import neighbours
-from reverie.metrics.distances import (
+from reverie.evaluation import neighbours
+from reverie.evaluation.distances import (
     frechet_distance,
     frechet_estimate,
     frechet_infinity,
@@ -21,9 +21,9 @@ from reverie.metrics.distances import (
     kernel_distance_subsets,
     precision_recall_density_coverage,
 )
-from reverie.metrics.estimate import Estimate, chance_of_at_most
-from reverie.metrics.neighbours import nearest
-from reverie.metrics.statistics import Moments
+from reverie.evaluation.estimate import Estimate, chance_of_at_most
+from reverie.evaluation.neighbours import nearest
+from reverie.evaluation.statistics import Moments
 
 
 def normals(count, dimension, seed=0):

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
-from reverie.metrics.modes import Probe, mode_coverage, stacked_modes
+from reverie.evaluation.modes import Probe, mode_coverage, stacked_modes
 
 CENTRES = Noise.of_seeds(range(10))(24)
 

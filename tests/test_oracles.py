@@ -10,11 +10,15 @@ from torch import nn
 
 from reverie.core.batch import Batch
 from reverie.core.noise import Noise
-from reverie.models.autoencoder import Autoencoder, corrupt
-from reverie.models.vae import VAE, gaussian_nll, kl_to_standard_normal
+from reverie.models.autoencoders.autoencoder import Networks, autoencoder
+from reverie.models.autoencoders.denoising import corrupt
+from reverie.models.autoencoders.vae import Bound, vae
+from reverie.probability.likelihoods import LIKELIHOODS, gaussian_nll, kl_to_standard_normal
+
+LINEAR = Networks("dense", hidden=())
 
 
-def low_rank_pictures(count=400, size=4, rank=3):
+def low_rank_images(count=400, size=4, rank=3):
     rng = np.random.default_rng(0)
     scales = np.array([3.0, 2.0, 1.2])[:rank]
     x = rng.normal(size=(count, rank)) * scales @ rng.normal(size=(rank, size * size)) * 0.05
@@ -22,8 +26,8 @@ def low_rank_pictures(count=400, size=4, rank=3):
 
 
 def test_a_linear_autoencoder_spans_the_subspace_of_pca():
-    x = low_rank_pictures()
-    model = Autoencoder(4, 1, latent=3, net="dense", hidden=()).double()
+    x = low_rank_images()
+    model = autoencoder(4, 1, latent=3, networks=LINEAR).double()
     image = torch.from_numpy(x).view(-1, 1, 4, 4)
     optimizer = torch.optim.LBFGS(
         model.parameters(),
@@ -70,75 +74,74 @@ class PPCA:
 
 def linear_vae(latent=2, sigma=0.3):
     """A VAE whose decoder is linear with orthogonal columns, so that the true posterior is a diagonal Gaussian."""
-    vae = VAE(4, 1, latent=latent, decoder="gaussian", sigma=sigma, net="dense", hidden=()).double()
+    model = vae(4, 1, latent=latent, likelihood="gaussian", sigma=sigma, networks=LINEAR).double()
     generator = torch.Generator().manual_seed(0)
     w = torch.linalg.qr(torch.randn(16, latent, dtype=torch.float64, generator=generator))[0] * torch.tensor([0.8, 0.5])
     mu = 0.1 * torch.randn(16, dtype=torch.float64, generator=generator)
-    linear = next(m for m in vae.decoder.modules() if isinstance(m, nn.Linear))
+    linear = next(m for m in model.decoder.modules() if isinstance(m, nn.Linear))
     with torch.no_grad():
         linear.weight.copy_(w)
         linear.bias.copy_(mu)
-    return vae, PPCA(w, mu, sigma)
+    return model, PPCA(w, mu, sigma)
 
 
-def elbo_in_expectation(vae, x, mean, log_var):
+def elbo_in_expectation(model, x, mean, log_var):
     """E_q over z by the exact Gaussian integral: the decoder is linear and q diagonal, so no sampling is needed."""
-    w = next(m for m in vae.decoder.modules() if isinstance(m, nn.Linear)).weight
-    centre = gaussian_nll(x, vae.output(mean).flatten(1), 2 * math.log(vae.sigma)).sum(1)
-    spread = (log_var.exp() * w.square().sum(0)).sum(1) / (2 * vae.sigma**2)
+    w = next(m for m in model.decoder.modules() if isinstance(m, nn.Linear)).weight
+    sigma = model.likelihood.sigma
+    centre = gaussian_nll(x, model.decoded(mean).flatten(1), 2 * math.log(sigma)).sum(1)
+    spread = (log_var.exp() * w.square().sum(0)).sum(1) / (2 * sigma**2)
     return -(centre + spread + kl_to_standard_normal(mean, log_var).sum(1))
 
 
 def test_the_bound_of_a_linear_gaussian_vae_touches_the_exact_likelihood_at_the_true_posterior_and_only_there():
-    vae, truth = linear_vae()
-    x = torch.from_numpy(low_rank_pictures(50))
+    model, truth = linear_vae()
+    x = torch.from_numpy(low_rank_images(50))
     exact = truth.log_likelihood(x)
     mean, cov = truth.posterior(x)
     log_var = cov.diagonal().log().expand_as(mean)
-    assert torch.allclose(elbo_in_expectation(vae, x, mean, log_var), exact, atol=1e-9)
+    assert torch.allclose(elbo_in_expectation(model, x, mean, log_var), exact, atol=1e-9)
     for shift, scale in ((0.1, 0.0), (0.0, 0.3), (-0.2, -0.5)):
-        below = elbo_in_expectation(vae, x, mean + shift, log_var + scale)
+        below = elbo_in_expectation(model, x, mean + shift, log_var + scale)
         assert (below < exact - 1e-4).all()
 
 
 def test_the_sampled_elbo_of_the_model_is_an_unbiased_estimate_of_the_exact_bound():
-    vae, truth = linear_vae()
-    x = torch.from_numpy(low_rank_pictures(1))
+    model, truth = linear_vae()
+    x = torch.from_numpy(low_rank_images(1))
     image = x.view(1, 1, 4, 4).float().double()
     mean, cov = truth.posterior(x)
     stats = torch.cat([mean[0] + 0.1, cov.diagonal().log() + 0.2])
-    encoder = next(m for m in vae.encoder.modules() if isinstance(m, nn.Linear))
+    encoder = next(m for m in model.encoder.modules() if isinstance(m, nn.Linear))
     with torch.no_grad():
         encoder.weight.zero_()
         encoder.bias.copy_(stats)
     count = 40_000
     noise = Noise.of_seeds(range(count))
     many = image.expand(count, -1, -1, -1)
-    sampled = vae.elbo(Batch({"x": many}, noise)).detach()
+    sampled = model.elbo(Batch({"x": many}, noise)).detach()
     # uniform dequantisation adds its own known second moment, (1/127.5)^2 / 12 a pixel, and the bins' volume
-    exact = elbo_in_expectation(vae, x, stats[None, :2], stats[None, 2:]) - 16 * ((1 / 127.5) ** 2 / 12) / (
-        2 * vae.sigma**2
+    exact = elbo_in_expectation(model, x, stats[None, :2], stats[None, 2:]) - 16 * ((1 / 127.5) ** 2 / 12) / (
+        2 * model.likelihood.sigma**2
     )
     exact = exact - 16 * math.log(127.5)
     assert abs(sampled.mean() - exact) < 4 * sampled.std() / math.sqrt(count)
 
 
 def test_the_importance_weighted_bound_rises_to_the_exact_likelihood():
-    vae, truth = linear_vae()
-    x = torch.from_numpy(low_rank_pictures(1))
+    model, truth = linear_vae()
+    x = torch.from_numpy(low_rank_images(1))
     mean, cov = truth.posterior(x)
-    encoder = next(m for m in vae.encoder.modules() if isinstance(m, nn.Linear))
+    encoder = next(m for m in model.encoder.modules() if isinstance(m, nn.Linear))
     with torch.no_grad():  # a posterior that is off: its one-sample bound is loose
         encoder.weight.zero_()
         encoder.bias.copy_(torch.cat([mean[0] + 0.3, cov.diagonal().log() + 0.8]))
     many = Batch({"x": x.view(1, 1, 4, 4).expand(4000, -1, -1, -1)})
-    exact = float(truth.log_likelihood(x)) - 16 * math.log(
-        127.5
-    )  # of the 8-bit picture: density times the bins' volume
+    exact = float(truth.log_likelihood(x)) - 16 * math.log(127.5)  # of the 8-bit image: density times the bins' volume
     with torch.no_grad():
-        one, some, more = (float(vae.elbo(many, samples=k).mean()) for k in (1, 8, 64))
-    assert one + 0.1 < some < more < exact + 0.01
-    assert more == pytest.approx(exact, abs=0.03)
+        first, second, third = (float(model.elbo(many, samples=k).mean()) for k in (1, 8, 64))
+    assert first + 0.1 < second < third < exact + 0.01
+    assert third == pytest.approx(exact, abs=0.03)
 
 
 @pytest.mark.parametrize("mean, log_var", [(0.0, 0.0), (1.3, -1.0), (-2.0, 0.7), (0.2, 2.0)])
@@ -152,58 +155,58 @@ def test_the_kl_term_equals_numerical_quadrature(mean, log_var):
 
 
 def test_reparametrisation_has_variance_exp_log_var_not_its_square():
-    vae = VAE(4, 1, latent=1, net="dense", hidden=())
-    encoder = next(m for m in vae.encoder.modules() if isinstance(m, nn.Linear))
+    model = vae(4, 1, latent=1, networks=LINEAR)
+    encoder = next(m for m in model.encoder.modules() if isinstance(m, nn.Linear))
     with torch.no_grad():
         encoder.weight.zero_()
         encoder.bias.copy_(torch.tensor([0.5, math.log(4.0)]))
     seen = []
-    vae.output = lambda z, label=None: seen.append(z) or torch.zeros(len(z), 1, 4, 4)
+    model.decoded = lambda z, label=None: seen.append(z) or torch.zeros(len(z), 1, 4, 4)
     with torch.no_grad():
-        vae.terms(torch.zeros(50_000, 1, 4, 4), Noise.of_seeds(range(50_000)))
+        model.terms(torch.zeros(50_000, 1, 4, 4), Noise.of_seeds(range(50_000)))
     assert float(seen[0].mean()) == pytest.approx(0.5, abs=0.04)
     assert float(seen[0].var()) == pytest.approx(4.0, rel=0.03)
 
 
 def test_gaussian_decoders_give_a_probability_over_the_256_grey_levels():
     """The dequantised density, summed over all 8-bit values of a pixel, is nearly 1 and never more."""
-    vae = VAE(4, 1, latent=1, decoder="gaussian", sigma=0.2, net="dense", hidden=())
+    likelihood = LIKELIHOODS["gaussian"](0.2)
     levels = torch.arange(256).div(127.5).sub(1).view(256, 1, 1, 1)
     noise = Noise.of_seeds(range(256))
     mean = torch.full((256, 1, 1, 1), 0.1)
-    total = torch.stack([vae.nll(levels, mean, noise) for _ in range(50)]).mean(0).neg().exp().sum()
+    total = torch.stack([likelihood.nll(levels, mean, noise) for _ in range(50)]).mean(0).neg().exp().sum()
     assert 0.99 < total <= 1.001
 
 
-def test_the_bernoulli_decoder_is_the_likelihood_of_binary_pictures():
-    vae = VAE(4, 1, latent=1, net="dense", hidden=())
+def test_the_bernoulli_likelihood_is_a_probability_of_binary_images():
+    likelihood = LIKELIHOODS["bernoulli"](0.1)
     logits = torch.randn(1, 1, 3, 3, generator=torch.Generator().manual_seed(0)).double()
     total = 0.0
     for code in range(2**9):
         bits = torch.tensor([(code >> i) & 1 for i in range(9)], dtype=torch.float64).view(1, 1, 3, 3)
-        total += float(vae.nll(bits * 2 - 1, logits, Noise.of_seeds([0])).neg().exp())
+        total += float(likelihood.nll(bits * 2 - 1, logits, Noise.of_seeds([0])).neg().exp())
     assert total == pytest.approx(1, abs=1e-9)
 
 
 def test_free_bits_stop_the_pressure_below_their_threshold():
-    vae = VAE(8, 1, latent=2, free_bits=100.0, kl_warmup=0)
+    model = vae(8, 1, latent=2, bound=Bound(free_bits=100.0, kl_warmup=0))
     image = torch.rand(4, 1, 8, 8) * 2 - 1
     batch = Batch({"x": image})
     with torch.no_grad():
-        found = vae.loss(batch)
-    assert float(found["loss"] * 64 - found["nll"]) == pytest.approx(
+        metrics = model.loss(batch)
+    assert float(metrics["loss"] * 64 - metrics["nll"]) == pytest.approx(
         200.0, rel=1e-4
-    )  # two latents, held at the threshold
+    )  # two latents at the threshold
 
 
 def test_beta_weighs_the_kl_term_and_its_warm_up_starts_at_zero():
     image = torch.rand(4, 1, 8, 8) * 2 - 1
     for beta, progress, weight in ((1.0, 1.0, 1.0), (4.0, 1.0, 4.0), (4.0, 0.0, 0.0), (4.0, 0.1, 2.0)):
         torch.manual_seed(0)
-        vae = VAE(8, 1, latent=2, beta=beta, kl_warmup=0.2)
+        model = vae(8, 1, latent=2, bound=Bound(beta=beta, kl_warmup=0.2))
         with torch.no_grad():
-            found = vae.loss(Batch({"x": image}, progress=progress))
-        assert float(found["loss"] * 64) == pytest.approx(float(found["nll"] + weight * found["kl"]), rel=1e-5)
+            metrics = model.loss(Batch({"x": image}, progress=progress))
+        assert float(metrics["loss"] * 64) == pytest.approx(float(metrics["nll"] + weight * metrics["kl"]), rel=1e-5)
 
 
 def test_corruptions_change_what_they_say_and_no_more():

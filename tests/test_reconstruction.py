@@ -7,7 +7,7 @@ import torch
 
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
-from reverie.metrics.reconstruction import mse, psnr, ssim
+from reverie.evaluation.reconstruction import mse, psnr, ssim
 
 
 def pairs(count=3, channels=3, height=17, width=14):

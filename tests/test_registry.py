@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 import reverie as rv
-from reverie import registry
-from reverie.commands.draw import SampleFlags
 from reverie.commands.flags import run_flags, train_flags
+from reverie.commands.sample import SampleFlags
+from reverie.core import registry
+from reverie.core.annotations import SubRun
 from reverie.core.errors import UsageError
-from reverie.core.options import SubRun
 from reverie.workflow.again import rerun, resume
 
 MODULE = '''
@@ -34,7 +34,7 @@ class Mean(nn.Module):
         start: value of every pixel at the beginning.
     """
 
-    def __init__(self, size: int, channels: int, start: float = 0.0):
+    def __init__(self, size: rv.Side, channels: rv.Channels, start: float = 0.0):
         super().__init__()
         self.mean = nn.Parameter(torch.full((channels, size, size), start))
 
@@ -53,7 +53,7 @@ class Mean(nn.Module):
         return (self.mean + loudness * noise(*self.mean.shape)).clamp(-1, 1)
 
 @rv.register("mean-image", title="The mean image")
-def mean_image(size: int, channels: int, start: float = 0.25) -> Mean:
+def mean_image(size: rv.Side, channels: rv.Channels, start: float = 0.25) -> Mean:
     """The mean image, by a function."""
     return Mean(size, channels, start)
 '''
@@ -118,7 +118,7 @@ def models(monkeypatch):
     registry.MODELS.update(before)
 
 
-def doubled(size: int, channels: int, inner: Annotated[dict | str, SubRun()] = "") -> nn.Linear:
+def doubled(size: rv.Side, channels: rv.Channels, inner: Annotated[dict | str, SubRun()] = "") -> nn.Linear:
     """A function is a system."""
     return nn.Linear(size, 2 * channels)
 
@@ -126,7 +126,7 @@ def doubled(size: int, channels: int, inner: Annotated[dict | str, SubRun()] = "
 def test_a_run_of_a_registered_model_names_the_module_that_makes_it_known(bars, tmp_path, models):
     @rv.register("passing")
     class Passing(nn.Module):
-        def __init__(self, size: int, channels: int):
+        def __init__(self, size: rv.Side, channels: rv.Channels):
             super().__init__()
             self.w = nn.Parameter(torch.zeros(channels, size, size))
 
@@ -154,7 +154,7 @@ def test_a_function_is_a_system_and_its_signature_the_configuration(models):
 class Mean(nn.Module):
     """The mean image."""
 
-    def __init__(this, shape, channels: int, start: float = 0.0, names: tuple = ()):
+    def __init__(this, shape: rv.Shape, channels: rv.Channels, start: float = 0.0, names: tuple = ()):
         super().__init__()
         this.mean = nn.Parameter(torch.full((channels, *shape), start))
 
@@ -180,12 +180,12 @@ class Needy(Mean):
 
 
 class Repeats(Mean):
-    def __init__(self, shape, channels: int, lr: float = 1.0):
+    def __init__(self, shape: rv.Shape, channels: rv.Channels, lr: float = 1.0):
         super().__init__(shape, channels)
 
 
 class Length(Mean):
-    def __init__(self, shape, channels: int, steps: int = 1):
+    def __init__(self, shape: rv.Shape, channels: rv.Channels, steps: int = 1):
         super().__init__(shape, channels)
 
 
@@ -219,7 +219,7 @@ def test_what_no_flag_can_give_is_for_python_alone_and_never_in_the_way(mean, ca
 @pytest.mark.parametrize("verb", ["sample", "evaluate"])
 def test_an_option_named_as_a_flag_of_the_command_is_an_error_that_says_which(mean, call, verb):
     code, _, err = call(verb, mean(Taken))
-    assert code == 2 and f"reverie {verb} has taken: seed, out, chunk" in err, err
+    assert code == 2 and f"reverie {verb} already uses: seed, out, chunk" in err, err
 
 
 def test_an_option_without_a_default_is_asked_for(models):
@@ -230,7 +230,7 @@ def test_an_option_without_a_default_is_asked_for(models):
     assert rv.sample(model, 1, loud=0.1).shape == (1, 2, 2, 1)
 
 
-@pytest.mark.parametrize("kind, said", [(Repeats, r"its stages\(\) has taken: lr"), (Length, "train has taken: steps")])
+@pytest.mark.parametrize("kind, said", [(Repeats, r"its stages\(\) already uses: lr"), (Length, "train already uses: steps")])
 def test_an_argument_of_a_constructor_that_has_another_meaning_in_training_is_refused(models, kind, said):
     rv.register("mine")(kind)
     with pytest.raises(UsageError, match=said):
@@ -254,7 +254,7 @@ def test_packages_bring_models_by_entry_points(models, monkeypatch):
     points.append(registry.metadata.EntryPoint("vae", "json:loads", "reverie.models"))  # a built-in name stays
     monkeypatch.setattr(registry.metadata, "entry_points", lambda group: points if group == "reverie.models" else [])
     monkeypatch.setattr(registry, "_WAITING", [True])
-    assert registry.entry("theirs").load() is doubled and registry.entry("vae").load().__name__ == "VAE"
+    assert registry.entry("theirs").load() is doubled and registry.entry("vae").load().__name__ == "vae"
     points.append(registry.metadata.EntryPoint("broken", "no_such_package:x", "reverie.models"))
     monkeypatch.setattr(registry, "_WAITING", [True])
     assert "theirs" in registry.names() and "broken" in registry.names()

@@ -24,7 +24,7 @@ def test_runs_are_listed_with_status_steps_and_scores_and_their_samples_on_a_she
     assert list(rows) == [str(first.path), str(second.path)]
     row = rows[str(first.path)]
     assert (row["model"], row["status"], row["steps"], row["data"]) == ("vae", "finished", 2, bars)
-    assert row["scores"]["kernel-small"] == 0.5 and "psnr_db" in row["scores"] and "fid" not in row["scores"]
+    assert row["scores"]["kernel-small"] == 0.5 and "psnr" in row["scores"] and "fid" not in row["scores"]
     assert Image.open(tmp_path / "sheet.png").width == 640
     COMMANDS["runs"]([str(tmp_path)])
     assert f"reverie evaluate '{second.path}'" in capsys.readouterr().out  # a path with a space can be pasted

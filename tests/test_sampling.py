@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import reverie as rv
-from reverie import registry
 from reverie.commands.flags import named_run
+from reverie.core import registry
 from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
@@ -19,20 +19,20 @@ from reverie.core.options import sampling_options
 from reverie.core.verbs import Frame
 from reverie.data.batches import in_order
 from reverie.diffusion import grids, guides, samplers
-from reverie.diffusion.schedules import Flow
-from reverie.editing import diffusion_views
-from reverie.generation import label_index
+from reverie.diffusion.schedules import RectifiedFlow
+from reverie.inference.conditions import label_index
 from reverie.media.montage import save_film
-from reverie.models.conditioning import Conditioner
-from reverie.models.diffusion import Diffusion
+from reverie.models.diffusion.base import Diffusion
+from reverie.probability.conditioning import Conditioner
+from reverie.views import denoising
 from reverie.workflow.train import train
 
 SYSTEMS = ("ddpm", "edm", "flow-matching")
 WORDS = ["a lying bar", "a standing bar"]
 
 
-def made(name, **options):
-    """An untrained model that is away from the start, where the network says nothing."""
+def built(name, **options):
+    """An untrained model away from the start, where the network's output is zero."""
     torch.manual_seed(0)
     model = registry.build(name, shape=8, channels=1, width=8, **options).eval().requires_grad_(False)
     for p in model.parameters():
@@ -47,7 +47,7 @@ def runs(draw_bars, home, tmp_path_factory):
     images, labels = draw_bars(160)
     data = str(folder / "bars.npz")
     np.savez(data, images=images, labels=labels, texts=np.array([WORDS[label] for label in labels]))
-    wanted = {
+    systems = {
         "plain": ("ddpm", {"steps": 60, "checkpoint_every": 20}),
         "classes": ("edm", {"conditional": "label"}),
         "words": ("flow-matching", {"conditional": "text"}),
@@ -55,38 +55,38 @@ def runs(draw_bars, home, tmp_path_factory):
         "vae": ("vae", {"latent": 3}),
     }
     shared = {"steps": 4, "batch_size": 16, "width": 8, "lr": 5e-3, "warmup": 5, "ema": 0.9, "keep": 9, "quiet": True}
-    for name, (model, options) in wanted.items():
+    for name, (model, options) in systems.items():
         train(model, data, out=folder / name, **shared | options)
     return folder
 
 
-# The way to a picture
+# From noise to an image
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_the_way_starts_at_noise_of_size_one_and_ends_at_the_picture_of_the_seed(name):
-    model = made(name)
+def test_a_stream_starts_at_noise_of_size_one_and_ends_at_the_sample_of_the_seed(name):
+    model = built(name)
     for sampler in ("unipc", "heun"):
         frames = list(rv.stream(model, 3, seed=5, sampler=sampler, steps=4))
         assert [frame.progress for frame in frames] == [0, 0.25, 0.5, 0.75, 1]
-        shown = [frame.render() for frame in frames]
-        assert all(x.shape == (3, 1, 8, 8) and x.abs().max() <= 1 for one in shown for x in one.values())
-        torch.testing.assert_close(shown[0]["x"], Noise.of_seeds([5, 6, 7])(1, 8, 8).clamp(-1, 1))
+        rendered = [frame.render() for frame in frames]
+        assert all(x.shape == (3, 1, 8, 8) and x.abs().max() <= 1 for images in rendered for x in images.values())
+        torch.testing.assert_close(rendered[0]["x"], Noise.of_seeds([5, 6, 7])(1, 8, 8).clamp(-1, 1))
         with torch.no_grad():
-            picture = model.sample(Noise.of_seeds([5, 6, 7]), sampler=sampler, steps=4)
-        assert torch.equal(shown[-1]["x"], picture) and torch.equal(*frames[-1].tensors.values())
+            sample = model.sample(Noise.of_seeds([5, 6, 7]), sampler=sampler, steps=4)
+        assert torch.equal(rendered[-1]["x"], sample) and torch.equal(*frames[-1].tensors.values())
 
 
 def test_the_estimate_that_is_shown_is_the_one_made_at_that_x():
-    model = made("edm")
-    _, pairs = model.plan("ddim", 4)
+    model = built("edm")
+    pairs = model.timesteps("ddim", 4)
     frames, denoise = list(rv.stream(model, 2, sampler="ddim", steps=4)), model.denoiser()
     for frame, pair in zip(frames[:-1], pairs, strict=False):
         assert torch.allclose(denoise(frame.tensors["x"], *pair), frame.tensors["x0"], atol=1e-5)
 
 
 def test_a_stream_leaves_the_mode_of_gradients_and_of_the_model_as_they_were():
-    model = made("ddpm").train()
+    model = built("ddpm").train()
     for frame in rv.stream(model, 2, steps=2):
         assert torch.is_grad_enabled() and not model.training and not frame.render()["x"].requires_grad
     assert model.training
@@ -101,12 +101,12 @@ def test_a_film_has_x_above_the_estimate_and_a_strip_has_time_from_left_to_right
         return Frame(0.0, {}, lambda: {"x": x, "x0": x0})
 
     frames = [frame(black, white)] * 29 + [frame(white, black)]
-    film = diffusion_views.film(frames)
+    film = denoising.film(frames)
     middle = film.shape[1] // 2
     assert len(film) == 30 and film[0, 5, 5] == 0 and film[0, middle + 5, 5] == 255 and film[-1, 5, 5] == 255
-    strip = diffusion_views.strip(frames, columns=6)
+    strip = denoising.strip(frames, columns=6)
     tile = strip.shape[1] // 6
-    assert strip.shape[0] // tile == 6  # for each of 3 pictures a row of x and one of estimates
+    assert strip.shape[0] // tile == 6  # for each of 3 samples a row of x and one of estimates
     assert strip[5, 5] == 0 and strip[5, -5] == 255 and strip[tile + 5, 5] == 255 and strip[tile + 5, -5] == 0
 
 
@@ -120,28 +120,28 @@ def test_a_film_s_last_frame_stays_on(tmp_path):
     assert durations == [200, 200, 200, 200, 1200]
 
 
-# The way to noise
+# From an image to noise
 
 
-def test_the_forward_process_mixes_picture_and_noise_as_the_schedule_says(tiny):
-    model, batch = made("flow-matching"), next(in_order(tiny.held_out, 2))
+def test_the_forward_process_mixes_image_and_noise_as_the_schedule_says(tiny):
+    model, batch = built("flow-matching"), next(in_order(tiny.held_out, 2))
     noise = Noise(batch.rng.keys)(1, 8, 8)
-    sheet = diffusion_views.forward(model, batch, columns=3)[..., 0]
-    scale = 7  # pictures of 8 pixels are shown as 56, with gaps of 2
+    sheet = denoising.forward(model, batch, columns=3)[..., 0]
+    scale = 7  # images of 8 pixels are enlarged to 56, with gaps of 2
 
     def tile(row, column):
         top, left = 2 + row * (8 * scale + 2), 2 + column * (8 * scale + 2)
         return torch.from_numpy(sheet[top : top + 8 * scale : scale, left : left + 8 * scale : scale].astype(float))
 
     for row, (image, e) in enumerate(zip(batch["x"][:, 0], noise[:, 0], strict=True)):
-        for column, wanted in enumerate((image, (image + e) / 2**0.5, e)):
-            assert (tile(row, column) - (wanted.clamp(-1, 1) + 1) * 127.5).abs().max() < 1
+        for column, expected in enumerate((image, (image + e) / 2**0.5, e)):
+            assert (tile(row, column) - (expected.clamp(-1, 1) + 1) * 127.5).abs().max() < 1
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_schedule_can_be_plotted(name, tmp_path):
-    model = made(name)
-    diffusion_views.schedule_plot(model, tmp_path / "schedule.png")
+    model = built(name)
+    denoising.schedule_plot(model, tmp_path / "schedule.png")
     assert Image.open(tmp_path / "schedule.png").width > 800
 
 
@@ -152,10 +152,12 @@ def test_a_diffusion_run_samples_by_every_sampler_and_grid(runs, call, tmp_path)
     for sampler in samplers.SAMPLERS:
         assert call("sample", runs / "plain", "-n", 2, "--sampler", sampler, "--steps", 2)[0] == 0
     for grid in grids.GRIDS:
-        assert call("sample", runs / "plain", "-n", 2, "--grid", grid, "--steps", 3, "--out", f"{grid}.npz")[0] == 0
+        assert (
+            call("sample", runs / "plain", "-n", 2, "--time-grid", grid, "--steps", 3, "--out", f"{grid}.npz")[0] == 0
+        )
     images = [np.load(tmp_path / f"{grid}.npz")["images"] for grid in grids.GRIDS]
     assert not np.array_equal(images[0], images[1])
-    assert np.array_equal(images[0], rv.sample(runs / "plain", 2, grid=next(iter(grids.GRIDS)), steps=3))
+    assert np.array_equal(images[0], rv.sample(runs / "plain", 2, time_grid=next(iter(grids.GRIDS)), steps=3))
 
 
 def test_the_help_of_a_run_has_what_its_model_can_be_told_and_no_more(runs, call):
@@ -164,9 +166,9 @@ def test_the_help_of_a_run_has_what_its_model_can_be_told_and_no_more(runs, call
         name in out for name in (*samplers.SAMPLERS, *grids.GRIDS, "--classifier RUN", "--guidance", "default: 10")
     )
     _, out, _ = call("sample", "--help", runs / "vae")
-    assert "--grid" not in out and "--seed" in out and "--label" in out
+    assert "--time-grid" not in out and "--seed" in out and "--label" in out
     code, out, _ = call("sample", "--help")
-    assert code == 0 and "--grid" not in out and "sample RUN --help" in out
+    assert code == 0 and "--time-grid" not in out and "sample RUN --help" in out
     _, out, _ = call("evaluate", runs / "plain", "--help")
     assert "--sampler" in out and "--metrics" in out
 
@@ -179,18 +181,18 @@ def test_a_run_is_known_among_flags_wherever_it_stands(runs):
 
 
 def test_captions_take_turns_and_guidance_counts_them_more():
-    model, told = made("flow-matching", conditional="text"), {"steps": 3, "guidance": 20.0}
-    both, one = (rv.sample(model, 4, text=text, **told).astype(int) for text in (WORDS, WORDS[1]))
-    as_trained = rv.sample(model, 4, text=WORDS[1], steps=3).astype(int)
-    assert np.abs(both[1::2] - one[1::2]).max() <= 1 and np.abs(both[::2] - one[::2]).max() > 1
-    assert np.abs(as_trained - one).max() > 1
+    model, options = built("flow-matching", conditional="text"), {"steps": 3, "guidance": 20.0}
+    both, second = (np.asarray(rv.sample(model, 4, text=text, **options), int) for text in (WORDS, WORDS[1]))
+    as_trained = np.asarray(rv.sample(model, 4, text=WORDS[1], steps=3), int)
+    assert np.abs(both[1::2] - second[1::2]).max() <= 1 and np.abs(both[::2] - second[::2]).max() > 1
+    assert np.abs(as_trained - second).max() > 1
 
 
-def test_the_command_line_asks_by_words(runs, call, tmp_path):
-    flags = ["-n", 4, "--steps", 3, "--text", *WORDS, "--guidance", 5, "--out", "asked.npz"]
+def test_the_command_line_samples_by_words(runs, call, tmp_path):
+    flags = ["-n", 4, "--steps", 3, "--text", *WORDS, "--guidance", 5, "--out", "words.npz"]
     assert call("sample", runs / "words", *flags)[0] == 0
-    asked = rv.sample(runs / "words", 4, steps=3, text=WORDS, guidance=5.0)
-    assert np.array_equal(np.load(tmp_path / "asked.npz")["images"], asked)
+    images = rv.sample(runs / "words", 4, steps=3, text=WORDS, guidance=5.0)
+    assert np.array_equal(np.load(tmp_path / "words.npz")["images"], images)
 
 
 @pytest.mark.parametrize("ending, frames", [("webp", 4), ("gif", 4), ("png", 1)])
@@ -214,18 +216,18 @@ def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, c
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
-        (["sample", "plain", "--steps", "0"], "at least 1 step"),
-        (["sample", "plain", "--sampler", "eulr"], 'Did you mean "euler"'),
-        (["sample", "plain", "--grid", "karas"], 'Did you mean "karras"'),
+        (["sample", "plain", "--steps", "0"], "--steps of ddpm must be at least 1"),
+        (["sample", "plain", "--sampler", "eulr"], "'euler'"),
+        (["sample", "plain", "--time-grid", "karas"], "'karras'"),
         (["sample", "plain", "--label", "0"], "trained without classes"),
         (["sample", "plain", "--text", "a bar"], "trained without captions"),
-        (["sample", "plain", "--guidance", "2"], "name a label or a text"),
+        (["sample", "plain", "--guidance", "2"], "give a label or a text"),
         (["sample", "plain", "-n", "0", "--stream", "a.webp"], "at least 1"),
         (["sample", "plain", "--stream", "a.xyz"], ".xyz"),
-        (["sample", "classes", "--label", "2"], "Known: 0"),
-        (["sample", "classes", "--label", "-1"], "Known: 0"),
+        (["sample", "classes", "--label", "2"], "Classes: 0"),
+        (["sample", "classes", "--label", "-1"], "Classes: 0"),
         (["sample", "classes", "--text", "a bar"], "trained without captions"),
         (["sample", "words", "--label", "1"], "trained without classes"),
         (["sample", "vae", "--sampler", "ddim"], "vae has no option 'sampler'"),
@@ -233,10 +235,10 @@ def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, c
         (["sample", "vae", "--stream", "a.webp"], "edm, flow-matching"),
         (["sample", "classifier"], "--classifier"),
         (["forward", "vae"], "edm, flow-matching"),
-        (["forward", "plain", "--columns", "1"], "at least 2 columns"),
+        (["forward", "plain", "--columns", "1"], "--columns must be at least 2"),
         (["forward", "plain", "-n", "0"], "at least 1"),
         (["sample", "plain", "--classifier", "{classifier}"], "name one with --label"),
-        (["sample", "plain", "--classifier", "{classifier}", "--label", "7"], "Known: 0"),
+        (["sample", "plain", "--classifier", "{classifier}", "--label", "7"], "Classes: 0"),
         (["sample", "plain", "--classifier", "{vae}", "--label", "1"], "train noisy-classifier"),
         (["sample", "classes", "--classifier", "{classifier}", "--label", "1"], "knows classes itself"),
         (["sample", "plain", "--classifier", "nowhere", "--label", "1"], "nowhere"),
@@ -245,7 +247,7 @@ def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, c
         (["sample", "plain", "--autoguide", "{classes}", "--guidance", "2"], "conditions"),
         (["sample", "plain", "--autoguide", "{plain}", "--classifier", "{classifier}", "--label", "1"], "not both"),
         (["evaluate", "vae", "--sampler", "ddim"], "vae has no option 'sampler'"),
-        (["evaluate", "plain", "-n", "20", "--metrics", "kernel", "--steps", "0"], "at least 1 step"),
+        (["evaluate", "plain", "-n", "20", "--metrics", "kernel", "--steps", "0"], "--steps of ddpm must be at least 1"),
         (["sample", "plain", "--guidance", "nan"], "--guidance: nan is no finite number"),
         (["evaluate", "plain", "--guidance", "inf"], "--guidance: inf is no finite number"),
         (["traverse", "vae", "--reach", "nan"], "--reach: nan is no finite number"),
@@ -255,18 +257,18 @@ def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, c
         (["sample", "vae", "--text", "a bar " * 99], "trained without captions"),
     ],
 )
-def test_wrong_use_is_told_and_exits_with_2(runs, call, arguments, said):
+def test_wrong_use_is_an_error_that_exits_with_2(runs, call, arguments, message):
     places = {name: runs / name for name in ("plain", "classes", "classifier", "vae")}
     verb, run, *flags = arguments
     code, _, err = call(verb, runs / run, *(flag.format(**places) for flag in flags))
-    assert code == 2 and said in err and "Traceback" not in err, err
+    assert code == 2 and message in err and "Traceback" not in err, err
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
-        ({"n": 2.5}, "number of images must be a whole number"),
-        ({"n": "3"}, "number of images must be a whole number"),
+        ({"n": 2.5}, "n must be a whole number"),
+        ({"n": "3"}, "n must be a whole number"),
         ({"seed": 1.5}, "seed must be a whole number"),
         ({"seed": 10**20}, "A seed is"),
         ({"chunk": 0}, "chunk must be at least 1"),
@@ -274,12 +276,12 @@ def test_wrong_use_is_told_and_exits_with_2(runs, call, arguments, said):
         ({"guidance": float("nan")}, "guidance of edm must be a finite number"),
         ({"guidance": np.float32("inf")}, "guidance of edm must be a finite number"),
         ({"guidance": torch.tensor([1.0, float("nan")])}, "guidance of edm must be a finite number"),
-        ({"steps": "3"}, "steps of edm is a whole number"),
-        ({"steps": 2.5}, "steps of edm is a whole number"),
+        ({"steps": "3"}, "steps of edm must be a whole number"),
+        ({"steps": 2.5}, "steps of edm must be a whole number"),
     ],
 )
-def test_a_value_of_another_type_is_refused_by_its_name(runs, options, said):
-    with pytest.raises(UsageError, match=said):
+def test_a_value_of_another_type_is_refused_by_its_name(runs, options, message):
+    with pytest.raises(UsageError, match=message):
         rv.sample(runs / "classes", **{"n": 2} | options)
 
 
@@ -295,7 +297,7 @@ def test_a_number_is_an_index_and_a_word_is_a_name(runs):
     model = rv.load(runs / "classes")
     model.run["data"]["classes"] = ["1", "0"]
     assert label_index(model, 1) == 1 and label_index(model, "1") == 0
-    with pytest.raises(UsageError, match="Known: 0 1, 1 0"):
+    with pytest.raises(UsageError, match="Classes: 0 1, 1 0"):
         label_index(model, 2)
 
 
@@ -307,13 +309,18 @@ def test_the_passport_says_how_the_run_was_sampled(runs, tmp_path):
         found = rv.evaluate(runs / run, metrics=["kernel"], n=130, out=tmp_path / "scores", **options)
         return found["kernel-small"].passport["fake"]
 
-    own = passport("plain")
-    assert own["sampling"] == {n: p.default for n, p in sampling_options(rv.load(runs / "plain")).items()}
-    assert own["sampling"]["steps"] == 10 and own["sampling"]["guidance"] == 1.0
-    assert own["labels"] is None and own["texts"] is None
-    said = passport("classes", sampler="heun", steps=3, grid="uniform", guidance=2.0)
-    assert [said["sampling"][key] for key in ("sampler", "steps", "grid", "guidance")] == ["heun", 3, "uniform", 2.0]
-    assert said["labels"] == "as the training data has them"
+    plain = passport("plain")
+    assert plain["sampling"] == {n: p.default for n, p in sampling_options(rv.load(runs / "plain")).items()}
+    assert plain["sampling"]["steps"] == 10 and plain["sampling"]["guidance"] == 1.0
+    assert plain["labels"] is None and plain["texts"] is None
+    fake = passport("classes", sampler="heun", steps=3, time_grid="uniform", guidance=2.0)
+    assert [fake["sampling"][key] for key in ("sampler", "steps", "time_grid", "guidance")] == [
+        "heun",
+        3,
+        "uniform",
+        2.0,
+    ]
+    assert fake["labels"] == "as the training data has them"
     weak = passport("plain", autoguide=runs / "plain" / "checkpoints" / "00000020", guidance=1.5, steps=3)
     guide = weak["sampling"]["autoguide"]
     assert guide["checkpoint"] == 20 and guide["weights_sha256"] != weak["weights_sha256"]
@@ -335,7 +342,7 @@ def test_the_passport_has_every_argument_of_sampling_given_or_default(bars, call
 
 
 def test_a_run_of_captions_is_scored_with_its_data_s_captions_in_order(runs, monkeypatch, tmp_path):
-    from reverie import evaluation
+    from reverie.evaluation import run as evaluation
 
     asked, draw = [], evaluation.sample
 
@@ -354,7 +361,7 @@ def test_a_run_of_captions_is_scored_with_its_data_s_captions_in_order(runs, mon
 
 
 def test_the_classifier_s_answer_depends_on_the_ratio_alone_and_sums_to_one():
-    model = made("noisy-classifier", classes=3)
+    model = built("noisy-classifier", classes=3)
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     both = []
     for scale in (1.0, 50.0):
@@ -366,7 +373,7 @@ def test_the_classifier_s_answer_depends_on_the_ratio_alone_and_sums_to_one():
 
 
 def test_pictures_without_a_class_move_nothing(tiny):
-    model = made("noisy-classifier", classes=2).requires_grad_(True)
+    model = built("noisy-classifier", classes=2).requires_grad_(True)
     batch = next(in_order(tiny.train, 8)) | {"label": torch.full((8,), -1)}
     model.loss(batch)["loss"].backward()
     assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
@@ -378,10 +385,11 @@ def test_a_classifier_needs_two_classes():
 
 
 class Remembering(Diffusion):
-    """The exact denoiser of the very pictures that it was shown: draws one of them, and no class is asked for."""
+    """The exact denoiser of its training images: it samples them, whatever the class."""
 
     def __init__(self, images):
-        super().__init__(torch.nn.Linear(1, 1), Flow(), "velocity", "velocity", (8, 8), 1, Conditioner())
+        output = Output("image", (8, 8), 1)
+        super().__init__(torch.nn.Linear(1, 1), RectifiedFlow(), "velocity", "velocity", output, Conditioner())
         self.images = images.flatten(1)
 
     def denoiser(self, label=None, text=None, guidance=1.0, guide=None):
@@ -394,8 +402,8 @@ class Remembering(Diffusion):
 
 
 def test_bayes_rule_makes_the_conditional_denoiser_of_an_exact_classifier(tiny):
-    whole = next(in_order(tiny.train, 128))
-    model, alone = Remembering(whole["x"].double()), Remembering(whole["x"][whole["label"] == 1].double())
+    train_set = next(in_order(tiny.train, 128))
+    model, alone = Remembering(train_set["x"].double()), Remembering(train_set["x"][train_set["label"] == 1].double())
 
     class Exact:
         card = Card(output=Output("image", (8, 8), 1))
@@ -403,7 +411,7 @@ def test_bayes_rule_makes_the_conditional_denoiser_of_an_exact_classifier(tiny):
         def class_log_prob(self, x, alpha, sigma, label):
             gap = x.flatten(1)[:, None] - alpha * model.images
             weight = -gap.square().sum(2) / (2 * sigma**2)
-            other = whole["label"] != label[:, None]
+            other = train_set["label"] != label[:, None]
             return weight.masked_fill(other, -torch.inf).logsumexp(1) - weight.logsumexp(1)
 
     x = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -413,8 +421,8 @@ def test_bayes_rule_makes_the_conditional_denoiser_of_an_exact_classifier(tiny):
 
 
 def test_a_trained_classifier_steers_a_model_that_knows_no_classes(tiny, runs):
-    whole = next(in_order(tiny.train, 128))
-    model = Remembering(whole["x"])
+    train_set = next(in_order(tiny.train, 128))
+    model = Remembering(train_set["x"])
     flags = {"steps": 250, "batch_size": 64, "width": 16, "quiet": True}
     classifier = rv.load(train("noisy-classifier", str(runs / "bars.npz"), out=runs / "seer", **flags))
 
@@ -423,7 +431,7 @@ def test_a_trained_classifier_steers_a_model_that_knows_no_classes(tiny, runs):
         with torch.no_grad():
             drawn = model.sample(Noise.of_seeds(range(100)), label=labels, sampler="ddim", steps=30, **told)
         nearest = torch.cdist(drawn.flatten(1), model.images).argmin(1)
-        return float((whole["label"][nearest] == label).float().mean())
+        return float((train_set["label"][nearest] == label).float().mean())
 
     assert share(0, 4.0) > 0.85 and share(1, 4.0) > 0.85
     assert 0.3 < share(0, 0.0) < 0.7
@@ -438,7 +446,7 @@ def test_a_scale_of_zero_is_off_and_the_classifier_keeps_rows_apart(runs):
     assert not np.array_equal(plain, steered)
     alone = rv.sample(run, 1, seed=3, steps=3, classifier=classifier, label=1, guidance=30.0)
     pieces = rv.sample(run, 5, steps=3, classifier=classifier, label=[0, 1], guidance=30.0, chunk=2)
-    assert np.abs(steered[3].astype(int) - alone[0]).max() <= 1 and np.abs(steered.astype(int) - pieces).max() <= 1
+    assert np.abs(steered[3].astype(int) - alone[0]).max() <= 1 and np.abs(np.asarray(steered, int) - pieces).max() <= 1
 
 
 # A weaker model that guides
@@ -447,8 +455,8 @@ def test_a_scale_of_zero_is_off_and_the_classifier_keeps_rows_apart(runs):
 def test_autoguidance_goes_on_along_the_line_from_the_weaker_estimate(runs):
     model, weaker = rv.load(runs / "plain"), rv.load(runs / "plain" / "checkpoints" / "00000020")
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    strong, weak = (one.bind()(x, torch.full((3,), 499.0)) for one in (model, weaker))
-    alpha, sigma = (float(part) for part in model.schedule.pair(torch.tensor(0.5)))
+    strong, weak = (net.conditioned()(x, torch.full((3,), 499.0)) for net in (model, weaker))
+    alpha, sigma = (float(part) for part in model.schedule.alpha_sigma(torch.tensor(0.5)))
     x0 = [(x - sigma * noise) / alpha for noise in (strong, weak)]
     guided = model.denoiser(guide=guides.away_from(model, weaker, 1.5))(x, alpha, sigma)
     assert torch.allclose(guided, (x0[1] + 1.5 * (x0[0] - x0[1])).clamp(-1, 1), atol=1e-4)
@@ -465,11 +473,10 @@ def test_a_run_that_guides_itself_changes_nothing(runs, call, tmp_path):
     assert np.abs(plain - itself).max() <= 1 and np.abs(plain - away).max() > 1
 
 
-def test_codes_of_another_codec_do_not_guide():
-    model, weaker = made("ddpm"), made("ddpm")
-    model.codec, weaker.codec = made("vae", latent=3), made("vae", latent=3)
+def test_latents_of_another_codec_do_not_guide():
+    model, weaker = (built("latent-diffusion", latent=3, codec_width=8) for _ in range(2))
     guides.away_from(model, weaker, 1.5)
     with torch.no_grad():
-        next(weaker.codec.parameters()).add_(1)
+        next(weaker.latent_codec.codec.parameters()).add_(1)
     with pytest.raises(UsageError, match="another codec"):
         guides.away_from(model, weaker, 1.5)

@@ -13,7 +13,7 @@ from reverie.core.noise import Noise
 from reverie.diffusion import grids
 from reverie.diffusion.denoiser import clipped, denoiser
 from reverie.diffusion.prediction import PREDICTIONS, WEIGHTINGS, edm, weigh
-from reverie.diffusion.schedules import Cosine, Flow, Karras, Linear
+from reverie.diffusion.schedules import Cosine, RectifiedFlow, Karras, Linear
 
 SCHEDULES = {
     "linear": Linear(),
@@ -21,7 +21,7 @@ SCHEDULES = {
     "short-linear": Linear(20),
     "short-cosine": Cosine(20),
     "karras": Karras(),
-    "flow": Flow(),
+    "flow": RectifiedFlow(),
 }
 PAIRS = [
     pytest.param(0.6, 0.8, id="variance-preserving"),
@@ -78,7 +78,7 @@ def test_the_tables_are_those_of_diffusers(ours, theirs):
 )
 def test_a_schedule_keeps_to_its_scaling(name, total):
     schedule = SCHEDULES[name]
-    alpha, sigma = schedule.pair(torch.linspace(max(schedule.first, 1e-3), 1, 777, dtype=torch.float64))
+    alpha, sigma = schedule.alpha_sigma(torch.linspace(max(schedule.first, 1e-3), 1, 777, dtype=torch.float64))
     kept = {"squares": alpha**2 + sigma**2, "alpha": alpha, "sum": alpha + sigma}[total]
     assert torch.allclose(kept, torch.ones_like(kept), atol=1e-12)
     assert (sigma.diff() > 0).all() and (alpha.diff() <= 0).all()
@@ -88,8 +88,8 @@ def test_a_schedule_keeps_to_its_scaling(name, total):
 def test_the_time_of_a_ratio_is_the_time_whose_ratio_it_is(name):
     schedule = SCHEDULES[name]
     t = torch.linspace(max(schedule.first, 1e-3), 1, 1234, dtype=torch.float64)
-    alpha, sigma = schedule.pair(t)
-    assert torch.allclose(schedule.time(sigma / alpha), t, atol=1e-9)
+    alpha, sigma = schedule.alpha_sigma(t)
+    assert torch.allclose(schedule.t_from_ratio(sigma / alpha), t, atol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [2, 20, 1000])
@@ -97,14 +97,14 @@ def test_the_time_of_a_ratio_is_the_time_whose_ratio_it_is(name):
 def test_a_table_has_its_own_steps_and_nothing_beyond_them(table, steps):
     chain = table(steps)
     i = torch.arange(1, steps + 1, dtype=torch.float64)
-    alpha, sigma = chain.pair(i / steps)
+    alpha, sigma = chain.alpha_sigma(i / steps)
     assert torch.allclose(alpha**2, chain.alphas_bar, rtol=1e-9) and torch.allclose(
         sigma**2, 1 - chain.alphas_bar, rtol=1e-9
     )
-    assert torch.allclose(chain.timestep(i / steps), i - 1)  # 0 ... T - 1
-    ends = chain.time(torch.tensor([0.0, 1e-9, 1e9, math.inf], dtype=torch.float64))
+    assert torch.allclose(chain.c_noise(i / steps), i - 1)  # 0 ... T - 1
+    ends = chain.t_from_ratio(torch.tensor([0.0, 1e-9, 1e9, math.inf], dtype=torch.float64))
     assert ends.tolist() == pytest.approx([1 / steps, 1 / steps, 1, 1])
-    drawn = chain.draw(Noise.of_seeds(range(40 * steps))).double() * steps
+    drawn = chain.sample_t(Noise.of_seeds(range(40 * steps))).double() * steps
     counts = torch.bincount(drawn.round().long(), minlength=steps + 1)
     assert torch.allclose(drawn, drawn.round(), atol=1e-3)
     assert counts[0] == 0 and (counts[1:] > 5).all() and len(counts) == steps + 1
@@ -113,12 +113,12 @@ def test_a_table_has_its_own_steps_and_nothing_beyond_them(table, steps):
 def test_karras_is_edm_s_schedule():
     """Table 1 and equation 5 of arXiv:2206.00364: 0.002 to 80 with rho 7; c_noise = ln(sigma) / 4; log-normal draws."""
     schedule = Karras()
-    _, sigma = schedule.pair(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
+    _, sigma = schedule.alpha_sigma(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
     middle = ((0.002 ** (1 / 7) + 80 ** (1 / 7)) / 2) ** 7
     assert sigma.tolist() == pytest.approx([0.002, middle, 80.0])
-    assert schedule.timestep(torch.tensor([1.0], dtype=torch.float64)).item() == pytest.approx(1000 * math.log(80) / 4)
-    _, drawn = Karras(mean=-0.4, deviation=1.1).pair(schedule.draw(Noise.of_seeds(range(20000))).double())
-    _, own = schedule.pair(schedule.draw(Noise.of_seeds(range(20000))).double())
+    assert schedule.c_noise(torch.tensor([1.0], dtype=torch.float64)).item() == pytest.approx(1000 * math.log(80) / 4)
+    _, drawn = Karras(mean=-0.4, std=1.1).alpha_sigma(schedule.sample_t(Noise.of_seeds(range(20000))).double())
+    _, own = schedule.alpha_sigma(schedule.sample_t(Noise.of_seeds(range(20000))).double())
     assert torch.equal(drawn, own)  # the pair of a time does not depend on what training draws
     assert own.log().mean().item() == pytest.approx(-1.2, abs=0.03)
     assert own.log().std().item() == pytest.approx(1.2, abs=0.03)
@@ -126,9 +126,9 @@ def test_karras_is_edm_s_schedule():
 
 def test_flow_draws_logit_normal_times_or_even_ones():
     """Esser et al., arXiv:2403.03206, section 3.1."""
-    logit = Flow(0.3, 0.8).draw(Noise.of_seeds(range(20000))).double().logit()
+    logit = RectifiedFlow(0.3, 0.8).sample_t(Noise.of_seeds(range(20000))).double().logit()
     assert logit.mean().item() == pytest.approx(0.3, abs=0.02) and logit.std().item() == pytest.approx(0.8, abs=0.02)
-    even = Flow(deviation=0).draw(Noise.of_seeds(range(20000))).double()
+    even = RectifiedFlow(std=0).sample_t(Noise.of_seeds(range(20000))).double()
     assert even.min() > 0 and even.max() < 1
     assert even.mean().item() == pytest.approx(0.5, abs=0.01) and even.var().item() == pytest.approx(1 / 12, rel=0.03)
 
@@ -143,7 +143,7 @@ def test_x0_comes_back_exactly_from_what_the_network_should_say(name, a, s):
     x0, e = numbers(0, 2, 3, 4, 4), numbers(1, 2, 3, 4, 4)
     p, q = prediction.target(alpha, sigma)
     said = p * x0 + q * e
-    found = prediction.skip(alpha, sigma) * (alpha * x0 + sigma * e) + prediction.gain(alpha, sigma) * said
+    found = prediction.c_skip(alpha, sigma) * (alpha * x0 + sigma * e) + prediction.c_out(alpha, sigma) * said
     assert torch.allclose(found, x0, atol=1e-12)
 
 
@@ -155,7 +155,7 @@ def test_each_prediction_is_what_its_paper_has_the_network_say(a, s):
     for name, target in wanted.items():
         p, q = PREDICTIONS[name].target(alpha, sigma)
         assert torch.allclose(p * x0 + q * e, target, atol=1e-12)
-        assert (PREDICTIONS[name].scale(alpha, sigma) == 1).all()
+        assert (PREDICTIONS[name].c_in(alpha, sigma) == 1).all()
 
 
 @pytest.mark.parametrize("data", [0.5, 1.3])
@@ -163,13 +163,13 @@ def test_each_prediction_is_what_its_paper_has_the_network_say(a, s):
 def test_edm_s_preconditioning_is_table_1_and_gives_the_network_unit_variances(data, sigma):
     one, s, total = column(1.0), column(sigma), sigma**2 + data**2
     made = edm(data)
-    assert float(made.skip(one, s)) == pytest.approx(data**2 / total)
-    assert float(made.gain(one, s)) == pytest.approx(sigma * data / math.sqrt(total))
-    assert float(made.scale(one, s)) == pytest.approx(1 / math.sqrt(total))
+    assert float(made.c_skip(one, s)) == pytest.approx(data**2 / total)
+    assert float(made.c_out(one, s)) == pytest.approx(sigma * data / math.sqrt(total))
+    assert float(made.c_in(one, s)) == pytest.approx(1 / math.sqrt(total))
     for a in (one, 0.3 * one):  # in another scaling too, at the same ratio
         p, q = made.target(a, a * s)
         assert float(p**2 * data**2 + q**2) == pytest.approx(1)
-        assert float(made.scale(a, a * s) ** 2 * (a**2 * data**2 + (a * s) ** 2)) == pytest.approx(1)
+        assert float(made.c_in(a, a * s) ** 2 * (a**2 * data**2 + (a * s) ** 2)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -181,7 +181,7 @@ def test_a_weighting_is_the_same_loss_whatever_the_network_says(weighting, a, s)
     loss = WEIGHTINGS[weighting](sigma / alpha) * (guess - x0).square()
     for prediction in PREDICTIONS.values():
         p, q = prediction.target(alpha, sigma)
-        said = (guess - prediction.skip(alpha, sigma) * x) / prediction.gain(alpha, sigma)  # so that x0' is the guess
+        said = (guess - prediction.c_skip(alpha, sigma) * x) / prediction.c_out(alpha, sigma)  # so that x0' is the guess
         weighted = weigh(prediction, weighting, alpha, sigma) * (said - p * x0 - q * e).square()
         assert torch.allclose(weighted, loss, rtol=1e-9)
 
@@ -220,7 +220,7 @@ def test_a_grid_goes_from_the_most_noise_to_the_picture_and_only_downwards(grid,
     schedule = SCHEDULES[name]
     found = grids.GRIDS[grid](schedule, steps)
     ratios = [s / a if a else math.inf for a, s in found]
-    alpha, sigma = schedule.pair(torch.ones(1, dtype=torch.float64))
+    alpha, sigma = schedule.alpha_sigma(torch.ones(1, dtype=torch.float64))
     assert len(found) == steps + 1 and found[-1] == (1.0, 0.0)
     assert all(low < high for high, low in itertools.pairwise(ratios)), ratios
     assert min(200.0, float(sigma / alpha)) <= ratios[0] * (1 + 1e-9)
@@ -230,12 +230,12 @@ def test_a_grid_goes_from_the_most_noise_to_the_picture_and_only_downwards(grid,
 @pytest.mark.parametrize("steps", [0, -1])
 def test_no_grid_has_fewer_steps_than_one(grid, steps):
     with pytest.raises(UsageError, match=f"at least 1 step, not {steps}"):
-        grids.GRIDS[grid](Flow(), steps)
+        grids.GRIDS[grid](RectifiedFlow(), steps)
 
 
 def test_the_uniform_grid_is_rectified_flow_s_and_ddim_s_trailing_one():
     assert torch.allclose(
-        torch.tensor(grids.uniform(Flow(), 4)), torch.tensor([(0, 1), (0.25, 0.75), (0.5, 0.5), (0.75, 0.25), (1, 0)])
+        torch.tensor(grids.uniform(RectifiedFlow(), 4)), torch.tensor([(0, 1), (0.25, 0.75), (0.5, 0.5), (0.75, 0.25), (1, 0)])
     )
     chain = Linear()
     wanted = chain.alphas_bar[[999, 749, 499, 249]].sqrt().tolist()
@@ -250,7 +250,7 @@ def test_the_karras_grid_is_equation_5():
 
 def test_the_log_snr_grid_is_even_in_the_logarithm_after_its_first_stop():
     """From pure noise; then from 3 steps to 1.5 / steps, as far as the schedule goes."""
-    first, *ratios = [s / a if a else math.inf for a, s in grids.log_snr(Flow(), 8)[:-1]]
+    first, *ratios = [s / a if a else math.inf for a, s in grids.log_snr(RectifiedFlow(), 8)[:-1]]
     steps = torch.tensor(ratios, dtype=torch.float64).log().diff()
     assert first == math.inf and ratios[0] == pytest.approx(24) and ratios[-1] == pytest.approx(1.5 / 8)
     assert torch.allclose(steps, steps.mean().expand(6), atol=1e-9)
@@ -281,10 +281,10 @@ def perfect(schedule, prediction):
     def network(x, timestep):
         asked.append(timestep)
         t = torch.linspace(0, 1, 200001, dtype=torch.float64)
-        told = schedule.timestep(t)
+        told = schedule.c_noise(t)
         t = t[torch.searchsorted(told, timestep.double()).clamp(max=200000)][:, None, None, None]
-        alpha, sigma = schedule.pair(t)
-        x = x / prediction.scale(alpha, sigma)
+        alpha, sigma = schedule.alpha_sigma(t)
+        x = x / prediction.c_in(alpha, sigma)
         x0 = exact(x, alpha, sigma)
         p, q = prediction.target(alpha, sigma)
         return p * x0 + q * (x - alpha * x0) / sigma

@@ -25,7 +25,7 @@ from engine_cases import (
     walk,
 )
 from reverie.core.errors import UsageError
-from reverie.core.frozen import frozen
+from reverie.core.submodel import frozen
 from reverie.optim.phase import Phase, Stage, adamw
 from reverie.training.ema import EMA
 
@@ -190,6 +190,6 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted_to_the_bit(case,
 
 
 def test_every_registered_model_is_a_case():
-    from reverie import registry
+    from reverie.core import registry
 
     assert set(registry.MODELS) <= CASES.keys() and images(1, 8, 8)["x"].shape == (48, 1, 8, 8)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from reverie import home, weights
+from reverie.core import cache as home
 from reverie.nets.bert import MiniLM, bert, word_pieces
 from reverie.nets.text import Layer, TextEncoder, pieces, words_of
+from reverie.pretrained import readers, weights
 
 CAPTIONS = ["red heart", "", "a man riding a wave on top of a surfboard", "cat", "smiling cat face, with heart-eyes"]
 
@@ -23,7 +24,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 def encoder() -> TextEncoder:
     torch.manual_seed(0)
     encoder = TextEncoder(16, 2)
-    encoder.places.data.normal_()
+    encoder.positions.data.normal_()
     return encoder
 
 
@@ -81,16 +82,16 @@ def test_every_weight_has_a_gradient_even_where_all_captions_are_hidden(encoder,
     tokens, there = encoder(captions)
     (tokens[there] * noise(16).float()).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
-    assert encoder.null.grad.any() and bool(encoder.pieces.weight.grad.any()) == (captions is CAPTIONS)
+    assert encoder.null.grad.any() and bool(encoder.embedding.weight.grad.any()) == (captions is CAPTIONS)
 
 
 def test_a_layer_is_torchs_own():
     ours, theirs = Layer(16).double(), nn.TransformerEncoderLayer(16, 4, 32, 0.0, "gelu", 1e-5, True, True).double()
     for parameter in ours.parameters():
         parameter.data += 0.1 * noise(*parameter.shape)
-    theirs.self_attn.in_proj_weight.data, theirs.self_attn.in_proj_bias.data = ours.queries_keys_values.parameters()
-    pairs = (ours.out, theirs.self_attn.out_proj), (ours.norm, theirs.norm1), (ours.later_norm, theirs.norm2)
-    for mine, their in (*pairs, (ours.perceptron[0], theirs.linear1), (ours.perceptron[2], theirs.linear2)):
+    theirs.self_attn.in_proj_weight.data, theirs.self_attn.in_proj_bias.data = ours.qkv.parameters()
+    pairs = (ours.out, theirs.self_attn.out_proj), (ours.norm1, theirs.norm1), (ours.norm2, theirs.norm2)
+    for mine, their in (*pairs, (ours.mlp[0], theirs.linear1), (ours.mlp[2], theirs.linear2)):
         their.load_state_dict(mine.state_dict())
     x, there = noise(3, 6, 16), torch.arange(6) < torch.tensor([6, 1, 4])[:, None]
     torch.testing.assert_close(ours(x, there)[there], theirs(x, src_key_padding_mask=~there)[there])
@@ -239,11 +240,11 @@ def test_what_was_first_read_while_drawing_can_be_learned_from(mini):
 
 def test_a_vocabulary_keeps_its_order_and_the_pooler_is_left_out():
     text = "[PAD]\n\u2028odd\nlast\n"
-    assert weights.words_in(weights.read_words(text.encode())) == ["[PAD]", "\u2028odd", "last"]
+    assert weights.words_in(readers.read_words(text.encode())) == ["[PAD]", "\u2028odd", "last"]
     data = weights.to_bytes(
         tiny_bert() | {"pooler.dense.bias": torch.ones(2), "embeddings.position_ids": torch.ones(2)}
     )
-    assert weights.read_bert(data).keys() == tiny_bert().keys()
+    assert readers.read_bert(data).keys() == tiny_bert().keys()
 
 
 OWN_HOME = home.home()  # of whoever runs the tests, read before the tests get a cache of their own

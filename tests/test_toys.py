@@ -83,7 +83,7 @@ def test_actnorm_s_start_normalises_the_first_batch():
     trainer = engine("flow", ema=0)
     stage = trainer.stages[0]
     model = trainer.model
-    batch = trainer.batches.whole(0)
+    batch = trainer.batches.global_batch(0)
     with torch.no_grad():
         stage.prepare(trainer.batches, True)
         x = batch["x"] + GREY * batch.rng.uniform(1, 8, 8, low=-0.5, high=0.5)

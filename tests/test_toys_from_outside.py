@@ -190,7 +190,7 @@ def test_walks_and_reconstructions_are_sheets_or_arrays_of_the_medium(medium, li
         code, _, error = call(*command, "--out", f"{command[0]}.npz")
         assert code == 0, error
     with np.load("reconstruct.npz") as saved:
-        assert saved["x"].shape == saved["reconstructions"].shape == (9, *shape)
+        assert saved["image"].shape == saved["reconstruction"].shape == (9, *shape)
     for command, count in (("interpolate", 5), ("traverse", 6)):
         with np.load(f"{command}.npz") as saved:
             assert saved["images" if medium == "image" else "x"].shape == (count, *shape)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from reverie import registry
+from reverie.core import registry
+from reverie.core.annotations import Channels, Side
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.precision import pick_device, pick_precision
 from reverie.data.batches import Batches
@@ -130,7 +131,7 @@ def test_a_stage_has_its_share_of_training_and_its_own_progress(tiny):
 class Staged(nn.Module):
     """Two linear layers trained one after the other; its loss draws, so that resuming must repeat the draws."""
 
-    def __init__(self, size, channels):
+    def __init__(self, size: Side, channels: Channels):
         super().__init__()
         self.a, self.b = nn.Linear(size * size, 4), nn.Linear(4, size * size)
 
@@ -263,7 +264,7 @@ class Exploding(Staged):
 def test_a_loss_that_is_not_a_number_stops_with_step_phase_checkpoint_and_advice(bars, tmp_path, monkeypatch):
     monkeypatch.setitem(registry.MODELS, "exploding", registry.Entry(f"{__name__}:Exploding", "", "", ""))
     with pytest.raises(
-        ReverieError, match=r"step 7: the loss of phase 'boom' is nan\. Kept: .*00000006.*--lr"
+        ReverieError, match=r"step 7: the loss of phase 'boom' is nan\. Kept: .*00000006.*lr"
     ) as caught:
         train(
             "exploding", bars, out=tmp_path / "r", steps=10, batch_size=8, log_every=1, checkpoint_every=3, quiet=True
@@ -332,19 +333,19 @@ def test_minutes_are_recorded_as_steps_and_kept(bars, tmp_path):
     "options, said",
     [
         ({"latnt": 3}, "latent"),
-        ({"batch_size": 0}, "batch-size"),
+        ({"batch_size": 0}, "batch_size"),
         ({"ema": 1.0}, "ema"),
-        ({"decoder": "cauchy"}, "bernoulli"),
+        ({"likelihood": "cauchy"}, "bernoulli"),
         ({"precision": "fp8"}, "precision"),
         ({"device": "quantum"}, "device"),
         ({"augment": "flop"}, "flip"),
         ({"accumulate": 99, "batch_size": 8}, "accumulate"),
         ({"latent": 0}, "latent"),
-        ({"latent": "4"}, "latent of vae is a whole number"),
-        ({"latent": 4.5}, "latent of vae is a whole number"),
-        ({"hidden": ("a",)}, "hidden of vae is a tuple of a whole number"),
+        ({"latent": "4"}, "latent of vae must be a whole number"),
+        ({"latent": 4.5}, "latent of vae must be a whole number"),
+        ({"hidden": ("a",)}, "hidden of vae must be a tuple of a whole number"),
         ({"beta": float("nan")}, "beta of vae must be a finite number"),
-        ({"steps": 3, "minutes": 1.0}, "one of the two"),
+        ({"steps": 3, "minutes": 1.0}, "either steps or minutes"),
     ],
 )
 def test_bad_options_are_refused_with_the_fix_before_anything_is_written(bars, tmp_path, options, said):

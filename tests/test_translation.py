@@ -1,4 +1,4 @@
-"""Image-to-image translation: what goes in and comes out, the two directions of a cycle, the pool of past pictures."""
+"""Image-to-image translation: what goes in and comes out, the two directions of a cycle, the image pool."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 from PIL import Image
 
 import reverie as rv
-from reverie import registry
-from reverie.commands.judge import evaluate
-from reverie.commands.translation import translate
+from reverie.commands.evaluate import evaluate
+from reverie.commands.translate import translate
+from reverie.core import registry
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise, fold
 from reverie.data.batches import in_order
-from reverie.generation import data_of, find_given
+from reverie.inference.load import data_of
+from reverie.inference.references import find_pair
 from reverie.media.medium import to_float, to_uint8
-from reverie.models.translation import grey, lines
+from reverie.models.translation.sources import grey, lines
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.workflow.again import resume
 from reverie.workflow.train import train
@@ -35,20 +36,20 @@ def batch_of(rows=6, size=8, channels=3, pairs=True, **more):
 def cycle(**options):
     """A CycleGAN that is past its start, where both ways are the identity."""
     torch.manual_seed(0)
-    model = registry.build("cyclegan", **{"shape": 8, "channels": 3, "width": 8, "pool": 0} | options)
+    model = registry.build("cyclegan", **{"shape": 8, "channels": 3, "width": 8, "pool_size": 0} | options)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model
 
 
-def test_luma_is_that_of_the_standard_and_flat_pictures_have_no_lines():
+def test_luma_is_that_of_the_standard_and_flat_images_have_no_lines():
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
     torch.testing.assert_close(grey(red), torch.full((1, 1, 4, 4), 2 * 0.299 - 1))
     assert bool((lines(red) == 1).all())
     half = torch.cat([red, -red], 3)
-    drawn = lines(half)[0, 0]
-    assert bool((drawn[:, 3:5] == -1).all()) and bool((drawn[:, :2] == 1).all())
+    image = lines(half)[0, 0]
+    assert bool((image[:, 3:5] == -1).all()) and bool((image[:, :2] == 1).all())
 
 
 @pytest.mark.parametrize(
@@ -74,57 +75,55 @@ def test_each_task_says_what_goes_in_and_what_comes_out(task, direction, shapes)
         assert torch.isfinite(loss["loss"])
 
 
-def test_a_grey_picture_and_a_coloured_one_are_both_taken_by_a_colouring_network():
+def test_a_colouring_network_takes_grey_and_coloured_images():
     model, source = registry.build("pix2pix", shape=8, channels=3, width=8, task="colour"), batch_of()["x"]
     torch.testing.assert_close(model.translate(source), model.translate(grey(source)))
 
 
 def test_the_two_directions_of_a_cycle_are_exact_swaps():
-    """Exchange the piles, the generators and the discriminators: every loss stays what it was."""
+    """Exchange the domains, the generators and the discriminators: no loss changes."""
     model, other, batch = cycle(), cycle(), batch_of()
-    own = model.state_dict()
+    weights = model.state_dict()
     swap = {"to_a": "to_b", "to_b": "to_a", "d_a": "d_b", "d_b": "d_a"}
-    named = {key: value for key, value in own.items() if key.partition(".")[0] in swap}
+    named = {key: value for key, value in weights.items() if key.partition(".")[0] in swap}
     other.load_state_dict(
-        own | {f"{swap[key.partition('.')[0]]}.{key.partition('.')[2]}": value for key, value in named.items()}
+        weights | {f"{swap[key.partition('.')[0]]}.{key.partition('.')[2]}": value for key, value in named.items()}
     )
     turned = batch | {"x": batch["source"], "source": batch["x"]}
-    for player in ("d_loss", "g_loss"):
-        there, back = (
-            getattr(net, player)(rows, net.generate(rows)) for net, rows in ((model, batch), (other, turned))
-        )
+    for name in ("d_loss", "g_loss"):
+        there, back = (getattr(net, name)(rows, net.generate(rows)) for net, rows in ((model, batch), (other, turned)))
         torch.testing.assert_close(there["loss"], back["loss"])
     torch.testing.assert_close(model.translate(batch["x"], to="A"), other.translate(batch["x"], to="B"))
 
 
 def test_a_cycle_begins_as_the_identity_both_ways():
-    picture = batch_of()["x"]
+    image = batch_of()["x"]
     fresh, later = registry.build("cyclegan", shape=8, channels=3, width=8), cycle()
     for to in ("A", "B"):
-        torch.testing.assert_close(fresh.translate(picture, to=to), picture)
-        assert bool((later.translate(picture, to=to) - picture).abs().mean() > 0.01)
+        torch.testing.assert_close(fresh.translate(image, to=to), image)
+        assert bool((later.translate(image, to=to) - image).abs().mean() > 0.01)
 
 
-def test_two_classes_are_two_piles_and_a_row_counts_for_its_own():
+def test_two_classes_are_two_domains_and_a_row_counts_for_its_own():
     model = cycle(classes=2)
     batch = batch_of(pairs=False, label=torch.tensor([0, 0, 1, 1, 1, 0]))
-    whole = model.g_loss(batch, model.generate(batch))
+    by_class = model.g_loss(batch, model.generate(batch))
     a, b = batch["x"][batch["label"] == 0], batch["x"][batch["label"] == 1]
     pairs = Batch({"source": a, "x": b}, batch.rng)
     paired = model.g_loss(pairs, model.generate(pairs))
     for name in ("loss", "cycle", "identity"):
-        torch.testing.assert_close(whole[name], paired[name])
+        torch.testing.assert_close(by_class[name], paired[name])
 
 
 def test_before_the_pool_is_full_all_is_fresh_and_then_half_comes_from_the_past():
-    model = cycle(pool=12)
+    model = cycle(pool_size=12)
     seen = []
     for step in range(40):
         for side, net in enumerate((model.to_a, model.to_b)):
             net.forward = lambda x, side=side, step=step: torch.full_like(x, 100.0 * side + step)
         batch = batch_of().replace(rng=Noise.of_step(step, 0, 6), shared=Noise.of_step(step, 0, 1))
         outputs = model.generate(batch)
-        seen.append(torch.stack([outputs[name][:, 0, 0, 0] for name in ("shown_a", "shown_b")]))
+        seen.append(torch.stack([outputs[name][:, 0, 0, 0] for name in ("d_fake_a", "d_fake_b")]))
         model.keep_pool(batch, outputs, {})
         if step < 2:
             assert bool((seen[-1] == torch.tensor([[0.0], [100.0]]) + step).all())
@@ -135,35 +134,36 @@ def test_before_the_pool_is_full_all_is_fresh_and_then_half_comes_from_the_past(
     assert torch.equal(later[:, 0] + 100, later[:, 1])
 
 
-def test_pictures_without_pairs_are_refused_with_the_way_out():
+def test_data_without_pairs_are_refused_with_the_way_out():
     model = registry.build("pix2pix", shape=8, channels=3, width=8)
     with pytest.raises(UsageError, match="cyclegan"):
         model.generate(batch_of(pairs=False))
     with pytest.raises(UsageError, match="A/ and B/"):
         cycle(classes=3).generate(batch_of(pairs=False, label=torch.zeros(6).long()))
-    with pytest.raises(UsageError, match="--task lines"):
+    with pytest.raises(UsageError, match="task='lines'"):
         registry.build("pix2pix", shape=8, channels=1, task="colour")
 
 
-def test_a_resumed_run_has_the_pool_and_the_strength_of_one_that_never_stopped(bars, tmp_path, monkeypatch):
-    monkeypatch.setattr("reverie.models.gan.base.ADA_TARGET", -2.0)  # so that ADA's probability rises at once
-    for name, options in (("cyclegan", {"pool": 20}), ("dcgan", {"d_augment": "ada"})):
+def test_a_resumed_run_has_the_pool_and_the_augment_p_of_one_that_never_stopped(bars, tmp_path, monkeypatch):
+    monkeypatch.setattr("reverie.models.gans.base.ADA_TARGET", -2.0)  # so that ADA's probability rises at once
+    for name, options in (("cyclegan", {"pool_size": 20}), ("dcgan", {"d_augment": "ada"})):
         shared = {"steps": 8, "batch_size": 8, "log_every": 1, "quiet": True, "width": 8, **options}
-        whole = train(name, bars, out=tmp_path / name, **shared)
+        complete = train(name, bars, out=tmp_path / name, **shared)
         cut = train(name, bars, out=tmp_path / f"{name}-cut", checkpoint_every=5, keep=9, **shared)
         shutil.rmtree(cut.checkpoints / "00000008")
         cut.update(status="running")
         ends = [
-            load_checkpoint(newest_whole(run.checkpoints)[0]).weights for run in (whole, resume(cut.path, quiet=True))
+            load_checkpoint(newest_whole(run.checkpoints)[0]).weights
+            for run in (complete, resume(cut.path, quiet=True))
         ]
         assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
-        moved = ends[0]["filled"] if name == "cyclegan" else ends[0]["strength"]
+        moved = ends[0]["pool_filled"] if name == "cyclegan" else ends[0]["augment_p"]
         assert float(moved) > 0
 
 
 def test_the_images_of_a_folder_are_translated_into_a_folder_under_their_names(bars, tmp_path, capsys):
-    told = {"steps": 1, "batch_size": 8, "quiet": True, "width": 8}
-    run = train("pix2pix", bars, task="lines", out=tmp_path / "run", **told)
+    options = {"steps": 1, "batch_size": 8, "quiet": True, "width": 8}
+    run = train("pix2pix", bars, task="lines", out=tmp_path / "run", **options)
     (tmp_path / "in").mkdir()
     for i, name in enumerate(("b.png", "a.jpg", "both.png", "both.jpg", "two.words.png")):
         Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(tmp_path / "in" / name)
@@ -172,8 +172,8 @@ def test_the_images_of_a_folder_are_translated_into_a_folder_under_their_names(b
     assert json.loads(capsys.readouterr().out)["number"] == 6
     names = {"a.png", "b.png", "000002-both.png", "000003-both.png", "two.words.png", "held-out-0.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
-    given, _ = find_given(rv.load(run), str(tmp_path / "in" / "b.png"))
-    alone = to_uint8(rv.load(run).translate(given))[0, ..., 0]
+    source, _ = find_pair(rv.load(run), str(tmp_path / "in" / "b.png"))
+    alone = to_uint8(rv.load(run).translate(source))[0, ..., 0]
     assert np.abs(np.asarray(Image.open(tmp_path / "out" / "b.png")).astype(int) - alone).max() <= 1
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no images"):
@@ -196,25 +196,25 @@ def mixed_pairs(request, tmp_path, home):
 
 
 @pytest.mark.parametrize(
-    "name, options, way",
+    "name, kwargs, way",
     [
         ("pix2pix", {}, {}),
         ("pix2pix", {"direction": "BtoA"}, {}),
-        ("cyclegan", {"pool": 4}, {"to": "B"}),
-        ("cyclegan", {"pool": 4}, {"to": "A"}),
+        ("cyclegan", {"pool_size": 4}, {"to": "B"}),
+        ("cyclegan", {"pool_size": 4}, {"to": "A"}),
     ],
 )
 def test_pairs_of_a_grey_and_a_coloured_side_are_learned_translated_and_scored(
-    mixed_pairs, tmp_path, name, options, way
+    mixed_pairs, tmp_path, name, kwargs, way
 ):
     folder, channels = mixed_pairs
-    told = {"steps": 3, "batch_size": 8, "quiet": True, "width": 8, "size": (8, 12), "held_out": 0.3, **options}
-    run = train(name, str(folder), out=tmp_path / "run", sample_every=1, **told)
-    model, back = rv.load(run), "BtoA" in options.values() or way == {"to": "A"}
+    options = {"steps": 3, "batch_size": 8, "quiet": True, "width": 8, "size": (8, 12), "held_out": 0.3, **kwargs}
+    run = train(name, str(folder), out=tmp_path / "run", sample_every=1, **options)
+    model, back = rv.load(run), "BtoA" in kwargs.values() or way == {"to": "A"}
     source, target = channels[::-1] if back else channels
-    given, truth = find_given(model, "held-out:0", **way)
-    assert given.shape[1] == source and truth.shape[1] == target
-    assert model.translate(given, **way).shape[1] == target
+    image, truth = find_pair(model, "held-out:0", **way)
+    assert image.shape[1] == source and truth.shape[1] == target
+    assert model.translate(image, **way).shape[1] == target
     files = [str(folder / side / "03.png") for side in "AB"]
     flags = [item for key, value in way.items() for item in (f"--{key}", value)]
     translate([str(run.path), "held-out:0", *files, "--out", str(tmp_path / "t.png"), *flags])
@@ -241,7 +241,7 @@ def editor(direction="1", strength=2.0, **teacher):
     config = {"name": "stylegan2", "kwargs": kwargs, "run": "runs/teacher"}
     options = {"teacher": config, "direction": direction, "strength": strength, "width": 8}
     model = registry.build("editor", shape=8, channels=1, classes=3, **options)
-    model.find_direction(None)
+    model.compute_direction(None)
     return model
 
 
@@ -252,25 +252,27 @@ def test_pairs_of_an_editor_differ_by_the_direction_and_by_nothing_else():
     model = editor(strength=1.5)
     plain, moved = model.pair(batch)
     assert torch.equal(plain, still[0]) and not torch.equal(plain, moved)
-    w = model.teacher.latents(Noise.of_step(1, 0, 4))
-    torch.testing.assert_close(model.teacher.decode(w + 1.5 * model.move), moved)  # noise inputs have no strength yet
+    w = model.teacher.latent(Noise.of_step(1, 0, 4))
+    torch.testing.assert_close(
+        model.teacher.decode(w + 1.5 * model.direction), moved
+    )  # noise inputs start with strength 0
 
 
 def test_the_first_component_is_where_styles_vary_most_and_one_unit_of_it_is_their_deviation():
     model = editor()
-    w = model.teacher.latents(Noise.of_seeds(range(4096)))
-    axis = model.move / model.move.norm()
-    assert float((w @ axis).std()) == pytest.approx(float(model.move.norm()), rel=1e-3)
+    w = model.teacher.latent(Noise.of_seeds(range(4096)))
+    axis = model.direction / model.direction.norm()
+    assert float((w @ axis).std()) == pytest.approx(float(model.direction.norm()), rel=1e-3)
     _, spread, _ = torch.linalg.svd(w - w.mean(0))
-    assert float(model.move.norm()) == pytest.approx(float(spread[0]) / 64, rel=1e-4)
-    assert float(editor("2").move @ axis) == pytest.approx(0, abs=1e-4)
+    assert float(model.direction.norm()) == pytest.approx(float(spread[0]) / 64, rel=1e-4)
+    assert float(editor("2").direction @ axis) == pytest.approx(0, abs=1e-4)
 
 
 def test_two_classes_are_a_direction_from_one_mean_style_to_the_other():
     model = editor("0-2", conditional="label")
     z = Noise.of_seeds(range(4096))(6)
-    means = [model.teacher.G.mapping(z, torch.full((4096,), c)).mean(0) for c in (0, 2)]
-    torch.testing.assert_close(model.move, means[1] - means[0])
+    means = [model.teacher.generator.mapping(z, torch.full((4096,), c)).mean(0) for c in (0, 2)]
+    torch.testing.assert_close(model.direction, means[1] - means[0])
 
 
 @pytest.mark.parametrize("direction, words", [("0", "component"), ("7", "6"), ("a", "component"), ("0-1", "classes")])
@@ -279,7 +281,7 @@ def test_directions_that_are_none_are_refused(direction, words):
         editor(direction)
 
 
-def test_an_editor_needs_a_teacher_with_styles_and_of_its_pictures():
+def test_an_editor_needs_a_teacher_with_styles_and_of_its_image_size():
     with pytest.raises(UsageError, match="--direction"):
         registry.build("editor", shape=8, channels=1)
     vae = {"name": "vae", "kwargs": {"shape": 8, "channels": 1}, "run": "runs/v"}
@@ -300,15 +302,15 @@ def test_held_out_pairs_files_and_captions_are_translated_beside_the_truth(tmp_p
     translate([str(run.path), "held-out:0", "red heart", "--out", str(where), "--json"])
     assert json.loads(capsys.readouterr().out) == {"out": str(where), "number": 2}
     model = rv.load(run)
-    given, truth = find_given(model, "held-out:0")
+    source, truth = find_pair(model, "held-out:0")
     first = next(in_order(data_of(model).held_out, 1))
-    assert torch.equal(given, first["source"]) and torch.equal(truth, first["x"])
-    back = registry.build("cyclegan", shape=8, channels=3, width=8).given(first, to="A")
+    assert torch.equal(source, first["source"]) and torch.equal(truth, first["x"])
+    back = registry.build("cyclegan", shape=8, channels=3, width=8).translation_pair(first, to="A")
     assert torch.equal(back[0], first["x"]) and torch.equal(back[1], first["source"])
     rows = np.asarray(Image.open(where))
     Image.fromarray(rows[:8, :8]).save(tmp_path / "mine.png")
-    given, truth = find_given(model, str(tmp_path / "mine.png"))
-    assert truth is None and given.shape == (1, 3, 8, 8)
+    source, truth = find_pair(model, str(tmp_path / "mine.png"))
+    assert truth is None and source.shape == (1, 3, 8, 8)
     translate([str(run.path), str(tmp_path / "mine.png"), "--out", str(tmp_path / "many")])
     assert (tmp_path / "many" / "000000.png").is_file()
     with pytest.raises(UsageError, match="'to'"):
@@ -316,12 +318,12 @@ def test_held_out_pairs_files_and_captions_are_translated_beside_the_truth(tmp_p
 
 
 def test_a_cycle_goes_both_ways_and_a_model_that_does_not_translate_says_so(bars, tmp_path):
-    told = {"steps": 2, "batch_size": 8, "quiet": True, "width": 8}
-    run = train("cyclegan", bars, out=tmp_path / "run", warmup=0, lr=0.05, ema=0.0, **told)
+    options = {"steps": 2, "batch_size": 8, "quiet": True, "width": 8}
+    run = train("cyclegan", bars, out=tmp_path / "run", warmup=0, lr=0.05, ema=0.0, **options)
     for to in ("A", "B"):
         translate([str(run.path), "held-out:1", "--to", to, "--out", str(tmp_path / f"{to}.png")])
     assert (tmp_path / "A.png").read_bytes() != (tmp_path / "B.png").read_bytes()
-    other = train("autoencoder", bars, out=tmp_path / "other", **told)
+    other = train("autoencoder", bars, out=tmp_path / "other", **options)
     with pytest.raises(UsageError, match="cannot translate"):
         translate([str(other.path), "held-out:1", "--out", str(tmp_path / "x.png")])
 
@@ -350,17 +352,17 @@ TINY = {"steps": 2, "batch_size": 8, "width": 8, "quiet": True}
 
 def test_translations_of_pairs_are_scored_against_the_truth_and_the_target_domain(pairs, tmp_path):
     run = train("pix2pix", pairs, out=tmp_path / "run", **TINY)
-    found = rv.evaluate(run)
+    scores = rv.evaluate(run)
     model, data = rv.load(run), data_of(rv.load(run))
-    named = {score.metric: score for score in found.scores}
+    named = {score.metric: score for score in scores.scores}
     assert set(named) == {"l1", "psnr", "ssim", "kernel-small"}
-    assert [refusal.metric for refusal in found.refused] == ["frechet"]  # 70 held-out images for 128 features
+    assert [refusal.metric for refusal in scores.refused] == ["frechet"]  # 70 held-out images for 128 features
     truth, source = (to_float(part[:]) for part in (data.held_out["x"], data.held_out["source"]))
     with torch.no_grad():
-        made = to_float(to_uint8(model.translate(source, Noise.of_seeds(range(len(source))))))
-    assert named["l1"].value == pytest.approx(float((made - truth).abs().mean()), rel=1e-4)
+        translated = to_float(to_uint8(model.translate(source, Noise.of_seeds(range(len(source))))))
+    assert named["l1"].value == pytest.approx(float((translated - truth).abs().mean()), rel=1e-4)
     passport = named["l1"].passport
-    assert passport["of"] == "translations of held-out pictures" and passport["held_out"] == len(data.held_out)
+    assert passport["of"] == "translations of held-out images" and passport["held_out"] == len(data.held_out)
     assert passport["reference"]["domain"] == "target" and passport["fake"]["n"] == len(data.held_out)
     assert (run.path / "evaluation" / "scores.png").exists()
     again = rv.evaluate(run, metrics=["translation"], n=10)
@@ -368,21 +370,21 @@ def test_translations_of_pairs_are_scored_against_the_truth_and_the_target_domai
 
 
 def test_a_cycle_is_scored_both_ways_and_without_pairs_against_the_other_domain_alone(pairs, bars, tmp_path, capsys):
-    told = TINY | {"ema": 0.0}
-    run = train("cyclegan", pairs, out=tmp_path / "pairs", lr=0.05, warmup=0, **told)
+    options = TINY | {"ema": 0.0}
+    run = train("cyclegan", pairs, out=tmp_path / "pairs", lr=0.05, warmup=0, **options)
     ways = {to: rv.evaluate(run, metrics=["translation"], to=to, out=tmp_path / to)["l1"] for to in ("A", "B")}
     assert ways["A"].passport["fake"]["sampling"] == {"to": "A"} and ways["A"].value != ways["B"].value
-    assert rv.evaluate(run, metrics=["translation"], out=tmp_path / "own")["l1"].value == ways["B"].value
-    with pytest.raises(UsageError, match="'A', 'B', not 'C'"):
+    assert rv.evaluate(run, metrics=["translation"], out=tmp_path / "default")["l1"].value == ways["B"].value
+    with pytest.raises(UsageError, match="'A' or 'B', not 'C'"):
         rv.evaluate(run, to="C")
-    piles = train("cyclegan", bars, out=tmp_path / "piles", **told)
-    found = rv.evaluate(piles, metrics=["translation", "kernel"])
-    assert {refusal.metric: refusal.reason for refusal in found.refused}["translation"].endswith(
+    domains = train("cyclegan", bars, out=tmp_path / "domains", **options)
+    scores = rv.evaluate(domains, metrics=["translation", "kernel"])
+    assert {refusal.metric: refusal.reason for refusal in scores.refused}["translation"].endswith(
         "the data has no pairs."
     )
-    evaluate([str(piles.path), "--metrics", "kernel", "--json"])
+    evaluate([str(domains.path), "--metrics", "kernel", "--json"])
     refused = json.loads(capsys.readouterr().out.splitlines()[-1])["refused"]
-    kept = data_of(rv.load(piles))
+    kept = data_of(rv.load(domains))
     lying = int((kept.held_out.labels == 0).sum())
     assert f"{lying} generated and {int((kept.train.labels == 1).sum())} real" in refused[0]["reason"]
 
@@ -390,8 +392,8 @@ def test_a_cycle_is_scored_both_ways_and_without_pairs_against_the_other_domain_
 def test_an_editor_is_scored_on_pairs_that_its_teacher_makes(bars, tmp_path):
     teacher = train("stylegan2", bars, out=tmp_path / "teacher", **TINY)
     run = train("editor", bars, out=tmp_path / "editor", teacher=str(teacher.path), **TINY)
-    found = rv.evaluate(run)
-    assert {"l1", "psnr"} <= {score.metric for score in found.scores}
+    scores = rv.evaluate(run)
+    assert {"l1", "psnr"} <= {score.metric for score in scores.scores}
     model = rv.load(run)
     batch = next(in_order(data_of(model).held_out, 3)).replace(rng=Noise.of_step(fold("held-out"), 0, 3))
     moved = model.domains(batch)[1]

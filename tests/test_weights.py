@@ -19,14 +19,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reverie import fetching, weights
 from reverie.cli import main
+from reverie.core import fetching
 from reverie.core.errors import ReverieError, UsageError
 from reverie.nets.imagenet import Normalise
 from reverie.nets.lpips import LPIPS
 from reverie.nets.mobilenet import STAGES, MobileNetV2
 from reverie.nets.vgg import BLOCKS, VGG16
 from reverie.nets.vit import Attention, ViT
+from reverie.pretrained import readers, weights
 
 TENSORS = {"b": torch.arange(6).view(2, 3), "a": torch.linspace(-1, 1, 5), "n": torch.tensor(7)}
 ADDRESS, PACKAGE = "https://host.example/tiny-1.pth", "tiny-weights==1"
@@ -64,8 +65,8 @@ def world(monkeypatch) -> dict[str, bytes]:
     monkeypatch.setattr(weights, "download", answer)
     monkeypatch.setattr(weights, "pip_download", answer)
     files = [
-        weights.web(ADDRESS, sha(GOOD)[:8], weights.read_torch),
-        weights.carried(PACKAGE, "0" * 64, "tiny/tiny-2.pth", sha(GOOD), weights.read_torch),
+        weights.web(ADDRESS, sha(GOOD)[:8], readers.read_torch),
+        weights.packaged(PACKAGE, "0" * 64, "tiny/tiny-2.pth", sha(GOOD), readers.read_torch),
     ]
     pin = weights.digest(TENSORS)
     monkeypatch.setitem(weights.NETWORKS, "tiny", weights.Network("Tiny", "-", "-", "-", 1, pin, files))
@@ -196,9 +197,9 @@ def test_arrays_are_unpickled_and_commands_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for trap in (Command(), np.array([Command()], object)):
         with pytest.raises(pickle.UnpicklingError, match="system"):
-            weights.read_arrays(flax({"layer": trap}))
+            readers.read_arrays(flax({"layer": trap}))
     assert not list(tmp_path.glob("pwned"))
-    (got,) = weights.read_arrays(flax({"layer": np.eye(3, dtype=np.float32)})).values()
+    (got,) = readers.read_arrays(flax({"layer": np.eye(3, dtype=np.float32)})).values()
     assert (got == np.eye(3)).all()
 
 
@@ -219,7 +220,7 @@ def test_vgg_reads_the_same_from_torch_and_flax_whose_kernels_are_hwio():
     for number, layer in zip(numbers, layers.values(), strict=True):
         state[f"features.{number}.bias"] = torch.from_numpy(layer["bias"])
         state[f"features.{number}.weight"] = torch.from_numpy(np.moveaxis(layer["kernel"], (3, 2), (0, 1)).copy())
-    from_torch, from_flax = weights.read_vgg_torch(saved(state)), weights.read_vgg_flax(flax({"VGG16_0": layers}))
+    from_torch, from_flax = readers.read_vgg_torch(saved(state)), readers.read_vgg_flax(flax({"VGG16_0": layers}))
     assert weights.digest(from_torch) == weights.digest(from_flax) and len(from_flax) == 26
     kernel = layers["Conv_4"]["kernel"]
     assert from_flax["conv3_1.weight"][5, 2, 1, 0] == kernel[1, 0, 2, 5]
@@ -227,7 +228,7 @@ def test_vgg_reads_the_same_from_torch_and_flax_whose_kernels_are_hwio():
 
 def test_heads_are_vectors_by_layer():
     heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}
-    got = weights.read_heads(saved(heads))
+    got = readers.read_heads(saved(heads))
     assert {name: len(head) for name, head in got.items()} == {
         "lin0": 64,
         "lin1": 128,
@@ -345,7 +346,7 @@ def test_vgg_computes_nothing_below_the_deepest_layer_asked_for_and_explains_ref
         handle.remove()
     with pytest.raises(UsageError, match="relu5_3"):
         vgg(pictures(1, 3, 16, 16), ["relu5_4"])
-    with pytest.raises(UsageError, match="relu5_1 needs pictures of 16 pixels"):
+    with pytest.raises(UsageError, match="relu5_1 needs images of at least 16 pixels"):
         vgg(pictures(1, 3, 15, 20))
     assert vgg(pictures(1, 3, 1, 1), []) == {}
 

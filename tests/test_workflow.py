@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 import reverie as rv
-from reverie import registry
+from reverie.core import registry
+from reverie.core.cache import locked
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.state import transient
-from reverie.home import locked
 from reverie.training.checkpoint import load_checkpoint, newest_whole, steps_in
 from reverie.training.formats import MIGRATIONS, Migration, upgrade_config, upgrade_tensors
 from reverie.training.run import Run
@@ -61,7 +61,7 @@ def cut_back(run, step, folder):
 def test_a_finished_run_extended_goes_on_as_a_longer_one_would_and_is_exact(bars, tmp_path):
     """Killed inside the extension and resumed = not killed; rerun = both."""
     run = rv.train("staged", bars, out=tmp_path / "run", steps=8, warmup=20, keep=99, checkpoint_every=8, **SMALL)
-    with pytest.raises(UsageError, match=r"finished.*--steps N \(in all\) or --minutes M"):
+    with pytest.raises(UsageError, match=r"finished.*steps \(in total\) or minutes"):
         rv.resume(run.path)
     with pytest.raises(UsageError, match="8 are done"):
         rv.resume(run.path, steps=8)
@@ -118,7 +118,7 @@ def test_a_run_begins_with_anothers_averaged_weights_where_they_fit_and_records_
     assert same({k: v for k, v in start.items() if k != "seen"}, {k: v for k, v in average.items() if k != "seen"})
     init = run.info["init"]
     assert init["step"] == 4 and init["missing"] == [] and init["taken"] == 5 and len(init["weights"]) == 40
-    assert "5 tensors taken" in capsys.readouterr().err
+    assert "5 tensors copied" in capsys.readouterr().err
     wider = rv.train("staged", bars, out=tmp_path / "wider", steps=2, width=6, init=str(old.path), **options)
     assert wider.info["init"]["missing"] == ["a.weight", "a.bias", "b.weight"]
     assert "3 new: a.weight, a.bias, b.weight" in capsys.readouterr().err
@@ -126,7 +126,7 @@ def test_a_run_begins_with_anothers_averaged_weights_where_they_fit_and_records_
     assert same(state(run), state(rv.rerun(run.path, tmp_path / "again", quiet=True)))
     cut = cut_back(run, -1, tmp_path / "killed before any checkpoint")
     assert same(state(run), state(rv.resume(cut.path, quiet=True)))
-    with pytest.raises(UsageError, match="nothing to begin from"):
+    with pytest.raises(UsageError, match="nothing to start from"):
         rv.train("vae", bars, out=tmp_path / "none", width=8, steps=2, init=str(old.path), **SMALL)
     assert not (tmp_path / "none").exists()
     rv.resume(old.path, steps=6, quiet=True)
@@ -181,7 +181,7 @@ def test_a_users_own_module_trains_is_killed_resumes_and_samples(mine, tiny, tmp
     assert same(state(run), state(again))
     with pytest.raises(UsageError, match=r"rv\.load\(path, model="):
         rv.load(again.path)
-    with pytest.raises(UsageError, match=r"the model given is a .*Linear"):
+    with pytest.raises(UsageError, match=r"the model passed is a .*Linear"):
         rv.load(again.path, model=nn.Linear(1, 1))
     with pytest.raises(UsageError, match="does not have the initial weights"):
         rv.rerun(run.path, tmp_path / "other", model=fresh(3), data=tiny)
@@ -256,7 +256,7 @@ def test_a_built_model_keeps_its_weights_and_its_run_resumes_by_itself(bars, tmp
     assert same(state(run), state(again)) and rv.sample(again, 2).shape == (2, 8, 8, 1)
     with pytest.raises(UsageError, match=r"initial weights came with the model.*model="):
         rv.rerun(run.path, tmp_path / "again")
-    with pytest.raises(UsageError, match="settled when it was built"):
+    with pytest.raises(UsageError, match="fixed when it was built"):
         rv.train(model, bars, latent=4, steps=2)
 
 

@@ -53,7 +53,7 @@ def make(folder: Path, good: int = 40) -> dict[str, str]:
     put("cut.jpg", "truncated", whole[: len(whole) // 2])
     put("cut.png", "truncated", encoded(picture(114, 90, 90))[:2000])
     put("empty.png", "zero-byte", b"")
-    put("text.jpg", "not-a-picture", b"This is a letter, not a picture.\n" * 20)
+    put("text.jpg", "not-an-image", b"This is a letter, not a picture.\n" * 20)
     put("bomb.png", "decompression-bomb", bomb())
     put("really a png.jpg", "misnamed", encoded(picture(115)))
     put("strip.png", "extreme-aspect", encoded(picture(116, 600, 8)))

@@ -71,9 +71,9 @@ def test_whole_and_in_order_are_global_on_every_rank(columns: Split) -> None:
     ranks = [Batches(columns, 16, 1, start, 8, EVERYTHING) for start in (0, 8)]
     one = Batches(columns, 16, 1, augment=EVERYTHING)
     for batches in ranks:
-        whole = batches.whole(2)
+        whole = batches.global_batch(2)
         assert torch.equal(whole["x"], one(2)["x"]) and len(whole.rng) == 16
-        assert torch.equal(whole.rng.keys, one.whole(2).rng.keys)
+        assert torch.equal(whole.rng.keys, one.global_batch(2).rng.keys)
         assert not torch.equal(whole.rng.keys, one(2).rng.keys)  # preparing draws other numbers than the step
         found = list(batches.in_order(15))
         assert [len(batch.rng) for batch in found] == [15, 15, 10]
@@ -86,7 +86,7 @@ def test_batches_without_data_have_rows_and_the_same_streams(tiny) -> None:
     assert not batch and len(batch.rng) == 8 and batch.row.tolist() == list(range(4, 12))
     assert torch.equal(batch.rng.keys, some(3).rng.keys)
     assert torch.equal(none.stream(3, "phase:D").keys, some.stream(3, "phase:D").keys)
-    assert len(none.whole(3).rng) == 16 and not list(none.in_order(4))
+    assert len(none.global_batch(3).rng) == 16 and not list(none.in_order(4))
 
 
 def test_flipping_mirrors_half_of_the_samples_and_a_pair_together() -> None:

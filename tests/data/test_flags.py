@@ -13,7 +13,8 @@ import reverie as rv
 from reverie import rerun, resume, train
 from reverie.cli import main
 from reverie.core.errors import ReverieError, UsageError
-from reverie.generation import data_of, find_picture
+from reverie.inference.load import data_of
+from reverie.inference.references import find_image
 
 FLAGS = ["--background", "black", "--held-out", "0.3", "--channels", "1", "--fit", "pad"]
 
@@ -48,7 +49,7 @@ def test_a_run_records_how_its_data_was_opened_and_reopens_it_so(tmp_path: Path,
     assert record == json.loads(json.dumps(equal.provenance)) and record["background"] == [0, 0, 0]
     model = rv.load("run")
     assert data_of(model).held_out.names == equal.held_out.names
-    assert find_picture(model, str(save(tmp_path / "wide.png", 3, 40, 10)))[0, 0].unique().tolist() == [-1]  # padding
+    assert find_image(model, str(save(tmp_path / "wide.png", 3, 40, 10)))[0, 0].unique().tolist() == [-1]  # padding
     again = rerun("run", "again", quiet=True)
     assert again.info["data"] == record
     save(tmp_path / "d" / "0003.png", 99)

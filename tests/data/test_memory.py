@@ -151,7 +151,7 @@ def test_each_converted_pil_image_is_a_line_of_the_report() -> None:
 def test_too_few_samples_of_an_object_are_no_matter_of_files() -> None:
     with pytest.raises(TooFew) as caught:
         rv.open_data([pil(i) for i in range(4)])
-    assert str(caught.value) == "list holds 4 usable pictures; at least 8 are needed."
+    assert str(caught.value) == "list has 4 usable images; at least 8 are needed."
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ class KnownStream(Stream):
 
 def test_an_iterable_needs_a_length(npz) -> None:
     for source in ((image for image in IMAGES), Stream(), DataLoader(Stream(), batch_size=4)):
-        with pytest.raises(UsageError, match=r"does not say how many samples|is no data"):
+        with pytest.raises(UsageError, match=r"has no length|is no data"):
             rv.open_data(source)
     assert rv.open_data(KnownStream()).fingerprint == npz(images=IMAGES)
     assert rv.open_data(DataLoader(KnownStream(), batch_size=4)).fingerprint == npz(images=IMAGES)
@@ -193,11 +193,11 @@ def test_an_iterable_needs_a_length(npz) -> None:
         (7, "is no data"),
         ({"x": IMAGES}, "is no data"),
         ([(image, 1, 2) for image in IMAGES], "a tuple of 3"),
-        ([(image, image) for image in IMAGES], "Name the parts"),
+        ([(image, image) for image in IMAGES], "Name its parts"),
         ([{"picture": image} for image in IMAGES], "no x or image"),
         ([IMAGES[0], IMAGES[1][:10]] * 8, "several shapes"),
-        (np.zeros((20, 5)), "does not tell what they are"),
-        (np.zeros((20, 5, 5, 5)), 'medium="volume"'),
+        (np.zeros((20, 5)), "fits no medium or several"),
+        (np.zeros((20, 5, 5, 5)), "medium='volume'"),
         (np.full((20, 5, 5), np.nan), "floats in"),
         ([*IMAGES[:9], IMAGES[9] / 255.0, *IMAGES[10:]], r"x of row 9 is floats, of row 0 uint8\."),
         (
@@ -213,7 +213,7 @@ def test_an_iterable_needs_a_length(npz) -> None:
         (np.ma.masked_equal(IMAGES, 3), "masked values"),
         (tensors().to_sparse(), "sparse_coo tensor"),
         (tensors().to("meta"), "meta tensor"),
-        (Rows(lambda i: tensors()[i], COUNT + 5), f"length of {COUNT + 5}, but reading sample {COUNT}"),
+        (Rows(lambda i: tensors()[i], COUNT + 5), f"length of {COUNT + 5}, but sample {COUNT} raises"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",  # an object's own text holds its address
 )
@@ -230,7 +230,7 @@ def test_an_object_that_cannot_be_used_is_refused_with_the_reason(source, hint: 
         ("attributes", [float("nan"), 1.0], "attributes of row 4 are not finite"),
         ("attributes", [1e300, 1.0], "attributes of row 4 are not finite"),
         ("mask", np.full((20, 20), np.nan), "masks are float64, not all of them finite"),
-        ("mask", np.zeros((10, 10)), "mask is of several shapes"),
+        ("mask", np.zeros((10, 10)), "several shapes of mask"),
         ("label", [1, 2], "not an array"),
     ],
 )
@@ -274,9 +274,9 @@ def test_a_column_of_another_kind_is_refused(columns: dict, hint: str) -> None:
     [
         ({"labels": np.ones((COUNT // 2, 2), int)}, r"shape \(15, 2\) for 30 images; \(N,\) or \(N, 1\)"),
         ({"labels": 3}, "labels are 3; a list"),
-        ({"labels": "a" * COUNT}, "a list of one for each image"),
+        ({"labels": "a" * COUNT}, "a list with one entry per image"),
         ({"labels": np.ma.masked_equal(LABELS, 1)}, "masked values"),
-        ({"texts": "a" * COUNT}, "a list of one for each image"),
+        ({"texts": "a" * COUNT}, "a list with one entry per image"),
         ({"texts": ["a"]}, r"texts have shape \(1,\)"),
         ({"texts": [*TEXTS[:7], 7, *TEXTS[8:]]}, "text of row 7 is 7"),
     ],
@@ -334,7 +334,7 @@ def test_five_dimensions_are_volumes_unless_they_are_named() -> None:
     assert clips.spec.medium == "video" and clips.fingerprint != rv.open_data(VOLUMES[..., :1]).fingerprint
     assert str(rv.open_data(VOLUMES[..., 0], medium="volume").spec) == "4x6x5x1"
     assert str(rv.open_data(VOLUMES[..., :1], medium="video", size=(3, 4)).spec) == "4x3x4x1"
-    with pytest.raises(UsageError, match="its own size"):
+    with pytest.raises(UsageError, match="cannot be resized"):
         rv.open_data(VOLUMES, size=8)
 
 

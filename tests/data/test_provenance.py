@@ -72,7 +72,7 @@ def test_a_changed_folder_is_refused_with_its_name_and_the_remedy(tmp_path: Path
     save(tmp_path / "d" / "0003.png", 99)
     with pytest.raises(ReverieError, match=r"not what it was trained on.*30 samples.*data=") as caught:
         reopen(record)
-    assert str(tmp_path / "d") in str(caught.value) and "--data" in str(caught.value)
+    assert str(tmp_path / "d") in str(caught.value)
     save(tmp_path / "d" / "0003.png", 3)
     assert reopen(record).fingerprint == record["fingerprint"]
 
@@ -82,7 +82,7 @@ def test_a_folder_that_moved_is_passed_by_its_new_name(tmp_path: Path) -> None:
     dataset = rv.open_data(tmp_path / "d", **HOW)
     record = written(dataset)
     (tmp_path / "d").rename(tmp_path / "e")
-    with pytest.raises(ReverieError, match=r"cannot be opened again.*Put the old data back, or pass"):
+    with pytest.raises(ReverieError, match=r"cannot be opened again.*Put the old data back; resume"):
         reopen(record)
     again = reopen(record, data=tmp_path / "e")
     assert again.fingerprint == dataset.fingerprint and again.provenance["source"] == str(tmp_path / "e")

@@ -51,7 +51,7 @@ def test_the_module_is_the_function_and_does_not_import_torch() -> None:
     ("wrong", "hint"),
     [
         ({"source": "fashon"}, 'Did you mean "fashion"'),
-        ({"source": "no/such/folder"}, "a folder of pictures"),
+        ({"source": "no/such/folder"}, "a folder of images"),
         ({"source": "fashion:tset"}, "no split"),
         ({"source": "fashion", "size": 0}, "1 to 4096"),
         ({"source": "fashion", "channels": 2}, "1 .grey. or 3"),
@@ -62,9 +62,9 @@ def test_the_module_is_the_function_and_does_not_import_torch() -> None:
         ({"source": "fashion", "size": "48by64"}, "HEIGHTxWIDTH"),
         ({"source": "fashion", "size": (8, 8, 8)}, "a height and a width"),
         ({"source": "fashion", "medium": "picture"}, "image, video, volume, sequence"),
-        ({"source": "fashion", "low": 0.0}, "give both"),
-        ({"source": "x" * 5000}, "a folder of pictures"),
-        ({"source": "a\0b:test"}, "a folder of pictures"),
+        ({"source": "fashion", "low": 0.0}, "both must be"),
+        ({"source": "x" * 5000}, "a folder of images"),
+        ({"source": "a\0b:test"}, "a folder of images"),
         ({"source": "hf:a/b/c"}, "hf:owner/name"),
         ({"source": ""}, "name of the data is empty"),
         ({"source": "fashion", "low": float("nan"), "high": 1.0}, "finite numbers"),
@@ -149,10 +149,10 @@ def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "table", "action"),
     [
-        ("metadata.csv", "file_name,text\n0000.png,a\n0000.png,b", "row 3 names 0000.png again; the last row counts"),
-        ("metadata.csv", "file_name,text\n0000.png,b,c,d", "row 2 has 2 more fields than the header; left out"),
-        ("metadata.csv", 'file_name,text\n0000.png,b\n0001.png,"c\n0002.png,d', "a quotation mark is not closed"),
-        ("metadata.csv", 'file_name,text\n0000.png,"b\n0001.png,"c', "a quotation mark is not closed"),
+        ("metadata.csv", "file_name,text\n0000.png,a\n0000.png,b", "row 3 repeats 0000.png; the last row counts"),
+        ("metadata.csv", "file_name,text\n0000.png,b,c,d", "row 2 has 2 more fields than the header"),
+        ("metadata.csv", 'file_name,text\n0000.png,b\n0001.png,"c\n0002.png,d', "a quotation mark is unclosed"),
+        ("metadata.csv", 'file_name,text\n0000.png,"b\n0001.png,"c', "a quotation mark is unclosed"),
         ("metadata.jsonl", "[" * 100_000 + '\n{"file_name": "0000.png", "text": "b"}', "row 1 has no file_name"),
     ],
 )
@@ -251,7 +251,7 @@ def test_a_split_whose_training_images_are_copies_of_the_test_ones_is_too_few(tm
     fill(tmp_path / "folder" / "train", 16)
     fill(tmp_path / "folder" / "test", 20)
     for source in (tmp_path / "d.npz", tmp_path / "folder"):
-        with pytest.raises(TooFew, match="20 usable pictures, 0 of them to train on") as caught:
+        with pytest.raises(TooFew, match="20 usable images, 0 of them to train on") as caught:
             reverie.data(source)
         assert caught.value.report.counts() == {"duplicate": 16}
         assert len(reverie.data(f"{source}:test").train) > 8
@@ -276,7 +276,7 @@ GREY = np.random.default_rng(0).integers(2, 250, (12, 8, 8), np.uint8)
         ({"images": np.zeros((9, 8))}, "shape"),
         ({"images": np.zeros((9, 8, 8, 2), np.uint8)}, "shape"),
         ({"images": np.full((9, 8, 8), np.nan)}, "floats in"),
-        ({"pictures": np.zeros((9, 8, 8), np.uint8)}, "no array that is known.*pictures"),
+        ({"pictures": np.zeros((9, 8, 8), np.uint8)}, "no array with a known name.*pictures"),
         ({"images": np.zeros((9, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "labels have shape"),
         ({"images": np.array([{}], object)}, "pickled"),
         ({"images": GREY, "labels": np.zeros((6, 2), int)}, r"labels have shape \(6, 2\)"),

@@ -257,7 +257,7 @@ def test_a_file_that_vanishes_between_reading_and_decoding_is_reported(tmp_path:
 
     made = reverie.data(tmp_path / "d", progress=remove)
     assert ("0004.png", "unreadable") in {(p.file, p.kind) for p in made.report.problems}
-    assert made.report.usable == 11 and intake.MIN_PICTURES == 8
+    assert made.report.usable == 11 and intake.MIN_IMAGES == 8
 
 
 def test_the_signal_to_stop_leaves_a_build_that_goes_on(tmp_path: Path, reverie_home: Path) -> None:

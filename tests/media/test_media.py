@@ -110,7 +110,7 @@ def test_sizes_are_parsed_in_one_place() -> None:
         (8, 8, 8),
     ]
     for wrong in (0, -3, "x48", "48x", "wide", (48, 0), 5000, ()):
-        with pytest.raises(UsageError, match="size is"):
+        with pytest.raises(UsageError, match="size must be"):
             parse_size(wrong)
 
 

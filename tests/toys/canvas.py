@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie import Card, Noise, Phase, Stage
+from reverie.core.annotations import Channels, Classes, Side
 from reverie.core.batch import Batch
 from reverie.core.card import Output
 
@@ -26,7 +27,7 @@ class Canvas(nn.Module):
         pixels: weight of the squared distance to the target itself.
     """
 
-    def __init__(self, size: int, channels: int, classes: int = 0, filters: int = 8, pixels: float = 1.0):
+    def __init__(self, size: Side, channels: Channels, classes: Classes = 0, filters: int = 8, pixels: float = 1.0):
         super().__init__()
         self.pixels = pixels
         self.image = nn.Parameter(torch.zeros(1, channels, size, size))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie import Card, Noise, Phase, Stage
+from reverie.core.annotations import Channels, Classes, Side
 from reverie.core.batch import Batch
 from reverie.core.card import Likelihood, Output, Space
 from reverie.optim.phase import adamw
@@ -75,7 +76,7 @@ class RealNVP(nn.Module):
         depth: coupling layers.
     """
 
-    def __init__(self, size: int, channels: int, classes: int = 0, width: int = 128, depth: int = 6):
+    def __init__(self, size: Side, channels: Channels, classes: Classes = 0, width: int = 128, depth: int = 6):
         super().__init__()
         self.shape = (channels, size, size)
         features = math.prod(self.shape)
@@ -99,7 +100,7 @@ class RealNVP(nn.Module):
         """Every ActNorm sees normalised features of the first batch."""
         if not fresh:
             return
-        batch = batches.whole(0)
+        batch = batches.global_batch(0)
         x = dequantised(batch["x"], batch.rng).flatten(1)
         for layer in self.layers:
             if isinstance(layer, ActNorm):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie import Noise, Phase, Stage
+from reverie.core.annotations import Channels, Shape
 from reverie.core.batch import Batch
 from reverie.optim.phase import adamw
 
@@ -22,7 +23,7 @@ class Linear(nn.Module):
         latent: dimension of the code.
     """
 
-    def __init__(self, shape: tuple[int, ...], channels: int, latent: int = 3):
+    def __init__(self, shape: Shape, channels: Channels, latent: int = 3):
         super().__init__()
         self.latent, dimensions = latent, channels * math.prod(shape)
         self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(dimensions, latent))

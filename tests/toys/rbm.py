@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie import Card, Noise, Phase, Stage
+from reverie.core.annotations import Channels, Classes, Side
 from reverie.core.batch import Batch
 from reverie.core.card import Output, Space
 from reverie.core.errors import UsageError
@@ -71,7 +72,7 @@ class RBMStack(nn.Module):
     """
 
     def __init__(
-        self, size: int, channels: int, classes: int = 0, hidden: tuple[int, ...] = (128, 64), chains: int = 64
+        self, size: Side, channels: Channels, classes: Classes = 0, hidden: tuple[int, ...] = (128, 64), chains: int = 64
     ):
         super().__init__()
         self.shape = (channels, size, size)
@@ -104,7 +105,7 @@ class RBMStack(nn.Module):
 
     def start(self, level: int, batches: Any, fresh: bool) -> None:
         """Random chains; visible biases of the data's mean."""
-        layer, batch = self.layers[level], batches.whole(0)
+        layer, batch = self.layers[level], batches.global_batch(0)
         chains = len(layer.chain)
         if chains < batches.batch_size:
             raise UsageError(f"chains must be at least the batch size {batches.batch_size}, not {chains}.")

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie import Card, Noise, Phase, Stage
+from reverie.core.annotations import Channels, Classes, Side
 from reverie.core.batch import Batch
 from reverie.core.card import Likelihood, Output, Space
 from reverie.core.verbs import Frame
-from reverie.nets.layers.drawing import Dropout
+from reverie.nets.layers.dropout import Dropout
 from reverie.optim.phase import adamw
 
 
@@ -109,9 +110,9 @@ class TokenPrior(nn.Module):
 
     def __init__(
         self,
-        size: int,
-        channels: int,
-        classes: int = 0,
+        size: Side,
+        channels: Channels,
+        classes: Classes = 0,
         codes: int = 64,
         code_width: int = 8,
         width: int = 64,
@@ -161,7 +162,7 @@ class TokenPrior(nn.Module):
     def start_codebook(self, batches: Any, fresh: bool) -> None:
         """Codes are latents of the first batch, at evenly spaced places."""
         if fresh:
-            z = self.latents_of(batches.whole(0)["x"]).flatten(0, 1)
+            z = self.latents_of(batches.global_batch(0)["x"]).flatten(0, 1)
             codes = len(self.codebook.code)
             self.codebook.start(z[torch.arange(codes, device=z.device) * len(z) // codes])
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie import Card, Noise, Phase, Stage
+from reverie.core.annotations import Channels, Classes, Shape
 from reverie.core.batch import Batch
 from reverie.core.card import Output, Space
 from reverie.optim.phase import adamw
@@ -27,9 +28,9 @@ class VoxelGAN(nn.Module):
 
     def __init__(
         self,
-        shape: tuple[int, ...],
-        channels: int,
-        classes: int = 0,
+        shape: Shape,
+        channels: Channels,
+        classes: Classes = 0,
         latent: int = 32,
         width: int = 16,
         r1: float = 1.0,

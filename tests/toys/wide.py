@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie import Card, Noise, Phase, Stage
+from reverie.core.annotations import Channels, Classes, Shape
 from reverie.core.batch import Batch
 from reverie.core.card import Likelihood, Output, Space
 from reverie.optim.phase import adamw
@@ -24,7 +25,7 @@ class WideVAE(nn.Module):
         width: channels of the finest level.
     """
 
-    def __init__(self, shape: tuple[int, ...], channels: int, classes: int = 0, latent: int = 16, width: int = 32):
+    def __init__(self, shape: Shape, channels: Channels, classes: Classes = 0, latent: int = 16, width: int = 32):
         super().__init__()
         coarse = (2 * width, shape[0] // 4, shape[1] // 4)
         features = coarse[0] * coarse[1] * coarse[2]

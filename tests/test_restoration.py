@@ -1,0 +1,186 @@
+"""Operators, solvers and tasks of restoration, and inversion, against the exact posterior of a Gaussian."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import reverie as rv
+from reverie.core.errors import UsageError
+from reverie.core.noise import Noise
+from reverie.diffusion.grids import uniform
+from reverie.diffusion.inversion import from_noise, to_noise
+from reverie.diffusion.likelihood import even
+from reverie.diffusion.schedules import Cosine
+from reverie.restoration import operators
+from reverie.restoration.solvers import denoised, null_space
+
+STD = 0.5  # of the data, N(0, STD^2) in every pixel
+
+
+def exact(x, alpha, sigma):
+    """E[x0 | x] of that data."""
+    return alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * x
+
+
+OPERATORS = {
+    "inpainting": operators.inpainting(operators.named_mask("left-half", (8, 8))),
+    "random": operators.inpainting(operators.named_mask("random:0.3", (8, 8))),
+    "super-resolution": operators.super_resolution(2),
+    "grey": operators.grey(),
+    "identity": operators.identity(),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_pseudo_inverse_satisfies_penroses_conditions(name):
+    operator, x = OPERATORS[name], torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    y = operator.forward(x)
+    torch.testing.assert_close(operator.forward(operator.pseudo_inverse(y)), y)  # A A+ A = A
+    inverse = operator.pseudo_inverse(y)
+    torch.testing.assert_close(operator.pseudo_inverse(operator.forward(inverse)), inverse)  # A+ A A+ = A+
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_projected_image_agrees_with_the_observation_and_keeps_the_null_space(name):
+    operator = OPERATORS[name]
+    x, other = torch.randn(2, 2, 3, 8, 8, dtype=torch.float64)
+    y = operator.forward(other)
+    projected = operator.project(x, y)
+    torch.testing.assert_close(operator.forward(projected), y)
+    gone = projected - x
+    torch.testing.assert_close(operator.pseudo_inverse(operator.forward(gone)), gone)  # only in A's row space
+
+
+def test_denoising_samples_the_exact_posterior_of_a_gaussian():
+    noise_std, rows = 0.4, 4000
+    y = torch.full((rows, 1, 1, 1), 0.3)
+    x = denoised(exact, y, Noise.of_seeds(range(rows)), noise_std, 400).double()
+    weight = STD**2 / (STD**2 + noise_std**2)
+    variance = STD**2 * noise_std**2 / (STD**2 + noise_std**2)
+    clamped = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0)).mul(variance**0.5).add(weight * 0.3)
+    clamped = clamped.clamp(-1, 1)
+    assert float(x.mean()) == pytest.approx(float(clamped.mean()), abs=0.02)
+    assert float(x.std()) == pytest.approx(float(clamped.std()), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["inpainting", "super-resolution", "grey"])
+def test_null_space_restorations_agree_with_the_observation_exactly(name):
+    truth = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).mul(0.3).clamp(-1, 1)
+    operator = OPERATORS[name]
+    y = operator.forward(truth)
+    x = null_space(exact, y, operator, Noise.of_seeds(range(4)), uniform(Cosine(), 20))
+    inside = x.abs() < 1  # the last clamp may break agreement
+    assert float(inside.float().mean()) > 0.9
+    if name == "inpainting":
+        torch.testing.assert_close(x * operator.mask, y, atol=1e-5, rtol=0)
+
+
+def test_what_is_missing_is_sampled_with_the_datas_own_deviation():
+    operator = operators.inpainting(operators.named_mask("left-half", (4, 4)))
+    y = operator.forward(torch.zeros(2000, 1, 4, 4))
+    x = null_space(exact, y, operator, Noise.of_seeds(range(2000)), uniform(Cosine(), 100))
+    missing = x[..., :2]
+    assert float(missing.mean()) == pytest.approx(0, abs=0.02)
+    assert float(missing.std()) == pytest.approx(STD, rel=0.08)
+    assert float(x[0].std()) != float(x[1].std())
+
+
+@pytest.mark.parametrize("steps", [10, 20])
+def test_inversion_and_sampling_are_inverse_with_an_error_of_second_order(steps):
+    x = torch.linspace(-1, 1, 16, dtype=torch.float64).view(4, 1, 2, 2)
+
+    def error(count: int) -> float:
+        grid = even(200.0, 1 / 255, count)
+        return float((from_noise(exact, to_noise(exact, x, grid), grid) - x).abs().max())
+
+    assert math.log2(error(steps) / error(2 * steps)) > 1.5
+
+
+def test_the_noise_of_an_image_is_that_of_the_exact_flow():
+    x = torch.full((1, 1, 1, 1), 0.25, dtype=torch.float64)
+    z = to_noise(exact, x, even(200.0, 1 / 255, 200))
+    ratio = 1 / 255  # the image counts as a state with that much noise
+    expected = 0.25 / math.sqrt(STD**2 + ratio**2) * math.sqrt((STD**2 + 200.0**2) / (1 + 200.0**2))
+    assert float(z) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("mask", ["nowhere", "random:2", "random:x"])
+def test_an_unknown_mask_is_refused(mask):
+    with pytest.raises(UsageError, match="mask"):
+        operators.named_mask(mask, (8, 8))
+
+
+# Tasks, on tiny runs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A diffusion run of 8-pixel images."""
+    out = tmp_path_factory.mktemp("restoration") / "run"
+    options = {"width": 8, "conditional": "label", "quiet": True, "device": "cpu"}
+    return rv.train("ddpm", "fashion", 8, out=out, steps=2, **options)
+
+
+def test_a_task_returns_observation_samples_and_truth(run):
+    sheet = rv.restore(run, ["held-out:0", "held-out:1"], "inpaint", mask="left-half", samples=3, steps=3)
+    assert list(sheet.rows) == ["observation", "restored 1", "restored 2", "restored 3", "truth"] and len(sheet) == 2
+    restored, truth = sheet["restored 2"].array.astype(int), sheet["truth"].array.astype(int)
+    assert np.abs(restored[:, :, 4:] - truth[:, :, 4:]).max() <= 1  # the known half
+    assert (sheet["restored 1"].array != sheet["restored 2"].array).any()
+
+
+def test_a_restoration_is_a_function_of_its_seed_whatever_the_batch(run):
+    options = {"task": "super-resolution", "steps": 3, "seed": 5, "label": "Sneaker"}
+    together = rv.restore(run, ["held-out:0", "held-out:1"], **options)["restored 1"].array
+    alone = rv.restore(run, "held-out:0", **options)["restored 1"].array
+    assert np.abs(together[:1].astype(int) - alone).max() <= 1
+
+
+def test_masks_may_be_arrays_and_degraded_images_have_no_truth(run):
+    mask = np.zeros((8, 8), bool)
+    mask[2:4] = True
+    image = rv.sample(run, 1, steps=2)
+    sheet = rv.restore(run, image, "inpaint", mask=mask, steps=2, degraded=True)
+    assert "truth" not in sheet.rows and len(sheet) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "sharpen"}, "does not restore"),
+        ({"task": "colorize"}, "grey"),
+        ({"task": "super-resolution", "scale": 3}, "scale"),
+        ({"task": "denoise", "mask": "center"}, "mask"),
+        ({"task": "inpaint", "samples": 0}, "samples"),
+        ({"task": "denoise", "noise": math.nan}, "noise"),
+    ],
+)
+def test_an_unfit_request_is_an_error_that_names_the_argument(run, options, message):
+    with pytest.raises(UsageError, match=message):
+        rv.restore(run, "held-out:0", **options)
+
+
+def test_a_denoising_autoencoder_restores_by_one_pass(tmp_path):
+    options = {"width": 4, "latent": 4, "quiet": True, "device": "cpu"}
+    run = rv.train("denoising-autoencoder", "fashion", 8, out=tmp_path / "run", steps=2, **options)
+    sheet = rv.restore(run, "held-out:0")
+    model = rv.load(run, "cpu")
+    assert model.card.restores == ("denoise",)
+    assert (sheet["observation"].array != sheet["truth"].array).any()
+    with pytest.raises(UsageError, match="denoise"):
+        rv.restore(run, "held-out:0", "inpaint")
+
+
+def test_the_noise_space_reconstructs_and_interpolates(run):
+    model = rv.load(run, "cpu")
+    assert list(model.card.latents) == ["noise"] and model.card.latents["noise"].encode == "invert"
+    sheet = rv.reconstruct(model, ["held-out:0"])
+    assert np.abs(sheet["image"].array.astype(int) - sheet["reconstruction"].array).mean() < 40
+    morph = rv.interpolate(model, "seed:1", "Sneaker", frames=3)
+    assert len(morph) == 3
+    ends = rv.decode(model, rv.encode(model, "Sneaker"))
+    assert np.abs(morph.array[-1].astype(int) - ends.array[0]).max() <= 1
