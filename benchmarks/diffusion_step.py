@@ -217,9 +217,10 @@ def diffusers_loop(shared: dict[str, Any], batch: int, device: torch.device) -> 
 
 def same_loop(shared: dict[str, Any], batch: int, device: torch.device) -> Iterator[int]:
     widths = shared["widths"]
-    told = {"head": 8, "groups": 16, "epsilon": 1e-5, "padding": 1, "cosines_first": True, "frequency_shift": 0}
+    kwargs = {"head_dim": 8, "norm_groups": 16, "norm_eps": 1e-5, "downsample_padding": 1}
+    kwargs |= {"flip_sin_to_cos": True, "freq_shift": 0}
     model = registry.build("ddpm", shape=SIZE, channels=CHANNELS, schedule="linear")
-    model.net = TextbookUNet(CHANNELS, widths, attention=(len(widths) - 2,), **told)
+    model.net = TextbookUNet(CHANNELS, widths, attention_levels=(len(widths) - 2,), **kwargs)
     model.net.load_state_dict(shared["weights"])
     with torch.no_grad():
         torch.testing.assert_close(model.net(shared["x"], shared["t"]), shared["y"], rtol=1e-4, atol=1e-4)

@@ -35,7 +35,7 @@ from peers.gans import (
     LATENT,
     SIZE,
     WIDTH,
-    PlainJudge,
+    PlainDiscriminator,
     PlainStyle,
     plain_dcgan,
     plain_discriminator,
@@ -61,7 +61,10 @@ def ours(name: str, size: int, channels: int, options: dict[str, Any], recipe: b
     return model, told.get("phases", {}), Options(steps=1, **{"clip": 0.0} | training)
 
 
-SAME = {"stylegan2": {"fold": 1, "width": WIDTH, "latent": LATENT, "mixing": 0.0}, "dcgan": {"width": WIDTH}}
+SAME = {
+    "stylegan2": {"patch_size": 1, "width": WIDTH, "latent": LATENT, "style_mixing": 0.0},
+    "dcgan": {"width": WIDTH},
+}
 
 
 def contestant(name: str, batch: int, device: torch.device) -> Iterator[int]:
@@ -151,9 +154,9 @@ def measure(names: list[str], asked: argparse.Namespace) -> dict[str, dict[str, 
 
 
 def counts(name: str) -> tuple[int, float]:
-    """Parameters of both players, and GFLOP of a picture through both, forward and backward."""
+    """Parameters of both networks, and GFLOP of an image through both, forward and backward."""
     if name.startswith("stylegan2, plain"):
-        g, d = PlainStyle(), PlainJudge()
+        g, d = PlainStyle(), PlainDiscriminator()
         return parameters(g) + parameters(d), 0.0
     if name.endswith("plain") or name.startswith("textbook"):
         size = 64 if name.startswith("textbook") else SIZE
@@ -170,9 +173,9 @@ def counts(name: str) -> tuple[int, float]:
     )[0]
     z = Noise.of_seeds(range(4))
     # a step: G forward, then forward and backward; D forward and backward twice, then forward and back to the picture
-    through = gigaflops(lambda: model.make(z, None)) / 4 * 4 / 3
-    judged = gigaflops(lambda: model.D(torch.zeros(4, CHANNELS, SIZE, SIZE))) / 4 * 8 / 3
-    return parameters(model), through + judged
+    through = gigaflops(lambda: model.generate(z, None)) / 4 * 4 / 3
+    through_d = gigaflops(lambda: model.discriminator(torch.zeros(4, CHANNELS, SIZE, SIZE))[0]) / 4 * 8 / 3
+    return parameters(model), through + through_d
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ def ours(asked: argparse.Namespace, folder: Path) -> None:
     model = rv.load(run, asked.device)
     labels = list(range(card_of(model).classes)) or None
     meter = Meter()
-    drawn = rv.sample(model, asked.samples, label=labels, progress=lambda done, n, what: meter(done / n, what))
+    drawn = rv.sample(model, asked.samples, label=labels, progress=lambda done, n, what: meter(done / n, what)).array
     sampling, told = meter.seconds, run.info
     own = {name: p.default for name, p in sampling_options(model).items()}
     facts = {

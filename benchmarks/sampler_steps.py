@@ -30,20 +30,24 @@ import reverie as rv
 from reverie.core.card import card_of
 from reverie.core.files import read_json, write_json
 from reverie.core.noise import Noise
+from reverie.core.options import method_parameters
 from reverie.core.verbs import Model
 from reverie.diffusion.grids import GRIDS
 from reverie.diffusion.samplers import SAMPLERS
 from reverie.evaluation.distances import frechet_distance
 from reverie.evaluation.features import Backbone, backbone, features
 from reverie.evaluation.statistics import Moments
-from reverie.inference.sampling import data_of
+from reverie.inference.load import data_of
 from reverie.media import plots
-from reverie.models.diffusion.base import GRID, SAMPLER, STEPS
+from reverie.models.diffusion.base import Diffusion
 from reverie.pretrained import weights
 from reverie.training.progress import clock
 from reverie.training.run import locate
 
 EVALUATIONS = (4, 6, 8, 10, 15, 20, 35, 50)
+SAMPLER, STEPS, GRID = (
+    method_parameters(Diffusion, "stream")[name].default for name in ("sampler", "steps", "time_grid")
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,8 @@ def point(model: Model, sampler: str, grid: str, steps: int) -> Point:
         count += 1
         return x
 
-    _, pairs = model.plan(sampler, steps, grid)
-    for _ in SAMPLERS[sampler](denoise, torch.zeros(1, 1, 1, 1), pairs, Noise.of_seeds([0])):
+    levels = model.timesteps(sampler, steps, grid)
+    for _ in SAMPLERS[sampler](denoise, torch.zeros(1, 1, 1, 1), levels, Noise.of_seeds([0])):
         pass
     return Point(sampler, grid, steps, count)
 
@@ -90,7 +94,9 @@ def rows_of(model: Model, samplers: list[str], grids: list[str] | None) -> Rows:
     """(title, grid) to points; a sampler that is another one by a second name shares its row."""
     titles: dict[Any, list[str]] = {}
     for name in dict.fromkeys([*samplers, SAMPLER, "ddim"]):
-        titles.setdefault(SAMPLERS[model.plan(name)[0]], []).append(name)  # a wrong name is refused there
+        if name not in SAMPLERS:
+            raise SystemExit(f"There is no sampler {name}. There are: {', '.join(SAMPLERS)}.")
+        titles.setdefault(SAMPLERS[name], []).append(name)
     wanted = [(names, grid) for names in titles.values() for grid in grids or [GRID]]
     wanted += [(titles[SAMPLERS["ddim"]], "uniform")]
     return {(" = ".join(names), grid): row_of(model, names[0], grid) for names, grid in wanted}
@@ -198,8 +204,8 @@ def main() -> None:
     labels = list(range(card_of(model).classes)) or None
 
     def draw(p: Point) -> np.ndarray:
-        told: dict[str, Any] = {"sampler": p.sampler, "grid": p.grid, "steps": p.steps}
-        return rv.sample(model, asked.samples, label=labels, chunk=250, **told)
+        options: dict[str, Any] = {"sampler": p.sampler, "time_grid": p.grid, "steps": p.steps}
+        return rv.sample(model, asked.samples, label=labels, chunk=250, **options).array
 
     def score(drawn: np.ndarray) -> float:
         return frechet_distance(look(drawn, eye, "samples", keep=False), reference)

@@ -30,7 +30,7 @@ class BlobVAE(nn.Module):
         latent: dimension of z.
     """
 
-    def __init__(self, shape: tuple[int, ...], channels: int, latent: int = 4):
+    def __init__(self, shape: rv.Shape, channels: rv.Channels, latent: int = 4):
         super().__init__()
         self.shape, self.latent = (channels, *shape), latent
         voxels = int(np.prod(self.shape))

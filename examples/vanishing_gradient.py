@@ -1,9 +1,9 @@
-"""Why nobody uses the minimax loss: the same game twice, and how strongly its generator is pulled.
+"""Why nobody uses the minimax loss: one GAN trained twice, and how strong its generator's gradient is.
 
-G's minimax loss log(1 - D(G(z))) has the gradient D(G(z)) with respect to D's logit: where D is sure that a picture is
-made, G learns nothing. The non-saturating loss -log D(G(z)) has 1 - D(G(z)). Both are trained here with a discriminator
-that learns faster than its generator, as early in any training; the pull (``G/signal`` of the log) is plotted, with
-D(x) and D(G(z)) over time.
+G's minimax loss log(1 - D(G(z))) has the gradient D(G(z)) with respect to D's logit: where D is saturated, G learns
+nothing. The non-saturating loss -log D(G(z)) has 1 - D(G(z)). Both are trained here with a discriminator that learns
+faster than its generator, as early in any training; the gradient (``G/logit_grad`` of the log) is plotted, with D(x)
+and D(G(z)) over time.
 
 Run:  python examples/vanishing_gradient.py [--minutes 1] [--data fashion] [--out vanishing-gradient.png]
 """
@@ -18,6 +18,7 @@ import reverie as rv
 from reverie.media import plots
 
 LOSSES = ("minimax", "non-saturating")
+PANELS = {"G/logit_grad": "|d loss of G / d logit|", "D/p_real": "D(x), real images", "D/p_fake": "D(G(z)), fakes"}
 
 
 def main() -> None:
@@ -25,29 +26,24 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0, help="of training, for each loss")
     parser.add_argument("--data", default="fashion")
     parser.add_argument("--out", type=Path, default=Path("vanishing-gradient.png"))
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch, plots.figure(asked.out, 9.5, 3.6) as drawing:
-        pull, real, made = drawing.subplots(1, 3)
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch, plots.figure(flags.out, 9.5, 3.6) as figure:
+        axes = dict(zip(PANELS, figure.subplots(1, 3), strict=True))
         for loss in LOSSES:
-            told = {"lr": 1e-4, "d_lr": 1e-3, "beta": 0.5, "clip": 100.0}
-            run = rv.train("gan", asked.data, out=Path(scratch) / loss, minutes=asked.minutes, loss=loss, **told)
+            options = {"lr": 1e-4, "d_lr": 1e-3, "beta1": 0.5, "clip": 100.0}
+            run = rv.train("gan", flags.data, out=Path(scratch) / loss, minutes=flags.minutes, loss=loss, **options)
             lines = run.metrics()
-            steps = [line["step"] for line in lines]
-            for axis, name in ((pull, "G/signal"), (real, "D/p_real"), (made, "D/p_fake")):
-                axis.plot(steps, [line[name] for line in lines], label=loss)
-            print(f"{loss}: G is pulled by {lines[-1]['G/signal']:.3g} a picture at the end")
-        for axis in (pull, made):
-            axis.set_yscale("log")
-        for axis, title in (
-            (pull, "|d loss of G / d logit|"),
-            (real, "D(x), real pictures"),
-            (made, "D(G(z)), made ones"),
-        ):
-            axis.set_title(title, fontsize=10)
+            for name, axis in axes.items():
+                axis.plot([line["step"] for line in lines], [line[name] for line in lines], label=loss)
+            print(f"{loss}: the gradient of G's loss by D's logit is {lines[-1]['G/logit_grad']:.3g} at the end")
+        for name, axis in axes.items():
+            if name != "D/p_real":
+                axis.set_yscale("log")
+            axis.set_title(PANELS[name], fontsize=10)
             axis.set_xlabel("step", fontsize=8)
             axis.grid(alpha=0.3)
-        pull.legend(fontsize=8)
-    print(f"The plot is in {asked.out}.")
+        axes["G/logit_grad"].legend(fontsize=8)
+    print(f"The plot is in {flags.out}.")
 
 
 if __name__ == "__main__":

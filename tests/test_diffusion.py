@@ -15,7 +15,7 @@ from reverie.diffusion import grids
 from reverie.diffusion.denoiser import clipped, denoiser
 from reverie.diffusion.prediction import PREDICTIONS
 from reverie.diffusion.samplers import SAMPLERS, STOCHASTIC, ddim, dpm_solver_2m, heun, unipc
-from reverie.diffusion.schedules import Cosine, RectifiedFlow, Karras, Linear
+from reverie.diffusion.schedules import Cosine, Karras, Linear, RectifiedFlow
 
 MEANS = torch.tensor([[-1.0, 0.5], [0.8, -0.3], [0.2, 1.1]], dtype=torch.float64)
 VARIANCES = torch.tensor([0.04, 0.09, 0.02], dtype=torch.float64)
@@ -240,7 +240,9 @@ def test_the_stochastic_solvers_draw_the_mixture_s_spread():
         assert torch.allclose(drawn.var(0), spread, rtol=0.1)
 
 
-@pytest.mark.parametrize("schedule", [RectifiedFlow(), Karras(), Cosine(), Linear()], ids=lambda s: type(s).__name__.lower())
+@pytest.mark.parametrize(
+    "schedule", [RectifiedFlow(), Karras(), Cosine(), Linear()], ids=lambda s: type(s).__name__.lower()
+)
 @pytest.mark.parametrize("steps", [5, 6, 7, 8])
 def test_the_optimised_grid_beats_every_fixed_one_on_noise_it_has_not_seen(schedule, steps):
     def miss(grid):

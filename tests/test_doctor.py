@@ -174,17 +174,21 @@ def test_outliers_and_the_start_are_no_problems():
     assert examine([{"step": i, "loss": 1e9 * i} for i in range(100)]) == []  # no GAN
 
 
-def test_the_command_reads_any_run_s_log(tmp_path, capsys):
+OLDER = {"D/sample_diversity": "D/spread", "G/logit_grad": "G/signal", "class_coverage": "classes_covered"}
+
+
+@pytest.mark.parametrize("names", [{}, OLDER], ids=["today", "before format 3"])
+def test_the_command_reads_any_run_s_log(names, tmp_path, capsys):
     run = Run.create(
         tmp_path / "run",
         {"model": {"name": "gan"}, "findings": [{"kind": "overfitting", "step": 5, "said": "x", "advice": "y"}]},
     )
     for line in healthy(**{"D/sample_diversity": 0.05}):
-        run.log(line)
+        run.log({names.get(key, key): value for key, value in line.items()})
     doctor(str(run.path), json=True)
     report = json.loads(capsys.readouterr().out)
     assert [finding["kind"] for finding in report["findings"]] == ["collapse"]
-    assert report["past"][0]["kind"] == "overfitting"
+    assert report["past"][0]["kind"] == "overfitting" and report["past"][0]["message"] == "x"
     doctor(str(run.path))
     assert "collapse at step 600" in capsys.readouterr().out
     other = Run.create(tmp_path / "other", {"model": {"name": "gan"}})

@@ -272,8 +272,9 @@ def test_a_codec_must_encode_and_be_a_run():
 
 
 def test_a_density_of_latents_is_not_offered_as_one_of_images():
-    assert not {"log_prob", "elbo"} & set(registry.entry("latent-diffusion").verbs)
-    assert built(latent=3, codec_width=8, width=8).card.likelihoods == ()
+    model = built(latent=3, codec_width=8, width=8)
+    assert model.card.likelihoods == () and verbs_of(model) == registry.entry("latent-diffusion").verbs
+    assert not {"log_prob", "elbo"} & set(verbs_of(model))
 
 
 @pytest.mark.parametrize("schedule", ["flow", "cosine"])

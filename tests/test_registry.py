@@ -19,6 +19,7 @@ from reverie.commands.sample import SampleFlags
 from reverie.core import registry
 from reverie.core.annotations import SubRun
 from reverie.core.errors import UsageError
+from reverie.data.types import Dataset, Report, Split
 from reverie.workflow.again import rerun, resume
 
 MODULE = '''
@@ -230,11 +231,33 @@ def test_an_option_without_a_default_is_asked_for(models):
     assert rv.sample(model, 1, loud=0.1).shape == (1, 2, 2, 1)
 
 
-@pytest.mark.parametrize("kind, said", [(Repeats, r"its stages\(\) already uses: lr"), (Length, "train already uses: steps")])
+@pytest.mark.parametrize(
+    "kind, said", [(Repeats, r"its stages\(\) already uses: lr"), (Length, "train already uses: steps")]
+)
 def test_an_argument_of_a_constructor_that_has_another_meaning_in_training_is_refused(models, kind, said):
     rv.register("mine")(kind)
     with pytest.raises(UsageError, match=said):
         train_flags("mine", "none", [], "")
+
+
+def test_the_data_decides_arguments_by_their_annotation_and_not_by_their_name(models, tiny):
+    def named(height: rv.Side, planes: rv.Channels, kinds: rv.Classes = 0, size: int = 5) -> nn.Linear:
+        return nn.Linear(height, planes)
+
+    def bare(shape, channels) -> nn.Linear:
+        return nn.Linear(*shape)
+
+    rv.register("named")(named)
+    rv.register("bare")(bare)
+    assert rv.build("named", tiny).config["kwargs"] == {"height": 8, "planes": 1, "kinds": 2, "size": 5}
+    assert rv.build("named", tiny, height=3).in_features == 3
+    with pytest.raises(UsageError, match=r"without shape, channels.*rv\.Shape"):
+        rv.build("bare", tiny)
+    x = np.zeros((20, 8, 12, 1), np.uint8)
+    splits = Split({"x": x[:12]}), Split({"x": x[12:]})
+    wide = Dataset("wide", splits[0].spec, [], *splits, "0" * 64, Report(20))
+    with pytest.raises(UsageError, match="square images"):
+        rv.build("named", wide)
 
 
 def test_names_that_are_taken_or_lead_nowhere_are_refused(models):

@@ -247,7 +247,10 @@ def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, c
         (["sample", "plain", "--autoguide", "{classes}", "--guidance", "2"], "conditions"),
         (["sample", "plain", "--autoguide", "{plain}", "--classifier", "{classifier}", "--label", "1"], "not both"),
         (["evaluate", "vae", "--sampler", "ddim"], "vae has no option 'sampler'"),
-        (["evaluate", "plain", "-n", "20", "--metrics", "kernel", "--steps", "0"], "--steps of ddpm must be at least 1"),
+        (
+            ["evaluate", "plain", "-n", "20", "--metrics", "kernel", "--steps", "0"],
+            "--steps of ddpm must be at least 1",
+        ),
         (["sample", "plain", "--guidance", "nan"], "--guidance: nan is no finite number"),
         (["evaluate", "plain", "--guidance", "inf"], "--guidance: inf is no finite number"),
         (["traverse", "vae", "--reach", "nan"], "--reach: nan is no finite number"),

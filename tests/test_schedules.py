@@ -13,7 +13,7 @@ from reverie.core.noise import Noise
 from reverie.diffusion import grids
 from reverie.diffusion.denoiser import clipped, denoiser
 from reverie.diffusion.prediction import PREDICTIONS, WEIGHTINGS, edm, weigh
-from reverie.diffusion.schedules import Cosine, RectifiedFlow, Karras, Linear
+from reverie.diffusion.schedules import Cosine, Karras, Linear, RectifiedFlow
 
 SCHEDULES = {
     "linear": Linear(),
@@ -181,7 +181,9 @@ def test_a_weighting_is_the_same_loss_whatever_the_network_says(weighting, a, s)
     loss = WEIGHTINGS[weighting](sigma / alpha) * (guess - x0).square()
     for prediction in PREDICTIONS.values():
         p, q = prediction.target(alpha, sigma)
-        said = (guess - prediction.c_skip(alpha, sigma) * x) / prediction.c_out(alpha, sigma)  # so that x0' is the guess
+        said = (guess - prediction.c_skip(alpha, sigma) * x) / prediction.c_out(
+            alpha, sigma
+        )  # so that x0' is the guess
         weighted = weigh(prediction, weighting, alpha, sigma) * (said - p * x0 - q * e).square()
         assert torch.allclose(weighted, loss, rtol=1e-9)
 
@@ -235,7 +237,8 @@ def test_no_grid_has_fewer_steps_than_one(grid, steps):
 
 def test_the_uniform_grid_is_rectified_flow_s_and_ddim_s_trailing_one():
     assert torch.allclose(
-        torch.tensor(grids.uniform(RectifiedFlow(), 4)), torch.tensor([(0, 1), (0.25, 0.75), (0.5, 0.5), (0.75, 0.25), (1, 0)])
+        torch.tensor(grids.uniform(RectifiedFlow(), 4)),
+        torch.tensor([(0, 1), (0.25, 0.75), (0.5, 0.5), (0.75, 0.25), (1, 0)]),
     )
     chain = Linear()
     wanted = chain.alphas_bar[[999, 749, 499, 249]].sqrt().tolist()

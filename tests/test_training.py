@@ -263,9 +263,7 @@ class Exploding(Staged):
 
 def test_a_loss_that_is_not_a_number_stops_with_step_phase_checkpoint_and_advice(bars, tmp_path, monkeypatch):
     monkeypatch.setitem(registry.MODELS, "exploding", registry.Entry(f"{__name__}:Exploding", "", "", ""))
-    with pytest.raises(
-        ReverieError, match=r"step 7: the loss of phase 'boom' is nan\. Kept: .*00000006.*lr"
-    ) as caught:
+    with pytest.raises(ReverieError, match=r"step 7: the loss of phase 'boom' is nan\. Kept: .*00000006.*lr") as caught:
         train(
             "exploding", bars, out=tmp_path / "r", steps=10, batch_size=8, log_every=1, checkpoint_every=3, quiet=True
         )

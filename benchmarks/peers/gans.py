@@ -156,7 +156,7 @@ class PlainDown(nn.Module):
         return (h + self.join(smooth(x, (1, 1)))) / math.sqrt(2)
 
 
-class PlainJudge(nn.Module):
+class PlainDiscriminator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = widths_of(SIZE, WIDTH, 1)[::-1]
@@ -178,7 +178,7 @@ class PlainJudge(nn.Module):
 def plain_stylegan2(batch: int, device: torch.device) -> Iterator[int]:
     """The reference's training loop, yielding the pictures of each step."""
     torch.manual_seed(0)
-    g, d = PlainStyle().to(device), PlainJudge().to(device)
+    g, d = PlainStyle().to(device), PlainDiscriminator().to(device)
     of_d, of_g = (torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.0, 0.99)) for net in (d, g))
     pictures, mean = torch.rand(1024, CHANNELS, SIZE, SIZE) * 2 - 1, torch.zeros((), device=device)
 

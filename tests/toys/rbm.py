@@ -72,7 +72,12 @@ class RBMStack(nn.Module):
     """
 
     def __init__(
-        self, size: Side, channels: Channels, classes: Classes = 0, hidden: tuple[int, ...] = (128, 64), chains: int = 64
+        self,
+        size: Side,
+        channels: Channels,
+        classes: Classes = 0,
+        hidden: tuple[int, ...] = (128, 64),
+        chains: int = 64,
     ):
         super().__init__()
         self.shape = (channels, size, size)

@@ -66,7 +66,7 @@ def doctor(run: RunName, /, json: bool = False) -> None:
     for finding in diagnosis.findings:
         out(f"{finding}")
     for past in diagnosis.past:
-        out(f"Passed: {past['kind']} at step {past['step']} ({past.get('message') or past.get('said')})")
+        out(f"Passed: {past['kind']} at step {past['step']} ({past['message']})")
     if not diagnosis.findings:
         out(f"No problem as of step {diagnosis.step}." + ("" if diagnosis.past else " There was none earlier."))
 

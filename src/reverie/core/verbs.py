@@ -161,8 +161,9 @@ USED = tuple(VERBS)[: tuple(VERBS).index("denoiser")]  # the verbs for users; sh
 
 
 def verbs_of(model: Model | type[Model]) -> list[str]:
-    """The verbs of a model or model class."""
-    return [verb for verb in VERBS if callable(getattr(model, verb, None))]
+    """The verbs of a model or model class; not those of its class that a model lists in ``without``."""
+    without = getattr(model, "without", ())
+    return [verb for verb in VERBS if verb not in without and callable(getattr(model, verb, None))]
 
 
 def call(model: Model, verb: str, *arguments: Any, **options: Any) -> Any:

@@ -24,6 +24,12 @@ Lines = Sequence[dict[str, Any]]
 
 _RECENT = 8  # lines of the log that a finding needs, so that one outlier is none
 _EARLY = 48  # lines before which nothing is diagnosed: every GAN begins badly
+_RENAMED = {  # log keys of runs before checkpoint format 3
+    "D/spread": "D/sample_diversity",
+    "G/signal": "G/logit_grad",
+    "update/strength": "update/augment_p",
+    "classes_covered": "class_coverage",
+}
 _LOSSES = ("D/loss", "G/loss", "D/gradient_norm", "G/gradient_norm")
 
 
@@ -105,7 +111,7 @@ def doctor(run: Run | Path | str) -> Diagnosis:
         UsageError: there is no run, or it is no GAN's.
     """
     opened = run if isinstance(run, Run) else Run.open(locate(run)[0])
-    lines = opened.metrics()
+    lines = [{_RENAMED.get(key, key): value for key, value in line.items()} for line in opened.metrics()]
     if not is_adversarial(lines):
         path = quoted(opened.path)
         raise UsageError(
@@ -113,7 +119,8 @@ def doctor(run: Run | Path | str) -> Diagnosis:
         )
     checks = checks_of(lines)
     current = {check.finding.kind for check in checks if check.finding}
-    past = [finding for finding in opened.info.get("findings", []) if finding["kind"] not in current]
+    findings = opened.info.get("findings", [])
+    past = [{"message": f.get("said"), **f} for f in findings if f["kind"] not in current]
     return Diagnosis(lines[-1]["step"], checks, past)
 
 

@@ -80,6 +80,7 @@ class Diffusion(nn.Module):
         self.output, self.classes = output, conditioner.classes
         self.latent_shape = (output.channels, *output.shape) if codec is None else codec.map_shape
         self.clip = 1.0 if codec is None else None
+        self.without = () if codec is None else ("elbo", "log_prob")  # a density of latents is none of images
 
     @property
     def card(self) -> Card:
