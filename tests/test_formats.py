@@ -61,3 +61,12 @@ def test_every_option_and_tensor_of_an_older_format_has_its_place_today(number, 
     moved = {key: value.shape for key, value in upgrade_tensors(tensors, stored["config"], int(number)).items()}
     built = rv.build(config["name"], **config["kwargs"])
     assert moved == {key: value.shape for key, value in built.state_dict().items()}
+
+
+@torch.no_grad()
+def test_a_folder_exported_before_format_3_is_imported_and_samples_as_it_did(tmp_path):
+    folder = FORMATS / "2" / "exported"
+    with np.load(folder / "samples.npz") as archive:
+        images, label = (torch.from_numpy(archive[name]) for name in ("images", "label"))
+    model = rv.load(rv.import_(folder, out=tmp_path / "run"), "cpu")
+    assert_same(model.sample(Noise.of_seeds(range(4)), label=label), images)
