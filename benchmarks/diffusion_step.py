@@ -1,10 +1,10 @@
-"""How many pictures a second does a diffusion training step take in: reverie against diffusers, 32x32x3.
+"""How many images a second does a diffusion training step take in: reverie against diffusers, 32x32x3.
 
 Three loops, each in a process of its own (so that none inherits another's allocator), timed in turn, several rounds,
 and the ratios are those of the medians:
 
 - diffusers: its UNet2DModel by the recipe of its example train_unconditional.py (float32 in NCHW, a linear chain of
-  1000 steps, noise prediction, AdamW at 1e-4, clipping, EMA). Its pictures come as tensors, not as files: that and the
+  1000 steps, noise prediction, AdamW at 1e-4, clipping, EMA). Its images come as tensors, not as files: that and the
   missing Accelerator favour it. Its widths are sought: two blocks a level and attention at the last level but one, as
   in the example; maps of 32, 16 and 8 pixels a side; a parameter count within 5 % of our default preset's; and of all
   such networks the one with the least arithmetic, which favours it once more. (--levels 4 adds maps of 4x4, where
@@ -110,7 +110,7 @@ def gigaflops(output: Callable[[], Tensor]) -> float:
 
 
 def peer_gigaflops(size: int, channels: int, widths: tuple[int, ...]) -> float:
-    """A picture's."""
+    """An image's."""
     with torch.device("meta"):
         net = peer_network(size, channels, widths)
         return gigaflops(lambda: net(torch.zeros(1, channels, size, size), torch.zeros(1)).sample)
@@ -121,8 +121,8 @@ def equal_widths(size: int, channels: int, count: int, levels: int = 3) -> tuple
     near = []
     for widths in itertools.combinations_with_replacement(range(32, 257, 16), levels):
         with torch.device("meta"):
-            found = parameters(peer_network(size, channels, widths)) if widths[-1] <= 4 * widths[0] else 0
-        if abs(found / count - 1) <= 0.05:
+            measured = parameters(peer_network(size, channels, widths)) if widths[-1] <= 4 * widths[0] else 0
+        if abs(measured / count - 1) <= 0.05:
             near.append(widths)
     if not near:
         raise SystemExit(f"No UNet2DModel of {levels} levels has about {count:,} parameters.")
@@ -137,7 +137,7 @@ def peer_steps(
     average: Any,
     progress: Callable[[], float] = lambda: 0.0,
 ) -> Iterator[int]:
-    """The example's loop, yielding the pictures of each step.
+    """The example's loop, yielding the images of each step.
 
     Args:
         images: uint8 (N, H, W, C).
@@ -156,8 +156,8 @@ def peer_steps(
             clean = clean.to(device)
             noise = torch.randn(clean.shape, device=device)
             timesteps = torch.randint(0, 1000, (len(clean),), device=device)
-            said = net(chain.add_noise(clean, noise, timesteps), timesteps).sample
-            loss = F.mse_loss(said, noise)
+            output = net(chain.add_noise(clean, noise, timesteps), timesteps).sample
+            loss = F.mse_loss(output, noise)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             done = progress()
@@ -189,20 +189,20 @@ def preset() -> Made:
     """What `reverie train ddpm` trains."""
     recipe = recipe_for("ddpm", "cifar10")
     model = registry.build("ddpm", shape=SIZE, channels=CHANNELS, **recipe.get("model", {}))
-    told = {k: v for k, v in recipe.get("training", {}).items() if k not in ("steps", "minutes")}
-    return model, recipe.get("phases", {}), Options(steps=1, **told)
+    arguments = {k: v for k, v in recipe.get("training", {}).items() if k not in ("steps", "minutes")}
+    return model, recipe.get("phases", {}), Options(steps=1, **arguments)
 
 
-def fit_steps(made: Made, batch: int, device: torch.device) -> Iterator[int]:
-    """reverie's training step, yielding the pictures of each."""
+def fit_steps(system: Made, batch: int, device: torch.device) -> Iterator[int]:
+    """reverie's training step, yielding the images of each."""
     keep_memory()
-    model, phases, options = made
+    model, phases, options = system
     model = model.to(device, memory_format=torch.channels_last)
     images = pictures()
     split = Split({"x": images, "label": np.full(len(images), -1, np.int64)})
     batches, precision = Batches(split, batch, 0, device=device), pick_precision("auto", device)
-    told = {name: getattr(options, name) for name in ("ema", "clip", "accumulate", "warmup", "decay")}
-    fit = Engine(model, stages_of(model, **phases), batches, precision, **told)
+    arguments = {name: getattr(options, name) for name in ("ema", "clip", "accumulate", "warmup", "decay")}
+    fit = Engine(model, stages_of(model, **phases), batches, precision, **arguments)
     for step in itertools.count():
         fit.step(step, min(1.0, step / 10_000))
         yield batch
@@ -277,25 +277,25 @@ def convolution_peak(dtype: torch.dtype, device: torch.device) -> float:
     return peak(make, dtype)
 
 
-def measure(names: list[str], asked: argparse.Namespace, peers: str, shared: Path) -> dict[str, list[float]]:
+def measure(names: list[str], flags: argparse.Namespace, peers: str, shared: Path) -> dict[str, list[float]]:
     """Images a second of every loop in every round."""
     spawn = multiprocessing.get_context("spawn")
     calls: dict[str, Connection] = {}
     for name in names:
         calls[name], theirs = spawn.Pipe()
-        told = (name, peers, shared, asked.batch, asked.device, theirs)
-        spawn.Process(target=serve, args=told, daemon=True).start()
+        arguments = (name, peers, shared, flags.batch, flags.device, theirs)
+        spawn.Process(target=serve, args=arguments, daemon=True).start()
         theirs.close()  # so that a dead process ends the wait for its answer
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(asked.rounds + 1):
+    measured: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(flags.rounds + 1):
         for name, line in calls.items():
-            line.send(asked.seconds if turn else min(2.0, asked.seconds))
+            line.send(flags.seconds if turn else min(2.0, flags.seconds))
             value = line.recv()
             if turn:  # the first steps allocate and choose kernels
-                found[name].append(value)
+                measured[name].append(value)
     for line in calls.values():
         line.send(0)
-    return found
+    return measured
 
 
 def main() -> None:
@@ -305,19 +305,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="of all loops")
     parser.add_argument("--levels", type=int, choices=(3, 4), default=3, help="of diffusers' network")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    asked = parser.parse_args()
-    device, peers = pick_device(asked.device), fetch_diffusers()
+    flags = parser.parse_args()
+    device, peers = pick_device(flags.device), fetch_diffusers()
     sys.path.append(peers)
     net = preset()[0].net
     ours, mine = parameters(net), torch.zeros(1, CHANNELS, SIZE, SIZE)
     flops = dict.fromkeys(LOOPS, 0.0) | {"default preset": gigaflops(lambda: net(mine, torch.zeros(1)))}
-    widths = equal_widths(SIZE, CHANNELS, ours, asked.levels)
+    widths = equal_widths(SIZE, CHANNELS, ours, flags.levels)
     flops["diffusers"] = flops["same network"] = peer_gigaflops(SIZE, CHANNELS, widths)
     torch.manual_seed(0)
     peer = peer_network(SIZE, CHANNELS, widths)
-    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, batch {asked.batch}")
-    said = importlib.metadata.version("diffusers")
-    print(f"diffusers {said} {widths}: {parameters(peer):,} parameters, {flops['diffusers']:.2f} GFLOP a picture")
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, batch {flags.batch}")
+    output = importlib.metadata.version("diffusers")
+    print(f"diffusers {output} {widths}: {parameters(peer):,} parameters, {flops['diffusers']:.2f} GFLOP a picture")
     print(f"default preset: {ours:,} parameters, {flops['default preset']:.2f} GFLOP a picture")
     bf16 = pick_precision("auto", device).bf16
     formats = dict.fromkeys(LOOPS, torch.bfloat16 if bf16 else torch.float32) | {"diffusers": torch.float32}
@@ -330,10 +330,10 @@ def main() -> None:
         with torch.no_grad():
             y = peer(x, t).sample
         torch.save({"widths": widths, "weights": peer.state_dict(), "x": x, "t": t, "y": y}, shared)
-        found = measure(list(LOOPS), asked, peers, shared)
-    medians = {name: statistics.median(values) for name, values in found.items()}
+        measured = measure(list(LOOPS), flags, peers, shared)
+    medians = {name: statistics.median(values) for name, values in measured.items()}
     for name, dtype in formats.items():
-        reached, rounds = medians[name] * flops[name], ", ".join(f"{value:.0f}" for value in found[name])
+        reached, rounds = medians[name] * flops[name], ", ".join(f"{value:.0f}" for value in measured[name])
         print(
             f"{name:14}: {medians[name]:6.1f} images/s (rounds {rounds}); {reached:.0f} GFLOP/s = "
             f"{reached / peaks[dtype]:.0%} of the convolution peak of {str(dtype)[6:]}"

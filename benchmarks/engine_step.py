@@ -150,7 +150,7 @@ def main() -> None:
                 print(f"{system}: round {turn + 1} of {args.rounds}, {left / 60:.0f} min left", file=sys.stderr)
             speed, memory = {}, {}
             for name in sides:
-                seconds, peaks = zip(*(one[name] for one in rounds), strict=True)
+                seconds, peaks = zip(*(entry[name] for entry in rounds), strict=True)
                 speed[name] = images / statistics.mean(map(statistics.median, zip(*seconds, strict=True)))
                 memory[name] = statistics.median(peaks)
                 each = ", ".join(f"{images / statistics.mean(times):.0f}" for times in seconds)

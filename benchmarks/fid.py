@@ -1,12 +1,12 @@
-"""FID: pictures a second and value, ours against torch-fidelity, torchmetrics and pytorch-fid, in one run.
+"""FID: images a second and value, ours against torch-fidelity, torchmetrics and pytorch-fid, in one run.
 
     python benchmarks/fid.py [--pictures 2200] [--peers torch-fidelity,torchmetrics,pytorch-fid] [--data cifar10]
 
-Every contestant looks at the same 8-bit pictures (test against train of CIFAR-10) with the same network, taken from
+Every contestant looks at the same 8-bit images (test against train of CIFAR-10) with the same network, taken from
 our own verified copy of its weights, each in a process of its own with all cores; they take turns, a few hundred
-pictures at a time, so that a machine whose speed wanders treats them alike. The peers are fetched by pip, without their
+images at a time, so that a machine whose speed wanders treats them alike. The peers are fetched by pip, without their
 dependencies, into a folder of their own; torchvision, which they import but do not need here, gets the operators that
-its wheels miss on a CPU build of torch. A value of few pictures is biased; all contestants' biases are the same.
+its wheels miss on a CPU build of torch. A value of few images is biased; all contestants' biases are the same.
 
 Two of the peers resize in the original's way, as we do; pytorch-fid has another, which we are also asked for by name.
 """
@@ -35,7 +35,7 @@ PACKAGES = (
 )
 OURS = ("reverie fp32", "reverie bf16")
 PEERS = ("torch-fidelity", "torchmetrics", "pytorch-fid")
-TURN = 200  # pictures
+TURN = 200  # images
 BATCH = 64  # the peers' usual
 
 
@@ -44,12 +44,12 @@ class Ours:
         from reverie.evaluation.features import backbone
 
         self.eye = backbone("inception", resize, precision)
-        self.found: dict[bool, list] = {True: [], False: []}
+        self.parts: dict[bool, list] = {True: [], False: []}
 
     def feed(self, images: np.ndarray, real: bool) -> None:
         from reverie.evaluation.features import features
 
-        self.found[real].append(features(images, self.eye, keep=False)[:])
+        self.parts[real].append(features(images, self.eye, keep=False)[:])
 
     def value(self) -> float:
         import torch
@@ -57,7 +57,7 @@ class Ours:
         from reverie.evaluation.distances import frechet_distance
         from reverie.evaluation.statistics import Moments
 
-        return frechet_distance(*(Moments.of(torch.cat(self.found[side])) for side in (False, True)))
+        return frechet_distance(*(Moments.of(torch.cat(self.parts[side])) for side in (False, True)))
 
 
 class TorchFidelity:
@@ -65,17 +65,17 @@ class TorchFidelity:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         self.net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(weights))
-        self.found: dict[bool, list] = {True: [], False: []}
+        self.parts: dict[bool, list] = {True: [], False: []}
 
     def feed(self, images: np.ndarray, real: bool) -> None:
         for batch in batches(images):
-            self.found[real].append(self.net(batch)[0])
+            self.parts[real].append(self.net(batch)[0])
 
     def value(self) -> float:
         import torch
         from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-        sides = [fid_features_to_statistics(torch.cat(self.found[side])) for side in (False, True)]
+        sides = [fid_features_to_statistics(torch.cat(self.parts[side])) for side in (False, True)]
         return float(fid_statistics_to_metric(*sides, verbose=False)["frechet_inception_distance"])
 
 
@@ -100,17 +100,17 @@ class PytorchFid:
 
         theirs.load_state_dict_from_url = lambda *_, **__: torch.load(weights, weights_only=True)
         self.net = theirs.InceptionV3().eval()
-        self.found: dict[bool, list] = {True: [], False: []}
+        self.parts: dict[bool, list] = {True: [], False: []}
 
     def feed(self, images: np.ndarray, real: bool) -> None:
         for batch in batches(images):
-            self.found[real].append(self.net(batch.float() / 255)[0][:, :, 0, 0])
+            self.parts[real].append(self.net(batch.float() / 255)[0][:, :, 0, 0])
 
     def value(self) -> float:
         import torch
         from pytorch_fid.fid_score import calculate_frechet_distance
 
-        sides = [torch.cat(self.found[side]).double().numpy() for side in (False, True)]
+        sides = [torch.cat(self.parts[side]).double().numpy() for side in (False, True)]
         return float(
             calculate_frechet_distance(*(f(s) for s in sides for f in (lambda s: s.mean(0), lambda s: np.cov(s.T))))
         )
@@ -140,14 +140,14 @@ def work(name: str, address: str, weights: Path) -> None:
     import torch
 
     with Client(address) as line, torch.inference_mode():
-        one = contestant(name, weights)
+        contender = contestant(name, weights)
         line.send("ready")
         while (turn := line.recv()) is not None:
             began = time.perf_counter()
-            one.feed(*turn)
+            contender.feed(*turn)
             line.send(time.perf_counter() - began)
         began = time.perf_counter()
-        value = one.value()
+        value = contender.value()
         line.send((value, time.perf_counter() - began))
 
 
@@ -242,7 +242,7 @@ def main() -> None:
         common = Path(scratch) / "inception.pth"
         common_file(common)
         lines = {name: stack.enter_context(process(name, common, Path(scratch), peers)) for name in names}
-        for name in names:  # not timed: the first pictures pay for memory and plans
+        for name in names:  # not timed: the first images pay for memory and plans
             lines[name].send((sides[True][:BATCH], True))
             lines[name].recv()
         turns = [(real, low) for low in range(BATCH, arguments.pictures, TURN) for real in (False, True)]

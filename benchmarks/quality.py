@@ -7,13 +7,13 @@
   for steps (drawing is not counted), the cosine schedule ends with them, and its warm-up takes at most a tenth of
   them: as printed, 500 steps, it would outlast the shorter budgets. Its EMA is sampled by its DDIMScheduler in 50
   steps, because the 1000 of its DDPMPipeline would take longer than the training.
-- textbook, for GANs: the tutorials' DCGAN of 64 pixels (peers/gans.py) in batches of 64, its pictures enlarged to 64
+- textbook, for GANs: the tutorials' DCGAN of 64 pixels (peers/gans.py) in batches of 64, its images enlarged to 64
   and what it draws made smaller again.
 
-Each trains and draws in a process of its own with the machine to itself. The same number of pictures of each is
-compared with the first 10,000 training pictures: the plain Frechet distance of Inception's features (2,000 against
+Each trains and draws in a process of its own with the machine to itself. The same number of images of each is
+compared with the first 10,000 training images: the plain Frechet distance of Inception's features (2,000 against
 10,000: fit for comparing at equal numbers only, not for publishing), the kernel distance KID with its 95 % interval,
-which has no bias, and from --samples 5000 on FID-infinity. Beside them the floor: as many other training pictures.
+which has no bias, and from --samples 5000 on FID-infinity. Beside them the floor: as many other training images.
 
 Run:  python benchmarks/quality.py [--minutes 5] [--model r3gan] [--seed 0] [--only reverie] [--out FOLDER]
 """
@@ -56,63 +56,64 @@ class Meter:
     """A line on stderr every ten seconds: what is done, what is left."""
 
     def __init__(self) -> None:
-        self.began = self.said = time.monotonic()
+        self.began = self.reported = time.monotonic()
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
     def __call__(self, share: float, what: str) -> None:
-        if time.monotonic() - self.said > 10:
-            self.said = time.monotonic()
+        if time.monotonic() - self.reported > 10:
+            self.reported = time.monotonic()
             left = self.seconds * (1 / max(share, 1e-9) - 1)
             print(f"{what}, {share:.0%}, {clock(left)} left", file=sys.stderr, flush=True)
 
 
-def keep(folder: Path, name: str, drawn: np.ndarray, facts: dict[str, Any]) -> None:
+def keep(folder: Path, name: str, samples: np.ndarray, record: dict[str, Any]) -> None:
     """NAME.npz for the scores, NAME.png to look at, NAME.json for the table."""
-    np.savez_compressed(folder / f"{name}.npz", images=drawn)
-    montage.save(folder / f"{name}.png", montage.grid(drawn[:100], columns=10))
-    write_json(folder / f"{name}.json", facts)
+    np.savez_compressed(folder / f"{name}.npz", images=samples)
+    montage.save(folder / f"{name}.png", montage.grid(samples[:100], columns=10))
+    write_json(folder / f"{name}.json", record)
 
 
-def ours(asked: argparse.Namespace, folder: Path) -> None:
+def ours(flags: argparse.Namespace, folder: Path) -> None:
     """In a process of its own: train, draw, keep."""
     run = rv.train(
-        asked.model, asked.data, minutes=asked.minutes, seed=asked.seed, out=folder / "run", device=asked.device
+        flags.model, flags.data, minutes=flags.minutes, seed=flags.seed, out=folder / "run", device=flags.device
     )
-    model = rv.load(run, asked.device)
+    model = rv.load(run, flags.device)
     labels = list(range(card_of(model).classes)) or None
     meter = Meter()
-    drawn = rv.sample(model, asked.samples, label=labels, progress=lambda done, n, what: meter(done / n, what)).array
-    sampling, told = meter.seconds, run.info
-    own = {name: p.default for name, p in sampling_options(model).items()}
-    facts = {
-        "told": f"reverie {asked.model}" + (f", {own['sampler']} in {own['steps']} steps" if "sampler" in own else ""),
+    samples = rv.sample(model, flags.samples, label=labels, progress=lambda done, n, what: meter(done / n, what)).array
+    sampling, details = meter.seconds, run.info
+    defaults = {name: p.default for name, p in sampling_options(model).items()}
+    record = {
+        "told": f"reverie {flags.model}"
+        + (f", {defaults['sampler']} in {defaults['steps']} steps" if "sampler" in defaults else ""),
         "parameters": parameters(model),
-        "minutes": told["seconds"] / 60,
-        "seen": told["result"]["steps"] * told["training"]["batch_size"],
-        "drawn_per_second": asked.samples / sampling,
+        "minutes": details["seconds"] / 60,
+        "seen": details["result"]["steps"] * details["training"]["batch_size"],
+        "drawn_per_second": flags.samples / sampling,
     }
-    keep(folder, "reverie", drawn, facts)
+    keep(folder, "reverie", samples, record)
 
 
-def diffusers(asked: argparse.Namespace, folder: Path) -> None:
+def diffusers(flags: argparse.Namespace, folder: Path) -> None:
     """In a process of its own: train, draw, keep."""
     sys.path.append(fetch_diffusers())
     from diffusers import DDIMScheduler
 
-    data, device = rv.data(asked.data), pick_device(asked.device)
-    same = registry.build(asked.model, data, **recipe_for(asked.model, asked.data).get("model", {}))
+    data, device = rv.data(flags.data), pick_device(flags.device)
+    same = registry.build(flags.model, data, **recipe_for(flags.model, flags.data).get("model", {}))
     widths = equal_widths(data.spec.shape[0], data.spec.channels, parameters(same))
     torch.manual_seed(0)
     net = peer_network(data.spec.shape[0], data.spec.channels, widths).to(device)
     average, meter, seen = peer_average(net), Meter(), 0
 
     def done() -> float:
-        return min(1.0, meter.seconds / (60 * asked.minutes))
+        return min(1.0, meter.seconds / (60 * flags.minutes))
 
-    for count in peer_steps(net, data.train["x"], asked.peer_batch, device, average, done):
+    for count in peer_steps(net, data.train["x"], flags.peer_batch, device, average, done):
         seen += count
         meter(done(), f"diffusers: {seen:,} pictures seen")
         if done() == 1:
@@ -120,30 +121,30 @@ def diffusers(asked: argparse.Namespace, folder: Path) -> None:
     minutes = meter.seconds / 60
     average.copy_to(net.parameters())
     net.eval()
-    meter, drawn, generator = Meter(), [], torch.Generator(device).manual_seed(0)
+    meter, samples, generator = Meter(), [], torch.Generator(device).manual_seed(0)
     chain = DDIMScheduler(num_train_timesteps=1000)
     chain.set_timesteps(PEER_EVALUATIONS)
-    for low in range(0, asked.samples, 100):
-        shape = (min(100, asked.samples - low), data.spec.channels, data.spec.shape[0], data.spec.shape[0])
+    for low in range(0, flags.samples, 100):
+        shape = (min(100, flags.samples - low), data.spec.channels, data.spec.shape[0], data.spec.shape[0])
         x = torch.randn(shape, generator=generator, device=device)
         with torch.inference_mode():
-            for place, timestep in enumerate(chain.timesteps):
+            for index, timestep in enumerate(chain.timesteps):
                 x = chain.step(net(x, timestep).sample, timestep, x).prev_sample
-                meter((low + len(x) * place / PEER_EVALUATIONS) / asked.samples, "diffusers: drawing")
-        drawn.append(to_uint8(x))
-    facts = {
+                meter((low + len(x) * index / PEER_EVALUATIONS) / flags.samples, "diffusers: drawing")
+        samples.append(to_uint8(x))
+    record = {
         "told": f"diffusers {widths}, DDIM in {PEER_EVALUATIONS} steps",
         "parameters": parameters(net),
         "minutes": minutes,
         "seen": seen,
-        "drawn_per_second": asked.samples / meter.seconds,
+        "drawn_per_second": flags.samples / meter.seconds,
     }
-    keep(folder, "diffusers", np.concatenate(drawn), facts)
+    keep(folder, "diffusers", np.concatenate(samples), record)
 
 
-def textbook(asked: argparse.Namespace, folder: Path) -> None:
+def textbook(flags: argparse.Namespace, folder: Path) -> None:
     """In a process of its own: train, draw, keep."""
-    data, device, side = rv.data(asked.data), pick_device(asked.device), 64
+    data, device, side = rv.data(flags.data), pick_device(flags.device), 64
     torch.manual_seed(0)
     g, d = (
         plain_generator(side, data.spec.channels, 64).to(device),
@@ -156,25 +157,25 @@ def textbook(asked: argparse.Namespace, folder: Path) -> None:
 
     for count in plain_dcgan(g, d, draw):
         seen += count
-        share = meter.seconds / (60 * asked.minutes)
+        share = meter.seconds / (60 * flags.minutes)
         meter(min(share, 1.0), f"textbook: {seen:,} pictures seen")
         if share >= 1:
             break
-    minutes, drawn = meter.seconds / 60, []
+    minutes, samples = meter.seconds / 60, []
     g.eval()
     meter = Meter()
     with torch.inference_mode():
-        for low in range(0, asked.samples, 100):
-            made = g(torch.randn(min(100, asked.samples - low), 100, 1, 1, device=device))
-            drawn.append(to_uint8(resized(made, data.spec.shape[0])))
-    facts = {
+        for low in range(0, flags.samples, 100):
+            fakes = g(torch.randn(min(100, flags.samples - low), 100, 1, 1, device=device))
+            samples.append(to_uint8(resized(fakes, data.spec.shape[0])))
+    record = {
         "told": "textbook DCGAN of 64 pixels",
         "parameters": parameters(g) + parameters(d),
         "minutes": minutes,
         "seen": seen,
-        "drawn_per_second": asked.samples / meter.seconds,
+        "drawn_per_second": flags.samples / meter.seconds,
     }
-    keep(folder, "textbook", np.concatenate(drawn), facts)
+    keep(folder, "textbook", np.concatenate(samples), record)
 
 
 def resized(images: torch.Tensor, side: int) -> torch.Tensor:
@@ -192,12 +193,12 @@ def short(count: int) -> str:
     return str(count) if count % 1000 else f"{count // 1000}k"
 
 
-def score(asked: argparse.Namespace, folder: Path, names: list[str]) -> dict[str, float]:
+def score(flags: argparse.Namespace, folder: Path, names: list[str]) -> dict[str, float]:
     """Prints the table; returns each contestant's Frechet distance."""
-    data = rv.data(asked.data)
-    real = data.train["x"][: asked.reference]
-    floor = data.train["x"][asked.reference : asked.reference + asked.samples]
-    eye, meter = backbone(asked.backbone, device=asked.device), Meter()
+    data = rv.data(flags.data)
+    real = data.train["x"][: flags.reference]
+    floor = data.train["x"][flags.reference : flags.reference + flags.samples]
+    eye, meter = backbone(flags.backbone, device=flags.device), Meter()
 
     def seen(images: np.ndarray, kept: bool, what: str) -> torch.Tensor:
         meter.began = time.monotonic()
@@ -205,28 +206,28 @@ def score(asked: argparse.Namespace, folder: Path, names: list[str]) -> dict[str
 
     reference = seen(real, True, "reference")
     moments = Moments.of(reference)
-    measured = "FID" if asked.backbone == "inception" else f"frechet-{asked.backbone}"
-    title = f"frechet-{short(asked.samples)}-{short(asked.reference)}"
+    measured = "FID" if flags.backbone == "inception" else f"frechet-{flags.backbone}"
+    title = f"frechet-{short(flags.samples)}-{short(flags.reference)}"
     print(f"features: {eye.name} (sha256 {eye.sha256[:12]}), {eye.resize}, {eye.precision}")
     print(row("", "parameters", "minutes", "pictures seen", "drawn/s", title, "kernel x 1000", f"{measured}-infinity"))
-    found: dict[str, float] = {}
+    distances: dict[str, float] = {}
     for name in [*names, "real"]:
         if name == "real":
-            told, images = ["as many other training pictures"] + [""] * 4, floor
+            details, images = ["as many other training pictures"] + [""] * 4, floor
         else:
-            facts, images = read_json(folder / f"{name}.json"), np.load(folder / f"{name}.npz")["images"]
-            told = [facts["told"], f"{facts['parameters']:,}", f"{facts['minutes']:.1f}", f"{facts['seen']:,}"]
-            told.append(f"{facts['drawn_per_second']:.1f}")
+            record, images = read_json(folder / f"{name}.json"), np.load(folder / f"{name}.npz")["images"]
+            details = [record["told"], f"{record['parameters']:,}", f"{record['minutes']:.1f}", f"{record['seen']:,}"]
+            details.append(f"{record['drawn_per_second']:.1f}")
         these = seen(images, name == "real", name)
-        found[name] = frechet_distance(Moments.of(these), moments)
+        distances[name] = frechet_distance(Moments.of(these), moments)
         kernel = kernel_distance(these, reference)
         limit = "n < 5000"
         if len(these) >= 5000:
             estimate = frechet_infinity(these, moments)
             limit = f"{estimate.value:.2f} +- {estimate.half_width:.2f}"
         of_kernel = f"{1000 * kernel.value:.2f} +- {1000 * kernel.half_width:.2f}"
-        print(row(*told, f"{found[name]:.2f}", of_kernel, limit), flush=True)
-    return found
+        print(row(*details, f"{distances[name]:.2f}", of_kernel, limit), flush=True)
+    return distances
 
 
 def main() -> None:
@@ -242,27 +243,27 @@ def main() -> None:
     parser.add_argument("--only", choices=list(CONTESTANTS), help="for development: one contestant, no ratio")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="folder for the run, the samples and their grids")
-    asked = parser.parse_args()
-    folder = asked.out or fresh_path("quality", asked.data)
+    flags = parser.parse_args()
+    folder = flags.out or fresh_path("quality", flags.data)
     if folder.exists():
         parser.error(f"{folder} is there already: name another --out.")
     folder.mkdir(parents=True)
-    other = "textbook" if issubclass(registry.entry(asked.model).kind(), GAN) else "diffusers"
+    other = "textbook" if issubclass(registry.entry(flags.model).kind(), GAN) else "diffusers"
     if other == "diffusers":
         fetch_diffusers()
-    names = [asked.only] if asked.only else ["reverie", other]
+    names = [flags.only] if flags.only else ["reverie", other]
     for name in names:
-        process = multiprocessing.get_context("spawn").Process(target=CONTESTANTS[name], args=(asked, folder))
+        process = multiprocessing.get_context("spawn").Process(target=CONTESTANTS[name], args=(flags, folder))
         process.start()
         process.join()
         if process.exitcode:
             raise SystemExit(f"{name} failed (exit {process.exitcode}): see above.")
     where = f"{machine()['cores']} cores, {machine()['gpus'] or 'no GPU'}"
-    print(f"{asked.data}, {asked.minutes:g} minutes each, torch {torch.__version__}, {where}")
-    found = score(asked, folder, names)
+    print(f"{flags.data}, {flags.minutes:g} minutes each, torch {torch.__version__}, {where}")
+    distances = score(flags, folder, names)
     print(f"samples to look at: {', '.join(str(folder / f'{name}.png') for name in names)}")
-    if not asked.only:
-        print(f"ratio: {found[other] / found['reverie']:.2f}")
+    if not flags.only:
+        print(f"ratio: {distances[other] / distances['reverie']:.2f}")
 
 
 if __name__ == "__main__":

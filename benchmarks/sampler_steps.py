@@ -2,7 +2,7 @@
 
 The same seeds are drawn with every sampler at 4 to 50 evaluations, truly counted (``heun`` takes two a step: where it
 cannot use all that the column says, what it used stands in brackets), and compared with the first 10,000 training
-pictures by the plain Frechet distance of 2,000 samples: fit for comparing with one another only. Time grids are the
+images by the plain Frechet distance of 2,000 samples: fit for comparing with one another only. Time grids are the
 model's own; ``ddim``, the one to beat, is also run on its paper's even grid, and the better of the two counts.
 ``--grids`` runs every sampler on every grid instead.
 
@@ -97,57 +97,59 @@ def rows_of(model: Model, samplers: list[str], grids: list[str] | None) -> Rows:
         if name not in SAMPLERS:
             raise SystemExit(f"There is no sampler {name}. There are: {', '.join(SAMPLERS)}.")
         titles.setdefault(SAMPLERS[name], []).append(name)
-    wanted = [(names, grid) for names in titles.values() for grid in grids or [GRID]]
-    wanted += [(titles[SAMPLERS["ddim"]], "uniform")]
-    return {(" = ".join(names), grid): row_of(model, names[0], grid) for names, grid in wanted}
+    pairs = [(names, grid) for names in titles.values() for grid in grids or [GRID]]
+    pairs += [(titles[SAMPLERS["ddim"]], "uniform")]
+    return {(" = ".join(names), grid): row_of(model, names[0], grid) for names, grid in pairs}
 
 
 def look(images: np.ndarray, eye: Backbone, what: str, keep: bool = True) -> Moments:
     """Moments of features, telling every ten seconds how far it is."""
-    said = time.monotonic()
+    reported = time.monotonic()
 
     def progress(done: int, total: int, _: str) -> None:
-        nonlocal said
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
+        nonlocal reported
+        if time.monotonic() - reported > 10:
+            reported = time.monotonic()
             print(f"{eye.name}: {what}, {done:,} of {total:,}", file=sys.stderr, flush=True)
 
     return features(images, eye, keep, progress).moments
 
 
 def measure(
-    points: Iterable[Point], draw: Draw, score: Score, found: dict[str, float], keep: Callable[[], None]
+    points: Iterable[Point], draw: Draw, score: Score, distances: dict[str, float], keep: Callable[[], None]
 ) -> None:
     """Fill ``found``, the Frechet distances by point, the cheapest first, and say how long it will take."""
-    left = sorted((p for p in dict.fromkeys(points) if str(p) not in found), key=lambda p: p.used)
+    left = sorted((p for p in dict.fromkeys(points) if str(p) not in distances), key=lambda p: p.used)
     drawing = looking = 0.0
     for done, p in enumerate(left, 1):
         began = time.monotonic()
-        drawn = draw(p)
+        samples = draw(p)
         drawing += time.monotonic() - began
         began = time.monotonic()
-        found[str(p)] = score(drawn)
+        distances[str(p)] = score(samples)
         looking += time.monotonic() - began
         keep()
         per_evaluation, per_look = drawing / sum(q.used for q in left[:done]), looking / done
         seconds = sum(q.used * per_evaluation + per_look for q in left[done:])
-        print(f"{done} of {len(left)}: {p}: {found[str(p)]:.2f}; {clock(seconds)} left", file=sys.stderr, flush=True)
+        print(
+            f"{done} of {len(left)}: {p}: {distances[str(p)]:.2f}; {clock(seconds)} left", file=sys.stderr, flush=True
+        )
 
 
-def table(rows: Rows, found: dict[str, float]) -> str:
+def table(rows: Rows, distances: dict[str, float]) -> str:
     """In markdown; the least of each column in bold."""
     lines = [f"| sampler | grid | {' | '.join(map(str, EVALUATIONS))} |", "|---" * (len(EVALUATIONS) + 2) + "|"]
     for (title, grid), row in rows.items():
         cells = []
         for most, p in row.items():
-            value, least = found[str(p)], min(found[str(other[most])] for other in rows.values())
+            value, least = distances[str(p)], min(distances[str(other[most])] for other in rows.values())
             cells.append(f"**{value:.2f}**" if value == least else f"{value:.2f}")
             cells[-1] += "" if p.used == most else f" ({p.used})"
         lines.append(f"| {title} | {grid} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def plot(path: Path, rows: Rows, found: dict[str, float], floor: float, measured: str) -> None:
+def plot(path: Path, rows: Rows, distances: dict[str, float], floor: float, measured: str) -> None:
     """A colour a sampler, a line style a grid."""
     titles, grids = (list(dict.fromkeys(names)) for names in zip(*rows, strict=True))
     with plots.figure(path, 8.2, 4.8) as drawing:
@@ -156,7 +158,7 @@ def plot(path: Path, rows: Rows, found: dict[str, float], floor: float, measured
             points = list(dict.fromkeys(row.values()))
             axis.plot(
                 [p.used for p in points],
-                [found[str(p)] for p in points],
+                [distances[str(p)] for p in points],
                 linestyle=("-", "--", ":", "-.")[grids.index(grid) % 4],
                 color=f"C{titles.index(title)}",
                 marker="o",
@@ -184,43 +186,43 @@ def main() -> None:
     parser.add_argument("--grids", nargs="?", const=",".join(GRIDS), help="which time grids; all where none is named")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="the plot; RUN/evaluation/sampler-steps.png by default")
-    asked = parser.parse_args()
-    model, folder = rv.load(asked.run, asked.device), locate(asked.run)[0] / "evaluation"
-    rows = rows_of(model, asked.samplers.split(","), asked.grids and asked.grids.split(","))
+    flags = parser.parse_args()
+    model, folder = rv.load(flags.run, flags.device), locate(flags.run)[0] / "evaluation"
+    rows = rows_of(model, flags.samplers.split(","), flags.grids and flags.grids.split(","))
     default = point(model, SAMPLER, GRID, STEPS)
     few = row_of(model, SAMPLER, GRID)[10]
     slow = {point(model, "ddim", grid, max(EVALUATIONS)) for grid in (GRID, "uniform")}
-    data, eye = data_of(model), backbone(asked.backbone, device=asked.device)
-    reference = look(data.train["x"][: asked.reference], eye, "reference")
-    spare = data.train["x"][asked.reference :]
-    others = (spare if len(spare) >= asked.samples else data.held_out["x"])[: asked.samples]
+    data, eye = data_of(model), backbone(flags.backbone, device=flags.device)
+    reference = look(data.train["x"][: flags.reference], eye, "reference")
+    spare = data.train["x"][flags.reference :]
+    others = (spare if len(spare) >= flags.samples else data.held_out["x"])[: flags.samples]
     floor = frechet_distance(look(others, eye, "other real pictures"), reference)
 
     digest = weights.digest({name: value.cpu() for name, value in model.state_dict().items()})
     store = folder / "sampler-steps.json"
     kept = read_json(store) if store.exists() else {}
-    setup = f"weights {digest[:12]}, {asked.samples} of {asked.reference}, {eye.name} {eye.sha256[:12]} {eye.precision}"
-    found = kept.setdefault(setup, {})
+    setup = f"weights {digest[:12]}, {flags.samples} of {flags.reference}, {eye.name} {eye.sha256[:12]} {eye.precision}"
+    distances = kept.setdefault(setup, {})
     labels = list(range(card_of(model).classes)) or None
 
     def draw(p: Point) -> np.ndarray:
         options: dict[str, Any] = {"sampler": p.sampler, "time_grid": p.grid, "steps": p.steps}
-        return rv.sample(model, asked.samples, label=labels, chunk=250, **options).array
+        return rv.sample(model, flags.samples, label=labels, chunk=250, **options).array
 
-    def score(drawn: np.ndarray) -> float:
-        return frechet_distance(look(drawn, eye, "samples", keep=False), reference)
+    def score(samples: np.ndarray) -> float:
+        return frechet_distance(look(samples, eye, "samples", keep=False), reference)
 
     points = [p for row in rows.values() for p in row.values()]
-    measure([*points, default, few, *slow], draw, score, found, lambda: write_json(store, kept))
-    measured = f"Frechet distance, {eye.name}, {asked.samples:,} samples against {reference.count:,}"
-    plot(asked.out or folder / "sampler-steps.png", rows, found, floor, measured)
+    measure([*points, default, few, *slow], draw, score, distances, lambda: write_json(store, kept))
+    measured = f"Frechet distance, {eye.name}, {flags.samples:,} samples against {reference.count:,}"
+    plot(flags.out or folder / "sampler-steps.png", rows, distances, floor, measured)
     print(f"{measured}; {len(others):,} other real pictures have {floor:.2f}.\n")
-    print(table(rows, found))
-    bar = min(found[str(p)] for p in slow)
-    excess = found[str(few)] / bar - 1
-    print(f"\n{few}: {found[str(few)]:.2f} in {few.used} evaluations; ddim in {max(EVALUATIONS)}: {bar:.2f}.")
+    print(table(rows, distances))
+    bar = min(distances[str(p)] for p in slow)
+    excess = distances[str(few)] / bar - 1
+    print(f"\n{few}: {distances[str(few)]:.2f} in {few.used} evaluations; ddim in {max(EVALUATIONS)}: {bar:.2f}.")
     print(f"{excess:+.1%}: {'within' if excess <= 0.05 else 'NOT within'} 5 %.")
-    print(f"ratio: {bar / found[str(default)]:.2f}")
+    print(f"ratio: {bar / distances[str(default)]:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How many pictures a second does a VAE training step take in: reverie's loop against the textbook's, same network.
+"""How many images a second does a VAE training step take in: reverie's loop against the textbook's, same network.
 
-The textbook loop is what tutorials show: a Dataset of PIL pictures turned into tensors one by one, a shuffling
+The textbook loop is what tutorials show: a Dataset of PIL images turned into tensors one by one, a shuffling
 DataLoader in the same process, float32 in NCHW, torch.randn_like, torch.optim.Adam, loss.item() for the log. reverie's
 is what `reverie train` runs: uint8 gather, bf16 in channels_last where the machine has it, fused AdamW, gradient
 clipping, EMA. Both loops train the network of the default recipe from the same weights, each in a process of its own
@@ -47,7 +47,7 @@ def network(data: Dataset) -> nn.Module:
 
 
 class PilPictures(TorchDataset):
-    """Pictures and labels one by one, through the steps that torchvision's MNIST classes and ToTensor take."""
+    """Images and labels one by one, through the steps that torchvision's MNIST classes and ToTensor take."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
         self.images, self.labels = torch.from_numpy(np.array(images)), torch.from_numpy(labels)
@@ -63,7 +63,7 @@ class PilPictures(TorchDataset):
 
 
 def textbook(data: Dataset) -> Iterator[int]:
-    """Yields the pictures of each step."""
+    """Yields the images of each step."""
     model = network(data)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     loader = DataLoader(PilPictures(data.train["x"], data.train.labels), batch_size=BATCH, shuffle=True)
@@ -73,8 +73,8 @@ def textbook(data: Dataset) -> Iterator[int]:
             optimizer.zero_grad()
             mean, log_var = model.encoder(image * 2 - 1).chunk(2, 1)
             z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
-            made = torch.sigmoid(model.decoder(z))
-            bce = F.binary_cross_entropy(made, image, reduction="sum")
+            output = torch.sigmoid(model.decoder(z))
+            bce = F.binary_cross_entropy(output, image, reduction="sum")
             kld = -0.5 * torch.sum(1 + log_var - mean.pow(2) - log_var.exp())
             loss = bce + kld
             loss.backward()
@@ -84,7 +84,7 @@ def textbook(data: Dataset) -> Iterator[int]:
 
 
 def ours(data: Dataset) -> Iterator[int]:
-    """Yields the pictures of each step."""
+    """Yields the images of each step."""
     device = pick_device("cpu")
     keep_memory()
     model = network(data).to(memory_format=torch.channels_last)
@@ -112,7 +112,7 @@ def serve(name: str, calls: Connection) -> None:
 
 
 def flops_per_image(data: Dataset) -> float:
-    """Multiply-adds of forward and backward, counted twice (a multiplication and an addition), per picture."""
+    """Multiply-adds of forward and backward, counted twice (a multiplication and an addition), per image."""
     model = network(data)
     image = torch.zeros(4, data.spec.channels, *data.spec.shape)
     with FlopCounterMode(display=False) as counter:
@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="a loop's share of a round")
-    asked = parser.parse_args()
+    flags = parser.parse_args()
     data = rv.data("fashion")
     flops = flops_per_image(data)
     precision = pick_precision("auto", pick_device("cpu"))
@@ -169,18 +169,18 @@ def main() -> None:
         calls[name].send(seconds)
         return calls[name].recv()
 
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    rates: dict[str, list[float]] = {name: [] for name in calls}
     for name in calls:
         measure(name, 1.5)  # the first steps allocate and choose kernels
-    for _ in range(asked.rounds):
+    for _ in range(flags.rounds):
         for name in calls:
-            found[name].append(measure(name, asked.seconds))
+            rates[name].append(measure(name, flags.seconds))
     for connection in calls.values():
         connection.send(0)
-    medians = {name: statistics.median(values) for name, values in found.items()}
+    medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, dtype in (("textbook", torch.float32), ("reverie", torch.bfloat16 if precision.bf16 else torch.float32)):
         reached = medians[name] * flops / 1e9
-        rounds = ", ".join(f"{v:.0f}" for v in found[name])
+        rounds = ", ".join(f"{v:.0f}" for v in rates[name])
         print(
             f"{name:9}: {medians[name]:6.0f} images/s (rounds {rounds}); {reached:4.0f} GFLOP/s = "
             f"{reached / peaks[dtype][0]:.0%} of the matrix and {reached / peaks[dtype][1]:.0%} of the "

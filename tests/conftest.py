@@ -1,4 +1,4 @@
-"""Tiny pictures for every test: 8x8, two classes that one can tell apart."""
+"""Tiny images for every test: 8x8, two classes that one can tell apart."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def call(capsys, monkeypatch, tmp_path):
     def call(*arguments):
         with pytest.raises(SystemExit) as ended:
             main([str(a) for a in arguments])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
 
     return call

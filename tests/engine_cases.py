@@ -139,13 +139,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 
 def kwargs_of(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The constructor's arguments of a tiny model."""
-    known = registry.signature(name)
+    accepted = registry.signature(name)
     kwargs = {"shape": 8, "channels": 1, "classes": 2} | SMALL | OPTIONS.get(name, {})
     if name in TEACHERS:
         kind = TEACHERS[name]
         config = registry.build(kind, **{k: v for k, v in kwargs_of(kind, {}).items() if k != "classes"}).config
         kwargs["teacher"] = config
-    return {k: v for k, v in kwargs.items() if k in known} | options
+    return {k: v for k, v in kwargs.items() if k in accepted} | options
 
 
 def registered(name: str, options: dict[str, Any]) -> nn.Module:
@@ -246,22 +246,22 @@ def walk(engine: Engine, steps: int, first: int = 0, end: int | None = None) -> 
 
 def state_of(engine: Engine) -> dict[str, Tensor]:
     """Everything that the next step depends on, by name: weights, buffers, average, optimisers' moments."""
-    found = {f"model/{name}": t for name, t in engine.model.state_dict().items()}
+    tensors = {f"model/{name}": t for name, t in engine.model.state_dict().items()}
     if engine.ema:
-        found |= {f"ema/{name}": t for name, t in engine.ema.state_dict().items()}
+        tensors |= {f"ema/{name}": t for name, t in engine.ema.state_dict().items()}
     for number, optimizer in enumerate(engine.state()["optimizers"]):
         for place_, state in optimizer["state"].items():
-            found |= {f"optimizer/{number}/{place_}/{k}": torch.as_tensor(v) for k, v in flat(state).items()}
-    return {name: t.detach().clone() for name, t in found.items()}
+            tensors |= {f"optimizer/{number}/{place_}/{k}": torch.as_tensor(v) for k, v in flat(state).items()}
+    return {name: t.detach().clone() for name, t in tensors.items()}
 
 
 def flat(state: dict[str, Any]) -> dict[str, Any]:
     """Lists of tensors (L-BFGS keeps some) as entries of their own."""
-    found = {}
+    tensors = {}
     for key, value in state.items():
         parts = value if isinstance(value, list) else [value]
-        found |= {f"{key}/{i}": part for i, part in enumerate(parts) if part is not None}
-    return found
+        tensors |= {f"{key}/{i}": part for i, part in enumerate(parts) if part is not None}
+    return tensors
 
 
 def apart(a: dict[str, Tensor], b: dict[str, Tensor], near: float = 0.0) -> dict[str, float]:

@@ -45,13 +45,13 @@ def test_gradients_are_those_of_the_formulas(name):
     gan_loss, d = GAN_LOSSES[name], torch.sigmoid
     of_d = torch.autograd.grad(gan_loss.d_loss(real, fake).sum(), (real, fake))
     of_g = torch.autograd.grad(gan_loss.g_loss(real, fake).sum(), (real, fake), allow_unused=True)
-    zero, one = torch.zeros_like(real), torch.ones_like(real)
+    zero, ones = torch.zeros_like(real), torch.ones_like(real)
     truth = {  # (dD/dreal, dD/dfake, dG/dfake)
         "minimax": (d(real) - 1, d(fake), -d(fake)),
         "non-saturating": (d(real) - 1, d(fake), d(fake) - 1),
         "least-squares": (real - 1, fake, fake - 1),
-        "hinge": (-(real < 1).double(), (fake > -1).double(), -one),
-        "wasserstein": (-one, one, -one),
+        "hinge": (-(real < 1).double(), (fake > -1).double(), -ones),
+        "wasserstein": (-ones, ones, -ones),
         "r3": (d(real - fake) - 1, 1 - d(real - fake), -d(real - fake)),
     }[name]
     for grad, expected in zip((*of_d, of_g[1]), truth, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from torch import nn
 
 import reverie as rv
 from reverie.core import registry
+from reverie.core.card import Card, Output
+from reverie.core.errors import UsageError
+from reverie.inference import references
 
 PNG = b"\x89PNG"
 
@@ -89,6 +93,90 @@ def test_every_kind_of_image_goes_in(run, data, images, kind):
     assert latents.shape == (count, 3)
     assert (rv.decode(model, latents) == sheet["reconstruction"]).mean() > 0.99
     assert repr(sheet) == f"Sheet(image, reconstruction: {count} each)" and sheet._repr_png_().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.zeros(2, 1, 12, 16), r"shape \(N, 3, 12, 16\), not \(2, 1, 12, 16\)"),
+        (torch.zeros(3, 8, 8), "shape"),
+        (torch.zeros(0, 3, 12, 16), "shape"),
+        (torch.full((1, 3, 12, 16), torch.nan), "finite"),
+        (torch.zeros(1, 3, 12, 16, dtype=torch.uint8), "floats"),
+        (np.zeros((0, 12, 16, 3), np.uint8), "shape"),
+        (np.zeros((0, 5), np.uint8), "no image"),
+        (np.zeros((12, 16, 2), np.uint8), "no image"),
+        (np.zeros((12, 16, 3)), "float64"),
+        (np.zeros((2, 12, 16, 3)), "float64"),
+        ("held-out:²", "no file"),
+        ("seed:²", "no file"),
+    ],
+)
+def test_what_is_no_image_of_the_model_is_refused(run, monkeypatch, data, wrong, message):
+    monkeypatch.setattr(references, "data_of", lambda model: data)
+    for verb in (rv.encode, rv.reconstruct):
+        with pytest.raises(UsageError, match=message):
+            verb(run, wrong)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_arrays_of_other_channels_are_converted(run, channels):
+    assert rv.encode(run, np.zeros((20, 20, channels), np.uint8)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "latents", [torch.zeros(2, 4), torch.zeros(3), torch.zeros(0, 3), torch.zeros(1, 3, 1), "x", None, [[math.nan] * 3]]
+)
+def test_latents_of_another_shape_are_refused(run, latents):
+    with pytest.raises(UsageError, match="Latents"):
+        rv.decode(run, latents)
+
+
+def test_latents_of_more_pixels_are_not_more_images():
+    model = rv.build("ddpm", shape=8, channels=1, width=8)
+    with pytest.raises(UsageError, match=r"shape \(N, 1, 8, 8\), not \(2, 1, 16, 16\)"):
+        rv.decode(model, torch.zeros(2, 1, 16, 16))
+
+
+def test_the_ends_of_a_morph_are_single_images_or_latents(run, images):
+    assert len(rv.interpolate(run, rv.Images(images[:1]), torch.zeros(1, 3), frames=2)) == 2
+    for end, message in ((torch.zeros(2, 3), r"shape \(1, 3\)"), (rv.Images(images[:2]), "One image")):
+        with pytest.raises(UsageError, match=message):
+            rv.interpolate(run, end, "seed:1", frames=2)
+
+
+def test_a_morph_may_start_at_noise_of_0_and_take_latents_with_the_dimensions_of_an_image():
+    model = rv.build("ddpm", shape=8, channels=1, width=8)
+    assert len(rv.interpolate(model, torch.zeros(1, 1, 8, 8), "seed:1", frames=2)) == 2
+    model = rv.build("stylegan2", shape=16, channels=1)
+    latent = torch.zeros(1, *model.card.latents["w+"].shape)
+    assert len(rv.interpolate(model, latent, "seed:1", frames=2, space="w+")) == 2
+
+
+def test_a_wrong_space_is_refused_by_models_with_one_space_or_none(run, images):
+    calls = [
+        lambda model, space: rv.encode(model, images[:1], space=space),
+        lambda model, space: rv.decode(model, torch.zeros(1, 3), space=space),
+        lambda model, space: rv.interpolate(model, "seed:1", "seed:2", 2, space=space),
+    ]
+    unnamed = rv.load(run)
+    unnamed.__class__ = type("Unnamed", (type(unnamed),), {"card": Card(Output("image", (12, 16), 3))})
+    for call in calls:
+        call(run, "z")
+        with pytest.raises(UsageError, match="space must be one of z, not 'w'"):
+            call(run, "w")
+        with pytest.raises(UsageError, match="no named spaces"):
+            call(unnamed, "z")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [rv.reconstruct, rv.restore, rv.traverse, lambda model: rv.interpolate(model, "held-out:1", "seed:1")],
+    ids=["reconstruct", "restore", "traverse", "interpolate"],
+)
+def test_a_fresh_model_has_no_data_of_its_own(call):
+    with pytest.raises(UsageError, match="trained on no data: pass images"):
+        call(rv.build("ddpm", shape=8, channels=1, width=8))
 
 
 def test_walks_and_views_show_themselves(run, data):

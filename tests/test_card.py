@@ -41,25 +41,25 @@ def read_by_name(tree: ast.AST):
 
 def attributes_of_models() -> set[str]:
     """Verbs, and everything that a model in ``models/`` has or sets on itself."""
-    found = {*VERBS, "card", "config", "run", "checkpoint"}
+    names = {*VERBS, "card", "config", "run", "checkpoint"}
     for path in (ROOT / "models").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
-                found.add(node.attr)
+                names.add(node.attr)
             if isinstance(node, ast.ClassDef):
-                found |= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
-    return found - set(dir(nn.Module)) - set(dir(object))
+                names |= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    return names - set(dir(nn.Module)) - set(dir(object))
 
 
 def test_shared_code_reads_verbs_and_the_card_of_a_model_and_nothing_by_name():
     models = ("model", "kind", "codec", "teacher", "student", "weaker", "classifier", "built", "net", "self.model")
-    known, odd = attributes_of_models(), []
-    assert {"classes", "texts", "codec", "likelihoods"} & known == {"classes", "codec"}
+    attributes, odd = attributes_of_models(), []
+    assert {"classes", "texts", "codec", "likelihoods"} & attributes == {"classes", "codec"}
     for path in ROOT.rglob("*.py"):
         if path.relative_to(ROOT).parts[0] == "core":
             continue
         for line, target, name in read_by_name(ast.parse(path.read_text())):
-            if target in models or (name in known and path.parts[-2:] not in ALLOWED):
+            if target in models or (name in attributes and path.parts[-2:] not in ALLOWED):
                 odd.append(f"{path.relative_to(ROOT)}:{line}: {target}, {name}")
     assert odd == []
 
@@ -101,8 +101,8 @@ def test_a_module_without_a_card_has_one_of_its_verbs():
     model = Plain()
     assert card_of(model) == Card(likelihoods=(Likelihood("log_prob", "exact", "density"),))
     assert verbs_of(model) == ["sample", "log_prob"] and networks_of(model) == []
-    drawn = rv.sample(model, 5, seed=3, spread=0.1)
-    assert drawn.shape == (5, 2, 2, 1) and np.array_equal(drawn[2], rv.sample(model, 1, seed=5, spread=0.1)[0])
+    samples = rv.sample(model, 5, seed=3, spread=0.1)
+    assert samples.shape == (5, 2, 2, 1) and np.array_equal(samples[2], rv.sample(model, 1, seed=5, spread=0.1)[0])
     with pytest.raises(UsageError, match=r"no option 'spred'.*spread"):
         rv.sample(model, 1, spred=1)
     with pytest.raises(UsageError, match="without classes"):
@@ -110,7 +110,7 @@ def test_a_module_without_a_card_has_one_of_its_verbs():
 
 
 @pytest.mark.parametrize(
-    "fields, said",
+    "fields, message",
     [
         ({"conditions": ["label"]}, "conditions"),
         ({"conditions": {"label": 2.5}}, "conditions: label"),
@@ -125,8 +125,8 @@ def test_a_module_without_a_card_has_one_of_its_verbs():
         ({"origin": {"teacher": 3}}, "origin"),
     ],
 )
-def test_a_field_that_holds_something_else_is_named(fields, said):
-    with pytest.raises(UsageError, match=f"Card: {said}"):
+def test_a_field_that_holds_something_else_is_named(fields, message):
+    with pytest.raises(UsageError, match=f"Card: {message}"):
         Card(**fields)
 
 
@@ -137,7 +137,7 @@ def test_numbers_of_numpy_on_a_card_are_plain():
 
 
 @pytest.mark.parametrize(
-    "card, said",
+    "card, message",
     [
         (Card(conditions={"label": 3}), "conditions has label"),
         (Card(likelihoods=(Likelihood("elbo", "bound", "8-bit"),)), "likelihoods names elbo"),
@@ -145,10 +145,10 @@ def test_numbers_of_numpy_on_a_card_are_plain():
         ({"conditions": {}}, "is a dict"),
     ],
 )
-def test_a_card_that_speaks_of_what_its_model_has_not_is_refused(card, said):
+def test_a_card_that_speaks_of_what_its_model_has_not_is_refused(card, message):
     model = Plain()
     model.card = card
-    with pytest.raises(UsageError, match=f"The card of Plain.*{said}"):
+    with pytest.raises(UsageError, match=f"The card of Plain.*{message}"):
         card_of(model)
 
 
@@ -184,26 +184,26 @@ def scores(model, tiny):
 
 
 def test_a_discrete_likelihood_is_not_called_dequantised_and_has_bits_of_8_bit_values_alone(tiny):
-    found = scores(Tokens(8), tiny)
-    assert [score.metric for score in found.scores] == ["nll", "bits-per-dim"]
-    passport = found["nll"].passport
+    names = scores(Tokens(8), tiny)
+    assert [score.metric for score in names.scores] == ["nll", "bits-per-dim"]
+    passport = names["nll"].passport
     assert (passport["dequantisation"], passport["kind"], passport["of"]) == ("none", "exact", "8-bit")
-    assert found["bits-per-dim"].value == pytest.approx(8)
+    assert names["bits-per-dim"].value == pytest.approx(8)
     assert held_out_scores(Tokens(8), tiny)["bits_per_dim"] == pytest.approx(8)
 
     class Bound(Tokens):
         kind, of = "bound", "tokens"
 
-    found = scores(Bound(8), tiny)
-    assert [score.metric for score in found.scores] == ["nll-bound-tokens"]
-    assert found["nll-bound-tokens"].passport["exact"] is False
-    assert "is of tokens" in found.refused[0].reason
+    names = scores(Bound(8), tiny)
+    assert [score.metric for score in names.scores] == ["nll-bound-tokens"]
+    assert names["nll-bound-tokens"].passport["exact"] is False
+    assert "is of tokens" in names.refused[0].reason
     assert set(held_out_scores(Bound(8), tiny)) == {"log_prob_nats_per_image"}
 
 
 def test_a_density_of_floats_is_no_probability_of_8_bit_values(tiny):
-    found = scores(Plain(8), tiny)
-    assert [score.metric for score in found.scores] == ["nll-density"] and found.refused
+    names = scores(Plain(8), tiny)
+    assert [score.metric for score in names.scores] == ["nll-density"] and names.refused
 
 
 # Chunks
@@ -243,7 +243,7 @@ def without_labels(tiny: Dataset) -> Dataset:
 
 
 @pytest.mark.parametrize(
-    "card, said",
+    "card, message",
     [
         (Card(columns={"source"}), "pairs.*A/x.png"),
         (Card(columns={"text"}), "captions.*NAME.txt"),
@@ -251,21 +251,21 @@ def without_labels(tiny: Dataset) -> Dataset:
         (Card(columns={"tokens": "Tokenise it first."}), "tokens.*Tokenise it first"),
     ],
 )
-def test_what_a_model_cannot_do_without_is_asked_for_with_the_remedy(tiny, card, said):
-    with pytest.raises(UsageError, match=said):
+def test_what_a_model_cannot_do_without_is_asked_for_with_the_remedy(tiny, card, message):
+    with pytest.raises(UsageError, match=message):
         check_needs(card, without_labels(tiny))
     check_needs(Card(columns={"label", "x"}), tiny)
 
 
 @pytest.mark.parametrize(
-    "model, options, said",
+    "model, options, message",
     [
         ("pix2pix", {}, "reverie train cyclegan.*--task colour"),
         ("flow-matching", {"conditional": "text"}, "captions"),
     ],
 )
-def test_a_model_that_lacks_something_leaves_nothing_behind(bars, tmp_path, model, options, said):
-    with pytest.raises(UsageError, match=said):
+def test_a_model_that_lacks_something_leaves_nothing_behind(bars, tmp_path, model, options, message):
+    with pytest.raises(UsageError, match=message):
         rv.train(model, bars, out=tmp_path / "run", steps=2, batch_size=8, width=8, quiet=True, **options)
     assert not (tmp_path / "run").exists()
 

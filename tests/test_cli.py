@@ -97,8 +97,8 @@ def test_a_label_is_a_name_or_a_number_and_classes_take_turns(run, bars, call, t
     for label in ("0", "1"):
         assert call("sample", run, "-n", 3, "--label", label, "--out", f"{label}.npz")[0] == 0
     assert call("sample", run, "-n", 6, "--label", "0", "1", "--out", "both.npz")[0] == 0
-    both, zero, one = (np.load(tmp_path / f"{n}.npz")["images"].astype(int) for n in ("both", "0", "1"))
-    assert np.abs(both[0] - zero[0]).max() <= 1 and np.abs(both[1] - one[1]).max() <= 1
+    both, zero, first = (np.load(tmp_path / f"{n}.npz")["images"].astype(int) for n in ("both", "0", "1"))
+    assert np.abs(both[0] - zero[0]).max() <= 1 and np.abs(both[1] - first[1]).max() <= 1
     code, _, err = call("sample", run, "--label", "giraffe")
     assert code == 2 and "giraffe" in err and "Classes: 0" in err
 

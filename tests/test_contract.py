@@ -72,9 +72,9 @@ def teachers(bars, tmp_path_factory):
 
 
 def small(name, options):
-    known = SMALL | ({"teacher": RUNS[TEACHERS[name]]} if name in TEACHERS else {})
-    known |= {"task": "lines"} if name == "pix2pix" else {}  # the bars have no pairs
-    return {k: v for k, v in known.items() if k in registry.signature(name)} | options
+    settings = SMALL | ({"teacher": RUNS[TEACHERS[name]]} if name in TEACHERS else {})
+    settings |= {"task": "lines"} if name == "pix2pix" else {}  # the bars have no pairs
+    return {k: v for k, v in settings.items() if k in registry.signature(name)} | options
 
 
 def make(name, options, data):
@@ -108,8 +108,8 @@ def test_verbs_give_the_shapes_and_ranges_that_they_promise(name, options, tiny)
     assert verbs == registry.entry(name).verbs and set(verbs) <= set(VERBS)
     with torch.inference_mode():
         if "sample" in verbs:
-            drawn = model.sample(Noise.of_seeds(range(5)), **condition)
-            assert drawn.shape == batch["x"].shape and drawn.dtype == torch.float32 and drawn.abs().max() <= 1
+            samples = model.sample(Noise.of_seeds(range(5)), **condition)
+            assert samples.shape == batch["x"].shape and samples.dtype == torch.float32 and samples.abs().max() <= 1
             assert model.sample(Noise.of_seeds(range(5))).isfinite().all()  # the null condition
         if "encode" in verbs:
             code = model.encode(batch["x"], **condition)
@@ -127,7 +127,7 @@ def test_verbs_give_the_shapes_and_ranges_that_they_promise(name, options, tiny)
             torch.testing.assert_close(model.translate(source[2:3], batch.rng[2:3]), translated[2:3])
         if "stream" in verbs:
             *_, last = model.stream(Noise.of_seeds(range(5)), **condition)
-            assert torch.equal(next(iter(last.render().values())), drawn)
+            assert torch.equal(next(iter(last.render().values())), samples)
 
 
 @case
@@ -136,21 +136,21 @@ def test_a_card_is_plain_data_that_its_model_keeps(name, options, tiny):
     card, verbs = card_of(model), verbs_of(model)
     assert Card.from_json(json.loads(json.dumps(card.to_json()))) == card
     assert all(model.get_submodule(network) is not None for network in card.networks)
-    assert all(one.verb in verbs for one in card.likelihoods) and set(card.weights) <= set(NETWORKS)
+    assert all(likelihood.verb in verbs for likelihood in card.likelihoods) and set(card.weights) <= set(NETWORKS)
     batch = next(in_order(tiny.held_out, 5))
-    for one in card.likelihoods[:1]:
-        assert nats_of(model, one, batch).shape == (5,)
+    for likelihood in card.likelihoods[:1]:
+        assert nats_of(model, likelihood, batch).shape == (5,)
     if "decode" in verbs:
-        for space, facts in card.latents.items():
+        for space, info in card.latents.items():
             named = {"space": space} if len(card.latents) > 1 else {}
-            drawn = model.decode(torch.zeros(2, *facts.shape), **named)
-            assert drawn.shape == (2, card.output.channels, *card.output.shape)
+            samples = model.decode(torch.zeros(2, *info.shape), **named)
+            assert samples.shape == (2, card.output.channels, *card.output.shape)
             if "latent" in verbs:
-                assert model.latent(Noise.of_seeds([0, 1]), **named).shape == (2, *facts.shape)
+                assert model.latent(Noise.of_seeds([0, 1]), **named).shape == (2, *info.shape)
 
 
 @case
-def test_a_picture_does_not_depend_on_its_batch(name, options, tiny):
+def test_an_image_does_not_depend_on_its_batch(name, options, tiny):
     model = make(name, options, tiny)
     if "sample" not in verbs_of(model):
         pytest.skip("does not sample")
@@ -166,21 +166,21 @@ def test_a_picture_does_not_depend_on_its_batch(name, options, tiny):
 def test_a_run_is_loaded_resumed_and_repeated_without_a_changed_bit(name, options, bars, tmp_path):
     shared = {"batch_size": 16, "augment": "flip,translate,color", "log_every": 1, "quiet": True}
     shared |= {"steps": 8, "checkpoint_every": 5, "keep": 9}
-    whole = train(name, bars, out=tmp_path / "whole", **shared, **small(name, options))
-    model, saved = rv.load(whole), load_checkpoint(newest_whole(whole.checkpoints)[0])
+    full = train(name, bars, out=tmp_path / "whole", **shared, **small(name, options))
+    model, saved = rv.load(full), load_checkpoint(newest_whole(full.checkpoints)[0])
     assert same(model.state_dict(), saved.weights | saved.ema)
     assert model.config == {"name": name, "kwargs": registry.build(name, **saved.config["kwargs"]).config["kwargs"]}
-    assert whole.info["status"] == "finished" and (whole.path / "loss.png").stat().st_size > 1000
-    pictures = {p.name for p in whole.path.glob("*.png")}
-    assert pictures >= {"loss.png"} | ({"samples.png"} if "sample" in verbs_of(model) else set())
-    shutil.copytree(whole.path, tmp_path / "cut")
+    assert full.info["status"] == "finished" and (full.path / "loss.png").stat().st_size > 1000
+    files = {p.name for p in full.path.glob("*.png")}
+    assert files >= {"loss.png"} | ({"samples.png"} if "sample" in verbs_of(model) else set())
+    shutil.copytree(full.path, tmp_path / "cut")
     cut = Run.open(tmp_path / "cut")
     shutil.rmtree(cut.checkpoints / "00000008")  # as if killed between the checkpoint and the end
     cut.update(status="running")
     again = resume(cut.path, quiet=True)
-    assert same(weights(whole), weights(again))
+    assert same(weights(full), weights(again))
     assert [line["step"] for line in again.metrics()] == list(range(1, 9))
-    assert same(weights(whole), weights(rerun(whole.path, tmp_path / "repeated", quiet=True)))
+    assert same(weights(full), weights(rerun(full.path, tmp_path / "repeated", quiet=True)))
 
 
 @pytest.mark.parametrize("recipe", recipes.names())
@@ -236,9 +236,9 @@ def test_kill_9_at_a_random_moment_then_resume_gives_the_same_bits(bars, tmp_pat
         assert "is finished" in done.stderr
     else:
         assert done.returncode == 0, done.stderr
-    whole, again = (
+    full, again = (
         load_checkpoint(Path(p) / "checkpoints" / "00000400", training=True) for p in (tmp_path / "whole", killed)
     )
-    assert same(whole.weights, again.weights) and same(whole.ema, again.ema)
-    for a, b in zip(*(s.training["optimizers"][0]["state"].values() for s in (whole, again)), strict=True):
+    assert same(full.weights, again.weights) and same(full.ema, again.ema)
+    for a, b in zip(*(s.training["optimizers"][0]["state"].values() for s in (full, again)), strict=True):
         assert all(torch.equal(a[k], b[k]) for k in a)

@@ -81,8 +81,8 @@ def problem(request):
 @pytest.mark.parametrize("sampler, order", ORDERS)
 def test_a_solver_converges_with_its_order(problem, sampler, order):
     grid, start, truth = problem
-    found, errors = order_of(sampler, grid, start, truth)
-    assert order - 0.15 < found < order + 1.2, errors
+    measured, errors = order_of(sampler, grid, start, truth)
+    assert order - 0.15 < measured < order + 1.2, errors
 
 
 def test_what_the_orders_are_measured_against_is_what_another_method_finds(problem):
@@ -95,8 +95,8 @@ def test_unipc_keeps_its_order_from_pure_noise(order):
     """An estimate from alpha = 0 has its place among the others."""
     start = normal(32, 0)
     truth = last(unipc(mixture, start, from_pure_noise(4000), order=3))
-    found, errors = order_of(partial(unipc, order=order), from_pure_noise, start, truth)
-    assert order - 0.15 < found < order + 1.2, errors
+    measured, errors = order_of(partial(unipc, order=order), from_pure_noise, start, truth)
+    assert order - 0.15 < measured < order + 1.2, errors
 
 
 def test_unipc_is_exact_where_the_estimate_is_linear_in_its_place():
@@ -113,12 +113,12 @@ def test_unipc_is_exact_where_the_estimate_is_linear_in_its_place():
 
     for order in (2, 3):
         places = [y for y, _ in unipc(linear, x, grid, order=order)]
-        for (a, s), (b, r), place in zip(grid[1:], grid[2:-1], places[1:-1], strict=False):
+        for (a, s), (b, r), state in zip(grid[1:], grid[2:-1], places[1:-1], strict=False):
             # what the next evaluation will correct: the mean over the step, once the far end is known
             z, w = a / s, b / r
             corrected = (x + (integral(z) - integral(0)) * torch.ones_like(x)) * s
             half = (linear(x, a, s) + linear(x, b, r)) / 2
-            assert torch.allclose(place, r / s * corrected + r * (w - z) * half, atol=1e-12)
+            assert torch.allclose(state, r / s * corrected + r * (w - z) * half, atol=1e-12)
 
 
 def test_unipc_of_order_1_is_ddim():
@@ -190,8 +190,10 @@ def test_churn_raises_the_noise_ratio_by_its_share_before_the_step(a, s, b, r):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_last_step_ends_at_what_the_denoiser_says_and_every_step_is_shown(name):
-    shown = list(SAMPLERS[name](mixture, normal(5, 1), [*variance_preserving(6), (1.0, 0.0)], Noise.of_seeds(range(5))))
-    assert len(shown) == 7 and torch.allclose(shown[-1][0], shown[-1][1])
+    states = list(
+        SAMPLERS[name](mixture, normal(5, 1), [*variance_preserving(6), (1.0, 0.0)], Noise.of_seeds(range(5)))
+    )
+    assert len(states) == 7 and torch.allclose(states[-1][0], states[-1][1])
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -203,7 +205,7 @@ def test_a_grid_of_one_step_is_one_estimate(name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_picture_s_noise_is_its_own_in_every_sampler(name):
+def test_an_image_s_noise_is_its_own_in_every_sampler(name):
     """Row 3 of five is row 3 alone."""
     x, noise = normal(5, 1), Noise.of_seeds(range(5))
     grid = grids.log_snr(RectifiedFlow(), 6)
@@ -225,8 +227,8 @@ def test_only_the_stochastic_samplers_need_noise(name):
 def test_a_grid_may_start_at_pure_noise(name):
     """Rectified flow at t = 1: alpha is 0, and nothing divides by it."""
     flow = [(i / 64, 1 - i / 64) for i in range(65)]
-    drawn = last(SAMPLERS[name](mixture, normal(400, 2), flow, Noise.of_seeds(range(400))))
-    assert torch.allclose(drawn.mean(0), (WEIGHTS[:, None] * MEANS).sum(0), atol=0.12)
+    samples = last(SAMPLERS[name](mixture, normal(400, 2), flow, Noise.of_seeds(range(400))))
+    assert torch.allclose(samples.mean(0), (WEIGHTS[:, None] * MEANS).sum(0), atol=0.12)
 
 
 def test_the_stochastic_solvers_draw_the_mixture_s_spread():
@@ -235,9 +237,9 @@ def test_the_stochastic_solvers_draw_the_mixture_s_spread():
     mean = (WEIGHTS[:, None] * MEANS).sum(0)
     spread = (WEIGHTS[:, None] * (VARIANCES[:, None] + (MEANS - mean) ** 2)).sum(0)
     for sampler in (partial(ddim, eta=1.0), partial(dpm_solver_2m, eta=1.0), partial(heun, s_churn=20.0)):
-        drawn = last(sampler(mixture, normal(4000, 3) * grid[0][1], grid, noise))
-        assert torch.allclose(drawn.mean(0), mean, atol=0.06)
-        assert torch.allclose(drawn.var(0), spread, rtol=0.1)
+        samples = last(sampler(mixture, normal(4000, 3) * grid[0][1], grid, noise))
+        assert torch.allclose(samples.mean(0), mean, atol=0.06)
+        assert torch.allclose(samples.var(0), spread, rtol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -248,11 +250,11 @@ def test_the_optimised_grid_beats_every_fixed_one_on_noise_it_has_not_seen(sched
     def miss(grid):
         return float((last(unipc(mixture, x * math.hypot(*grid[0]), grid)) - truth).square().mean(1).sqrt().mean())
 
-    found = grids.curved(schedule, steps, *grids.optimised(mixture, schedule, normal(16, 7), steps))
+    measured = grids.curved(schedule, steps, *grids.optimised(mixture, schedule, normal(16, 7), steps))
     x = normal(64, 5)
     fine = grids.log_snr(schedule, 300)
     truth = last(unipc(mixture, x * math.hypot(*fine[0]), fine))
-    assert miss(found) < 0.75 * min(miss(fixed(schedule, steps)) for fixed in grids.GRIDS.values())
+    assert miss(measured) < 0.75 * min(miss(fixed(schedule, steps)) for fixed in grids.GRIDS.values())
 
 
 @pytest.mark.parametrize("sampler", [ddim, heun])
@@ -261,12 +263,12 @@ def test_the_optimised_grid_of_a_solver_is_never_worse_than_the_log_snr_grid(sam
     x, flow = normal(16, 7), RectifiedFlow()
     fine = grids.log_snr(flow, 300)
     truth = last(unipc(mixture, x, fine))
-    found = grids.curved(flow, steps, *grids.optimised(mixture, flow, x, steps, sampler))
+    measured = grids.curved(flow, steps, *grids.optimised(mixture, flow, x, steps, sampler))
     misses = [
         float((last(sampler(mixture, x * math.hypot(*grid[0]), grid)) - truth).square().mean(1).sqrt().mean())
-        for grid in (found, grids.log_snr(flow, steps))
+        for grid in (measured, grids.log_snr(flow, steps))
     ]
-    assert len(found) == steps + 1 and misses[0] <= misses[1] + 1e-3
+    assert len(measured) == steps + 1 and misses[0] <= misses[1] + 1e-3
 
 
 # DDPM and DDIM as their papers write them, and as diffusers runs them
@@ -277,7 +279,7 @@ def toy(x, timestep):
     return 0.4 * x + 0.5 * torch.tanh(x.roll(1, -1) - 0.3) + 0.2 * torch.sin(timestep.to(x) / 150)[:, None, None, None]
 
 
-def pictures(seed=0):
+def images(seed=0):
     return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -298,14 +300,14 @@ TABLES = {"linear": (Linear(), "linear"), "cosine": (Cosine(), "squaredcos_cap_v
 @pytest.mark.parametrize("table", TABLES)
 def test_ddim_goes_by_its_paper_s_equation_12(table, eta):
     schedule, _ = TABLES[table]
-    x, noise, stops = pictures(), Drawn(1), [999, 700, 300, 50]
+    x, noise, stops = images(), Drawn(1), [999, 700, 300, 50]
     bars = [float(schedule.alphas_bar[stop]) for stop in stops] + [1.0]
     y = x
     for stop, bar, then in zip(stops, bars, bars[1:], strict=False):
-        said = toy(y, torch.full((2,), stop))
+        predicted = toy(y, torch.full((2,), stop))
         spread = eta * math.sqrt((1 - then) / (1 - bar)) * math.sqrt(1 - bar / then)
-        x0 = (y - math.sqrt(1 - bar) * said) / math.sqrt(bar)
-        y = math.sqrt(then) * x0 + math.sqrt(1 - then - spread**2) * said
+        x0 = (y - math.sqrt(1 - bar) * predicted) / math.sqrt(bar)
+        y = math.sqrt(then) * x0 + math.sqrt(1 - then - spread**2) * predicted
         y = y + (spread * noise(3, 8, 8) if spread else 0)
     grid = [(math.sqrt(bar), math.sqrt(1 - bar)) for bar in bars]
     ours = last(ddim(denoiser(toy, schedule, PREDICTIONS["noise"]), x, grid, Drawn(1), eta=eta))
@@ -314,7 +316,7 @@ def test_ddim_goes_by_its_paper_s_equation_12(table, eta):
 
 def test_the_ancestral_sampler_is_ddpm_s_algorithm_2():
     """Over a chain of 20 steps, with the posterior's variance (their beta-tilde)."""
-    schedule, x, noise = Linear(20), pictures(), Drawn(1)
+    schedule, x, noise = Linear(20), images(), Drawn(1)
     y = x
     for step in range(19, -1, -1):
         beta, bar = schedule.betas[step], schedule.alphas_bar[step]
@@ -326,10 +328,10 @@ def test_the_ancestral_sampler_is_ddpm_s_algorithm_2():
     assert torch.allclose(last(ours), y, rtol=1e-5, atol=1e-5)
 
 
-def trajectory_of_diffusers(scheduler, steps, x, predict=toy, **told):
+def trajectory_of_diffusers(scheduler, steps, x, predict=toy, **options):
     scheduler.set_timesteps(steps)
     for step in scheduler.timesteps:
-        x = scheduler.step(predict(x, step.expand(2)), step, x, **told).prev_sample
+        x = scheduler.step(predict(x, step.expand(2)), step, x, **options).prev_sample
         yield x
 
 
@@ -342,10 +344,10 @@ def test_ddpm_s_trajectory_is_that_of_diffusers(table, clip):
         beta_schedule=name, variance_type="fixed_small", clip_sample=clip, timestep_spacing="trailing"
     )
     says = denoiser(toy, schedule, PREDICTIONS["noise"])
-    ours = SAMPLERS["ddpm"](clipped(says) if clip else says, pictures(), grids.uniform(schedule, 50), Drawn(1))
-    steps = trajectory_of_diffusers(theirs, 50, pictures(), generator=torch.Generator().manual_seed(1))
-    for (mine, _), wanted in zip(ours, steps, strict=True):
-        assert torch.allclose(mine, wanted, rtol=1e-4, atol=1e-4)
+    ours = SAMPLERS["ddpm"](clipped(says) if clip else says, images(), grids.uniform(schedule, 50), Drawn(1))
+    steps = trajectory_of_diffusers(theirs, 50, images(), generator=torch.Generator().manual_seed(1))
+    for (mine, _), expected in zip(ours, steps, strict=True):
+        assert torch.allclose(mine, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -354,11 +356,11 @@ def test_ddim_s_trajectory_is_that_of_diffusers(table, eta):
     diffusers = pytest.importorskip("diffusers")
     schedule, name = TABLES[table]
     theirs = diffusers.DDIMScheduler(beta_schedule=name, clip_sample=False, timestep_spacing="trailing")
-    ours = ddim(denoiser(toy, schedule, PREDICTIONS["noise"]), pictures(), grids.uniform(schedule, 20), Drawn(1), eta)
-    told = {"eta": eta, "generator": torch.Generator().manual_seed(1)}
-    steps = trajectory_of_diffusers(theirs, 20, pictures(), **told)
-    for (mine, _), wanted in zip(ours, steps, strict=True):
-        assert torch.allclose(mine, wanted, rtol=1e-4, atol=1e-4)
+    ours = ddim(denoiser(toy, schedule, PREDICTIONS["noise"]), images(), grids.uniform(schedule, 20), Drawn(1), eta)
+    options = {"eta": eta, "generator": torch.Generator().manual_seed(1)}
+    steps = trajectory_of_diffusers(theirs, 20, images(), **options)
+    for (mine, _), expected in zip(ours, steps, strict=True):
+        assert torch.allclose(mine, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("sampler, algorithm", [("dpm++2m", "dpmsolver++"), ("dpm++2m-sde", "sde-dpmsolver++")])
@@ -368,7 +370,7 @@ def test_dpm_solver_2m_s_trajectory_is_that_of_diffusers(sampler, algorithm):
         beta_schedule="linear", algorithm_type=algorithm, timestep_spacing="trailing", lower_order_final=False
     )
     says, noise = denoiser(toy, Linear(), PREDICTIONS["noise"]), Drawn(1, torch.float32)
-    ours = SAMPLERS[sampler](says, pictures(), grids.uniform(Linear(), 20), noise)
-    steps = trajectory_of_diffusers(theirs, 20, pictures(), generator=torch.Generator().manual_seed(1))
-    for (mine, _), wanted in zip(ours, steps, strict=True):
-        assert torch.allclose(mine, wanted, rtol=1e-4, atol=1e-4)
+    ours = SAMPLERS[sampler](says, images(), grids.uniform(Linear(), 20), noise)
+    steps = trajectory_of_diffusers(theirs, 20, images(), generator=torch.Generator().manual_seed(1))
+    for (mine, _), expected in zip(ours, steps, strict=True):
+        assert torch.allclose(mine, expected, rtol=1e-4, atol=1e-4)

@@ -29,7 +29,7 @@ SCALINGS = {
     "flow": lambda k: (1 / (1 + k), k / (1 + k)),
 }
 scaling = pytest.mark.parametrize("scale", SCALINGS.values(), ids=SCALINGS)
-MEAN, VARIANCE = -0.2, 0.09  # of Gaussian pictures
+MEAN, VARIANCE = -0.2, 0.09  # of Gaussian images
 
 
 def grid(scale, steps, low=0.02, high=2e4):
@@ -39,7 +39,7 @@ def grid(scale, steps, low=0.02, high=2e4):
 
 
 def mixture(x, alpha, sigma):
-    """E[x0 | x] of a Gaussian mixture of pictures (B, 1, 1, 2)."""
+    """E[x0 | x] of a Gaussian mixture of images (B, 1, 1, 2)."""
     alpha, sigma = (torch.as_tensor(part, dtype=torch.float64).view(-1, 1) for part in (alpha, sigma))
     total = alpha**2 * VARIANCES + sigma**2  # (B or 1, 3)
     gap = x.flatten(1)[:, None] - alpha[..., None] * MEANS  # (B, 3, 2)
@@ -65,7 +65,7 @@ def points(count):
 
 
 def levels():
-    """All 256 grey levels, a picture each: (256, 1, 1, 1)."""
+    """All 256 grey levels, an image each: (256, 1, 1, 1)."""
     return (torch.arange(256, dtype=torch.float64) / 127.5 - 1).view(256, 1, 1, 1)
 
 
@@ -85,22 +85,22 @@ def test_the_flow_s_density_converges_to_the_exact_one_with_order_2(scale):
     assert errors[1] < 2e-3 and math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.15), errors
 
 
-def test_the_density_does_not_depend_on_the_scaling_or_on_pairs_without_picture():
+def test_the_density_does_not_depend_on_the_scaling_or_on_pairs_without_image():
     x = points(5)
     some = [flow_log_prob(mixture, x, grid(scale, 30), probes=None) for scale in SCALINGS.values()]
     started = flow_log_prob(mixture, x, [(0.0, 1.0), *grid(SCALINGS["flow"], 30)], probes=None)
-    assert all(torch.allclose(one, started, atol=1e-9) for one in some)
+    assert all(torch.allclose(single, started, atol=1e-9) for single in some)
 
 
 def test_random_probes_give_the_exact_divergence_on_average_and_more_probes_vary_less():
     x, path = points(1).expand(4000, 1, 1, 2), grid(SCALINGS["edm"], 12)
     exact = flow_log_prob(mixture, x[:1], path, probes=None)[0]
-    one, four = (flow_log_prob(mixture, x, path, Noise.of_step(3, 0, 4000), probes) for probes in (1, 4))
-    assert within(one, exact) and within(four, exact)
-    assert float(one.var() / four.var()) == pytest.approx(4, rel=0.25)
+    single, four = (flow_log_prob(mixture, x, path, Noise.of_step(3, 0, 4000), probes) for probes in (1, 4))
+    assert within(single, exact) and within(four, exact)
+    assert float(single.var() / four.var()) == pytest.approx(4, rel=0.25)
 
 
-def test_the_density_of_a_picture_does_not_depend_on_its_batch_nor_on_inference_mode():
+def test_the_density_of_an_image_does_not_depend_on_its_batch_nor_on_inference_mode():
     x, path = points(7), grid(SCALINGS["variance-preserving"], 10)
     together = flow_log_prob(mixture, x, path, Noise.of_step(3, 0, 7), 2)
     with torch.inference_mode():
@@ -114,11 +114,11 @@ def test_the_dequantised_density_is_that_of_a_point_in_the_pixel_s_bin_and_lies_
     exact = Normal(0.0, math.sqrt(variance + low**2))
     image = torch.full((2000, 1, 1, 1), 4 * wide, dtype=torch.float64)
     path = grid(SCALINGS["flow"], 300, low=low)
-    found = flow_log_prob_8bit(narrow, image, path, Noise.of_step(1, 0, 2000), None)
-    place = image + Noise.of_step(1, 0, 2000).uniform(1, 1, 1, low=-0.5, high=0.5) * wide
-    assert torch.allclose(found, exact.log_prob(place).flatten() + math.log(wide), atol=0.03)
+    result = flow_log_prob_8bit(narrow, image, path, Noise.of_step(1, 0, 2000), None)
+    dequantised = image + Noise.of_step(1, 0, 2000).uniform(1, 1, 1, low=-0.5, high=0.5) * wide
+    assert torch.allclose(result, exact.log_prob(dequantised).flatten() + math.log(wide), atol=0.03)
     mass = float((exact.cdf(image[0] + wide / 2) - exact.cdf(image[0] - wide / 2)).log())
-    assert mass - 0.5 < float(found.mean()) < mass - 0.1
+    assert mass - 0.5 < float(result.mean()) < mass - 0.1
 
 
 # The bound
@@ -143,13 +143,13 @@ def chain_log_prob(image, path):
 def mean_bound(path, rows=256, **options):
     """The bound of all grey levels, many draws each: (256,) means and their standard errors."""
     image = levels().repeat_interleave(rows, 0)
-    found = variational_bound(gaussian, image, path, Noise.of_step(7, 0, len(image)), **options).view(256, rows)
-    return found.mean(1), found.std(1) / math.sqrt(rows)
+    result = variational_bound(gaussian, image, path, Noise.of_step(7, 0, len(image)), **options).view(256, rows)
+    return result.mean(1), result.std(1) / math.sqrt(rows)
 
 
 @scaling
 def test_the_bound_lies_below_the_exact_likelihood_and_comes_near_it_as_the_chain_grows(scale):
-    """The gap is averaged over what the chain itself draws: it is then a KL, of the path that led to a picture."""
+    """The gap is averaged over what the chain itself draws: it is then a KL, of the path that led to an image."""
     gaps = []
     for steps in (4, 16, 128):
         path = grid(scale, steps, low=0.05, high=50)
@@ -179,28 +179,28 @@ def test_the_bound_is_the_sum_of_the_kls_of_its_definition(scale):
         mean = lambda x0: variance * (b * x0 / r**2 + ratio * x / between)  # noqa: B023, E731
         q, p = (Normal(mean(x0), variance**0.5) for x0 in (image, mixture(x, a, s)))
         exact = exact - kl_divergence(q, p).flatten(1).sum(1)
-    found = variational_bound(mixture, image, path, Noise.of_step(5, 0, 3), times=None)
-    assert torch.allclose(found, exact, atol=1e-9)
+    result = variational_bound(mixture, image, path, Noise.of_step(5, 0, 3), times=None)
+    assert torch.allclose(result, exact, atol=1e-9)
 
 
 def test_random_times_give_the_whole_sum_on_average_and_more_of_them_vary_less():
     image, path = points(1).clamp(-1, 1).expand(6000, 1, 1, 2), grid(SCALINGS["variance-preserving"], 40)
-    whole, one, four = (
+    complete, single, four = (
         variational_bound(mixture, image, path, Noise.of_step(9, 0, 6000), times) for times in (None, 1, 4)
     )
-    assert within(one - whole, 0) and within(four - whole, 0)  # both draw the last step's noise alike
-    assert float((four - whole).var()) < float((one - whole).var()) / 2
+    assert within(single - complete, 0) and within(four - complete, 0)  # both draw the last step's noise alike
+    assert float((four - complete).var()) < float((single - complete).var()) / 2
 
 
 def test_one_time_is_enough_where_errors_are_as_the_draw_of_times_expects():
     """|x0 - denoise|^2 of k^2 / (1 + 10 k) at every noise level k: then every draw is the whole sum."""
     image, path = levels(), grid(SCALINGS["flow"], 50, low=0.01, high=50)
     wrong = lambda x, a, s: image + s / a * (1 + 10 * s / a) ** -0.5  # noqa: E731
-    whole, one = (variational_bound(wrong, image, path, Noise.of_step(2, 0, 256), times) for times in (None, 1))
-    assert torch.allclose(whole, one, atol=1e-9) and float(whole.max()) < -1
+    complete, single = (variational_bound(wrong, image, path, Noise.of_step(2, 0, 256), times) for times in (None, 1))
+    assert torch.allclose(complete, single, atol=1e-9) and float(complete.max()) < -1
 
 
-def test_the_bound_of_a_picture_does_not_depend_on_its_batch():
+def test_the_bound_of_an_image_does_not_depend_on_its_batch():
     image, path = points(7).clamp(-1, 1), grid(SCALINGS["edm"], 10)
     for times in (None, 1, 3):
         together = variational_bound(mixture, image, path, Noise.of_step(3, 0, 7), times)
@@ -210,16 +210,16 @@ def test_the_bound_of_a_picture_does_not_depend_on_its_batch():
 
 @pytest.mark.parametrize("mean, deviation", [(0.3, 0.01), (-0.999, 0.002), (-3.0, 0.1), (0.0, 2.0)])
 def test_the_256_levels_of_the_last_step_share_all_probability(mean, deviation):
-    found = discretised_gaussian(levels(), torch.full((1, 1, 1, 1), mean, dtype=torch.float64), deviation)
-    assert float(found.exp().sum()) == pytest.approx(1, abs=1e-12)
+    result = discretised_gaussian(levels(), torch.full((1, 1, 1, 1), mean, dtype=torch.float64), deviation)
+    assert float(result.exp().sum()) == pytest.approx(1, abs=1e-12)
 
 
 def test_the_last_step_s_far_tails_are_true_in_float32():
     mean, deviation = 0.9, 0.002
-    found = discretised_gaussian(levels().float(), torch.full((1, 1, 1, 1), mean), deviation)
+    result = discretised_gaussian(levels().float(), torch.full((1, 1, 1, 1), mean), deviation)
     exact = discretised_gaussian(levels(), torch.full((1, 1, 1, 1), mean, dtype=torch.float64), deviation)
-    assert found.isfinite().all() and float(exact.min()) < -1e5
-    assert torch.allclose(found.double(), exact, rtol=1e-3, atol=1e-3)
+    assert result.isfinite().all() and float(exact.min()) < -1e5
+    assert torch.allclose(result.double(), exact, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -275,60 +275,62 @@ def test_a_model_s_bound_is_unbiased_for_the_whole_chain(name):
     image = batch_of(1)["x"].expand(rows, 1, 8, 8)
     with torch.inference_mode():
         some = model.elbo(Batch({"x": image}, Noise.of_step(4, 0, rows)))
-        whole = variational_bound(model.denoiser(), image[:10], model.chain(), Noise.of_step(5, 0, 10), times=None)
-    error = math.hypot(float(some.std()) / math.sqrt(rows), float(whole.std()) / math.sqrt(10))
-    assert abs(float(some.mean() - whole.mean())) < 4.5 * error
-    assert error < 0.02 * abs(float(whole.mean()))  # a bias would be seen
+        complete = variational_bound(model.denoiser(), image[:10], model.chain(), Noise.of_step(5, 0, 10), times=None)
+    error = math.hypot(float(some.std()) / math.sqrt(rows), float(complete.std()) / math.sqrt(10))
+    assert abs(float(some.mean() - complete.mean())) < 4.5 * error
+    assert error < 0.02 * abs(float(complete.mean()))  # a bias would be seen
 
 
 def test_a_model_of_captions_that_still_learns_has_a_likelihood_under_inference_mode():
     model = small("flow-matching", conditional="text")
     with torch.inference_mode():
-        found = model.log_prob(batch_of(2, text=["a red heart", "a cat"]), steps=2)
-    assert found.isfinite().all() and next(model.parameters()).requires_grad
+        result = model.log_prob(batch_of(2, text=["a red heart", "a cat"]), steps=2)
+    assert result.isfinite().all() and next(model.parameters()).requires_grad
 
 
 # What is reported
 
 
 class Telling(torch.nn.Module):
-    """Says how it was asked: a bound of -times, and an integral of the picture's first pixel."""
+    """Reports its options: a bound of -times, and an integral of the image's first pixel."""
 
     def __init__(self):
         super().__init__()
         self.somewhere = torch.nn.Parameter(torch.zeros(1))
-        self.asked, self.card = [], dataclasses.replace(small("flow-matching").card, networks=())
+        self.calls, self.card = [], dataclasses.replace(small("flow-matching").card, networks=())
 
     def elbo(self, batch, times=1):
-        self.asked.append("elbo")
+        self.calls.append("elbo")
         return torch.full((len(batch["x"]),), -float(times))
 
     def log_prob(self, batch, steps=50, probes=1):
-        self.asked.append("log_prob")
+        self.calls.append("log_prob")
         return batch["x"][:, 0, 0, 0]
 
 
 def ramp(count):
-    """Pictures that lie in order of brightness."""
+    """Images that lie in order of brightness."""
     images = np.linspace(0, 255, count).astype(np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
     return Split({"x": images, "label": np.full(count, -1), "text": [""] * count})
 
 
 def test_every_number_says_how_it_was_found_and_what_takes_long_is_left_out_unless_wanted():
-    found = {metric: (number, facts) for metric, number, facts in likelihood(Telling(), ramp(400))}
-    assert list(found) == ["nll-bound", "bits-per-dim-bound", "nll-ode", "bits-per-dim-ode"]
-    bound, facts = found["nll-bound"]
-    told = {"exact": False, "held_out": 400, "times": 8, "dequantisation": "none"}
-    assert bound.value == 8 and told.items() <= facts.items()
-    integral, facts = found["nll-ode"]
-    told = {"exact": False, "held_out": 256, "steps": 50, "probes": 1, "dequantisation": "uniform"}
-    assert abs(integral.value) < 0.01 and told.items() <= facts.items()  # from all of the ramp, not from its dark end
-    quick = [(metric, facts["times"]) for metric, _, facts in likelihood(Telling(), ramp(400), MODERATE)]
+    result = {metric: (number, passport) for metric, number, passport in likelihood(Telling(), ramp(400))}
+    assert list(result) == ["nll-bound", "bits-per-dim-bound", "nll-ode", "bits-per-dim-ode"]
+    bound, passport = result["nll-bound"]
+    fields = {"exact": False, "held_out": 400, "times": 8, "dequantisation": "none"}
+    assert bound.value == 8 and fields.items() <= passport.items()
+    integral, passport = result["nll-ode"]
+    fields = {"exact": False, "held_out": 256, "steps": 50, "probes": 1, "dequantisation": "uniform"}
+    assert (
+        abs(integral.value) < 0.01 and fields.items() <= passport.items()
+    )  # from all of the ramp, not from its dark end
+    quick = [(metric, passport["times"]) for metric, _, passport in likelihood(Telling(), ramp(400), MODERATE)]
     assert quick == [("nll-bound", 1), ("bits-per-dim-bound", 1)]
 
 
 def test_the_end_of_training_scores_by_the_quick_bound_alone():
     model, some = Telling(), ramp(10)
     scores = held_out_scores(model, Dataset("", some.spec, [], some, some, "", Report(20)))
-    assert set(model.asked) == {"elbo"}
+    assert set(model.calls) == {"elbo"}
     assert scores == {"elbo_nats_per_image": -1, "bits_per_dim_upper_bound": pytest.approx(1 / 64 / math.log(2))}

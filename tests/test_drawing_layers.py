@@ -62,9 +62,9 @@ def test_the_share_that_is_kept_is_exact_and_so_is_the_mean(p):
 def test_a_mask_falls_on_the_same_elements_in_any_layout():
     layer, x = Dropout(0.5), torch.ones(4, 3, 5, 7)
     outputs = []
-    for one in (x, x.contiguous(memory_format=torch.channels_last)):
+    for inputs in (x, x.contiguous(memory_format=torch.channels_last)):
         with drawing([layer], Noise.of_seeds(range(4))):
-            outputs.append(layer(one))
+            outputs.append(layer(inputs))
     assert torch.equal(*outputs)
 
 

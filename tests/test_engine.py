@@ -149,7 +149,7 @@ def test_phases_that_share_an_optimizer_share_its_state_which_is_saved_once():
         trainer.step(step, 0.0)
     state = trainer.state()
     assert len(state["optimizers"]) == 2
-    assert [float(one["state"][0]["step"]) for one in state["optimizers"]] == [6, 4]
+    assert [float(optimizer["state"][0]["step"]) for optimizer in state["optimizers"]] == [6, 4]
 
 
 def test_a_graph_that_crosses_weights_changed_earlier_in_the_step_is_an_error():

@@ -1,4 +1,4 @@
-"""Scores, from pictures to passport: planted faults are caught, invalid numbers refused, batches do not matter."""
+"""Scores, from images to passport: planted faults are caught, invalid numbers refused, batches do not matter."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from reverie.evaluation import features as seeing
 from reverie.evaluation.base import Evaluation, Sets
 from reverie.evaluation.features import BACKBONES, Features, backbone, features
 from reverie.evaluation.metrics import METRICS, measure
-from reverie.evaluation.passport import Score
+from reverie.evaluation.passport import Refusal, Score, Scores
 from reverie.evaluation.resize import RESIZES, resize
 from reverie.evaluation.statistics import Moments
+from reverie.inference.rows import spread
 from reverie.nets.inception import BLOCKS, CONVOLUTIONS, Inception
 from test_cli import reverie
 
 
-def some(pictures: Split, rows) -> Split:
-    numbers = np.arange(len(pictures))[rows]
-    return pictures.take(np.array(numbers))
+def some(split: Split, rows) -> Split:
+    numbers = np.arange(len(split))[rows]
+    return split.take(np.array(numbers))
 
 
 @pytest.fixture(scope="module")
 def fashion(home):
-    """Real pictures in four disjoint parts: training, held out, and what an honest and perfect generator would draw."""
+    """Real images in four disjoint parts: training, held out, and what an honest and perfect generator would draw."""
     data = rv.data("fashion")
     return {
         "train": some(data.train, slice(0, 1500)),
@@ -55,9 +56,9 @@ def scores_of(fashion, fake: Split, metrics: list[str], **changes) -> tuple[dict
         of_reference={"data": "fashion", "n": len(fashion["train"])},
     )
     evaluation = Evaluation(replace(sets, **changes), device="cpu")
-    found = measure(evaluation, metrics)
-    assert not found.refused, found.refused
-    return {score.metric: score for score in found.scores}, evaluation
+    result = measure(evaluation, metrics)
+    assert not result.refused, result.refused
+    return {score.metric: score for score in result.scores}, evaluation
 
 
 ALL = ["frechet", "kernel", "prdc", "modes", "memorisation"]
@@ -68,13 +69,13 @@ def honest(fashion):
     return scores_of(fashion, fashion["perfect"], ALL)
 
 
-def blurred(pictures: Split) -> Split:
-    x = torch.from_numpy(np.array(pictures["x"])).permute(0, 3, 1, 2).float()
+def blurred(split: Split) -> Split:
+    x = torch.from_numpy(np.array(split["x"])).permute(0, 3, 1, 2).float()
     x = F.avg_pool2d(x, 3, 1, 1).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return Split({"x": x, "label": pictures.labels}, pictures.names)
+    return Split({"x": x, "label": split.labels}, split.names)
 
 
-def test_unseen_real_pictures_raise_no_alarm(honest):
+def test_unseen_real_images_raise_no_alarm(honest):
     scores, evaluation = honest
     assert scores["frechet-small"].value < 2 * scores["frechet-small"].floor
     assert scores["kernel-small"].low < 0.01 and abs(scores["kernel-small"].floor) < 0.01
@@ -99,7 +100,7 @@ def test_a_generator_that_misses_two_classes_is_caught(fashion, honest):
 
 
 @pytest.mark.parametrize("share", [1.0, 0.1])
-def test_a_generator_that_copies_training_pictures_is_caught_though_its_distances_are_good(fashion, honest, share):
+def test_a_generator_that_copies_training_images_is_caught_though_its_distances_are_good(fashion, honest, share):
     copied = int(share * 500)
     images = np.concatenate([fashion["train"]["x"][:copied], fashion["perfect"]["x"][copied:500]])
     fake = Split({"x": images})
@@ -126,11 +127,11 @@ def test_a_shift_of_colour_is_caught(home):
     data = rv.data("emoji", size=32)
     real, others = some(data.train, slice(0, None, 2)), some(data.train, slice(1, None, 2))
     shifted = np.clip(others["x"].astype(int) + [30, 0, -30], 0, 255).astype(np.uint8)
-    found = []
+    result = []
     for fake in (others, others | {"x": shifted}):
         sets = Sets(fake, real, real, data.held_out, data.classes, {}, {"data": "emoji"})
-        found.append({score.metric: score for score in measure(Evaluation(sets, device="cpu"), ALL[:3]).scores})
-    plain, off = found
+        result.append({score.metric: score for score in measure(Evaluation(sets, device="cpu"), ALL[:3]).scores})
+    plain, off = result
     assert off["frechet-small"].value > 2 * plain["frechet-small"].value
     assert off["kernel-small"].low > plain["kernel-small"].high
     assert off["precision-small"].value < plain["precision-small"].value
@@ -172,39 +173,39 @@ def test_a_number_whose_protocol_is_not_met_is_refused_with_reason_and_alternati
     monkeypatch.setattr(
         seeing.weights, "load", lambda *_: pytest.fail("fetched weights for a number that cannot be")
     ) if (metric in ("fid", "is")) else None
-    pictures = fake(fashion)
+    split = fake(fashion)
     sets = Sets(
-        pictures, fashion["train"], fashion["train"], fashion["held_out"], fashion["classes"], {}, {"data": "fashion"}
+        split, fashion["train"], fashion["train"], fashion["held_out"], fashion["classes"], {}, {"data": "fashion"}
     )
-    found = measure(Evaluation(sets, device="cpu"), [metric])
-    assert not found.scores and len(found.refused) == 1
-    assert reason in found.refused[0].reason and instead in found.refused[0].instead
+    result = measure(Evaluation(sets, device="cpu"), [metric])
+    assert not result.scores and len(result.refused) == 1
+    assert reason in result.refused[0].reason and instead in result.refused[0].instead
     with pytest.raises(KeyError, match="refused"):
-        found[metric]
+        result[metric]
 
 
 def test_grey_against_colour_is_refused(fashion):
     coloured = Split({"x": fashion["perfect"]["x"].repeat(3, 3)})
     sets = Sets(coloured, fashion["train"], fashion["train"], fashion["held_out"], fashion["classes"], {}, {"data": ""})
-    found = measure(Evaluation(sets, device="cpu"), ["frechet", "kernel", "prdc", "memorisation"])
-    assert not found.scores and all("grey" in refusal.reason for refusal in found.refused)
+    result = measure(Evaluation(sets, device="cpu"), ["frechet", "kernel", "prdc", "memorisation"])
+    assert not result.scores and all("grey" in refusal.reason for refusal in result.refused)
 
 
-def test_a_class_with_too_few_pictures_is_refused_and_one_with_enough_is_scored(fashion):
+def test_a_class_with_too_few_images_is_refused_and_one_with_enough_is_scored(fashion):
     labels = np.where(np.arange(500) < 260, 0, 1)
     fake = fashion["perfect"] | {"label": labels}
     many = fashion["train"] | {"label": np.arange(1500) % 5}
     sets = Sets(fake, many, many, fashion["held_out"], ["a", "b", "c", "d", "e"], {"n": 500}, {"data": "", "n": 1500})
-    found = measure(Evaluation(sets, device="cpu"), ["kernel"], per_class=True)
-    named = {score.metric: score for score in found.scores}
+    result = measure(Evaluation(sets, device="cpu"), ["kernel"], per_class=True)
+    named = {score.metric: score for score in result.scores}
     assert set(named) == {"kernel-small", "kernel-small[a]", "kernel-small[b]"}
     assert named["kernel-small[a]"].passport["fake"] == {"n": 260, "class": "a"}
-    assert [refusal.metric for refusal in found.refused] == ["kernel[c]", "kernel[d]", "kernel[e]"]
+    assert [refusal.metric for refusal in result.refused] == ["kernel[c]", "kernel[d]", "kernel[e]"]
     unlabelled = measure(Evaluation(replace(sets, fake=fake | {"label": np.full(500, -1)})), ["kernel"], per_class=True)
     assert "no labels" in unlabelled.refused[0].reason and "modes" in unlabelled.refused[0].instead
 
 
-def test_the_score_of_one_class_is_that_of_its_pictures_alone(fashion):
+def test_the_score_of_one_class_is_that_of_its_images_alone(fashion):
     labels = np.where(np.arange(500) < 260, 0, 1)
     fake = fashion["perfect"] | {"label": labels}
     real = fashion["train"] | {"label": np.arange(1500) % 2}
@@ -220,7 +221,7 @@ def test_the_score_of_one_class_is_that_of_its_pictures_alone(fashion):
 
 
 class EvenDice(torch.nn.Module):
-    """Every picture of 8-bit pixels is as likely as any other."""
+    """Every image of 8-bit pixels is as likely as any other."""
 
     card = Card(likelihoods=(Likelihood("log_prob", "exact", "8-bit"),))
 
@@ -232,11 +233,11 @@ def test_even_dice_cost_8_bits_a_dimension_and_an_exact_likelihood_is_not_called
     sets = Sets(
         *(fashion[k] for k in ("perfect", "train", "train", "held_out", "classes")), {}, {"data": ""}, EvenDice()
     )
-    found = measure(Evaluation(sets, device="cpu"), ["nll"])
-    assert [score.metric for score in found.scores] == ["nll", "bits-per-dim"] and not found.refused
-    assert found["bits-per-dim"].value == pytest.approx(8, abs=1e-6)
-    assert found["nll"].value == pytest.approx(784 * math.log(256), rel=1e-6)
-    assert found["nll"].passport["exact"] and found["nll"].passport["dequantisation"] == "none"
+    result = measure(Evaluation(sets, device="cpu"), ["nll"])
+    assert [score.metric for score in result.scores] == ["nll", "bits-per-dim"] and not result.refused
+    assert result["bits-per-dim"].value == pytest.approx(8, abs=1e-6)
+    assert result["nll"].value == pytest.approx(784 * math.log(256), rel=1e-6)
+    assert result["nll"].passport["exact"] and result["nll"].passport["dequantisation"] == "none"
     refused = measure(
         Evaluation(replace(sets, of_reference={"data": "", "held_out_trained_on": True}), device="cpu"), ["nll"]
     ).refused
@@ -248,16 +249,16 @@ def test_even_dice_cost_8_bits_a_dimension_and_an_exact_likelihood_is_not_called
 
 def test_features_do_not_depend_on_chunks_batches_or_the_cache(fashion, monkeypatch):
     eye, images = backbone("small", device="cpu"), fashion["perfect"]["x"][:70]
-    whole = features(images, eye, keep=False)[:]
+    complete = features(images, eye, keep=False)[:]
     monkeypatch.setattr(seeing, "CHUNK", 32)
     kept = features(images, eye)
     assert [len(chunk) for chunk in kept.chunks] == [32, 32, 6]
-    assert torch.allclose(kept[:], whole, atol=1e-5)
+    assert torch.allclose(kept[:], complete, atol=1e-5)
     monkeypatch.setattr(type(eye), "__call__", lambda *_: pytest.fail("computed again"))
     again = features(images, eye)
     assert torch.equal(again[:], kept[:])
     assert torch.equal(again[torch.tensor([3, 69, 33])], kept[:][[3, 69, 33]])
-    together = Moments.of(whole)
+    together = Moments.of(complete)
     assert torch.allclose(again.moments.mean, together.mean, atol=1e-5)
     assert torch.allclose(again.moments.covariance, together.covariance, atol=1e-5)
 
@@ -270,7 +271,7 @@ def test_a_torn_cache_file_is_computed_again(fashion, home):
     assert torch.equal(features(images, eye)[:], before)
 
 
-def test_cache_keys_differ_by_pictures_network_resize_and_precision(fashion):
+def test_cache_keys_differ_by_images_network_resize_and_precision(fashion):
     images, eye = fashion["perfect"]["x"][:8], backbone("small", device="cpu")
     keys = {
         seeing._key(images, eye),
@@ -282,7 +283,7 @@ def test_cache_keys_differ_by_pictures_network_resize_and_precision(fashion):
     assert len(keys) == 5
 
 
-def test_grey_pictures_have_the_features_of_three_equal_channels(fashion):
+def test_grey_images_have_the_features_of_three_equal_channels(fashion):
     eye, grey = backbone("small", device="cpu"), fashion["perfect"]["x"][:16]
     assert torch.allclose(eye(grey), eye(grey.repeat(3, 3)), atol=1e-5)
 
@@ -294,7 +295,7 @@ def test_two_ranks_find_the_scores_of_one(bars, tmp_path):
 
     flags = ["--data", bars, "--steps", "20", "--batch-size", "16", "--width", "8", "--latent", "4"]
     assert reverie("train", "vae", "--out", tmp_path / "run", *flags).returncode == 0
-    asked = [
+    arguments = [
         "evaluate",
         str(tmp_path / "run"),
         "-n",
@@ -305,11 +306,11 @@ def test_two_ranks_find_the_scores_of_one(bars, tmp_path):
         "--precision",
         "fp32",
     ]
-    one = reverie(*asked)
+    single = reverie(*arguments)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "reverie"]
-    two = subprocess.run([*command, *asked], capture_output=True, text=True)
-    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
-    values = [{s["metric"]: s["value"] for s in json.loads(done.stdout)["scores"]} for done in (one, two)]
+    two = subprocess.run([*command, *arguments], capture_output=True, text=True)
+    assert single.returncode == two.returncode == 0, single.stderr + two.stderr
+    values = [{s["metric"]: s["value"] for s in json.loads(done.stdout)["scores"]} for done in (single, two)]
     assert values[0] and values[1] == pytest.approx(values[0], rel=1e-4)
 
 
@@ -329,7 +330,7 @@ def test_each_way_of_resizing_agrees_with_who_defined_it():
 
 def test_the_original_resize_takes_its_source_at_target_times_in_over_out():
     x = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float()
-    made = resize(x, 10, "tf1-bilinear")[0, 0]
+    output = resize(x, 10, "tf1-bilinear")[0, 0]
     for i in range(10):
         for j in range(10):
             y, z = i * 6 / 10, j * 6 / 10
@@ -337,10 +338,10 @@ def test_the_original_resize_takes_its_source_at_target_times_in_over_out():
             c, d = min(a + 1, 5), min(b + 1, 5)
             top = x[0, 0, a, b] * (1 - (z - b)) + x[0, 0, a, d] * (z - b)
             low = x[0, 0, c, b] * (1 - (z - b)) + x[0, 0, c, d] * (z - b)
-            assert made[i, j] == pytest.approx(float(top * (1 - (y - a)) + low * (y - a)), abs=1e-5)
+            assert output[i, j] == pytest.approx(float(top * (1 - (y - a)) + low * (y - a)), abs=1e-5)
 
 
-def test_resizing_keeps_a_constant_picture_constant():
+def test_resizing_keeps_a_constant_image_constant():
     for way in RESIZES:
         assert torch.allclose(resize(torch.full((1, 1, 9, 17), 77.0), 30, way), torch.tensor(77.0), atol=1e-3)
 
@@ -456,18 +457,18 @@ def run(bars, tmp_path_factory):
     return path
 
 
-def test_evaluating_a_run_leaves_json_a_table_and_pictures(run, call, capsys):
+def test_evaluating_a_run_leaves_json_a_table_and_images(run, call, capsys):
     code, out, err = call(
         "evaluate", run, "-n", 200, "--metrics", "kernel,prdc,nll,reconstruction,fid", "--backbone", "small", "--json"
     )
     assert code == 0, err
-    found = json.loads(out)
-    assert set(found) == {"scores", "refused"}
-    assert all(set(one) == {"metric", "value", "low", "high", "floor", "passport"} for one in found["scores"])
-    assert all(set(one) == {"metric", "reason", "instead"} for one in found["refused"])
-    ssim, fid = found["refused"]  # SSIM's window is larger than these pictures
+    result = json.loads(out)
+    assert set(result) == {"scores", "refused"}
+    assert all(set(single) == {"metric", "value", "low", "high", "floor", "passport"} for single in result["scores"])
+    assert all(set(single) == {"metric", "reason", "instead"} for single in result["refused"])
+    ssim, fid = result["refused"]  # SSIM's window is larger than these images
     assert fid["metric"] == "fid" and "kid" in fid["instead"] and "SSIM" in ssim["reason"]
-    metrics = [one["metric"] for one in found["scores"]]
+    metrics = [single["metric"] for single in result["scores"]]
     assert {
         "kernel-small",
         "coverage-small",
@@ -477,21 +478,23 @@ def test_evaluating_a_run_leaves_json_a_table_and_pictures(run, call, capsys):
         "mse",
         "psnr",
     } <= set(metrics)
-    passport = found["scores"][0]["passport"]
+    passport = result["scores"][0]["passport"]
     assert passport["fake"]["seeds"] == [0, 199] and passport["reference"]["fingerprint"]
     for name in ("scores.json", "scores.png"):
         assert (run / "evaluation" / name).is_file()
     kept = json.loads((run / "evaluation" / "scores.json").read_text())
-    assert all(one in kept["scores"] for one in found["scores"]) and found["refused"][0] in kept["refused"]
+    assert all(single in kept["scores"] for single in result["scores"]) and result["refused"][0] in kept["refused"]
     code, out, _ = call("evaluate", run, "-n", 210, "--metrics", "kernel", "--backbone", "small")
     assert code == 0 and "kernel-small" in out and "95 % interval" in out
-    later = {one["metric"]: one for one in json.loads((run / "evaluation" / "scores.json").read_text())["scores"]}
+    later = {
+        single["metric"]: single for single in json.loads((run / "evaluation" / "scores.json").read_text())["scores"]
+    }
     assert set(metrics) <= set(later) and later["kernel-small"]["passport"]["fake"]["n"] == 210
 
 
 def test_the_same_run_and_seed_give_the_same_scores(run):
-    one, two = (rv.evaluate(run, metrics=["frechet", "prdc"], n=300, seed=7) for _ in range(2))
-    assert one.summary() == two.summary()
+    single, two = (rv.evaluate(run, metrics=["frechet", "prdc"], n=300, seed=7) for _ in range(2))
+    assert single.summary() == two.summary()
 
 
 def test_two_folders_are_compared_and_copies_among_the_generated_count(bars, draw_bars, tmp_path, call):
@@ -509,39 +512,39 @@ def test_a_model_that_does_not_sample_is_judged_by_what_it_can(run, monkeypatch,
 
     able = evaluation.verbs_of
     monkeypatch.setattr(evaluation, "verbs_of", lambda model: [verb for verb in able(model) if verb != "sample"])
-    found = rv.evaluate(run, out=tmp_path)
-    assert {"nll-bound", "mse", "psnr"} <= {score.metric for score in found.scores}
-    assert [refusal.metric for refusal in found.refused] == ["ssim"] and "SSIM" in found.refused[0].reason
-    assert all(score.passport["fake"]["n"] == 0 for score in found.scores)
-    asked = rv.evaluate(run, metrics=["kernel"], out=tmp_path)
-    assert "cannot be sampled" in asked.refused[0].reason and "reconstruction" in asked.refused[0].instead
+    result = rv.evaluate(run, out=tmp_path)
+    assert {"nll-bound", "mse", "psnr"} <= {score.metric for score in result.scores}
+    assert [refusal.metric for refusal in result.refused] == ["ssim"] and "SSIM" in result.refused[0].reason
+    assert all(score.passport["fake"]["n"] == 0 for score in result.scores)
+    arguments = rv.evaluate(run, metrics=["kernel"], out=tmp_path)
+    assert "cannot be sampled" in arguments.refused[0].reason and "reconstruction" in arguments.refused[0].instead
 
 
-def test_arrays_are_pictures_too(bars, draw_bars):
+def test_arrays_are_images_too(bars, draw_bars):
     images, _ = draw_bars(200, seed=6)
-    found = rv.evaluate(fake=images, real=bars, metrics=["kernel"])
-    assert found["kernel-small"].passport["fake"]["n"] == 200
+    result = rv.evaluate(fake=images, real=bars, metrics=["kernel"])
+    assert result["kernel-small"].passport["fake"]["n"] == 200
     floats = rv.evaluate(fake=images.astype(np.float32) / 255, real=bars, metrics=["kernel"])
-    assert floats["kernel-small"].value == found["kernel-small"].value
+    assert floats["kernel-small"].value == result["kernel-small"].value
 
 
 def test_other_data_is_what_a_run_is_compared_with_but_copies_are_sought_where_it_learned(home, tmp_path):
     flags = ["--steps", 5, "--batch-size", 16, "--width", 8, "--latent", 4, "--conditional", "label"]
     assert reverie("train", "vae", "--out", tmp_path / "run", *flags).returncode == 0
-    found = rv.evaluate(tmp_path / "run", metrics=["kernel", "memorisation"], n=60, data="emoji")
-    reference, copies = found["kernel-small"].passport["reference"], found["authenticity"].passport
+    result = rv.evaluate(tmp_path / "run", metrics=["kernel", "memorisation"], n=60, data="emoji")
+    reference, copies = result["kernel-small"].passport["reference"], result["authenticity"].passport
     assert reference["data"] == "emoji" and reference["n"] < 2000
     assert copies["training"] == 12_000 and copies["floor"] == "2000 held-out images"
 
 
-def test_pictures_that_were_trained_on_give_no_likelihood(run, bars):
-    found = rv.evaluate(run, metrics=["nll", "reconstruction"], n=50, data=f"{bars}:train")
-    assert [refusal.metric for refusal in found.refused] == ["nll", "reconstruction"]
-    assert "trained on" in found.refused[0].reason
+def test_images_that_were_trained_on_give_no_likelihood(run, bars):
+    result = rv.evaluate(run, metrics=["nll", "reconstruction"], n=50, data=f"{bars}:train")
+    assert [refusal.metric for refusal in result.refused] == ["nll", "reconstruction"]
+    assert "trained on" in result.refused[0].reason
 
 
 @pytest.mark.parametrize(
-    "flags, said",
+    "flags, message",
     [
         ((), "Name a RUN"),
         (("--fake", "a"), "--fake and --real"),
@@ -551,17 +554,17 @@ def test_pictures_that_were_trained_on_give_no_likelihood(run, bars):
         (("RUN", "--size", 32), "its own size"),
     ],
 )
-def test_wrong_use_is_told_and_exits_with_2(run, call, flags, said):
+def test_wrong_use_is_told_and_exits_with_2(run, call, flags, message):
     code, _, err = call("evaluate", *(run if flag == "RUN" else flag for flag in flags))
-    assert code == 2 and said in err and "Traceback" not in err
+    assert code == 2 and message in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [({"metrics": [3]}, "no metric 3"), ({"n": "5"}, "number of images"), ({"seed": 1.5}, "seed must be a whole")],
 )
-def test_values_of_other_types_are_refused_by_name(run, options, said):
-    with pytest.raises(UsageError, match=said):
+def test_values_of_other_types_are_refused_by_name(run, options, message):
+    with pytest.raises(UsageError, match=message):
         rv.evaluate(run, **options)
 
 
@@ -572,27 +575,29 @@ def test_every_metric_is_named_in_the_help(call):
 
 def test_features_in_chunks_are_those_of_one_array():
     arrays = [np.random.default_rng(i).normal(size=(n, 3)).astype(np.float32) for i, n in enumerate((4, 1, 5))]
-    chunked, whole = Features(arrays), torch.from_numpy(np.concatenate(arrays))
+    chunked, complete = Features(arrays), torch.from_numpy(np.concatenate(arrays))
     rows = torch.tensor([9, 0, 4, 4, 7])
-    assert torch.equal(chunked[rows], whole[rows]) and torch.equal(chunked[2:8], whole[2:8]) and len(chunked) == 10
+    assert (
+        torch.equal(chunked[rows], complete[rows]) and torch.equal(chunked[2:8], complete[2:8]) and len(chunked) == 10
+    )
 
 
 # Stacked MNIST
 
 
-def test_a_stacked_picture_holds_three_digits_and_its_class_names_them():
+def test_a_stacked_image_holds_three_digits_and_its_class_names_them():
     from reverie.data.arrays import of_images
     from reverie.data.public import stack
 
     labels = np.arange(60) % 10
     images = np.broadcast_to(labels[:, None, None, None] * 20, (60, 4, 4, 1)).astype(np.uint8)  # a digit is its shade
-    made = stack(of_images(images, labels, [str(i) for i in range(10)], 50))
-    digits = made.rows["x"][:, 0, 0] // 20
-    assert made.rows["x"].shape == (60, 4, 4, 3) and made.cut == 50
-    assert [made.classes[code] for code in made.rows.labels] == ["".join(map(str, three)) for three in digits]
-    for part in (slice(0, 50), slice(50, 60)):  # every picture once in each channel of its own split
+    output = stack(of_images(images, labels, [str(i) for i in range(10)], 50))
+    digits = output.rows["x"][:, 0, 0] // 20
+    assert output.rows["x"].shape == (60, 4, 4, 3) and output.cut == 50
+    assert [output.classes[code] for code in output.rows.labels] == ["".join(map(str, three)) for three in digits]
+    for part in (slice(0, 50), slice(50, 60)):  # every image once in each channel of its own split
         assert all((np.sort(digits[part, c]) == np.sort(labels[part])).all() for c in range(3))
-    assert len(np.unique(made.rows.labels)) > 30
+    assert len(np.unique(output.rows.labels)) > 30
 
 
 def test_the_reader_reads_each_channel_as_if_it_were_alone():
@@ -605,3 +610,22 @@ def test_the_reader_reads_each_channel_as_if_it_were_alone():
     )
     alone = torch.cat([predict_digits(classifier, images[..., [c]]) for c in range(3)], 1)
     assert torch.equal(predict_digits(classifier, images), alone)
+
+
+@pytest.mark.parametrize(("rows", "n"), [(12000, 2000), (12000, 100), (10, 10), (10, 25), (7, 3)])
+def test_a_spread_of_rows_is_even_in_order_and_hits_classes_that_take_turns_in_their_shares(rows, n):
+    index = np.array(spread(rows, n))
+    assert len(index) == n and (np.diff(index) >= (n <= rows)).all() and index[0] >= 0 and index[-1] < rows
+    assert (np.abs(index - np.arange(n) * rows / n) <= max(1, rows / n)).all()
+    if n >= 100:
+        assert np.bincount(index % 10, minlength=10).min() > 0.4 * n / 10
+
+
+def test_a_score_is_found_by_the_beginning_of_its_name_and_a_refusal_gives_its_reason():
+    score = Score("frechet-small", 1.0, None, None, None, {"better": "lower"})
+    scores = Scores([score], [Refusal("kernel", "Too few images.", "Use more.")])
+    assert scores["frechet"] is scores["frechet-small"] is score
+    with pytest.raises(KeyError, match="Too few images"):
+        scores["kernel-small"]
+    with pytest.raises(KeyError, match="not computed"):
+        scores["fr"]

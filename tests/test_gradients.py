@@ -94,15 +94,15 @@ def examined(case: str) -> Examined:
         trainer = engine(case, model, clip=0, ema=0)
         names = {id(p): name for name, p in model.named_parameters()}
         seen, moved, result = set(), set(), Examined()
-        for place, stage in enumerate(trainer.stages):
+        for index, stage in enumerate(trainer.stages):
             stage.update = None
             losses: dict[str, float] = {}
             for phase in stage.phases:
                 phase.optimizer = Still(phase.optimizer)  # type: ignore[assignment]
                 phase.loss = functools.partial(_noted, phase.loss, losses, phase.name)
 
-            def evaluate(place: int = place, losses: dict[str, float] = losses) -> dict[str, float]:
-                trainer.step(0, progress_of(trainer, place))
+            def evaluate(index: int = index, losses: dict[str, float] = losses) -> dict[str, float]:
+                trainer.step(0, progress_of(trainer, index))
                 return dict(losses)
 
             first = evaluate()
@@ -146,16 +146,16 @@ def slope(phase: Phase, pairs: list[tuple[Tensor, Tensor | None]], evaluate: Any
 
 @every_case
 def test_the_derivative_of_a_phase_s_loss_along_its_gradient_is_the_gradient_s_square(case):
-    for phase, (found, square) in examined(case).slopes.items():
+    for phase, (actual, square) in examined(case).slopes.items():
         assert square > 1e-12, phase
-        assert found == pytest.approx(square, rel=1e-4), phase
+        assert actual == pytest.approx(square, rel=1e-4), phase
 
 
 @every_case
 def test_every_parameter_of_a_phase_gets_a_gradient(case):
-    unmoved, known = examined(case).unmoved, UNMOVED.get(case, {})
-    assert [name for name in unmoved if not any(fnmatch.fnmatch(name, pattern) for pattern in known)] == []
-    assert all(fnmatch.filter(unmoved, pattern) for pattern in known), "an exception is out of date"
+    unmoved, supported = examined(case).unmoved, UNMOVED.get(case, {})
+    assert [name for name in unmoved if not any(fnmatch.fnmatch(name, pattern) for pattern in supported)] == []
+    assert all(fnmatch.filter(unmoved, pattern) for pattern in supported), "an exception is out of date"
 
 
 @every_case

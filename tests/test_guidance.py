@@ -59,8 +59,8 @@ def test_classifier_free_guidance_is_a_sharper_posterior(a, s, scale):
     (slope,) = torch.autograd.grad(log_posterior(x, a, s)[torch.arange(6), c].sum(), x)
     x = x.detach()
     conditional = torch.stack([component(int(k))(row[None], a, s)[0] for k, row in zip(c, x, strict=True)])
-    found = guided(lambda *_: conditional, mixture, scale)(x, a, s)
-    assert torch.allclose(found, mixture(x, a, s) + scale * s**2 / a * slope, atol=1e-10)
+    result = guided(lambda *_: conditional, mixture, scale)(x, a, s)
+    assert torch.allclose(result, mixture(x, a, s) + scale * s**2 / a * slope, atol=1e-10)
 
 
 @pytest.mark.parametrize("a, s", PAIRS)
@@ -97,15 +97,15 @@ def test_autoguidance_goes_away_from_the_weaker_model(scale):
         return mixture(x, alpha, math.hypot(sigma, 0.4))
 
     x = points()
-    wanted = scale * mixture(x, 0.6, 0.8) + (1 - scale) * weaker(x, 0.6, 0.8)
-    assert torch.allclose(guided(mixture, weaker, scale)(x, 0.6, 0.8), wanted, atol=1e-12)
+    expected = scale * mixture(x, 0.6, 0.8) + (1 - scale) * weaker(x, 0.6, 0.8)
+    assert torch.allclose(guided(mixture, weaker, scale)(x, 0.6, 0.8), expected, atol=1e-12)
 
 
 def test_a_class_is_drawn_by_a_model_that_knows_none():
     """Steered from pure noise by the exact classifier, the sampler draws component 2 and not the mixture."""
     grid = [(i / 60, 1 - i / 60) for i in range(61)]
     steered = classified(mixture, lambda x, alpha, sigma: log_posterior(x, alpha, sigma)[:, 2], 1.0)
-    *_, (drawn, _) = unipc(steered, points(4000), grid)
+    *_, (samples, _) = unipc(steered, points(4000), grid)
     # the first step alone is blind: at alpha = 0 nothing is known of a class
-    assert torch.allclose(drawn.mean(0), MEANS[2], atol=0.03)
-    assert torch.allclose(drawn.var(0), VARIANCES[2].expand(2), rtol=0.15)
+    assert torch.allclose(samples.mean(0), MEANS[2], atol=0.03)
+    assert torch.allclose(samples.var(0), VARIANCES[2].expand(2), rtol=0.15)

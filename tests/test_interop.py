@@ -67,15 +67,15 @@ def run_of(path, name, classes=(), **kwargs):
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    facts = unknown(Spec("image", (8, 8), 1), list(classes))
-    run = Run.create(path, {"reverie": "0.0", "model": model.config, "data": facts, "status": "finished"})
+    record = unknown(Spec("image", (8, 8), 1), list(classes))
+    run = Run.create(path, {"reverie": "0.0", "model": model.config, "data": record, "status": "finished"})
     save_checkpoint(run.checkpoints, Checkpoint(7, model.config, model.state_dict(), None, None), keep=1)
     return run
 
 
-def change(path, **facts):
+def change(path, **record):
     """Change entries of a JSON file; None removes one."""
-    content = json.loads(path.read_text()) | facts
+    content = json.loads(path.read_text()) | record
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
@@ -91,9 +91,9 @@ def test_the_network_is_diffusers_own_weight_for_weight(diffusers, kwargs):
     model.net.load_state_dict(theirs.state_dict())
     net = model.net.to(memory_format=torch.channels_last)
     x, t = torch.randn(3, 3, 8, 8), torch.tensor([0, 500, 999])
-    told = {"class_labels": torch.tensor([0, 4, 5])} if model.classes else {}
-    expected = theirs(x, t, **told).sample
-    got = net(x, t.float(), *(value.where(value < 5, -1) for value in told.values()))
+    class_kwargs = {"class_labels": torch.tensor([0, 4, 5])} if model.classes else {}
+    expected = theirs(x, t, **class_kwargs).sample
+    got = net(x, t.float(), *(value.where(value < 5, -1) for value in class_kwargs.values()))
     assert torch.allclose(got, expected, atol=1e-5) and expected.std() > 0.05
     got.square().mean().backward()
     expected.square().mean().backward()
@@ -138,8 +138,8 @@ def test_unfit_arguments_are_named(wrong, message):
 @pytest.mark.parametrize("kwargs", NETWORKS.values(), ids=NETWORKS)
 def test_configurations_go_to_diffusers_names_and_back(kwargs):
     config = textbook(schedule="cosine", prediction="v", timesteps=100, **kwargs).config["kwargs"]
-    told = json.loads(json.dumps(unet_config(config) | {"num_class_embeds": config["classes"] or None}))
-    back = unet_arguments(told) | chain_arguments(chain_config(config, config["betas"]))
+    exported = json.loads(json.dumps(unet_config(config) | {"num_class_embeds": config["classes"] or None}))
+    back = unet_arguments(exported) | chain_arguments(chain_config(config, config["betas"]))
     for key, value in back.items():
         assert value == (list(config[key]) if isinstance(config[key], tuple) else config[key]), key
 
@@ -176,7 +176,7 @@ class Given:
 
 @pytest.fixture(scope="module", params=SENT.items(), ids=SENT)
 def trained(request, bars, tmp_path_factory):
-    """A run of a few steps, so that pictures are not black and white all over, and its exported folder."""
+    """A run of a few steps, so that images are not black and white all over, and its exported folder."""
     _, (name, kwargs) = request.param
     path = tmp_path_factory.mktemp("sent")
     options = {"steps": 40, "batch_size": 16, "lr": 4e-3, "warmup": 5, "ema": 0.8, "device": "cpu", "quiet": True}
@@ -184,7 +184,7 @@ def trained(request, bars, tmp_path_factory):
     return run, export(run, path / "out")
 
 
-def test_diffusers_draws_the_same_pictures(diffusers, trained):
+def test_diffusers_draws_the_same_images(diffusers, trained):
     run, out = trained
     model = load(run, "cpu")
     options = {"steps": 25} | GRIDS.get(model.config["name"], {"sampler": "ddim", "time_grid": "uniform"})
@@ -195,17 +195,17 @@ def test_diffusers_draws_the_same_pictures(diffusers, trained):
         if travels:
             labels = [1, 0, -1] if model.classes else None
             guided = {"class_labels": labels, "guidance_scale": 2.0} if labels else {}
-            told = {"label": torch.tensor(labels), "guidance": 2.0} if labels else {}
-            ours = model.sample(Noise.of_seeds([3, 4, 5]), **options, **told)
+            cond = {"label": torch.tensor(labels), "guidance": 2.0} if labels else {}
+            ours = model.sample(Noise.of_seeds([3, 4, 5]), **options, **cond)
             theirs = pipe(seeds=[3, 4, 5], num_inference_steps=25, output_type="pt", **guided).images
         else:
             assert type(pipe).__name__ == "DDIMPipeline"
             ours = model.sample(Given(torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))), **options)
             seeded = torch.Generator().manual_seed(0)
-            asked = {"batch_size": 3, "num_inference_steps": 25, "generator": seeded, "output_type": "np"}
-            theirs = torch.from_numpy(pipe(**asked, use_clipped_model_output=True).images).permute(0, 3, 1, 2)
+            settings = {"batch_size": 3, "num_inference_steps": 25, "generator": seeded, "output_type": "np"}
+            theirs = torch.from_numpy(pipe(**settings, use_clipped_model_output=True).images).permute(0, 3, 1, 2)
     assert torch.allclose(ours, 2 * theirs - 1, atol=1e-4)
-    assert ((ours.abs() < 0.99).float().mean() > 0.2) and ours.std() > 0.1  # a picture, and not one of clamped pixels
+    assert ((ours.abs() < 0.99).float().mean() > 0.2) and ours.std() > 0.1  # an image, and not one of clamped pixels
 
 
 def test_what_was_exported_comes_back_bit_for_bit(trained, tmp_path):
@@ -271,15 +271,15 @@ def test_a_fast_network_s_arguments_are_read_back_from_it(size, channels, width,
 
 
 @pytest.mark.parametrize(
-    "name, kwargs, said",
+    "name, kwargs, captured",
     [
         ("vae", {"width": 8}, f"vae has no counterpart.*{', '.join(EXPORTED)}"),
         ("ddpm", {"width": 8, "conditional": "text"}, "captions"),
     ],
 )
-def test_what_does_not_map_is_refused_and_nothing_is_written(name, kwargs, said, tmp_path):
+def test_what_does_not_map_is_refused_and_nothing_is_written(name, kwargs, captured, tmp_path):
     run = run_of(tmp_path / "run", name, **kwargs)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=captured):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -303,10 +303,10 @@ def test_a_folder_with_something_in_it_stays_as_it_is_and_an_empty_one_is_filled
 def theirs(diffusers, path, scheduler="DDPMScheduler", classes=None, **config):
     """A pipeline's folder as diffusers writes it."""
     torch.manual_seed(0)
-    given = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16)}
-    given |= {"norm_num_groups": 4, "down_block_types": ("DownBlock2D", "AttnDownBlock2D")}
-    given |= {"up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "layers_per_block": 1}
-    net = diffusers.UNet2DModel(**given, num_class_embeds=classes)
+    net_config = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16)}
+    net_config |= {"norm_num_groups": 4, "down_block_types": ("DownBlock2D", "AttnDownBlock2D")}
+    net_config |= {"up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "layers_per_block": 1}
+    net = diffusers.UNet2DModel(**net_config, num_class_embeds=classes)
     chain = getattr(diffusers, scheduler)(**config)
     diffusers.DDPMPipeline(unet=net, scheduler=chain).save_pretrained(path)
     return net.eval(), diffusers.DDIMScheduler.from_config(chain.config, timestep_spacing="trailing")
@@ -320,7 +320,7 @@ def theirs(diffusers, path, scheduler="DDPMScheduler", classes=None, **config):
         {"num_train_timesteps": 200, "beta_start": 1e-3, "beta_end": 0.04, "prediction_type": "sample"},
     ],
 )
-def test_a_folder_of_diffusers_draws_its_pictures_here(diffusers, config, tmp_path):
+def test_a_folder_of_diffusers_draws_its_images_here(diffusers, config, tmp_path):
     net, scheduler = theirs(diffusers, tmp_path / "theirs", **config)
     model = load(import_(tmp_path / "theirs", tmp_path / "run"), "cpu")
     noise = Noise.of_seeds([1, 2])(1, 8, 8)
@@ -457,7 +457,7 @@ def test_an_imported_run_samples_but_has_no_training_to_go_on_with(folder, tmp_p
         data_of(load(run, "cpu"))
 
 
-def test_the_pictures_it_was_trained_on_can_be_named(folder, bars, tmp_path):
+def test_the_images_it_was_trained_on_can_be_named(folder, bars, tmp_path):
     model = load(import_(folder, tmp_path / "in", data=bars), "cpu")
     assert len(data_of(model).train) == model.run["data"]["counts"]["train"] > 100
     change(folder / "unet" / "config.json", num_class_embeds=3)
@@ -471,10 +471,10 @@ def test_the_verbs_export_and_import_say_what_to_do_next(tmp_path, capsys):
     run_of(tmp_path / "run", "ddpm-textbook", **SMALL)
     with pytest.raises(SystemExit) as ended:
         main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--to", "diffusers", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert ended.value.code == 0 and told["to"] == "diffusers" and "from_pretrained" in told["load"]
+    report = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 0 and report["to"] == "diffusers" and "from_pretrained" in report["load"]
     with pytest.raises(SystemExit) as ended:
-        main(["import", told["out"], "--out", str(tmp_path / "back")])
+        main(["import", report["out"], "--out", str(tmp_path / "back")])
     assert ended.value.code == 0 and f"reverie sample {tmp_path / 'back'}" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         main(["import", str(tmp_path / "nowhere")])

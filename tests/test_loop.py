@@ -177,13 +177,13 @@ def test_checkpoints_hold_the_callbacks_state_and_the_loop_goes_on_from_them(tmp
                 break
         return model.state_dict(), counter.count
 
-    whole, counted = trained(8, "whole")
+    full, counted = trained(8, "whole")
     trained(5, "cut")
     saved = load_checkpoint(newest_whole(tmp_path / "cut")[0], training=True)
     assert saved.step == 5 and saved.config == {"name": f"{__name__}:Linear", "kwargs": None}
     assert saved.training.keys() == {"stage", "outline", "optimizers", "plan", "callbacks", "loop"}
     again, recounted = trained(8, "again", saved)
-    assert counted == recounted == 8 and all(torch.equal(whole[name], again[name]) for name in whole)
+    assert counted == recounted == 8 and all(torch.equal(full[name], again[name]) for name in full)
 
 
 class Ramp(nn.Module):
@@ -261,7 +261,7 @@ def test_what_open_data_opens_is_fitted_as_it_is():
 def test_layers_that_mix_rows_are_named_where_a_batch_is_cut():
     class Said(rv.callbacks.Callback):
         def say(self, text):
-            said.append(text)
+            messages.append(text)
 
     class Mixed(Canvas):
         def __init__(self):
@@ -274,9 +274,9 @@ def test_layers_that_mix_rows_are_named_where_a_batch_is_cut():
             return self
 
     for accumulate, count in ((1, 0), (2, 1)):
-        said = []
+        messages = []
         next(rv.fit(Mixed(), steps=1, ema=0, batch_size=2, accumulate=accumulate, callbacks=[Said()]))
-        assert len(said) == count and all("BatchNorm2d in this model" in text for text in said)
+        assert len(messages) == count and all("BatchNorm2d in this model" in text for text in messages)
 
 
 def test_minutes_end_a_fit_on_time_and_its_plan_repeats_it():
@@ -323,17 +323,17 @@ def test_previews_show_what_the_stage_shows_and_cost_one_percent(tiny, tmp_path)
         def stages(self, lr=1e-2):
             return [*super().stages(lr), *super().stages(lr)]
 
-    def drawn(model, **length):
+    def previewed(model, **length):
         previews = rv.callbacks.Previews(tmp_path, tiny)
         for _ in rv.fit(model, tiny, batch_size=16, ema=0, log_every=1, callbacks=[previews], **length):
             pass
         return getattr(model, "drawn", [])
 
-    assert drawn(Slow(), steps=32) == [64] * 5
-    assert drawn(Staged(), steps=32) == [64]  # at three quarters: in the last stage
+    assert previewed(Slow(), steps=32) == [64] * 5
+    assert previewed(Staged(), steps=32) == [64]  # at three quarters: in the last stage
     slow = Slow()
     slow.delay = 0.004  # 64 images take a quarter of a second, and 1 % of 2.4 s is a tenth of that
-    assert sum(drawn(slow, minutes=0.04)) <= 64
+    assert sum(previewed(slow, minutes=0.04)) <= 64
 
 
 def test_a_wrong_option_is_refused_before_anything_starts(tiny):

@@ -105,10 +105,10 @@ def test_the_influences_are_the_derivative_of_the_frechet_distance_in_the_weight
 
 def test_the_interval_of_the_frechet_distance_covers_its_expectation():
     reference = gaussian(torch.zeros(4), torch.diag(torch.tensor([0.5, 1.0, 1.5, 2.0])))
-    found = [frechet_estimate(normals(200, 4, seed=i) * 1.2 + 0.3, reference) for i in range(200)]
-    mean = np.mean([f.value for f in found])
-    assert 0.89 <= np.mean([f.low <= mean <= f.high for f in found]) <= 0.99
-    assert found[0].value == pytest.approx(frechet_distance(Moments.of(normals(200, 4) * 1.2 + 0.3), reference))
+    result = [frechet_estimate(normals(200, 4, seed=i) * 1.2 + 0.3, reference) for i in range(200)]
+    mean = np.mean([f.value for f in result])
+    assert 0.89 <= np.mean([f.low <= mean <= f.high for f in result]) <= 0.99
+    assert result[0].value == pytest.approx(frechet_distance(Moments.of(normals(200, 4) * 1.2 + 0.3), reference))
     rank_deficient = frechet_estimate(normals(5, 20), Moments.of(normals(60, 20, seed=1)))
     assert math.isfinite(rank_deficient.low) and math.isfinite(rank_deficient.high)
 
@@ -118,20 +118,20 @@ def test_frechet_infinity_takes_away_the_bias_of_a_finite_sample():
     reference, true = gaussian(torch.zeros(16), torch.diag(variances)), float(16 * 0.2**2)
     samples = [normals(160, 16, seed=i) * variances.sqrt() + 0.2 for i in range(40)]
     plain = np.array([frechet_distance(Moments.of(x), reference) for x in samples]) - true
-    found = [frechet_infinity(x, reference) for x in samples]
-    infinite = np.array([f.value for f in found]) - true
+    result = [frechet_infinity(x, reference) for x in samples]
+    infinite = np.array([f.value for f in result]) - true
     assert plain.mean() > 5 * plain.std() / math.sqrt(40)  # biased upwards, beyond doubt
     assert abs(infinite.mean()) < 0.1 * plain.mean() + 2 * infinite.std() / math.sqrt(40)
     assert np.sqrt((infinite**2).mean()) < 0.7 * np.sqrt((plain**2).mean())
-    assert np.mean([f.low <= true <= f.high for f in found]) >= 0.8
-    assert frechet_infinity(samples[0], reference) == found[0]
+    assert np.mean([f.low <= true <= f.high for f in result]) >= 0.8
+    assert frechet_infinity(samples[0], reference) == result[0]
 
 
 def test_the_kernel_distance_of_equal_distributions_is_unbiased_and_grows_with_a_shift():
-    found = [
+    result = [
         kernel_distance(normals(60, 8, seed=2 * i + 10), normals(40, 8, seed=2 * i + 11), groups=2) for i in range(200)
     ]
-    values = [f.value for f in found]
+    values = [f.value for f in result]
     assert abs(np.mean(values)) < 4 * np.std(values) / math.sqrt(len(values)) and min(values) < 0
     near, far = (kernel_distance(normals(200, 8), normals(200, 8, seed=1) + shift) for shift in (0.5, 1.0))
     assert near.low > 0 and near.value < far.value
@@ -155,12 +155,12 @@ def double_sum(a, b):
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (5, 4), (23, 31)])
 def test_the_kernel_distance_equals_its_double_sum(n, m):
     a, b = normals(n, 3), normals(m, 3, seed=1)
-    found = kernel_distance(a, b, groups=4)
-    assert found.value == pytest.approx(double_sum(a, b), rel=1e-12)
-    assert math.isnan(found.low) == (n < 4)
+    result = kernel_distance(a, b, groups=4)
+    assert result.value == pytest.approx(double_sum(a, b), rel=1e-12)
+    assert math.isnan(result.low) == (n < 4)
     assert kernel_distance_subsets(a, b, subsets=1, size=m)[1] == 0
     if n == m:
-        assert kernel_distance_subsets(a, b, subsets=1)[0] == pytest.approx(found.value, rel=1e-12)
+        assert kernel_distance_subsets(a, b, subsets=1)[0] == pytest.approx(result.value, rel=1e-12)
 
 
 def test_the_interval_of_the_kernel_distance_covers_the_true_value():
@@ -174,12 +174,12 @@ def test_the_interval_of_the_kernel_distance_covers_the_true_value():
         return 1 + 3 * dot / dimension + 3 * second / dimension**2 + third / dimension**3
 
     true = expected(squared, 2 * squared) + expected(0, 0) - 2 * expected(0, squared)
-    found = [
+    result = [
         kernel_distance(normals(100, dimension, seed=2 * i) + shift, normals(150, dimension, seed=2 * i + 1), groups=10)
         for i in range(100)
     ]
-    assert np.mean([f.value for f in found]) == pytest.approx(true, rel=0.1)
-    assert np.mean([f.low <= true <= f.high for f in found]) >= 0.86
+    assert np.mean([f.value for f in result]) == pytest.approx(true, rel=0.1)
+    assert np.mean([f.low <= true <= f.high for f in result]) >= 0.86
 
 
 def test_the_kernel_distance_of_subsets_agrees_with_that_of_all_and_repeats():
@@ -205,16 +205,16 @@ def test_the_inception_score_of_known_posteriors():
 def test_precision_recall_density_and_coverage_of_points_placed_by_hand():
     real = torch.tensor([[0.0], [1.0], [2.0], [10.0]])  # radii to the nearest: 1, 1, 1, 8
     fake = torch.tensor([[0.5], [1.5], [30.0], [31.0]])  # radii to the nearest: 1, 1, 1, 1
-    found = precision_recall_density_coverage(real, fake, k=1)
+    result = precision_recall_density_coverage(real, fake, k=1)
     # 0.5 lies in the balls of 0, 1; 1.5 in those of 1, 2 (10 - 1.5 > 8); 30 and 31 in none
-    assert found["precision"].value == 0.5 and found["density"].value == pytest.approx((2 + 2) / 4)
+    assert result["precision"].value == 0.5 and result["density"].value == pytest.approx((2 + 2) / 4)
     # 0, 1, 2 lie within 1 of 0.5 or 1.5; 10 does not
-    assert found["recall"].value == 0.75
+    assert result["recall"].value == 0.75
     # the balls of 0, 1, 2 hold a fake; that of 10 does not
-    assert found["coverage"].value == 0.75
+    assert result["coverage"].value == 0.75
     with pytest.raises(UsageError):
         precision_recall_density_coverage(real, fake, k=4)
-    assert found["precision"].low > 0 and found["precision"].high < 1
+    assert result["precision"].low > 0 and result["precision"].high < 1
 
 
 def test_precision_and_recall_do_not_depend_on_tiles_nor_on_rounding_at_the_rim_of_a_ball(monkeypatch):
@@ -228,12 +228,12 @@ def test_precision_and_recall_do_not_depend_on_tiles_nor_on_rounding_at_the_rim_
     in_real = apart < radius(real)[:, None] * (1 - 1e-12)
     for memory in (neighbours.MEMORY, 10_000):
         monkeypatch.setattr(neighbours, "MEMORY", memory)
-        found = precision_recall_density_coverage(real, fake)
-        assert found["density"].value == pytest.approx(float(in_real.sum()) / 5 / 120, rel=1e-12)
-        assert found["precision"].value == float(in_real.any(0).double().mean())
-        assert found["coverage"].value == float(in_real.any(1).double().mean())
+        result = precision_recall_density_coverage(real, fake)
+        assert result["density"].value == pytest.approx(float(in_real.sum()) / 5 / 120, rel=1e-12)
+        assert result["precision"].value == float(in_real.any(0).double().mean())
+        assert result["coverage"].value == float(in_real.any(1).double().mean())
         recalled = (apart < radius(fake) * (1 - 1e-12)).any(1)
-        assert found["recall"].value == float(recalled.double().mean())
+        assert result["recall"].value == float(recalled.double().mean())
 
 
 @pytest.mark.parametrize("dimension", [1, 40])
@@ -271,8 +271,8 @@ def test_estimates_are_those_of_textbooks():
     assert share.low == 0 and share.high == pytest.approx(0.2775, abs=1e-4)
     x = normals(19, 1)[:, 0]
     left_out = (x.sum() - x) / 18  # the jackknife of a mean is its standard error, with Student's quantile
-    found = Estimate.jackknife(float(x.mean()), left_out)
-    assert found.half_width == pytest.approx(2.100922 * float(x.std()) / math.sqrt(19), rel=1e-4)
+    result = Estimate.jackknife(float(x.mean()), left_out)
+    assert result.half_width == pytest.approx(2.100922 * float(x.std()) / math.sqrt(19), rel=1e-4)
     chance = chance_of_at_most(torch.tensor([3, 0, 9]), torch.tensor([10, 5, 10]), 20, 12)
     expected = [scipy.stats.hypergeom.cdf(k, 20 + m, m, 12) for k, m in ((3, 10), (0, 5), (9, 10))]
     assert np.allclose(chance, expected, rtol=1e-10)

@@ -52,23 +52,23 @@ def test_two_missing_classes_are_found_through_a_probe_that_errs(apart, accuracy
     real, same, fewer = (
         probe.predict(labelled(1000, seed, classes, apart)[0]) for seed, classes in ((2, 10), (3, 10), (4, 8))
     )
-    whole, partial = mode_coverage(same, real, 10), mode_coverage(fewer, real, 10)
-    assert whole.missing == [] and whole.total_variation < 0.1 and whole.kl < 0.02
+    full, partial = mode_coverage(same, real, 10), mode_coverage(fewer, real, 10)
+    assert full.missing == [] and full.total_variation < 0.1 and full.kl < 0.02
     assert partial.missing == [8, 9] and partial.kl > 0.1 and partial.total_variation > 0.1
 
 
-def test_real_pictures_have_no_missing_classes_even_where_some_are_rare():
+def test_real_images_have_no_missing_classes_even_where_some_are_rare():
     shares = torch.tensor([0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.03, 0.02, 0.01]).cumsum(0)[:-1]
     draws = torch.bucketize(Noise.of_seeds(range(200)).uniform(900), shares)
     assert sum(bool(mode_coverage(row[:400], row[400:], 10).missing) for row in draws) <= 2
 
 
 def test_mode_coverage_of_counts_given_by_hand():
-    found = mode_coverage(torch.tensor([0] * 30), torch.tensor([0] * 15 + [1] * 15), 2)
-    assert found.fake.tolist() == [30, 0] and found.data.tolist() == [15, 15] and found.missing == [1]
-    assert found.total_variation == 0.5 and found.kl == pytest.approx(math.log(31 / 15.5))
+    result = mode_coverage(torch.tensor([0] * 30), torch.tensor([0] * 15 + [1] * 15), 2)
+    assert result.fake.tolist() == [30, 0] and result.data.tolist() == [15, 15] and result.missing == [1]
+    assert result.total_variation == 0.5 and result.kl == pytest.approx(math.log(31 / 15.5))
     chance = math.comb(45, 30) / math.comb(60, 30)  # that 30 of all 60 miss the 15
-    assert found.p.tolist() == pytest.approx([1.0, chance])
+    assert result.p.tolist() == pytest.approx([1.0, chance])
     assert mode_coverage(torch.tensor([0] * 3), torch.tensor([0, 1]), 2).missing == []  # too few to tell
     with pytest.raises(UsageError):
         mode_coverage(torch.tensor([2]), torch.tensor([0]), 2)

@@ -1,4 +1,4 @@
-"""Noise belongs to a picture: the facts that every sampler and every loss rely on."""
+"""Noise belongs to an image: the facts that every sampler and every loss rely on."""
 
 import math
 
@@ -23,9 +23,9 @@ def test_a_row_draws_the_same_alone_and_in_any_batch(seed, rows, data):
 
 def test_two_ranks_draw_what_one_rank_draws():
     key = fold(7, 3, 1)
-    whole = Noise.of_step(key, 0, 8)(4)
+    full = Noise.of_step(key, 0, 8)(4)
     halves = [Noise.of_step(key, start, 4)(4) for start in (0, 4)]
-    assert torch.equal(whole, torch.cat(halves))
+    assert torch.equal(full, torch.cat(halves))
 
 
 def test_draws_of_a_stream_and_streams_of_a_step_differ():
@@ -70,7 +70,7 @@ def test_mix_loses_nothing():
 
 
 def test_known_values_never_change():
-    """A seed must give the same picture in every release."""
+    """A seed must give the same image in every release."""
     assert fold(0) == -2152535657050944081
     assert Noise.of_seeds([0]).bits(2).tolist() == GOLDEN_BITS
     assert Noise.of_seeds([0])(2)[0].tolist() == pytest.approx(GOLDEN_NORMALS, abs=1e-6)

@@ -51,8 +51,8 @@ PACES = {
 @pytest.mark.parametrize("T, base", [(20, 0.01), (170, 0.02), (170, 0.4), (600, 0.1)])
 def test_progress_follows_the_clock_within_three_percent_at_any_pace(T, base, pace, alone):
     plan, trace = spend(T, PACES[pace](T, base), alone=alone)
-    for place, (now, progress, _) in enumerate(trace):
-        slowest = max(took for *_, took in trace[max(0, place - 3) : place + 1])
+    for index, (now, progress, _) in enumerate(trace):
+        slowest = max(took for *_, took in trace[max(0, index - 3) : index + 1])
         if now > 0.05 * T:
             assert abs(progress - min(1, now / T)) <= max(0.03, 3 * slowest / T), (now, progress)
     assert 5 <= len(plan.knots) <= 200

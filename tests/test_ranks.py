@@ -33,7 +33,7 @@ def trained(
             metrics = walk(trainer, STEPS)
             states[case] = state_of(trainer)
         if case == "tokens":
-            assert sum(float(one.get("tokens/update/revived", 0)) for one in metrics) > 0
+            assert sum(float(single.get("tokens/update/revived", 0)) for single in metrics) > 0
     return states
 
 
@@ -81,22 +81,22 @@ def launched(tmp_path_factory) -> tuple[dict[str, Any], list[dict[str, Any]], li
     """States of one process, of each of two ranks, and the ranks' messages."""
     folder = tmp_path_factory.mktemp("ranks")
     processes = mp.start_processes(work, (str(folder),), 2, join=False, start_method="spawn")
-    one = trained()
+    single = trained()
     until = time.monotonic() + 120
     while not processes.join(timeout=1):
         assert time.monotonic() < until, "two ranks hang"
     two = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    return one, two, [json.loads((folder / f"messages-{rank}.json").read_text()) for rank in range(2)]
+    return single, two, [json.loads((folder / f"messages-{rank}.json").read_text()) for rank in range(2)]
 
 
 @every_case
 def test_two_ranks_train_what_one_process_trains(case, launched):
     """Parameters, buffers, average, moments; and the ranks end with the same bits."""
-    one, two, _ = launched
+    single, two, _ = launched
     for first, second in zip(*two, strict=True):  # without parts, and with
         if case in first:
             assert apart(first[case], second[case]) == {}
-            assert apart(one[case], first[case], 1e-8) == {}
+            assert apart(single[case], first[case], 1e-8) == {}
 
 
 def test_columns_of_every_type_are_gathered_in_global_order_and_means_and_first_values_are_the_same(launched):

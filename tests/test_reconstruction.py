@@ -1,4 +1,4 @@
-"""Scores of single pictures against closed forms, loops and torchmetrics."""
+"""Scores of single images against closed forms, loops and torchmetrics."""
 
 import math
 
@@ -16,7 +16,7 @@ def pairs(count=3, channels=3, height=17, width=14):
     return a, (a + 0.4 * noise(channels, height, width)).clamp(-1, 1)
 
 
-def test_mse_and_psnr_of_a_known_gap_are_their_closed_forms_for_each_picture():
+def test_mse_and_psnr_of_a_known_gap_are_their_closed_forms_for_each_image():
     a = torch.zeros(3, 1, 4, 4)
     b = torch.stack([torch.full((1, 4, 4), gap) for gap in (0.0, 0.2, 2.0)])
     assert mse(a, b).tolist() == pytest.approx([0, 0.04, 4])
@@ -33,7 +33,7 @@ def test_ssim_equals_a_loop_over_windows():
     window = torch.exp(-(at[:, None] ** 2 + at**2) / 4.5)
     window /= window.sum()
 
-    def one(x, y):
+    def single(x, y):
         values = []
         for top in range(x.shape[0] - 10):
             for left in range(x.shape[1] - 10):
@@ -41,15 +41,17 @@ def test_ssim_equals_a_loop_over_windows():
                 m, n = (window * p).sum(), (window * q).sum()
                 v, w = (window * (p - m) ** 2).sum(), (window * (q - n) ** 2).sum()
                 c = (window * (p - m) * (q - n)).sum()
-                one, two = 0.02**2, 0.06**2
-                values.append((2 * m * n + one) * (2 * c + two) / ((m * m + n * n + one) * (v + w + two)))
+                single, two = 0.02**2, 0.06**2
+                values.append((2 * m * n + single) * (2 * c + two) / ((m * m + n * n + single) * (v + w + two)))
         return torch.stack(values).mean()
 
-    expected = [torch.stack([one(*maps) for maps in zip(*both, strict=True)]).mean() for both in zip(a, b, strict=True)]
+    expected = [
+        torch.stack([single(*maps) for maps in zip(*both, strict=True)]).mean() for both in zip(a, b, strict=True)
+    ]
     assert ssim(a, b).tolist() == pytest.approx([float(e) for e in expected], rel=1e-6)
 
 
-def test_ssim_of_a_picture_and_itself_is_one_and_of_its_negative_is_below_zero():
+def test_ssim_of_an_image_and_itself_is_one_and_of_its_negative_is_below_zero():
     a, b = pairs()
     assert ssim(a, a).tolist() == pytest.approx([1, 1, 1])
     assert torch.equal(ssim(a, b), ssim(b, a)) and ssim(a, b).max() < 1

@@ -76,16 +76,19 @@ FLAGS = ["--steps", 4, "--batch-size", 8, "--device", "cpu"]
 
 
 def test_a_model_of_the_user_s_own_trains_and_samples_from_the_command_line_under_either_name(folder, bars):
-    for name, known in (("their_models:Mean", "their_models:Mean"), ("mean-image", "their_models")):
-        out, told = folder / name.replace(":", "-"), {"REVERIE_IMPORT": "their_models"} if ":" not in name else {}
-        done = reverie("train", name, "--data", bars, *FLAGS, "--start", 0.5, "--out", out, cwd=folder, **told)
+    for name, imports in (("their_models:Mean", "their_models:Mean"), ("mean-image", "their_models")):
+        out, environment = (
+            folder / name.replace(":", "-"),
+            {"REVERIE_IMPORT": "their_models"} if ":" not in name else {},
+        )
+        done = reverie("train", name, "--data", bars, *FLAGS, "--start", 0.5, "--out", out, cwd=folder, **environment)
         assert done.returncode == 0, done.stderr
         assert json.loads((out / "run.json").read_text())["model"]["name"] == name
         done = reverie("sample", out, "-n", 2, cwd=folder)
         assert done.returncode == 2 and "REVERIE_IMPORT" in done.stderr, done.stderr
-        done = reverie("sample", out, "-n", 2, "--loudness", 0.1, "--out", "a.npz", cwd=folder, REVERIE_IMPORT=known)
+        done = reverie("sample", out, "-n", 2, "--loudness", 0.1, "--out", "a.npz", cwd=folder, REVERIE_IMPORT=imports)
         assert done.returncode == 0 and np.load(folder / "a.npz")["images"].shape == (2, 8, 8, 1), done.stderr
-        done = reverie("sample", out, "--help", cwd=folder, REVERIE_IMPORT=known)
+        done = reverie("sample", out, "--help", cwd=folder, REVERIE_IMPORT=imports)
         assert "--loudness FLOAT" in done.stdout and "standard deviation of the noise" in done.stdout
 
 
@@ -232,11 +235,11 @@ def test_an_option_without_a_default_is_asked_for(models):
 
 
 @pytest.mark.parametrize(
-    "kind, said", [(Repeats, r"its stages\(\) already uses: lr"), (Length, "train already uses: steps")]
+    "kind, message", [(Repeats, r"its stages\(\) already uses: lr"), (Length, "train already uses: steps")]
 )
-def test_an_argument_of_a_constructor_that_has_another_meaning_in_training_is_refused(models, kind, said):
+def test_an_argument_of_a_constructor_that_has_another_meaning_in_training_is_refused(models, kind, message):
     rv.register("mine")(kind)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         train_flags("mine", "none", [], "")
 
 
@@ -263,12 +266,12 @@ def test_the_data_decides_arguments_by_their_annotation_and_not_by_their_name(mo
 def test_names_that_are_taken_or_lead_nowhere_are_refused(models):
     with pytest.raises(UsageError, match="taken"):
         rv.register("vae")
-    for name, said in (
+    for name, message in (
         ("json:nothing", "no 'nothing'"),
         ("no_such_module:x", "no_such_module"),
         ("json:__name__", "nei"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             rv.build(name)
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import reverie as rv
+from reverie.core import registry
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.diffusion.grids import uniform
 from reverie.diffusion.inversion import from_noise, to_noise
 from reverie.diffusion.likelihood import even
 from reverie.diffusion.schedules import Cosine
-from reverie.restoration import operators
+from reverie.restoration import operators, tasks
 from reverie.restoration.solvers import denoised, null_space
 
 STD = 0.5  # of the data, N(0, STD^2) in every pixel
@@ -133,11 +134,44 @@ def test_a_task_returns_observation_samples_and_truth(run):
     assert (sheet["restored 1"].array != sheet["restored 2"].array).any()
 
 
-def test_a_restoration_is_a_function_of_its_seed_whatever_the_batch(run):
-    options = {"task": "super-resolution", "steps": 3, "seed": 5, "label": "Sneaker"}
-    together = rv.restore(run, ["held-out:0", "held-out:1"], **options)["restored 1"].array
-    alone = rv.restore(run, "held-out:0", **options)["restored 1"].array
-    assert np.abs(together[:1].astype(int) - alone).max() <= 1
+TASKS = [("denoise", {}), ("inpaint", {"mask": "random:0.5"}), ("super-resolution", {"noise": 0.2})]
+
+
+@pytest.mark.parametrize(("task", "options"), TASKS)
+def test_a_row_of_a_batch_is_that_of_its_image_and_seed_alone(run, task, options):
+    options = {"steps": 3, "label": "Sneaker", "samples": 2, **options}
+    together = rv.restore(run, ["held-out:0", "held-out:1"], task, seed=5, **options)
+    alone = rv.restore(run, "held-out:1", task, seed=6, **options)
+    for name, images in alone.rows.items():
+        assert np.abs(together[name].array[1:].astype(int) - images.array).max() <= 1
+    assert (alone["restored 1"].array != alone["restored 2"].array).any()
+
+
+def test_every_row_has_a_random_mask_of_its_own(run):
+    sheet = rv.restore(run, ["held-out:0", "held-out:0"], "inpaint", mask="random:0.5", steps=1)
+    assert (sheet["observation"].array[0] != sheet["observation"].array[1]).any()
+
+
+def test_the_solver_draws_other_noise_than_the_observation_has(run, monkeypatch):
+    seen = {}
+
+    def spy(model, observation, operator, noise, *rest, **cond):
+        seen.update(noise=noise(1, 8, 8), observation=observation)
+        return observation
+
+    monkeypatch.setattr(tasks, "solve", spy)
+    x = torch.zeros(64, 1, 8, 8)
+    rv.restore(run, x, "denoise", noise=1.0, seed=3)
+    correlation = (seen["noise"] * seen["observation"]).mean()
+    assert torch.equal(seen["noise"], Noise.of_seeds(range(3, 67))(1, 8, 8)) and abs(correlation) < 0.1
+    assert float(seen["observation"].std()) == pytest.approx(1, rel=0.1)
+
+
+def test_diffusion_of_latents_restores_nothing():
+    model = registry.build("latent-diffusion", shape=8, channels=1, width=8, latent=3, codec_width=8)
+    assert model.card.restores == ()
+    with pytest.raises(UsageError, match="diffusion models of images do"):
+        rv.restore(model, torch.zeros(1, 1, 8, 8))
 
 
 def test_masks_may_be_arrays_and_degraded_images_have_no_truth(run):
@@ -154,9 +188,16 @@ def test_masks_may_be_arrays_and_degraded_images_have_no_truth(run):
         ({"task": "sharpen"}, "does not restore"),
         ({"task": "colorize"}, "grey"),
         ({"task": "super-resolution", "scale": 3}, "scale"),
-        ({"task": "denoise", "mask": "center"}, "mask"),
+        ({"task": "inpaint", "mask": [[True, False], [True]]}, "mask must be a bool array"),
+        ({"task": "denoise", "mask": "center"}, "mask is for the task inpaint"),
+        ({"task": "denoise", "scale": 2}, "scale is for the task super-resolution"),
         ({"task": "inpaint", "samples": 0}, "samples"),
-        ({"task": "denoise", "noise": math.nan}, "noise"),
+        *(({"noise": value}, "noise") for value in (math.nan, -1, "x", True, [0.5])),
+        *(({"seed": value}, "[Ss]eed") for value in (1 << 63, -(1 << 63) - 1, 1.5, "x", None)),
+        *(({"n": value}, "n must be") for value in (None, "x", 1.5, 0)),
+        *(({"degraded": value}, "degraded must be") for value in ("yes", 1)),
+        *(({"label": value}, "label is empty") for value in ([], ())),
+        ({"label": [None]}, "no class None"),
     ],
 )
 def test_an_unfit_request_is_an_error_that_names_the_argument(run, options, message):
@@ -173,6 +214,8 @@ def test_a_denoising_autoencoder_restores_by_one_pass(tmp_path):
     assert (sheet["observation"].array != sheet["truth"].array).any()
     with pytest.raises(UsageError, match="denoise"):
         rv.restore(run, "held-out:0", "inpaint")
+    with pytest.raises(UsageError, match="noise is for diffusion models"):
+        rv.restore(run, "held-out:0", noise=0.1)
 
 
 def test_the_noise_space_reconstructs_and_interpolates(run):

@@ -33,9 +33,9 @@ def test_runs_are_listed_with_status_steps_and_scores_and_their_samples_on_a_she
 def test_one_run_is_shown_with_the_options_that_are_not_defaults(bars, tmp_path, capsys):
     run = train("vae", bars, out=tmp_path / "run", steps=2, batch_size=8, quiet=True, width=8, hidden=(512, 256))
     COMMANDS["show"]([str(run.path), "--json"])
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["options"].keys() >= {"width"} and not shown["options"].keys() & {"latent", "hidden"}
-    assert shown["checkpoints"] == [0, 2] and {"sample", "encode"} <= set(shown["verbs"])
+    listing = json.loads(capsys.readouterr().out)
+    assert listing["options"].keys() >= {"width"} and not listing["options"].keys() & {"latent", "hidden"}
+    assert listing["checkpoints"] == [0, 2] and {"sample", "encode"} <= set(listing["verbs"])
     COMMANDS["show"]([str(run.path)])
     text = capsys.readouterr().out
     assert "width 8" in text and "finished, 2 steps" in text and "samples.png" in text
@@ -54,11 +54,11 @@ def test_damaged_runs_are_named_and_no_runs_are_an_error(tmp_path, capsys):
     Run.create(tmp_path / "whole", {"model": {"name": "vae"}})
     Run.create(tmp_path / "torn", {"model": {"name": "vae"}})
     (tmp_path / "torn" / "run.json").write_text("{")
-    found, damaged = runs_in(tmp_path)
-    assert [run.path.name for run in found] == ["whole"] and "torn" in damaged[0]
+    listed, damaged = runs_in(tmp_path)
+    assert [run.path.name for run in listed] == ["whole"] and "torn" in damaged[0]
     COMMANDS["runs"]([str(tmp_path)])
     assert "torn" in capsys.readouterr().err
     (tmp_path / "whole" / "evaluation").mkdir()
     (tmp_path / "whole" / "evaluation" / "scores.json").write_text("{}")
     with pytest.raises(ReverieError, match="scores"):
-        found[0].summary()
+        listed[0].summary()

@@ -21,6 +21,7 @@ from reverie.data.batches import in_order
 from reverie.diffusion import grids, guides, samplers
 from reverie.diffusion.schedules import RectifiedFlow
 from reverie.inference.conditions import label_index
+from reverie.inference.rows import spread
 from reverie.media.montage import save_film
 from reverie.models.diffusion.base import Diffusion
 from reverie.probability.conditioning import Conditioner
@@ -114,8 +115,8 @@ def test_a_film_s_last_frame_stays_on(tmp_path):
     frames = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.full((1, 160, 160, 1), 50, np.uint8)
     film = Image.open(save_film(tmp_path / "film.gif", frames, seconds=1.0, hold=1.0))
     durations = []
-    for place in range(film.n_frames):
-        film.seek(place)
+    for index in range(film.n_frames):
+        film.seek(index)
         durations.append(film.info["duration"])
     assert durations == [200, 200, 200, 200, 1200]
 
@@ -198,15 +199,15 @@ def test_the_command_line_samples_by_words(runs, call, tmp_path):
 @pytest.mark.parametrize("ending, frames", [("webp", 4), ("gif", 4), ("png", 1)])
 def test_the_stream_is_written_as_its_ending_says(runs, call, tmp_path, ending, frames):
     code, out, _ = call("sample", runs / "plain", "--steps", 3, "--stream", f"way.{ending}", "--json")
-    told = json.loads(out)
-    assert code == 0 and told == {"stream": f"way.{ending}", "frames": 4, "number": 8, "seeds": [0, 7]}
+    settings = json.loads(out)
+    assert code == 0 and settings == {"stream": f"way.{ending}", "frames": 4, "number": 8, "seeds": [0, 7]}
     assert getattr(Image.open(tmp_path / f"way.{ending}"), "n_frames", 1) == frames
     assert not (tmp_path / "samples.png").exists()
     code, out, _ = call("sample", runs / "plain", "--stream", "w.png", "-n", 2, "--out", "two.png", "--json")
     assert code == 0 and {"stream", "out"} <= set(json.loads(out)) and (tmp_path / "two.png").exists()
 
 
-def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, call, tmp_path):
+def test_forward_shows_held_out_or_named_images_and_plots_the_schedule(runs, call, tmp_path):
     code, out, _ = call("forward", runs / "plain", "-n", 2, "--plot", "schedule.png", "--json")
     assert code == 0 and json.loads(out) == {"out": "forward.png", "number": 2, "columns": 9, "plot": "schedule.png"}
     assert (tmp_path / "schedule.png").exists()
@@ -223,7 +224,7 @@ def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, c
         (["sample", "plain", "--time-grid", "karas"], "'karras'"),
         (["sample", "plain", "--label", "0"], "trained without classes"),
         (["sample", "plain", "--text", "a bar"], "trained without captions"),
-        (["sample", "plain", "--guidance", "2"], "give a label or a text"),
+        (["sample", "plain", "--guidance", "2"], "set --label or --text"),
         (["sample", "plain", "-n", "0", "--stream", "a.webp"], "at least 1"),
         (["sample", "plain", "--stream", "a.xyz"], ".xyz"),
         (["sample", "classes", "--label", "2"], "Classes: 0"),
@@ -237,10 +238,10 @@ def test_forward_shows_held_out_or_named_pictures_and_plots_the_schedule(runs, c
         (["forward", "vae"], "edm, flow-matching"),
         (["forward", "plain", "--columns", "1"], "--columns must be at least 2"),
         (["forward", "plain", "-n", "0"], "at least 1"),
-        (["sample", "plain", "--classifier", "{classifier}"], "name one with --label"),
+        (["sample", "plain", "--classifier", "{classifier}"], "needs a class: set --label"),
         (["sample", "plain", "--classifier", "{classifier}", "--label", "7"], "Classes: 0"),
         (["sample", "plain", "--classifier", "{vae}", "--label", "1"], "train noisy-classifier"),
-        (["sample", "classes", "--classifier", "{classifier}", "--label", "1"], "knows classes itself"),
+        (["sample", "classes", "--classifier", "{classifier}", "--label", "1"], "class-conditional"),
         (["sample", "plain", "--classifier", "nowhere", "--label", "1"], "nowhere"),
         (["sample", "plain", "--autoguide", "{plain}"], "--guidance above 1"),
         (["sample", "plain", "--autoguide", "{vae}", "--guidance", "2"], "weaker diffusion model"),
@@ -276,6 +277,9 @@ def test_wrong_use_is_an_error_that_exits_with_2(runs, call, arguments, message)
         ({"seed": 10**20}, "A seed is"),
         ({"chunk": 0}, "chunk must be at least 1"),
         ({"label": 0.5}, "no class 0.5"),
+        ({"label": []}, "label is empty"),
+        ({"label": ()}, "label is empty"),
+        ({"label": [None]}, "no class None"),
         ({"guidance": float("nan")}, "guidance of edm must be a finite number"),
         ({"guidance": np.float32("inf")}, "guidance of edm must be a finite number"),
         ({"guidance": torch.tensor([1.0, float("nan")])}, "guidance of edm must be a finite number"),
@@ -288,12 +292,20 @@ def test_a_value_of_another_type_is_refused_by_its_name(runs, options, message):
         rv.sample(runs / "classes", **{"n": 2} | options)
 
 
+@pytest.mark.parametrize("text", [[], (), 1, [None], ["a lying bar", 2]])
+def test_what_is_no_caption_is_refused(runs, text):
+    with pytest.raises(UsageError, match="text must be a caption"):
+        rv.sample(runs / "words", 2, text=text)
+    with pytest.raises(UsageError, match="text must be a caption"):
+        rv.restore(runs / "words", torch.zeros(2, 1, 8, 8), text=text, steps=1)
+
+
 def test_numbers_of_numpy_and_torch_are_numbers(runs):
     model, two = rv.load(runs / "classes"), np.int64(2)
     plain = rv.sample(model, 2, seed=2, label=1, steps=2, guidance=2.0)
     for label in (np.int64(1), torch.tensor([1]), np.array([1, 1])):
-        found = rv.sample(model, two, seed=two, label=label, steps=two, guidance=torch.tensor(2.0))
-        assert np.array_equal(found, plain)
+        result = rv.sample(model, two, seed=two, label=label, steps=two, guidance=torch.tensor(2.0))
+        assert np.array_equal(result, plain)
 
 
 def test_a_number_is_an_index_and_a_word_is_a_name(runs):
@@ -309,8 +321,8 @@ def test_a_number_is_an_index_and_a_word_is_a_name(runs):
 
 def test_the_passport_says_how_the_run_was_sampled(runs, tmp_path):
     def passport(run, **options):
-        found = rv.evaluate(runs / run, metrics=["kernel"], n=130, out=tmp_path / "scores", **options)
-        return found["kernel-small"].passport["fake"]
+        result = rv.evaluate(runs / run, metrics=["kernel"], n=130, out=tmp_path / "scores", **options)
+        return result["kernel-small"].passport["fake"]
 
     plain = passport("plain")
     assert plain["sampling"] == {n: p.default for n, p in sampling_options(rv.load(runs / "plain")).items()}
@@ -332,8 +344,8 @@ def test_the_passport_says_how_the_run_was_sampled(runs, tmp_path):
 
 
 def test_the_passport_has_every_argument_of_sampling_given_or_default(bars, call, tmp_path):
-    told = {"steps": 1, "batch_size": 8, "width": 4, "quiet": True}
-    run = train("stylegan2", bars, out=tmp_path / "run", **told)
+    settings = {"steps": 1, "batch_size": 8, "width": 4, "quiet": True}
+    run = train("stylegan2", bars, out=tmp_path / "run", **settings)
     for flags, value in (((), 1.0), (("--truncation", 0.5), 0.5)):
         code, out, err = call("evaluate", run.path, "--metrics", "kernel", "-n", 60, *flags, "--json")
         assert code == 0, err
@@ -347,17 +359,17 @@ def test_the_passport_has_every_argument_of_sampling_given_or_default(bars, call
 def test_a_run_of_captions_is_scored_with_its_data_s_captions_in_order(runs, monkeypatch, tmp_path):
     from reverie.evaluation import run as evaluation
 
-    asked, draw = [], evaluation.sample
+    used_texts, draw = [], evaluation.sample
 
-    def noted(model, n, seed, **told):
-        asked.extend(told["text"])
-        return draw(model, n, seed, **told)
+    def noted(model, n, seed, **settings):
+        used_texts.extend(settings["text"])
+        return draw(model, n, seed, **settings)
 
     monkeypatch.setattr(evaluation, "sample", noted)
-    found = rv.evaluate(runs / "words", metrics=["kernel"], n=130, steps=1, out=tmp_path)
+    result = rv.evaluate(runs / "words", metrics=["kernel"], n=130, steps=1, out=tmp_path)
     texts = evaluation.data_of(rv.load(runs / "words")).train.get("text")
-    assert asked == [texts[i * len(texts) // 130] for i in range(130)] and set(asked) == set(WORDS)
-    assert found["kernel-small"].passport["fake"]["texts"] == "as the training data has them"
+    assert used_texts == [texts[row] for row in spread(len(texts), 130)] and set(used_texts) == set(WORDS)
+    assert result["kernel-small"].passport["fake"]["texts"] == "as the training data has them"
 
 
 # A classifier that guides
@@ -368,14 +380,14 @@ def test_the_classifier_s_answer_depends_on_the_ratio_alone_and_sums_to_one():
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     both = []
     for scale in (1.0, 50.0):
-        said = [model.class_log_prob(scale * x, 0.3 * scale, 0.6 * scale, torch.full((4,), c)) for c in range(3)]
-        assert torch.allclose(torch.stack(said).exp().sum(0), torch.ones(4))
-        both.append(torch.stack(said))
+        log_probs = [model.class_log_prob(scale * x, 0.3 * scale, 0.6 * scale, torch.full((4,), c)) for c in range(3)]
+        assert torch.allclose(torch.stack(log_probs).exp().sum(0), torch.ones(4))
+        both.append(torch.stack(log_probs))
     assert torch.allclose(*both, atol=1e-5)
     assert not torch.allclose(both[0][0], model.class_log_prob(x, 0.6, 0.3, torch.zeros(4).long()))
 
 
-def test_pictures_without_a_class_move_nothing(tiny):
+def test_images_without_a_class_move_nothing(tiny):
     model = built("noisy-classifier", classes=2).requires_grad_(True)
     batch = next(in_order(tiny.train, 8)) | {"label": torch.full((8,), -1)}
     model.loss(batch)["loss"].backward()
@@ -430,10 +442,10 @@ def test_a_trained_classifier_steers_a_model_that_knows_no_classes(tiny, runs):
     classifier = rv.load(train("noisy-classifier", str(runs / "bars.npz"), out=runs / "seer", **flags))
 
     def share(label, scale):
-        labels, told = torch.full((100,), label), {"classifier": classifier, "guidance": scale}
+        labels, settings = torch.full((100,), label), {"classifier": classifier, "guidance": scale}
         with torch.no_grad():
-            drawn = model.sample(Noise.of_seeds(range(100)), label=labels, sampler="ddim", steps=30, **told)
-        nearest = torch.cdist(drawn.flatten(1), model.images).argmin(1)
+            samples = model.sample(Noise.of_seeds(range(100)), label=labels, sampler="ddim", steps=30, **settings)
+        nearest = torch.cdist(samples.flatten(1), model.images).argmin(1)
         return float((train_set["label"][nearest] == label).float().mean())
 
     assert share(0, 4.0) > 0.85 and share(1, 4.0) > 0.85

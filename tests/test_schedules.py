@@ -104,9 +104,9 @@ def test_a_table_has_its_own_steps_and_nothing_beyond_them(table, steps):
     assert torch.allclose(chain.c_noise(i / steps), i - 1)  # 0 ... T - 1
     ends = chain.t_from_ratio(torch.tensor([0.0, 1e-9, 1e9, math.inf], dtype=torch.float64))
     assert ends.tolist() == pytest.approx([1 / steps, 1 / steps, 1, 1])
-    drawn = chain.sample_t(Noise.of_seeds(range(40 * steps))).double() * steps
-    counts = torch.bincount(drawn.round().long(), minlength=steps + 1)
-    assert torch.allclose(drawn, drawn.round(), atol=1e-3)
+    times = chain.sample_t(Noise.of_seeds(range(40 * steps))).double() * steps
+    counts = torch.bincount(times.round().long(), minlength=steps + 1)
+    assert torch.allclose(times, times.round(), atol=1e-3)
     assert counts[0] == 0 and (counts[1:] > 5).all() and len(counts) == steps + 1
 
 
@@ -117,11 +117,11 @@ def test_karras_is_edm_s_schedule():
     middle = ((0.002 ** (1 / 7) + 80 ** (1 / 7)) / 2) ** 7
     assert sigma.tolist() == pytest.approx([0.002, middle, 80.0])
     assert schedule.c_noise(torch.tensor([1.0], dtype=torch.float64)).item() == pytest.approx(1000 * math.log(80) / 4)
-    _, drawn = Karras(mean=-0.4, std=1.1).alpha_sigma(schedule.sample_t(Noise.of_seeds(range(20000))).double())
-    _, own = schedule.alpha_sigma(schedule.sample_t(Noise.of_seeds(range(20000))).double())
-    assert torch.equal(drawn, own)  # the pair of a time does not depend on what training draws
-    assert own.log().mean().item() == pytest.approx(-1.2, abs=0.03)
-    assert own.log().std().item() == pytest.approx(1.2, abs=0.03)
+    _, times = Karras(mean=-0.4, std=1.1).alpha_sigma(schedule.sample_t(Noise.of_seeds(range(20000))).double())
+    _, sampled = schedule.alpha_sigma(schedule.sample_t(Noise.of_seeds(range(20000))).double())
+    assert torch.equal(times, sampled)  # the pair of a time does not depend on what training draws
+    assert sampled.log().mean().item() == pytest.approx(-1.2, abs=0.03)
+    assert sampled.log().std().item() == pytest.approx(1.2, abs=0.03)
 
 
 def test_flow_draws_logit_normal_times_or_even_ones():
@@ -142,17 +142,17 @@ def test_x0_comes_back_exactly_from_what_the_network_should_say(name, a, s):
     prediction, alpha, sigma = PREDICTIONS[name], column(a, a), column(s, s)
     x0, e = numbers(0, 2, 3, 4, 4), numbers(1, 2, 3, 4, 4)
     p, q = prediction.target(alpha, sigma)
-    said = p * x0 + q * e
-    found = prediction.c_skip(alpha, sigma) * (alpha * x0 + sigma * e) + prediction.c_out(alpha, sigma) * said
-    assert torch.allclose(found, x0, atol=1e-12)
+    predicted = p * x0 + q * e
+    result = prediction.c_skip(alpha, sigma) * (alpha * x0 + sigma * e) + prediction.c_out(alpha, sigma) * predicted
+    assert torch.allclose(result, x0, atol=1e-12)
 
 
 @pytest.mark.parametrize("a, s", PAIRS)
 def test_each_prediction_is_what_its_paper_has_the_network_say(a, s):
     alpha, sigma = column(a), column(s)
     x0, e = numbers(0, 1, 1, 2, 2), numbers(1, 1, 1, 2, 2)
-    wanted = {"noise": e, "x0": x0, "v": alpha * e - sigma * x0, "velocity": e - x0}
-    for name, target in wanted.items():
+    expected = {"noise": e, "x0": x0, "v": alpha * e - sigma * x0, "velocity": e - x0}
+    for name, target in expected.items():
         p, q = PREDICTIONS[name].target(alpha, sigma)
         assert torch.allclose(p * x0 + q * e, target, atol=1e-12)
         assert (PREDICTIONS[name].c_in(alpha, sigma) == 1).all()
@@ -161,15 +161,15 @@ def test_each_prediction_is_what_its_paper_has_the_network_say(a, s):
 @pytest.mark.parametrize("data", [0.5, 1.3])
 @pytest.mark.parametrize("sigma", [0.002, 0.5, 80.0])
 def test_edm_s_preconditioning_is_table_1_and_gives_the_network_unit_variances(data, sigma):
-    one, s, total = column(1.0), column(sigma), sigma**2 + data**2
-    made = edm(data)
-    assert float(made.c_skip(one, s)) == pytest.approx(data**2 / total)
-    assert float(made.c_out(one, s)) == pytest.approx(sigma * data / math.sqrt(total))
-    assert float(made.c_in(one, s)) == pytest.approx(1 / math.sqrt(total))
-    for a in (one, 0.3 * one):  # in another scaling too, at the same ratio
-        p, q = made.target(a, a * s)
+    ones, s, total = column(1.0), column(sigma), sigma**2 + data**2
+    preconditioned = edm(data)
+    assert float(preconditioned.c_skip(ones, s)) == pytest.approx(data**2 / total)
+    assert float(preconditioned.c_out(ones, s)) == pytest.approx(sigma * data / math.sqrt(total))
+    assert float(preconditioned.c_in(ones, s)) == pytest.approx(1 / math.sqrt(total))
+    for a in (ones, 0.3 * ones):  # in another scaling too, at the same ratio
+        p, q = preconditioned.target(a, a * s)
         assert float(p**2 * data**2 + q**2) == pytest.approx(1)
-        assert float(made.c_in(a, a * s) ** 2 * (a**2 * data**2 + (a * s) ** 2)) == pytest.approx(1)
+        assert float(preconditioned.c_in(a, a * s) ** 2 * (a**2 * data**2 + (a * s) ** 2)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -181,10 +181,10 @@ def test_a_weighting_is_the_same_loss_whatever_the_network_says(weighting, a, s)
     loss = WEIGHTINGS[weighting](sigma / alpha) * (guess - x0).square()
     for prediction in PREDICTIONS.values():
         p, q = prediction.target(alpha, sigma)
-        said = (guess - prediction.c_skip(alpha, sigma) * x) / prediction.c_out(
+        predicted = (guess - prediction.c_skip(alpha, sigma) * x) / prediction.c_out(
             alpha, sigma
         )  # so that x0' is the guess
-        weighted = weigh(prediction, weighting, alpha, sigma) * (said - p * x0 - q * e).square()
+        weighted = weigh(prediction, weighting, alpha, sigma) * (predicted - p * x0 - q * e).square()
         assert torch.allclose(weighted, loss, rtol=1e-9)
 
 
@@ -218,12 +218,12 @@ def test_a_system_s_own_weighting_leaves_its_network_s_error_as_it_is(name, weig
 @pytest.mark.parametrize("grid", grids.GRIDS)
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 100])
-def test_a_grid_goes_from_the_most_noise_to_the_picture_and_only_downwards(grid, name, steps):
+def test_a_grid_goes_from_the_most_noise_to_the_image_and_only_downwards(grid, name, steps):
     schedule = SCHEDULES[name]
-    found = grids.GRIDS[grid](schedule, steps)
-    ratios = [s / a if a else math.inf for a, s in found]
+    result = grids.GRIDS[grid](schedule, steps)
+    ratios = [s / a if a else math.inf for a, s in result]
     alpha, sigma = schedule.alpha_sigma(torch.ones(1, dtype=torch.float64))
-    assert len(found) == steps + 1 and found[-1] == (1.0, 0.0)
+    assert len(result) == steps + 1 and result[-1] == (1.0, 0.0)
     assert all(low < high for high, low in itertools.pairwise(ratios)), ratios
     assert min(200.0, float(sigma / alpha)) <= ratios[0] * (1 + 1e-9)
 
@@ -241,14 +241,14 @@ def test_the_uniform_grid_is_rectified_flow_s_and_ddim_s_trailing_one():
         torch.tensor([(0, 1), (0.25, 0.75), (0.5, 0.5), (0.75, 0.25), (1, 0)]),
     )
     chain = Linear()
-    wanted = chain.alphas_bar[[999, 749, 499, 249]].sqrt().tolist()
-    assert [a for a, _ in grids.uniform(chain, 4)] == pytest.approx([*wanted, 1.0])
+    expected = chain.alphas_bar[[999, 749, 499, 249]].sqrt().tolist()
+    assert [a for a, _ in grids.uniform(chain, 4)] == pytest.approx([*expected, 1.0])
 
 
 def test_the_karras_grid_is_equation_5():
     ends = 80 ** (1 / 7), 0.002 ** (1 / 7)
-    wanted = [(ends[0] + i / 7 * (ends[1] - ends[0])) ** 7 for i in range(8)]
-    assert [s for _, s in grids.karras(Karras(), 8)] == pytest.approx([*wanted, 0.0])
+    expected = [(ends[0] + i / 7 * (ends[1] - ends[0])) ** 7 for i in range(8)]
+    assert [s for _, s in grids.karras(Karras(), 8)] == pytest.approx([*expected, 0.0])
 
 
 def test_the_log_snr_grid_is_even_in_the_logarithm_after_its_first_stop():
@@ -279,20 +279,20 @@ def exact(x, alpha, sigma):
 
 def perfect(schedule, prediction):
     """The network that says the expectation of its target, and what times it was asked for."""
-    asked = []
+    requested = []
 
     def network(x, timestep):
-        asked.append(timestep)
+        requested.append(timestep)
         t = torch.linspace(0, 1, 200001, dtype=torch.float64)
-        told = schedule.c_noise(t)
-        t = t[torch.searchsorted(told, timestep.double()).clamp(max=200000)][:, None, None, None]
+        inputs = schedule.c_noise(t)
+        t = t[torch.searchsorted(inputs, timestep.double()).clamp(max=200000)][:, None, None, None]
         alpha, sigma = schedule.alpha_sigma(t)
         x = x / prediction.c_in(alpha, sigma)
         x0 = exact(x, alpha, sigma)
         p, q = prediction.target(alpha, sigma)
         return p * x0 + q * (x - alpha * x0) / sigma
 
-    return network, asked
+    return network, requested
 
 
 @pytest.mark.parametrize("name", PREDICTIONS)
@@ -319,15 +319,15 @@ def test_a_denoiser_takes_numbers_of_each_row():
 @pytest.mark.parametrize("name, most", [("linear", 999), ("karras", 250 * math.log(80)), ("flow", 1000)])
 def test_more_noise_than_the_schedule_has_is_told_as_its_most(name, most):
     schedule, prediction = SCHEDULES[name], PREDICTIONS["v"]
-    network, asked = perfect(schedule, prediction)
+    network, requested = perfect(schedule, prediction)
     says = denoiser(network, schedule, prediction)
     for pair in ((0.0, 1.0), (1e-9, 1.0), (0.0, 80.0)):
         x0 = says(pair[1] * numbers(0, 3, 1, 2, 2), *pair)
-        assert torch.allclose(asked[-1], torch.full((3,), float(most)), rtol=1e-6)
+        assert torch.allclose(requested[-1], torch.full((3,), float(most)), rtol=1e-6)
         assert torch.allclose(x0, torch.full_like(x0, 0.3), atol=0.02)  # pure noise says nothing of x0
 
 
-def test_float32_pictures_stay_float32():
+def test_float32_images_stay_float32():
     schedule, prediction = Cosine(), PREDICTIONS["noise"]
     says = denoiser(lambda x, t: x, schedule, prediction)
     x = numbers(0, 2, 1, 2, 2).float()

@@ -84,9 +84,9 @@ def test_a_frozen_network_stays_in_eval_mode_without_gradients_through_train():
     running = model.served[1].running_mean.clone()
     trainer.step(0, 0.0)
     trainer.step(1, 0.9)
-    for one in (model.train(), trainer.best, trainer.best.train()):
-        assert not any(module.training for module in one.served.modules())
-        assert not any(p.requires_grad for p in one.served.parameters())
+    for net in (model.train(), trainer.best, trainer.best.train()):
+        assert not any(module.training for module in net.served.modules())
+        assert not any(p.requires_grad for p in net.served.parameters())
     assert model.first.training and torch.equal(model.served[1].running_mean, running)
 
 
@@ -106,9 +106,9 @@ def test_every_stage_is_prepared_once_in_order_even_one_that_gets_no_step():
         Stage(
             [Phase("A", sgd(model.a), model.square)],
             share=share,
-            prepare=lambda batches, fresh, place=place: order.append((place, fresh, model.training)),
+            prepare=lambda batches, fresh, index=index: order.append((index, fresh, model.training)),
         )
-        for place, share in enumerate((1.0, 1e-6, 1.0))
+        for index, share in enumerate((1.0, 1e-6, 1.0))
     ]
     trainer = train(model, *stages, fresh=False)
     assert trainer.stage == -1 and trainer.state()["stage"] == (-1, 0)
@@ -165,7 +165,7 @@ def uninterrupted(case: str) -> tuple[dict[str, Tensor], list[bytes]]:
 @every_case
 @pytest.mark.parametrize("stop", ["in the last stage", "at the end of the first stage", "before the first step"])
 def test_a_resumed_training_is_the_one_that_was_not_interrupted_to_the_bit(case, stop):
-    whole, saved = uninterrupted(case)
+    full, saved = uninterrupted(case)
     step = {"in the last stage": -3, "at the end of the first stage": STEPS, "before the first step": 0}[stop]
     state = torch.load(io.BytesIO(saved[step]), weights_only=True)
     model = build(case)
@@ -180,7 +180,7 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted_to_the_bit(case,
     for stage in again.stages[: again.stage + 1]:
         stage.prepare = lambda *_: prepared.append(True)
     walk(again, STEPS, range(len(saved))[step])
-    assert apart(whole, state_of(again)) == {} and not prepared
+    assert apart(full, state_of(again)) == {} and not prepared
     stages = len(again.stages)
     last = (stages - 1, STEPS * (stages - 1))
     assert state["engine"]["stage"] == {0: (-1, 0), STEPS: (0, 0), -3: last}[step]

@@ -66,13 +66,13 @@ def test_no_words_are_the_null_caption_which_is_one_learned_token(encoder):
 
 def test_the_order_of_words_matters_but_nothing_random_does(encoder):
     before = torch.random.get_rng_state()
-    (one, _), (other, _), (again, _) = (
+    (first, _), (other, _), (again, _) = (
         encoder(["dog bites man"]),
         encoder(["man bites dog"]),
         encoder(["dog bites man"]),
     )
-    assert torch.equal(before, torch.random.get_rng_state()) and torch.equal(one, again)
-    assert (one.mean(1) - other.mean(1)).abs().max() > 0.01
+    assert torch.equal(before, torch.random.get_rng_state()) and torch.equal(first, again)
+    assert (first.mean(1) - other.mean(1)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("captions", [CAPTIONS, ["", ""]], ids=["words", "none"])
@@ -160,30 +160,30 @@ def tiny_bert(width: int = 12, depth: int = 2, words: int = len(WORDS)) -> dict[
 
 
 def test_bert_is_embeddings_and_torchs_own_layers():
-    found, numbers = tiny_bert(), torch.tensor([[2, 7, 8, 3], [2, 8, 19, 3]])
-    x = found["embeddings.word_embeddings.weight"][numbers]
-    x = x + found["embeddings.position_embeddings.weight"][:4] + found["embeddings.token_type_embeddings.weight"][0]
-    norm = [found[f"embeddings.LayerNorm.{part}"] for part in ("weight", "bias")]
+    state, numbers = tiny_bert(), torch.tensor([[2, 7, 8, 3], [2, 8, 19, 3]])
+    x = state["embeddings.word_embeddings.weight"][numbers]
+    x = x + state["embeddings.position_embeddings.weight"][:4] + state["embeddings.token_type_embeddings.weight"][0]
+    norm = [state[f"embeddings.LayerNorm.{part}"] for part in ("weight", "bias")]
     x = nn.functional.layer_norm(x, (12,), *norm, 1e-12)
     for i in range(2):
         theirs = nn.TransformerEncoderLayer(12, 3, 24, 0.0, "gelu", 1e-12, True).double()
-        of = {name.removeprefix(f"encoder.layer.{i}."): t for name, t in found.items() if f"layer.{i}." in name}
-        state = {}
+        of = {name.removeprefix(f"encoder.layer.{i}."): t for name, t in state.items() if f"layer.{i}." in name}
+        layer = {}
         for part in ("weight", "bias"):
             qkv = [of[f"attention.self.{what}.{part}"] for what in ("query", "key", "value")]
-            state |= {f"self_attn.in_proj_{part}": torch.cat(qkv)}
-            state |= {f"self_attn.out_proj.{part}": of[f"attention.output.dense.{part}"]}
-            state |= {
+            layer |= {f"self_attn.in_proj_{part}": torch.cat(qkv)}
+            layer |= {f"self_attn.out_proj.{part}": of[f"attention.output.dense.{part}"]}
+            layer |= {
                 f"norm1.{part}": of[f"attention.output.LayerNorm.{part}"],
                 f"norm2.{part}": of[f"output.LayerNorm.{part}"],
             }
-            state |= {
+            layer |= {
                 f"linear1.{part}": of[f"intermediate.dense.{part}"],
                 f"linear2.{part}": of[f"output.dense.{part}"],
             }
-        theirs.load_state_dict(state)
+        theirs.load_state_dict(layer)
         x = theirs(x)
-    torch.testing.assert_close(bert(found, numbers, heads=3), x)
+    torch.testing.assert_close(bert(state, numbers, heads=3), x)
 
 
 def tiny_fetched():

@@ -142,10 +142,10 @@ def test_the_probabilities_of_all_token_strings_sum_to_one_and_a_token_depends_o
         embedded = torch.nn.functional.one_hot(token, 3).double().requires_grad_(True)
         model.prior.token.forward = lambda _: embedded @ model.prior.token.weight  # type: ignore[method-assign]
         logits = model.prior(token, torch.tensor([0]))[0]  # (4, 3): the first of no token, the last of all three
-        for place in range(4):
-            (grad,) = torch.autograd.grad(logits[place].sum(), embedded, retain_graph=True, allow_unused=True)
+        for index in range(4):
+            (grad,) = torch.autograd.grad(logits[index].sum(), embedded, retain_graph=True, allow_unused=True)
             seen = torch.zeros(3) if grad is None else grad[0].abs().sum(1)
-            assert (seen[place:] == 0).all() and (seen[:place] > 0).all()
+            assert (seen[index:] == 0).all() and (seen[:index] > 0).all()
 
 
 def test_samples_of_tokens_have_the_frequencies_of_the_model():
@@ -155,9 +155,9 @@ def test_samples_of_tokens_have_the_frequencies_of_the_model():
         *_, last = model.stream(Noise.of_seeds(range(6000)))
         strings = torch.tensor(list(itertools.product(range(3), repeat=4)))
         exact = model.token_log_prob(strings, None).exp()
-    place = (last.tensors["t"] * torch.tensor([27, 9, 3, 1])).sum(1)
-    found = torch.bincount(place, minlength=81) / 6000
-    assert (found - exact).abs().max() < 5 * (exact * (1 - exact) / 6000).sqrt().max()
+    index = (last.tensors["t"] * torch.tensor([27, 9, 3, 1])).sum(1)
+    frequencies = torch.bincount(index, minlength=81) / 6000
+    assert (frequencies - exact).abs().max() < 5 * (exact * (1 - exact) / 6000).sqrt().max()
 
 
 def test_a_code_follows_the_mean_of_its_latents_and_an_unused_one_is_revived_at_a_latent():
@@ -168,7 +168,7 @@ def test_a_code_follows_the_mean_of_its_latents_and_an_unused_one_is_revived_at_
     assert book.nearest(z).shape == (3,) and int(revived) == 1
     torch.testing.assert_close(book.code[0], torch.tensor([1 / 3, 1 / 3]))  # sums 0.5 over uses 1.5
     torch.testing.assert_close(book.code[1], torch.tensor([4.0, 1.0]))
-    assert any(torch.equal(book.code[2], one) for one in z) and book.count.tolist() == [1.5, 1.0, 1.0]
+    assert any(torch.equal(book.code[2], latent) for latent in z) and book.count.tolist() == [1.5, 1.0, 1.0]
 
 
 def test_a_stack_s_second_layer_leaves_the_first_as_it_is():
@@ -183,8 +183,8 @@ def test_a_stack_s_second_layer_leaves_the_first_as_it_is():
 def test_a_finished_run_of_tokens_has_no_map_of_its_latents(bars, tmp_path):
     model = TokenPrior(8, 1, 2, codes=8, code_width=4, width=8, depth=1)
     run = rv.train(model, bars, out=tmp_path / "run", steps=2, batch_size=16, quiet=True, device="cpu")
-    pictures = {path.name for path in run.path.glob("*.png")}
-    assert "reconstructions.png" in pictures and "latent-map.png" not in pictures
+    files = {path.name for path in run.path.glob("*.png")}
+    assert "reconstructions.png" in files and "latent-map.png" not in files
 
 
 def test_no_file_of_the_package_names_a_toy():

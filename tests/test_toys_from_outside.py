@@ -99,8 +99,8 @@ def test_a_toy_is_trained_resumed_sampled_and_scored_from_the_command_line(toy, 
         assert code != 0 and "data" in error
         return
     assert code == 0, error
-    found = json.loads(out)
-    assert found["scores"] or all(refusal["reason"] for refusal in found["refused"])
+    report = json.loads(out)
+    assert report["scores"] or all(refusal["reason"] for refusal in report["refused"])
 
 
 def test_a_toy_killed_at_a_random_moment_goes_on_with_the_same_bits(sources, tmp_path):
@@ -111,8 +111,8 @@ def test_a_toy_killed_at_a_random_moment_goes_on_with_the_same_bits(sources, tmp
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
     environment |= {"REVERIE_IMPORT": f"toys.{toy}"}
     command = [sys.executable, "-m", "reverie"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert subprocess.run([*command, *flags, "--out", str(whole)], env=environment, capture_output=True).returncode == 0
+    full, killed = tmp_path / "whole", tmp_path / "killed"
+    assert subprocess.run([*command, *flags, "--out", str(full)], env=environment, capture_output=True).returncode == 0
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     child = subprocess.Popen([*command, *flags, "--out", str(killed)], env=environment, **quiet)
     log, until = killed / "metrics.jsonl", time.monotonic() + 60
@@ -123,7 +123,7 @@ def test_a_toy_killed_at_a_random_moment_goes_on_with_the_same_bits(sources, tmp
     child.wait()
     done = subprocess.run([*command, "resume", str(killed)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 or "is finished" in done.stderr, done.stderr
-    assert same(weights(Run.open(whole)), weights(Run.open(killed)))
+    assert same(weights(Run.open(full)), weights(Run.open(killed)))
 
 
 def test_a_toy_s_own_options_are_flags_when_it_samples(sources, call):
@@ -155,9 +155,9 @@ def linear_runs(tmp_path_factory, home):
             if medium == "sequence":  # given as (N, C, L)
                 values = values.swapaxes(1, 2) / np.float32(255)
             np.savez(f"{medium}.npz", images=values)
-            given = ["--data", f"{medium}.npz", "--held-out", 0.4, "--steps", 3, "--batch-size", 16, "--out", medium]
+            more = ["--data", f"{medium}.npz", "--held-out", 0.4, "--steps", 3, "--batch-size", 16, "--out", medium]
             with pytest.raises(SystemExit) as ended:
-                main([str(a) for a in ("train", "toys.linear:Linear", *flags, *given)])
+                main([str(a) for a in ("train", "toys.linear:Linear", *flags, *more)])
             assert ended.value.code == 0
             runs[medium] = folder / medium
     return runs
@@ -168,12 +168,15 @@ def test_scores_that_do_not_fit_a_medium_are_refused_one_by_one(medium, linear_r
     code, out, error = call("evaluate", linear_runs[medium], "-n", 60, "--json", "--out", "scores")
     assert code == 0, error
     every = json.loads(out)
-    scores, refused = {one["metric"] for one in every["scores"]}, {one["metric"]: one for one in every["refused"]}
+    scores, refused = (
+        {score["metric"] for score in every["scores"]},
+        {score["metric"]: score for score in every["refused"]},
+    )
     assert {"mse", "psnr"} <= scores and ("ssim" in scores) == (medium == "image")
     assert ("kernel-small" in scores) == (medium in ("image", "volume"))  # of volumes by their central slices
     assert medium == "image" or refused["ssim"]["reason"] == f"SSIM is for images, and these are {medium}s."
     code, out, _ = call("evaluate", linear_runs[medium], "--metrics", "reconstruction,lpips", "--json")
-    metrics = {one["metric"] for one in json.loads(out)["refused"]}
+    metrics = {score["metric"] for score in json.loads(out)["refused"]}
     assert code == 0 and metrics == ({"lpips"} if medium == "image" else {"ssim", "lpips"})
 
 

@@ -155,14 +155,14 @@ def staged(monkeypatch):
 @pytest.mark.parametrize("cut", [3, 6])
 def test_resuming_inside_any_stage_changes_no_bit(staged, bars, tmp_path, cut):
     shared = {"steps": 8, "batch_size": 16, "log_every": 1, "quiet": True}
-    whole = train("staged", bars, out=tmp_path / "a", **shared)
+    complete = train("staged", bars, out=tmp_path / "a", **shared)
     part = train("staged", bars, out=tmp_path / "b", checkpoint_every=cut, keep=99, **shared)
     for step in steps_in(part.checkpoints):
         if step > cut:
             (part.checkpoints / f"{step:08d}" / "manifest.json").unlink()
     part.update(status="running")
     resume(part.path, quiet=True)
-    a, b = (load_checkpoint(newest_whole(run.checkpoints)[0]).weights for run in (whole, part))
+    a, b = (load_checkpoint(newest_whole(run.checkpoints)[0]).weights for run in (complete, part))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -175,8 +175,8 @@ def test_accumulated_parts_give_the_whole_batchs_step(tiny):
             fit.step(step, step / 3)
         return model.state_dict()
 
-    one, three = trained(1), trained(3)
-    assert all(torch.allclose(one[k], three[k], atol=1e-5) for k in one)
+    single, three = trained(1), trained(3)
+    assert all(torch.allclose(single[k], three[k], atol=1e-5) for k in single)
 
 
 def test_the_average_follows_its_formula_warm_up_included():
@@ -207,8 +207,8 @@ def test_a_torn_checkpoint_is_detected_whatever_was_torn_and_the_one_before_is_u
         for damage in (content[: len(content) // 2], content[:-1] + bytes([content[-1] ^ 1]), b""):
             file.write_bytes(damage)
             if file.name != "manifest.json" or damage != content[:-1] + bytes([content[-1] ^ 1]):
-                found, passed = newest_whole(tmp_path)
-                assert found == tmp_path / "00000010" and "20" in passed[0]
+                intact, passed = newest_whole(tmp_path)
+                assert intact == tmp_path / "00000010" and "20" in passed[0]
         file.write_bytes(content)
     assert newest_whole(tmp_path) == (newest, [])
     (newest / "model.safetensors").unlink()
@@ -278,7 +278,7 @@ def test_a_loss_that_is_not_a_number_stops_with_step_phase_checkpoint_and_advice
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops_and_resume_finishes_with_the_same_bits(bars, tmp_path, number):
     shared = {"steps": 300, "batch_size": 8, "width": 8, "log_every": 1, "quiet": True}
-    whole = train("vae", bars, out=tmp_path / "whole", **shared)
+    complete = train("vae", bars, out=tmp_path / "whole", **shared)
     log = tmp_path / "cut" / "metrics.jsonl"
 
     def once_it_runs():
@@ -294,7 +294,7 @@ def test_a_signal_saves_and_stops_and_resume_finishes_with_the_same_bits(bars, t
         pytest.fail("all 300 steps were done before the signal came: lengthen this test")
     assert cut.info["status"] == "stopped" and 0 < steps_in(cut.checkpoints)[-1] < 300
     resume(cut.path, quiet=True)
-    a, b = (load_checkpoint(newest_whole(run.checkpoints)[0]).weights for run in (whole, cut))
+    a, b = (load_checkpoint(newest_whole(run.checkpoints)[0]).weights for run in (complete, cut))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -306,7 +306,7 @@ def test_what_the_user_has_is_never_overwritten(bars, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_resume_refuses_other_pictures_and_finished_runs(bars, tmp_path):
+def test_resume_refuses_other_images_and_finished_runs(bars, tmp_path):
     run = train("vae", bars, out=tmp_path / "r", steps=2, batch_size=8, width=8, quiet=True)
     with pytest.raises(UsageError, match="finished"):
         resume(run.path)
@@ -328,7 +328,7 @@ def test_minutes_are_recorded_as_steps_and_kept(bars, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
         ({"latnt": 3}, "latent"),
         ({"batch_size": 0}, "batch_size"),
@@ -346,8 +346,8 @@ def test_minutes_are_recorded_as_steps_and_kept(bars, tmp_path):
         ({"steps": 3, "minutes": 1.0}, "either steps or minutes"),
     ],
 )
-def test_bad_options_are_refused_with_the_fix_before_anything_is_written(bars, tmp_path, options, said):
-    with pytest.raises(UsageError, match=said):
+def test_bad_options_are_refused_with_the_fix_before_anything_is_written(bars, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
         train(
             "vae",
             bars,

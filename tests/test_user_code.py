@@ -114,9 +114,9 @@ def test_a_loss_that_asks_for_a_column_the_data_has_not_is_told_which_there_are(
 
 def test_a_value_that_is_no_number_is_an_error_that_names_it():
     model = Scales()
-    for value, said in ((torch.zeros(2), r"shape \(2,\)"), (1.0, "float")):
+    for value, text in ((torch.zeros(2), r"shape \(2,\)"), (1.0, "float")):
         broken = Phase("A", sgd(model.a), lambda batch, _, value=value: model.square(batch) | {"odd": value})
-        with pytest.raises(UsageError, match=f"'A'.*'odd'.*{said}"):
+        with pytest.raises(UsageError, match=f"'A'.*'odd'.*{text}"):
             train(model, Stage([broken])).step(0, 0.0)
     with pytest.raises(UsageError, match=r"'A'.*'loss', not other"):
         train(model, Stage([Phase("A", sgd(model.a), lambda *_: {"other": model.a.sum()})])).step(0, 0.0)

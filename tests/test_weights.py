@@ -164,10 +164,10 @@ def test_a_torn_cache_is_told_and_fetched_again(world, folder, monkeypatch, spoi
 
 
 def test_two_at_once_fetch_once(world, monkeypatch):
-    asked = []
+    calls = []
 
     def slow(what, *_):
-        asked.append(what)
+        calls.append(what)
         time.sleep(0.2)
         return GOOD
 
@@ -178,7 +178,7 @@ def test_two_at_once_fetch_once(world, monkeypatch):
         thread.start()
     for thread in both:
         thread.join()
-    assert len(asked) == 1 and all(map(same, got)) and len(got) == 2
+    assert len(calls) == 1 and all(map(same, got)) and len(got) == 2
 
 
 def test_a_cache_folder_that_takes_nothing_is_an_error_with_the_remedy(world, folder):
@@ -274,8 +274,8 @@ def test_the_command_line_lists_fetches_and_verifies(world, folder, capsys, monk
     def call(*arguments):
         with pytest.raises(SystemExit) as ended:
             main(["weights", *arguments])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
 
     def states():
         code, out, _ = call("--json")
@@ -299,12 +299,12 @@ def test_the_command_line_lists_fetches_and_verifies(world, folder, capsys, monk
 # ----------------------------------------------------------------------------------------------------------------- nets
 
 
-def pictures(*shape: int) -> torch.Tensor:
+def random(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def test_normalisation_is_that_of_imagenet_and_grey_is_repeated():
-    x = pictures(2, 3, 4, 4)
+    x = random(2, 3, 4, 4)
     mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)[..., None, None]
     normalise = Normalise().double()
     torch.testing.assert_close(normalise(x), ((x + 1) / 2 - mean) / deviation, rtol=0, atol=1e-6)
@@ -322,7 +322,7 @@ def vgg() -> VGG16:
 
 
 def test_vgg_computes_convolutions_rectifiers_and_pools_and_gives_any_layer(vgg):
-    x = pictures(2, 3, 16, 16)
+    x = random(2, 3, 16, 16)
     state, expected = vgg.state_dict(), {}
     h = vgg.normalise(x)
     for block, (_, count) in enumerate(BLOCKS, 1):
@@ -330,10 +330,10 @@ def test_vgg_computes_convolutions_rectifiers_and_pools_and_gives_any_layer(vgg)
         for i in range(1, count + 1):
             h = F.conv2d(h, state[f"conv{block}_{i}.weight"], state[f"conv{block}_{i}.bias"], padding=1).clamp(min=0)
             expected[f"relu{block}_{i}"] = h
-    found = vgg(x, expected)
-    assert list(found) == list(expected) and len(found) == 13
+    activations = vgg(x, expected)
+    assert list(activations) == list(expected) and len(activations) == 13
     for name, activation in expected.items():
-        torch.testing.assert_close(found[name], activation, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(activations[name], activation, rtol=1e-12, atol=1e-12)
     assert list(vgg(x)) == ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
 
 
@@ -341,14 +341,14 @@ def test_vgg_computes_nothing_below_the_deepest_layer_asked_for_and_explains_ref
     reached = []
     handles = [vgg.conv2_2.register_forward_hook(lambda *_: reached.append(2))]
     handles += [vgg.conv3_1.register_forward_hook(lambda *_: reached.append(3))]
-    assert list(vgg(pictures(1, 1, 4, 4), ["relu2_2"])) == ["relu2_2"] and reached == [2]
+    assert list(vgg(random(1, 1, 4, 4), ["relu2_2"])) == ["relu2_2"] and reached == [2]
     for handle in handles:
         handle.remove()
     with pytest.raises(UsageError, match="relu5_3"):
-        vgg(pictures(1, 3, 16, 16), ["relu5_4"])
+        vgg(random(1, 3, 16, 16), ["relu5_4"])
     with pytest.raises(UsageError, match="relu5_1 needs images of at least 16 pixels"):
-        vgg(pictures(1, 3, 15, 20))
-    assert vgg(pictures(1, 3, 1, 1), []) == {}
+        vgg(random(1, 3, 15, 20))
+    assert vgg(random(1, 3, 1, 1), []) == {}
 
 
 def mobilenet_by_hand(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -386,17 +386,17 @@ def test_mobilenet_is_the_published_network():
             tensor.normal_(0, 0.1)
         elif name.endswith("running_var"):
             tensor.uniform_(0.5, 1.5)
-    x = pictures(2, 3, 64, 64)
+    x = random(2, 3, 64, 64)
     logits = net.logits(x)
     torch.testing.assert_close(logits, mobilenet_by_hand(net.state_dict(), net.normalise(x)), rtol=1e-9, atol=1e-12)
     features = net(x)
     assert features.shape == (2, 1280) and torch.equal(net.classifier(features), logits)
-    torch.testing.assert_close(net(x[:1]), features[:1])  # each picture for itself
+    torch.testing.assert_close(net(x[:1]), features[:1])  # each image for itself
 
 
 def test_attention_is_a_softmax_of_scaled_products():
     torch.manual_seed(0)
-    net, x = Attention(12, 3).double(), pictures(2, 5, 12)
+    net, x = Attention(12, 3).double(), random(2, 5, 12)
     expected = torch.empty_like(x)
     for b in range(2):
         q, k, v = (x[b] @ net.qkv.weight.T + net.qkv.bias).split(12, 1)
@@ -421,7 +421,7 @@ def test_vit_embeds_patches_with_their_positions_and_reads_the_class_token():
     net = ViT(width=12, depth=2, heads=3, patch=2).double()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)
-    x = pictures(2, 3, 74, 74)  # 37x37 patches, as trained: the position embedding is used as it is
+    x = random(2, 3, 74, 74)  # 37x37 patches, as trained: the position embedding is used as it is
     z = net.normalise(x).unfold(2, 2, 2).unfold(3, 2, 2)  # (B, 3, 37, 37, 2, 2)
     patches = torch.einsum("bcijuv,ocuv->bijo", z, net.patch_embed.proj.weight).flatten(1, 2)
     tokens = torch.cat([net.cls_token.expand(2, -1, -1), patches + net.patch_embed.proj.bias], 1) + net.pos_embed
@@ -432,7 +432,7 @@ def test_vit_embeds_patches_with_their_positions_and_reads_the_class_token():
     expected = F.layer_norm(tokens[:, 0], (12,), net.norm.weight, net.norm.bias, 1e-6)
     torch.testing.assert_close(net(x), expected, rtol=1e-10, atol=1e-10)
     with pytest.raises(UsageError, match="224"):
-        net(pictures(1, 3, 75, 74))
+        net(random(1, 3, 75, 74))
 
 
 def test_positions_between_the_trained_ones_are_interpolated_by_cubic_convolution():
@@ -449,7 +449,7 @@ def test_positions_between_the_trained_ones_are_interpolated_by_cubic_convolutio
         return rows
 
     net = ViT(width=2, depth=1, heads=1).double()
-    net.pos_embed.data = pictures(1, 1370, 2)
+    net.pos_embed.data = random(1, 1370, 2)
     grid = net.pos_embed[0, 1:].view(37, 37, 2)
     expected = torch.einsum("ai,bj,ijc->abc", matrix(16), matrix(20), grid)
     torch.testing.assert_close(net.positions(16, 20)[0], expected.flatten(0, 1), rtol=1e-9, atol=1e-9)
@@ -458,11 +458,11 @@ def test_positions_between_the_trained_ones_are_interpolated_by_cubic_convolutio
 @pytest.fixture(scope="module")
 def lpips(vgg) -> LPIPS:
     sizes = (64, 128, 256, 512, 512)
-    return LPIPS(vgg, {f"lin{i}": pictures(c).abs() for i, c in enumerate(sizes)})
+    return LPIPS(vgg, {f"lin{i}": random(c).abs() for i, c in enumerate(sizes)})
 
 
 def test_lpips_is_the_papers_sum(vgg, lpips):
-    x = pictures(2, 3, 16, 16)
+    x = random(2, 3, 16, 16)
     y = x.flip(2)
     expected = torch.zeros(2, dtype=torch.float64)
     of_x, of_y = vgg(x), vgg(y)
@@ -477,8 +477,8 @@ def test_lpips_is_the_papers_sum(vgg, lpips):
     torch.testing.assert_close(lpips(x, y), expected, rtol=1e-8, atol=0)
 
 
-def test_lpips_is_zero_for_equal_pictures_symmetric_and_differentiable_everywhere(lpips):
-    x = pictures(2, 1, 16, 16)
+def test_lpips_is_zero_for_equal_images_symmetric_and_differentiable_everywhere(lpips):
+    x = random(2, 1, 16, 16)
     y = x.roll(3, -1).requires_grad_()
     assert torch.equal(lpips(x, x), torch.zeros(2, dtype=torch.float64))
     assert torch.equal(lpips(x, y), lpips(y, x)) and (lpips(x, y) > 0).all()

@@ -34,9 +34,9 @@ def staged(monkeypatch):
 def state(run):
     saved = load_checkpoint(newest_whole(run.checkpoints)[0], training=True)
     flat = saved.weights | {f"ema.{name}": value for name, value in (saved.ema or {}).items()}
-    for place, optimizer in enumerate(saved.training["optimizers"]):
+    for index, optimizer in enumerate(saved.training["optimizers"]):
         for p, values in optimizer["state"].items():
-            flat |= {f"{place}.{p}.{name}": torch.as_tensor(value) for name, value in values.items()}
+            flat |= {f"{index}.{p}.{name}": torch.as_tensor(value) for name, value in values.items()}
     return flat
 
 
@@ -173,7 +173,7 @@ def test_a_users_own_module_trains_is_killed_resumes_and_samples(mine, tiny, tmp
     images = rv.sample(run, 3)  # the process that trained it has the class
     assert images.shape == (3, 8, 8, 1) and (images == rv.sample(rv.load(run.path, model=fresh(1)), 3)).all()
     killed = cut_back(run, 5, tmp_path / "killed")
-    with pytest.raises(UsageError, match=r"data=rv\.open_data"):
+    with pytest.raises(UsageError, match=r"data = rv\.open_data"):
         rv.resume(killed.path)
     with pytest.raises(UsageError, match=r"a class of your own.*model="):
         rv.resume(killed.path, data=tiny)
@@ -343,7 +343,7 @@ def test_kill_9_inside_an_extension_then_resume_gives_the_same_bits(bars, tmp_pa
     options = {"width": 8, "latent": 3, "batch_size": 16, "quiet": True, "checkpoint_every": 20, "device": "cpu"}
     run = rv.train("vae", bars, out=tmp_path / "run", steps=20, **options)
     killed = Path(shutil.copytree(run.path, tmp_path / "killed"))
-    whole = rv.resume(run.path, steps=200, quiet=True)
+    full = rv.resume(run.path, steps=200, quiet=True)
     command = [sys.executable, "-m", "reverie", "resume", str(killed), "--steps", "200"]
     child = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 120
@@ -353,4 +353,4 @@ def test_kill_9_inside_an_extension_then_resume_gives_the_same_bits(bars, tmp_pa
     child.wait()
     if Run.open(killed).info["status"] == "finished" and Run.open(killed).info["plan"]["end"] == 200:
         pytest.fail("all 200 steps were done before the kill: lengthen this test")
-    assert same(state(whole), state(rv.resume(killed, quiet=True)))
+    assert same(state(full), state(rv.resume(killed, quiet=True)))

@@ -1,8 +1,8 @@
 """The reference GANs as their public implementations have them, written plainly, for benchmarks to compare with.
 
-float32 in NCHW, batch normalisation, D called on real and on made pictures one after the other, G called anew for its
+float32 in NCHW, batch normalisation, D called on real and on made images one after the other, G called anew for its
 own move, Adam. The DCGAN: Radford et al., arXiv:1511.06434, as tutorials write it. StyleGAN2: Karras et al.,
-arXiv:1912.04958, with a kernel for each picture (grouped convolutions) and smoothing filters as passes of their own.
+arXiv:1912.04958, with a kernel for each image (grouped convolutions) and smoothing filters as passes of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from reverie.nets.stylegan import widths_of
 
-SIZE, CHANNELS, WIDTH, LATENT = 32, 3, 64, 128  # of the pictures and networks that are timed
+SIZE, CHANNELS, WIDTH, LATENT = 32, 3, 64, 128  # of the images and networks that are timed
 
 
 def plain_generator(size: int, channels: int, width: int, latent: int = 100) -> nn.Sequential:
@@ -54,20 +54,20 @@ def plain_weights(layer: nn.Module) -> None:
 
 
 def plain_dcgan(g: nn.Module, d: nn.Module, draw: Callable[[], Tensor]) -> Iterator[int]:
-    """The tutorials' loop over batches of real pictures, yielding the pictures of each step."""
+    """The tutorials' loop over batches of real images, yielding the images of each step."""
     of_d, of_g = (torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (d, g))
     while True:
         real = draw()
         batch, device = len(real), real.device
-        one, zero = torch.ones(batch, device=device), torch.zeros(batch, device=device)
+        ones, zero = torch.ones(batch, device=device), torch.zeros(batch, device=device)
         d.zero_grad()
-        F.binary_cross_entropy_with_logits(d(real), one).backward()
+        F.binary_cross_entropy_with_logits(d(real), ones).backward()
         with torch.no_grad():
             fake = g(torch.randn(batch, 100, 1, 1, device=device))
         F.binary_cross_entropy_with_logits(d(fake), zero).backward()
         of_d.step()
         g.zero_grad()
-        F.binary_cross_entropy_with_logits(d(g(torch.randn(batch, 100, 1, 1, device=device))), one).backward()
+        F.binary_cross_entropy_with_logits(d(g(torch.randn(batch, 100, 1, 1, device=device))), ones).backward()
         of_g.step()
         yield batch
 
@@ -80,7 +80,7 @@ def smooth(x: Tensor, pad: tuple[int, int], gain: float = 1.0) -> Tensor:
 
 
 class PlainModulated(nn.Module):
-    """The kernel of each picture, and one grouped convolution."""
+    """The kernel of each image, and one grouped convolution."""
 
     def __init__(self, inputs: int, outputs: int, style: int, kernel: int = 3, up: bool = False, norm: bool = True):
         super().__init__()
@@ -127,19 +127,19 @@ class PlainStyle(nn.Module):
         return z
 
     def forward(self, w: Tensor) -> Tensor:
-        x, picture, place = self.start.expand(len(w), -1, -1, -1), None, 0
+        x, picture, layer = self.start.expand(len(w), -1, -1, -1), None, 0
         for level, pixels in enumerate(self.pixels):
             for _ in range(2 if level else 1):
-                x = self.convs[place](x, w)
-                x = x + self.strength[place] * torch.randn(len(x), 1, *x.shape[2:], device=x.device) + self.bias[place]
+                x = self.convs[layer](x, w)
+                x = x + self.strength[layer] * torch.randn(len(x), 1, *x.shape[2:], device=x.device) + self.bias[layer]
                 x = F.leaky_relu(x, 0.2) * math.sqrt(2)
-                place += 1
-            made = pixels(x, w)
+                layer += 1
+            output = pixels(x, w)
             if picture is not None:
                 wide = picture.new_zeros(len(x), CHANNELS, 2 * picture.shape[2], 2 * picture.shape[3])
                 wide[:, :, ::2, ::2] = picture
-                made = made + smooth(wide, (2, 1), 4.0)
-            picture = made
+                output = output + smooth(wide, (2, 1), 4.0)
+            picture = output
         assert picture is not None
         return picture + self.last
 
@@ -176,7 +176,7 @@ class PlainDiscriminator(nn.Module):
 
 
 def plain_stylegan2(batch: int, device: torch.device) -> Iterator[int]:
-    """The reference's training loop, yielding the pictures of each step."""
+    """The reference's training loop, yielding the images of each step."""
     torch.manual_seed(0)
     g, d = PlainStyle().to(device), PlainDiscriminator().to(device)
     of_d, of_g = (torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.0, 0.99)) for net in (d, g))
@@ -204,8 +204,8 @@ def plain_stylegan2(batch: int, device: torch.device) -> Iterator[int]:
         if step % 4 == 0:
             g.zero_grad()
             w = g.styles(z(batch // 2))
-            made = g(w)
-            (slope,) = torch.autograd.grad((made * torch.randn_like(made) / SIZE).sum(), w, create_graph=True)
+            output = g(w)
+            (slope,) = torch.autograd.grad((output * torch.randn_like(output) / SIZE).sum(), w, create_graph=True)
             length = slope.square().sum(1).sqrt()
             mean = mean.lerp(length.mean().detach(), 0.01)
             ((length - mean).square().mean() * 8).backward()

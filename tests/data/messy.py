@@ -27,43 +27,43 @@ def make(folder: Path, good: int = 40) -> dict[str, str]:
         expected[name] = kind
 
     for seed in range(good):
-        (folder / f"good_{seed:03d}.png").write_bytes(encoded(picture(seed, 48, 40)))
-    put("grey.png", "grey", encoded(picture(101).convert("L")))
-    put("bilevel.png", "bilevel", encoded(picture(102).convert("1")))
-    put("palette.png", "palette", encoded(picture(103).convert("P")))
-    put("clear palette.png", "rgba", encoded(picture(104).convert("P"), transparency=3))
-    rgba = picture(105).convert("RGBA")
-    rgba.putalpha(picture(106).convert("L"))
+        (folder / f"good_{seed:03d}.png").write_bytes(encoded(example(seed, 48, 40)))
+    put("grey.png", "grey", encoded(example(101).convert("L")))
+    put("bilevel.png", "bilevel", encoded(example(102).convert("1")))
+    put("palette.png", "palette", encoded(example(103).convert("P")))
+    put("clear palette.png", "rgba", encoded(example(104).convert("P"), transparency=3))
+    rgba = example(105).convert("RGBA")
+    rgba.putalpha(example(106).convert("L"))
     put("rgba.png", "rgba", encoded(rgba))
     put("grey alpha.png", "rgba", encoded(rgba.convert("LA")))
     ramp = np.outer(np.linspace(0, 65535, 40), np.linspace(0.2, 1, 40)).astype(np.uint16)
     put("deep.png", "16-bit", encoded(Image.fromarray(ramp)))
     put("deep colour.png", "16-bit", deep_colour())
     put("float.tif", "float", encoded(Image.fromarray(ramp[::-1].astype(np.float32) / 65535), "TIFF"))
-    put("cmyk.jpg", "cmyk", encoded(picture(107).convert("CMYK"), "JPEG"))
+    put("cmyk.jpg", "cmyk", encoded(example(107).convert("CMYK"), "JPEG"))
     exif = Image.Exif()
     exif[0x0112] = 6
-    put("turned.jpg", "exif-rotation", encoded(picture(108, 60, 40), "JPEG", exif=exif))
-    frames = [picture(seed) for seed in (109, 110, 111)]
+    put("turned.jpg", "exif-rotation", encoded(example(108, 60, 40), "JPEG", exif=exif))
+    frames = [example(seed) for seed in (109, 110, 111)]
     put("film.gif", "animated", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     put("film.webp", "animated", encoded(frames[1], "WEBP", save_all=True, append_images=frames[2:]))
     put("film.png", "animated", encoded(frames[2], save_all=True, append_images=frames[:1]))
-    put("pages.tiff", "multi-page", encoded(picture(112), "TIFF", save_all=True, append_images=frames[:1]))
-    whole = encoded(picture(113, 200, 200), "JPEG", quality=95)
-    put("cut.jpg", "truncated", whole[: len(whole) // 2])
-    put("cut.png", "truncated", encoded(picture(114, 90, 90))[:2000])
+    put("pages.tiff", "multi-page", encoded(example(112), "TIFF", save_all=True, append_images=frames[:1]))
+    content = encoded(example(113, 200, 200), "JPEG", quality=95)
+    put("cut.jpg", "truncated", content[: len(content) // 2])
+    put("cut.png", "truncated", encoded(example(114, 90, 90))[:2000])
     put("empty.png", "zero-byte", b"")
     put("text.jpg", "not-an-image", b"This is a letter, not a picture.\n" * 20)
     put("bomb.png", "decompression-bomb", bomb())
-    put("really a png.jpg", "misnamed", encoded(picture(115)))
-    put("strip.png", "extreme-aspect", encoded(picture(116, 600, 8)))
+    put("really a png.jpg", "misnamed", encoded(example(115)))
+    put("strip.png", "extreme-aspect", encoded(example(116, 600, 8)))
     put("dot.png", "tiny", encoded(Image.new("RGB", (1, 1), "red")))
     put("zz copy.png", "duplicate", (folder / "good_000.png").read_bytes())
-    put("zz again.jpg", "near-duplicate", encoded(picture(1, 48, 40), "JPEG", quality=85))
-    put(".hidden.png", "hidden", encoded(picture(117)))
+    put("zz again.jpg", "near-duplicate", encoded(example(1, 48, 40), "JPEG", quality=85))
+    put(".hidden.png", "hidden", encoded(example(117)))
     (folder / "notes.doc").write_bytes(b"nothing to see")
     expected["*.doc"] = "ignored"
-    (folder / "写真 صورة 🖼️ é.png").write_bytes(encoded(picture(118)))
+    (folder / "写真 صورة 🖼️ é.png").write_bytes(encoded(example(118)))
     with contextlib.suppress(OSError):
         (folder / "loop").symlink_to(folder, target_is_directory=True)
         expected["loop/"] = "symlink-loop"
@@ -71,19 +71,19 @@ def make(folder: Path, good: int = 40) -> dict[str, str]:
         expected["nowhere.png"] = "broken-link"
     with contextlib.suppress(OSError, ValueError):
         Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff\xfename.png")).write_bytes(
-            encoded(picture(119).convert("CMYK"), "TIFF")
+            encoded(example(119).convert("CMYK"), "TIFF")
         )
         expected["bad\\xff\\xfename.png"] = "misnamed"
     with contextlib.suppress(OSError, AttributeError):
         os.mkfifo(folder / "pipe.png")
         expected["pipe.png"] = "not-a-file"
     if hasattr(os, "geteuid") and os.geteuid() != 0:
-        put("forbidden.png", "unreadable", encoded(picture(120)))
+        put("forbidden.png", "unreadable", encoded(example(120)))
         (folder / "forbidden.png").chmod(0)
     return expected
 
 
-def picture(seed: int, width: int = 40, height: int = 40) -> Image.Image:
+def example(seed: int, width: int = 40, height: int = 40) -> Image.Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 

@@ -1,4 +1,4 @@
-"""Small pictures to fill folders with."""
+"""Small images to fill folders with."""
 
 from __future__ import annotations
 

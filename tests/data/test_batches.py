@@ -60,24 +60,24 @@ def test_every_epoch_shows_every_sample_once_in_a_new_order(tiny) -> None:
 
 
 def test_ranks_share_the_global_batch_without_overlap(columns: Split) -> None:
-    whole = Batches(columns, 16, 1, augment=EVERYTHING)(2)
+    full = Batches(columns, 16, 1, augment=EVERYTHING)(2)
     parts = [Batches(columns, 16, 1, start, 8, EVERYTHING)(2) for start in (0, 8)]
     for name in ("x", "source", "mask", "attributes"):
-        assert torch.equal(whole[name], torch.cat([part[name] for part in parts]))
-    assert torch.equal(whole.row, torch.cat([part.row for part in parts]))
+        assert torch.equal(full[name], torch.cat([part[name] for part in parts]))
+    assert torch.equal(full.row, torch.cat([part.row for part in parts]))
 
 
 def test_whole_and_in_order_are_global_on_every_rank(columns: Split) -> None:
     ranks = [Batches(columns, 16, 1, start, 8, EVERYTHING) for start in (0, 8)]
-    one = Batches(columns, 16, 1, augment=EVERYTHING)
+    undivided = Batches(columns, 16, 1, augment=EVERYTHING)
     for batches in ranks:
-        whole = batches.global_batch(2)
-        assert torch.equal(whole["x"], one(2)["x"]) and len(whole.rng) == 16
-        assert torch.equal(whole.rng.keys, one.global_batch(2).rng.keys)
-        assert not torch.equal(whole.rng.keys, one(2).rng.keys)  # preparing draws other numbers than the step
-        found = list(batches.in_order(15))
-        assert [len(batch.rng) for batch in found] == [15, 15, 10]
-        assert torch.equal(torch.cat([batch["x"] for batch in found]), next(in_order(columns, 40))["x"])
+        full = batches.global_batch(2)
+        assert torch.equal(full["x"], undivided(2)["x"]) and len(full.rng) == 16
+        assert torch.equal(full.rng.keys, undivided.global_batch(2).rng.keys)
+        assert not torch.equal(full.rng.keys, undivided(2).rng.keys)  # preparing draws other numbers than the step
+        result = list(batches.in_order(15))
+        assert [len(batch.rng) for batch in result] == [15, 15, 10]
+        assert torch.equal(torch.cat([batch["x"] for batch in result]), next(in_order(columns, 40))["x"])
 
 
 def test_batches_without_data_have_rows_and_the_same_streams(tiny) -> None:

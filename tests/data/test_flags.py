@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -22,8 +23,8 @@ FLAGS = ["--background", "black", "--held-out", "0.3", "--channels", "1", "--fit
 def call(capsys, *arguments) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return ended.value.code, said.out, said.err
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
 
 
 def test_data_takes_size_background_share_channels_and_medium(tmp_path: Path, capsys) -> None:
@@ -70,11 +71,15 @@ def test_a_data_set_object_keeps_how_it_was_opened(tmp_path: Path) -> None:
     assert data_of(rv.load(run)).fingerprint == dataset.fingerprint
 
 
-def test_a_run_on_an_array_says_what_to_pass(tmp_path: Path) -> None:
+def test_a_run_on_an_array_keeps_its_data_in_the_process_and_says_elsewhere_what_to_open(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8)
     run = train("autoencoder", images, out=tmp_path / "run", steps=1, batch_size=8, width=8, quiet=True)
     assert run.info["data"]["source"] == "array" and not run.info["data"]["reopenable"]
-    with pytest.raises(UsageError, match=r"passed from Python.*data="):
+    assert data_of(rv.load(run)).fingerprint == run.data.fingerprint
+    assert rv.view(run, "reconstructions").shape[0] == 1
+    run = rv.Run.open(run.path)  # as another process has it
+    gc.collect()
+    with pytest.raises(UsageError, match=r"passed from Python.*data = "):
         data_of(rv.load(run))
     assert rv.sample(train("vae", images, out=tmp_path / "v", steps=1, width=8, quiet=True), 2).shape == (2, 8, 8, 1)
 
@@ -93,5 +98,9 @@ def test_a_run_on_an_array_is_evaluated_when_its_data_is_passed(tmp_path: Path) 
         scores = rv.evaluate(run, ["kernel", "reconstruction"], n=60, data=data, out=tmp_path / "scores")
         assert {score.metric for score in scores.scores} >= {"kernel-small", "mse"}
         assert scores.scores[0].passport["reference"]["held_out_trained_on"] is False
+    assert rv.evaluate(run, ["reconstruction"], n=60, out=tmp_path / "scores").scores
+    run = rv.Run.open(run.path)
+    del data
+    gc.collect()
     with pytest.raises(UsageError, match="passed from Python"):
         rv.evaluate(run, ["kernel"], n=60, out=tmp_path / "scores")

@@ -30,25 +30,25 @@ def test_a_messy_folder_is_used_and_every_trouble_is_reported(tmp_path: Path) ->
     expected = messy.make(tmp_path / "messy")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        made = reverie.data(tmp_path / "messy")
+        dataset = reverie.data(tmp_path / "messy")
     assert len(set(expected.values())) >= 16
-    assert set(expected.items()) <= kinds(made)
-    assert all(name in {*made.train.names, *made.held_out.names} for name in ("dot.png", "写真 صورة 🖼️ é.png"))
-    json.dumps(made.summary()).encode("utf-8")
+    assert set(expected.items()) <= kinds(dataset)
+    assert all(name in {*dataset.train.names, *dataset.held_out.names} for name in ("dot.png", "写真 صورة 🖼️ é.png"))
+    json.dumps(dataset.summary()).encode("utf-8")
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
 def test_no_file_vanishes_without_a_word(tmp_path: Path) -> None:
     messy.make(tmp_path / "messy")
-    made = reverie.data(tmp_path / "messy")
-    spoken = {*made.train.names, *made.held_out.names} | {problem.file for problem in made.report.problems}
+    dataset = reverie.data(tmp_path / "messy")
+    spoken = {*dataset.train.names, *dataset.held_out.names} | {problem.file for problem in dataset.report.problems}
     assert {path.name for path in (tmp_path / "messy").iterdir() if path.name.isprintable()} <= spoken | {
         "notes.doc",
         "loop",
     }
 
 
-def test_fewer_than_eight_pictures_is_an_error_that_carries_the_report(tmp_path: Path) -> None:
+def test_fewer_than_eight_images_is_an_error_that_carries_the_report(tmp_path: Path) -> None:
     fill(tmp_path / "few", 7)
     (tmp_path / "few" / "x.png").write_bytes(b"")
     with pytest.raises(reverie.core.errors.ReverieError, match="7 usable") as caught:
@@ -58,8 +58,8 @@ def test_fewer_than_eight_pictures_is_an_error_that_carries_the_report(tmp_path:
 
 def test_too_few_after_decoding_is_the_same_error(tmp_path: Path) -> None:
     fill(tmp_path / "few", 7)
-    whole = save(tmp_path / "other.png", 50, 90, 90).read_bytes()
-    (tmp_path / "few" / "cut.png").write_bytes(whole[:2000])
+    content = save(tmp_path / "other.png", 50, 90, 90).read_bytes()
+    (tmp_path / "few" / "cut.png").write_bytes(content[:2000])
     with pytest.raises(reverie.core.errors.ReverieError, match="7 usable") as caught:
         reverie.data(tmp_path / "few")
     assert ("cut.png", "truncated") in kinds(caught.value.report)
@@ -117,20 +117,20 @@ def test_the_exif_orientation_is_applied() -> None:
         assert (decode(data, FORM)[0] == upright).all()
 
 
-def test_a_float_picture_with_nan_is_used_and_told() -> None:
+def test_a_float_image_with_nan_is_used_and_told() -> None:
     values = np.linspace(-3, 5, 256, dtype=np.float32).reshape(16, 16)
     values[0, 0] = np.nan
     array, notes = decode(messy.encoded(Image.fromarray(values), "TIFF"), Form((16, 16), 1, "crop", (0, 0, 0)))
     assert array.max() == 255 and "not finite" in notes[0][1]
 
 
-def test_padding_keeps_the_whole_picture() -> None:
+def test_padding_keeps_the_whole_image() -> None:
     array, _ = decode(messy.encoded(Image.new("RGB", (32, 16), "red")), Form((16, 16), 3, "pad", (0, 0, 255)))
     assert (array[4:12] == [255, 0, 0]).all() and (array[:4] == [0, 0, 255]).all() and (array[12:] == [0, 0, 255]).all()
 
 
-def test_a_phones_jpeg_with_a_second_picture_inside_is_no_film() -> None:
-    double = messy.encoded(messy.picture(1), "MPO", save_all=True, append_images=[messy.picture(2)])
+def test_a_phones_jpeg_with_a_second_image_inside_is_no_film() -> None:
+    double = messy.encoded(messy.example(1), "MPO", save_all=True, append_images=[messy.example(2)])
     assert decode(double, FORM, ".jpg")[1] == []
 
 
@@ -183,10 +183,10 @@ def test_random_bytes_never_crash(data: bytes) -> None:
     st.integers(0, 255),
     st.booleans(),
 )
-def test_a_damaged_picture_never_crashes(form: str, place: int, value: int, cut: bool) -> None:
-    data = bytearray(messy.encoded(messy.picture(7), form))
-    data[place % len(data)] = value
-    damaged = bytes(data[: place % len(data)] if cut else data)
+def test_a_damaged_image_never_crashes(form: str, index: int, value: int, cut: bool) -> None:
+    data = bytearray(messy.encoded(messy.example(7), form))
+    data[index % len(data)] = value
+    damaged = bytes(data[: index % len(data)] if cut else data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -211,7 +211,7 @@ def test_any_names_work_and_go_into_json(tmp_path_factory: pytest.TempPathFactor
         except (OSError, ValueError):
             continue  # the file system does not take this name
     if len(list(folder.iterdir())) >= 8:
-        made = reverie.data(folder)
-        assert made.report.usable == len(list(folder.iterdir()))
-        json.dumps(made.summary()).encode("utf-8")
-        assert all(name.isascii() or name.encode("utf-8") for name in made.train.names)
+        dataset = reverie.data(folder)
+        assert dataset.report.usable == len(list(folder.iterdir()))
+        json.dumps(dataset.summary()).encode("utf-8")
+        assert all(name.isascii() or name.encode("utf-8") for name in dataset.train.names)

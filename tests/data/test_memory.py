@@ -145,7 +145,7 @@ def test_pil_images_of_many_modes_and_sizes_are_brought_to_one() -> None:
 def test_each_converted_pil_image_is_a_line_of_the_report() -> None:
     images = [pil(i).convert("RGBA") if i % 3 == 0 else pil(i) for i in range(COUNT)]
     report = rv.open_data(images).report
-    assert report.counts() == {"rgba": 10} and [one.file for one in report.problems][:3] == ["0", "3", "6"]
+    assert report.counts() == {"rgba": 10} and [problem.file for problem in report.problems][:3] == ["0", "3", "6"]
 
 
 def test_too_few_samples_of_an_object_are_no_matter_of_files() -> None:

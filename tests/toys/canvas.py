@@ -32,8 +32,8 @@ class Canvas(nn.Module):
         self.pixels = pixels
         self.image = nn.Parameter(torch.zeros(1, channels, size, size))
         kernels = torch.randn(filters, channels, 3, 3, generator=torch.Generator().manual_seed(0)) / 3
-        place = torch.arange(size) / size
-        waves = torch.sin(6.3 * (place[:, None] + torch.arange(1, channels + 1)[:, None, None] * place))
+        grid = torch.arange(size) / size
+        waves = torch.sin(6.3 * (grid[:, None] + torch.arange(1, channels + 1)[:, None, None] * grid))
         self.register_buffer("kernels", kernels)
         self.register_buffer("target", 0.8 * waves[None])
 

@@ -47,8 +47,8 @@ class RBM(nn.Module):
 
     def sweep(self, v: Tensor, rng: Noise) -> Tensor:
         """One step of Gibbs sampling, (B, visible)."""
-        h = drawn(self.hidden(v), rng)
-        return drawn(self.visible(h), rng)
+        h = sampled(self.hidden(v), rng)
+        return sampled(self.visible(h), rng)
 
     def free_energy(self, v: Tensor) -> Tensor:
         """-log sum_h exp(-E(v, h)), (B,) float64."""
@@ -57,7 +57,7 @@ class RBM(nn.Module):
         return -(v @ self.visible_bias.double()) - F.softplus(inputs).sum(1)
 
 
-def drawn(p: Tensor, rng: Noise) -> Tensor:
+def sampled(p: Tensor, rng: Noise) -> Tensor:
     """0 or 1 (B, D) float32 with probabilities (B, D)."""
     return rng.bernoulli(p, p.shape[1]).float()
 
@@ -123,9 +123,9 @@ class RBMStack(nn.Module):
 
     def below(self, level: int, batch: Batch) -> Tensor:
         """What a layer learns from: binary images, or draws of the hidden units below it (B, units)."""
-        v = drawn((batch["x"].flatten(1) + 1) / 2, batch.rng)
+        v = sampled((batch["x"].flatten(1) + 1) / 2, batch.rng)
         for layer in self.layers[:level]:
-            v = drawn(layer.hidden(v), batch.rng)
+            v = sampled(layer.hidden(v), batch.rng)
         return v
 
     def gibbs(self, level: int, batch: Batch) -> dict[str, Tensor]:
@@ -170,7 +170,7 @@ class RBMStack(nn.Module):
         v = noise.bernoulli(0.5, len(top.visible_bias)).float()
         for sweep in range(sweeps):
             v = top.sweep(v, noise)
-            h = drawn(top.hidden(v), noise[:])
+            h = sampled(top.hidden(v), noise[:])
             yield Frame((sweep + 1) / sweeps, {"h": h}, lambda h=h: {"image": self.decode(h)})
 
     def sample(self, noise: Noise, sweeps: int = 50) -> Tensor:

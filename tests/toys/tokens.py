@@ -229,10 +229,10 @@ class TokenPrior(nn.Module):
         token = torch.zeros(len(noise), 0, dtype=torch.int64, device=noise.device)
         for step in range(length):
             p = (self.prior(token, label)[:, -1].double() / max(temperature, 1e-6)).softmax(1)
-            drawn = (p.cumsum(1) <= noise.uniform(1)).sum(1).clamp(max=p.shape[1] - 1)
-            token = torch.cat([token, drawn[:, None]], 1)
-            whole = F.pad(token, (0, length - step - 1))
-            yield Frame((step + 1) / length, {"t": token}, lambda whole=whole: {"image": self.decode(whole)})
+            sampled = (p.cumsum(1) <= noise.uniform(1)).sum(1).clamp(max=p.shape[1] - 1)
+            token = torch.cat([token, sampled[:, None]], 1)
+            padded = F.pad(token, (0, length - step - 1))
+            yield Frame((step + 1) / length, {"t": token}, lambda padded=padded: {"image": self.decode(padded)})
 
     def sample(self, noise: Noise, label: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Images (B, C, H, W): the last frame of ``stream``."""

@@ -27,7 +27,8 @@ class EvaluateFlags:
         data: real images other than the run's own.
         fake: generated images of any source (a folder, FILE.npz, ...), instead of a run.
         real: what to compare them with.
-        backbone: the network of the features; small, or inception where fid, fid-infinity or kid is asked for.
+        backbone: the network of the features; by default inception where fid, fid-infinity or kid is requested, and
+            for images unlike those that small was trained on (clothes, emoji) once its weights are here; else small.
         resize: how images are brought to its size; by default its own way (for fid that of the original).
         precision: auto is bf16 where the hardware multiplies it and the network's distances bear it.
         device: auto, cpu, cuda, mps.
@@ -38,7 +39,7 @@ class EvaluateFlags:
         json: print {"scores": [...], "refused": [...]}.
     """
 
-    run: Positional[Annotated[str | None, arg(metavar="RUN")]] = None
+    run: Positional[Annotated[str | None, arg(metavar="[RUN]")]] = None
     metrics: str | None = None
     number: Number = None
     data: str | None = None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FEW = 2000  # training images, below which a GAN needs augmentation of its discriminator's images: docs/choosing.md
 
 
-def models(pattern: Positional[Annotated[str, arg(metavar="PATTERN")]] = "*", /, json: bool = False) -> None:
+def models(pattern: Positional[Annotated[str, arg(metavar="[PATTERN]")]] = "*", /, json: bool = False) -> None:
     """Every model: its system, how it treats p(x), what it can do, and its paper.
 
     Args:
@@ -68,11 +68,11 @@ def doctor(run: RunName, /, json: bool = False) -> None:
     for past in diagnosis.past:
         out(f"Passed: {past['kind']} at step {past['step']} ({past['message']})")
     if not diagnosis.findings:
-        out(f"No problem as of step {diagnosis.step}." + ("" if diagnosis.past else " There was none earlier."))
+        out(diagnosis.summary)
 
 
 def data(
-    source: Positional[Annotated[str | None, arg(metavar="SOURCE")]] = None,
+    source: Positional[Annotated[str | None, arg(metavar="[SOURCE]")]] = None,
     /,
     size: str | None = None,
     fit: Literal["crop", "pad"] = "crop",
@@ -185,7 +185,7 @@ def _next(dataset: Dataset, source: str, opened: dict[str, Any]) -> str:
 
 
 def weights(
-    names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME ...")]] = (),
+    names: Positional[Annotated[tuple[str, ...], arg(metavar="[NAME ...]")]] = (),
     /,
     fetch: bool = False,
     verify: bool = False,

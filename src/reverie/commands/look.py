@@ -14,7 +14,7 @@ Number = Annotated[int, arg(aliases=["-n"])]
 
 def view(
     run: RunName,
-    name: Positional[Annotated[str | None, arg(metavar="VIEW")]] = None,
+    name: Positional[Annotated[str | None, arg(metavar="[VIEW]")]] = None,
     /,
     out_: Annotated[str | None, arg(name="out")] = None,
     number: Annotated[int | None, arg(aliases=["-n"])] = None,

@@ -15,7 +15,7 @@ def restore(
     images: ImageNames = (),
     /,
     mask: str | None = None,
-    scale: int = 2,
+    scale: int | None = None,
     noise: float | None = None,
     degraded: bool | None = None,
     samples: int = 1,
@@ -34,12 +34,13 @@ def restore(
         task: denoise, inpaint, super-resolution or colorize.
         images: image files, held-out:N or other references; none means the first held-out images.
         mask: of inpaint, what is missing: left-half, right-half, top-half, bottom-half, center, random:0.5, or an image
-            file (white is missing).
-        scale: of super-resolution: pixels of a side that one pixel of the observation stands for.
-        noise: standard deviation of the observation's noise, on images that span 2; 0.5 for denoise, else 0.
+            file (white is missing); center by default.
+        scale: of super-resolution: pixels of a side that one pixel of the observation stands for; 2 by default.
+        noise: standard deviation of the observation's noise, on images that span 2; 0.5 for denoise, else 0. Only of a
+            diffusion model.
         degraded: the images are degraded already; by default files of denoise are, all others are degraded first.
         samples: restorations of each image.
-        seed: of the first restoration.
+        seed: of the first image: image i is restored as it is alone with seed + i.
         label: a class for a model of classes; several take turns.
         text: a caption for a model of captions; several take turns.
         steps: of a diffusion model's sampler.
@@ -71,4 +72,5 @@ def restore(
     sheet.save(path)
     rows = list(sheet.rows)
     result = {"out": str(path), "number": len(sheet), "samples": samples, "rows": rows}
-    report(json, result, f"{len(sheet)} images, {samples} restorations of each, in {path} (rows: {', '.join(rows)})")
+    many = f"{len(sheet)} image{'s' * (len(sheet) > 1)}, {samples} restoration{'s' * (samples > 1)} of each"
+    report(json, result, f"{many}, in {path} (rows: {', '.join(rows)})")

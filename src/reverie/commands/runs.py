@@ -18,7 +18,7 @@ _SCORES = 2  # of a run in the table; --json and ``reverie show`` have all
 
 
 def runs(
-    folder: Positional[Annotated[str, arg(metavar="FOLDER")]] = "runs",
+    folder: Positional[Annotated[str, arg(metavar="[FOLDER]")]] = "runs",
     /,
     sheet: Annotated[str | None, arg(metavar="FILE")] = None,
     json: bool = False,

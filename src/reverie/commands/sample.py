@@ -62,6 +62,8 @@ def sample(arguments: list[str]) -> None:
     film, model = target(flags.stream) if flags.stream else None, load(flags.run)
     if flags.scale is not None:
         integer("--scale", flags.scale, least=1)
+    if flags.columns is not None:
+        integer("--columns", flags.columns, least=1)
     if caution := card_of(model).caution:
         note(caution)
     count = flags.number if flags.number is not None else 8 if film else 64

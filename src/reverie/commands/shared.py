@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as json_
 import math
 import sys
-import time
 import types
 import typing
 from collections.abc import Callable, Collection, Sequence
@@ -13,13 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from reverie.core.errors import UsageError
 from reverie.core.files import check_target
-from reverie.training.progress import console
+from reverie.training.progress import bar as bar
 
 # positional arguments, by the names that the manual gives them
 RunName = Positional[Annotated[str, arg(metavar="RUN")]]
@@ -142,33 +140,3 @@ def target(where: str) -> Path:
     if path.suffix and path.is_dir():
         raise UsageError(f"{path} is a folder.")
     return path
-
-
-class bar:
-    """A bar on stderr for work of a known length, shown only when it takes more than a moment."""
-
-    def __init__(self, show: bool):
-        self.show = show
-
-    def __enter__(self) -> Callable[[int, int, str], None] | None:
-        self.bar = Progress(
-            "{task.description}",
-            *Progress.get_default_columns()[1:3],
-            TimeRemainingColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            console=console,
-            transient=True,
-        )
-        self.task = self.bar.add_task("reading")
-        began = time.monotonic()
-
-        def update(done: int, total: int, what: str) -> None:
-            if done < total and console.is_terminal and time.monotonic() - began > 1:
-                self.bar.start()
-            self.bar.update(self.task, completed=done, total=total, description=what)
-
-        return update if self.show else None
-
-    def __exit__(self, *error: Any) -> None:
-        if self.bar.live.is_started:  # stopping a bar that never started would print an empty line
-            self.bar.stop()

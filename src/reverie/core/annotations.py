@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import inspect
 import math
+import types
+import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
+from reverie.core.errors import UsageError, suggest
+from reverie.core.values import is_finite
+
 Mark = TypeVar("Mark")
+Fact = Literal["shape", "side", "channels", "classes", "source_channels"]
 
 
 @dataclass(frozen=True)
@@ -20,18 +26,33 @@ class FromData:
     Attributes:
         fact: "shape" (spatial extents), "side" (of square images), "channels", "classes" (their number) or
             "source_channels" (of the source images of pairs).
+    Raises:
+        UsageError: any other fact.
     """
 
-    fact: Literal["shape", "side", "channels", "classes", "source_channels"]
+    fact: Fact
+
+    def __post_init__(self) -> None:
+        if self.fact not in (choices := list(typing.get_args(Fact))):
+            raise UsageError(f"Data has no {self.fact!r}.{suggest(self.fact, choices)} It has: {', '.join(choices)}.")
 
 
 @dataclass(frozen=True)
 class Range:
-    """The interval of a number, or of every entry of a tuple: [low, high], or (low, high] if ``open``."""
+    """The interval of a number, or of every entry of a tuple: [low, high], or (low, high] if ``open``.
+
+    Raises:
+        UsageError: bounds that are no numbers, or not in order.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     open: bool = False
+
+    def __post_init__(self) -> None:
+        bounds = self.low, self.high
+        if not all(is_finite(bound) or bound in (-math.inf, math.inf) for bound in bounds) or self.low > self.high:
+            raise UsageError(f"Range({self.low!r}, {self.high!r}) is no interval: two numbers, the lower first.")
 
     def holds(self, value: float) -> bool:
         return self.low <= value <= self.high and not (self.open and value == self.low)
@@ -59,11 +80,11 @@ class SubRun:
     remedy: str = ""
 
 
-Shape = Annotated[int | tuple[int, ...], FromData("shape")]  # (height, width), or an int for squares
-Side = Annotated[int, FromData("side")]
-Channels = Annotated[int, FromData("channels")]
-Classes = Annotated[int, FromData("classes")]
-SourceChannels = Annotated[int | None, FromData("source_channels")]
+Shape = Annotated[int | tuple[int, ...], FromData("shape"), Range(1)]  # (height, width), or an int for squares
+Side = Annotated[int, FromData("side"), Range(1)]
+Channels = Annotated[int, FromData("channels"), Range(1)]
+Classes = Annotated[int, FromData("classes"), Range(0)]
+SourceChannels = Annotated[int | None, FromData("source_channels"), Range(1)]
 Count = Annotated[int, Range(1)]
 Weight = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, open=True)]
@@ -76,5 +97,9 @@ def mark_of(parameter: inspect.Parameter, kind: type[Mark]) -> Mark | None:
 
 
 def marks_of(annotation: Any) -> tuple[Any, ...]:
-    """The marks of an ``Annotated`` type."""
-    return getattr(annotation, "__metadata__", ())
+    """The marks of an ``Annotated`` type, and those inside a union."""
+    if typing.get_origin(annotation) is Annotated:
+        return (*annotation.__metadata__, *marks_of(annotation.__origin__))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return tuple(mark for member in typing.get_args(annotation) for mark in marks_of(member))
+    return ()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
+import sys
 import types
 import typing
 from collections import defaultdict
@@ -19,35 +21,57 @@ from reverie.core.verbs import Model, verbs_of
 Parameters = dict[str, inspect.Parameter]
 EMPTY = inspect.Parameter.empty
 _UNNAMED = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+_LARGEST = 2**31 - 1  # of whole numbers within a range
 _SCALARS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", type(None): "None"}
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except (NameError, AttributeError, SyntaxError, TypeError):  # names that exist only in the function's scope
-        return {}
-
-
-def _named(function: Callable[..., Any], bound: bool = False) -> Parameters:
-    """A function's arguments by name, with their types; without the first (self) if ``bound``.
+def _hints(function: Callable[..., Any], required: Collection[str] = ()) -> dict[str, Any]:
+    """The types of a function's arguments, or of a class's fields. Those with names that its module does not define
+    are omitted.
 
     Raises:
-        UsageError: a built-in function without a signature.
+        UsageError: that is so for one of ``required``.
+    """
+    unresolved = (NameError, AttributeError, SyntaxError, TypeError)
+    with contextlib.suppress(*unresolved):
+        return typing.get_type_hints(function, include_extras=True)
+    hints: dict[str, Any] = {}
+    for part in reversed(function.__mro__) if isinstance(function, type) else [inspect.unwrap(function)]:
+        scope = vars(sys.modules.get(getattr(part, "__module__", ""), types))
+        for name, annotation in inspect.get_annotations(part).items():
+            single: Any = types.SimpleNamespace(__annotations__={name: annotation})
+            try:
+                hints |= typing.get_type_hints(single, getattr(part, "__globals__", scope), include_extras=True)
+            except unresolved as error:
+                if name in required:
+                    raise UsageError(
+                        f"{part.__qualname__} has {name}: {annotation}, which means nothing here ({error}). Annotate "
+                        "with names of its module."
+                    ) from error
+    return hints
+
+
+def _named(function: Callable[..., Any], bound: bool = False, strict: bool = False) -> Parameters:
+    """A function's arguments by name, with their types; without the first (self) if ``bound``.
+
+    Args:
+        strict: every annotation must have a meaning.
+    Raises:
+        UsageError: a built-in function without a signature, or an annotation without a meaning.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())[bound:]
     except ValueError as error:
         raise UsageError(f"{function!r} has no signature, so it cannot be a model.") from error
-    hints = _hints(function)
+    hints = _hints(function, [p.name for p in parameters] if strict else ())
     return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in parameters if p.kind not in _UNNAMED}
 
 
-def method_parameters(kind: type, method: str) -> Parameters:
+def method_parameters(kind: type, method: str, strict: bool = False) -> Parameters:
     """Parameters of a class's method without ``self``; {} if there is no such method."""
     function = getattr(kind, method, None)
     bound = not isinstance(inspect.getattr_static(kind, method, None), staticmethod)
-    return _named(function, bound) if callable(function) else {}
+    return _named(function, bound, strict) if callable(function) else {}
 
 
 def system_parameters(system: Callable[..., Any]) -> Parameters:
@@ -55,7 +79,7 @@ def system_parameters(system: Callable[..., Any]) -> Parameters:
     its option groups (arguments whose default is a frozen dataclass), flat.
 
     Raises:
-        UsageError: duplicate name.
+        UsageError: duplicate name, or an annotation without a meaning.
     """
     flat: Parameters = {}
     for name, parameter in _arguments(system).items():
@@ -67,7 +91,7 @@ def system_parameters(system: Callable[..., Any]) -> Parameters:
 
 
 def _arguments(system: Callable[..., Any]) -> Parameters:
-    return method_parameters(system, "__init__") if isinstance(system, type) else _named(system)
+    return method_parameters(system, "__init__", True) if isinstance(system, type) else _named(system, strict=True)
 
 
 def option_groups(system: Callable[..., Any]) -> list[type]:
@@ -82,7 +106,7 @@ def group_of(parameter: inspect.Parameter) -> type | None:
 
 
 def _fields(kind: type, default: Any) -> Parameters:
-    hints, keyword = _hints(kind), inspect.Parameter.KEYWORD_ONLY
+    hints, keyword = _hints(kind, [field.name for field in dataclasses.fields(kind)]), inspect.Parameter.KEYWORD_ONLY
     return {
         field.name: inspect.Parameter(
             field.name, keyword, default=getattr(default, field.name), annotation=hints.get(field.name, Any)
@@ -191,9 +215,13 @@ def checked(owner: str, name: str, parameter: inspect.Parameter, value: Any) -> 
     Raises:
         UsageError: any other value; the message names the argument.
     """
-    value, hint = plain(value), parameter.annotation
-    if mark_of(parameter, SubRun) or _is_default(parameter, value):
+    value, hint, interval = plain(value), parameter.annotation, mark_of(parameter, Range)
+    if _is_default(parameter, value):
         return value
+    if mark_of(parameter, SubRun):
+        if value is None or isinstance(value, str) or _is_run(value):
+            return value
+        raise UsageError(f"{argument(name)} of {owner} must be a trained run of a registered model, not {value!r}.")
     entries = value if isinstance(value, tuple | list) else [value]
     for number in entries:
         check_finite(f"{argument(name)} of {owner}", number)
@@ -201,9 +229,11 @@ def checked(owner: str, name: str, parameter: inspect.Parameter, value: Any) -> 
     if not _is_plain(hint):
         return value
     if any(_fits(kind, value) for kind in kinds):
-        interval = mark_of(parameter, Range)
-        if interval and not all(number is None or interval.holds(number) for number in entries):
+        numbers = [entry for entry in entries if isinstance(entry, int | float)] if interval else []
+        if interval and not all(map(interval.holds, numbers)):
             raise UsageError(f"{argument(name)} of {owner} must be {interval}, not {value!r}.")
+        if float not in kinds and max(numbers, default=0) > _LARGEST:
+            raise UsageError(f"{argument(name)} of {owner} must be at most {_LARGEST}, not {value!r}.")
         return value
     choices = [choice for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
     others = [_described(kind) for kind in kinds if typing.get_origin(kind) is not Literal]
@@ -211,6 +241,11 @@ def checked(owner: str, name: str, parameter: inspect.Parameter, value: Any) -> 
     raise UsageError(
         f"{argument(name)} of {owner} must be {either([*map(repr, choices), *others])}, not {value!r}.{close}"
     )
+
+
+def _is_run(value: Any) -> bool:
+    """Whether this is the {"name", "kwargs", "run"} of a trained run."""
+    return isinstance(value, dict) and isinstance(value.get("name"), str) and isinstance(value.get("kwargs"), dict)
 
 
 def _described(kind: Any) -> str:
@@ -228,8 +263,11 @@ def _fits(kind: Any, value: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(choice) and value == choice for choice in typing.get_args(kind))
     if origin is tuple:
-        kinds = [member for entry in _entries(kind) for member in _kinds(entry)]
-        return isinstance(value, tuple | list) and all(any(_fits(member, plain(v)) for member in kinds) for v in value)
+        entries, any_length = _entries(kind), Ellipsis in typing.get_args(kind)
+        if not isinstance(value, tuple | list) or not (any_length or len(value) == len(entries)):
+            return False
+        kinds = [member for entry in entries for member in _kinds(entry)]
+        return all(any(_fits(member, plain(v)) for member in kinds) for v in value)
     numbers = {float: (float, int)}.get(kind, kind)
     return isinstance(value, numbers) and (kind is bool or not isinstance(value, bool))
 

@@ -111,10 +111,12 @@ def register(
         title: for ``reverie models``; the first line of its docstring by default.
         stages: overrides of the defaults of ``stages()``, such as {"lr": 1e-3}.
     Raises:
-        UsageError: empty name, or the name of a built-in model.
+        UsageError: no name, or the name of a built-in model.
     """
-    if name in BUILT_IN or not name or name.startswith("-"):
-        raise UsageError(f"A model cannot be registered as {name!r}: that is {'taken' if name else 'no name'}.")
+    if not isinstance(name, str) or not name or name.startswith("-"):
+        raise UsageError(f"A model cannot be registered as {name!r}: a name is text without a dash in front.")
+    if name in BUILT_IN:
+        raise UsageError(f"A model cannot be registered as {name!r}: that is taken.")
 
     def add(system: System) -> System:
         lines = (inspect.getdoc(system) or "").splitlines()
@@ -134,8 +136,14 @@ def accept(name: str) -> str:
     Raises:
         UsageError: no such module or function.
     """
-    if ":" in name and name not in MODELS:
+    if ":" in _text(name) and name not in MODELS:
         register(name)(_imported(name))
+    return name
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise UsageError(f'A model has a name, such as "vae", not {name!r}. `reverie models` lists them.')
     return name
 
 
@@ -175,7 +183,7 @@ def entry(name: str) -> Entry:
     Raises:
         UsageError: no such model (the message suggests the closest name), or code that is not registered.
     """
-    if name not in MODELS:
+    if _text(name) not in MODELS:
         _discover()
     if name in MODELS:
         return MODELS[name]
@@ -185,8 +193,8 @@ def entry(name: str) -> Entry:
             f"set {_IMPORT}={name} for a command, or call reverie.core.registry.accept({name!r}) in Python."
         )
     raise UsageError(
-        f"There is no model {name!r}.{suggest(name, list(MODELS))} Known: {', '.join(MODELS)}. Name your model "
-        f"package.module:function, or register it in a module listed in {_IMPORT}."
+        f"There is no model {name!r}.{suggest(name, list(MODELS))} Known: {', '.join(MODELS)}. For your own set "
+        f"{_IMPORT}=MODULE, the module that registers it, or name it package.module:function."
     )
 
 

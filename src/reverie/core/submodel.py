@@ -41,7 +41,7 @@ def submodel(
     Raises:
         UsageError: no run, or a run whose model or output does not fit.
     """
-    if not isinstance(run, dict):
+    if not isinstance(run, dict) or not isinstance(run.get("kwargs"), dict):
         named = f"{run!r} is no trained run" if run else "a trained run is needed"
         raise UsageError(f"There is no {role}: {named}. Example: {example}.")
     model = build(run["name"], **run["kwargs"])

@@ -56,6 +56,19 @@ def is_finite(value: Any) -> bool:
         return False
 
 
+def number(name: str, value: Any, least: float | None = None) -> float:
+    """A finite number of any type, including NumPy's.
+
+    Raises:
+        UsageError: not a finite number, or below ``least``.
+    """
+    value = plain(value)
+    if not is_finite(value) or (least is not None and value < least):
+        bound = "" if least is None else f" of at least {least:g}"
+        raise UsageError(f"{name} must be a finite number{bound}, not {value!r}.")
+    return float(value)
+
+
 def check_finite(name: str, value: Any) -> None:
     """Raise a UsageError for NaN and infinity, also inside a tensor; non-floats pass."""
     from torch import Tensor

@@ -7,15 +7,33 @@ from typing import Any
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.data.options import WHITE
-from reverie.data.sources import open_data
+from reverie.data.sources import IN_MEMORY, open_data
 from reverie.data.types import Dataset
 from reverie.media import Spec
 
+_KEYS = ("source", "reopenable", "fingerprint", "counts")
+_REOPENED = ("fit", "background", "held_out", "requested")  # more of data that can be opened again
+
 
 def upgraded(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Provenance in the current format. Format 1 has spec, fit, size, channels, fingerprint, counts and classes."""
-    if "medium" in provenance:
-        return provenance
+    """Provenance in the current format.
+
+    Raises:
+        ReverieError: it is damaged.
+    """
+    try:
+        record = provenance if "medium" in provenance else _of_format_1(provenance)
+        Spec.of(record)
+        keys = _KEYS + _REOPENED * bool(record.get("reopenable"))
+        if missing := [key for key in keys if key not in record]:
+            raise ValueError(f"no {', '.join(missing)}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReverieError(f"The run's run.json is damaged: its data ({error}). Restore that file.") from error
+    return record
+
+
+def _of_format_1(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 has spec, fit, size, channels, fingerprint, counts and classes."""
     side, channels = provenance["size"], provenance["channels"]
     return {
         "source": provenance["spec"],
@@ -52,13 +70,14 @@ def reopen(provenance: dict[str, Any], data: Any = None, progress: Progress | No
         ReverieError: the data is missing or has changed.
     """
     record = upgraded(provenance)
-    if data is None and not record["reopenable"]:
+    if data is None and (data := IN_MEMORY.get(record["fingerprint"])) is None and not record["reopenable"]:
         if not record["source"]:
             again = argument("data", "SOURCE")
             raise UsageError(f"This run was imported without its data. Import it again with {again}.")
         raise UsageError(
-            f"This run was trained on data passed from Python ({record['source']} of {Spec.of(record)}). Pass the same "
-            "data again: data=rv.open_data(...), with the same labels and texts."
+            f"This run was trained on data passed from Python ({record['source']} of {Spec.of(record)}). Open the same "
+            "data in this process, with the same labels and texts: data = rv.open_data(...). It is recognised by its "
+            "content; the command line needs image files instead."
         )
     if isinstance(data, Dataset):
         return _checked(data, record)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, suggest
@@ -24,6 +25,8 @@ POSSIBLE = (
     f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
     "a folder of images, an .npz file, or WebDataset shards (x.tar, a folder of them, x-{000..003}.tar)"
 )
+
+IN_MEMORY: WeakValueDictionary[str, Dataset] = WeakValueDictionary()  # fingerprint -> data from Python, while in use
 
 
 def open_data(
@@ -72,7 +75,9 @@ def open_data(
         from reverie.data.memory import name_of, read_object
 
         arrays = read_object(source, options, labels, texts, progress)
-        return dataset(name_of(source), arrays, None, options, {"reopenable": False}, progress)
+        fresh = dataset(name_of(source), arrays, None, options, {"reopenable": False}, progress)
+        opened_before = IN_MEMORY.setdefault(fresh.fingerprint, fresh)
+        return opened_before if opened_before.provenance == fresh.provenance else fresh
     if labels is not None or texts is not None:
         raise UsageError("labels and texts go with arrays and other objects; folders and files have their own.")
     text = os.path.expanduser(os.fspath(source))  # noqa: PTH111 (a pattern with braces is no path)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from reverie.core.card import card_of, check_space
+from reverie.core.card import card_of
 from reverie.core.errors import UsageError, argument
 from reverie.core.values import integer
-from reverie.core.verbs import Model
-from reverie.inference.load import Source, model_of, need, spec_of
+from reverie.inference.load import Source, model_of, need
 from reverie.inference.references import Reference, find_latent
-from reverie.inference.rows import chunk_of, evaluating
-from reverie.media import medium_of
+from reverie.inference.verbs import decode
 from reverie.media.images import Images
-
-_ROWS = 64  # decoded at once
 
 
 def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -27,13 +23,13 @@ def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """The great circle from ``a`` to ``b``, its length changing evenly; a straight line where they are (anti)parallel.
+    """The great circle from ``a`` to ``b``, its length changing evenly; a line where they are (anti)parallel or 0.
 
     Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985.
     """
     cosine = torch.dot(a, b) / (a.norm() * b.norm()).clamp(min=1e-12)
     angle = torch.acos(cosine.clamp(-1, 1))
-    if angle.sin() < 1e-4:
+    if angle.sin() < 1e-4 or not a.any() or not b.any():
         return lerp(a, b, t)
     radius = (a.norm() + t * (b.norm() - a.norm()))[:, None]
     start, end = a / a.norm(), b / b.norm()
@@ -59,31 +55,19 @@ def interpolate(
             line.
         space: one of the card's latent spaces; by default the first.
     Raises:
-        UsageError: a model that does not decode, an unknown reference, path or space, fewer than 2 frames.
+        UsageError: a model that does not decode, an unknown reference, path or space, an end that is not one image or
+            latent, fewer than 2 frames.
     """
     model = model_of(model)
     need(model, "decode")
     integer(argument("frames"), frames, least=2)
     if path not in ("auto", "lerp", "slerp"):
         raise UsageError(f"{argument('path')} must be 'auto', 'lerp' or 'slerp', not {path!r}.")
-    spaces = card_of(model).latents
-    space = check_space(space, spaces) if spaces else space
     if path == "auto":
-        path = "slerp" if space == "noise" else "lerp"
-    start, end = (find_latent(model, reference, space if len(spaces) > 1 else None) for reference in (a, b))
+        path = "slerp" if (space or next(iter(card_of(model).latents), None)) == "noise" else "lerp"
+    start, end = (find_latent(model, reference, space) for reference in (a, b))
     t = torch.linspace(0, 1, frames, device=start.device)
     walk = (lerp if path == "lerp" else slerp)(start.flatten(), end.flatten(), t).view(frames, *start.shape[1:])
-    images = decode_rows(model, walk, space if len(spaces) > 1 else None)
+    images = decode(model, walk, space)
     images.columns = min(frames, 20)
     return images
-
-
-def decode_rows(model: Model, latents: Tensor, space: str | None = None, **cond: Any) -> Images:
-    """Latents (N, ...) as images, a chunk at a time."""
-    spec, parts = spec_of(model), []
-    options = {} if space is None else {"space": space}
-    with evaluating(model):
-        for low in range(0, len(latents), _ROWS):
-            rows = chunk_of(cond, low, low + _ROWS)
-            parts.append(model.decode(latents[low : low + _ROWS], **rows, **options))
-    return Images(medium_of(spec).to_storage(torch.cat(parts), spec), spec)

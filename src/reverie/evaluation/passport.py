@@ -72,14 +72,20 @@ class Scores:
     folder: Path | None = None
 
     def __getitem__(self, metric: str) -> Score:
-        """The score of that name. Raises KeyError with the reason if it was refused."""
-        for score in self.scores:
-            if score.metric == metric:
-                return score
+        """The score of that name, or the only one that begins so ("frechet" for "frechet-small").
+
+        Raises:
+            KeyError: there is none; with the reason if it was refused.
+        """
+        exact = [score for score in self.scores if score.metric == metric]
+        matches = exact or [score for score in self.scores if score.metric.startswith(f"{metric}-")]
+        if len(matches) == 1:
+            return matches[0]
         for refusal in self.refused:
-            if refusal.metric == metric:
+            if metric == refusal.metric or metric.startswith(f"{refusal.metric}-"):
                 raise KeyError(f"{metric} was refused: {refusal.reason} {refusal.instead}")
-        raise KeyError(f"{metric} was not computed; there are {', '.join(score.metric for score in self.scores)}")
+        names = ", ".join(score.metric for score in self.scores) or "no scores"
+        raise KeyError(f"{metric} was not computed, or several scores begin so; there are {names}.")
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """A row a score: metric, value, 95 % interval, the score of real images, which direction is better."""

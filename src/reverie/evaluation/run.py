@@ -33,6 +33,7 @@ from reverie.inference.sampling import sample
 from reverie.media import Size, medium_of
 from reverie.pretrained import weights
 from reverie.pretrained.weights import digest
+from reverie.training.progress import shows_progress
 from reverie.training.run import Run, locate
 
 Source = str | Path | np.ndarray
@@ -54,6 +55,7 @@ NUMBER, NUMBER_FID = 2000, 5000  # images by default, and for FID
 _BUNDLED = ("fashion", "emoji", "fashion-mnist")  # what the bundled encoder was trained on
 
 
+@shows_progress
 def evaluate(
     run: Run | Path | str | None = None,
     metrics: Sequence[str] | str | None = None,
@@ -91,7 +93,7 @@ def evaluate(
         per_class: distances also class by class, if the generated images have labels.
         size: side in pixels, or (height, width), at which two sources are compared.
         out: folder for scores.json, scores.png and closest.png; by default RUN/evaluation, and none without a run.
-        progress: called as progress(done, total, what) during long work.
+        progress: called as progress(done, total, what) during long work; by default a bar on a terminal.
         model: a fresh instance to load the weights into, for a run of your own class.
         options: of the model's ``sample`` or ``translate``, as for ``reverie.sample``; None is the default.
 
@@ -298,7 +300,7 @@ def _labels(model: Model, data: Dataset, n: int) -> np.ndarray | None:
     """For a model of classes: labels (n,) in the data's proportions."""
     if not card_of(model).classes:
         return None
-    labels = data.train.labels[data.train.labels >= 0]
+    labels = np.sort(data.train.labels[data.train.labels >= 0])
     return labels[spread(len(labels), n)] if len(labels) else None
 
 

@@ -54,18 +54,23 @@ def conditions_of(model: Model, guides: Iterable[Any], labels: Labels, texts: Te
     Args:
         guides: other models, whose classes a label may be one of.
     Raises:
-        UsageError: the model was trained without classes or captions, or knows no such class.
+        UsageError: the model was trained without classes or captions, or knows no such class; an empty list, or a
+            caption that is no text.
     """
     cond: dict[str, Any] = {}
     if labels is not None:
         owner = next((each for each in (model, *guides) if card_of(each).classes), model)
         indices = [label_index(owner, label) for label in listed_values(labels)]
+        if not indices:
+            raise UsageError(f"{argument('label')} is empty: name a class, or leave it out.")
         cond["label"] = torch.tensor([indices[i % len(indices)] for i in range(n)], device=device_of(model))
     if texts is not None:
         if "text" not in card_of(model).conditions:
             train = argument("conditional", "text")
             raise UsageError(f"This model was trained without captions. Train with {train} to sample by words.")
-        captions = [texts] if isinstance(texts, str) else list(texts)
+        captions = listed_values(texts)
+        if not captions or not all(isinstance(caption, str) for caption in captions):
+            raise UsageError(f"{argument('text')} must be a caption or a list of captions, not {texts!r}.")
         cond["text"] = [captions[i % len(captions)] for i in range(n)]
     return cond
 

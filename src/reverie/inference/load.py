@@ -72,9 +72,9 @@ def data_of(model: Model, source: Any = None) -> Dataset:
         UsageError: it was trained on none, or on data that came from Python.
         ReverieError: the data has changed since: see ``data.reopen``.
     """
-    record = model.run["data"]
+    record = info_of(model).get("data")
     if record is None:
-        raise UsageError("This run was trained without data: there is none to open.")
+        raise UsageError(f"{name_of(model)} was trained on no data: pass images or data.")
     return reopen(record) if source is None else open_like(source, record)
 
 

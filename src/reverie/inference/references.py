@@ -15,22 +15,23 @@ from torch import Tensor
 
 from reverie.core.batch import Batch
 from reverie.core.card import card_of, info_of, name_of
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.core.files import is_file
 from reverie.core.noise import Noise
 from reverie.core.options import accepted
+from reverie.core.values import integer
 from reverie.core.verbs import Model, verbs_of
 from reverie.data import Split, load_image, provenance
 from reverie.data.batches import in_order
 from reverie.inference.conditions import label_index, seeds_of
 from reverie.inference.load import data_of, spec_of
-from reverie.inference.rows import chunk_of, conditioning, device_of
+from reverie.inference.rows import checked_latents, chunk_of, conditioning, device_of, space_option
 from reverie.inference.sampling import sample
 from reverie.media import Spec, decode, medium_of
 from reverie.media.images import Images
 
 Reference = Any  # text, a path, a Pillow image, an array (H, W, C), a tensor (C, H, W) in [-1, 1]
-_SPLITS = ("held-out", "train")
+_CHANNELS = ((), (1,), (3,), (4,))  # of arrays (H, W, ...) that are fitted to the model's images
 
 
 def find_image(model: Model, reference: Reference, channels: int | None = None) -> Tensor:
@@ -44,8 +45,8 @@ def find_image(model: Model, reference: Reference, channels: int | None = None) 
     """
     spec = spec_of(model)
     medium = medium_of(spec)
-    if isinstance(reference, Tensor):
-        return reference
+    if isinstance(reference, Tensor):  # a source may have channels of its own
+        return _checked(reference[None], spec, card_of(model).conditions.get("source", spec.channels))[0]
     if isinstance(reference, PILImage.Image | np.ndarray):
         return medium.to_float(_row(reference, spec, _record(model))[None], spec)[0]
     reference = str(reference)
@@ -58,7 +59,7 @@ def find_image(model: Model, reference: Reference, channels: int | None = None) 
             row = medium.read(Path(reference), spec)
         return medium.to_float(row[None], spec)[0]
     kind, _, number = reference.partition(":")
-    if kind == "seed" and number.isdigit():
+    if kind == "seed" and number.isdecimal():
         return medium.to_float(sample(model, 1, int(number)).array, spec)[0]
     split, index = find_row(model, reference)
     return medium.to_float(split["x"][[index]], spec)[0]
@@ -66,10 +67,11 @@ def find_image(model: Model, reference: Reference, channels: int | None = None) 
 
 def _row(image: PILImage.Image | np.ndarray, spec: Spec, record: dict[str, Any]) -> np.ndarray:
     """A Pillow image or an array as one stored row (*shape, C)."""
-    if isinstance(image, np.ndarray) and image.shape == (*spec.shape, spec.channels):
+    if isinstance(image, np.ndarray) and _is_stored(image, spec, image.shape):
         return image
     if spec.medium != "image" or (
-        isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim not in (2, 3))
+        isinstance(image, np.ndarray)
+        and (image.dtype != np.uint8 or not image.size or image.ndim not in (2, 3) or image.shape[2:] not in _CHANNELS)
     ):
         what = f"an array of {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else "a Pillow image"
         raise UsageError(f"{what} is no {spec.medium} of {spec}. Arrays are stored rows (*shape, C), uint8 for images.")
@@ -81,6 +83,27 @@ def _row(image: PILImage.Image | np.ndarray, spec: Spec, record: dict[str, Any])
         "RGB" if form.channels == 3 else "L"
     )
     return np.asarray(flat).reshape(form.array)
+
+
+def _is_stored(rows: Images | np.ndarray, spec: Spec, shape: tuple[int, ...]) -> bool:
+    """Whether rows of such a shape are as a model's data is stored."""
+    return shape == (*spec.shape, spec.channels) and (spec.medium != "image" or rows.dtype == np.uint8)
+
+
+def _checked(x: Tensor, spec: Spec, *channels: int) -> Tensor:
+    """Images (N, C, *shape) of the model's shape, finite, in float32.
+
+    Args:
+        channels: C, where it may differ from the model's.
+    Raises:
+        UsageError: any others, or none.
+    """
+    if not len(x) or x.shape[2:] != spec.shape or x.shape[1] not in (spec.channels, *channels):
+        sides = ", ".join(map(str, (spec.channels, *spec.shape)))
+        raise UsageError(f"Tensors of images must have the shape (N, {sides}), not {tuple(x.shape)}.")
+    if not x.is_floating_point() or not x.isfinite().all():
+        raise UsageError("Tensors of images must be finite floats in [-1, 1].")
+    return x.float()
 
 
 def _record(model: Model) -> dict[str, Any]:
@@ -95,40 +118,48 @@ def batch_of(model: Model, images: Any = None, n: int = 32) -> Batch:
         images: references, ``Images``, an array (N, *shape, C), a tensor (N, C, *shape) in [-1, 1]; None or nothing:
             held-out images.
         n: how many held-out images.
+    Raises:
+        UsageError: no images, of another shape, or not finite; n below 1; an unknown reference.
     """
+    n = integer(argument("n"), n, least=1)
     device, spec = device_of(model), spec_of(model)
     if images is None or (isinstance(images, list | tuple) and not images):
-        if n < 1:
-            raise UsageError(f"The number of images must be at least 1, not {n}.")
         held_out = data_of(model).held_out
         return next(in_order(held_out, min(n, len(held_out)), device))
-    if isinstance(images, Images | np.ndarray) and images.shape[1:] == (*spec.shape, spec.channels):
-        return Batch({"x": medium_of(spec).to_float(np.asarray(images), spec).to(device)})
-    if isinstance(images, Tensor) and images.ndim == 2 + len(spec.shape):
-        return Batch({"x": images.to(device)})
-    several = isinstance(images, Iterable) and not isinstance(images, str | Path | PILImage.Image | np.ndarray | Tensor)
-    references = list(images) if several else [images]
-    return Batch({"x": torch.stack([find_image(model, reference) for reference in references]).to(device)})
+    if isinstance(images, Images | np.ndarray) and _is_stored(images, spec, images.shape[1:]):
+        x = medium_of(spec).to_float(np.asarray(images), spec)
+    elif isinstance(images, Tensor) and images.ndim == 2 + len(spec.shape):
+        x = images
+    else:
+        single = isinstance(images, str | Path | PILImage.Image | np.ndarray | Tensor)
+        references = list(images) if isinstance(images, Iterable) and not single else [images]
+        rows = [_checked(find_image(model, reference)[None], spec) for reference in references]
+        x = torch.cat(rows) if rows else torch.empty(0, spec.channels, *spec.shape)
+    return Batch({"x": _checked(x, spec).to(device)})
 
 
 @torch.no_grad()
 def find_latent(model: Model, reference: Reference, space: str | None = None) -> Tensor:
     """The latent (1, ...) of a reference: encoded, or, of seed:N and of a class, what the model samples from.
 
+    A tensor of other dimensions than an image's is a latent itself, and so is any of a model that does not encode.
+
     Args:
         space: one of the card's latent spaces; by default the first.
     Raises:
-        UsageError: a model that does not encode, and no seed.
+        UsageError: a model that does not encode, and no seed; not one image or latent; an unknown space.
     """
-    verbs, device = verbs_of(model), device_of(model)
-    options = {} if space is None else {"space": space}
-    if isinstance(reference, Tensor) and reference.ndim != 1 + len(spec_of(model).shape):
-        return reference.to(device)
+    verbs, device, options = verbs_of(model), device_of(model), space_option(model, space)
+    if isinstance(reference, Tensor) and ("encode" not in verbs or reference.ndim != 1 + len(spec_of(model).shape)):
+        return checked_latents(model, reference, space, 1)
     kind, _, number = reference.partition(":") if isinstance(reference, str) else ("", "", "")
-    if "latent" in verbs and kind == "seed" and number.isdigit():
+    if "latent" in verbs and kind == "seed" and number.isdecimal():
         return model.latent(Noise.of_seeds(seeds_of(int(number), 1), device), **options)
     if "encode" in verbs:
-        return model.encode(find_image(model, reference)[None].to(device), **options)
+        x = batch_of(model, reference if isinstance(reference, Images | np.ndarray) else [reference])["x"]
+        if len(x) != 1:
+            raise UsageError(f"One image is needed, not {len(x)}.")
+        return model.encode(x, **options)
     if "latent" in verbs and isinstance(reference, str) and card_of(model).classes:
         label = torch.tensor([label_index(model, reference)], device=device)
         return model.latent(Noise.of_seeds([0], device), label=label, **options)
@@ -166,7 +197,7 @@ def find_row(model: Model, reference: str) -> tuple[Split, int]:
     kind, _, number = reference.partition(":")
     dataset = data_of(model)
     splits = {"held-out": dataset.held_out, "train": dataset.train}
-    if kind in splits and number.isdigit():
+    if kind in splits and number.isdecimal():
         if int(number) >= len(splits[kind]):
             raise UsageError(f"{kind} has images 0 to {len(splits[kind]) - 1}, not {number}.")
         return splits[kind], int(number)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
-from reverie.core.card import card_of, name_of
+from reverie.core.card import card_of, check_space, name_of
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
@@ -59,9 +59,53 @@ def conditioning(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: batch[name] for name in card_of(model).conditions if name in batch}
 
 
+def space_option(model: Model, space: str | None) -> dict[str, str]:
+    """The option ``space`` of a model's verbs; none where it has at most one space.
+
+    Raises:
+        UsageError: the model has no such space.
+    """
+    spaces = card_of(model).latents
+    if space is None:
+        return {}
+    if not spaces:
+        raise UsageError(f"The latents of {name_of(model)} have no named spaces: leave out space={space!r}.")
+    name = check_space(space, spaces)
+    return {"space": name} if len(spaces) > 1 else {}
+
+
+def checked_latents(model: Model, latents: Any, space: str | None = None, rows: int | None = None) -> Tensor:
+    """Latents (N, ...) on the model's device.
+
+    Args:
+        latents: a tensor, an array or nested lists.
+        space: one of the card's latent spaces; by default the first.
+        rows: N, where it is fixed.
+    Raises:
+        UsageError: no numbers, none at all, not finite, or not of the shape on the card.
+    """
+    try:
+        z = torch.as_tensor(latents, dtype=torch.float32, device=device_of(model))
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise UsageError(f"Latents must be a tensor or an array, not {type(latents).__name__}: {error}") from None
+    spaces = card_of(model).latents
+    shape = spaces[check_space(space, spaces)].shape if spaces else tuple(z.shape[1:])
+    if not z.ndim or not len(z) or z.shape[1:] != shape or len(z) != (rows or len(z)):
+        form = ", ".join(map(str, (rows or "N", *shape)))
+        raise UsageError(f"Latents of {name_of(model)} must have the shape ({form}), not {tuple(z.shape)}.")
+    if not z.isfinite().all():
+        raise UsageError(f"Latents of {name_of(model)} must be finite numbers.")
+    return z
+
+
 def spread(rows: int, n: int) -> list[int]:
-    """n indices, in order and evenly spread over ``rows``: where classes lie in order, all of them in their shares."""
-    return [index * rows // n for index in range(n)]
+    """n indices, in order, one at a random place of each of n equal parts of ``rows``.
+
+    Where classes lie in order, all of them in their shares; where they take turns, no step keeps hitting the same.
+    """
+    if n >= rows:
+        return [index * rows // n for index in range(n)]
+    return ((np.arange(n) + np.random.default_rng(0).random(n)) * rows / n).astype(int).tolist()
 
 
 def chunk_of(arguments: Mapping[str, Any], low: int, high: int) -> dict[str, Any]:

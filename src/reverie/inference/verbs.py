@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reverie.core.card import card_of, check_space, name_of, reconstructs
-from reverie.core.errors import UsageError
+from reverie.core.card import name_of, reconstructs
+from reverie.core.errors import UsageError, argument
 from reverie.core.noise import Noise
-from reverie.inference.conditions import Labels, Texts, complete, conditions_of
+from reverie.core.values import integer
+from reverie.inference.conditions import Labels, Texts, complete, conditions_of, seeds_of
 from reverie.inference.load import Source, model_of, need, spec_of
 from reverie.inference.references import batch_of, find_pair
-from reverie.inference.rows import chunk_of, conditioning, device_of, evaluating, translated
+from reverie.inference.rows import checked_latents, chunk_of, conditioning, evaluating, space_option, translated
 from reverie.inference.rows import reconstruct as reconstruct_rows
 from reverie.media import medium_of
 from reverie.media.images import Images, Sheet
@@ -39,7 +40,7 @@ def encode(
     """
     model = model_of(model)
     need(model, "encode")
-    batch, options = batch_of(model, images, n), _space(model, space)
+    batch, options = batch_of(model, images, n), space_option(model, space)
     cond = conditioning(model, batch) | conditions_of(model, (), label, text, len(batch["x"]))
     with evaluating(model):
         parts = [
@@ -57,26 +58,18 @@ def decode(model: Source, latents: Any, space: str | None = None, label: Labels 
         latents: of ``encode``, or an array.
         space, label, text: as for ``encode``.
     Raises:
-        UsageError: a model that does not decode, an unknown space or class.
+        UsageError: a model that does not decode, an unknown space or class, latents of another shape.
     """
     model = model_of(model)
     need(model, "decode")
-    z = torch.as_tensor(latents, dtype=torch.float32, device=device_of(model))
-    cond, options, spec = conditions_of(model, (), label, text, len(z)), _space(model, space), spec_of(model)
+    options, z, spec = space_option(model, space), checked_latents(model, latents, space), spec_of(model)
+    cond = conditions_of(model, (), label, text, len(z))
     with evaluating(model):
         parts = [
             model.decode(z[low : low + _ROWS], **chunk_of(cond, low, low + _ROWS), **options)
             for low in range(0, len(z), _ROWS)
         ]
     return Images(medium_of(spec).to_storage(torch.cat(parts), spec), spec)
-
-
-def _space(model: Any, space: str | None) -> dict[str, str]:
-    """The verb's option, where the model has several spaces."""
-    spaces = card_of(model).latents
-    if space is None or not spaces:
-        return {}
-    return {"space": check_space(space, spaces)} if len(spaces) > 1 else {}
 
 
 def reconstruct(model: Source, images: Any = None, n: int = 32) -> Sheet:
@@ -122,6 +115,7 @@ def translate(model: Source, images: Any = None, seed: int = 0, n: int = 8, **op
     need(model, "translate")
     spec, chosen = spec_of(model), complete(model, options)
     several = isinstance(images, Sequence) and not isinstance(images, str)
+    n = integer(argument("n"), n, least=1)
     references = [f"held-out:{i}" for i in range(n)] if images is None else list(images) if several else [images]
     if not references:
         raise UsageError(f"{name_of(model)} has no images to translate.")
@@ -130,7 +124,7 @@ def translate(model: Source, images: Any = None, seed: int = 0, n: int = 8, **op
     source = torch.cat([source.expand(-1, channels, *source.shape[2:]) for source, _ in pairs])
     truths = [truth for _, truth in pairs if truth is not None]
     truth = torch.cat(truths) if len(truths) == len(pairs) else None
-    noise = Noise.of_seeds(range(seed, seed + len(source)), source.device)
+    noise = Noise.of_seeds(seeds_of(seed, len(source)), source.device)
     parts = [
         translated(
             model,

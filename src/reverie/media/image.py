@@ -48,7 +48,7 @@ class Image(Medium):
 
     def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
         """A grid (.png ...), an archive (.npz) of ``images`` and ``meta``, or a folder of numbered images."""
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             save_arrays(path, {"images": rows, **meta})
         elif path.suffix:
             montage.save(path, montage.grid(rows))

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from PIL import Image as PILImage
 
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
+from reverie.core.values import integer
 from reverie.media import Spec, medium_of, montage
 from reverie.media.sheets import beside, check_film, image_of_each, labelled_grid
 
@@ -28,6 +29,8 @@ class Images(NDArrayOperatorsMixin):
 
     Attributes:
         array: the rows, (N, *shape, C).
+    Raises:
+        UsageError: an array of another shape.
     """
 
     def __init__(
@@ -39,6 +42,9 @@ class Images(NDArrayOperatorsMixin):
         labels: Sequence[str] = (),
     ):
         self.array = np.asarray(array)
+        if self.array.ndim != (4 if spec is None else len(spec.shape) + 2) or 0 in self.array.shape[1:]:
+            form = "(N, H, W, C)" if spec is None else f"N {spec.medium}s of {spec}"
+            raise UsageError(f"{argument('array')} must be {form}, not of shape {self.array.shape}.")
         self.spec = spec or Spec("image", self.array.shape[1:-1], self.array.shape[-1])
         self.seeds, self.columns, self.labels = list(seeds), columns, list(labels)
 
@@ -63,16 +69,18 @@ class Images(NDArrayOperatorsMixin):
         return [montage.to_image(image) for image in images]
 
     def grid(
-        self, columns: int | None = None, scale: int | None = None, labels: Sequence[str] | None = None
+        self, columns: int | None = None, scale: int | None = None, labels: Sequence[str] | bool | None = None
     ) -> PILImage.Image:
         """All rows as one Pillow image.
 
         Args:
             columns: images in a row.
             scale: whole-number enlargement; by default small images are enlarged to about 56 pixels.
-            labels: under each image.
+            labels: under each image; True: the seeds, where there are no others.
         """
-        columns, labels = columns or self.columns, self.labels if labels is None else labels
+        if isinstance(labels, bool):
+            labels = (self.labels or [str(seed) for seed in self.seeds]) if labels else []
+        columns, labels = self.columns if columns is None else columns, self.labels if labels is None else labels
         images = image_of_each(self.array, self.spec)
         if images is None:
             return montage.to_image(medium_of(self.spec).sheet(self.array, self.spec, columns))
@@ -82,22 +90,20 @@ class Images(NDArrayOperatorsMixin):
         """Write a grid (.png ...), an archive (.npz), a folder with a file a row, or a film; atomically.
 
         Args:
-            seconds: length of a film (.webp, .gif, .mp4) of the rows; None: those endings are grids, too.
+            seconds: length of a film (.webp, .gif, .mp4) of the rows, up to 600; None: those endings are grids, too.
             options: of ``grid``.
         Raises:
             UsageError: a film of samples that no image stands for, or an unknown ending.
         """
         path = Path(path)
-        film = seconds is not None and path.suffix.lower() in montage.FILMS
-        if film:
-            check_film(path, self.spec)
-            if (images := image_of_each(self.array, self.spec)) is not None:
-                return montage.save_film(path, images, seconds or 0.0)
-        if (
-            path.suffix in ("", ".npz")
-            or film
-            or (self.spec.medium == "video" and path.suffix.lower() in montage.FILMS)
-        ):
+        ending = path.suffix.lower()
+        if seconds is not None:
+            montage.check_seconds(seconds)
+            if ending in montage.FILMS:
+                check_film(path, self.spec)
+                if (images := image_of_each(self.array, self.spec)) is not None:
+                    return montage.save_film(path, images, seconds)
+        if ending in ("", ".npz") or (self.spec.medium == "video" and ending in montage.FILMS):
             medium_of(self.spec).save(path, self.array, self.spec, {"seeds": self.seeds} if self.seeds else {})
             return path
         sheet = np.asarray(self.grid(**options))
@@ -119,11 +125,14 @@ class Images(NDArrayOperatorsMixin):
         return Images(rows, self.spec, seeds, self.columns, labels)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.array if dtype is None else self.array.astype(dtype)
+        return np.array(self.array, dtype, copy=copy)
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: tuple[Any, ...] = (), **options: Any) -> Any:
         arrays = [value.array if isinstance(value, Images) else value for value in inputs]
-        return getattr(ufunc, method)(*arrays, **options)
+        if out:
+            options["out"] = tuple(value.array if isinstance(value, Images) else value for value in out)
+        result = getattr(ufunc, method)(*arrays, **options)
+        return out[0] if len(out) == 1 else result
 
     def __repr__(self) -> str:
         seeds = f", seeds {self.seeds[0]} ... {self.seeds[-1]}" if self.seeds else ""
@@ -139,10 +148,15 @@ class Sheet:
     Args:
         rows: ``Images`` of equal number by name, top to bottom.
         columns: of each row in the grid.
+    Raises:
+        UsageError: no rows, or rows of different numbers of images.
     """
 
     def __init__(self, rows: Mapping[str, Images], columns: int = 8):
-        self.rows, self.columns = dict(rows), columns
+        self.rows, self.columns = dict(rows), integer(argument("columns"), columns, least=1)
+        if len({len(row) for row in self.rows.values()}) != 1:
+            lengths = {name: len(row) for name, row in self.rows.items()}
+            raise UsageError(f"{argument('rows')} must be sets of equally many images by name, not {lengths}.")
 
     def __getitem__(self, name: str) -> Images:
         return self.rows[name]
@@ -154,7 +168,7 @@ class Sheet:
     def array(self) -> np.ndarray:
         """One uint8 image (H, W, C)."""
         rows = list(self.rows.values())
-        return beside([row.array for row in rows], rows[0].spec, self.columns)
+        return beside([row.array for row in rows], rows[0].spec, self.columns, list(self.rows))
 
     def grid(self) -> PILImage.Image:
         """As one Pillow image."""
@@ -165,7 +179,7 @@ class Sheet:
         from reverie.media.medium import save_arrays
 
         path = Path(path)
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             save_arrays(path, {name: row.array for name, row in self.rows.items()})
             return path
         return montage.save(path, self.array)

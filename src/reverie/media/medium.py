@@ -129,7 +129,7 @@ def fresh_folder(path: Path) -> Path:
 
 def save_plain(medium: Medium, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
     """Save rows without a file format of their own: .npz, a sheet (.png ...), or a folder of .npy files."""
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         save_arrays(path, {"x": rows, **meta})
     elif path.suffix:
         montage.save(path, medium.sheet(rows, spec))

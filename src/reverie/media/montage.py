@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from reverie.core.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import atomic
+from reverie.core.values import integer, is_finite
 
 FILMS = (".webp", ".gif", ".mp4")  # endings; any other is one strip
+_LONGEST = 600.0  # seconds of a film
 
 
 def to_image(image: np.ndarray) -> Image.Image:
@@ -31,11 +33,14 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, scale: in
         columns: images in a row; None makes it nearly square.
         gap: white pixels between images.
         scale: integer enlargement; None enlarges small images to about 56 pixels.
+    Raises:
+        UsageError: no whole number of columns, or no whole-number scale.
     """
     count, height, width, channels = images.shape
-    columns = min(count, columns or math.ceil(math.sqrt(count)))
-    rows = math.ceil(count / columns)
-    scale = scale or max(1, round(56 / height))
+    most = math.ceil(math.sqrt(count)) if columns is None else integer(argument("columns"), columns, least=1)
+    columns = max(1, min(count, most))
+    rows = max(1, math.ceil(count / columns))  # no images are a blank tile
+    scale = enlargement(height, scale)
     images = images.repeat(scale, 1).repeat(scale, 2)
     height, width = height * scale, width * scale
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
@@ -44,6 +49,17 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, scale: in
         top, left = gap + row * (height + gap), gap + column * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+def enlargement(height: int, scale: int | None = None) -> int:
+    """A whole-number scale, by default that which enlarges small images to about 56 pixels."""
+    return max(1, round(56 / height)) if scale is None else integer(argument("scale"), scale, least=1)
+
+
+def check_seconds(seconds: Any) -> None:
+    """Raise a UsageError unless this is the length of a film."""
+    if not is_finite(seconds) or not 0 < seconds <= _LONGEST:
+        raise UsageError(f"{argument('seconds')} must be above 0 and at most {_LONGEST:g}, not {seconds!r}.")
 
 
 def strips(rows: np.ndarray, columns: int = 8) -> np.ndarray:
@@ -56,7 +72,7 @@ def strips(rows: np.ndarray, columns: int = 8) -> np.ndarray:
     tiles, across = rows[:, steps], max(1, round(math.sqrt(len(rows) / (len(steps) + 1))))
     if across > 1:
         tiles = np.concatenate([tiles, np.full_like(tiles[:, :1], 255)], 1)
-    return grid(tiles.reshape(-1, *rows.shape[2:]), columns=across * tiles.shape[1])
+    return grid(tiles.reshape(len(tiles) * tiles.shape[1], *rows.shape[2:]), columns=across * tiles.shape[1])
 
 
 def labelled(sheets: Sequence[tuple[str, Path]], width: int = 640, height: int = 180) -> np.ndarray:
@@ -74,12 +90,21 @@ def labelled(sheets: Sequence[tuple[str, Path]], width: int = 640, height: int =
 
 
 def save(path: Path | str, image: np.ndarray) -> Path:
-    """Write one uint8 (H, W, C) image, atomically; the ending chooses the format."""
+    """Write one uint8 (H, W, C) image, atomically; the ending chooses the format.
+
+    Raises:
+        UsageError: an ending without an image format, or of one that cannot hold this image.
+    """
     path = Path(path)
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise UsageError(f"Cannot write {path.name}: no image format ends in {path.suffix!r}. Try .png.")
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise UsageError(f"Cannot write {path.name}: no image is written with the ending {path.suffix!r}. Try .png.")
     with atomic(path) as temporary:
-        to_image(image).save(temporary)
+        try:
+            to_image(image).save(temporary)
+        except (OSError, ValueError) as error:  # Pillow's: this format has no such colours or size
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise UsageError(f"Cannot write {path.name}: {error}. Try .png.") from error
     return path
 
 
@@ -91,8 +116,11 @@ def save_film(path: Path | str, frames: np.ndarray, seconds: float = 3.0, hold: 
         hold: extra seconds of the last frame.
     Raises:
         ReverieError: mp4 without the ``video`` extra.
+        UsageError: no frames.
     """
     path = Path(path)
+    if not len(frames):
+        raise UsageError(f"Cannot write {path.name}: there are no images.")
     ending = path.suffix.lower()
     scale = max(1, round(160 / frames.shape[1]))
     if ending in (".webp", ".gif"):

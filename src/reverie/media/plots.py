@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from reverie.core.errors import argument
 from reverie.core.files import atomic
+from reverie.core.values import integer
 
 
 @contextlib.contextmanager
@@ -128,7 +130,7 @@ def plot_latent_map(
     with figure(path, width=7.6, height=5.8) as drawing:
         axis = drawing.subplots()
         if len(prior):
-            axis.scatter(*prior.T, s=5, color="#c8c8c8", label="N(0, I)", zorder=1)
+            axis.scatter(*prior.T, s=12, facecolors="none", edgecolors="#b0b0b0", lw=0.5, label="N(0, I)", zorder=1)
         for index in [i for i in (-1, *range(len(classes))) if np.any(labels == i)]:
             name = "images" if index < 0 else classes[index]
             members = points[labels == index]
@@ -146,8 +148,9 @@ def sequence_sheet(rows: np.ndarray, low: float, high: float, columns: int | Non
     from matplotlib.figure import Figure
     from PIL import Image
 
-    columns = min(len(rows), columns or math.ceil(math.sqrt(len(rows))))
-    lines = math.ceil(len(rows) / columns)
+    most = math.ceil(math.sqrt(len(rows))) if columns is None else integer(argument("columns"), columns, least=1)
+    columns = max(1, min(len(rows), most))
+    lines = max(1, math.ceil(len(rows) / columns))
     drawing = Figure(figsize=(2.4 * columns, 1.2 * lines), dpi=80, layout="constrained")
     for index, (axis, row) in enumerate(zip(drawing.subplots(lines, columns, squeeze=False).flat, rows, strict=False)):
         axis.plot(row, linewidth=0.6)

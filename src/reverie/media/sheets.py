@@ -8,40 +8,64 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.media import Spec, medium_of, montage
 
 _LINE = 14  # pixels of a line of text
+_SIDE = 84  # pixels to which rows of small images are enlarged, about
 
 
-def beside(rows: Sequence[np.ndarray], spec: Spec, columns: int = 8) -> np.ndarray:
+def beside(rows: Sequence[np.ndarray], spec: Spec, columns: int = 8, names: Sequence[str] = ()) -> np.ndarray:
     """Sets of stored rows (N, *shape, C) as one uint8 image: a row of each set, one below the other, then the next.
 
     Images may be grey in one set and in colour in another. Of other media ``columns`` of a set are a sheet.
+
+    Args:
+        names: of the sets, to the left of their rows of images.
     """
     count = len(rows[0])
+    starts = range(0, max(1, count), max(1, min(columns, count)))
     if spec.medium != "image":
         medium = medium_of(spec)
-        sheets = [medium.sheet(row[low : low + columns], spec) for low in range(0, count, columns) for row in rows]
+        sheets = [medium.sheet(row[low : low + columns], spec) for low in starts for row in rows]
         widest = max(sheet.shape[1] for sheet in sheets)
         margins = [((0, 0), (0, widest - sheet.shape[1]), (0, 0)) for sheet in sheets]
         return np.concatenate([np.pad(*pair, constant_values=255) for pair in zip(sheets, margins, strict=True)])
     channels = max(row.shape[-1] for row in rows)
     sets = [row.repeat(channels // row.shape[-1], -1) for row in rows]
-    columns = min(columns, count)
+    columns = starts.step
     blank = np.full((-count % columns, *sets[0].shape[1:]), 255, np.uint8)  # fills the last row
     sets = [np.concatenate([row, blank]) for row in sets]
-    order = [row[low : low + columns] for low in range(0, len(sets[0]), columns) for row in sets]
-    return montage.grid(np.concatenate(order), columns=columns)
+    order = [row[low : low + columns] for low in starts for row in sets]
+    sheet = montage.grid(np.concatenate(order), columns=columns, scale=max(1, round(_SIDE / spec.shape[0])))
+    return _captioned(sheet, list(names) * (len(order) // len(rows))) if names else sheet
+
+
+def _captioned(sheet: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """A sheet of images with a name to the left of each of its rows, (H, W', 3)."""
+    font = ImageFont.load_default(size=12)
+    margin, height = 8 + round(max(map(font.getlength, names))), sheet.shape[0] / len(names)
+    image = Image.new("RGB", (margin + sheet.shape[1], sheet.shape[0]), "white")
+    image.paste(montage.to_image(sheet), (margin, 0))
+    for index, name in enumerate(names):
+        ImageDraw.Draw(image).text((4, (index + 0.5) * height), name, fill="black", font=font, anchor="lm")
+    return np.asarray(image)
 
 
 def labelled_grid(
     images: np.ndarray, labels: Sequence[str], columns: int | None = None, scale: int | None = None
 ) -> np.ndarray:
-    """``montage.grid`` with a line of text under each image; a label that is too long is cut."""
+    """``montage.grid`` with a line of text under each image; a label that is too long is cut.
+
+    Raises:
+        UsageError: labels that are not one text for each image, or see ``montage.grid``.
+    """
+    texts = isinstance(labels, Sequence) and not isinstance(labels, str) and all(isinstance(x, str) for x in labels)
+    if not texts or len(labels) not in (0, len(images)):
+        raise UsageError(f"{argument('labels')} must be a text for each of the {len(images)} images, not {labels!r}.")
     if not labels:
         return montage.grid(images, columns, scale=scale)
-    scale = scale or max(1, round(56 / images.shape[1]))
+    scale = montage.enlargement(images.shape[1], scale)
     font, tiles = ImageFont.load_default(size=11), []
     for image, label in zip(images.repeat(scale, 1).repeat(scale, 2), labels, strict=True):
         tile = Image.new("RGB", (image.shape[1], image.shape[0] + _LINE), "white")

@@ -23,11 +23,11 @@ class Video(Medium):
     augmentations = ("flip", "translate", "color")
 
     def as_images(self, rows: np.ndarray, spec: Spec) -> tuple[np.ndarray, str] | None:
-        return rows.reshape(-1, *rows.shape[2:]), "frames"
+        return rows.reshape(len(rows) * rows.shape[1], *rows.shape[2:]), "frames"
 
     def sheet(self, rows: np.ndarray, spec: Spec, columns: int | None = None) -> np.ndarray:
         """A strip per clip: at most ``columns`` (8) frames, evenly spaced."""
-        return montage.strips(rows, columns or 8)
+        return montage.strips(rows, 8 if columns is None else columns)
 
     def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
         """A film of all clips side by side (.webp, .gif, .mp4), an .npz, a sheet, or a folder with a film per clip."""

@@ -26,7 +26,7 @@ class Volume(Medium):
 
     def sheet(self, rows: np.ndarray, spec: Spec, columns: int | None = None) -> np.ndarray:
         """A strip per volume: at most ``columns`` (8) even slices; its first channel unless it has 1 or 3."""
-        return montage.strips(rows if rows.shape[-1] in (1, 3) else rows[..., :1], columns or 8)
+        return montage.strips(rows if rows.shape[-1] in (1, 3) else rows[..., :1], 8 if columns is None else columns)
 
     def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
         """An archive (.npz) of ``x`` and ``meta``, a sheet of slices (.png ...), or a folder of .npy files."""

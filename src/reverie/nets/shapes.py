@@ -9,6 +9,7 @@ from reverie.core.errors import UsageError, argument
 
 Shape = Sequence[int]  # (height, width)
 Sides = int | Sequence[int]  # the same, or an int for squares
+_LARGEST = 4096  # pixels of a side
 
 
 def sides(shape: Sides) -> tuple[int, int]:
@@ -17,11 +18,12 @@ def sides(shape: Sides) -> tuple[int, int]:
     Raises:
         UsageError: not the shape of an image.
     """
-    if isinstance(shape, int):
-        return shape, shape
-    if len(shape) != 2:
-        raise UsageError(f"This model is for images, not for samples of shape {'x'.join(map(str, shape))}.")
-    return int(shape[0]), int(shape[1])
+    extents = (shape, shape) if isinstance(shape, int) else tuple(map(int, shape))
+    if len(extents) != 2:
+        raise UsageError(f"This model is for images, not for samples of shape {named(extents) or extents}.")
+    if not 1 <= min(extents) <= max(extents) <= _LARGEST:
+        raise UsageError(f"Images have sides of 1 to {_LARGEST} pixels, not {named(extents)}. Try {sized(64)}.")
+    return extents[0], extents[1]
 
 
 def divides(number: int, shape: Shape) -> bool:
@@ -35,8 +37,16 @@ def halved(shape: Shape, by: int = 2) -> tuple[int, int]:
 
 
 def named(shape: Shape) -> str:
-    """A shape as the argument ``size``: 64 for (64, 64), 48x64 for (48, 64)."""
-    return str(shape[0]) if len(set(shape)) == 1 else "x".join(map(str, shape))
+    """A shape in a message: 64 for (64, 64), 48x64 for (48, 64)."""
+    return str(shape[0]) if len(shape) == 2 and len(set(shape)) == 1 else "x".join(map(str, shape))
+
+
+def sized(*sides: int) -> str:
+    """A shape as an argument: ``--size 48x64`` on the command line, ``shape=(48, 64)``, of data ``size=`` in Python."""
+    if (flag := argument("size", named(sides))).startswith("-"):
+        return flag
+    value = sides[0] if len(set(sides)) == 1 else sides
+    return f"{argument('shape', value)}, of data {argument('size', value)}"
 
 
 def check_sides(shape: Shape, what: str, multiple: int, least: int, most: int) -> None:
@@ -45,8 +55,7 @@ def check_sides(shape: Shape, what: str, multiple: int, least: int, most: int) -
         return
     near = [min(max(least, round(side / multiple) * multiple), most) for side in shape]
     raise UsageError(
-        f"{what} needs a size divisible by {multiple}, from {least} to {most}, not {named(shape)}. "
-        f"Try {argument('size', named(near))}."
+        f"{what} needs a size divisible by {multiple}, from {least} to {most}, not {named(shape)}. Try {sized(*near)}."
     )
 
 
@@ -60,7 +69,7 @@ def check_square(shape: Shape, what: str, near: int | None = None) -> int:
     """
     if shape[0] == shape[1]:
         return shape[0]
-    raise UsageError(f"{what} needs square images, not {named(shape)}. Try {argument('size', near or max(shape))}.")
+    raise UsageError(f"{what} needs square images, not {named(shape)}. Try {sized(near or max(shape))}.")
 
 
 def power_of_two(shape: Shape, least: int, most: int = 1024) -> int:
@@ -70,6 +79,6 @@ def power_of_two(shape: Shape, least: int, most: int = 1024) -> int:
     if size & (size - 1) or not least <= size <= most:
         raise UsageError(
             f"This network doubles 4x4 maps, so it needs a power of two from {least} to {most}, not {size}. "
-            f"Try {argument('size', near)}."
+            f"Try {sized(near)}."
         )
     return size

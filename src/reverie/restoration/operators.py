@@ -6,7 +6,7 @@ al., "Zero-shot image restoration using denoising diffusion null-space model", I
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,10 @@ class Operator:
         """x with the part that the observation determines replaced: x + weight A+ (y - A x)."""
         return x + weight * self.pseudo_inverse(observation - self.forward(x))
 
+    def of_rows(self, rows: Tensor) -> Operator:
+        """The operator of some rows of its images, where each has a mask of its own."""
+        return self if self.mask is None or len(self.mask) == 1 else inpainting(self.mask[rows])
+
     def image_of(self, observation: Tensor) -> Tensor:
         """What to show of an observation."""
         return (self.show or self.pseudo_inverse)(observation)
@@ -74,13 +78,13 @@ def grey() -> Operator:
     return Operator(lambda x: x.mean(1, keepdim=True), lambda y: y.expand(-1, 3, -1, -1))
 
 
-def named_mask(name: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
-    """A mask (1, 1, H, W), true where a pixel is known, by name.
+def named_mask(name: str, shape: tuple[int, int], seeds: Sequence[int] = (0,)) -> Tensor:
+    """A mask (1, 1, H, W), or of random ones (B, 1, H, W), true where a pixel is known, by name.
 
     Args:
         name: what is missing: "left-half", "right-half", "top-half", "bottom-half", "center" (a square of half the
             side), or "random:0.5" (that fraction of the pixels).
-        seed: of a random mask.
+        seeds: of random masks, one for each row.
     Raises:
         UsageError: another name.
     """
@@ -94,7 +98,7 @@ def named_mask(name: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
             missing = -1.0
         if not 0 < missing < 1:
             raise UsageError(f"{argument('mask')} random:FRACTION needs a fraction between 0 and 1, not {fraction!r}.")
-        return ~Noise.of_seeds([seed]).bernoulli(missing, 1, height, width)
+        return ~Noise.of_seeds(seeds).bernoulli(missing, 1, height, width)
     middle_y, middle_x = (slice(side // 4, side - side // 4) for side in shape)
     areas = {
         "left-half": (slice(None), slice(0, width // 2)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from reverie.core.card import card_of, name_of
@@ -86,8 +85,3 @@ def null_space(
     start = noise(*shape).to(observation) * (grid[0][0] ** 2 + grid[0][1] ** 2) ** 0.5
     *_, (x, _) = ddim(consistent, start, grid, noise, eta=_ETA)
     return x.clamp(-1, 1)
-
-
-def repeat(x: Tensor, times: int) -> Tensor:
-    """Every row ``times`` times, one after the other."""
-    return torch.repeat_interleave(x, times, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,35 +13,36 @@ from torch import Tensor
 from reverie.core.card import card_of, name_of
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.files import is_file
-from reverie.core.noise import Noise
+from reverie.core.noise import Noise, fold
 from reverie.core.options import listed
-from reverie.core.values import check_finite, integer
+from reverie.core.values import integer, number
 from reverie.core.verbs import Model, verbs_of
 from reverie.data import load_image
 from reverie.inference.conditions import Labels, Texts, conditions_of, seeds_of
 from reverie.inference.load import Source, model_of, spec_of
 from reverie.inference.references import batch_of
-from reverie.inference.rows import chunk_of, device_of
+from reverie.inference.rows import device_of
 from reverie.media import medium_of
 from reverie.media.images import Images, Sheet
 from reverie.restoration import operators
-from reverie.restoration.solvers import repeat
 from reverie.restoration.solvers import restore as solve
+from reverie.training.progress import shows_progress
 
 Task = Literal["denoise", "inpaint", "super-resolution", "colorize"]
 _ROWS = 64  # restored at once
 
 
+@shows_progress
 def restore(
     model: Source,
     images: Any = None,
     task: Task = "denoise",
     mask: str | np.ndarray | Path | None = None,
-    scale: int = 2,
+    scale: int | None = None,
     noise: float | None = None,
     degraded: bool | None = None,
     samples: int = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     label: Labels = None,
     text: Texts = None,
     steps: int = 50,
@@ -55,19 +56,21 @@ def restore(
         images: references, see ``rv.reconstruct``; by default the first held-out images.
         task: "denoise", "inpaint", "super-resolution" or "colorize".
         mask: of inpainting, what is missing: "left-half", "right-half", "top-half", "bottom-half", "center",
-            "random:0.5", an image file (white is missing) or a bool array (H, W).
-        scale: of super-resolution: pixels of a side that one pixel of the observation stands for.
-        noise: standard deviation of the observation's noise, on images that span 2; 0.5 for denoising, else 0.
+            "random:0.5", an image file (white is missing) or a bool array (H, W); "center" by default.
+        scale: of super-resolution: pixels of a side that one pixel of the observation stands for; 2 by default.
+        noise: standard deviation of the observation's noise, on images that span 2; 0.5 for denoising, else 0. Only of
+            a diffusion model: another has been trained to undo one corruption.
         degraded: whether the images are degraded already, and so are the observations; by default files of a denoising
             task are, images of the run's data never. Others are degraded first, and are the truth.
         samples: restorations of each image.
-        seed: of the first restoration.
+        seed: of the first image, or one for each: image i is restored as it is alone with seed + i.
         label, text: conditions of the model, one for all images or one for each.
         steps: of a diffusion model's sampler.
         n: how many held-out images.
         progress: called after each chunk, (done, total, description).
     Raises:
-        UsageError: a task that the model does not have, an unknown mask, a scale that does not fit.
+        UsageError: a task that the model does not have, an unknown mask, a scale that does not fit, an argument that
+            the task or the model does not use.
     """
     model = model_of(model)
     card, spec, device = card_of(model), spec_of(model), device_of(model)
@@ -76,24 +79,35 @@ def restore(
         close = suggest(task, list(card.restores))
         raise UsageError(f"{name_of(model)} does not restore by {task!r}.{close} It can restore: {able}.")
     samples, steps = integer(argument("samples"), samples, 1), integer(argument("steps"), steps, 1)
-    noise_std = (0.5 if task == "denoise" else 0.0) if noise is None else noise
-    check_finite(argument("noise"), noise_std)
-    batch = batch_of(model, images, n)
-    x, operator = batch["x"], _operator(task, mask, scale, (spec.shape[0], spec.shape[1]), spec.channels, seed, device)
+    for name, value, owner in (("mask", mask, "inpaint"), ("scale", scale, "super-resolution")):
+        if value is not None and task != owner:
+            raise UsageError(f"{argument(name)} is for the task {owner}, not for {task}.")
+    if noise is not None and "denoiser" not in verbs_of(model):
+        raise UsageError(
+            f"{argument('noise')} is for diffusion models: {name_of(model)} undoes the corruption it learnt."
+        )
+    if not isinstance(degraded, bool | None):
+        raise UsageError(f"{argument('degraded')} must be True, False or None, not {degraded!r}.")
+    noise_std = (0.5 if task == "denoise" else 0.0) if noise is None else number(argument("noise"), noise, least=0)
+    x = batch_of(model, images, n)["x"]
+    seeds = seeds_of(seed, len(x))
+    operator = _operator(task, mask, scale, (spec.shape[0], spec.shape[1]), spec.channels, seeds, device)
     files = isinstance(images, str | Path) or (isinstance(images, list | tuple) and bool(images))
     names = [images] if isinstance(images, str | Path) else list(images) if files else []
     all_files = bool(names) and all(isinstance(name, str | Path) and is_file(name) for name in names)
     degraded = (task == "denoise" and all_files) if degraded is None else degraded
-    observation = _observation(model, operator, task, x, noise_std, seed, degraded)
-    seeds = [value for i in range(len(x)) for value in seeds_of(seed + i * samples, samples)]
-    cond = {name: _repeated(value, samples) for name, value in conditions_of(model, (), label, text, len(x)).items()}
-    y, streams, parts = repeat(observation, samples), Noise.of_seeds(seeds, device), []
-    for low in range(0, len(y), _ROWS):
-        high = low + _ROWS
-        rows_cond = chunk_of(cond, low, high)
-        parts.append(solve(model, y[low:high], operator, streams[low:high], noise_std, steps, **rows_cond))
+    rng = Noise.of_seeds([fold(value, "observation") for value in seeds], device)
+    observation = _observation(model, operator, task, x, noise_std, rng, degraded)
+    cond = conditions_of(model, (), label, text, len(x))
+    keys = [fold(value, "restoration", j) if j else value for value in seeds for j in range(samples)]
+    streams, images_of, parts = Noise.of_seeds(keys, device), torch.arange(len(x)).repeat_interleave(samples), []
+    for low in range(0, len(streams), _ROWS):
+        index = images_of[low : low + _ROWS]
+        of_rows = {name: _rows(value, index) for name, value in cond.items()}
+        y, noises = observation[index], streams[low : low + _ROWS]
+        parts.append(solve(model, y, operator.of_rows(index), noises, noise_std, steps, **of_rows))
         if progress:
-            progress(min(low + _ROWS, len(y)), len(y), "restoring")
+            progress(low + len(index), len(streams), "restoring")
     restored = torch.cat(parts).unflatten(0, (len(x), samples))
     rows = {"observation": operator.image_of(observation).clamp(-1, 1)}
     rows |= {f"restored {i + 1}": restored[:, i] for i in range(samples)}
@@ -106,18 +120,16 @@ def restore(
 def _operator(
     task: Task,
     mask: Any,
-    scale: int,
+    scale: int | None,
     shape: tuple[int, int],
     channels: int,
-    seed: int,
+    seeds: list[int],
     device: torch.device,
 ) -> operators.Operator:
     if task == "inpaint":
-        return operators.inpainting(_mask("center" if mask is None else mask, shape, seed).to(device))
-    if mask is not None:
-        raise UsageError(f"{argument('mask')} is for the task inpaint.")
+        return operators.inpainting(_mask("center" if mask is None else mask, shape, seeds).to(device))
     if task == "super-resolution":
-        scale = integer(argument("scale"), scale, least=2)
+        scale = integer(argument("scale"), 2 if scale is None else scale, least=2)
         if any(side % scale for side in shape):
             sides = "x".join(map(str, shape))
             raise UsageError(f"{argument('scale')} must divide the sides of the images, {sides}; {scale} does not.")
@@ -129,23 +141,25 @@ def _operator(
     return operators.identity()
 
 
-def _mask(mask: Any, shape: tuple[int, int], seed: int) -> Tensor:
-    """(1, 1, H, W), true where a pixel is known."""
+def _mask(mask: Any, shape: tuple[int, int], seeds: list[int]) -> Tensor:
+    """(1 or B, 1, H, W), true where a pixel is known."""
     if isinstance(mask, str) and not is_file(mask):
-        return operators.named_mask(mask, shape, seed)
+        return operators.named_mask(mask, shape, [fold(value, "mask") for value in seeds])
     if isinstance(mask, str | Path):
         missing = load_image(Path(mask), shape, 1)[..., 0] > 127
     else:
-        missing = np.asarray(mask, dtype=bool)
+        try:
+            missing = np.asarray(mask, dtype=bool)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{argument('mask')} must be a bool array (H, W): {error}") from None
     if missing.shape != shape:
         raise UsageError(f"{argument('mask')} must have the shape of the images, {shape}, not {missing.shape}.")
     return torch.from_numpy(~missing)[None, None]
 
 
 def _observation(
-    model: Model, operator: operators.Operator, task: str, x: Tensor, noise_std: float, seed: int, degraded: bool
+    model: Model, operator: operators.Operator, task: str, x: Tensor, noise_std: float, rng: Noise, degraded: bool
 ) -> Tensor:
-    rng = Noise.of_seeds(range(seed, seed + len(x)), x.device)
     if degraded and task == "denoise":
         return x
     if not degraded and task == "denoise" and "corrupt" in verbs_of(model):
@@ -154,5 +168,5 @@ def _observation(
     return y if degraded or not noise_std else y + noise_std * rng(*y.shape[1:]).to(y)
 
 
-def _repeated(value: Any, times: int) -> Any:
-    return repeat(value, times) if isinstance(value, Tensor) else [item for item in value for _ in range(times)]
+def _rows(value: Any, index: Tensor) -> Any:
+    return value[index] if isinstance(value, Tensor) else [value[i] for i in index.tolist()]

@@ -28,7 +28,7 @@ from reverie.core.card import config_of
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import disk_errors, flush, quoted, read_json, write_json
 from reverie.core.verbs import Model
-from reverie.training.formats import FORMAT, upgrade_config, upgrade_tensors
+from reverie.training.formats import FORMAT, fault_of, upgrade_config, upgrade_tensors
 from reverie.training.run import Run, locate
 
 
@@ -109,15 +109,20 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def torn(path: Path) -> str | None:
-    """Why a checkpoint is damaged, or None if every file matches its hash."""
+    """Why a checkpoint is damaged, or None if every file matches its hash and says what it must."""
+    name = "manifest.json"
     try:
-        manifest = read_json(path / "manifest.json")
+        manifest = read_json(path / name)
+        if type(manifest["step"]) is not int or not {"model.json", "model.safetensors"} <= manifest["sha256"].keys():
+            return f"{name} lacks a step or a file"
         for name, digest in manifest["sha256"].items():
             if _digest(path / name) != digest:
                 return f"{name} does not match its hash"
+        name = "model.json"
+        reason = fault_of(read_json(path / name))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+        return f"{name}: {type(error).__name__}: {error}"
+    return reason and f"{name}: {reason}"
 
 
 def load_checkpoint(path: Path, training: bool = False, device: torch.device | str = "cpu") -> Checkpoint:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import html
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +56,24 @@ class Check:
 
     Attributes:
         measure: what was measured.
-        value: as text; "" if the log is too short.
+        value: as text; "" if it was not measured yet.
         limit: beyond which it is a problem, as text.
         finding: the problem, or None.
+        early: the log is too short for a verdict.
     """
 
     measure: str
     value: str
     limit: str
     finding: Finding | None = None
+    early: bool = False
 
     @property
     def verdict(self) -> str:
-        """ "ok", the kind of problem, or "not measured yet"."""
-        return self.finding.kind if self.finding else "ok" if self.value else "not measured yet"
+        """ "ok", the kind of problem, "too early" or "not measured yet"."""
+        if self.finding or not self.value:
+            return self.finding.kind if self.finding else "not measured yet"
+        return "too early" if self.early else "ok"
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,13 @@ class Diagnosis:
     def findings(self) -> list[Finding]:
         """The current problems, the gravest first."""
         return [check.finding for check in self.checks if check.finding]
+
+    @property
+    def summary(self) -> str:
+        """What there is to say without a current problem, in a sentence."""
+        if self.checks[0].early:
+            return f"Too early for a verdict: the log has fewer than {_EARLY} lines."
+        return f"No problem as of step {self.step}." + ("" if self.past else " There was none earlier.")
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Measure, value, limit, verdict."""
@@ -173,7 +184,10 @@ def checks_of(lines: Lines) -> list[Check]:
         advice = f"Try {ada}more images, or {argument('augment', 'flip')}."
         checks.append(
             Check(
-                "overfitting of D (r_v)", _text(gaps[-1]), "at most 0.5", finding(over, "overfitting", message, advice)
+                "overfitting of the discriminator",
+                _text(gaps[-1]),
+                "at most 0.5",
+                finding(over, "overfitting", message, advice),
             )
         )
     gradient = _recent(lines, "G/logit_grad")
@@ -182,8 +196,8 @@ def checks_of(lines: Lines) -> list[Check]:
         advice = f"Try {argument('loss', 'non-saturating')} or r3, or penalise D's gradient: {argument('r1', 1)}."
         problem = gradient is not None and gradient < 0.02
         problem_found = finding(problem, "vanishing-gradient", message, advice)
-        checks.append(Check("generator gradient abs(dL_G/dlogit)", _text(gradient), "at least 0.02", problem_found))
-    return checks
+        checks.append(Check("generator's gradient at the logits", _text(gradient), "at least 0.02", problem_found))
+    return [replace(check, early=early) for check in checks]
 
 
 def _divergence(lines: Lines, finding: Any, translates: bool) -> Check:
@@ -216,6 +230,6 @@ def _values(lines: Lines, name: str) -> list[float]:
 
 
 def _recent(lines: Lines, name: str) -> float | None:
-    """The median of the last values, or None if there are too few."""
+    """The median of the last values, or None without any."""
     values = _values(lines, name)[-_RECENT:]
-    return statistics.median(values) if len(values) == _RECENT else None
+    return statistics.median(values) if values else None

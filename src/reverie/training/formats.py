@@ -154,6 +154,16 @@ MIGRATIONS: dict[int, Migration] = {
 }
 
 
+def fault_of(config: Any) -> str | None:
+    """Why the content of a model.json names no model, or None."""
+    if not isinstance(config, dict) or not isinstance(config.get("name"), str):
+        return "it names no model"
+    if not isinstance(config.get("kwargs", 0), dict | None):
+        return "it has no arguments (kwargs) of the model"
+    version = config.get("format", 1)
+    return None if type(version) is int and version >= 1 else f"{version!r} is no format"
+
+
 def upgrade_config(config: Config, version: int) -> Config:
     """The configuration of a model and its sub-runs in the current format.
 

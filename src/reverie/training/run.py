@@ -22,6 +22,13 @@ import reverie
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import atomic, disk_errors, quoted, read_json, write_json
 
+_TYPES: dict[str, Any] = {  # of the entries of run.json that may be missing
+    "data": dict | None,
+    "held_out": dict | None,
+    "result": dict,
+    "seconds": int | float,
+}
+
 
 def machine() -> dict[str, Any]:
     """The machine, on which a run's numbers depend."""
@@ -56,11 +63,13 @@ class Run:
     Attributes:
         info: content of run.json.
         model: the trained model, if its class is the user's (no file can rebuild it); only in the training process.
+        data: the training data, if it came from Python (no file can be opened again); only in the training process.
     """
 
     path: Path
     info: dict[str, Any]
     model: Any = field(default=None, repr=False, compare=False)
+    data: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def create(cls, path: Path, info: dict[str, Any]) -> Run:
@@ -102,8 +111,12 @@ class Run:
             )
         try:
             info = read_json(path / "run.json")
-            if not isinstance(info, dict) or not isinstance(info.get("model"), dict):
+            model = info.get("model") if isinstance(info, dict) else None
+            if not isinstance(model, dict) or not isinstance(model.get("name"), str):
                 raise ValueError("it names no model")
+            for name, kind in _TYPES.items():
+                if name in info and not isinstance(info[name], kind):
+                    raise ValueError(f"its {name} cannot be {info[name]!r}")
         except ValueError as error:
             raise ReverieError(
                 f"{path / 'run.json'} is damaged: {error}. Its checkpoints are intact; restore that file."

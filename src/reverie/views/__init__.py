@@ -7,6 +7,7 @@ run leaves behind, ``reverie view`` and ``rv.view`` all read this list.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import numpy as np
 from reverie.core.card import Card, card_of, name_of, reconstructs
 from reverie.core.errors import UsageError, suggest
 from reverie.core.options import draws_freely, listed
+from reverie.core.values import integer
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.types import Dataset
 
@@ -62,8 +64,23 @@ class View:
         return getattr(importlib.import_module(f"reverie.views.{module}"), function)
 
     def render(self, model: Model, data: Dataset | None = None, count: int | None = None, **options: Any) -> np.ndarray:
-        """One uint8 image (H, W, C)."""
-        return self.renderer()(model, data, count or self.count, **options)
+        """One uint8 image (H, W, C).
+
+        Args:
+            count: how many images it shows, by default its own.
+            options: of its renderer.
+        Raises:
+            UsageError: a number of images below 1, or an unknown option.
+        """
+        count = self.count if count is None else integer("The number of images", count, least=1)
+        render = self.renderer()
+        parameters = inspect.signature(render).parameters.values()
+        names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in ("model", "data", "count")]
+        unknown = [name for name in options if name not in names]
+        if unknown and all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            has = f"It has: {listed(names)}." if names else "It has none."
+            raise UsageError(f"The view {self.name} has no option {unknown[0]!r}.{suggest(unknown[0], names)} {has}")
+        return render(model, data, count, **options)
 
 
 def _plane(model: Model) -> bool:

@@ -36,7 +36,7 @@ def latent_map(model: Model, data: Dataset, count: int = 2000) -> np.ndarray:
         centre = points.mean(0)
         _, spread, axes = torch.linalg.svd(points - centre, full_matrices=False)
         share = spread[:2].square().sum() / spread.square().sum().clamp(min=1e-12)
-        points, prior = (points - centre) @ axes[:2].T, (prior - centre) @ axes[:2].T
+        points, prior = points @ axes[:2].T, prior @ axes[:2].T  # not centred: N(0, I) stays around 0
         title += f": first two principal components, {share:.0%} of the variance"
     if points.shape[1] == 1:
         points, prior = (torch.cat([p, torch.zeros_like(p)], 1) for p in (points, prior))

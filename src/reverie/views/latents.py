@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -74,9 +72,11 @@ def traverse(
     return Images(medium_of(spec).to_storage(decoded, spec), spec, columns=columns), chosen
 
 
-def traversal(model: Model, data: Dataset, count: int = 110, **options: Any) -> np.ndarray:
+def traversal(
+    model: Model, data: Dataset, count: int = 110, latents: int | None = None, columns: int = 11, reach: float = 3.0
+) -> np.ndarray:
     """One latent at a time, a row each, those first that vary most."""
-    images, _ = traverse(model, data, **{"latents": max(1, count // 11)} | options)
+    images, _ = traverse(model, data, None, max(1, count // 11) if latents is None else latents, columns, reach)
     sheet = np.asarray(images.grid())
     return sheet[..., None] if sheet.ndim == 2 else sheet
 
@@ -115,7 +115,15 @@ def mix(model: Model, rows: int = 5, columns: int = 8, seed: int = 0, cut: int |
     return Images(to_uint8(torch.cat(parts)), columns=columns + 1)
 
 
-def mixing(model: Model, data: Dataset | None = None, count: int = 45, **options: Any) -> np.ndarray:
+def mixing(
+    model: Model,
+    data: Dataset | None = None,
+    count: int = 45,
+    rows: int = 5,
+    columns: int = 8,
+    seed: int = 0,
+    cut: int | None = None,
+) -> np.ndarray:
     """Style mixing: coarse styles of the images on the left, fine ones of those above."""
-    sheet = np.asarray(mix(model, **options).grid())
+    sheet = np.asarray(mix(model, rows, columns, seed, cut).grid())
     return sheet[..., None] if sheet.ndim == 2 else sheet

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.options import listed
+from reverie.core.values import integer, is_finite
 from reverie.data.types import Dataset
 from reverie.inference.rows import training_mode_kept
 from reverie.media import montage
@@ -25,11 +26,11 @@ class LivePlot(Callback):
 
     Args:
         every: seconds between two drawings.
-        metrics: names of the curves; by default the losses.
+        metrics: a name or the names of the curves; by default the losses.
         samples: how many samples; 0 for none.
         show: called with the plot, a Pillow image; by default IPython displays it.
     Raises:
-        UsageError: there is no IPython, and no ``show``.
+        UsageError: there is no IPython and no ``show``, or an argument is of no use.
     """
 
     order = SHOW
@@ -37,11 +38,16 @@ class LivePlot(Callback):
     def __init__(
         self,
         every: float = 5.0,
-        metrics: tuple[str, ...] = (),
+        metrics: Sequence[str] = (),
         samples: int = 8,
         show: Callable[[Any], None] | None = None,
     ):
-        self.every, self.metrics, self.samples = every, metrics, samples
+        self.every, self.samples = _at_least_0("every", every), integer(argument("samples"), samples, least=0)
+        self.metrics = (metrics,) if isinstance(metrics, str) else metrics
+        if not isinstance(self.metrics, Sequence) or not all(isinstance(name, str) for name in self.metrics):
+            raise UsageError(f"{argument('metrics')} must be names of metrics, not {metrics!r}.")
+        if show is not None and not callable(show):
+            raise UsageError(f"{argument('show')} must be a function of an image, not {show!r}.")
         self.show = show or _notebook()
         self.lines: list[dict[str, Any]] = []
         self.last = 0.0
@@ -78,6 +84,12 @@ class LivePlot(Callback):
         self.last = time.monotonic()
 
 
+def _at_least_0(name: str, value: Any) -> float:
+    if not is_finite(value) or value < 0:
+        raise UsageError(f"{argument(name)} must be a number of at least 0, not {value!r}.")
+    return float(value)
+
+
 def _below(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     """Two uint8 images, one below the other, on white."""
     bottom = bottom.repeat(3 // bottom.shape[2], 2)
@@ -104,16 +116,27 @@ class EarlyStop(Callback):
         metric: its name in the log ("loss", "D/loss" ...); smaller is better.
         steps: without improvement, after which training stops.
         delta: smallest improvement that counts.
+    Raises:
+        UsageError: fewer than 1 step, or a negative delta.
     """
 
     order = SHOW
 
     def __init__(self, metric: str = "loss", steps: int = 1000, delta: float = 0.0):
-        self.metric, self.steps, self.delta = metric, steps, delta
-        self.best, self.best_step = float("inf"), 0
+        if not isinstance(metric, str):
+            raise UsageError(f"{argument('metric')} must be the name of a metric, not {metric!r}.")
+        self.metric, self.steps = metric, integer(argument("steps"), steps, least=1)
+        self.delta = _at_least_0("delta", delta)
+        self.best, self.best_step, self.checked = float("inf"), 0, False
 
     def after(self, step: Step) -> None:
-        if step.line is None or self.metric not in step.line:
+        if step.line is None:
+            return
+        missing, self.checked = not self.checked and self.metric not in step.line, True
+        if missing:  # a metric of a later stage, or misspelt
+            close = suggest(self.metric, list(step.line))
+            step.loop.say(f"EarlyStop: the log has no {self.metric!r} yet.{close} It has: {listed(step.line)}.")
+        if self.metric not in step.line:
             return
         if step.line[self.metric] < self.best - self.delta:
             self.best, self.best_step = step.line[self.metric], step.number

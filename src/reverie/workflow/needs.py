@@ -9,8 +9,8 @@ from reverie.pretrained import weights
 
 _MISSING = {  # a column: what is missing, and how data gets it
     "label": ("classes", "Each sub-folder is a class; at least two are needed."),
-    "text": ("captions", "The caption of NAME.png is NAME.txt; {emoji} has captions."),
-    "source": ("pairs", "A/x.png and B/x.png are a pair; {emoji} has pairs."),
+    "text": ("captions", "The caption of NAME.png is NAME.txt."),
+    "source": ("pairs", "A/x.png and B/x.png are a pair."),
 }
 
 
@@ -32,8 +32,8 @@ def check_needs(card: Card, data: Dataset | None, name: str = "This model") -> N
     for column, remedy in card.remedies.items():
         if column not in available:
             what, general = _MISSING.get(column, (f"column {column!r}", f"It has: {', '.join(sorted(available))}."))
-            general = general.format(emoji=argument("data", "emoji"))
-            raise UsageError(f"{name} learns from {what}, but {source} has none. {remedy or general}")
+            example = f" {argument('data', 'emoji')} has {what}." if column in _MISSING else ""
+            raise UsageError(f"{name} learns from {what}, but {source} has none. {remedy or general}{example}")
     for network in card.weights:
         if weights.state(network) != "here":
             weights.load(network)

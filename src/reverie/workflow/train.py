@@ -153,6 +153,8 @@ def drive(run: Run, loop: Loop) -> Run:
             raise
     if config_of(loop.model)["kwargs"] is None:
         run.model = loop.engine.best
+    if isinstance(loop.data, Dataset) and not loop.data.provenance["reopenable"]:
+        run.data = loop.data
     if not loop.leader:
         return run
     if loop.finished:
@@ -182,7 +184,9 @@ def announce(run: Run, loop: Loop) -> None:
     )
     if isinstance(data, Dataset) and (met := data.report.counts()):
         kinds = ", ".join(f"{count} {kind}" for kind, count in met.items())
-        more = f" `reverie data {quoted(data.source)}` lists the files." if data.provenance["reopenable"] else ""
+        side = "x".join(map(str, data.spec.shape)) if data.spec.medium == "image" else ""
+        command = f"reverie data {quoted(data.source)}{' --size ' * bool(side)}{side}"
+        more = f" `{command}` lists the files." if data.provenance["reopenable"] else ""
         loop.say(f"Problems in the data: {kinds}.{more}")
     if (init := run.info.get("init")) and not loop.step:
         new = init["missing"]

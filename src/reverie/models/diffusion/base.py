@@ -102,7 +102,7 @@ class Diffusion(nn.Module):
             evaluations=STEPS,
             weights=(*self.conditioner.weights, *(codec.weights if codec else ())),
             networks=(*networks, *(f"latent_codec.{name}" for name in (codec.networks if codec else ()))),
-            restores=("denoise", "inpaint", "super-resolution", "colorize"),
+            restores=() if codec else ("denoise", "inpaint", "super-resolution", "colorize"),
         )
 
     # Training

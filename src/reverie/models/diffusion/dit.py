@@ -27,7 +27,7 @@ def transformer(
         UsageError: a patch that does not divide the sides, a width that 4 does not divide.
     """
     if not shapes.divides(patch_size, shape):
-        fits = ", ".join(str(side) for side in range(1, min(shape)) if shapes.divides(side, shape))
+        fits = ", ".join(str(side) for side in range(1, min(shape) + 1) if shapes.divides(side, shape))
         raise UsageError(
             f"{argument('patch_size', patch_size)} does not divide {shapes.named(shape)}. Here it can be {fits}."
         )
