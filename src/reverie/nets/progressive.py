@@ -53,7 +53,8 @@ class GrowingGenerator(nn.Module):
         image = self.to_image[level](x)
         if not level:
             return image
-        return torch.lerp(upsample2d(self.to_image[level - 1](before)), image, _weight(fade_alpha, image))
+        coarse = upsample2d(self.to_image[level - 1](before)).to(image)  # float32 under autocast on a GPU
+        return torch.lerp(coarse, image, _weight(fade_alpha, image))
 
 
 class GrowingFeatures(nn.Module):
@@ -79,7 +80,8 @@ class GrowingFeatures(nn.Module):
                 x = leaky_relu(conv(x))
             x = downsample2d(x)
             if index == level - 1:
-                x = torch.lerp(leaky_relu(self.from_image[index](downsample2d(image))), x, _weight(fade_alpha, x))
+                coarse = leaky_relu(self.from_image[index](downsample2d(image))).to(x)
+                x = torch.lerp(coarse, x, _weight(fade_alpha, x))
         x = leaky_relu(self.last_conv(self.stddev(x, sets)))
         return leaky_relu(self.fc(x.permute(0, 2, 3, 1).flatten(1)))  # in channels_last order: no copy
 

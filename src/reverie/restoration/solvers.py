@@ -1,4 +1,4 @@
-"""Solvers: an observation and its operator to images that a model believes in."""
+"""Solvers: an observation and its operator to samples of the images that it may be of."""
 
 from __future__ import annotations
 
