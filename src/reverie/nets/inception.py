@@ -158,21 +158,14 @@ class Block8(nn.Module):
         return torch.cat([branch1, *spread, *pooled], 1)
 
 
-class LastBlock(Block8):
-    """The last block, with a max pool."""
-
-    def __init__(self, conv: Maker):
-        super().__init__(conv, maximum=True)
-
-
 _FANS = (("a", (0, 1)), ("b", (1, 0)))
+_ARGUMENTS = {"Mixed_7c": (True,)}  # a max pool
 BLOCKS: dict[str, Any] = {
     **dict.fromkeys(("Mixed_5b", "Mixed_5c", "Mixed_5d"), Block35),
     "Mixed_6a": To17,
     **dict.fromkeys(("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"), Block17),
     "Mixed_7a": To8,
-    "Mixed_7b": Block8,
-    "Mixed_7c": LastBlock,
+    **dict.fromkeys(("Mixed_7b", "Mixed_7c"), Block8),
 }
 CONVOLUTIONS = STEM + tuple(f"{name}.{part}" for name, block in BLOCKS.items() for part in block.names)
 """In the graph's order. Each has ``.weight`` (O, I, H, W), and ``.beta``, ``.mean``, ``.var`` of its normalisation."""
@@ -197,7 +190,7 @@ class Inception(nn.Module):
         first, second, third, fourth, fifth = (partial(conv, name, "") for name in STEM)
         self.layers = nn.Sequential(
             *(first(stride=2), second(), third(padding=(1, 1)), pool, fourth(), fifth(), pool),
-            *(block(partial(conv, f"{name}.")) for name, block in BLOCKS.items()),
+            *(block(partial(conv, f"{name}."), *_ARGUMENTS.get(name, ())) for name, block in BLOCKS.items()),
         )
         self.requires_grad_(False).eval()
 

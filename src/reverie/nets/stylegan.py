@@ -121,7 +121,7 @@ class ModulatedConv2d(nn.Module):
         return x
 
 
-class Mapping(nn.Module):
+class MappingNetwork(nn.Module):
     """z (B, latent) and a class to w (B, width)."""
 
     def __init__(self, latent: int, width: int, depth: int, classes: int = 0, rate: float = 0.01):

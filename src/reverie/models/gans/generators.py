@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reverie.core.card import Space, check_space
 from reverie.core.noise import Noise
-from reverie.nets.stylegan import Mapping
+from reverie.nets.stylegan import MappingNetwork
 from reverie.probability.conditioning import first_class, random_label
 
 LABEL_WIDTH = 32  # of a plain G's class embedding
@@ -85,7 +85,9 @@ class StyleGenerator(nn.Module):
     levels = 1
     synthesis: Any
 
-    def __init__(self, mapping: Mapping, synthesis: nn.Module, latent: int, classes: int = 0, mixing: float = 0.0):
+    def __init__(
+        self, mapping: MappingNetwork, synthesis: nn.Module, latent: int, classes: int = 0, mixing: float = 0.0
+    ):
         super().__init__()
         self.mapping, self.synthesis = mapping, synthesis
         self.latent_size, self.classes, self.mixing, self.layers = latent, classes, mixing, self.synthesis.layers

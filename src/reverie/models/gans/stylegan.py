@@ -19,7 +19,7 @@ from reverie.models.gans.base import GAN, Adversarial, PathLength
 from reverie.models.gans.generators import StyleGenerator
 from reverie.nets.discriminators import Discriminator
 from reverie.nets.shapes import power_of_two, sides
-from reverie.nets.stylegan import AdaINSynthesis, Mapping, ResidualFeatures, Synthesis
+from reverie.nets.stylegan import AdaINSynthesis, MappingNetwork, ResidualFeatures, Synthesis
 from reverie.probability.conditioning import label_classes
 
 
@@ -96,7 +96,7 @@ def _style_gan(
     size, packing = power_of_two(sides(shape), 4 * patch_size), adversarial.packing
     classes = label_classes(styles.conditional, classes)
     synthesis = network(size, channels, styles.latent, styles.width, patch_size)
-    mapping = Mapping(styles.latent, styles.latent, styles.mapping_layers, classes)
+    mapping = MappingNetwork(styles.latent, styles.latent, styles.mapping_layers, classes)
     generator = StyleGenerator(mapping, synthesis, styles.latent, classes, styles.style_mixing)
     features = ResidualFeatures(size, channels * packing, styles.width, patch_size)
     discriminator = Discriminator(features, features.outputs, classes, packing=packing, grouped=True)

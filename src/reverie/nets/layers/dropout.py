@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from reverie.core.noise import Noise, fold
 
 
-class Drawing(nn.Module):
-    """Base class of layers that draw random numbers.
+class Drawing:
+    """What a layer that draws random numbers is beside its nn.Module.
 
     Attributes:
         noise: the streams of the batch's rows, while a loss is computed in training.
@@ -27,10 +27,9 @@ class Drawing(nn.Module):
         calls: its number of calls within the loss.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.noise: Noise | None = None
-        self.number = self.calls = 0
+    noise: Noise | None = None
+    number = calls = 0
+    training: bool  # nn.Module's
 
     def draw(self, rows: int) -> Noise:
         """Fresh streams for ``rows`` rows: those of the batch, or stacked copies of it (``torch.cat([real, fake])``).
@@ -62,7 +61,7 @@ def drawing(layers: Sequence[Drawing], noise: Noise | None) -> Iterator[None]:
             layer.noise = None
 
 
-class Dropout(Drawing):
+class Dropout(Drawing, nn.Module):
     """Dropout (Srivastava et al., JMLR 2014) with a mask per row, independent of the batch; the identity in eval mode.
 
     Args:
