@@ -228,13 +228,14 @@ def test_a_projection_adds_the_class_times_the_features():
 
 @pytest.mark.parametrize("layer", [nn.Linear(12, 7), nn.Linear(5, 9), nn.Conv2d(3, 8, 3)])
 def test_spectral_normalisation_makes_the_largest_singular_value_one(layer):
+    torch.manual_seed(0)  # also of the power iteration's first vector
+    layer.reset_parameters()
     before = layer.weight.detach().clone()
     net = spectral_norm(nn.Sequential(layer))
     values = torch.linalg.svdvals(net[0].weight.detach().flatten(1))
     assert float(values[0]) == pytest.approx(1, abs=1e-4)
-    torch.testing.assert_close(
-        values, torch.linalg.svdvals(before.flatten(1)) / torch.linalg.svdvals(before.flatten(1))[0]
-    )
+    expected = torch.linalg.svdvals(before.flatten(1))
+    torch.testing.assert_close(values, expected / expected[0], atol=1e-4, rtol=1e-4)
 
 
 # Augmentation
