@@ -196,6 +196,12 @@ def test_the_command_line_samples_by_words(runs, call, tmp_path):
     assert np.array_equal(np.load(tmp_path / "words.npz")["images"], images)
 
 
+def test_a_word_that_no_training_caption_has_is_a_warning(runs):
+    with pytest.warns(UserWarning, match="No caption of the training data has unicorn: "):
+        rv.sample(runs / "words", 1, steps=1, text="a lying Unicorn")
+    assert rv.Run.open(runs / "words").info["caption_words"] == sorted({*WORDS[0].split(), *WORDS[1].split()})
+
+
 @pytest.mark.parametrize("ending, frames", [("webp", 4), ("gif", 4), ("png", 1)])
 def test_the_stream_is_written_as_its_ending_says(runs, call, tmp_path, ending, frames):
     code, out, _ = call("sample", runs / "plain", "--steps", 3, "--stream", f"way.{ending}", "--json")

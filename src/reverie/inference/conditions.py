@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from reverie.core.values import check_finite, check_seeds, integer, plain
 from reverie.core.verbs import Model, verbs_of
 from reverie.inference.load import load
 from reverie.inference.rows import Unsliced, device_of
+from reverie.nets.text import words_of
 
 Labels = str | int | Sequence[str | int] | None
 Texts = str | Sequence[str] | None
@@ -71,8 +73,15 @@ def conditions_of(model: Model, guides: Iterable[Any], labels: Labels, texts: Te
         captions = listed_values(texts)
         if not captions or not all(isinstance(caption, str) for caption in captions):
             raise UsageError(f"{argument('text')} must be a caption or a list of captions, not {texts!r}.")
+        if (trained := info_of(model).get("caption_words")) and (new := sorted(vocabulary(captions) - set(trained))):
+            warnings.warn(f"No caption of the training data has {listed(new)}: samples cannot follow it.", stacklevel=3)
         cond["text"] = [captions[i % len(captions)] for i in range(n)]
     return cond
+
+
+def vocabulary(captions: Iterable[str]) -> set[str]:
+    """The words and signs of captions, as the text encoder splits them."""
+    return {word for caption in captions for word in words_of(caption)}
 
 
 def listed_values(values: Any) -> list[Any]:

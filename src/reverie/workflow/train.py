@@ -23,6 +23,7 @@ from reverie.core.verbs import verbs_of
 from reverie.data import Dataset, open_data
 from reverie.data.memory import name_of
 from reverie.data.options import WHITE, Background
+from reverie.inference.conditions import vocabulary
 from reverie.media import Size, parse_size
 from reverie.recipes import recipe_for
 from reverie.training.callbacks import Callback
@@ -114,7 +115,7 @@ def train(
             "machine": machine() | {"processes": distributed.world()},
             "status": "new",
             "seconds": 0.0,
-        } | (start | registry.code_of(name))
+        } | (start | _caption_words(built, data) | registry.code_of(name))
         path = Path(distributed.agree(str(out or fresh_path(name.rpartition(":")[2], source))))
         run = Run(path, info)
         loop = parts.loop_of(run, built, data, chosen, plan, callbacks, quiet)
@@ -122,6 +123,12 @@ def train(
             Run.create(path, info)
         with parts.alone(path):
             return drive(run, loop)
+
+
+def _caption_words(model: nn.Module, data: Dataset | None) -> dict[str, list[str]]:
+    """The words that a model of captions learns from, so that sampling can warn of others."""
+    captions = data.train.get("text") if data is not None and "text" in card_of(model).conditions else None
+    return {"caption_words": sorted(vocabulary(captions))} if captions else {}
 
 
 def _source(data: Any) -> str:
