@@ -230,6 +230,7 @@ NOTHING = {"show": lambda image: None}
         *(("LivePlot", NOTHING | {"samples": samples}, "samples must be") for samples in (-1, 1.5)),
         *(("LivePlot", NOTHING | {"metrics": metrics}, "metrics must be") for metrics in (5, [5])),
         ("LivePlot", {"show": 5}, "show must be"),
+        ("LivePlot", {}, "LivePlot draws in a notebook"),
     ],
 )
 def test_callbacks_check_their_arguments_when_they_are_built(kind, options, message):

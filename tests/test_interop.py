@@ -352,6 +352,15 @@ def folder(tmp_path):
     return out
 
 
+@pytest.mark.parametrize(
+    "note", ["[]", "{}", '{"model": {"name": "ddpm"}}', '{"model": {"name": 3}, "classes": []}', "{"]
+)
+def test_a_damaged_note_of_an_export_is_an_error(folder, tmp_path, note):
+    (folder / "reverie.json").write_text(note)
+    with pytest.raises(ReverieError, match="damaged"):
+        import_(folder, tmp_path / "in")
+
+
 def test_weights_under_the_names_of_years_ago_come_in(folder, tmp_path):
     weights = load_file(folder / WEIGHTS)
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

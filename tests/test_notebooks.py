@@ -104,6 +104,7 @@ def test_cells_run_from_top_to_bottom(name: str, few_clothes: Any, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REVERIE_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(bundled.BUNDLED, "fashion", lambda: few_clothes)
+    monkeypatch.setattr("IPython.get_ipython", object)  # LivePlot draws in a notebook only
     monkeypatch.setattr(registry, "MODELS", dict(registry.MODELS))  # what a notebook registers ends with the test
     first, *others = map(source, code_cells(name))
     namespace: dict[str, Any] = {"__name__": "__main__"}

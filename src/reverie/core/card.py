@@ -250,7 +250,7 @@ def check_space(space: str | None, spaces: Mapping[str, Space]) -> str:
     """
     if space is None:
         return next(iter(spaces))
-    if space not in spaces:
+    if not isinstance(space, str) or space not in spaces:
         raise UsageError(f"space must be one of {', '.join(spaces)}, not {space!r}.")
     return space
 

@@ -21,7 +21,7 @@ from reverie.interop.exporting import EXPORTED, NOTE
 from reverie.interop.names import chain_arguments, unet_arguments
 from reverie.media import Spec
 from reverie.training.checkpoint import Checkpoint, save_checkpoint
-from reverie.training.formats import upgrade_config, upgrade_tensors
+from reverie.training.formats import fault_of, upgrade_config, upgrade_tensors
 from reverie.training.run import Run, fresh_path, machine, versions
 
 _LEGACY = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -117,7 +117,10 @@ def _config(path: Path) -> dict[str, Any]:
 def _from_reverie(folder: Path, weights: dict[str, Tensor]) -> tuple[Model, list[str], dict[str, Tensor]]:
     """The exported model, its class names, and its network's weights under current names."""
     note = _config(folder / NOTE)
-    config, version = note["model"], note.get("format", 1)
+    config, version = (note["model"], note.get("format", 1)) if isinstance(note, dict) and "model" in note else ({}, 1)
+    fault = fault_of(config | {"format": version} if isinstance(config, dict) else config)
+    if fault is not None or not isinstance(note.get("classes"), list):
+        raise ReverieError(f"{folder / NOTE} is damaged: {fault or 'it lists no classes'}. Export the run again.")
     if config["name"] not in EXPORTED:
         raise UsageError(f"{folder / NOTE} names {config['name']!r}; these can be imported: {', '.join(EXPORTED)}.")
     tensors = upgrade_tensors({f"net.{key.removeprefix('net.')}": x for key, x in weights.items()}, config, version)

@@ -136,7 +136,7 @@ class Images(NDArrayOperatorsMixin):
 
     def __repr__(self) -> str:
         seeds = f", seeds {self.seeds[0]} ... {self.seeds[-1]}" if self.seeds else ""
-        return f"Images({len(self)} {self.spec.medium}s of {self.spec}{seeds})"
+        return f"Images({len(self)} {self.spec.medium}{'s' * (len(self) != 1)} of {self.spec}{seeds})"
 
     def _repr_png_(self) -> bytes:
         return png_of(self.grid())

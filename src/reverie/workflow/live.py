@@ -30,7 +30,7 @@ class LivePlot(Callback):
         samples: how many samples; 0 for none.
         show: called with the plot, a Pillow image; by default IPython displays it.
     Raises:
-        UsageError: there is no IPython and no ``show``, or an argument is of no use.
+        UsageError: this is no notebook and there is no ``show``, or an argument is of no use.
     """
 
     order = SHOW
@@ -100,11 +100,12 @@ def _below(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 
 def _notebook() -> Callable[[Any], None]:
     try:
+        from IPython import get_ipython
         from IPython.display import Image, display
     except ImportError as error:
-        raise UsageError(
-            "LivePlot draws in a notebook, and IPython is not installed. Or pass show=FUNCTION."
-        ) from error
+        raise UsageError("LivePlot draws in a notebook, but IPython is not installed. Or pass show=.") from error
+    if get_ipython() is None:
+        raise UsageError("LivePlot draws in a notebook, and this is none. Or pass show=FUNCTION.")
     handle = display(Image(png_of(montage.to_image(np.full((1, 1, 3), 255, np.uint8)))), display_id=True)
     return lambda image: handle.update(Image(png_of(image))) if handle is not None else None
 
