@@ -8,6 +8,7 @@ import warnings
 
 import reverie
 from reverie.core.errors import ReverieError, UsageError, speak_of_flags, suggest
+from reverie.core.terminal import printable, say
 
 HELP = """reverie {version}: train, sample and look inside every family of image generator
 
@@ -72,19 +73,17 @@ def _run(verb: str, rest: list[str]) -> int:
     from reverie.commands import COMMANDS
 
     spoke = speak_of_flags(True)
-    before, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"Warning: {message}\n"
+    before, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         if verb not in COMMANDS:
             raise UsageError(f"There is no verb {verb!r}.{suggest(verb, list(COMMANDS))} See reverie --help.")
         COMMANDS[verb](rest)
-    except UsageError as error:
-        print(f"reverie {verb}: {error}", file=sys.stderr)
-        return 2
     except ReverieError as error:
-        print(f"reverie {verb}: {error}", file=sys.stderr)
-        return 1
+        first, *rest = error.args
+        say(sys.stderr, f"reverie {verb}: {first}", *rest)
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        print(f"reverie {verb}: interrupted.", file=sys.stderr)
+        say(sys.stderr, f"reverie {verb}: interrupted.")
         return 1
     except BrokenPipeError:  # the reader of our output has gone, as in `reverie models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,3 +92,9 @@ def _run(verb: str, rest: list[str]) -> int:
         warnings.formatwarning = before
         speak_of_flags(spoke)
     return 0
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"Warning: {printable(message, sys.stderr)}\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 from reverie.commands.distill import distill
 from reverie.commands.evaluate import evaluate
@@ -18,7 +20,11 @@ from reverie.commands.translate import translate
 
 
 def _parsed(verb: Callable[..., None]) -> Callable[[list[str]], None]:
-    return lambda arguments: parse(verb, arguments, _name(verb))
+    @functools.wraps(verb)
+    def later(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return functools.partial(verb, *args, **kwargs)
+
+    return lambda arguments: parse(later, arguments, _name(verb))()
 
 
 def _name(verb: Callable[..., None]) -> str:

@@ -32,7 +32,8 @@ def export(
 
     folder = write(run, out, to)
     load = how_to_load(folder)
-    report(json, {"out": str(folder), "to": to, "load": load}, f"{run} for {to} in {folder}. To load it:\n\n{load}")
+    lines = (f"{run} for {to} in {folder}. To load it:", "", *load.split("\n"))
+    report(json, {"out": str(folder), "to": to, "load": load}, *lines)
 
 
 def import_(
@@ -61,6 +62,6 @@ def import_(
     report(
         json,
         {"run": str(run.path), "model": model["name"], "classes": classes},
-        f"{folder} is now the run {run.path} ({model['name']}, images of {size} pixels).\n"
+        f"{folder} is now the run {run.path} ({model['name']}, images of {size} pixels).",
         f"Next: reverie sample {quoted(run.path)} -n 16 --out grid.png",
     )

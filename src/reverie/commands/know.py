@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from reverie.commands.shared import RunName, bar, dump, note, out, table
 from reverie.core.errors import ReverieError, UsageError
+from reverie.core.files import quoted
 
 if TYPE_CHECKING:
     from reverie.data.types import Dataset
@@ -38,7 +38,7 @@ def models(pattern: Positional[Annotated[str, arg(metavar="[PATTERN]")]] = "*", 
         able = [verb for verb in row["verbs"] if verb in USED]
         lines = [f"{row['system']}{'; ' * bool(row['taxonomy'])}{row['taxonomy']}"]
         lines += ["can " + ", ".join(able) if able else "is an auxiliary model", str(row["paper"])]
-        out("\n".join(f"{name:24} {line}" for name, line in zip((row["name"], "", ""), lines, strict=True) if line))
+        out(*(f"{name:24} {line}" for name, line in zip((row["name"], "", ""), lines, strict=True) if line))
     out("Next: reverie train NAME --help")
 
 
@@ -102,7 +102,7 @@ def data(
     if source is None:
         from reverie.data.sources import POSSIBLE
 
-        out(f"SOURCE is {POSSIBLE}.\nNext: reverie data emoji")
+        out(f"SOURCE is {POSSIBLE}.", "Next: reverie data emoji")
         return
     try:
         with bar(True) as progress:
@@ -168,11 +168,10 @@ def _next(dataset: Dataset, source: str, opened: dict[str, Any]) -> str:
     from reverie.core.registry import build
 
     flags = {name: value for name, value in opened.items() if value != getattr(Request(), name)}
-    words = [("--" + name.replace("_", "-"), str(value)) for name, value in ({"data": source} | flags).items()]
-    rest = shlex.join(word for pair in words for word in pair)
+    rest = " ".join(f"--{name.replace('_', '-')} {quoted(value)}" for name, value in ({"data": source} | flags).items())
     if dataset.spec.medium != "image":
         return (
-            f"No built-in model learns from {dataset.spec.medium}s: write one (docs/extending.md).\n"
+            f"No built-in model learns from {dataset.spec.medium}s: write one (docs/extending.md). "
             f"Next: reverie train package.module:Model {rest}"
         )
     model = "pix2pix" if "source" in dataset.train else "vae"
@@ -209,7 +208,7 @@ def weights(
                 with bar(True) as progress:
                     load(name, progress)
             except ReverieError as error:
-                note(str(error))
+                note(*error.args)
                 failed.append(name)
     rows: list[dict[str, Any]] = [
         {"name": name, "state": state(name), "file": str(file), "bytes": NETWORKS[name].size}
@@ -221,9 +220,10 @@ def weights(
         dump(rows)
     for row in [] if json else rows:
         out(
-            f"{row['name']:18} {row['state']}, {row['bytes'] / 1e6:.3g} MB: {row['title']}\n"
-            f"{'':18} for {row['serves']}\n{'':18} from {', then '.join(row['sources']) or 'this package'}\n"
-            f"{'':18} {row['licence']}; {row['paper']}"
+            f"{row['name']:18} {row['state']}, {row['bytes'] / 1e6:.3g} MB: {row['title']}",
+            f"{'':18} for {row['serves']}",
+            f"{'':18} from {', then '.join(row['sources']) or 'this package'}",
+            f"{'':18} {row['licence']}; {row['paper']}",
         )
     damaged = [row["name"] for row in rows if row["state"] == "damaged"]
     if failed:

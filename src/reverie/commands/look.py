@@ -39,7 +39,7 @@ def view(
     model = load(run)
     if name is None:
         rows = {each: (VIEWS[each].renderer().__doc__ or "").splitlines()[0] for each in list_views(model)}
-        report(json, {"views": list(rows)}, "\n".join(f"{each:16} {line}" for each, line in rows.items()))
+        report(json, {"views": list(rows)}, *(f"{each:16} {line}" for each, line in rows.items()))
         return
     path = target(out_ or f"{name}.png")
     show(model, name, number).save(path, scale=1)

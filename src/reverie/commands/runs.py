@@ -88,7 +88,7 @@ def show(run: RunName, /, json: bool = False) -> None:
         "checkpoints": ", ".join(map(str, result["checkpoints"])) or "none",
         "images": ", ".join(result["images"]) or "none yet",
     }
-    out("\n".join(f"{name:12} {value}" for name, value in lines.items()))
+    out(*(f"{name:12} {value}" for name, value in lines.items()))
 
 
 def _options(run: Run) -> dict[str, object]:

@@ -85,4 +85,4 @@ def sample(arguments: list[str]) -> None:
             images.save(path)
         result["out"] = str(path)
         lines.append(f"{count} samples in {path}")
-    report(flags.json, result, "\n".join(lines))
+    report(flags.json, result, *lines)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json as json_
 import math
 import sys
@@ -17,6 +20,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from reverie.core.errors import UsageError
 from reverie.core.files import check_target
+from reverie.core.terminal import printable, say
 from reverie.training.progress import bar as bar
 
 # positional arguments, by the names that the manual gives them
@@ -87,32 +91,37 @@ def _choice_or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | 
 
 
 def parse(function: Any, arguments: list[str], verb: str, **how: Any) -> Any:
-    """``tyro.cli`` for ``reverie VERB``."""
-    with _TYPES:
-        return tyro.cli(function, args=arguments, prog=f"reverie {verb}", **how)
+    """``tyro.cli`` for ``reverie VERB``; its messages quote arguments, and are printable too."""
+    message = io.StringIO()
+    try:
+        with _TYPES, contextlib.redirect_stderr(message):
+            return tyro.cli(function, args=arguments, prog=f"reverie {verb}", **how)
+    except SystemExit:
+        note(*message.getvalue().splitlines())
+        raise
 
 
-def out(text: str) -> None:
-    """A result, on stdout."""
-    print(text, flush=True)
+def out(*lines: str) -> None:
+    """Lines of a result, on stdout."""
+    say(sys.stdout, *lines)
 
 
-def note(text: str) -> None:
+def note(*lines: str) -> None:
     """Something beside the result, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    say(sys.stderr, *lines)
 
 
 def dump(value: Any) -> None:
     """A result for machines, on one line."""
-    out(json_.dumps(value))
+    out(json_.dumps(value).replace("\x7f", "\\u007f"))
 
 
-def report(json: bool, result: dict[str, Any], text: str) -> None:
+def report(json: bool, result: dict[str, Any], *lines: str) -> None:
     """The result, for a machine or a person."""
     if json:
         dump(result)
     else:
-        out(text)
+        out(*lines)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> None:
@@ -128,9 +137,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collecti
     for name in columns:
         grid.add_column(name, justify="right" if name in right else "left", no_wrap=name != "scores")
     for row in rows:
-        grid.add_row(*row)
-    natural = grid.__rich_measure__(Console(width=160), Console(width=160).options).maximum
-    Console(width=max(100, natural, Console().width)).print(grid)
+        grid.add_row(*(printable(cell, sys.stdout) for cell in row))
+    console = functools.partial(Console, markup=False, emoji=False)
+    natural = grid.__rich_measure__(console(width=160), console(width=160).options).maximum
+    console(width=max(100, natural, console().width)).print(grid)
 
 
 def target(where: str) -> Path:

@@ -2,7 +2,13 @@
 
 
 class ReverieError(Exception):
-    """An error that the user can act on. Its text: what happened, what was kept (if relevant), what to do next."""
+    """An error that the user can act on. Its text: what happened, what was kept (if relevant), what to do next.
+
+    Each argument is a line.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class UsageError(ReverieError, ValueError):

@@ -45,7 +45,7 @@ def first_good(
             return label, content
         except Exception as error:  # a source can fail in any way; every failure is reported
             tried.append(f"  {label}: {short(error)}")
-    raise ReverieError(f"{what} could not be downloaded. Tried, in this order:\n" + "\n".join(tried) + f"\n{by_hand}")
+    raise ReverieError(f"{what} could not be downloaded. Tried, in this order:", *tried, *by_hand.split("\n"))
 
 
 def expect(sha256: str, pin: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError
+from reverie.core.terminal import printable
 
 
 @contextlib.contextmanager
@@ -61,8 +62,18 @@ def check_name(path: Path) -> None:
 
 
 def quoted(path: object) -> str:
-    """A path quoted for the shell, for printed commands."""
-    return shlex.quote(str(path))
+    """A path quoted for the shell, for printed commands; ``$'...'`` where a terminal would not show its characters."""
+    text = str(path)
+    text = f"./{text}" if text.startswith("-") else text  # else it would be read as an option
+    if printable(text) == text:
+        return shlex.quote(text)
+    return "$'" + "".join(c if c.isprintable() and c not in "\\'" else _bytes_of(c) for c in text) + "'"
+
+
+def _bytes_of(character: str) -> str:
+    """A character as the escaped bytes of a file name."""
+    errors = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", errors))
 
 
 def check_target(path: Path) -> None:

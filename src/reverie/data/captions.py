@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from reverie.data.items import File, Item, printable
+from reverie.core.terminal import printable
+from reverie.data.items import File, Item
 from reverie.data.types import Problem
 
 TABLES = ("metadata.csv", "metadata.jsonl")

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from reverie.core.terminal import printable
 from reverie.data.captions import Captions
-from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing, printable
+from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
 from reverie.data.types import Problem
 from reverie.media.decode import SUFFIXES
 

@@ -26,8 +26,9 @@ def list_hub(name: str) -> Listing:
     except Exception as error:  # of many types: no network, no such set, gated, a script
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ReverieError(
-            f"hf:{name} cannot be loaded: {reason}\nCheck the name and the network, or save the images to a folder "
-            "on a machine with access and use that folder. (pip install 'reverie[hf]' updates datasets.)"
+            f"hf:{name} cannot be loaded: {reason}",
+            "Check the name and the network, or save the images to a folder on a machine with access and use that "
+            "folder. (pip install 'reverie[hf]' updates datasets.)",
         ) from None
     splits: dict[str, Any] = dict(loaded) if hasattr(loaded, "keys") else {"train": loaded}
     both = "train" in splits and any(name in HELD_OUT_NAMES for name in splits)

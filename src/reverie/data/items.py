@@ -67,16 +67,6 @@ class Listing:
     attributes: list[str] = field(default_factory=list)
 
 
-def printable(name: str) -> str:
-    r"""A file name for printing and JSON: undecodable bytes and control characters become ``\xff``."""
-
-    def escape(match: re.Match[str]) -> str:
-        code = ord(match[0])
-        return f"\\x{code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code:02x}"
-
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", escape, name)
-
-
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     """Sort key that puts "2" before "10"."""
     parts = re.split(r"([0-9]+)", name)

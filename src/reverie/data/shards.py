@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from reverie.core.errors import UsageError
+from reverie.core.terminal import printable
 from reverie.data.folder import ignored, suffix
-from reverie.data.items import File, Item, Listing, printable
+from reverie.data.items import File, Item, Listing
 from reverie.data.types import Problem
 from reverie.media.decode import SUFFIXES
 

@@ -62,7 +62,7 @@ def how_to_load(folder: Path | str) -> str:
     call = "batch_size=8, use_clipped_model_output=True" if native else "seeds=range(8)"
     return (
         "from diffusers import DiffusionPipeline\n"
-        f'pipe = DiffusionPipeline.from_pretrained("{folder.as_posix()}"{trust})\n'
+        f"pipe = DiffusionPipeline.from_pretrained({folder.as_posix()!r}{trust})\n"
         f'pipe({call}, num_inference_steps=50).images[0].save("first.png")'
     )
 

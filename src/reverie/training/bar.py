@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from reverie.core.terminal import printable
 from reverie.training.callbacks import SHOW, Callback, Outcome
 from reverie.training.progress import clock, console
 
@@ -28,7 +29,7 @@ class Bar(Callback):
         self.show = show
         self.bar = Progress(
             BarColumn(12),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not (show and console.is_terminal),
@@ -59,7 +60,7 @@ class Bar(Callback):
     def say(self, text: str) -> None:
         """A line above the bar."""
         if self.show:
-            self.bar.console.print(text, soft_wrap=True)
+            self.bar.console.print(printable(text), soft_wrap=True)
 
     def _status(self, step: Step) -> str:
         assert step.line is not None
@@ -73,4 +74,4 @@ class Bar(Callback):
         else:
             steps = loop.plan.expected - step.number
             left = f"{clock(steps * loop.options.batch_size / max(speed, 1e-9))} left"
-        return f"{left}  {numbers}  step {step.number}/{loop.plan.expected or '?'}  {speed:,.0f} images/s"
+        return printable(f"{left}  {numbers}  step {step.number}/{loop.plan.expected or '?'}  {speed:,.0f} images/s")

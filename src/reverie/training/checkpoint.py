@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -141,7 +141,7 @@ def load_checkpoint(path: Path, training: bool = False, device: torch.device | s
     version = config.pop("format", 1)
     upgraded = upgrade_config(config, version)
     files = [file for file in (path / "model.safetensors", path / "ema.safetensors") if file.exists()]
-    weights, *ema = (upgrade_tensors(load_file(file, str(device)), config, version) for file in files)
+    weights, *ema = (upgrade_tensors(_tensors(file, device), config, version) for file in files)
     return Checkpoint(
         step=read_json(path / "manifest.json")["step"],
         config=upgraded,
@@ -150,6 +150,14 @@ def load_checkpoint(path: Path, training: bool = False, device: torch.device | s
         training=torch.load(path / "training.pt", map_location=device, weights_only=True) if training else None,
         format=version,
     )
+
+
+def _tensors(file: Path, device: torch.device | str) -> dict[str, Tensor]:
+    try:
+        os.fspath(file).encode()
+    except UnicodeEncodeError:  # safetensors opens no name that is not UTF-8
+        return {name: value.to(device) for name, value in load(file.read_bytes()).items()}
+    return load_file(file, str(device))
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:

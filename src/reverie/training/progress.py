@@ -11,10 +11,12 @@ from typing import Any, ParamSpec, TypeVar
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
+from reverie.core.terminal import printable
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def clock(seconds: float) -> str:
@@ -32,7 +34,7 @@ class bar:
 
     def __enter__(self) -> Callable[[int, int, str], None] | None:
         self.bar = Progress(
-            "{task.description}",
+            TextColumn("{task.description}", markup=False),
             *Progress.get_default_columns()[1:3],
             TimeRemainingColumn(),
             TextColumn("{task.completed}/{task.total}"),
@@ -45,7 +47,7 @@ class bar:
         def update(done: int, total: int, what: str) -> None:
             if done < total and console.is_terminal and time.monotonic() - began > 1:
                 self.bar.start()
-            self.bar.update(self.task, completed=done, total=total, description=what)
+            self.bar.update(self.task, completed=done, total=total, description=printable(what))
 
         return update if self.show else None
 
