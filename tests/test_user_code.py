@@ -169,7 +169,7 @@ def test_a_model_that_only_decodes_has_no_space_to_walk_in(tiny):
             return latent
 
     with pytest.raises(UsageError, match="no space to walk"):
-        latent_statistics(Decodes(), tiny.train)
+        latent_statistics(Decodes(), tiny)
 
 
 def test_options_that_no_json_holds_leave_no_folder(bars, tmp_path, monkeypatch):

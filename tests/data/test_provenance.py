@@ -83,7 +83,7 @@ def test_a_folder_that_moved_is_passed_by_its_new_name(tmp_path: Path) -> None:
     dataset = rv.open_data(tmp_path / "d", **HOW)
     record = written(dataset)
     (tmp_path / "d").rename(tmp_path / "e")
-    with pytest.raises(ReverieError, match=r"cannot be opened again.*Put the old data back; resume"):
+    with pytest.raises(ReverieError, match=r"/d, cannot be opened.*Put the old data back, or name"):
         reopen(record)
     again = reopen(record, data=tmp_path / "e")
     assert again.fingerprint == dataset.fingerprint and again.provenance["source"] == str(tmp_path / "e")

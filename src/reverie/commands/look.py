@@ -18,6 +18,7 @@ def view(
     /,
     out_: Annotated[str | None, arg(name="out")] = None,
     number: Annotated[int | None, arg(aliases=["-n"])] = None,
+    data: str | None = None,
     json: bool = False,
 ) -> None:
     """One view of a run as an image: samples, reconstructions, latent-map, traversal, mixing, trajectory, forward.
@@ -29,6 +30,7 @@ def view(
         name: of the view.
         out_: the image to write; by default VIEW.png.
         number: how many images it shows.
+        data: where the run's data is now, if it has moved.
         json: print the result as JSON.
     """
     from reverie.inference.load import load
@@ -36,7 +38,7 @@ def view(
     from reverie.views.show import list_views
     from reverie.views.show import view as show
 
-    model = load(run)
+    model = load(run, data=data)
     if name is None:
         rows = {each: (VIEWS[each].renderer().__doc__ or "").splitlines()[0] for each in list_views(model)}
         report(json, {"views": list(rows)}, *(f"{each:16} {line}" for each, line in rows.items()))
@@ -54,6 +56,7 @@ def forward(
     number: Number = 4,
     columns: int = 9,
     plot: Annotated[str | None, arg(metavar="FILE")] = None,
+    data: str | None = None,
     json: bool = False,
 ) -> None:
     """The forward process of a diffusion model: images under ever more noise of its own schedule, a row each.
@@ -66,6 +69,7 @@ def forward(
         columns: how many times.
         plot: also plot the schedule: alpha, sigma and the log signal-to-noise ratio over time, the noise levels of
             sampling, and the distribution of training's times.
+        data: where the run's data is now, if it has moved.
         json: print the result as JSON.
     """
     from reverie.inference.load import load, need
@@ -74,7 +78,7 @@ def forward(
     from reverie.views.denoising import forward as noised
     from reverie.views.denoising import schedule_plot
 
-    path, plot_path, model = target(out), target(plot) if plot else None, load(run)
+    path, plot_path, model = target(out), target(plot) if plot else None, load(run, data=data)
     need(model, "diffuse")
     batch = batch_of(model, images, number)
     save(path, noised(model, batch, columns))
@@ -91,6 +95,7 @@ def reconstruct(
     /,
     out: str = "reconstructions.png",
     number: Number = 32,
+    data: str | None = None,
     json: bool = False,
 ) -> None:
     """Images, and below each its reconstruction (of a denoising model also the corrupted input between).
@@ -101,12 +106,14 @@ def reconstruct(
         out: the sheet to write (.png ...), or X.npz for arrays: "image", "reconstruction" and, of a denoising model,
             "corrupted".
         number: how many held-out images.
+        data: where the run's data is now, if it has moved.
         json: print the result as JSON.
     """
+    from reverie.inference.load import load
     from reverie.inference.verbs import reconstruct as reconstructed
 
     path = target(out)
-    sheet = reconstructed(run, list(images), number)
+    sheet = reconstructed(load(run, data=data), list(images), number)
     sheet.save(path)
     spec = sheet["image"].spec
     difference = (sheet["image"].array.astype(float) - sheet["reconstruction"].array) / ((spec.high - spec.low) / 2)
@@ -123,6 +130,7 @@ def traverse(
     columns: int = 11,
     reach: float = 3.0,
     out: str = "traverse.png",
+    data: str | None = None,
     json: bool = False,
 ) -> None:
     """Move one latent at a time, a row each, those first that vary most from image to image.
@@ -134,16 +142,17 @@ def traverse(
         columns: images in a row.
         reach: how far to each side, in standard deviations of that latent over held-out images.
         out: the sheet to write (.png ...; of volumes their central slices); .npz is the array, row by row.
+        data: where the run's data is now, if it has moved.
         json: print the result as JSON.
     """
-    from reverie.inference.load import data_of, load, need
+    from reverie.inference.load import load, need
     from reverie.inference.references import find_latent
     from reverie.views.latents import traverse as walk
 
-    path, model = target(out), load(run)
+    path, model = target(out), load(run, data=data)
     need(model, "decode")
     base = None if image is None else find_latent(model, image)
-    images, chosen = walk(model, data_of(model), base, latents, columns, reach)
+    images, chosen = walk(model, None, base, latents, columns, reach)
     images.save(path)
     report(json, {"out": str(path), "latents": chosen}, f"Latents {', '.join(map(str, chosen))}, a row each, in {path}")
 
@@ -186,6 +195,7 @@ def interpolate(
     path: str = "auto",
     space: str | None = None,
     seconds: float = 3.0,
+    data: str | None = None,
     json: bool = False,
 ) -> None:
     """A morph from image A to image B through a latent space.
@@ -201,6 +211,7 @@ def interpolate(
         path: lerp (straight line), slerp (great circle), or auto: a great circle between noises, else a line.
         space: latent space of the model, such as noise (of diffusion, found by inversion), z, w.
         seconds: length of the film, up to 600.
+        data: where the run's data is now, if it has moved.
         json: print the result as JSON.
     """
     from reverie.editing.walks import interpolate as morph
@@ -209,7 +220,7 @@ def interpolate(
 
     if not 0 < seconds <= 600:
         raise UsageError(f"--seconds must be above 0 and at most 600, not {seconds:g}.")
-    file, model = target(out), load(run)
+    file, model = target(out), load(run, data=data)
     check_film(file, spec_of(model))
     morph(model, a, b, frames, path, space).save(file, seconds=seconds)  # type: ignore[arg-type]
     report(json, {"out": str(file), "frames": frames}, f"A morph of {frames} frames in {file}")

@@ -25,6 +25,7 @@ def restore(
     steps: int = 50,
     number: Annotated[int, arg(aliases=["-n"])] = 8,
     out: str = "restored.png",
+    data: str | None = None,
     json: bool = False,
 ) -> None:
     """Restore degraded images: the observation, below it each restoration, below that the truth where it is known.
@@ -46,12 +47,13 @@ def restore(
         steps: of a diffusion model's sampler.
         number: how many held-out images.
         out: the sheet to write (.png ...), or X.npz for arrays.
+        data: where the run's data is now, if it has moved.
         json: print the result as JSON.
     """
     from reverie.inference.load import load
     from reverie.restoration.tasks import restore as restored
 
-    path, model = target(out), load(run)
+    path, model = target(out), load(run, data=data)
     with bar(True) as progress:
         sheet = restored(
             model,

@@ -19,12 +19,14 @@ class TranslateFlags:
             first held-out images.
         out: X.png is one sheet, a folder gets the translations alone: 000000.png ..., or of folders the names of their
             images.
+        data: where the run's data is now, if it has moved.
         json: print the result as JSON.
     """
 
     run: RunName
     images: ImageNames = ()
     out: str = "translated.png"
+    data: str | None = None
     json: bool = False
 
 
@@ -36,13 +38,14 @@ def translate(arguments: list[str]) -> None:
     from reverie.commands.flags import run_flags
 
     flags, options = run_flags(TranslateFlags, "translate", arguments, translate.__doc__ or "")
+    from reverie.inference.load import load
     from reverie.inference.verbs import translate as translated
     from reverie.media.medium import fresh_folder
     from reverie.media.montage import save
 
     path = target(flags.out)
     references, names = _images_in(flags.images)
-    sheet = translated(flags.run, references or None, **options)
+    sheet = translated(load(flags.run, data=flags.data), references or None, **options)
     if path.suffix:
         sheet.save(path)
     elif names:

@@ -328,6 +328,11 @@ def checkpoint_of(model: Model) -> int | None:
     return getattr(model, "checkpoint", None)
 
 
+def data_with(model: Model) -> Any:
+    """The data set that came with a model when it was loaded, or None."""
+    return getattr(model, "data", None)
+
+
 def networks_of(model: nn.Module) -> list[nn.Module]:
     """The sub-modules to compile: those on the card, or direct children with trainable parameters."""
     if names := card_of(model).networks:

@@ -88,17 +88,16 @@ def reopen(provenance: dict[str, Any], data: Any = None, progress: Progress | No
     for request in requests:
         try:
             dataset = _opened(source, record, request, progress)
-        except UsageError as error:
-            what = f"The data of this run, {source}, cannot be opened again"
-            raise ReverieError(f"{what}: {error} {_remedy()}") from error
+        except ReverieError as error:
+            which = record["source"] if data is None else f"{record['source']}, passed as {source}"
+            raise ReverieError(f"The data of this run, {which}, cannot be opened: {error} {_remedy()}") from error
         if dataset.fingerprint == record["fingerprint"]:
             return dataset
     return _checked(dataset, record)
 
 
 def _remedy() -> str:
-    other = argument("data", "SOURCE")
-    return f"Nothing was changed. Put the old data back; resume, rerun and evaluate also accept it elsewhere: {other}."
+    return f"Nothing was changed. Put the old data back, or name where it is now: {argument('data', 'NEW')}."
 
 
 def open_like(source: Any, provenance: dict[str, Any], progress: Progress | None = None) -> Dataset:

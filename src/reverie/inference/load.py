@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from reverie.core import registry
-from reverie.core.card import card_of, info_of, name_of
+from reverie.core.card import card_of, data_with, info_of, name_of
 from reverie.core.errors import UsageError
 from reverie.core.layout import to_device_layout
 from reverie.core.options import listed
@@ -22,21 +22,30 @@ from reverie.training.run import Run
 Source = Model | Run | Path | str
 
 
-def load(run: Run | Path | str, device: str = "auto", average: bool = True, model: nn.Module | None = None) -> Model:
+def load(
+    run: Run | Path | str,
+    device: str = "auto",
+    average: bool = True,
+    model: nn.Module | None = None,
+    data: Any = None,
+) -> Model:
     """The trained model of a run, ready for use; ``model.run`` is the run's info, ``model.checkpoint`` its step.
 
     Args:
         run: a run directory, a checkpoint inside one, or a ``Run``.
         average: the averaged weights where there are some, else the last ones.
         model: a fresh instance to put the weights in, where the run is of a class of your own.
+        data: the run's data, where it has moved: a ``Dataset``, an object, or its new path. It stays with the model.
     Raises:
         UsageError: there is no run or no such checkpoint, or its model must be passed.
-        ReverieError: every checkpoint is damaged.
+        ReverieError: every checkpoint is damaged, or the data is not what the run was trained on.
     """
     opened, checkpoint = trained(run)
     loaded: Model = rebuilt(checkpoint.config, opened, model)
     put_weights(loaded, checkpoint.averaged if average else checkpoint.weights, opened.path)
     loaded.run, loaded.checkpoint = opened.info, checkpoint.step
+    if data is not None:
+        loaded.data = reopen(_record(loaded), data)
     return to_device_layout(loaded, pick_device(device)).requires_grad_(False).eval()
 
 
@@ -72,10 +81,15 @@ def data_of(model: Model, source: Any = None) -> Dataset:
         UsageError: it was trained on none, or on data that came from Python.
         ReverieError: the data has changed since: see ``data.reopen``.
     """
-    record = info_of(model).get("data")
+    record = _record(model)
+    return reopen(record, data_with(model)) if source is None else open_like(source, record)
+
+
+def _record(model: Model) -> dict[str, Any]:
+    record: dict[str, Any] | None = info_of(model).get("data")
     if record is None:
         raise UsageError(f"{name_of(model)} was trained on no data: pass images or data.")
-    return reopen(record) if source is None else open_like(source, record)
+    return record
 
 
 def spec_of(model: Model) -> Spec:

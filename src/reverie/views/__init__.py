@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,8 +50,8 @@ class View:
     evaluations: float = 1.0
     use: Literal["preview", "end", "command"] = "command"
 
-    def applies(self, model: Model, data: Dataset | None) -> bool:
-        """Whether it can be rendered."""
+    def applies(self, model: Model, data: Dataset | Mapping[str, Any] | None) -> bool:
+        """Whether it can be rendered, with this data or with that of a provenance."""
         return (data is not None or not self.data) and set(self.verbs) <= set(verbs_of(model)) and self.fits(model)
 
     def cost(self, card: Card) -> float:
@@ -107,12 +107,12 @@ VIEWS: dict[str, View] = {
 }
 
 
-def views_of(model: Model, data: Dataset | None = None) -> list[View]:
+def views_of(model: Model, data: Dataset | Mapping[str, Any] | None = None) -> list[View]:
     """The views that apply to a model."""
     return [view for view in VIEWS.values() if view.applies(model, data)]
 
 
-def view_named(name: str, model: Model, data: Dataset | None) -> View:
+def view_named(name: str, model: Model, data: Dataset | Mapping[str, Any] | None) -> View:
     """A view by name.
 
     Raises:

@@ -12,8 +12,8 @@ from reverie.core.noise import Noise
 from reverie.core.values import check_finite, check_seeds, integer
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
-from reverie.data.types import Dataset, Split
-from reverie.inference.load import spec_of
+from reverie.data.types import Dataset
+from reverie.inference.load import data_of, spec_of
 from reverie.inference.rows import conditioning, device_of, evaluating
 from reverie.media import medium_of
 from reverie.media.images import Images
@@ -22,9 +22,11 @@ from reverie.media.medium import to_uint8
 _STYLES = "w+"  # the latent space with a style for every layer
 
 
-def latent_statistics(model: Model, split: Split, limit: int = 1000) -> tuple[Tensor, Tensor]:
+def latent_statistics(model: Model, data: Dataset | None = None, limit: int = 1000) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (D,) of each latent, over images, or over samples of a model that does not encode.
 
+    Args:
+        data: whose held-out images; by default that of the run, opened only if it is needed.
     Raises:
         UsageError: it neither encodes nor samples latents.
     """
@@ -37,7 +39,7 @@ def latent_statistics(model: Model, split: Split, limit: int = 1000) -> tuple[Te
             latents = model.latent(Noise.of_seeds(range(limit), device)).flatten(1)
             return latents.mean(0), latents.std(0)
         parts: list[Tensor] = []
-        for batch in in_order(split, 256, device):
+        for batch in in_order((data or data_of(model)).held_out, 256, device):
             parts.append(model.encode(batch["x"], **conditioning(model, batch)).flatten(1))
             if sum(map(len, parts)) >= limit:
                 break
@@ -46,7 +48,12 @@ def latent_statistics(model: Model, split: Split, limit: int = 1000) -> tuple[Te
 
 
 def traverse(
-    model: Model, data: Dataset, base: Tensor | None = None, latents: int = 10, columns: int = 11, reach: float = 3.0
+    model: Model,
+    data: Dataset | None = None,
+    base: Tensor | None = None,
+    latents: int = 10,
+    columns: int = 11,
+    reach: float = 3.0,
 ) -> tuple[Images, list[int]]:
     """Move one latent at a time, a row each, those first that vary most from image to image; and which these are.
 
@@ -59,7 +66,7 @@ def traverse(
     integer(argument("latents"), latents, least=1)
     integer(argument("columns"), columns, least=2)
     check_finite(argument("reach"), reach)
-    centre, spread = latent_statistics(model, data.held_out)
+    centre, spread = latent_statistics(model, data)
     chosen = spread.argsort(descending=True)[:latents].tolist()
     start = centre if base is None else base.flatten()
     steps = torch.linspace(-reach, reach, columns, device=start.device)

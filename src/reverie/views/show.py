@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 
 from reverie.core.card import info_of
-from reverie.core.errors import UsageError
-from reverie.core.verbs import Model
-from reverie.data import Dataset
 from reverie.inference.load import Source, data_of, model_of, need
 from reverie.inference.references import Reference, batch_of, find_latent
 from reverie.media.images import Images
-from reverie.views import VIEWS, denoising, view_named
+from reverie.views import denoising, view_named
 from reverie.views import latents as latent_views
 
 
@@ -29,8 +26,9 @@ def view(model: Source, name: str = "samples", count: int | None = None, **optio
         UsageError: there is none of that name, or it does not apply.
     """
     model = model_of(model)
-    data = _data(model, name)
-    return Images(view_named(name, model, data).render(model, data, count, **options)[None])
+    chosen = view_named(name, model, info_of(model).get("data"))
+    data = data_of(model) if chosen.data else None
+    return Images(chosen.render(model, data, count, **options)[None])
 
 
 def list_views(model: Source) -> list[str]:
@@ -38,19 +36,7 @@ def list_views(model: Source) -> list[str]:
     from reverie.views import views_of
 
     model = model_of(model)
-    return [view.name for view in views_of(model, _data(model))]
-
-
-def _data(model: Model, name: str | None = None) -> Dataset | None:
-    """The run's data; None where a view needs none, or where there is none and none is named."""
-    if not info_of(model).get("data") or (name in VIEWS and not VIEWS[name].data):
-        return None
-    try:
-        return data_of(model)
-    except UsageError:
-        if name is None:  # for the list: views of what cannot be opened do not apply
-            return None
-        raise
+    return [view.name for view in views_of(model, info_of(model).get("data"))]
 
 
 def traverse(
@@ -74,7 +60,7 @@ def traverse(
     model = model_of(model)
     need(model, "decode")
     base = None if image is None else find_latent(model, image)
-    return latent_views.traverse(model, data_of(model), base, latents, columns, reach)[0]
+    return latent_views.traverse(model, None, base, latents, columns, reach)[0]
 
 
 def mix(model: Source, rows: int = 5, columns: int = 8, seed: int = 0, cut: int | None = None) -> Images:
