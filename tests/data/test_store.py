@@ -183,18 +183,76 @@ def test_two_builds_on_a_file_system_without_locks_do_not_share_a_work_folder(
     assert not list(reverie_home.glob("stores/*.part"))
 
 
-@pytest.mark.parametrize("damage", ["cut", "meta", "gone"])
-def test_a_torn_store_is_built_again(tmp_path: Path, reverie_home: Path, damage: str) -> None:
-    fill(tmp_path / "d", 12)
-    first = everything(reverie.data(tmp_path / "d"))
+def the_store(reverie_home: Path) -> Path:
     (folder,) = (path for path in (reverie_home / "stores").iterdir() if path.is_dir())
-    if damage == "cut":
-        os.truncate(folder / "images.u8", 100)
-    elif damage == "meta":
-        (folder / "meta.json").write_text('{"version": 1, "files"')
-    else:
+    return folder
+
+
+def rewrite(path: Path, change) -> None:
+    """Change a file's content and give it its old modification time."""
+    stat, content = path.stat(), path.read_bytes()
+    path.write_bytes(change(content))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+DAMAGE = {
+    "cut": ("images.u8", lambda content: content[:100]),
+    "zeroed": ("images.u8", lambda content: bytes(len(content))),
+    "one-bit": ("images.u8", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
+    "split": ("meta.json", lambda content: content.replace(b'"train": 9', b'"train": 8')),
+    "torn": ("meta.json", lambda content: content[:40]),
+    "no-digests": ("digests.json", lambda content: b"{}"),
+    "other-digests": ("digests.json", lambda content: content.replace(b'"images.u8": ["', b'"images.u8": ["0')),
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, "gone"])
+def test_a_damaged_store_is_built_again_and_says_so(tmp_path: Path, reverie_home: Path, damage: str) -> None:
+    for name in "ab":
+        fill(tmp_path / "d" / name, 6, first=10 * ord(name))
+    first = everything(reverie.data(tmp_path / "d"))
+    folder = the_store(reverie_home)
+    if damage == "gone":
         (folder / "images.u8").unlink()
+    else:
+        file, change = DAMAGE[damage]
+        before = (folder / file).read_bytes()
+        rewrite(folder / file, change)
+        assert (folder / file).read_bytes() != before
+        if damage == "other-digests":
+            rewrite(folder / "images.u8", lambda content: content)  # touched, so that its digest is looked at
+    with pytest.warns(UserWarning, match="built again from the images"):
+        assert everything(reverie.data(tmp_path / "d")) == first
     assert everything(reverie.data(tmp_path / "d")) == first
+
+
+def test_a_damaged_store_without_its_images_is_an_error(tmp_path: Path, reverie_home: Path) -> None:
+    fill(tmp_path / "d", 12)
+    reverie.data(tmp_path / "d")
+    rewrite(the_store(reverie_home) / "images.u8", lambda content: bytes(len(content)))
+    shutil.rmtree(tmp_path / "d")
+    with pytest.raises(ReverieError, match="There is no data called"):
+        reverie.data(tmp_path / "d")
+
+
+def test_a_store_is_hashed_when_it_is_touched_or_moved_and_never_otherwise(
+    tmp_path: Path, reverie_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "d", 12)
+    first, read = everything(reverie.data(tmp_path / "d")), []
+    sha256 = store._sha256
+    monkeypatch.setattr(store, "_sha256", lambda path: read.append(path.name) or sha256(path))
+
+    def opened_with(*files: str) -> bool:
+        read.clear()
+        return everything(reverie.data(tmp_path / "d")) == first and sorted(read) == sorted(files)
+
+    assert opened_with() and opened_with()
+    rewrite(the_store(reverie_home) / "images.u8", lambda content: content)
+    assert opened_with("images.u8") and opened_with()
+    shutil.copytree(reverie_home, tmp_path / "home")
+    monkeypatch.setenv("REVERIE_HOME", str(tmp_path / "home"))
+    assert opened_with("images.u8", "meta.json") and opened_with()
 
 
 def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,20 @@
 """The store: images decoded and resized once into a uint8 memory map, so that a batch is one gather.
 
 ``$REVERIE_HOME/stores/KEY/`` contains ``images.u8`` (training rows first, then held-out ones), ``sources.u8`` of pairs,
-``attributes.f32`` if there are any, and ``meta.json``. It is built in ``KEY.part/`` chunk by chunk; ``progress.jsonl``
-records each chunk once it is on disk, so that an interrupted build resumes there. A rename completes the store.
+``attributes.f32`` if there are any, ``meta.json``, and ``digests.json`` of them all. It is built in ``KEY.part/``
+chunk by chunk; ``progress.jsonl`` records each chunk once it is on disk, so that an interrupted build resumes there. A
+rename completes the store.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from reverie.data.types import Column, Dataset, Problem, Report, Split
 from reverie.media import Spec, decode
 
 _OF_SOURCE = "; it is the source of this pair"  # suffix of actions on the source, which has no separate name
+_DIGESTS = "digests.json"  # file -> [sha256, *its state when that was checked]
 CHUNK = 256  # images decoded between two records; the only images in memory
 
 
@@ -53,7 +57,12 @@ def open_or_build(
                 meta = _complete_meta(final)  # another process may have built it meanwhile
                 if meta is None:
                     if final.exists():
-                        shutil.rmtree(final)  # damaged
+                        shutil.rmtree(final)
+                        warnings.warn(
+                            f"The image store of {source} was changed, damaged, or left by an older version. It is "
+                            "built again from the images.",
+                            stacklevel=2,
+                        )
                     work = final.with_suffix(".part" if alone else f".{os.getpid()}.part")
                     meta = _build(source, plan, work, problems, progress)
                     _finish(work, final)
@@ -65,13 +74,41 @@ def open_or_build(
 
 
 def _complete_meta(folder: Path) -> dict[str, Any] | None:
-    """The store's meta if all its files exist at full size, else None."""
+    """The store's meta if every file has its recorded digest, else None.
+
+    A file whose state on the disk is that of its last check is not read.
+    """
     try:
-        meta = json.loads((folder / "meta.json").read_text("utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in meta["files"]}
-        return meta if meta["version"] == VERSION and sizes == meta["files"] else None
+        digests = dict(json.loads((folder / _DIGESTS).read_text("utf-8")))
+        states = {name: _state(folder / name) for name in digests}
+        changed = [name for name, (_, *state) in digests.items() if state != states[name]]
+        if any(_sha256(folder / name) != digests[name][0] for name in changed):
+            return None
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text("utf-8"))
+        if meta["version"] != VERSION or {"meta.json", *meta["files"]} != digests.keys():
+            return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if changed:
+        with contextlib.suppress(OSError):  # in a cache that is not writable, the next opening checks again
+            _write(folder / _DIGESTS, {name: [digests[name][0], *states[name]] for name in digests})
+    return meta
+
+
+def _state(path: Path) -> list[int]:
+    """Size, times and inode: a change of the content changes these."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _write(path: Path, value: Any) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as handle:
+        handle.write(json.dumps(value).encode())
 
 
 def _open(
@@ -181,10 +218,11 @@ def _build(
         "seconds": seconds[group][order].tolist(),
         "problems": [[p.file, p.kind, p.action] for p in new],
         "fingerprint": fingerprint(plan, rows, classes, channels, int((~is_held_out).sum())),
-        "files": {name: (part / name).stat().st_size for name in files},
+        "files": files,
     }
-    with replacing(part / "meta.json") as temporary, temporary.open("wb") as handle:
-        handle.write(json.dumps(meta).encode())
+    _write(part / "meta.json", meta)
+    paths = [part / name for name in ("meta.json", *files)]
+    _write(part / _DIGESTS, {path.name: [_sha256(path), *_state(path)] for path in paths})
     (part / "progress.jsonl").unlink()
     return meta
 
