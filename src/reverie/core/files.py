@@ -7,19 +7,24 @@ import errno
 import json
 import os
 import shlex
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.terminal import printable
 
+_JSON_BYTES = 1 << 24  # larger than any of ours; the objects of a JSON file take up to 25 times its size
+
 
 @contextlib.contextmanager
-def disk_errors(path: Path, kept: str = "nothing was overwritten") -> Iterator[None]:
+def disk_errors(path: Path, kept: str | Callable[[], str] = "nothing was overwritten") -> Iterator[None]:
     """Turn disk errors into a ReverieError that states what was kept and what to do.
 
+    Args:
+        kept: as text, or a function that finds out after the error.
     Raises:
         UsageError: ``path`` is no file name, or names a device.
     """
@@ -27,7 +32,9 @@ def disk_errors(path: Path, kept: str = "nothing was overwritten") -> Iterator[N
         check_name(path)
         yield
     except OSError as error:
-        if error.errno is None or isinstance(error, ConnectionError | InterruptedError | ChildProcessError):
+        if error.errno is None or isinstance(
+            error, BlockingIOError | ConnectionError | InterruptedError | ChildProcessError
+        ):
             raise  # no disk error
         why = {
             errno.ENOSPC: "the disk is full: free some space",
@@ -42,6 +49,7 @@ def disk_errors(path: Path, kept: str = "nothing was overwritten") -> Iterator[N
             errno.ENOENT: "its folder does not exist and cannot be created: choose another folder",
             errno.ENAMETOOLONG: "its name is too long",
         }.get(error.errno, f"{error.strerror}: choose another folder")
+        kept = kept() if callable(kept) else kept
         raise ReverieError(f"Cannot write {path}: {why}. Kept: {kept}.") from error
 
 
@@ -142,6 +150,33 @@ def write_json(path: Path | str, value: Any) -> None:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
-def read_json(path: Path | str) -> Any:
-    """The value in a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
+def check_regular(path: Path) -> None:
+    """Raise an OSError unless ``path`` itself is a regular file: a pipe would hang, a device or a hole never ends.
+
+    A link is refused, too: the files of a run and of a checkpoint are its own.
+    """
+    status = os.lstat(path)
+    holes = status.st_size > 1 << 30 and getattr(status, "st_blocks", status.st_size) * 512 * 8 < status.st_size
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.EINVAL, "a link, which is not followed")
+    if not stat.S_ISREG(status.st_mode) or holes:
+        raise OSError(errno.EINVAL, "mostly a hole" if holes else "not a regular file")
+
+
+def read_json(path: Path | str, links: bool = True) -> Any:
+    """The value in a JSON file.
+
+    Args:
+        links: whether the file may be a link.
+    Raises:
+        OSError: no file that can be read.
+        ValueError: no JSON, larger than 16 MiB, or nested too deeply.
+    """
+    path = Path(os.path.realpath(path) if links else path)
+    check_regular(path)
+    if path.stat().st_size > _JSON_BYTES:
+        raise ValueError("it is larger than 16 MiB")
+    try:
+        return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reverie.core import distributed
 from reverie.core.card import config_of
 from reverie.core.errors import UsageError, argument
+from reverie.core.files import disk_errors
 from reverie.training.checkpoint import Checkpoint, newest_whole, save_checkpoint
 from reverie.training.run import Run
 
@@ -65,8 +67,14 @@ class Log(Callback):
 
     def start(self, loop: Loop) -> None:
         self.leader = loop.leader
-        if self.leader and self.run.path.exists():
+        if self.leader:
+            with disk_errors(self.run.path):
+                self.run.path.mkdir(parents=True, exist_ok=True)
             self.run.forget_after(loop.step)
+
+    def before(self, step: Step) -> None:
+        if self.leader:  # else a preview would make a directory anew that was moved or deleted
+            self.run.check_exists()
 
     def after(self, step: Step) -> None:
         if self.leader and step.line is not None:
@@ -74,10 +82,10 @@ class Log(Callback):
 
 
 class Checkpoints(Callback):
-    """Write ``folder/STEP/`` at log points and at the end.
+    """Write ``folder/STEP/`` at the start, every so many steps, and at the end.
 
     Args:
-        every: steps between checkpoints; by default a minute passes.
+        every: steps between checkpoints; by default a minute passes (with several processes, until a log point).
         keep: number of checkpoints to keep.
         saved: called after each.
     """
@@ -97,21 +105,25 @@ class Checkpoints(Callback):
     def start(self, loop: Loop) -> None:
         self.loop, self.step, self.at = loop, loop.step if loop.step else -1, time.monotonic()
         loop.newest_checkpoint = lambda: newest_whole(self.folder)[0]
+        if loop.leader:
+            with disk_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
         if self.step < 0:
             self._save()
 
     def after(self, step: Step) -> None:
-        if not step.logs:
-            return
-        if step.loop.finished or (
-            step.number % self.every < step.loop.options.log_every
-            if self.every
-            else time.monotonic() - self.at > self.SECONDS
-        ):
+        if self.every:
+            due = step.number % self.every == 0
+        else:  # the clocks of several processes differ, but all must take part in reading the metrics
+            due = (step.logs or distributed.world() == 1) and time.monotonic() - self.at > self.SECONDS
+        if due or step.loop.finished:
+            step.loop.settle()  # what has diverged is not saved
             self._save()
 
     def close(self, outcome: Outcome) -> None:
         if outcome != "failed":
+            if distributed.world() == 1 and self.step != self.loop.step:
+                self.loop.settle()
             self._save()
 
     def _save(self) -> None:

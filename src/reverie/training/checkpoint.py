@@ -11,14 +11,19 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import itertools
 import os
+import re
 import shutil
+import stat
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
@@ -26,7 +31,7 @@ from torch import Tensor, nn
 from reverie.core import registry
 from reverie.core.card import config_of
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.files import disk_errors, flush, quoted, read_json, write_json
+from reverie.core.files import check_regular, disk_errors, flush, quoted, read_json, write_json
 from reverie.core.verbs import Model
 from reverie.training.formats import FORMAT, fault_of, upgrade_config, upgrade_tensors
 from reverie.training.run import Run, locate
@@ -64,15 +69,23 @@ def _safe(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_checkpoint(folder: Path, content: Checkpoint, keep: int) -> Path:
-    """Write ``folder/STEP`` and remove all but the newest ``keep``.
+    """Write ``folder/STEP`` and remove all but the newest ``keep``. At every moment there is a complete checkpoint.
+
+    Something else under this name (a damaged checkpoint) is set aside. Removed are real folders with a manifest only.
 
     Raises:
         ReverieError: disk error; earlier checkpoints are unchanged.
     """
     final = folder / f"{content.step:08d}"
-    earlier = [step for step in steps_in(folder) if step != content.step]
-    with disk_errors(final, kept=f"checkpoint {earlier[-1]}" if earlier else "no checkpoint existed yet"):
-        folder.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(final) and torn(final) is None:
+        return final
+
+    def kept() -> str:
+        earlier = [step for step in steps_in(folder) if step != content.step]
+        return f"checkpoint {earlier[-1]}" if earlier else "no checkpoint exists"
+
+    with disk_errors(final, kept):
+        folder.mkdir(exist_ok=True)
         temporary = folder / f".aside-{content.step}-{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
@@ -92,36 +105,79 @@ def save_checkpoint(folder: Path, content: Checkpoint, keep: int) -> Path:
                 temporary / "manifest.json",
                 {"step": content.step, "sha256": {name: _digest(temporary / name) for name in files}},
             )
-            if final.exists():
-                shutil.rmtree(final)
+            if os.path.lexists(final):
+                set_aside(final)
             temporary.rename(final)
             flush(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        for step in steps_in(folder)[:-keep]:
-            shutil.rmtree(folder / f"{step:08d}")
+        _prune(folder, content.step, keep)
     return final
+
+
+def _prune(folder: Path, newest: int, keep: int) -> None:
+    """Remove all but the newest checkpoints, and damaged ones that were set aside at or before step ``newest``."""
+    old = [path for step in steps_in(folder) if _is_ours(path := folder / f"{step:08d}")][:-keep]
+    for path in folder.glob("*.damaged-*"):
+        if (step := _step_of(path.name.partition(".")[0])) is not None and step <= newest and _is_ours(path):
+            old.append(path)
+    for number, path in enumerate(old):
+        gone = folder / f".aside-old-{os.getpid()}-{number}"
+        path.rename(gone)  # at once: a process that samples meanwhile finds either all of it or nothing
+        shutil.rmtree(gone)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a path is a folder, not a link to one, that holds a manifest."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode) and stat.S_ISREG(os.lstat(path / "manifest.json").st_mode)
+    except OSError:
+        return False
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint to STEP.damaged-NUMBER, where nothing reads it; returns the new path."""
+    names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+    return path.rename(next(name for name in names if not os.path.lexists(name)))
+
+
+def _step_of(name: str) -> int | None:
+    """The step of a checkpoint's folder name, as we write it, or None."""
+    return int(name) if re.fullmatch(r"\d{8}|[1-9]\d{8,17}", name, re.ASCII) else None
 
 
 def steps_in(folder: Path) -> list[int]:
     """Steps of the checkpoints in a folder, oldest first, including damaged ones."""
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(step for name in names if (step := _step_of(name)) is not None)
+
+
+_FILES = {"model.json", "model.safetensors", "ema.safetensors", "training.pt"}
 
 
 def torn(path: Path) -> str | None:
-    """Why a checkpoint is damaged, or None if every file matches its hash and says what it must."""
+    """Why a checkpoint is damaged, or None if every file matches its hash and says what it must.
+
+    Nothing is read through a link, or from anything but the files of a checkpoint.
+    """
     name = "manifest.json"
     try:
-        manifest = read_json(path / name)
-        if type(manifest["step"]) is not int or not {"model.json", "model.safetensors"} <= manifest["sha256"].keys():
+        if path.is_symlink() or not path.is_dir():
+            return "it is a link" if path.is_symlink() else "it is no folder"
+        manifest = read_json(path / name, links=False)
+        files = manifest["sha256"]
+        if type(manifest["step"]) is not int or not {"model.json", "model.safetensors"} <= files.keys():
             return f"{name} lacks a step or a file"
-        for name, digest in manifest["sha256"].items():
+        if odd := files.keys() - _FILES:
+            return f"{name} names {min(odd)!r:.80}, which is no file of a checkpoint"
+        for name, digest in files.items():
+            check_regular(path / name)
             if _digest(path / name) != digest:
                 return f"{name} does not match its hash"
         name = "model.json"
-        reason = fault_of(read_json(path / name))
+        reason = fault_of(read_json(path / name, links=False))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{name}: {type(error).__name__}: {error}"
+        return f"{name}: {getattr(error, 'strerror', None) or error}"
     return reason and f"{name}: {reason}"
 
 
@@ -136,18 +192,21 @@ def load_checkpoint(path: Path, training: bool = False, device: torch.device | s
     """
     reason = torn(path)
     if reason:
-        raise ReverieError(f"The checkpoint {path} is damaged ({reason}). Use an earlier checkpoint of the run.")
-    config = read_json(path / "model.json")
+        raise _damaged(path, reason)
+    manifest, config = (read_json(path / name) for name in ("manifest.json", "model.json"))
     version = config.pop("format", 1)
     upgraded = upgrade_config(config, version)
-    files = [file for file in (path / "model.safetensors", path / "ema.safetensors") if file.exists()]
-    weights, *ema = (upgrade_tensors(_tensors(file, device), config, version) for file in files)
+    files = [path / name for name in ("model.safetensors", "ema.safetensors") if name in manifest["sha256"]]
+    try:
+        weights, *ema = (upgrade_tensors(_tensors(file, device), config, version) for file in files)
+    except SafetensorError as error:
+        raise _damaged(path, f"its weights: {error}") from error
     return Checkpoint(
-        step=read_json(path / "manifest.json")["step"],
+        step=manifest["step"],
         config=upgraded,
         weights=weights,
         ema=ema[0] if ema else None,
-        training=torch.load(path / "training.pt", map_location=device, weights_only=True) if training else None,
+        training=_training(path, manifest, device) if training else None,
         format=version,
     )
 
@@ -160,16 +219,50 @@ def _tensors(file: Path, device: torch.device | str) -> dict[str, Tensor]:
     return load_file(file, str(device))
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest undamaged checkpoint of a folder, and a message for each newer damaged one."""
-    passed: list[str] = []
+def _damaged(path: Path, reason: str) -> ReverieError:
+    return ReverieError(f"The checkpoint {path} is damaged ({reason}). Use an earlier checkpoint of the run.")
+
+
+def _training(path: Path, manifest: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """The training state of a checkpoint.
+
+    Raises:
+        ReverieError: it cannot be read.
+    """
+    file = path / "training.pt"
+    if file.name not in manifest["sha256"]:
+        raise _damaged(path, "it has no training state")
+    try:
+        if any(entry.compress_type for entry in zipfile.ZipFile(file).infolist()):
+            raise ValueError("compressed")  # we do not compress, and a small file could unpack to any size
+        state = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # torch and pickle raise one of many types
+        raise _damaged(path, f"training.pt: {str(error).partition(chr(10))[0]:.160}") from error
+    if not isinstance(state, dict | None):
+        raise _damaged(path, "training.pt holds no training state")
+    return state or {}
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest undamaged checkpoint of a folder, and each newer damaged one with the reason.
+
+    Another process may train here: a checkpoint that vanishes was replaced by a newer one, so the search begins anew.
+    """
+    passed: list[tuple[Path, str]] = []
     for step in reversed(steps_in(folder)):
         path = folder / f"{step:08d}"
         reason = torn(path)
         if reason is None:
             return path, passed
-        passed.append(f"checkpoint {step} is damaged ({reason}); using the one before it")
+        if not os.path.lexists(path):
+            return newest_whole(folder)
+        passed.append((path, reason))
     return None, passed
+
+
+def passed_over(path: Path, reason: str) -> str:
+    """The warning of a damaged checkpoint."""
+    return f"checkpoint {int(path.name)} is damaged ({reason}); using the one before it"
 
 
 def trained(run: Run | Path | str) -> tuple[Run, Checkpoint]:
@@ -184,21 +277,29 @@ def trained(run: Run | Path | str) -> tuple[Run, Checkpoint]:
     path, step = locate(run.path if isinstance(run, Run) else run)
     opened = Run.open(path)
     opened.model = run.model if isinstance(run, Run) else None
-    if step is None:
-        newest, passed = newest_whole(opened.checkpoints)
-        for line in passed:
-            warnings.warn(f"{path}: {line}.", stacklevel=2)
-        if newest is None:
-            raise ReverieError(
-                f"{path} has no usable checkpoint. `reverie resume {quoted(path)}` restarts it from its seed."
-            )
-    else:
-        newest = opened.checkpoints / f"{step:08d}"
-        if not newest.is_dir():
+    if step is not None:
+        chosen = opened.checkpoints / f"{step:08d}"
+        if not os.path.lexists(chosen):
             raise UsageError(
                 f"{path} has no checkpoint {step}. It has: {', '.join(map(str, steps_in(opened.checkpoints)))}."
             )
-    return opened, load_checkpoint(newest)
+        return opened, load_checkpoint(chosen)
+    while True:
+        newest, passed = newest_whole(opened.checkpoints)
+        if newest is None:
+            why = f" ({passed_over(*passed[0]).partition(';')[0]})" if passed else ""
+            raise ReverieError(
+                f"{path} has no usable checkpoint{why}. `reverie resume {quoted(path)}` restarts it from its seed."
+            )
+        try:
+            checkpoint = load_checkpoint(newest)
+        except (ReverieError, OSError):
+            if os.path.lexists(newest):
+                raise
+            continue  # a training at the same time has replaced it by a newer one
+        for item in passed:
+            warnings.warn(f"{path}: {passed_over(*item)}.", stacklevel=2)
+        return opened, checkpoint
 
 
 def rebuilt(config: dict[str, Any], run: Run, model: nn.Module | None = None) -> Model:

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,8 @@ class Digest:
     """The metrics since the last line of the log.
 
     Attributes:
-        window: metrics of each step.
+        window: metrics of the steps that have not been read from the device.
+        settled: those of the steps before them, as numbers.
         typical: median magnitude of each loss in its first window, at least 1: the reference for divergence.
     """
 
@@ -46,17 +48,16 @@ class Digest:
 
     def __init__(self) -> None:
         self.window: list[Mapping[str, Tensor]] = []
+        self.settled: list[dict[str, float]] = []
         self.typical: dict[str, float] = {}
-        self.since = 0  # index in the window of the current stage's first step
+        self.since = 0  # index of the current stage's first step among those since the last line
 
     def begin_stage(self) -> None:
         """Reset the typical losses for a new stage."""
-        self.typical, self.since = {}, len(self.window)
+        self.typical, self.since = {}, len(self.settled) + len(self.window)
 
-    def means(
-        self, step: int, phase: Phase, newest_checkpoint: Callable[[], Path | None]
-    ) -> tuple[int, dict[str, float]]:
-        """Number of steps in the window and the mean of each metric, in one transfer from the device; empties it.
+    def settle(self, step: int, phase: Phase, newest_checkpoint: Callable[[], Path | None]) -> None:
+        """Read the window from the device, averaged over the ranks, in one transfer, and check it for divergence.
 
         Args:
             step: steps completed.
@@ -64,31 +65,49 @@ class Digest:
         Raises:
             ReverieError: a loss is NaN or infinite, or diverges.
         """
-        window, self.window = self.window, []
-        since, self.since = self.since, 0
-        keys = [(index, name) for index, metrics in enumerate(window) for name in metrics]
+        window, self.window, before = self.window, [], len(self.settled)
+        self.settled += [{} for _ in window]
+        keys = [(before + index, name) for index, metrics in enumerate(window) for name in metrics]
         if not keys:  # only lazy phases, and none was due
-            return len(window), {}
-        values = torch.stack([window[index][name].float() for index, name in keys])
+            return
+        values = torch.stack([window[index - before][name].float() for index, name in keys])
         distributed.average([values])
-        numbers = dict(zip(keys, values.tolist(), strict=True))
-        losses = [(index, name, x) for (index, name), x in numbers.items() if name.rpartition("/")[2] == "loss"]
-        for index, name, loss in losses:
+        for (index, name), value in zip(keys, values.tolist(), strict=True):
+            self.settled[index][name] = value
+        for index, name, loss in self._losses(before):
             if not math.isfinite(loss) or abs(loss) > self.RUNAWAY * self.typical.get(name, math.inf):
                 newest = newest_checkpoint()
                 kept = f"Kept: the last good checkpoint, {newest}. " if newest else ""
                 raise ReverieError(
-                    f"Training diverged at step {step - len(window) + index}: the loss of phase "
+                    f"Training diverged at step {step - len(self.settled) + index}: the loss of phase "
                     f"{name.rpartition('/')[0] or phase.name!r} is {loss:g}. {kept}Try a lower {argument('lr')} (now "
                     f"{phase.optimizer.param_groups[0]['lr']:.2g}), a longer {argument('warmup')}, "
                     f"{argument('clip', 1)}, or {argument('precision', 'fp32')}."
                 )
+
+    def means(self) -> tuple[int, dict[str, float]]:
+        """Number of settled steps and the mean of each metric; forgets them."""
         first: dict[str, list[float]] = {}
-        for index, name, loss in losses:
-            if index >= since and name not in self.typical:
+        for _, name, loss in self._losses(self.since):
+            if name not in self.typical:
                 first.setdefault(name, []).append(abs(loss))
         self.typical |= {name: max(1.0, size) for name, sizes in first.items() if (size := statistics.median(sizes))}
         by_name: dict[str, list[float]] = {}
-        for (_, name), x in numbers.items():
-            by_name.setdefault(name, []).append(x)
-        return len(window), {name: sum(xs) / len(xs) for name, xs in by_name.items()}
+        for metrics in self.settled:
+            for name, value in metrics.items():
+                by_name.setdefault(name, []).append(value)
+        count, self.settled, self.since = len(self.settled), [], 0
+        return count, {name: sum(values) / len(values) for name, values in by_name.items()}
+
+    def _losses(self, since: int) -> list[tuple[int, str, float]]:
+        """The losses of settled steps from index ``since`` on: (index, name, value)."""
+        steps = enumerate(self.settled[since:], since)
+        return [(i, name, x) for i, step in steps for name, x in step.items() if name.rpartition("/")[2] == "loss"]
+
+    def state(self) -> dict[str, Any]:
+        """The settled steps and what they are compared with."""
+        return {"settled": self.settled, "typical": self.typical, "since": self.since}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore ``state``."""
+        self.settled, self.typical, self.since = state["settled"], state["typical"], state["since"]

@@ -200,14 +200,15 @@ class Loop:
             callback.say(text)
 
     def stop(self) -> None:
-        """Request a clean stop at the next log point; with a single process, after the current step."""
+        """Request a clean stop after the current step; with several processes, at the next log point."""
         self.stopping = True
 
     # State
 
     def state(self) -> dict[str, Any]:
         """Everything besides the weights that the next step depends on; for ``torch.load(weights_only=True)``."""
-        progress = {"seconds": self.elapsed, "stage_seconds": self._stage_began, "typical_losses": self.digest.typical}
+        line = {"digest": self.digest.state(), "numbers": self.numbers, "worked": self.worked - self._worked_at_line}
+        progress = {"seconds": self.elapsed, "stage_seconds": self._stage_began, "line": line}
         callbacks = {key: state for key, callback in self._named() if (state := callback.state()) is not None}
         for key, state in callbacks.items():
             check_plain(state, key)
@@ -220,7 +221,11 @@ class Loop:
         self.plan = Plan.from_state(state["plan"])
         progress = state["loop"]
         self._spent, self._stage_began = progress["seconds"], progress["stage_seconds"]
-        self.digest.typical = progress.get("typical_losses", {})
+        if line := progress.get("line"):  # the steps since the last line of the log
+            self.digest.load_state(line["digest"])
+            self.numbers, self._worked_at_line = line["numbers"], -line["worked"]
+        else:  # before checkpoints were written between two lines
+            self.digest.typical = progress.get("typical_losses", {})
         for key, callback in self._named():
             if key in state["callbacks"]:
                 callback.load_state(state["callbacks"][key])
@@ -278,17 +283,18 @@ class Loop:
             step.logs = self.step % self.options.log_every == 0 or self.plan.finished(self.step)
             for callback in early:
                 callback.after(step)
-            step.logs = step.logs or (self.stopping and distributed.world() == 1)
             if step.logs:
+                self.settle()
                 step.line = self._line()
             for callback in late:
                 callback.after(step)
-            if step.logs:
+            votes = step.logs or distributed.world() == 1
+            if votes:
                 self.stopping = distributed.any_rank(self.stopping, self.device)
             for callback in shows:
                 callback.after(step)
             yield step
-            if step.logs and self.stopping:
+            if votes and self.stopping:
                 return
             if self._extend():
                 budget = self._budget()
@@ -349,12 +355,21 @@ class Loop:
 
     # The line of the log
 
+    def settle(self) -> None:
+        """Check the steps since the last line of the log for divergence; all ranks must call it.
+
+        Raises:
+            ReverieError: a loss is NaN or infinite, or diverges.
+        """
+        since = time.monotonic()
+        self.digest.settle(self.step, self._first_phase(), self.newest_checkpoint)
+        self.worked += time.monotonic() - since  # this waits for the device
+
     def _line(self) -> dict[str, Any]:
-        phase, since = self._first_phase(), time.monotonic()
+        phase = self._first_phase()
         if self.engine.stages[self.engine.stage].update:
             self.engine.check_in_place()
-        steps, means = self.digest.means(self.step, phase, self.newest_checkpoint)
-        self.worked += time.monotonic() - since  # this waits for the device
+        steps, means = self.digest.means()
         speed = steps * self.options.batch_size / max(1e-9, self.worked - self._worked_at_line)
         numbers, self.numbers, self._worked_at_line = self.numbers, {}, self.worked
         line = {

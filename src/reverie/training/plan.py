@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from reverie.core.errors import UsageError, argument
+from reverie.core.errors import ReverieError, UsageError, argument
 
 Knot = tuple[int, float, float]
 
@@ -55,10 +55,17 @@ class Plan:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Plan:
-        """The plan from ``state``, also after a round trip through JSON."""
+        """The plan from ``state``, also after a round trip through JSON.
+
+        Raises:
+            ReverieError: it never ends.
+        """
         clock = state["clock"]
         knots = [(int(step), float(progress), float(left)) for step, progress, left in state["knots"]]
-        return cls(knots, state["end"], list(state["extended"]), None if clock is None else tuple(clock))
+        plan = cls(knots, state["end"], list(state["extended"]), None if clock is None else tuple(clock))
+        if (not knots if clock is None else clock[0] <= 0) or any(left <= 0 for _, _, left in knots):
+            raise ReverieError("The plan of this run is damaged: it has no end. Restore its run.json.")
+        return plan
 
     def state(self) -> dict[str, Any]:
         """The plan as plain values."""

@@ -8,6 +8,7 @@ samples.png, reconstructions.png, loss.png, latent-map.png, metrics.json   writt
 from __future__ import annotations
 
 import base64
+import errno
 import html
 import json
 import os
@@ -20,14 +21,20 @@ from typing import Any
 
 import reverie
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.files import atomic, disk_errors, quoted, read_json, write_json
+from reverie.core.files import atomic, check_regular, disk_errors, is_file, quoted, read_json, write_json
+from reverie.core.schema import fault_of
+from reverie.training.record import RunRecord
 
-_TYPES: dict[str, Any] = {  # of the entries of run.json that may be missing
-    "data": dict | None,
-    "held_out": dict | None,
-    "result": dict,
-    "seconds": int | float,
-}
+_LOG_BYTES = 1 << 28
+_OURS = (
+    "run.json",
+    "metrics.jsonl",
+    "checkpoints",
+    "samples",
+    "evaluation",
+    "tensorboard",
+    ".lock",
+)  # never through a link
 
 
 def machine() -> dict[str, Any]:
@@ -76,25 +83,33 @@ class Run:
         """A new directory with its run.json.
 
         Raises:
-            UsageError: the directory is not empty, or the info is not plain JSON.
+            UsageError: the directory is not free, or the info is not plain JSON.
         """
-        try:
-            json.dumps(info, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"run.json cannot store these options ({error}): use plain, finite values.") from error
-        with disk_errors(path):
-            taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
-        if taken:
-            what = "a run" if (path / "run.json").exists() else "files"
-            raise UsageError(
-                f"{path} already holds {what}; nothing was touched. Choose another {argument('out')}, or "
-                f"`reverie resume {quoted(path)}`."
-            )
+        run = cls(path, info)
+        run.check_new()
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        run = cls(path, info)
         run.save()
         return run
+
+    def check_new(self) -> None:
+        """Raise a UsageError unless the info is plain JSON and the directory is free.
+
+        A lock, and what a killed start of a training left, may be in it.
+        """
+        try:
+            json.dumps(self.info, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"run.json cannot store these options ({error}): use plain, finite values.") from error
+        with disk_errors(self.path):
+            names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+            taken = self.path.is_file() or any(not name.startswith(".aside-") for name in names - {".lock"})
+        if taken:
+            what = "a run" if "run.json" in names else "files"
+            raise UsageError(
+                f"{self.path} already holds {what}; nothing was touched. Choose another {argument('out')}, or "
+                f"`reverie resume {quoted(self.path)}`."
+            )
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
@@ -105,30 +120,51 @@ class Run:
             ReverieError: its run.json is damaged.
         """
         path = Path(path)
-        if not (path / "run.json").is_file():
+        file = path / "run.json"
+        if not is_file(file):
             raise UsageError(
                 f"{path} is not a run: it has no run.json. `reverie train --out {quoted(path)}` creates one."
             )
-        try:
-            info = read_json(path / "run.json")
-            model = info.get("model") if isinstance(info, dict) else None
-            if not isinstance(model, dict) or not isinstance(model.get("name"), str):
-                raise ValueError("it names no model")
-            for name, kind in _TYPES.items():
-                if name in info and not isinstance(info[name], kind):
-                    raise ValueError(f"its {name} cannot be {info[name]!r}")
-        except ValueError as error:
+        if links := [name for name in _OURS if (path / name).is_symlink()]:
             raise ReverieError(
-                f"{path / 'run.json'} is damaged: {error}. Its checkpoints are intact; restore that file."
+                f"{path / links[0]} is a link. Nothing inside a run is read or written through links, so that no file "
+                "outside is changed: put the file or folder itself there (the run directory may be a link)."
+            )
+        try:
+            info = read_json(file, links=False)
+            if reason := fault_of(info, RunRecord):
+                raise ValueError(reason)
+        except (OSError, ValueError) as error:
+            raise ReverieError(
+                f"{file} is damaged: {getattr(error, 'strerror', None) or error}. Its checkpoints are intact; restore "
+                "that file."
             ) from error
         return cls(path, info)
+
+    def need(self, record: type) -> None:
+        """Raise a ReverieError unless run.json has these entries.
+
+        Args:
+            record: a ``TypedDict`` of ``training.record``.
+        """
+        if reason := fault_of(self.info, record):
+            raise ReverieError(f"{self.path / 'run.json'} is damaged: {reason}. Restore that file.")
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def check_exists(self) -> None:
+        """Raise a ReverieError if the directory has vanished."""
+        if not self.path.is_dir():
+            raise ReverieError(
+                f"The run directory {self.path} has vanished. If it was moved, `reverie resume` its new path: "
+                "it continues from its newest checkpoint. If it was deleted, nothing is kept."
+            )
+
     def save(self) -> None:
         """Write run.json."""
+        self.check_exists()
         write_json(self.path / "run.json", self.info)
 
     def update(self, **entries: Any) -> None:
@@ -138,20 +174,27 @@ class Run:
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
+        self.check_exists()
         with disk_errors(self.path, kept="every checkpoint"), (self.path / "metrics.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, without an incomplete last line after a crash."""
-        path = self.path / "metrics.jsonl"
-        lines = []
-        for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                break
-            if isinstance(line, dict) and isinstance(line.get("step"), int):  # else not from reverie
-                lines.append(line)
+        """The lines of metrics.jsonl that are whole: a crash may have cut the last one.
+
+        Raises:
+            ReverieError: not a regular file, or larger than 256 MiB.
+        """
+        path, lines = self.path / "metrics.jsonl", []
+        if not os.path.lexists(path):
+            return []
+        try:
+            check_regular(path)
+            if path.stat().st_size > _LOG_BYTES:
+                raise OSError(errno.EFBIG, "larger than 256 MiB")
+            with path.open("rb") as stream:
+                lines += [line for text in stream if (line := _line(text)) is not None]
+        except OSError as error:
+            raise ReverieError(f"{path} cannot be read: {error.strerror}. Move it away or restore it.") from error
         return lines
 
     def summary(self) -> dict[str, Any]:
@@ -234,6 +277,16 @@ class Run:
         lines = [line for line in self.metrics() if line["step"] <= step]
         with atomic(self.path / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    """A line of the log, or None if it is not one: it must have a step, and numbers only."""
+    try:
+        line = json.loads(text) if len(text) < 1 << 20 else None
+    except (ValueError, RecursionError):
+        return None
+    valid = isinstance(line, dict) and type(line.get("step")) is int and not fault_of(line, dict[str, float])
+    return line if valid else None
 
 
 def runs_in(folder: Path | str) -> tuple[list[Run], list[str]]:

@@ -9,13 +9,15 @@ from typing import Any
 from torch import nn
 
 from reverie.core import distributed
-from reverie.core.errors import UsageError, argument
+from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import quoted
 from reverie.training.callbacks import Callback
-from reverie.training.checkpoint import load_checkpoint, newest_whole, put_weights
+from reverie.training.checkpoint import load_checkpoint, newest_whole, passed_over, put_weights, set_aside
 from reverie.training.formats import FORMAT
+from reverie.training.loop import Loop
 from reverie.training.options import Options
 from reverie.training.plan import Plan, seconds_of
+from reverie.training.record import TrainedRecord
 from reverie.training.run import Run, fresh_path, machine, versions
 from reverie.workflow import parts
 from reverie.workflow.train import drive
@@ -56,8 +58,7 @@ def resume(
     _check_format(run)
     with distributed.group(), parts.alone(run.path):
         run = Run.open(path)  # again: its state under the lock
-        if distributed.rank() == 0:
-            run.tidy()
+        run.need(TrainedRecord)
         if run.info["status"] == "finished" and steps is None and minutes is None:
             raise UsageError(
                 f"{run.path} is finished. `reverie sample {quoted(run.path)}` samples from it; {argument('steps')} (in "
@@ -73,22 +74,44 @@ def resume(
             plan = Plan.of(chosen.steps, chosen.minutes, parts.reserve(chosen.minutes))
         loop = parts.loop_of(run, built, opened, chosen, plan, callbacks, quiet)
         if newest is not None:
-            saved = load_checkpoint(newest, training=True, device=loop.device)
-            put_weights(loop.model, saved.weights, newest)
-            if loop.engine.ema and saved.ema:
-                loop.engine.ema.load_state_dict(saved.ema)
-            loop.load_state(saved.step, saved.training or {})
+            _restore(loop, newest)
         extensions = info.get("extensions", [])
         if steps is not None or minutes is not None:
             extensions = [extension for extension in extensions if extension["step"] < loop.step]
             extensions.append(_extension(loop.step, steps, minutes))
             info["extensions"] = extensions
         loop.extensions = [extension for extension in extensions if extension["step"] >= loop.step]
-        for line in passed:
-            loop.say(f"Warning: {line}.")
+        for damaged, reason in passed:
+            kept = set_aside(damaged) if loop.leader else damaged
+            loop.say(
+                f"Warning: {passed_over(damaged, reason)}. It is {kept.name} until this training is past its step."
+            )
         if newest is not None:
             loop.say(f"Continuing {run.path} from step {loop.step}.")
-        return drive(run, loop)
+        with parts.same_threads(run, loop.say):
+            return drive(run, loop)
+
+
+def _restore(loop: Loop, checkpoint: Path) -> None:
+    """Load weights, average and training state.
+
+    Raises:
+        ReverieError: they do not fit the loop.
+    """
+    saved = load_checkpoint(checkpoint, training=True, device=loop.device)
+    put_weights(loop.model, saved.weights, checkpoint)
+    try:
+        if loop.engine.ema and saved.ema:
+            loop.engine.ema.load_state_dict(saved.ema)
+        loop.load_state(saved.step, saved.training or {})
+    except ReverieError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ReverieError(
+            f"The training state in {checkpoint} does not fit this run ({what:.200}). Without that folder, `reverie "
+            f"resume` continues from the checkpoint before it."
+        ) from error
 
 
 def _extension(step: int, steps: int | None, minutes: float | None) -> dict[str, Any]:
@@ -125,30 +148,32 @@ def rerun(
             f"{path} was imported, not trained here: there is nothing to repeat. `reverie sample {quoted(path)}`."
         )
     _check_format(original)
+    original.need(TrainedRecord)
     kept = ("format", "reverie", "model", "verbs", "card", "phases", "data", "training", "given", "init", "code")
     plan = Plan.from_state(old["plan"]).fixed()
     info = {key: old[key] for key in kept if key in old} | {
         "plan": plan.state(),
         "rerun_of": str(path),
         "versions": versions(),
-        "machine": machine(),
         "status": "new",
         "seconds": 0.0,
     }
     with distributed.group():
-        source = old["data"]["source"] if old["data"] else ""
-        where = Path(distributed.agree(str(out or fresh_path(old["model"]["name"].rpartition(":")[2], source))))
         opened = parts.data_of(info, data)
+        source = (old["data"] or {}).get("source", "")
+        where = Path(distributed.agree(str(out or fresh_path(old["model"]["name"].rpartition(":")[2], source))))
         built = parts.model_of(info, Path(path), opened, model, fresh=True)
         run = Run(where, info)
         loop = parts.loop_of(run, built, opened, Options(**info["training"]), plan, callbacks, quiet)
-        if distributed.rank() == 0:
-            Run.create(where, info)
-        with parts.alone(where):
-            return drive(run, loop)
+        with parts.same_threads(original, loop.say):
+            info["machine"] = machine()
+            with parts.created(run):
+                return drive(run, loop)
 
 
 def _check_format(run: Run) -> None:
+    if run.info.get("format", 1) > FORMAT:
+        raise UsageError(f"{run.path} was written by a later version of reverie. Update reverie to continue it.")
     if run.info.get("format", 1) < FORMAT:
         raise UsageError(
             f"{run.path} is a run of an older version, whose training this version cannot continue or repeat exactly. "

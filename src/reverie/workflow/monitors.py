@@ -36,10 +36,12 @@ class Moments:
     SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 
     def __init__(self, every: int | None = None):
-        self.every, self.progress = every, 0.0
+        self.every = every
+        self.progress: float | None = None  # of the last log point
 
     def start(self, loop: Loop) -> None:
-        self.progress = loop.plan.progress(loop.step)
+        if self.progress is None:
+            self.progress = loop.plan.progress(loop.step)
 
     def due(self, step: Step) -> bool:
         if not step.logs:
@@ -47,7 +49,7 @@ class Moments:
         if self.every:
             return step.number % self.every < step.loop.options.log_every
         before, self.progress = self.progress, step.progress
-        return any(before < share <= step.progress for share in self.SHARES)
+        return any((before or 0.0) < share <= step.progress for share in self.SHARES)
 
 
 class Previews(Callback):
@@ -68,6 +70,12 @@ class Previews(Callback):
 
     def start(self, loop: Loop) -> None:
         self.moments.start(loop)
+
+    def state(self) -> float | None:
+        return self.moments.progress
+
+    def load_state(self, state: float) -> None:
+        self.moments.progress = state
 
     def after(self, step: Step) -> None:
         loop = step.loop
@@ -116,6 +124,12 @@ class Monitor(Callback):
 
     def start(self, loop: Loop) -> None:
         self.moments.start(loop)
+
+    def state(self) -> float | None:
+        return self.moments.progress
+
+    def load_state(self, state: float) -> None:
+        self.moments.progress = state
 
     def after(self, step: Step) -> None:
         if self.moments.due(step) and step.loop.leader:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from reverie.core import distributed, registry
 from reverie.core.cache import locked
 from reverie.core.card import card_of, config_of, name_of
 from reverie.core.errors import ReverieError, UsageError
+from reverie.core.files import disk_errors
 from reverie.core.state import transient, weights_hash
 from reverie.core.verbs import Model
 from reverie.data import Dataset, reopen
@@ -176,18 +179,56 @@ def loop_of(
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Lock a run directory during its training.
+    """Lock a run directory during its training, and remove what killed processes left in it.
 
     Raises:
         UsageError: another process trains it.
+        ReverieError: nothing can be written there.
     """
     with contextlib.ExitStack() as stack:
         free = True
         if distributed.rank() == 0:
             try:
-                stack.enter_context(locked(path / ".lock", wait=False))
+                with disk_errors(path):
+                    exclusive = stack.enter_context(locked(path / ".lock", wait=False))
             except BlockingIOError:
                 free = False
+            else:
+                if not exclusive:
+                    warnings.warn(f"{path} is on a file system without locks: do not train it twice.", stacklevel=3)
+                Run(path, {}).tidy()
         if not distributed.agree(free):
             raise UsageError(f"{path} is being trained by another process. Nothing was touched.")
         yield
+
+
+@contextlib.contextmanager
+def created(run: Run) -> Iterator[None]:
+    """``alone`` in a new run directory, with its run.json.
+
+    Raises:
+        UsageError: it is not free, or another process trains it.
+    """
+    if distributed.rank() == 0:
+        run.check_new()
+    with alone(run.path):
+        if distributed.rank() == 0:
+            Run.create(run.path, run.info)
+        yield
+
+
+@contextlib.contextmanager
+def same_threads(run: Run, say: Callable[[str], None]) -> Iterator[None]:
+    """Train with the number of threads that a run recorded: another number rounds sums differently."""
+    before, threads = torch.get_num_threads(), run.info.get("machine", {}).get("threads")
+    if threads is None or threads == before or not 1 <= threads <= (os.cpu_count() or 1):
+        if threads not in (None, before):
+            say(f"Warning: the run was trained with {threads} threads, now {before}: its results differ in rounding.")
+        yield
+        return
+    say(f"Training with {threads} threads as before instead of {before}, so that the results are equal to the bit.")
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -119,9 +119,7 @@ def train(
         path = Path(distributed.agree(str(out or fresh_path(name.rpartition(":")[2], source))))
         run = Run(path, info)
         loop = parts.loop_of(run, built, data, chosen, plan, callbacks, quiet)
-        if distributed.rank() == 0:  # only now that every option has been validated
-            Run.create(path, info)
-        with parts.alone(path):
+        with parts.created(run):  # only now that every option has been validated
             return drive(run, loop)
 
 
@@ -156,7 +154,8 @@ def drive(run: Run, loop: Loop) -> Run:
                 pass
         except Exception:
             if loop.leader:
-                run.update(status="failed", seconds=round(loop.elapsed, 2))
+                with contextlib.suppress(ReverieError):  # a disk that ended the training refuses this, too
+                    run.update(status="failed", seconds=round(loop.elapsed, 2))
             raise
     if config_of(loop.model)["kwargs"] is None:
         run.model = loop.engine.best
