@@ -507,6 +507,45 @@ def test_two_folders_are_compared_and_copies_among_the_generated_count(bars, dra
     assert score["low"] > score["floor"]
 
 
+def test_a_folder_with_copies_in_it_is_at_a_distance_of_zero_from_itself(home, draw_bars, tmp_path, call):
+    (tmp_path / "d").mkdir()
+    for row, image in enumerate(draw_bars(160, channels=3, seed=8)[0]):
+        for copy in range(1 + 20 * (row == 0)):
+            Image.fromarray(image).save(tmp_path / "d" / f"{row}-{copy}.png")
+    code, out, err = call("evaluate", "--fake", "d", "--real", "d", "--metrics", "frechet,prdc", "--json")
+    assert code == 0, err
+    scores = {score["metric"]: score for score in json.loads(out)["scores"]}
+    sides = scores["frechet-small"]["passport"]
+    assert abs(scores["frechet-small"]["value"]) < 1e-6
+    assert sides["fake"]["n"] == sides["reference"]["n"] == 180
+    assert scores["precision-small"]["value"] == 1 and scores["coverage-small"]["value"] > 0.9
+
+
+def test_published_statistics_are_refused_by_name_and_images_beside_them_are_taken(bars, tmp_path, call):
+    moments = {"mu": np.zeros(2048), "sigma": np.eye(2048)}
+    np.savez(tmp_path / "fid_stats.npz", **moments)
+    code, out, err = call("evaluate", "--fake", bars, "--real", "fid_stats.npz", "--metrics", "frechet")
+    assert code == 2 and out == "" and "fid_stats.npz holds precomputed statistics" in err and "Pass the images" in err
+    with np.load(bars) as archive:
+        np.savez(tmp_path / "both.npz", arr_0=archive["images"], **moments)
+    assert len(rv.open_data(tmp_path / "both.npz").train) > 100
+
+
+def test_a_run_whose_training_and_test_folders_were_exchanged_is_not_scored(home, tmp_path, call):
+    for row in range(24):
+        file = tmp_path / "d" / ("train" if row < 12 else "test") / f"{row}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(row).integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+    small = ("--net", "dense", "--hidden", 8, "--latent", 2, "--batch-size", 4, "--steps", 1)
+    assert call("train", "vae", "--data", "d", *small, "--out", "run")[0] == 0
+    (tmp_path / "d" / "train").rename(tmp_path / "x")
+    (tmp_path / "d" / "test").rename(tmp_path / "d" / "train")
+    (tmp_path / "x").rename(tmp_path / "d" / "test")
+    for metrics in ("reconstruction", "frechet"):
+        code, out, err = call("evaluate", "run", "--metrics", metrics, "--json")
+        assert code == 1 and out == "" and "is not what it was trained on" in err
+
+
 def test_a_model_that_does_not_sample_is_judged_by_what_it_can(run, monkeypatch, tmp_path):
     from reverie.evaluation import run as evaluation
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reverie.core.errors import ReverieError
+from reverie.core.errors import ReverieError, UsageError
 from reverie.data.arrays import Arrays, from_columns
 from reverie.data.columns import one_per_row
 from reverie.data.options import OpenOptions
@@ -31,7 +31,12 @@ KEYS = {  # column -> accepted names
 
 
 def load_npz(path: Path, options: OpenOptions) -> Arrays:
-    """Read an ``.npz``; pickled content is refused. Raises ReverieError for wrong names or shapes."""
+    """Read an ``.npz``; pickled content is refused.
+
+    Raises:
+        UsageError: statistics of features, not images.
+        ReverieError: wrong names or shapes.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not hasattr(archive, "files"):
@@ -39,6 +44,7 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
             keys = {column: next((k for k in names if k in archive.files), None) for column, names in KEYS.items()}
             arrays: dict[str, Any] = {column: archive[key] for column, key in keys.items() if key is not None}
             present = ", ".join(f"{k} {archive[k].shape}" for k in archive.files[:12]) if not arrays else ""
+            statistics = {"mu", "sigma"} <= {*archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         what = "it contains pickled objects, which may run code" if "allow_pickle" in str(error) else str(error)
         raise ReverieError(f"{path} cannot be read as .npz: {what}. Save plain arrays with numpy.savez.") from None
@@ -57,6 +63,12 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
         arrays["label"] = _split_labels(arrays, cut, len(test.values), str(path), problems)
     elif "x" not in arrays and "train" in arrays:
         arrays |= {"x": arrays["train"], "label": arrays.get("label", arrays.get("train_label"))}
+    if "x" not in arrays and statistics:
+        raise UsageError(
+            f"{path} holds precomputed statistics of features (mu, sigma), not images. They depend on the network and "
+            "the resizing of the program that wrote them, which the file does not name, so no distance to them can be "
+            "checked. Pass the images: a folder, an .npz with images, or a public set such as cifar10:train."
+        )
     if "x" not in arrays:
         raise ReverieError(
             f"{path} has no array with a known name of images (it has {present}). Name it images: uint8 (N, H, W) or "

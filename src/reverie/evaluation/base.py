@@ -12,6 +12,7 @@ from torch import Tensor
 import reverie
 from reverie.core.cache import Progress
 from reverie.core.verbs import Model
+from reverie.data.split import hash_rows
 from reverie.data.types import Split
 from reverie.evaluation.estimate import Estimate, shuffled
 from reverie.evaluation.features import Backbone, Features, backbone, features
@@ -94,10 +95,13 @@ class Evaluation:
             self._features[which, name] = features(images, self.backbone(name), which != "fake", self.progress, what)
         return self._features[which, name]
 
-    def subsample(self, which: str, name: str, most: int = PAIRS) -> Tensor:
-        """Features (n, D) of at most ``most`` images, chosen at random."""
+    def subsample(self, which: str, name: str, most: int = PAIRS, copies: bool = True) -> Tensor:
+        """Features (n, D) of at most ``most`` images, chosen at random; without ``copies`` an image counts once."""
         values = self.features_of(which, name)
-        return values[shuffled(len(values), self.seed)[:most].sort().values]
+        rows = torch.arange(len(values))
+        if not copies:
+            rows = rows[np.sort(np.unique(hash_rows(getattr(self.sets, which)["x"]), return_index=True)[1])]
+        return values[rows[shuffled(len(rows), self.seed)[:most].sort().values]]
 
     def stand_in(self, name: str, n: int) -> tuple[Tensor, Features, Tensor | None, str]:
         """Real images in place of ``n`` generated ones.

@@ -141,8 +141,10 @@ def prdc(backbone: str) -> Metric:
 
     def measure(evaluation: Evaluation) -> Iterator[Score]:
         _check_comparable(evaluation)
-        n = min(len(evaluation.sets.fake), len(evaluation.sets.reference), PAIRS)
-        fake, real = evaluation.subsample("fake", backbone, n), evaluation.subsample("reference", backbone, n)
+        n = min(len(evaluation.sets.fake), PAIRS)
+        real = evaluation.subsample("reference", backbone, n, copies=False)  # a ball to the k-th copy would be empty
+        n = len(real)
+        fake = evaluation.subsample("fake", backbone, n)
         estimates = distances.precision_recall_density_coverage(real, fake, NEIGHBOURS)
         stand_in, reference, rest, origin = evaluation.stand_in(backbone, n)
         m = len(stand_in)

@@ -84,7 +84,7 @@ def evaluate(
         n: number of images; 2,000 by default, 5,000 for FID. Of ``fake``: at most this many.
         data: real data other than the run's, as for ``open_data``; or the run's own data if it came from Python.
         fake, real: two sources of images instead of a run, each as for ``reverie.data`` or an array (N, H, W, C); both
-            are compared in full, at the size of ``fake``.
+            are compared in full, exact copies included, at the size of ``fake``.
         backbone: network of frechet, kernel, prdc, modes, memorisation: small (the bundled encoder, the default on the
             images that it was trained on), inception (the default with fid, fid-infinity or kid, and on other images if
             it is here), mobilenetv2 or dinov2.
@@ -345,7 +345,7 @@ def _sets_of_two(
     fake: Source, real: Source, n: int | None, size: Size | None, seed: int, progress: Progress | None
 ) -> Sets:
     generated = open_data(fake, size=size, progress=progress, copies=True)
-    data = open_data(real, size=generated.spec.shape, progress=progress)
+    data = open_data(real, size=generated.spec.shape, progress=progress, copies=True)
     fakes, reference = _joined(generated), _joined(data)
     if n is not None and n < len(fakes):
         fakes = fakes.take(shuffled(len(fakes), seed)[:n].sort().values.numpy())
