@@ -162,9 +162,12 @@ def test_captions_and_warnings_print_as_text(home, call, tmp_path, monkeypatch):
     assert code == 0 and is_printable(out + err) and "Warning: No caption of the training data has" in err
 
 
-def test_wrong_arguments_are_quoted_as_text(call):
-    for arguments in (["\x1b[31mverb"], ["data", "--\x1b[31m"], ["rerun", "a", "--\x1b"], ["train", "\x1bx"]):
+@pytest.mark.parametrize("terminal", [False, True])
+def test_wrong_arguments_are_quoted_as_text(call, monkeypatch, terminal):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    for arguments in (["\x1b[31mverb"], ["data", "--\x1b]0;x"], ["rerun", "a", "--\x1b"], ["train", "\x1bx"]):
         code, out, err = call(*arguments)
-        assert code == 2 and out == "" and err and is_printable(err), arguments
-    code, out, err = call("data", "emoji", "--fit", "\x1b[31m[red]")
-    assert code == 2 and "[red]" in err and is_printable(err)
+        assert code == 2 and out == "" and r"\x1b" in err and is_printable(err), arguments
+    code, out, err = call("data", "emoji", "--fit", "[red]:smile:")
+    assert code == 2 and "[red]:smile:" in err and r"\x1b" not in err and is_printable(err)

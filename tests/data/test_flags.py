@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_pictures import fill, save
 
 import reverie as rv
@@ -61,6 +62,22 @@ def test_a_run_records_how_its_data_was_opened_and_reopens_it_so(tmp_path: Path,
     Path("run/run.json").write_text(json.dumps(info))
     with pytest.raises(ReverieError, match="not what it was trained on"):
         resume("run", quiet=True)
+
+
+def test_transparency_is_announced_once_and_a_background_chosen_in_python_is_used_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("d").mkdir()
+    for seed in range(12):
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 4), np.uint8)
+        Image.fromarray(pixels).save(f"d/{seed}.png")
+    small = {"net": "dense", "hidden": (8,), "latent": 2, "batch_size": 4, "steps": 1}
+    capsys.readouterr()
+    run = train("vae", rv.data("d", background="black", fit="pad", held_out=0.3), out="run", **small)
+    text = capsys.readouterr().err
+    assert text.count("transparen") == 2 and text.count("[0, 0, 0]; background takes another") == 1
+    code, _, err = call(capsys, "rerun", "run", "--out", "again")
+    assert code == 0 and err.count("[0, 0, 0]; --background takes another") == 1
+    assert rv.Run.open("again").info["data"] == run.info["data"]
 
 
 def test_a_data_set_object_keeps_how_it_was_opened(tmp_path: Path) -> None:

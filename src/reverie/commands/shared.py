@@ -7,6 +7,7 @@ import functools
 import io
 import json as json_
 import math
+import re
 import sys
 import types
 import typing
@@ -97,7 +98,7 @@ def parse(function: Any, arguments: list[str], verb: str, **how: Any) -> Any:
         with _TYPES, contextlib.redirect_stderr(message):
             return tyro.cli(function, args=arguments, prog=f"reverie {verb}", **how)
     except SystemExit:
-        note(*message.getvalue().splitlines())
+        note(*re.sub(r"\x1b\[[0-9;]*m", "", message.getvalue()).splitlines())  # without tyro's colours
         raise
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from reverie.core import distributed, registry
 from reverie.core.card import card_of, config_of
-from reverie.core.errors import ReverieError
+from reverie.core.errors import ReverieError, argument
 from reverie.core.files import quoted, write_json
 from reverie.core.precision import keep_memory, pick_device, repeatable
 from reverie.core.state import weights_hash
@@ -194,6 +194,9 @@ def announce(run: Run, loop: Loop) -> None:
         command = f"reverie data {quoted(data.source)}{' --size ' * bool(side)}{side}"
         more = f" `{command}` lists the files." if data.provenance["reopenable"] else ""
         loop.say(f"Problems in the data: {kinds}.{more}")
+        if "rgba" in met:
+            colour, other = data.provenance["background"], argument("background")
+            loop.say(f"Models learn no transparency: transparent pixels are {colour}; {other} takes another.")
     if (init := run.info.get("init")) and not loop.step:
         new = init["missing"]
         missing = f"; {len(new)} new: {', '.join(new[:8])}{' ...' if len(new) > 8 else ''}" if new else ""
