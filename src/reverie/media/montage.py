@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import atomic
+from reverie.core.terminal import printable
 from reverie.core.values import integer, is_finite
 
 FILMS = (".webp", ".gif", ".mp4")  # endings; any other is one strip
@@ -83,7 +84,7 @@ def labelled(sheets: Sequence[tuple[str, Path]], width: int = 640, height: int =
             flat = image.convert("RGB")
         flat = flat.resize((width, max(1, round(flat.height * width / flat.width))), Image.Resampling.LANCZOS)
         part = Image.new("RGB", (width, line + min(height, flat.height)), "white")
-        ImageDraw.Draw(part).text((2, 2), label, fill="black")
+        ImageDraw.Draw(part).text((2, 2), printable(label), fill="black")
         part.paste(flat, (0, line))
         rows.append(np.asarray(part))
     return np.concatenate(rows)

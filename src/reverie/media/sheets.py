@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from reverie.core.errors import UsageError, argument
+from reverie.core.terminal import printable
 from reverie.media import Spec, medium_of, montage
 
 _LINE = 14  # pixels of a line of text
@@ -67,7 +68,7 @@ def labelled_grid(
         return montage.grid(images, columns, scale=scale)
     scale = montage.enlargement(images.shape[1], scale)
     font, tiles = ImageFont.load_default(size=11), []
-    for image, label in zip(images.repeat(scale, 1).repeat(scale, 2), labels, strict=True):
+    for image, label in zip(images.repeat(scale, 1).repeat(scale, 2), map(printable, labels), strict=True):
         tile = Image.new("RGB", (image.shape[1], image.shape[0] + _LINE), "white")
         tile.paste(montage.to_image(image), (0, 0))
         while label and font.getlength(label) > image.shape[1]:

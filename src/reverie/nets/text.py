@@ -33,7 +33,7 @@ def pieces(word: str) -> tuple[int, ...]:
     """Hash buckets of a word and of the trigrams of <word>, without duplicates."""
     marked = f"<{word}>"
     parts = [marked, *(marked[i : i + 3] for i in range(len(marked) - 2))]
-    return tuple(zlib.crc32(part.encode()) % _BUCKETS for part in dict.fromkeys(parts))
+    return tuple(zlib.crc32(part.encode("utf-8", "surrogatepass")) % _BUCKETS for part in dict.fromkeys(parts))
 
 
 class Layer(nn.Module):

@@ -215,7 +215,8 @@ def finish(run: Run, loop: Loop) -> None:
         scores = artifacts.write_artifacts(loop.engine.best, data, run.metrics(), run.path, count)
     except Exception as error:  # in the model's verbs, or a disk error; the training is complete in any case
         close(run, loop, "finished")
-        message = f"{type(error).__name__}: {error}".removeprefix("ReverieError: ").removeprefix("UsageError: ")
+        text = " ".join(str(error).split())
+        message = text if isinstance(error, ReverieError) else f"{type(error).__name__}: {text}"
         raise ReverieError(
             f"The training is finished and kept, {loop.step} steps in {run.path}; its final images and scores failed: "
             f"{message}"
