@@ -463,7 +463,7 @@ def test_evaluating_a_run_leaves_json_a_table_and_images(run, call, capsys):
     )
     assert code == 0, err
     result = json.loads(out)
-    assert set(result) == {"scores", "refused"}
+    assert set(result) == {"scores", "refused", "weights"} and result["weights"]["status"] == "finished"
     assert all(set(single) == {"metric", "value", "low", "high", "floor", "passport"} for single in result["scores"])
     assert all(set(single) == {"metric", "reason", "instead"} for single in result["refused"])
     ssim, fid = result["refused"]  # SSIM's window is larger than these images

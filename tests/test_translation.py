@@ -170,7 +170,7 @@ def test_the_images_of_a_folder_are_translated_into_a_folder_under_their_names(b
     (tmp_path / "in" / "notes.txt").write_text("no image")
     translate([str(run.path), str(tmp_path / "in"), "held-out:0", "--out", str(tmp_path / "out"), "--json"])
     assert json.loads(capsys.readouterr().out)["number"] == 6
-    names = {"a.png", "b.png", "000002-both.png", "000003-both.png", "two.words.png", "held-out-0.png"}
+    names = {"a.png", "b.png", "000002-both.png", "000003-both.png", "two.words.png", "held-out-0.png", "reverie.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     source, _ = find_pair(rv.load(run), str(tmp_path / "in" / "b.png"))
     alone = to_uint8(rv.load(run).translate(source))[0, ..., 0]
@@ -300,7 +300,8 @@ def test_held_out_pairs_files_and_captions_are_translated_beside_the_truth(tmp_p
     assert {"translations.png", "loss.png"} <= {file.name for file in run.path.glob("*.png")}
     where = tmp_path / "t.png"
     translate([str(run.path), "held-out:0", "red heart", "--out", str(where), "--json"])
-    assert json.loads(capsys.readouterr().out) == {"out": str(where), "number": 2}
+    result = json.loads(capsys.readouterr().out)
+    assert result.pop("weights")["run"] == str(run.path) and result == {"out": str(where), "number": 2}
     model = rv.load(run)
     source, truth = find_pair(model, "held-out:0")
     first = next(in_order(data_of(model).held_out, 1))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from reverie.data import open_data as data
     from reverie.editing.walks import interpolate
     from reverie.evaluation.run import evaluate
+    from reverie.inference.folder import sample_into
     from reverie.inference.load import build, load
     from reverie.inference.sampling import sample, stream
     from reverie.inference.verbs import decode, encode, reconstruct, translate
@@ -54,6 +55,7 @@ _HOMES = {  # public names by the module that holds them, each imported when it 
     "data": ("open_data",),
     "editing.walks": ("interpolate",),
     "evaluation.run": ("evaluate",),
+    "inference.folder": ("sample_into",),
     "inference.load": ("build", "load"),
     "inference.sampling": ("sample", "stream"),
     "inference.verbs": ("decode", "encode", "reconstruct", "translate"),

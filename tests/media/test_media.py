@@ -152,16 +152,20 @@ def test_an_archive_holds_the_rows_and_what_is_known_of_them(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("name", MEDIA)
-def test_a_folder_holds_one_file_a_sample_and_is_never_overwritten(tmp_path: Path, name: str) -> None:
+def test_a_folder_holds_one_file_a_sample_and_foreign_files_are_never_overwritten(tmp_path: Path, name: str) -> None:
     spec, medium = SPECS[name], medium_of(name)
     rows = some_rows(spec)
     medium.save(tmp_path / "out", rows, spec, {})
     files = sorted((tmp_path / "out").iterdir())
-    assert len(files) == 5 and files[2].stem == "000002"
+    assert len(files) == 6 and files[2].stem == "000002" and files[5].name == "reverie.json"
     if name != "video":  # lossless webp films are not read back
         assert (medium.read(files[2], spec) == rows[2]).all()
-    with pytest.raises(UsageError, match="nothing was touched"):
+    medium.save(tmp_path / "out", rows[:2], spec, {})  # its own files are replaced
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    with pytest.raises(UsageError, match=r"nothing was touched. It holds mine.txt"):
         medium.save(tmp_path / "out", rows, spec, {})
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
 @pytest.mark.parametrize("ending", [".webp", ".gif"])

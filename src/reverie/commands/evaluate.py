@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from reverie.commands.shared import bar, dump, note, out, table
+from reverie.commands.shared import bar, dump, name_weights, note, out, table, target
+from reverie.core.files import first_free
 
 if TYPE_CHECKING:
     from reverie.evaluation.passport import Scores
@@ -35,8 +37,10 @@ class EvaluateFlags:
         seed: the first image's seed.
         per_class: distances also class by class.
         size: side in pixels at which --fake and --real are compared; by default that of --fake.
-        out: folder for scores.json, scores.png and closest.png; RUN/evaluation by default, or evaluation/ without RUN.
-        json: print {"scores": [...], "refused": [...]}.
+        out: folder for scores.json, scores.png and closest.png; by default RUN/evaluation, or without RUN the first
+            free of evaluation, evaluation-2 ...
+        overwrite: replace files of these names that reverie did not write.
+        json: print {"scores": [...], "refused": [...], "weights"}.
     """
 
     run: Positional[Annotated[str | None, arg(metavar="[RUN]")]] = None
@@ -53,6 +57,7 @@ class EvaluateFlags:
     per_class: bool = False
     size: str | None = None
     out: str | None = None
+    overwrite: bool = False
     json: bool = False
 
 
@@ -76,20 +81,31 @@ def evaluate(arguments: list[str]) -> None:
     from reverie.evaluation.run import evaluate as measure
 
     metrics = [name.strip() for name in flags.metrics.split(",") if name.strip()] if flags.metrics else None
-    folder = flags.out or ("evaluation" if flags.run is None else None)
+    folder = _folder(flags)
     chosen = {name: getattr(flags, name) for name in _PASSED}
     with distributed.group(), bar(distributed.rank() == 0) as progress:
         scores = measure(flags.run, metrics, n=flags.number, out=folder, progress=progress, **chosen, **options)
         if distributed.rank():
             return
+    if scores.weights:
+        name_weights(scores.weights)
     if flags.json:
-        dump(scores.summary())
+        dump(scores.summary() | {"weights": scores.weights})
         return
     _table(scores)
     for line in scores.notes:
         out(line)
     if scores.folder and scores.scores:
         note(f"Next: look at {scores.folder}/scores.png; every number's passport is in {scores.folder}/scores.json.")
+
+
+def _folder(flags: EvaluateFlags) -> str | None:
+    """The folder of the results, without files of others in the place of ours; None is the run's own."""
+    if flags.out is None:
+        return None if flags.run else str(first_free(Path("evaluation")))
+    for name in ("scores.json", "scores.png", "closest.png"):
+        target(str(Path(flags.out) / name), "", flags.overwrite, (".json",))
+    return flags.out
 
 
 _PASSED = ("data", "fake", "real", "backbone", "resize", "precision", "device", "seed", "per_class", "size")

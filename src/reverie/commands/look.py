@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from reverie.commands.shared import ImageNames, RunName, report, target
+from reverie.commands.shared import ImageNames, RunName, load, report, target
 from reverie.core.errors import UsageError
 
 Number = Annotated[int, arg(aliases=["-n"])]
@@ -19,6 +20,7 @@ def view(
     out_: Annotated[str | None, arg(name="out")] = None,
     number: Annotated[int | None, arg(aliases=["-n"])] = None,
     data: str | None = None,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """One view of a run as an image: samples, reconstructions, latent-map, traversal, mixing, trajectory, forward.
@@ -28,35 +30,36 @@ def view(
     Args:
         run: a run directory, or a checkpoint inside one.
         name: of the view.
-        out_: the image to write; by default VIEW.png.
+        out_: the image to write; by default the first free of VIEW.png, VIEW-2.png ...
         number: how many images it shows.
         data: where the run's data is now, if it has moved.
+        overwrite: replace a file that reverie did not write.
         json: print the result as JSON.
     """
-    from reverie.inference.load import load
     from reverie.views import VIEWS
     from reverie.views.show import list_views
     from reverie.views.show import view as show
 
-    model = load(run, data=data)
-    if name is None:
+    path = target(out_, f"{name}.png", overwrite) if name else None
+    model = load(run, data)
+    if name is None or path is None:
         rows = {each: (VIEWS[each].renderer().__doc__ or "").splitlines()[0] for each in list_views(model)}
         report(json, {"views": list(rows)}, *(f"{each:16} {line}" for each, line in rows.items()))
         return
-    path = target(out_ or f"{name}.png")
     show(model, name, number).save(path, scale=1)
-    report(json, {"out": str(path), "view": name}, f"{name} in {path}")
+    report(json, {"out": str(path), "view": name, "weights": model.loaded_from}, f"{name} in {path}")
 
 
 def forward(
     run: RunName,
     images: ImageNames = (),
     /,
-    out: str = "forward.png",
+    out: str | None = None,
     number: Number = 4,
     columns: int = 9,
     plot: Annotated[str | None, arg(metavar="FILE")] = None,
     data: str | None = None,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """The forward process of a diffusion model: images under ever more noise of its own schedule, a row each.
@@ -64,28 +67,31 @@ def forward(
     Args:
         run: a run directory of a diffusion model, or a checkpoint inside one.
         images: image files or other references; none means the first held-out images of the run's data.
-        out: the image to write; time runs evenly from left (0, the image) to right (1, noise).
+        out: the image to write, by default the first free of forward.png, forward-2.png ...; time runs evenly from
+            left (0, the image) to right (1, noise).
         number: how many held-out images.
         columns: how many times.
         plot: also plot the schedule: alpha, sigma and the log signal-to-noise ratio over time, the noise levels of
             sampling, and the distribution of training's times.
         data: where the run's data is now, if it has moved.
+        overwrite: replace files that reverie did not write.
         json: print the result as JSON.
     """
-    from reverie.inference.load import load, need
-    from reverie.inference.references import batch_of
-    from reverie.media.montage import save
-    from reverie.views.denoising import forward as noised
+    from reverie.media import montage, plots
     from reverie.views.denoising import schedule_plot
+    from reverie.views.show import forward as noised
 
-    path, plot_path, model = target(out), target(plot) if plot else None, load(run, data=data)
-    need(model, "diffuse")
-    batch = batch_of(model, images, number)
-    save(path, noised(model, batch, columns))
+    path, plot_path = target(out, "forward.png", overwrite, ()), None
+    if plot:
+        plots.check_plot(Path(plot))
+        plot_path = target(plot, "", overwrite, (Path(plot).suffix.lower(),), "plot")
+    model, references = load(run, data), list(images) or None
+    sheet = noised(model, references, number, columns)
+    montage.save(path, sheet.array[0], sheet.origin)
     if plot_path:
         schedule_plot(model, plot_path)
-    count = len(batch["x"])
-    result = {"out": str(path), "number": count, "columns": columns, "plot": plot}
+    count = sheet.origin["number"]
+    result = {"out": str(path), "number": count, "columns": columns, "plot": plot, "weights": model.loaded_from}
     report(json, result, f"{count} images under noise in {path}" + (f", {plot}" if plot else ""))
 
 
@@ -93,9 +99,10 @@ def reconstruct(
     run: RunName,
     images: ImageNames = (),
     /,
-    out: str = "reconstructions.png",
+    out: str | None = None,
     number: Number = 32,
     data: str | None = None,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Images, and below each its reconstruction (of a denoising model also the corrupted input between).
@@ -104,21 +111,21 @@ def reconstruct(
         run: a run directory, or a checkpoint inside one.
         images: image files or other references; none means the first held-out images of the run's data.
         out: the sheet to write (.png ...), or X.npz for arrays: "image", "reconstruction" and, of a denoising model,
-            "corrupted".
+            "corrupted"; by default the first free of reconstructions.png, reconstructions-2.png ...
         number: how many held-out images.
         data: where the run's data is now, if it has moved.
+        overwrite: replace a file that reverie did not write.
         json: print the result as JSON.
     """
-    from reverie.inference.load import load
     from reverie.inference.verbs import reconstruct as reconstructed
 
-    path = target(out)
-    sheet = reconstructed(load(run, data=data), list(images), number)
+    path, model = target(out, "reconstructions.png", overwrite), load(run, data)
+    sheet = reconstructed(model, list(images), number)
     sheet.save(path)
     spec = sheet["image"].spec
     difference = (sheet["image"].array.astype(float) - sheet["reconstruction"].array) / ((spec.high - spec.low) / 2)
     mse = float((difference**2).mean())
-    result = {"out": str(path), "number": len(sheet), "mse": mse}
+    result = {"out": str(path), "number": len(sheet), "mse": mse, "weights": model.loaded_from}
     report(json, result, f"{len(sheet)} reconstructions in {path} (MSE {mse:.4f}, {spec.medium}s span 2)")
 
 
@@ -129,8 +136,9 @@ def traverse(
     latents: int = 10,
     columns: int = 11,
     reach: float = 3.0,
-    out: str = "traverse.png",
+    out: str | None = None,
     data: str | None = None,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Move one latent at a time, a row each, those first that vary most from image to image.
@@ -141,20 +149,20 @@ def traverse(
         latents: how many rows.
         columns: images in a row.
         reach: how far to each side, in standard deviations of that latent over held-out images.
-        out: the sheet to write (.png ...; of volumes their central slices); .npz is the array, row by row.
+        out: the sheet to write (.png ...; of volumes their central slices); .npz is the array, row by row; by default
+            the first free of traverse.png, traverse-2.png ...
         data: where the run's data is now, if it has moved.
+        overwrite: replace a file that reverie did not write.
         json: print the result as JSON.
     """
-    from reverie.inference.load import load, need
-    from reverie.inference.references import find_latent
-    from reverie.views.latents import traverse as walk
+    from reverie.views.show import traverse as walk
 
-    path, model = target(out), load(run, data=data)
-    need(model, "decode")
-    base = None if image is None else find_latent(model, image)
-    images, chosen = walk(model, None, base, latents, columns, reach)
+    path, model = target(out, "traverse.png", overwrite), load(run, data)
+    images = walk(model, image, latents, columns, reach)
     images.save(path)
-    report(json, {"out": str(path), "latents": chosen}, f"Latents {', '.join(map(str, chosen))}, a row each, in {path}")
+    chosen = images.origin["latents"]
+    result = {"out": str(path), "latents": chosen, "weights": model.loaded_from}
+    report(json, result, f"Latents {', '.join(map(str, chosen))}, a row each, in {path}")
 
 
 def mix(
@@ -164,7 +172,8 @@ def mix(
     columns: int = 8,
     seed: int = 0,
     cut: int | None = None,
-    out: str = "mixed.png",
+    out: str | None = None,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Style mixing of a StyleGAN: each row has one image's coarse styles (layout), each column another's fine ones.
@@ -175,14 +184,15 @@ def mix(
         columns: images that lend their fine styles, shown above.
         seed: the first image's seed; those of the columns come first.
         cut: the first layer that has the fine style; by default the middle one.
-        out: the image to write.
+        out: the image to write; by default the first free of mixed.png, mixed-2.png ...
+        overwrite: replace a file that reverie did not write.
         json: print the result as JSON.
     """
     from reverie.views.show import mix as mixed
 
-    path = target(out)
-    mixed(run, rows, columns, seed, cut).save(path)
-    report(json, {"out": str(path)}, f"{rows} x {columns} mixtures in {path}")
+    path, model = target(out, "mixed.png", overwrite), load(run)
+    mixed(model, rows, columns, seed, cut).save(path)
+    report(json, {"out": str(path), "weights": model.loaded_from}, f"{rows} x {columns} mixtures in {path}")
 
 
 def interpolate(
@@ -191,11 +201,12 @@ def interpolate(
     b: Positional[Annotated[str, arg(metavar="B")]],
     /,
     frames: int = 60,
-    out: str = "morph.webp",
+    out: str | None = None,
     path: str = "auto",
     space: str | None = None,
     seconds: float = 3.0,
     data: str | None = None,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """A morph from image A to image B through a latent space.
@@ -207,20 +218,23 @@ def interpolate(
         b: likewise.
         frames: how many images, both ends included.
         out: .webp, .gif and .mp4 are films (mp4: the video extra; of volumes their central slices), .npz is the array,
-            a folder gets a file for each; any other ending is a strip.
+            a folder gets a file for each; endings of images are a strip; by default the first free of morph.webp,
+            morph-2.webp ...
         path: lerp (straight line), slerp (great circle), or auto: a great circle between noises, else a line.
         space: latent space of the model, such as noise (of diffusion, found by inversion), z, w.
         seconds: length of the film, up to 600.
         data: where the run's data is now, if it has moved.
+        overwrite: replace a file that reverie did not write.
         json: print the result as JSON.
     """
     from reverie.editing.walks import interpolate as morph
-    from reverie.inference.load import load, spec_of
+    from reverie.inference.load import spec_of
     from reverie.media.sheets import check_film
 
     if not 0 < seconds <= 600:
         raise UsageError(f"--seconds must be above 0 and at most 600, not {seconds:g}.")
-    file, model = target(out), load(run, data=data)
+    file, model = target(out, "morph.webp", overwrite, ("", ".npz", ".mp4")), load(run, data)
     check_film(file, spec_of(model))
     morph(model, a, b, frames, path, space).save(file, seconds=seconds)  # type: ignore[arg-type]
-    report(json, {"out": str(file), "frames": frames}, f"A morph of {frames} frames in {file}")
+    result = {"out": str(file), "frames": frames, "weights": model.loaded_from}
+    report(json, result, f"A morph of {frames} frames in {file}")

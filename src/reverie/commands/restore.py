@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from reverie.commands.shared import ImageNames, RunName, bar, report, target
+from reverie.commands.shared import ImageNames, RunName, bar, load, report, target
 
 
 def restore(
@@ -24,8 +24,9 @@ def restore(
     text: tuple[str, ...] = (),
     steps: int = 50,
     number: Annotated[int, arg(aliases=["-n"])] = 8,
-    out: str = "restored.png",
+    out: str | None = None,
     data: str | None = None,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Restore degraded images: the observation, below it each restoration, below that the truth where it is known.
@@ -46,14 +47,15 @@ def restore(
         text: a caption for a model of captions; several take turns.
         steps: of a diffusion model's sampler.
         number: how many held-out images.
-        out: the sheet to write (.png ...), or X.npz for arrays.
+        out: the sheet to write (.png ...), or X.npz for arrays; by default the first free of restored.png,
+            restored-2.png ...
         data: where the run's data is now, if it has moved.
+        overwrite: replace a file that reverie did not write.
         json: print the result as JSON.
     """
-    from reverie.inference.load import load
     from reverie.restoration.tasks import restore as restored
 
-    path, model = target(out), load(run, data=data)
+    path, model = target(out, "restored.png", overwrite), load(run, data)
     with bar(True) as progress:
         sheet = restored(
             model,
@@ -73,6 +75,6 @@ def restore(
         )
     sheet.save(path)
     rows = list(sheet.rows)
-    result = {"out": str(path), "number": len(sheet), "samples": samples, "rows": rows}
+    result = {"out": str(path), "number": len(sheet), "samples": samples, "rows": rows, "weights": model.loaded_from}
     many = f"{len(sheet)} image{'s' * (len(sheet) > 1)}, {samples} restoration{'s' * (samples > 1)} of each"
     report(json, result, f"{many}, in {path} (rows: {', '.join(rows)})")

@@ -21,6 +21,7 @@ def runs(
     folder: Positional[Annotated[str, arg(metavar="[FOLDER]")]] = "runs",
     /,
     sheet: Annotated[str | None, arg(metavar="FILE")] = None,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Every run in a folder: model, data, status, steps, minutes and first scores, the newest last.
@@ -28,6 +29,7 @@ def runs(
     Args:
         folder: where to look, two levels deep.
         sheet: also write an image with samples of each run.
+        overwrite: replace a file that reverie did not write.
         json: print a list of {"run", "model", "data", "status", "steps", "minutes", "scores"}.
     """
     from reverie.training.run import runs_in
@@ -37,7 +39,7 @@ def runs(
         note(f"Warning: {line}")
     if not all_runs:
         raise UsageError(f"There are no runs in {folder}. `reverie train` makes one.")
-    path = target(sheet) if sheet else None
+    path = target(sheet, "", overwrite, (), "sheet") if sheet else None
     rows = [run.summary() for run in all_runs]
     if path:
         _sheet(all_runs, path)
@@ -115,4 +117,4 @@ def _sheet(runs_: list[Run], path: Path) -> None:
     sheets = [(f"{run.path} ({run.info['status']})", image) for run in runs_ if (image := run.samples)]
     if not sheets:
         raise UsageError("None of these runs has samples yet.")
-    save(path, labelled(sheets))
+    save(path, labelled(sheets), {"verb": "runs", "runs": [str(run.path) for run in runs_]})

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from reverie.commands.shared import RunName, bar, note, report, target
+from reverie.commands.shared import RunName, bar, load, note, report, target
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class SampleFlags:
         run: a run directory, or a checkpoint inside one.
         number: how many; 64, or 8 for --stream.
         seed: the first sample's seed.
-        out: X.png is one grid, a folder gets 000000.png ..., X.npz holds uint8 NHWC "images" and int "seeds". By
-            default samples.png, and nothing beside a --stream.
+        out: X.png is one grid; X.npz holds uint8 NHWC "images", int "seeds", and class names as "labels" or captions as
+            "texts"; any other name is a folder, which gets 000000.png ... as they are sampled, and is continued when it
+            is named again. By default the first free of samples.png, samples-2.png ..., and nothing beside a --stream.
         label: for a model of classes: a class by name or number; several take turns. None: any class.
         text: for a model of captions: a caption, in quotation marks; several take turns. None: anything.
         labels: write the class, caption or seed under each image of the grid.
@@ -27,6 +28,7 @@ class SampleFlags:
         columns: images in a row of the grid.
         stream: the intermediate states of a model that samples step by step (diffusion: x_t above, the estimate of x0
             below): a film (.webp, .gif, .mp4), or a strip (.png ...).
+        overwrite: replace files that reverie did not write, or a folder of other samples.
         json: print the result as JSON.
     """
 
@@ -40,6 +42,7 @@ class SampleFlags:
     scale: int | None = None
     columns: int | None = None
     stream: Annotated[str | None, arg(metavar="FILE")] = None
+    overwrite: bool = False
     json: bool = False
 
 
@@ -53,36 +56,58 @@ def sample(arguments: list[str]) -> None:
 
     flags, options = run_flags(SampleFlags, "sample", arguments, sample.__doc__ or "")
     from reverie.core.card import card_of
-    from reverie.core.values import integer
-    from reverie.inference.load import load
+    from reverie.core.values import check_seeds, integer
+    from reverie.inference.folder import sample_into
+    from reverie.inference.load import spec_of
+    from reverie.inference.sampling import check_memory
     from reverie.inference.sampling import sample as sample_images
+    from reverie.media.montage import check_ending, enlargement
+    from reverie.media.origin import ending_of
     from reverie.views.denoising import save_trajectory
 
-    path = target(flags.out) if flags.out else None if flags.stream else target("samples.png")
-    film, model = target(flags.stream) if flags.stream else None, load(flags.run)
+    film = target(flags.stream, "", flags.overwrite, (".mp4",), "stream") if flags.stream else None
+    path = None
+    if flags.out or not film:
+        path = target(flags.out, "samples.png", flags.overwrite, ("", ".npz", ".mp4"))
+    model = load(flags.run)
     if flags.scale is not None:
         integer("--scale", flags.scale, least=1)
     if flags.columns is not None:
         integer("--columns", flags.columns, least=1)
     if caution := card_of(model).caution:
         note(caution)
-    count = flags.number if flags.number is not None else 8 if film else 64
+    count = integer("-n", flags.number if flags.number is not None else 8 if film else 64, least=1)
+    check_seeds(flags.seed, flags.seed + count - 1)
     cond: dict[str, Any] = {"label": list(flags.label) or None, "text": list(flags.text) or None}
     result: dict[str, Any] = {"number": count, "seeds": [flags.seed, flags.seed + count - 1]}
+    result["weights"] = model.loaded_from
     lines = []
     if film:
         result |= {"stream": str(film), "frames": save_trajectory(film, model, count, flags.seed, cond | options)}
         lines.append(f"{result['frames']} states of {count} samples in {film}")
-    if path:
+    if path and not ending_of(path):
+        with bar(True) as progress:
+            options |= {"overwrite": flags.overwrite, "progress": progress}
+            new = sample_into(path, model, count, flags.seed, **cond, **options)
+        result |= {"out": str(path), "new": new}
+        earlier = f", {count - new} of them from before" if 0 < new < count else ""
+        done = f"{count} samples in the folder {path}{earlier}"
+        lines.append(done if new else f"All {count} samples are in the folder {path} already; nothing was left to do")
+    elif path:
+        spec = spec_of(model)
+        grid = spec.medium == "image" and ending_of(path) != ".npz"
+        if grid:
+            check_ending(path)
+            check_memory(model, count, 2 + 3 * enlargement(spec.shape[0], flags.scale) ** 2)
         with bar(True) as progress:
             images = sample_images(model, count, flags.seed, **cond, progress=progress, **options)
         names = flags.text or flags.label
         labels = [names[i % len(names)] if names else str(seed) for i, seed in enumerate(images.seeds)]
-        if path.suffix and path.suffix != ".npz" and images.spec.medium == "image":
-            under = labels if flags.labels else []
-            images.save(path, columns=flags.columns, scale=flags.scale, labels=under)
-        else:
-            images.save(path)
+        images.save(path, **_grid(flags, labels) if grid else {})
         result["out"] = str(path)
         lines.append(f"{count} samples in {path}")
     report(flags.json, result, *lines)
+
+
+def _grid(flags: SampleFlags, labels: list[str]) -> dict[str, Any]:
+    return {"columns": flags.columns, "scale": flags.scale, "labels": labels if flags.labels else []}

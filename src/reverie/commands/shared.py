@@ -11,7 +11,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,9 +19,10 @@ import tyro
 from tyro.conf import Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from reverie.core.errors import UsageError
-from reverie.core.files import check_target
+from reverie.core.errors import UsageError, argument
+from reverie.core.files import check_target, first_free
 from reverie.core.terminal import printable, say
+from reverie.core.verbs import Model
 from reverie.training.progress import bar as bar
 
 # positional arguments, by the names that the manual gives them
@@ -144,10 +145,55 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collecti
     console(width=max(100, natural, console().width)).print(grid)
 
 
-def target(where: str) -> Path:
-    """An output path, refused early when nothing can be written there: before the work, not after it."""
-    path = Path(where)
+def target(
+    where: str | None,
+    default: str = "",
+    overwrite: bool = False,
+    endings: Collection[str] = (".npz",),
+    flag: str = "out",
+) -> Path:
+    """An output path; one that would replace what reverie did not write is refused: before the work, not after it.
+
+    Args:
+        where: the user's; None is the first free of ``default``, as samples.png, samples-2.png ...
+        overwrite: replace a file, whatever it is.
+        endings: beside those of images; with "" a name that ends in no file format is a folder.
+        flag: that names it.
+    Raises:
+        UsageError: nothing can be written there, or something that reverie did not write is there.
+    """
+    from reverie.media.montage import check_ending
+    from reverie.media.origin import ending_of, origin_of
+
+    path = first_free(Path(default)) if where is None else Path(where)
     check_target(path)
-    if path.suffix and path.is_dir():
+    ending = ending_of(path) if "" in endings else path.suffix.lower()
+    if ending not in endings:
+        check_ending(path)
+    folder = path.is_dir()
+    if folder and ending:
         raise UsageError(f"{path} is a folder.")
+    taken = any(path.iterdir()) if folder else path.exists() and not overwrite
+    if taken and origin_of(path) is None:
+        remedy = "Choose an empty or a new folder" if folder else f"Choose another name, or {argument('overwrite')}"
+        raise UsageError(
+            f"{argument(flag, where)} is there already, and reverie did not write it; nothing was touched. {remedy}."
+        )
     return path
+
+
+def load(run: str, data: str | None = None) -> Model:
+    """The model of a run; a line on stderr names its weights."""
+    from reverie.inference.load import load as open_run
+
+    model = open_run(run, data=data)
+    name_weights(model.loaded_from)
+    return model
+
+
+def name_weights(weights: Mapping[str, Any]) -> None:
+    """Name weights on stderr; odd ones were named in a warning as they were loaded."""
+    from reverie.training.weights import sentence
+
+    if not sentence(weights, healthy=False):
+        note(sentence(weights))

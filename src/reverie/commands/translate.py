@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from reverie.commands.shared import ImageNames, RunName, report, target
+from reverie.commands.shared import ImageNames, RunName, load, report, target
 from reverie.core.errors import UsageError
 
 
@@ -17,16 +17,18 @@ class TranslateFlags:
         run: a run directory of pix2pix, cyclegan or editor, or a checkpoint inside one.
         images: image files, folders of them, held-out:N or train:N of the run's data, or captions of it; none means the
             first held-out images.
-        out: X.png is one sheet, a folder gets the translations alone: 000000.png ..., or of folders the names of their
-            images.
+        out: X.png is one sheet, X.npz has arrays, a folder gets the translations alone: 000000.png ..., or of folders
+            the names of their images. By default the first free of translated.png, translated-2.png ...
         data: where the run's data is now, if it has moved.
+        overwrite: replace a file that reverie did not write.
         json: print the result as JSON.
     """
 
     run: RunName
     images: ImageNames = ()
-    out: str = "translated.png"
+    out: str | None = None
     data: str | None = None
+    overwrite: bool = False
     json: bool = False
 
 
@@ -38,23 +40,24 @@ def translate(arguments: list[str]) -> None:
     from reverie.commands.flags import run_flags
 
     flags, options = run_flags(TranslateFlags, "translate", arguments, translate.__doc__ or "")
-    from reverie.inference.load import load
     from reverie.inference.verbs import translate as translated
-    from reverie.media.medium import fresh_folder
     from reverie.media.montage import save
+    from reverie.media.origin import ending_of, fresh_folder, of_row, write_note
 
-    path = target(flags.out)
+    path = target(flags.out, "translated.png", flags.overwrite, ("", ".npz"))
     references, names = _images_in(flags.images)
-    sheet = translated(load(flags.run, data=flags.data), references or None, **options)
-    if path.suffix:
+    model = load(flags.run, flags.data)
+    sheet = translated(model, references or None, **options)
+    if ending_of(path):
         sheet.save(path)
     elif names:
-        fresh_folder(path)
-        for name, row in zip(names, sheet["translation"], strict=True):
-            save(path / name, row)
+        write_note(fresh_folder(path), sheet.origin)
+        for index, (name, row) in enumerate(zip(names, sheet["translation"], strict=True)):
+            save(path / name, row, of_row(sheet.origin, index) | {"images": references[index]})
     else:
         sheet["translation"].save(path)
-    report(flags.json, {"out": str(path), "number": len(sheet)}, f"{len(sheet)} translated images in {path}")
+    result = {"out": str(path), "number": len(sheet), "weights": model.loaded_from}
+    report(flags.json, result, f"{len(sheet)} translated images in {path}")
 
 
 def _images_in(references: tuple[str, ...]) -> tuple[list[str], list[str]]:

@@ -333,6 +333,11 @@ def data_with(model: Model) -> Any:
     return getattr(model, "data", None)
 
 
+def weights_of(model: Model) -> dict[str, Any] | None:
+    """Which weights a model was loaded with, see ``rv.load``; None of a model that was not."""
+    return getattr(model, "loaded_from", None)
+
+
 def networks_of(model: nn.Module) -> list[nn.Module]:
     """The sub-modules to compile: those on the card, or direct children with trainable parameters."""
     if names := card_of(model).networks:

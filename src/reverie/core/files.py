@@ -94,6 +94,15 @@ def check_target(path: Path) -> None:
             raise UsageError(f"Cannot write {path}: {above} is no folder.")
 
 
+def first_free(path: Path) -> Path:
+    """The first of NAME.ext, NAME-2.ext, NAME-3.ext ... that does not exist."""
+    number, free = 1, path
+    while free.exists() or free.is_symlink():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed and renamed to ``path``, else removed.

@@ -14,6 +14,7 @@ from reverie.data.captions import Captions
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
 from reverie.data.types import Problem
 from reverie.media.decode import SUFFIXES
+from reverie.media.origin import NOTE
 
 
 def list_folder(root: Path) -> Listing:
@@ -23,7 +24,9 @@ def list_folder(root: Path) -> Listing:
     images = {name: file for name, file in files.items() if suffix(name) in SUFFIXES}
     captions = Captions(files, problems)
     used = captions.used(images)
-    problems += ignored(name for name in files if name not in images and name not in used)
+    problems += ignored(
+        name for name in files if name not in images and name not in used and PurePosixPath(name).name != NOTE
+    )
 
     items: list[Item] = []
     branches = by_split(images)

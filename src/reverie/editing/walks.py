@@ -11,6 +11,7 @@ from reverie.core.card import card_of
 from reverie.core.errors import UsageError, argument
 from reverie.core.values import integer
 from reverie.inference.load import Source, model_of, need
+from reverie.inference.origin import origin
 from reverie.inference.references import Reference, find_latent
 from reverie.inference.verbs import decode
 from reverie.media.images import Images
@@ -70,4 +71,5 @@ def interpolate(
     walk = (lerp if path == "lerp" else slerp)(start.flatten(), end.flatten(), t).view(frames, *start.shape[1:])
     images = decode(model, walk, space)
     images.columns = min(frames, 20)
+    images.origin = origin("interpolate", model, a=a, b=b, frames=frames, path=path, space=space)
     return images

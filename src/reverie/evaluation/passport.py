@@ -63,6 +63,7 @@ class Scores:
         remarks: sentences for the user, such as the result of the memorisation tests.
         images: data of the images beside the table, such as the closest pairs; not part of the JSON.
         folder: where scores.json and the images were written, if anywhere.
+        weights: which weights of the run were scored, see ``rv.load``; None without a run.
     """
 
     scores: list[Score] = field(default_factory=list)
@@ -70,6 +71,7 @@ class Scores:
     remarks: list[str] = field(default_factory=list)
     images: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    weights: dict[str, Any] | None = None
 
     def __getitem__(self, metric: str) -> Score:
         """The score of that name, or the only one that begins so ("frechet" for "frechet-small").

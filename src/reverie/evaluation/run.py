@@ -12,7 +12,7 @@ from torch import nn
 
 from reverie.core import distributed
 from reverie.core.cache import Progress
-from reverie.core.card import card_of, checkpoint_of, config_of, info_of, name_of, reconstructs
+from reverie.core.card import card_of, checkpoint_of, config_of, info_of, name_of, reconstructs, weights_of
 from reverie.core.errors import UsageError, argument
 from reverie.core.options import sampling_options
 from reverie.core.values import check_seeds, integer
@@ -26,7 +26,7 @@ from reverie.evaluation.metrics import UNSAMPLED, check, measure
 from reverie.evaluation.passport import Scores
 from reverie.evaluation.sheet import write_sheet
 from reverie.evaluation.translated import translations
-from reverie.inference.conditions import complete, guides_in
+from reverie.inference.conditions import complete, guides_in, owner_of_classes
 from reverie.inference.load import data_of, load, spec_of
 from reverie.inference.rows import Unsliced, spread
 from reverie.inference.sampling import sample
@@ -144,6 +144,7 @@ def evaluate(
             "rank bad samples beside real images. `reverie weights inception --fetch` gets the network of FID."
         )
     scores = measure(evaluation, names, per_class)
+    scores.weights = None if sets.model is None else weights_of(sets.model)
     folder = Path(out) if out is not None else _path(run) / "evaluation" if run is not None else None
     if folder is not None:
         scores.folder = folder
@@ -192,7 +193,7 @@ def _sets_of_run(
     model: Model, run: str, n: int, data: Any, seed: int, progress: Progress | None, options: dict[str, Any]
 ) -> Sets:
     trained, real = _trained_and_real(model, data)
-    labels, texts = _labels(_with_classes(model, guides_in(options)), trained, n), _texts(model, trained, n)
+    labels, texts = _labels(owner_of_classes(model, guides_in(options)), trained, n), _texts(model, trained, n)
     names = None if labels is None else [trained.classes[label] for label in labels]
     samples = _generate(model, n, seed, {"label": names, "text": texts}, options, progress)
     of_fake = {
@@ -289,11 +290,6 @@ def _plain(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     return value.__qualname__ if inspect.isroutine(value) or inspect.isclass(value) else repr(value)
-
-
-def _with_classes(model: Model, guides: list[Model]) -> Model:
-    """The model if it has classes, else the first guide that has."""
-    return next((net for net in (model, *guides) if card_of(net).classes), model)
 
 
 def _labels(model: Model, data: Dataset, n: int) -> np.ndarray | None:

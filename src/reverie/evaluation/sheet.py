@@ -11,6 +11,7 @@ from reverie.core.files import read_json, write_json
 from reverie.evaluation.base import Sets
 from reverie.evaluation.passport import Score, Scores
 from reverie.media import medium_of, montage, plots
+from reverie.media.origin import Origin, complete_origin
 from reverie.media.sheets import beside
 
 _PER_SIDE = 32  # images on each side of the sheet
@@ -22,15 +23,16 @@ def write_sheet(scores: Scores, sets: Sets, folder: Path) -> None:
     scores.json keeps scores of other metrics from earlier evaluations: each has its own passport.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "scores.json", _merged(folder / "scores.json", scores.summary()))
+    origin = {"verb": "evaluate", "weights": scores.weights}
+    write_json(folder / "scores.json", complete_origin(origin) | _merged(folder / "scores.json", scores.summary()))
     if not scores.scores:
         return
-    _plot(scores, sets, folder / "scores.png")
+    _plot(scores, sets, folder / "scores.png", origin)
     if pairs := scores.images.get("pairs"):
         fakes = sets.fake["x"][[pair.fake for pair in pairs]]
         originals = sets.learned_train["x"][[pair.train for pair in pairs]]
         spec = sets.fake.spec
-        montage.save(folder / "closest.png", beside([np.array(fakes), np.array(originals)], spec))
+        montage.save(folder / "closest.png", beside([np.array(fakes), np.array(originals)], spec), origin)
 
 
 def _merged(path: Path, new: dict[str, Any]) -> dict[str, Any]:
@@ -42,10 +44,10 @@ def _merged(path: Path, new: dict[str, Any]) -> dict[str, Any]:
         return new  # no earlier file, or a damaged one
 
 
-def _plot(scores: Scores, sets: Sets, path: Path) -> None:
+def _plot(scores: Scores, sets: Sets, path: Path, origin: Origin) -> None:
     omitted = ("copying-share", "copying-z", "class-coverage")
     bars = [s for s in scores.scores if s.floor is not None and "[" not in s.metric and s.metric not in omitted]
-    with plots.figure(path, 10, 3 + 0.55 * len(bars)) as figure:
+    with plots.figure(path, 10, 3 + 0.55 * len(bars), origin) as figure:
         layout = figure.add_gridspec(2, 2, height_ratios=[2.7, max(0.5, 0.55 * len(bars))])
         sides = [("generated", sets.fake["x"]), ("real", sets.reference["x"])]
         if sets.truth is not None:  # the same rows on both sides

@@ -36,8 +36,7 @@ def label_index(model: Model, label: str | int) -> int:
     if not count:
         train = argument("conditional", "label")
         raise UsageError(f"This model was trained without classes. Train with {train} to sample by class.")
-    classes = list(info_of(model).get("data", {}).get("classes", ())) or [str(index) for index in range(count)]
-    text = str(label)
+    classes, text = class_names(model), str(label)
     if isinstance(label, str):  # an int is an index, also where classes have numbers for names
         if text in classes:
             return classes.index(text)
@@ -48,6 +47,12 @@ def label_index(model: Model, label: str | int) -> int:
         return int(text)
     names = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
     raise UsageError(f"There is no class {label!r}.{suggest(text, classes)} Classes: {names}.")
+
+
+def class_names(model: Model) -> list[str]:
+    """The names of a model's classes; their numbers where the data has no names."""
+    names = list((info_of(model).get("data") or {}).get("classes", ()))
+    return names or [str(index) for index in range(card_of(model).classes)]
 
 
 def conditions_of(model: Model, guides: Iterable[Any], labels: Labels, texts: Texts, n: int) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def conditions_of(model: Model, guides: Iterable[Any], labels: Labels, texts: Te
     """
     cond: dict[str, Any] = {}
     if labels is not None:
-        owner = next((each for each in (model, *guides) if card_of(each).classes), model)
+        owner = owner_of_classes(model, guides)
         indices = [label_index(owner, label) for label in listed_values(labels)]
         if not indices:
             raise UsageError(f"{argument('label')} is empty: name a class, or leave it out.")
@@ -79,6 +84,11 @@ def conditions_of(model: Model, guides: Iterable[Any], labels: Labels, texts: Te
     return cond
 
 
+def owner_of_classes(model: Model, guides: Iterable[Model]) -> Model:
+    """The model if it has classes, else the first guide that has."""
+    return next((each for each in (model, *guides) if card_of(each).classes), model)
+
+
 def vocabulary(captions: Iterable[str]) -> set[str]:
     """The words and signs of captions, as the text encoder splits them."""
     return {word for caption in captions for word in words_of(caption)}
@@ -93,13 +103,13 @@ def listed_values(values: Any) -> list[Any]:
     return [values]
 
 
-def seeds_of(seed: Any, n: int) -> list[int]:
-    """The seeds of n samples: those that are listed, or n from the first."""
-    if isinstance(seed, Iterable) and not isinstance(seed, str):
-        seeds = [integer("seed", value) for value in seed]
-    else:
+def seeds_of(seed: Any, n: int) -> Sequence[int]:
+    """The seeds of n samples: those that are listed, or n from the first, as a range."""
+    if not isinstance(seed, Iterable) or isinstance(seed, str):
         first = integer("seed", seed)
-        seeds = list(range(first, first + n))
+        check_seeds(first, first + n - 1)
+        return range(first, first + n)
+    seeds = [integer("seed", value) for value in seed]
     if len(seeds) != n:
         raise UsageError(f"{n} images need {n} seeds, not {len(seeds)}.")
     check_seeds(min(seeds), max(seeds))

@@ -29,7 +29,11 @@ def load(
     model: nn.Module | None = None,
     data: Any = None,
 ) -> Model:
-    """The trained model of a run, ready for use; ``model.run`` is the run's info, ``model.checkpoint`` its step.
+    """The trained model of a run, ready for use.
+
+    ``model.run`` is the run's info, ``model.checkpoint`` the step, and ``model.loaded_from`` says which weights these
+    are: {"run", "model", "checkpoint", "steps", "status", "passed", "sha256"}. Weights of an unfinished or failed run,
+    or older than a damaged checkpoint, are a warning.
 
     Args:
         run: a run directory, a checkpoint inside one, or a ``Run``.
@@ -37,13 +41,14 @@ def load(
         model: a fresh instance to put the weights in, where the run is of a class of your own.
         data: the run's data, where it has moved: a ``Dataset``, an object, or its new path. It stays with the model.
     Raises:
-        UsageError: there is no run or no such checkpoint, or its model must be passed.
+        UsageError: there is no run or no such checkpoint, its model must be passed, or its newest weights are untrained
+            (step 0) and were not named by their path.
         ReverieError: every checkpoint is damaged, or the data is not what the run was trained on.
     """
     opened, checkpoint = trained(run)
     loaded: Model = rebuilt(checkpoint.config, opened, model)
     put_weights(loaded, checkpoint.averaged if average else checkpoint.weights, opened.path)
-    loaded.run, loaded.checkpoint = opened.info, checkpoint.step
+    loaded.run, loaded.checkpoint, loaded.loaded_from = opened.info, checkpoint.step, checkpoint.source
     if data is not None:
         loaded.data = reopen(_record(loaded), data)
     return to_device_layout(loaded, pick_device(device)).requires_grad_(False).eval()

@@ -78,11 +78,11 @@ def _row(image: PILImage.Image | np.ndarray, spec: Spec, record: dict[str, Any])
     height, width = spec.shape
     form = decode.Form((height, width), spec.channels, record["fit"], tuple(record["background"]))
     if isinstance(image, np.ndarray):
+        decode.warn_of_fit((image.shape[1], image.shape[0]), form)
         return decode.fit_array(image if image.ndim == 3 else image[..., None], form)
-    flat = decode.fit(decode.from_pillow(image, form.background, []), form).convert(
-        "RGB" if form.channels == 3 else "L"
-    )
-    return np.asarray(flat).reshape(form.array)
+    upright = decode.from_pillow(image, form.background, [])
+    decode.warn_of_fit(upright.size, form)
+    return np.asarray(decode.fit(upright, form).convert("RGB" if form.channels == 3 else "L")).reshape(form.array)
 
 
 def _is_stored(rows: Images | np.ndarray, spec: Spec, shape: tuple[int, ...]) -> bool:

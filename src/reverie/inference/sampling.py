@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from reverie.core.card import info_of
+from reverie.core.card import card_of, info_of
+from reverie.core.errors import UsageError
+from reverie.core.files import is_file
 from reverie.core.noise import Noise
 from reverie.core.values import integer
 from reverie.core.verbs import Frame, Model
-from reverie.inference.conditions import Labels, Texts, complete, conditions_of, guides_in, seeds_of
+from reverie.inference.conditions import (
+    Labels,
+    Texts,
+    class_names,
+    complete,
+    conditions_of,
+    guides_in,
+    listed_values,
+    owner_of_classes,
+    seeds_of,
+)
 from reverie.inference.load import Source, model_of, need, spec_of
+from reverie.inference.origin import origin as origin_of_call
 from reverie.inference.rows import chunk_of, device_of, draw, training_mode_kept
+from reverie.media import medium_of
 from reverie.media.images import Images
 
 
@@ -47,7 +64,46 @@ def sample(
     model, noise, seeds, arguments = _prepared(model, "sample", n, seed, label, text, options)
     chunk = integer("chunk", chunk, least=1)
     spec = spec_of(model) if info_of(model) else None
-    return Images(draw(model, noise, chunk, progress, spec, **arguments), spec, seeds)
+    origin = sample_origin(model, seeds, label, text, options)
+    conditions = {"texts": arguments["text"]} if "text" in arguments else {}
+    if "label" in arguments:
+        names = class_names(owner_of_classes(model, guides_in(arguments)))
+        conditions["labels"] = [names[index] for index in arguments["label"].tolist()]
+    rows = draw(model, noise, chunk, progress, spec, **arguments)
+    return Images(rows, spec, seeds, origin=origin, conditions=conditions)
+
+
+def sample_origin(
+    model: Model, seeds: Sequence[int], label: Labels, text: Texts, options: dict[str, Any]
+) -> dict[str, Any]:
+    """The origin of samples."""
+    turns = {name: None if each is None else listed_values(each) for name, each in (("label", label), ("text", text))}
+    return origin_of_call("sample", model, seeds, options, **turns)
+
+
+def check_memory(model: Model, n: int, copies: float = 2.0) -> None:
+    """Raise a UsageError, before the work, where n samples do not fit into the memory of this machine.
+
+    Args:
+        copies: of the samples that are in memory at the same time.
+    """
+    spec = spec_of(model) if info_of(model) or card_of(model).output else None
+    row = spec.dimensions * np.dtype(spec.dtype or medium_of(spec).storage).itemsize if spec else 1
+    needed, memory = n * (copies * row + 64), _memory()
+    if needed > memory:
+        raise UsageError(
+            f"{n:,} samples need {needed / 1e9:,.0f} GB of memory at once, and this machine has {memory / 1e9:,.0f}. "
+            "A folder takes any number, and is continued after an interruption: `reverie sample RUN --out FOLDER`, in "
+            "Python rv.sample_into(FOLDER, RUN)."
+        )
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine, or of the container."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if is_file(limit) else ""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 16 << 30
+    return min(machine, int(text)) if text.isdecimal() else machine
 
 
 def stream(
@@ -87,11 +143,12 @@ def _prepared(
     labels: Labels,
     texts: Texts,
     options: dict[str, Any],
-) -> tuple[Model, Noise, list[int], dict[str, Any]]:
+) -> tuple[Model, Noise, Sequence[int], dict[str, Any]]:
     """The model, a stream of noise for each sample, their seeds, and the verb's conditions and options."""
     model = model_of(source)
     need(model, verb)
     n = integer("n", n, least=1)
+    check_memory(model, n)
     seeds, arguments = seeds_of(seed, n), complete(model, options)
     arguments |= conditions_of(model, guides_in(arguments), labels, texts, n)
     return model, Noise.of_seeds(seeds, device_of(model)), seeds, arguments

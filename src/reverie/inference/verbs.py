@@ -14,6 +14,7 @@ from reverie.core.noise import Noise
 from reverie.core.values import integer
 from reverie.inference.conditions import Labels, Texts, complete, conditions_of, seeds_of
 from reverie.inference.load import Source, model_of, need, spec_of
+from reverie.inference.origin import origin
 from reverie.inference.references import batch_of, find_pair
 from reverie.inference.rows import checked_latents, chunk_of, conditioning, evaluating, space_option, translated
 from reverie.inference.rows import reconstruct as reconstruct_rows
@@ -69,7 +70,8 @@ def decode(model: Source, latents: Any, space: str | None = None, label: Labels 
             model.decode(z[low : low + _ROWS], **chunk_of(cond, low, low + _ROWS), **options)
             for low in range(0, len(z), _ROWS)
         ]
-    return Images(medium_of(spec).to_storage(torch.cat(parts), spec), spec)
+    made_by = origin("decode", model, space=space, label=label, text=text)
+    return Images(medium_of(spec).to_storage(torch.cat(parts), spec), spec, origin=made_by)
 
 
 def reconstruct(model: Source, images: Any = None, n: int = 32) -> Sheet:
@@ -92,9 +94,8 @@ def reconstruct(model: Source, images: Any = None, n: int = 32) -> Sheet:
     else:
         rows = reconstruct_rows(model, batch)
     names = ("image", "reconstruction") if len(rows) == 2 else ("image", "corrupted", "reconstruction")
-    return Sheet(
-        {name: Images(medium_of(spec).to_storage(row, spec), spec) for name, row in zip(names, rows, strict=True)}
-    )
+    by_name = {name: Images(medium_of(spec).to_storage(x, spec), spec) for name, x in zip(names, rows, strict=True)}
+    return Sheet(by_name, origin=origin("reconstruct", model, images=images, n=n if images is None else None))
 
 
 def translate(model: Source, images: Any = None, seed: int = 0, n: int = 8, **options: Any) -> Sheet:
@@ -124,7 +125,8 @@ def translate(model: Source, images: Any = None, seed: int = 0, n: int = 8, **op
     source = torch.cat([source.expand(-1, channels, *source.shape[2:]) for source, _ in pairs])
     truths = [truth for _, truth in pairs if truth is not None]
     truth = torch.cat(truths) if len(truths) == len(pairs) else None
-    noise = Noise.of_seeds(seeds_of(seed, len(source)), source.device)
+    seeds = seeds_of(seed, len(source))
+    noise = Noise.of_seeds(seeds, source.device)
     parts = [
         translated(
             model,
@@ -138,4 +140,5 @@ def translate(model: Source, images: Any = None, seed: int = 0, n: int = 8, **op
     rows = [torch.cat(part) for part in zip(*parts, strict=True)]
     medium = medium_of(spec)
     names = ("source", "translation", "truth")
-    return Sheet({name: Images(medium.to_storage(row, spec), spec) for name, row in zip(names, rows, strict=False)})
+    by_name = {name: Images(medium.to_storage(row, spec), spec) for name, row in zip(names, rows, strict=False)}
+    return Sheet(by_name, origin=origin("translate", model, seeds, options, images=references))

@@ -83,6 +83,25 @@ def inspect(data: bytes) -> tuple[int, int]:
     return _open(data).size
 
 
+def upright_size(image: Image.Image | bytes) -> tuple[int, int]:
+    """(width, height) of an open or encoded image once it is turned as its EXIF orientation says."""
+    image = _open(image) if isinstance(image, bytes) else image
+    width, height = image.size
+    return (height, width) if _orientation(image) > 4 else (width, height)
+
+
+def warn_of_fit(size: tuple[int, int], form: Form) -> None:
+    """Warn that one image, named by the user, is cropped or padded; a row or column of pixels is rounding."""
+    (width, height), (rows, columns) = size, form.shape
+    scales = columns / width, rows / height
+    if max(width, height) * (max(scales) - min(scales)) >= 1:
+        done = "cropped at its centre" if form.fit == "crop" else "padded"
+        warnings.warn(
+            f"An image of {width} x {height} pixels was {done}: the model's images have {columns} x {rows}.",
+            stacklevel=4,
+        )
+
+
 def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[Note]]:
     """Decode, turn upright, composite, scale to 8 bits and fit.
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from reverie.core.errors import ReverieError
 from reverie.media import decode, montage
-from reverie.media.medium import Medium, fresh_folder, save_arrays
+from reverie.media.medium import Medium, save_arrays, save_folder
+from reverie.media.origin import Origin, ending_of
 from reverie.media.spec import Spec
 
 
@@ -21,6 +22,7 @@ class Image(Medium):
     dims = 2
     augmentations = ("flip", "translate", "color")
     suffixes = tuple(sorted(decode.SUFFIXES))
+    ending = ".png"
 
     def read(
         self, path: Path, spec: Spec, fit: str = "crop", background: tuple[int, int, int] = (255, 255, 255)
@@ -34,7 +36,11 @@ class Image(Medium):
         form = decode.Form((height, width), spec.channels, fit, background)
         try:
             with decode.quiet():
-                return decode.decode(path.read_bytes(), form)[0]
+                data = path.read_bytes()
+                image, _ = decode.decode(data, form)
+                size = decode.upright_size(data)
+            decode.warn_of_fit(size, form)
+            return image
         except OSError as error:
             raise ReverieError(f"{path} cannot be read: {error.strerror or error}.") from None
         except decode.Unusable as error:
@@ -46,13 +52,17 @@ class Image(Medium):
     def sheet(self, rows: np.ndarray, spec: Spec, columns: int | None = None) -> np.ndarray:
         return montage.grid(rows, columns)
 
-    def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
+    def save(
+        self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any], origin: Origin | None = None
+    ) -> None:
         """A grid (.png ...), an archive (.npz) of ``images`` and ``meta``, or a folder of numbered images."""
-        if path.suffix.lower() == ".npz":
-            save_arrays(path, {"images": rows, **meta})
-        elif path.suffix:
-            montage.save(path, montage.grid(rows))
+        ending = ending_of(path)
+        if ending == ".npz":
+            save_arrays(path, {"images": rows, **meta}, origin)
+        elif ending:
+            montage.save(path, montage.grid(rows), origin)
         else:
-            fresh_folder(path)
-            for index, row in enumerate(rows):
-                montage.save(path / f"{index:06d}.png", row)
+            save_folder(self, path, rows, spec, origin)
+
+    def save_row(self, path: Path, row: np.ndarray, spec: Spec, origin: Origin | None = None) -> None:
+        montage.save(path, row, origin)

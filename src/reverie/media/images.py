@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 from reverie.core.errors import UsageError, argument
 from reverie.core.values import integer
 from reverie.media import Spec, medium_of, montage
+from reverie.media.origin import Origin, ending_of, seeds_entry
 from reverie.media.sheets import beside, check_film, image_of_each, labelled_grid
 
 
@@ -26,6 +27,8 @@ class Images(NDArrayOperatorsMixin):
         seeds: of each row, where it was sampled.
         columns: of the grid; by default nearly square.
         labels: under each image of the grid.
+        origin: what made them: verb, weights, seeds and options, as plain JSON; ``save`` writes it into the file.
+        conditions: other columns of an .npz, such as "labels" or "texts": a value for each row.
 
     Attributes:
         array: the rows, (N, *shape, C).
@@ -40,6 +43,8 @@ class Images(NDArrayOperatorsMixin):
         seeds: Sequence[int] = (),
         columns: int | None = None,
         labels: Sequence[str] = (),
+        origin: Origin | None = None,
+        conditions: Mapping[str, Sequence[Any]] | None = None,
     ):
         self.array = np.asarray(array)
         if self.array.ndim != (4 if spec is None else len(spec.shape) + 2) or 0 in self.array.shape[1:]:
@@ -47,6 +52,7 @@ class Images(NDArrayOperatorsMixin):
             raise UsageError(f"{argument('array')} must be {form}, not of shape {self.array.shape}.")
         self.spec = spec or Spec("image", self.array.shape[1:-1], self.array.shape[-1])
         self.seeds, self.columns, self.labels = list(seeds), columns, list(labels)
+        self.origin, self.conditions = dict(origin or {}), {k: list(v) for k, v in (conditions or {}).items()}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,27 +93,31 @@ class Images(NDArrayOperatorsMixin):
         return montage.to_image(labelled_grid(images, labels, columns, scale))
 
     def save(self, path: Path | str, seconds: float | None = None, **options: Any) -> Path:
-        """Write a grid (.png ...), an archive (.npz), a folder with a file a row, or a film; atomically.
+        """Write a grid (.png ...), an archive (.npz), a folder with a file a row, or a film, each with its origin.
+
+        Writes are atomic. An earlier file of this name is replaced; a folder only if reverie wrote all that it holds.
 
         Args:
             seconds: length of a film (.webp, .gif, .mp4) of the rows, up to 600; None: those endings are grids, too.
             options: of ``grid``.
         Raises:
-            UsageError: a film of samples that no image stands for, or an unknown ending.
+            UsageError: a film of samples that no image stands for, an ending of another format, or a folder of other
+                files.
         """
         path = Path(path)
-        ending = path.suffix.lower()
+        ending = ending_of(path)
         if seconds is not None:
             montage.check_seconds(seconds)
             if ending in montage.FILMS:
                 check_film(path, self.spec)
                 if (images := image_of_each(self.array, self.spec)) is not None:
-                    return montage.save_film(path, images, seconds)
+                    return montage.save_film(path, images, seconds, origin=self.origin)
         if ending in ("", ".npz") or (self.spec.medium == "video" and ending in montage.FILMS):
-            medium_of(self.spec).save(path, self.array, self.spec, {"seeds": self.seeds} if self.seeds else {})
+            meta = self.conditions | ({"seeds": self.seeds} if self.seeds else {})
+            medium_of(self.spec).save(path, self.array, self.spec, meta, self.origin)
             return path
         sheet = np.asarray(self.grid(**options))
-        return montage.save(path, sheet[..., None] if sheet.ndim == 2 else sheet)
+        return montage.save(path, sheet[..., None] if sheet.ndim == 2 else sheet, self.origin)
 
     def __len__(self) -> int:
         return len(self.array)
@@ -120,9 +130,11 @@ class Images(NDArrayOperatorsMixin):
         rows = self.array[index]
         if isinstance(index, tuple) or rows.ndim != self.array.ndim:
             return rows
-        seeds = np.array(self.seeds)[index].tolist() if self.seeds else ()
-        labels = np.array(self.labels)[index].tolist() if self.labels else ()
-        return Images(rows, self.spec, seeds, self.columns, labels)
+        seeds, labels = (np.array(each)[index].tolist() if each else () for each in (self.seeds, self.labels))
+        conditions = {name: np.array(values)[index].tolist() for name, values in self.conditions.items()}
+        origin = {k: v for k, v in self.origin.items() if k not in ("seed", "seeds", "number")}
+        origin |= seeds_entry(seeds) | {name.removesuffix("s"): values for name, values in conditions.items()}
+        return Images(rows, self.spec, seeds, self.columns, labels, origin, conditions)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.array, dtype, copy=copy)
@@ -148,15 +160,19 @@ class Sheet:
     Args:
         rows: ``Images`` of equal number by name, top to bottom.
         columns: of each row in the grid.
+        origin: as for ``Images``; by default that of the rows.
     Raises:
         UsageError: no rows, or rows of different numbers of images.
     """
 
-    def __init__(self, rows: Mapping[str, Images], columns: int = 8):
+    def __init__(self, rows: Mapping[str, Images], columns: int = 8, origin: Origin | None = None):
         self.rows, self.columns = dict(rows), integer(argument("columns"), columns, least=1)
         if len({len(row) for row in self.rows.values()}) != 1:
             lengths = {name: len(row) for name, row in self.rows.items()}
             raise UsageError(f"{argument('rows')} must be sets of equally many images by name, not {lengths}.")
+        self.origin = next(iter(self.rows.values())).origin if origin is None else dict(origin)
+        for row in self.rows.values():
+            row.origin = row.origin or self.origin
 
     def __getitem__(self, name: str) -> Images:
         return self.rows[name]
@@ -175,14 +191,14 @@ class Sheet:
         return montage.to_image(self.array)
 
     def save(self, path: Path | str) -> Path:
-        """Write the sheet (.png ...), or all rows as arrays (.npz)."""
+        """Write the sheet (.png ...), or all rows as arrays (.npz), with its origin; replaces an earlier file."""
         from reverie.media.medium import save_arrays
 
         path = Path(path)
-        if path.suffix.lower() == ".npz":
-            save_arrays(path, {name: row.array for name, row in self.rows.items()})
+        if ending_of(path) == ".npz":
+            save_arrays(path, {name: row.array for name, row in self.rows.items()}, self.origin)
             return path
-        return montage.save(path, self.array)
+        return montage.save(path, self.array, self.origin)
 
     def __repr__(self) -> str:
         return f"Sheet({', '.join(self.rows)}: {len(self)} each)"

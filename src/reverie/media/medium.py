@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from reverie.core.errors import ReverieError, UsageError
-from reverie.core.files import atomic, disk_errors
+from reverie.core.errors import ReverieError
+from reverie.core.files import atomic
 from reverie.media import montage
+from reverie.media.origin import Origin, ending_of, fresh_folder, of_row, text_of, write_note
 from reverie.media.spec import Spec
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Medium(Protocol):
         storage: type of stored rows.
         augmentations: the suitable ones of flip, translate and color.
         suffixes: file extensions for ``read``.
+        ending: of the file of one row.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Medium(Protocol):
     storage: np.dtype = np.dtype(np.uint8)
     augmentations: tuple[str, ...]
     suffixes: tuple[str, ...] = (".npy",)
+    ending: str = ".npy"
 
     def read(self, path: Path, spec: Spec) -> np.ndarray:
         """One file as one stored row (*shape, C).
@@ -102,39 +105,49 @@ class Medium(Protocol):
         """All rows as one uint8 image (H, W, 1 or 3)."""
         ...
 
-    def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
-        """Write the rows atomically: as .npz with ``meta``, as a sheet, or as a folder of single files."""
+    def save(
+        self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any], origin: Origin | None = None
+    ) -> None:
+        """Write the rows and their origin atomically: as .npz with ``meta``, as a sheet, or as a folder of files."""
         ...
 
+    def save_row(self, path: Path, row: np.ndarray, spec: Spec, origin: Origin | None = None) -> None:
+        """Write one row to a file that ends in ``ending``, atomically; an .npy carries no origin."""
+        with atomic(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, row)
 
-def save_arrays(path: Path, columns: Mapping[str, Any]) -> None:
-    """A compressed .npz, written atomically."""
+
+def save_arrays(path: Path, columns: Mapping[str, Any], origin: Origin | None = None) -> None:
+    """A compressed .npz with its origin, written atomically."""
     with atomic(path) as temporary, temporary.open("wb") as stream:
         arrays: dict[str, Any] = {name: np.asarray(value) for name, value in columns.items()}
-        np.savez_compressed(stream, **arrays)
+        np.savez_compressed(stream, **arrays, reverie=np.asarray(text_of(origin)))
 
 
-def fresh_folder(path: Path) -> Path:
-    """A new or empty folder.
+def save_folder(medium: Medium, folder: Path, rows: np.ndarray, spec: Spec, origin: Origin | None) -> None:
+    """A folder with a numbered file for each row, and its origin; earlier files of ours are replaced.
 
     Raises:
-        UsageError: it is not empty.
+        UsageError: the folder holds other files.
     """
-    if path.is_dir() and any(path.iterdir()):
-        raise UsageError(f"{path} is not empty; nothing was touched. Choose an empty or a new folder.")
-    with disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-    return path
+    write_note(fresh_folder(folder), origin)
+    for index, row in enumerate(rows):
+        medium.save_row(folder / row_name(medium, index, len(rows)), row, spec, of_row(origin, index))
 
 
-def save_plain(medium: Medium, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
+def row_name(medium: Medium, index: int, number: int) -> str:
+    """The file of row ``index`` of ``number``, such as 000007.png; names sort as the rows do."""
+    return f"{index:0{max(6, len(str(number - 1)))}d}{medium.ending}"
+
+
+def save_plain(
+    medium: Medium, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any], origin: Origin | None
+) -> None:
     """Save rows without a file format of their own: .npz, a sheet (.png ...), or a folder of .npy files."""
-    if path.suffix.lower() == ".npz":
-        save_arrays(path, {"x": rows, **meta})
-    elif path.suffix:
-        montage.save(path, medium.sheet(rows, spec))
+    ending = ending_of(path)
+    if ending == ".npz":
+        save_arrays(path, {"x": rows, **meta}, origin)
+    elif ending:
+        montage.save(path, medium.sheet(rows, spec), origin)
     else:
-        fresh_folder(path)
-        for index, row in enumerate(rows):
-            with atomic(path / f"{index:06d}.npy") as temporary, temporary.open("wb") as stream:
-                np.save(stream, row)
+        save_folder(medium, path, rows, spec, origin)

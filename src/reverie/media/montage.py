@@ -17,6 +17,7 @@ from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import atomic
 from reverie.core.terminal import printable
 from reverie.core.values import integer, is_finite
+from reverie.media.origin import Origin, ending_of, pillow_options, text_of
 
 FILMS = (".webp", ".gif", ".mp4")  # endings; any other is one strip
 _LONGEST = 600.0  # seconds of a film
@@ -90,18 +91,23 @@ def labelled(sheets: Sequence[tuple[str, Path]], width: int = 640, height: int =
     return np.concatenate(rows)
 
 
-def save(path: Path | str, image: np.ndarray) -> Path:
-    """Write one uint8 (H, W, C) image, atomically; the ending chooses the format.
+def check_ending(path: Path) -> None:
+    """Raise a UsageError unless the ending is that of an image format that can be written."""
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise UsageError(f"Cannot write {path.name}: no image is written with the ending {path.suffix!r}. Try .png.")
+
+
+def save(path: Path | str, image: np.ndarray, origin: Origin | None = None) -> Path:
+    """Write one uint8 (H, W, C) image with its origin, atomically; the ending chooses the format.
 
     Raises:
         UsageError: an ending without an image format, or of one that cannot hold this image.
     """
     path = Path(path)
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise UsageError(f"Cannot write {path.name}: no image is written with the ending {path.suffix!r}. Try .png.")
+    check_ending(path)
     with atomic(path) as temporary:
         try:
-            to_image(image).save(temporary)
+            to_image(image).save(temporary, **pillow_options(path, origin))
         except (OSError, ValueError) as error:  # Pillow's: this format has no such colours or size
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -109,7 +115,9 @@ def save(path: Path | str, image: np.ndarray) -> Path:
     return path
 
 
-def save_film(path: Path | str, frames: np.ndarray, seconds: float = 3.0, hold: float = 0.0) -> Path:
+def save_film(
+    path: Path | str, frames: np.ndarray, seconds: float = 3.0, hold: float = 0.0, origin: Origin | None = None
+) -> Path:
     """Write uint8 (N, H, W, C) frames as .webp, .gif or .mp4, or as one strip (any other image ending).
 
     Args:
@@ -122,25 +130,26 @@ def save_film(path: Path | str, frames: np.ndarray, seconds: float = 3.0, hold: 
     path = Path(path)
     if not len(frames):
         raise UsageError(f"Cannot write {path.name}: there are no images.")
-    ending = path.suffix.lower()
+    ending = ending_of(path)
     scale = max(1, round(160 / frames.shape[1]))
     if ending in (".webp", ".gif"):
         film = [to_image(frame) for frame in frames.repeat(scale, 1).repeat(scale, 2)]
         duration = [max(10, round(1000 * seconds / len(frames)))] * len(frames)
         duration[-1] += round(1000 * hold)
         options: dict[str, Any] = {"lossless": True} if ending == ".webp" else {}
+        options |= pillow_options(path, origin)
         with atomic(path) as temporary:
             film[0].save(temporary, save_all=True, append_images=film[1:], duration=duration, loop=0, **options)
     elif ending == ".mp4":
         rate = len(frames) / seconds
         held = np.concatenate([frames, frames[-1:].repeat(round(hold * rate), 0)])
-        _save_mp4(path, held.repeat(scale, 1).repeat(scale, 2), rate)
+        _save_mp4(path, held.repeat(scale, 1).repeat(scale, 2), rate, origin)
     else:
-        return save(path, grid(frames, columns=min(len(frames), 20)))
+        return save(path, grid(frames, columns=min(len(frames), 20)), origin)
     return path
 
 
-def _save_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
+def _save_mp4(path: Path, frames: np.ndarray, frames_per_second: float, origin: Origin | None) -> None:
     try:
         import imageio_ffmpeg
     except ImportError as error:
@@ -148,7 +157,10 @@ def _save_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
     frames = np.ascontiguousarray(np.broadcast_to(frames, (*frames.shape[:-1], 3)))
     with atomic(path) as temporary:
         size = (frames.shape[2], frames.shape[1])
-        writer = imageio_ffmpeg.write_frames(str(temporary), size, fps=frames_per_second, macro_block_size=2)
+        comment = ["-metadata", f"comment={text_of(origin)}"]
+        writer = imageio_ffmpeg.write_frames(
+            str(temporary), size, fps=frames_per_second, macro_block_size=2, output_params=comment
+        )
         writer.send(None)
         for frame in frames:
             writer.send(frame)

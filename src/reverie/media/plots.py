@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from reverie.core.errors import argument
+from reverie.core.errors import UsageError, argument
 from reverie.core.files import atomic
 from reverie.core.values import integer
+from reverie.media.origin import Origin, pillow_options
 
 
 @contextlib.contextmanager
-def figure(path: Path | str | io.BytesIO, width: float = 7, height: float = 4.5) -> Iterator:
-    """A matplotlib figure (no display, no global state) that is saved to ``path``, or a buffer, on leaving;
-    sizes in inches.
+def figure(
+    path: Path | str | io.BytesIO, width: float = 7, height: float = 4.5, origin: Origin | None = None
+) -> Iterator:
+    """A matplotlib figure (no display, no global state) that is saved to ``path`` with its origin, or to a buffer, on
+    leaving; sizes in inches.
     """
     from matplotlib.figure import Figure
 
@@ -29,13 +32,23 @@ def figure(path: Path | str | io.BytesIO, width: float = 7, height: float = 4.5)
         drawing.savefig(path, dpi=110, format="png")
         return
     with atomic(path) as temporary:
-        drawing.savefig(temporary, dpi=110)
+        options = pillow_options(Path(path), origin)
+        raster: dict[str, Any] = {"pil_kwargs": options} if options else {}  # a PDF takes none
+        drawing.savefig(temporary, dpi=110, **raster)
+
+
+def check_plot(path: Path) -> None:
+    """Raise a UsageError unless the ending is that of a format of plots: .png, .pdf, .svg ..."""
+    from matplotlib.figure import Figure
+
+    if path.suffix.lower().lstrip(".") not in Figure().canvas.get_supported_filetypes():
+        raise UsageError(f"Cannot write {path.name}: no plot is written with the ending {path.suffix!r}. Try .png.")
 
 
 Curves = Mapping[str, tuple[Sequence[int], Sequence[float]]]  # name -> training steps, values
 
 
-def plot_curves(path: Path | str | io.BytesIO, curves: Curves) -> None:
+def plot_curves(path: Path | str | io.BytesIO, curves: Curves, origin: Origin | None = None) -> None:
     """Losses in panels of their own, the first row; every other metric in smaller panels below.
 
     Raw values are faint, their running mean strong.
@@ -44,7 +57,7 @@ def plot_curves(path: Path | str | io.BytesIO, curves: Curves) -> None:
     others = [name for name in curves if name not in losses]
     columns = max(1, min(3, len(losses)))
     rows, small = math.ceil(len(losses) / columns), math.ceil(len(others) / (2 * columns))
-    with figure(path, width=4.6 * columns, height=3.1 * rows + 1.7 * small) as page:
+    with figure(path, 4.6 * columns, 3.1 * rows + 1.7 * small, origin) as page:
         plan = page.add_gridspec(rows + small, 2 * columns, height_ratios=[1.8] * rows + [1.0] * small)
         for index, name in enumerate(losses):
             row, column = divmod(index, columns)
@@ -65,7 +78,7 @@ def _curve(axis: Any, name: str, steps: Sequence[int], values: Sequence[float], 
     if len(tail) > 1 and np.ptp(tail) > 0:
         low, high = tail.min(), np.quantile(tail, 0.999)
         axis.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-    axis.set_title(name, fontsize=size)
+    axis.set_title(name, fontsize=size, parse_math=False)
     axis.tick_params(labelsize=size - 2)
     axis.grid(alpha=0.3)
 
@@ -81,7 +94,12 @@ def curves_image(curves: Curves) -> np.ndarray:
 
 
 def plot_schedule(
-    path: Path | str, times: np.ndarray, curves: Mapping[str, np.ndarray], trained: np.ndarray, sampled: np.ndarray
+    path: Path | str,
+    times: np.ndarray,
+    curves: Mapping[str, np.ndarray],
+    trained: np.ndarray,
+    sampled: np.ndarray,
+    origin: Origin | None = None,
 ) -> Path:
     """A noise schedule: its curves over t, the log signal-to-noise ratio, and the distribution of training times.
 
@@ -91,7 +109,7 @@ def plot_schedule(
         sampled: times at which sampling evaluates the network, marked on the middle panel.
     """
     log_snr = 2 * np.log(curves["alpha"] / curves["sigma"])
-    with figure(path, width=12.6, height=3.4) as drawing:
+    with figure(path, 12.6, 3.4, origin) as drawing:
         left, middle, right = drawing.subplots(1, 3)
         for name, values in curves.items():
             left.plot(times, values, label=name)
@@ -131,14 +149,16 @@ def plot_latent_map(
         axis = drawing.subplots()
         if len(prior):
             axis.scatter(*prior.T, s=12, facecolors="none", edgecolors="#b0b0b0", lw=0.5, label="N(0, I)", zorder=1)
-        for index in [i for i in (-1, *range(len(classes))) if np.any(labels == i)]:
-            name = "images" if index < 0 else classes[index]
-            members = points[labels == index]
-            axis.scatter(
-                *members.T, s=7, alpha=0.75, label=name, zorder=2, color=f"C{max(index, 0)}" if index < 10 else None
-            )
+        present = [index for index in (-1, *range(len(classes))) if np.any(labels == index)]
+        for index in present:
+            members, color = points[labels == index], f"C{max(index, 0)}" if index < 10 else None
+            axis.scatter(*members.T, s=7, alpha=0.75, label=str(index), zorder=2, color=color)
         if len(classes) <= 24:
-            axis.legend(fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+            legend = axis.legend(fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+            entries = legend.get_texts()[-len(present) :] if present else []
+            for entry, index in zip(entries, present, strict=True):  # after the legend, which leaves out "_name"
+                entry.set_parse_math(False)  # a "$" is a dollar
+                entry.set_text("images" if index < 0 else classes[index])
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reverie.media.medium import Medium, save_plain
+from reverie.media.origin import Origin
 from reverie.media.spec import Spec
 
 
@@ -29,6 +30,8 @@ class Sequence(Medium):
 
         return sequence_sheet(rows, spec.low, spec.high, columns)
 
-    def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
+    def save(
+        self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any], origin: Origin | None = None
+    ) -> None:
         """An archive (.npz) of ``x`` and ``meta``, a sheet of plots (.png ...), or a folder of .npy files."""
-        save_plain(self, path, rows, spec, meta)
+        save_plain(self, path, rows, spec, meta, origin)

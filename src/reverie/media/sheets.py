@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from reverie.core.errors import UsageError, argument
 from reverie.core.terminal import printable
 from reverie.media import Spec, medium_of, montage
+from reverie.media.origin import ending_of
 
 _LINE = 14  # pixels of a line of text
 _SIDE = 84  # pixels to which rows of small images are enlarged, about
@@ -87,6 +88,6 @@ def image_of_each(rows: np.ndarray, spec: Spec) -> np.ndarray | None:
 def check_film(path: Path, spec: Spec) -> None:
     """Raise a UsageError, before the work, where no film can be made of such samples."""
     single = np.zeros((1, *spec.shape, spec.channels), spec.dtype or medium_of(spec).storage)
-    if path.suffix.lower() in montage.FILMS and image_of_each(single, spec) is None and spec.medium != "video":
+    if ending_of(path) in montage.FILMS and image_of_each(single, spec) is None and spec.medium != "video":
         kind = f"{spec.medium}s of {spec}"
         raise UsageError(f"{path.name} is a film, and no image stands for {kind}. Name a sheet (.png), or an .npz.")

@@ -10,6 +10,7 @@ import numpy as np
 
 from reverie.media import montage
 from reverie.media.medium import Medium, save_plain
+from reverie.media.origin import Origin
 from reverie.media.spec import Spec
 
 
@@ -28,6 +29,8 @@ class Volume(Medium):
         """A strip per volume: at most ``columns`` (8) even slices; its first channel unless it has 1 or 3."""
         return montage.strips(rows if rows.shape[-1] in (1, 3) else rows[..., :1], 8 if columns is None else columns)
 
-    def save(self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any]) -> None:
+    def save(
+        self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any], origin: Origin | None = None
+    ) -> None:
         """An archive (.npz) of ``x`` and ``meta``, a sheet of slices (.png ...), or a folder of .npy files."""
-        save_plain(self, path, rows, spec, meta)
+        save_plain(self, path, rows, spec, meta, origin)

@@ -20,6 +20,7 @@ from reverie.core.verbs import Model, verbs_of
 from reverie.data import load_image
 from reverie.inference.conditions import Labels, Texts, conditions_of, seeds_of
 from reverie.inference.load import Source, model_of, spec_of
+from reverie.inference.origin import origin
 from reverie.inference.references import batch_of
 from reverie.inference.rows import device_of
 from reverie.media import medium_of
@@ -114,7 +115,22 @@ def restore(
     if not degraded:
         rows["truth"] = x
     medium = medium_of(spec)
-    return Sheet({name: Images(medium.to_storage(value, spec), spec) for name, value in rows.items()})
+    made_by = origin(
+        "restore",
+        model,
+        seeds,
+        task=task,
+        images=images,
+        mask=mask,
+        scale=scale,
+        noise=noise,
+        degraded=degraded,
+        samples=samples,
+        label=label,
+        text=text,
+        steps=steps,
+    )
+    return Sheet({name: Images(medium.to_storage(value, spec), spec) for name, value in rows.items()}, origin=made_by)
 
 
 def _operator(
@@ -123,7 +139,7 @@ def _operator(
     scale: int | None,
     shape: tuple[int, int],
     channels: int,
-    seeds: list[int],
+    seeds: Sequence[int],
     device: torch.device,
 ) -> operators.Operator:
     if task == "inpaint":
@@ -141,7 +157,7 @@ def _operator(
     return operators.identity()
 
 
-def _mask(mask: Any, shape: tuple[int, int], seeds: list[int]) -> Tensor:
+def _mask(mask: Any, shape: tuple[int, int], seeds: Sequence[int]) -> Tensor:
     """(1 or B, 1, H, W), true where a pixel is known."""
     if isinstance(mask, str) and not is_file(mask):
         return operators.named_mask(mask, shape, [fold(value, "mask") for value in seeds])

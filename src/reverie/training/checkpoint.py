@@ -18,7 +18,7 @@ import shutil
 import stat
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from reverie.core.files import check_regular, disk_errors, flush, quoted, read_j
 from reverie.core.verbs import Model
 from reverie.training.formats import FORMAT, fault_of, upgrade_config, upgrade_tensors
 from reverie.training.run import Run, locate
+from reverie.training.weights import check_trained, record, sentence
 
 
 @dataclass
@@ -43,6 +44,8 @@ class Checkpoint:
 
     Attributes:
         format: of the version that wrote it; names are already upgraded.
+        sha256: of the file of the averaged weights, or of the weights where there is no average.
+        source: which weights these are, see ``weights.record``; set by ``trained``.
     """
 
     step: int
@@ -51,6 +54,8 @@ class Checkpoint:
     ema: dict[str, Tensor] | None
     training: dict[str, Any] | None
     format: int = FORMAT
+    sha256: str = ""
+    source: dict[str, Any] = field(default_factory=dict)
 
     @property
     def averaged(self) -> dict[str, Tensor]:
@@ -208,6 +213,7 @@ def load_checkpoint(path: Path, training: bool = False, device: torch.device | s
         ema=ema[0] if ema else None,
         training=_training(path, manifest, device) if training else None,
         format=version,
+        sha256=manifest["sha256"][files[-1].name],
     )
 
 
@@ -261,17 +267,19 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
 
 
 def passed_over(path: Path, reason: str) -> str:
-    """The warning of a damaged checkpoint."""
-    return f"checkpoint {int(path.name)} is damaged ({reason}); using the one before it"
+    """What to say of a damaged checkpoint."""
+    return f"checkpoint {int(path.name)} is damaged ({reason})"
 
 
 def trained(run: Run | Path | str) -> tuple[Run, Checkpoint]:
     """A run and its newest undamaged checkpoint, or the checkpoint at the path.
 
+    Warns of weights of an unfinished or failed run, and of a newer checkpoint that is damaged.
+
     Args:
         run: a run directory, a checkpoint inside a run, or a ``Run``.
     Raises:
-        UsageError: no run, or no such checkpoint.
+        UsageError: no run, no such checkpoint, or untrained weights (step 0) that were not named by their path.
         ReverieError: all checkpoints are damaged.
     """
     path, step = locate(run.path if isinstance(run, Run) else run)
@@ -283,11 +291,11 @@ def trained(run: Run | Path | str) -> tuple[Run, Checkpoint]:
             raise UsageError(
                 f"{path} has no checkpoint {step}. It has: {', '.join(map(str, steps_in(opened.checkpoints)))}."
             )
-        return opened, load_checkpoint(chosen)
+        return opened, _named(opened, load_checkpoint(chosen), [])
     while True:
         newest, passed = newest_whole(opened.checkpoints)
         if newest is None:
-            why = f" ({passed_over(*passed[0]).partition(';')[0]})" if passed else ""
+            why = f" ({passed_over(*passed[0])})" if passed else ""
             raise ReverieError(
                 f"{path} has no usable checkpoint{why}. `reverie resume {quoted(path)}` restarts it from its seed."
             )
@@ -297,9 +305,16 @@ def trained(run: Run | Path | str) -> tuple[Run, Checkpoint]:
             if os.path.lexists(newest):
                 raise
             continue  # a training at the same time has replaced it by a newer one
-        for item in passed:
-            warnings.warn(f"{path}: {passed_over(*item)}.", stacklevel=2)
-        return opened, checkpoint
+        check_trained(opened, checkpoint.step)
+        return opened, _named(opened, checkpoint, [f"{passed_over(*item)} and was passed over" for item in passed])
+
+
+def _named(run: Run, checkpoint: Checkpoint, passed: list[str]) -> Checkpoint:
+    """The checkpoint with its source; a warning where that is odd."""
+    checkpoint.source = record(run, checkpoint.step, checkpoint.sha256, passed)
+    if odd := sentence(checkpoint.source, healthy=False):
+        warnings.warn(odd, stacklevel=3)
+    return checkpoint
 
 
 def rebuilt(config: dict[str, Any], run: Run, model: nn.Module | None = None) -> Model:

@@ -21,7 +21,7 @@ from typing import Any
 
 import reverie
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.files import atomic, check_regular, disk_errors, is_file, quoted, read_json, write_json
+from reverie.core.files import atomic, check_regular, disk_errors, first_free, is_file, quoted, read_json, write_json
 from reverie.core.schema import fault_of
 from reverie.training.record import RunRecord
 
@@ -311,12 +311,7 @@ def runs(folder: Path | str = "runs") -> list[Run]:
 def fresh_path(model: str, data: str) -> Path:
     """The first free path of runs/MODEL-DATA, runs/MODEL-DATA-2 ..."""
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(data).name) or "data"
-    base = Path("runs") / f"{model}-{name}"
-    number, path = 1, base
-    while path.exists():
-        number += 1
-        path = base.with_name(f"{base.name}-{number}")
-    return path
+    return first_free(Path("runs") / f"{model}-{name}")
 
 
 def locate(where: Path | str) -> tuple[Path, int | None]:

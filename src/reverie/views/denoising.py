@@ -20,11 +20,13 @@ from reverie.core.values import integer
 from reverie.core.verbs import Frame, Model
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
+from reverie.inference.origin import origin
 from reverie.inference.rows import device_of, evaluating
 from reverie.inference.sampling import stream
 from reverie.media import Spec
 from reverie.media.medium import to_uint8
 from reverie.media.montage import FILMS, grid, save, save_film
+from reverie.media.origin import ending_of
 from reverie.media.plots import plot_schedule
 from reverie.media.sheets import beside
 
@@ -59,10 +61,13 @@ def trajectory(model: Model, data: Dataset | None = None, count: int = 4, seed: 
 def save_trajectory(path: Path, model: Model, count: int, seed: int, options: dict[str, Any]) -> int:
     """Write the states of sampling as a film or a strip, as the ending says; returns the number of frames."""
     frames = list(stream(model, count, seed, **options))
-    if path.suffix.lower() in FILMS:
-        save_film(path, film(frames), seconds=min(6.0, 0.25 * len(frames)), hold=1.0)
+    conditions = {name: options.get(name) for name in ("label", "text")}
+    chosen = {name: value for name, value in options.items() if name not in conditions}
+    made_by = origin("sample", model, range(seed, seed + count), chosen, **conditions, stream=True)
+    if ending_of(path) in FILMS:
+        save_film(path, film(frames), seconds=min(6.0, 0.25 * len(frames)), hold=1.0, origin=made_by)
     else:
-        save(path, strip(frames))
+        save(path, strip(frames), made_by)
     return len(frames)
 
 
@@ -95,4 +100,5 @@ def schedule_plot(model: Model, path: Path | str) -> Path:
     ratios = [s / a for a, s in model.timesteps() if a and s]
     visited = model.schedule.t_from_ratio(torch.tensor(ratios, dtype=torch.float64))
     sampled = model.schedule.sample_t(Noise.of_seeds(range(_TIMES)))
-    return plot_schedule(path, times.numpy(), curves, sampled.clamp(0, 1).numpy(), visited.numpy())
+    trained = sampled.clamp(0, 1).numpy()
+    return plot_schedule(path, times.numpy(), curves, trained, visited.numpy(), origin("forward", model, plot=True))

@@ -14,6 +14,8 @@ from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
 from reverie.inference.load import data_of, spec_of
+from reverie.inference.origin import origin
+from reverie.inference.references import Reference, find_latent
 from reverie.inference.rows import conditioning, device_of, evaluating
 from reverie.media import medium_of
 from reverie.media.images import Images
@@ -50,7 +52,7 @@ def latent_statistics(model: Model, data: Dataset | None = None, limit: int = 10
 def traverse(
     model: Model,
     data: Dataset | None = None,
-    base: Tensor | None = None,
+    image: Reference | None = None,
     latents: int = 10,
     columns: int = 11,
     reach: float = 3.0,
@@ -58,7 +60,7 @@ def traverse(
     """Move one latent at a time, a row each, those first that vary most from image to image; and which these are.
 
     Args:
-        base: latent (1, ...) whose other entries stay; by default the mean.
+        image: the reference to start from; by default the mean of the latent space.
         latents: how many rows.
         columns: images in a row.
         reach: how far to each side, in standard deviations of that latent over held-out images.
@@ -68,7 +70,7 @@ def traverse(
     check_finite(argument("reach"), reach)
     centre, spread = latent_statistics(model, data)
     chosen = spread.argsort(descending=True)[:latents].tolist()
-    start = centre if base is None else base.flatten()
+    start = centre if image is None else find_latent(model, image).flatten()
     steps = torch.linspace(-reach, reach, columns, device=start.device)
     walk = start.repeat(len(chosen) * columns, 1)
     for row, latent in enumerate(chosen):
@@ -76,7 +78,8 @@ def traverse(
     space, spec = card_of(model).space, spec_of(model)
     with evaluating(model):
         decoded = model.decode(walk.view(-1, *space.shape) if space else walk)
-    return Images(medium_of(spec).to_storage(decoded, spec), spec, columns=columns), chosen
+    made_by = origin("traverse", model, image=image, latents=chosen, columns=columns, reach=reach)
+    return Images(medium_of(spec).to_storage(decoded, spec), spec, columns=columns, origin=made_by), chosen
 
 
 def traversal(
@@ -119,7 +122,8 @@ def mix(model: Model, rows: int = 5, columns: int = 8, seed: int = 0, cut: int |
         for w in coarse:
             mixed = torch.cat([w[:cut].expand(len(fine), -1, -1), fine[:, cut:]], 1)
             parts.append(model.decode(torch.cat([w[None], mixed]), space=_STYLES))
-    return Images(to_uint8(torch.cat(parts)), columns=columns + 1)
+    made_by = origin("mix", model, rows=rows, columns=columns, seed=seed, cut=cut)
+    return Images(to_uint8(torch.cat(parts)), columns=columns + 1, origin=made_by)
 
 
 def mixing(

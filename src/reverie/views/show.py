@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from reverie.core.card import info_of
 from reverie.inference.load import Source, data_of, model_of, need
-from reverie.inference.references import Reference, batch_of, find_latent
+from reverie.inference.origin import origin
+from reverie.inference.references import Reference, batch_of
 from reverie.media.images import Images
 from reverie.views import denoising, view_named
 from reverie.views import latents as latent_views
@@ -27,8 +26,8 @@ def view(model: Source, name: str = "samples", count: int | None = None, **optio
     """
     model = model_of(model)
     chosen = view_named(name, model, info_of(model).get("data"))
-    data = data_of(model) if chosen.data else None
-    return Images(chosen.render(model, data, count, **options)[None])
+    sheet = chosen.render(model, data_of(model) if chosen.data else None, count, **options)
+    return Images(sheet[None], origin=origin("view", model, view=name, number_of_images=count, **options))
 
 
 def list_views(model: Source) -> list[str]:
@@ -59,8 +58,7 @@ def traverse(
     """
     model = model_of(model)
     need(model, "decode")
-    base = None if image is None else find_latent(model, image)
-    return latent_views.traverse(model, None, base, latents, columns, reach)[0]
+    return latent_views.traverse(model, None, image, latents, columns, reach)[0]
 
 
 def mix(model: Source, rows: int = 5, columns: int = 8, seed: int = 0, cut: int | None = None) -> Images:
@@ -81,4 +79,6 @@ def forward(model: Source, images: Any = None, n: int = 4, columns: int = 9) -> 
     """
     model = model_of(model)
     need(model, "diffuse")
-    return Images(np.asarray(denoising.forward(model, batch_of(model, images, n), columns))[None])
+    batch = batch_of(model, images, n)
+    made_by = origin("forward", model, images=images, number=len(batch["x"]), columns=columns)
+    return Images(denoising.forward(model, batch, columns)[None], origin=made_by)

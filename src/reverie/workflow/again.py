@@ -84,7 +84,8 @@ def resume(
         for damaged, reason in passed:
             kept = set_aside(damaged) if loop.leader else damaged
             loop.say(
-                f"Warning: {passed_over(damaged, reason)}. It is {kept.name} until this training is past its step."
+                f"Warning: {passed_over(damaged, reason)}; using the one before it. It is {kept.name} until this "
+                "training is past its step."
             )
         if newest is not None:
             loop.say(f"Continuing {run.path} from step {loop.step}.")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reverie.core.card import reconstructs
+from reverie.core.card import name_of, reconstructs
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
@@ -16,6 +16,7 @@ from reverie.evaluation.likelihood import GLANCE, affordable, nats_of
 from reverie.evaluation.reconstruction import mse, psnr
 from reverie.inference.rows import device_of, reconstruct
 from reverie.media import montage, plots
+from reverie.media.origin import Origin
 from reverie.probability.likelihoods import bits_per_dim
 from reverie.views import VIEWS, View, views_of
 
@@ -56,14 +57,14 @@ def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
     return scores
 
 
-def loss_curve(lines: list[dict[str, Any]], path: Path) -> None:
+def loss_curve(lines: list[dict[str, Any]], path: Path, origin: Origin | None = None) -> None:
     """The losses of metrics.jsonl over the steps, and below them every other metric."""
     exclude = {"step", "seconds", "lr", "images_per_second", "progress", "stage"}
     names = sorted({name for line in lines for name in line} - exclude, key=lambda n: (not n.endswith("loss"), n))
     curves = {name: [line for line in lines if name in line] for name in names}  # some are logged now and then only
     if curves:
         steps = {n: ([line["step"] for line in logged], [line[n] for line in logged]) for n, logged in curves.items()}
-        plots.plot_curves(path, steps)
+        plots.plot_curves(path, steps, origin)
 
 
 def write_artifacts(
@@ -75,9 +76,10 @@ def write_artifacts(
         count: how many samples.
     """
     views = [view for view in views_of(model, data) if view.use == "end"]
+    origin = {"verb": "train", "run": folder.name, "model": name_of(model), "step": lines[-1]["step"] if lines else 0}
     if preview := preview_of(model, data, set(verbs_of(model))):
-        montage.save(folder / f"{preview.name}.png", preview.render(model, data, min(count, preview.count)))
+        montage.save(folder / f"{preview.name}.png", preview.render(model, data, min(count, preview.count)), origin)
     for view in views:
-        montage.save(folder / f"{view.name}.png", view.render(model, data))
-    loss_curve(lines, folder / "loss.png")
+        montage.save(folder / f"{view.name}.png", view.render(model, data), origin)
+    loss_curve(lines, folder / "loss.png", origin)
     return {} if data is None else held_out_scores(model, data)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reverie.core.card import card_of
+from reverie.core.card import card_of, name_of
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
@@ -88,7 +88,8 @@ class Previews(Callback):
         began = time.monotonic()
         with training_mode_kept(step.best):
             image = view.render(step.best, self.data, min(count, view.count))
-            montage.save(self.folder / f"{step.number:08d}.png", image)
+            origin = {"verb": "train", "run": self.folder.parent.name, "model": name_of(step.best), "step": step.number}
+            montage.save(self.folder / f"{step.number:08d}.png", image, origin)
         self.image_seconds = (time.monotonic() - began) / count
 
     def count(self, loop: Loop, seconds: float) -> int:

@@ -1,0 +1,83 @@
+"""Sample a model into a folder: written as it goes, continued after an interruption."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reverie.core.errors import UsageError, argument
+from reverie.core.values import integer
+from reverie.inference.conditions import Labels, Texts, complete, listed_values, seeds_of
+from reverie.inference.load import Source, model_of, need, spec_of
+from reverie.inference.origin import difference
+from reverie.inference.sampling import sample, sample_origin
+from reverie.media import medium_of
+from reverie.media.medium import row_name
+from reverie.media.origin import fresh_folder, of_row, origin_of, write_note
+
+
+def sample_into(
+    folder: Path | str,
+    model: Source,
+    n: int = 64,
+    seed: int = 0,
+    label: Labels = None,
+    text: Texts = None,
+    chunk: int = 64,
+    overwrite: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+    **options: Any,
+) -> int:
+    """Any number of samples as files of a folder, chunk by chunk; returns how many were new.
+
+    Called again after an interruption it writes the files that are missing, to the byte as without the interruption.
+
+    Args:
+        folder: new, empty, or of an earlier call with the same request.
+        model: a loaded model, or a run.
+        n: how many.
+        seed: the first sample's seed.
+        label, text, chunk, progress, options: as for ``sample``.
+        overwrite: replace an earlier request's files.
+    Raises:
+        UsageError: the folder holds another request's samples or other files; else as for ``sample``.
+    """
+    model = model_of(model)
+    need(model, "sample")
+    folder, n, chunk = Path(folder), integer("n", n, least=1), integer("chunk", chunk, least=1)
+    seeds, chosen, medium, spec = seeds_of(seed, n), complete(model, options), medium_of(spec_of(model)), spec_of(model)
+    origin = sample_origin(model, seeds, label, text, options)
+    present = _present(folder, origin, overwrite)
+    turns = {name: listed_values(each) for name, each in (("label", label), ("text", text)) if each is not None}
+    new = 0
+    for low in range(0, n, chunk):
+        high = min(low + chunk, n)
+        files = {index: row_name(medium, index, n) for index in range(low, high)}
+        missing = [index for index, file in files.items() if file not in present]
+        if missing:  # the whole chunk, so that its last bits do not depend on where an earlier call ended
+            conditions: Any = {k: [v[i % len(v)] for i in range(low, high)] if v else v for k, v in turns.items()}
+            images = sample(model, high - low, seeds[low], **conditions, chunk=chunk, **chosen)
+            for index in missing:
+                medium.save_row(folder / files[index], images.array[index - low], spec, of_row(origin, index))
+            new += len(missing)
+        if progress:
+            progress(high, n, "sampling")
+    for leftover in folder.glob(".aside-*"):  # of a process that was killed
+        leftover.unlink(missing_ok=True)
+    return new
+
+
+def _present(folder: Path, origin: dict[str, Any], overwrite: bool) -> set[str]:
+    """The names in a folder that may be continued, which is made where there is none."""
+    earlier = origin_of(folder)
+    if earlier is None or overwrite:
+        write_note(fresh_folder(folder), origin)
+    elif change := difference(earlier, origin):
+        raise UsageError(
+            f"{folder} holds samples of another request: {change}. Nothing was touched. Choose another folder, or "
+            f"{argument('overwrite')} to replace them."
+        )
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries}

@@ -1,0 +1,161 @@
+"""The origin of a file, inside the file: version, verb, run, checkpoint, seeds and options, as one JSON text.
+
+A PNG has it as the text "reverie"; JPEG, WebP, TIFF and AVIF as the EXIF ImageDescription; a GIF and an MP4 as their
+comment; an .npz as the array "reverie"; a JSON file at its top level; a folder as the file reverie.json in it. Other
+formats (BMP, PDF, .npy ...) carry none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from reverie import __version__
+from reverie.core.errors import UsageError
+from reverie.core.files import disk_errors, write_json
+from reverie.media.decode import quiet
+
+NOTE = "reverie.json"  # of a folder
+Origin = Mapping[str, Any]
+_LIMIT = 60_000  # characters; a JPEG holds 64 KiB
+_DESCRIPTION = 0x010E  # EXIF's ImageDescription
+_EXIF = ("JPEG", "WEBP", "TIFF", "AVIF")
+_OTHERS = (".npz", ".npy", ".mp4", ".svg", ".json")  # endings beside Pillow's
+
+
+def ending_of(path: Path | str) -> str:
+    """The lower-case ending of a file's name; "" where it is no file format, as in samples-cfg-2.25."""
+    ending = Path(path).suffix.lower()
+    return ending if ending in Image.registered_extensions() or ending in _OTHERS else ""
+
+
+def complete_origin(origin: Origin | None) -> dict[str, Any]:
+    """An origin as it is written: with the version, and the verb "save" where there is no other."""
+    return {"reverie": __version__, "verb": "save"} | dict(origin or {})
+
+
+def text_of(origin: Origin | None) -> str:
+    """An origin as one line of ASCII JSON; very long entries (thousands of references) are left out."""
+    entries = complete_origin(origin)
+    while len(text := json.dumps(entries)) > _LIMIT:
+        longest = max(entries, key=lambda name: len(json.dumps(entries[name])))
+        entries[longest] = "left out: too long"
+    return text
+
+
+def pillow_options(path: Path, origin: Origin | None) -> dict[str, Any]:
+    """Options of Pillow's ``save`` that write an origin; none for formats that carry none."""
+    kind, text = Image.registered_extensions().get(path.suffix.lower()), text_of(origin)
+    if kind == "PNG":
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_text("reverie", text)
+        return {"pnginfo": chunks}
+    if kind in _EXIF:
+        exif = Image.Exif()
+        exif[_DESCRIPTION] = text
+        return {"exif": exif}
+    return {"comment": text} if kind == "GIF" else {}
+
+
+def origin_of(path: Path | str) -> dict[str, Any] | None:
+    """The origin of a file or folder that reverie wrote; None of any other, also one that cannot be read."""
+    path = Path(path)
+    try:
+        origin = json.loads(_text_in(path) or "null")
+    except Exception:  # Pillow and zipfile raise errors of many types on damaged files, and those are not ours
+        return None
+    return origin if isinstance(origin, dict) and {"reverie", "verb"} <= origin.keys() else None
+
+
+def _text_in(path: Path) -> str | None:
+    if path.is_dir():
+        path = path / NOTE
+    ending = path.suffix.lower()
+    if ending == ".json":
+        return path.read_text("utf-8")
+    if ending == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return str(archive["reverie"]) if "reverie" in archive else None
+    if ending == ".mp4":
+        return _comment_of_mp4(path)
+    with quiet(), Image.open(path, formats=("PNG", "GIF", *_EXIF)) as image:
+        if image.format == "GIF":
+            comment = image.info.get("comment", b"")
+            return comment.decode("ascii") if isinstance(comment, bytes) else comment
+        return image.info.get("reverie") if image.format == "PNG" else image.getexif().get(_DESCRIPTION)
+
+
+def _comment_of_mp4(path: Path) -> str | None:
+    """The comment (the atom \u00a9cmt) in the metadata of an MP4."""
+    with path.open("rb") as stream:
+        while len(header := stream.read(8)) == 8:
+            size, kind = int.from_bytes(header[:4], "big"), header[4:]
+            if kind == b"moov":
+                _, comment, data = stream.read(size - 8).partition(b"\xa9cmt")
+                length = int.from_bytes(data[4:8], "big")  # of the atom "data": its size, name, type and locale
+                return data[20 : 4 + length].decode("utf-8") if comment else None
+            if size < 8:  # the last atom, or one of 64 bits
+                size = int.from_bytes(stream.read(8), "big") - 8 if size == 1 else 0
+            if size < 8:
+                break
+            stream.seek(size - 8, 1)
+    return None
+
+
+def seeds_entry(seeds: Sequence[int]) -> dict[str, Any]:
+    """Seeds in an origin: the first and their number where they follow one another, else all."""
+    if not len(seeds):
+        return {}
+    if isinstance(seeds, range) or list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return {"seed": seeds[0], "number": len(seeds)}
+    return {"seeds": list(seeds)}
+
+
+# Folders
+
+
+def write_note(folder: Path, origin: Origin | None) -> None:
+    """Write the origin of a folder, atomically."""
+    write_json(folder / NOTE, complete_origin(origin))
+
+
+def fresh_folder(path: Path) -> Path:
+    """A new or empty folder; files that reverie wrote to it earlier are removed.
+
+    Raises:
+        UsageError: it holds other files.
+    """
+    if path.is_dir():
+        ours, foreign = origin_of(path), []
+        for file in sorted(path.iterdir()):
+            written = file.name == NOTE or re.fullmatch(r"\d{6,}\.npy", file.name) or file.name.startswith(".aside-")
+            if not (ours and file.is_file() and (written or origin_of(file))):
+                foreign.append(file)
+        if foreign:
+            more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+            raise UsageError(
+                f"{path} is not empty; nothing was touched. It holds {foreign[0].name}{more}. Choose an empty or a new "
+                "folder."
+            )
+        with disk_errors(path):
+            for file in path.iterdir():
+                file.unlink()
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def of_row(origin: Origin | None, index: int) -> dict[str, Any]:
+    """The origin of one row of several: its own seed, and the class and caption whose turn it is."""
+    row = dict(origin or {})
+    seeds = row.pop("seeds", None)
+    if seeds is not None or "number" in row:
+        row |= {"seed": seeds[index] if seeds else row["seed"] + index, "number": 1}
+    turns = {name: row[name] for name in ("label", "text") if isinstance(row.get(name), list)}
+    return row | {name: values[index % len(values)] for name, values in turns.items()}
