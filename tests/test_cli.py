@@ -107,6 +107,7 @@ def test_a_label_is_a_name_or_a_number_and_classes_take_turns(run, bars, call, t
     assert code == 2 and "giraffe" in err and "Classes: 0" in err
 
 
+@pytest.mark.filterwarnings("ignore:An image of 30 x 20 pixels was cropped")
 def test_morphs_traversals_and_reconstructions_are_written(run, call, tmp_path):
     Image.fromarray(np.full((20, 30), 200, np.uint8)).save(tmp_path / "mine.png")
     assert call("interpolate", run, "held-out:0", "mine.png", "--frames", 7, "--out", "morph.webp")[0] == 0

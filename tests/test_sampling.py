@@ -206,7 +206,7 @@ def test_a_word_that_no_training_caption_has_is_a_warning(runs):
 def test_the_stream_is_written_as_its_ending_says(runs, call, tmp_path, ending, frames):
     code, out, _ = call("sample", runs / "plain", "--steps", 3, "--stream", f"way.{ending}", "--json")
     settings = json.loads(out)
-    assert settings.pop("weights")["checkpoint"] == 1
+    assert settings.pop("weights")["checkpoint"] == 60
     assert code == 0 and settings == {"stream": f"way.{ending}", "frames": 4, "number": 8, "seeds": [0, 7]}
     assert getattr(Image.open(tmp_path / f"way.{ending}"), "n_frames", 1) == frames
     assert not (tmp_path / "samples.png").exists()

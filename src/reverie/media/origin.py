@@ -98,8 +98,8 @@ def _comment_of_mp4(path: Path) -> str | None:
             size, kind = int.from_bytes(header[:4], "big"), header[4:]
             if kind == b"moov":
                 _, comment, data = stream.read(size - 8).partition(b"\xa9cmt")
-                length = int.from_bytes(data[4:8], "big")  # of the atom "data": its size, name, type and locale
-                return data[20 : 4 + length].decode("utf-8") if comment else None
+                length = int.from_bytes(data[:4], "big")  # of the atom "data": its size, name, type and locale
+                return data[16:length].decode("utf-8") if comment else None
             if size < 8:  # the last atom, or one of 64 bits
                 size = int.from_bytes(stream.read(8), "big") - 8 if size == 1 else 0
             if size < 8:
