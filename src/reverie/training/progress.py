@@ -27,7 +27,11 @@ def clock(seconds: float) -> str:
 
 
 class bar:
-    """A bar on stderr for work of a known length, shown only when it takes more than a moment."""
+    """A bar on stderr for work of a known length, shown only when it takes more than a moment; without a terminal a
+    line every few seconds.
+    """
+
+    QUIET_SECONDS = 10.0  # between lines without a terminal
 
     def __init__(self, show: bool):
         self.show = show
@@ -42,11 +46,14 @@ class bar:
             transient=True,
         )
         self.task = self.bar.add_task("reading")
-        began = time.monotonic()
+        began = self.last = time.monotonic()
 
         def update(done: int, total: int, what: str) -> None:
             if done < total and console.is_terminal and time.monotonic() - began > 1:
                 self.bar.start()
+            if not console.is_terminal and time.monotonic() - self.last > self.QUIET_SECONDS:
+                self.last = time.monotonic()
+                console.print(printable(f"{what} {done}/{total}"), soft_wrap=True)
             self.bar.update(self.task, completed=done, total=total, description=printable(what))
 
         return update if self.show else None
