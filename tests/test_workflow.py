@@ -293,6 +293,7 @@ def test_a_run_without_data_is_trained_resumed_and_repeated(tmp_path, monkeypatc
 # Formats
 
 
+@pytest.mark.filterwarnings("ignore:Weights of .*unfinished")
 def test_an_unfinished_run_of_an_older_format_is_refused_with_the_remedy_and_begun_from(bars, tmp_path):
     run = rv.train("staged", bars, out=tmp_path / "run", steps=4, keep=9, checkpoint_every=1, **SMALL)
     old = cut_back(run, 2, tmp_path / "old")
