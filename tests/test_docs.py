@@ -259,7 +259,7 @@ def small_public(name, progress=None):
 
 
 def no_plot(file, *arguments, **options):
-    Image.new("RGB", (8, 8)).save(file, "png")
+    Image.new("RGB", (8, 8)).save(file, "png", **options.get("pil_kwargs", {}))
 
 
 class World:
@@ -412,7 +412,7 @@ def world(tmp_path_factory, home):
         fashion, emoji = of_classes(bundled.FASHION_CLASSES, 1), small_emoji()
         patch.setattr(bundled, "BUNDLED", {"fashion": lambda: fashion, "emoji": lambda: emoji})
         patch.setattr(public, "load_public", small_public)
-        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: no_plot(file))
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: no_plot(file, **options))
         patch.setattr("reverie.media.plots.plot_curves", no_plot)
         patch.setattr("reverie.media.plots.plot_latent_map", no_plot)
         patch.setattr(os, "fsync", lambda descriptor: None)
