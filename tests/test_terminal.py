@@ -102,8 +102,8 @@ def test_folders_of_any_name_are_read_and_named_and_the_printed_command_trains_o
         assert code == 0 and is_printable(out + err) and out.splitlines()[0].startswith(printable(name))
         verb, model, flag, source = pasted(out.splitlines()[-1])
         assert (verb, model, flag, source) == ("train", "vae", "--data", name)
-        if index in (1, 4, 7):
-            code, out, err = call(verb, model, flag, source, *SMALL, "--out", f"run{index}")
+        if index in (1, 7, 11):
+            code, out, err = call(verb, model, flag, source, *SMALL)
             assert code == 0 and is_printable(out + err) and printable(name) in err
     code, out, err = call("data", tmp_path / "no\x1b[31msuch")
     assert code == 2 and out == "" and r"no\x1b[31msuch" in err and is_printable(err)
@@ -122,6 +122,10 @@ def test_classes_and_runs_of_any_name_print_as_text(folder, call, tmp_path):
         assert arguments[:2] == ["sample", name]
         code, out, err = call(*arguments)
         assert code == 0 and is_printable(out + err)
+        for more in (f"{name}.png", f"{name}.npz", f"folder {name}"):
+            for _ in range(2):  # what reverie wrote is replaced, or continued
+                code, out, err = call("sample", name, "-n", 2, "--label", "[red]", "--out", more)
+                assert code == 0 and is_printable(out + err), err
         code, out, err = call("sample", name, "--label", "\x1bno")
         assert code == 2 and out == "" and is_printable(err) and "[red]" in err
         for verb in (("runs", "."), ("show", name), ("rerun", name, "--out", f"again {name}"), ("resume", name)):
@@ -162,6 +166,19 @@ def test_captions_and_warnings_print_as_text(home, call, tmp_path, monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", lambda *w: sys.stderr.write(warnings.formatwarning(*w[:4])))
     code, out, err = call("sample", "run", "-n", 1, "--text", hostile, "--steps", 1)
     assert code == 0 and is_printable(out + err) and "Warning: No caption of the training data has" in err
+
+
+@pytest.mark.filterwarnings("error:Glyph")  # of a character that matplotlib cannot draw
+def test_class_names_of_a_table_are_drawn_as_they_are_printed(home, call, tmp_path):
+    for row in range(12):
+        save(tmp_path / "d" / f"{row}.png", row)
+    classes = ("a \x1b[31m", "$x_$ :b")
+    rows = "".join(f"{row}.png,{classes[row % 2]}\n" for row in range(12))
+    (tmp_path / "d" / "metadata.csv").write_text("file_name,label\n" + rows)
+    code, out, err = call("train", "vae", "--data", "d", *SMALL, "--conditional", "label", "--out", "run")
+    assert code == 0 and is_printable(out + err) and (tmp_path / "run" / "latent-map.png").exists(), err
+    code, out, err = call("runs", ".", "--sheet", "runs.png")
+    assert code == 0 and is_printable(out + err)
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -78,7 +78,7 @@ def _text_in(path: Path) -> str | None:
         path = path / NOTE
     ending = path.suffix.lower()
     if ending == ".json":
-        return path.read_text("utf-8")
+        return path.read_text("utf-8", "surrogateescape")  # as it is written
     if ending == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             return str(archive["reverie"]) if "reverie" in archive else None

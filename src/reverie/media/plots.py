@@ -13,6 +13,7 @@ import numpy as np
 
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import atomic
+from reverie.core.terminal import printable
 from reverie.core.values import integer
 from reverie.media.origin import Origin, pillow_options
 
@@ -78,7 +79,7 @@ def _curve(axis: Any, name: str, steps: Sequence[int], values: Sequence[float], 
     if len(tail) > 1 and np.ptp(tail) > 0:
         low, high = tail.min(), np.quantile(tail, 0.999)
         axis.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-    axis.set_title(name, fontsize=size, parse_math=False)
+    axis.set_title(printable(name), fontsize=size, parse_math=False)
     axis.tick_params(labelsize=size - 2)
     axis.grid(alpha=0.3)
 
@@ -158,7 +159,7 @@ def plot_latent_map(
             entries = legend.get_texts()[-len(present) :] if present else []
             for entry, index in zip(entries, present, strict=True):  # after the legend, which leaves out "_name"
                 entry.set_parse_math(False)  # a "$" is a dollar
-                entry.set_text("images" if index < 0 else classes[index])
+                entry.set_text("images" if index < 0 else printable(classes[index]))
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
 

@@ -310,7 +310,7 @@ def runs(folder: Path | str = "runs") -> list[Run]:
 
 def fresh_path(model: str, data: str) -> Path:
     """The first free path of runs/MODEL-DATA, runs/MODEL-DATA-2 ..."""
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(data).name) or "data"
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(data).name[:48]) or "data"
     return first_free(Path("runs") / f"{model}-{name}")
 
 
