@@ -97,6 +97,10 @@ def test_a_folder_of_the_users_is_refused_and_one_of_ours_is_written_again(runs,
         assert call(*words, "--out", "ours-0.5")[0] == 0  # a dot is no ending where no format ends so
     first = origin_of(tmp_path / "ours-0.5" / "000000.png")
     assert first["verb"] == words[0] == origin_of(tmp_path / "ours-0.5")["verb"]
+    if name != "sample":
+        rv.sample_into(tmp_path / "samples", runs / "vae", 2)
+        code, _, err = call(*words, "--out", "samples")
+        assert code == 2 and "reverie wrote it for `sample`" in err and "Weights" not in err
     count = 1 if name == "translate" else 2
     assert len(list((tmp_path / "ours-0.5").iterdir())) == count + 1  # and the note
 
@@ -323,6 +327,22 @@ def test_another_request_is_refused_with_the_difference_named(runs, call, tmp_pa
     assert call("sample", runs / "vae", "-n", 2, "--seed", 7, "--out", "many", "--overwrite")[0] == 0
     assert sorted(contents(tmp_path / "many")) == ["000000.png", "000001.png", NOTE]
     assert not list_folder(tmp_path / "many").problems  # the note is no stray file
+
+
+def test_a_request_that_cannot_be_sampled_leaves_no_folder(runs, call, tmp_path):
+    for flags in (["--label", "9"], ["--guidance", 3]):
+        assert call("sample", runs / "flow", "-n", 2, *flags, "--out", "many")[0] == 2
+    assert not (tmp_path / "many").exists()
+
+
+def test_images_are_not_saved_over_a_folder_of_other_samples(runs, tmp_path):
+    model = rv.load(runs / "vae")
+    rv.sample_into(tmp_path / "many", model, 3)
+    rv.sample(model, 3).save(tmp_path / "many")  # the same request
+    for images in (rv.sample(model, 2), rv.Images(GREY)):
+        with pytest.raises(UsageError, match="many holds other results of reverie; nothing was touched"):
+            images.save(tmp_path / "many")
+    assert len(contents(tmp_path / "many")) == 4
 
 
 def test_a_moved_run_continues_its_folder(runs, tmp_path):

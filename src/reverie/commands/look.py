@@ -233,7 +233,7 @@ def interpolate(
 
     if not 0 < seconds <= 600:
         raise UsageError(f"--seconds must be above 0 and at most 600, not {seconds:g}.")
-    file, model = target(out, "morph.webp", overwrite, ("", ".npz", ".mp4")), load(run, data)
+    file, model = target(out, "morph.webp", overwrite, ("", ".npz", ".mp4"), verb="interpolate"), load(run, data)
     check_film(file, spec_of(model))
     morph(model, a, b, frames, path, space).save(file, seconds=seconds)  # type: ignore[arg-type]
     result = {"out": str(file), "frames": frames, "weights": model.loaded_from}

@@ -151,6 +151,7 @@ def target(
     overwrite: bool = False,
     endings: Collection[str] = (".npz",),
     flag: str = "out",
+    verb: str = "",
 ) -> Path:
     """An output path; one that would replace what reverie did not write is refused: before the work, not after it.
 
@@ -159,6 +160,7 @@ def target(
         overwrite: replace a file, whatever it is.
         endings: beside those of images; with "" a name that ends in no file format is a folder.
         flag: that names it.
+        verb: whose folders are replaced.
     Raises:
         UsageError: nothing can be written there, or something that reverie did not write is there.
     """
@@ -174,10 +176,11 @@ def target(
     if folder and ending:
         raise UsageError(f"{path} is a folder.")
     taken = any(path.iterdir()) if folder else path.exists() and not overwrite
-    if taken and origin_of(path) is None:
+    if taken and ((origin := origin_of(path)) is None or (folder and verb not in ("", origin["verb"]))):
         remedy = "Choose an empty or a new folder" if folder else f"Choose another name, or {argument('overwrite')}"
+        author = "did not write it" if origin is None else f"wrote it for `{origin['verb']}`"
         raise UsageError(
-            f"{argument(flag, where)} is there already, and reverie did not write it; nothing was touched. {remedy}."
+            f"{argument(flag, where)} is there already, and reverie {author}; nothing was touched. {remedy}."
         )
     return path
 

@@ -42,16 +42,16 @@ def translate(arguments: list[str]) -> None:
     flags, options = run_flags(TranslateFlags, "translate", arguments, translate.__doc__ or "")
     from reverie.inference.verbs import translate as translated
     from reverie.media.montage import save
-    from reverie.media.origin import ending_of, fresh_folder, of_row, write_note
+    from reverie.media.origin import ending_of, fresh_folder, of_row
 
-    path = target(flags.out, "translated.png", flags.overwrite, ("", ".npz"))
+    path = target(flags.out, "translated.png", flags.overwrite, ("", ".npz"), verb="translate")
     references, names = _images_in(flags.images)
     model = load(flags.run, flags.data)
     sheet = translated(model, references or None, **options)
     if ending_of(path):
         sheet.save(path)
     elif names:
-        write_note(fresh_folder(path), sheet.origin)
+        fresh_folder(path, sheet.origin)
         for index, (name, row) in enumerate(zip(names, sheet["translation"], strict=True)):
             save(path / name, row, of_row(sheet.origin, index) | {"images": references[index]})
     else:

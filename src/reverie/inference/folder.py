@@ -11,11 +11,10 @@ from reverie.core.errors import UsageError, argument
 from reverie.core.values import integer
 from reverie.inference.conditions import Labels, Texts, complete, listed_values, seeds_of
 from reverie.inference.load import Source, model_of, need, spec_of
-from reverie.inference.origin import difference
 from reverie.inference.sampling import sample, sample_origin
 from reverie.media import medium_of
 from reverie.media.medium import row_name
-from reverie.media.origin import fresh_folder, of_row, origin_of, write_note
+from reverie.media.origin import complete_origin, difference, fresh_folder, of_row, origin_of
 
 
 def sample_into(
@@ -49,7 +48,8 @@ def sample_into(
     folder, n, chunk = Path(folder), integer("n", n, least=1), integer("chunk", chunk, least=1)
     seeds, chosen, medium, spec = seeds_of(seed, n), complete(model, options), medium_of(spec_of(model)), spec_of(model)
     origin = sample_origin(model, seeds, label, text, options)
-    present = _present(folder, origin, overwrite)
+    present = set[str]() if overwrite else _present(folder, origin)
+    begun = bool(present)
     turns = {name: listed_values(each) for name, each in (("label", label), ("text", text)) if each is not None}
     new = 0
     for low in range(0, n, chunk):
@@ -59,6 +59,8 @@ def sample_into(
         if missing:  # the whole chunk, so that its last bits do not depend on where an earlier call ended
             conditions: Any = {k: [v[i % len(v)] for i in range(low, high)] if v else v for k, v in turns.items()}
             images = sample(model, high - low, seeds[low], **conditions, chunk=chunk, **chosen)
+            if not begun:  # only now: what cannot be sampled leaves no folder
+                begun = bool(fresh_folder(folder, origin, overwrite))
             for index in missing:
                 medium.save_row(folder / files[index], images.array[index - low], spec, of_row(origin, index))
             new += len(missing)
@@ -69,12 +71,12 @@ def sample_into(
     return new
 
 
-def _present(folder: Path, origin: dict[str, Any], overwrite: bool) -> set[str]:
-    """The names in a folder that may be continued, which is made where there is none."""
+def _present(folder: Path, origin: dict[str, Any]) -> set[str]:
+    """The names in a folder that may be continued; none in another."""
     earlier = origin_of(folder)
-    if earlier is None or overwrite:
-        write_note(fresh_folder(folder), origin)
-    elif change := difference(earlier, origin):
+    if earlier is None:
+        return set()
+    if change := difference(earlier, complete_origin(origin)):
         raise UsageError(
             f"{folder} holds samples of another request: {change}. Nothing was touched. Choose another folder, or "
             f"{argument('overwrite')} to replace them."

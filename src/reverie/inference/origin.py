@@ -50,16 +50,3 @@ def plain_option(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain_option(entry) for entry in value]
     return value if value is None or isinstance(value, bool | int | float | str) else f"<{type(value).__name__}>"
-
-
-def difference(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """The first difference of two origins, as text; "" if they ask for the same samples of the same weights."""
-    for name in dict.fromkeys([*a, *b]):
-        if name == "reverie":
-            continue
-        old, new = (entry.get(name) for entry in (a, b))
-        if name == "weights" and old and new:  # a moved run, or one that is finished now, has the same weights
-            old, new = ({key: entry.get(key) for key in ("checkpoint", "sha256")} for entry in (old, new))
-        if old != new:
-            return f"{name} was {old!r} and is {new!r} now"
-    return ""

@@ -15,7 +15,7 @@ import numpy as np
 from reverie.core.errors import ReverieError
 from reverie.core.files import atomic
 from reverie.media import montage
-from reverie.media.origin import Origin, ending_of, fresh_folder, of_row, text_of, write_note
+from reverie.media.origin import Origin, ending_of, fresh_folder, of_row, text_of
 from reverie.media.spec import Spec
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def save_folder(medium: Medium, folder: Path, rows: np.ndarray, spec: Spec, orig
     Raises:
         UsageError: the folder holds other files.
     """
-    write_note(fresh_folder(folder), origin)
+    fresh_folder(folder, origin)
     for index, row in enumerate(rows):
         medium.save_row(folder / row_name(medium, index, len(rows)), row, spec, of_row(origin, index))
 

@@ -117,22 +117,36 @@ def seeds_entry(seeds: Sequence[int]) -> dict[str, Any]:
     return {"seeds": list(seeds)}
 
 
+def difference(a: Origin, b: Origin) -> str:
+    """The first difference of two origins, as text; "" if they ask for the same samples of the same weights."""
+    for name in dict.fromkeys([*a, *b]):
+        if name == "reverie":
+            continue
+        old, new = (entry.get(name) for entry in (a, b))
+        if name == "weights" and old and new:  # a moved run, or one that is finished now, has the same weights
+            old, new = ({key: entry.get(key) for key in ("checkpoint", "sha256")} for entry in (old, new))
+        if old != new:
+            return f"{name} was {old!r} and is {new!r} now"
+    return ""
+
+
 # Folders
 
 
-def write_note(folder: Path, origin: Origin | None) -> None:
-    """Write the origin of a folder, atomically."""
-    write_json(folder / NOTE, complete_origin(origin))
+def fresh_folder(path: Path, origin: Origin | None = None, overwrite: bool = False) -> Path:
+    """A new or empty folder with a note of its origin; files that reverie wrote to it earlier are removed.
 
-
-def fresh_folder(path: Path) -> Path:
-    """A new or empty folder; files that reverie wrote to it earlier are removed.
-
+    Args:
+        overwrite: also files of another verb, or samples of another request.
     Raises:
         UsageError: it holds other files.
     """
     if path.is_dir():
         ours, foreign = origin_of(path), []
+        new = complete_origin(origin)
+        changed = ours and (ours["verb"] != new["verb"] or (new["verb"] == "sample" and difference(ours, new)))
+        if changed and not overwrite:
+            raise UsageError(f"{path} holds other results of reverie; nothing was touched. Choose another folder.")
         for file in sorted(path.iterdir()):
             written = file.name == NOTE or re.fullmatch(r"\d{6,}\.npy", file.name) or file.name.startswith(".aside-")
             if not (ours and file.is_file() and (written or origin_of(file))):
@@ -148,6 +162,7 @@ def fresh_folder(path: Path) -> Path:
                 file.unlink()
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
+    write_json(path / NOTE, complete_origin(origin))
     return path
 
 

@@ -27,7 +27,7 @@ def view(model: Source, name: str = "samples", count: int | None = None, **optio
     model = model_of(model)
     chosen = view_named(name, model, info_of(model).get("data"))
     sheet = chosen.render(model, data_of(model) if chosen.data else None, count, **options)
-    return Images(sheet[None], origin=origin("view", model, view=name, number_of_images=count, **options))
+    return Images(sheet[None], origin=origin("view", model, view=name, count=count, **options))
 
 
 def list_views(model: Source) -> list[str]:
