@@ -22,6 +22,7 @@ from reverie.core.noise import Noise, fold
 from reverie.core.precision import Precision
 from reverie.nets.layers.dropout import Drawing, drawing
 from reverie.optim.phase import Metrics, Outputs, Phase, Stage
+from reverie.optim.state import load_optimizer
 from reverie.training.ema import EMA
 from reverie.training.plan import rate
 from reverie.training.values import check_scalars, checked, detached, wide
@@ -174,6 +175,7 @@ class Engine:
 
         Raises:
             UsageError: the stages, phases or optimisers have changed.
+            ValueError: the state is damaged.
         """
         before, now = state.get("outline", self._outline()), self._outline()
         if before != now:
@@ -184,7 +186,7 @@ class Engine:
         self.stage, self.began = state["stage"]
         if self.stage >= 0:
             for optimizer, saved in zip(self.stages[self.stage].optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
+                load_optimizer(optimizer, saved)
 
 
 class _Step:
