@@ -40,10 +40,6 @@ def newest(run: Path) -> Path:
     return sorted((run / "checkpoints").iterdir())[-1]
 
 
-def replace(path: Path) -> None:
-    path.unlink(missing_ok=True)
-
-
 def remanifest(checkpoint: Path) -> None:
     """Make the hashes right again: the damage must be noticed by its content."""
     manifest = json.loads((checkpoint / "manifest.json").read_text())
@@ -78,7 +74,7 @@ def odd_file(name: str, kind: str, outside: Path) -> Callable[[Path], None]:
             if kind == "pipe":
                 os.mkfifo(file)
             elif kind == "socket":
-                here = os.getcwd()
+                here = Path.cwd()
                 os.chdir(file.parent)  # names of sockets are short
                 with socket.socket(socket.AF_UNIX) as end:
                     end.bind(file.name)
@@ -178,6 +174,11 @@ def linked(name: str, outside: Path) -> Callable[[Path], None]:
     return mutate
 
 
+def file_of_checkpoints(run: Path) -> None:
+    (run / "checkpoints").rename(run / "old")
+    (run / "checkpoints").touch()
+
+
 def mutations(run: Path, outside: Path) -> Iterator[Mutation]:
     """Every mutation.
 
@@ -187,7 +188,10 @@ def mutations(run: Path, outside: Path) -> Iterator[Mutation]:
     """
     info = json.loads((run / "run.json").read_text())
     model = json.loads((newest(run) / "model.json").read_text())
-    texts, tensors = ("run.json", "metrics.jsonl", "model.json", "manifest.json"), ("model.safetensors", "ema.safetensors")
+    texts, tensors = (
+        ("run.json", "metrics.jsonl", "model.json", "manifest.json"),
+        ("model.safetensors", "ema.safetensors"),
+    )
     files = (*texts, *tensors, "training.pt")
     for name in files:
         verbs = JSON_VERBS if name == "run.json" else ("resume", "sample")
@@ -207,8 +211,8 @@ def mutations(run: Path, outside: Path) -> Iterator[Mutation]:
         yield f"run.json without {'.'.join(path)}", entry(path, None, delete=True), ("resume", "show", "sample", "view")
         for value in VALUES:
             number += 1
-            verbs = (JSON_VERBS[number % 4], ("rerun", "evaluate", "doctor", "view")[number // 4 % 4])
-            yield f"run.json {'.'.join(path)} = {value!r}", entry(path, value), verbs
+            verb = (*JSON_VERBS, "rerun", "evaluate", "doctor", "view")[number % 8]
+            yield f"run.json {'.'.join(path)} = {value!r}", entry(path, value), (verb,)
     for path in paths_in(model, 2):
         yield f"model.json without {path}", entry(path, None, "model.json", delete=True), ("sample",)
         for value in (None, -1, "x", [], {}, float("nan"), 1.5):
@@ -227,7 +231,11 @@ def mutations(run: Path, outside: Path) -> Iterator[Mutation]:
         yield f"{name} is a link", linked(name, outside), ("resume", "sample", "show")
     yield "a linked step", linked("checkpoints/00000009", outside), ("resume", "sample")
     yield "no checkpoints", lambda path: (path / "checkpoints").rename(path / "old"), ("sample", "resume", "show")
-    yield "checkpoints is a file", lambda path: ((path / "checkpoints").rename(path / "old"), (path / "checkpoints").touch()), ("sample", "resume")  # noqa: E501
+    yield (
+        "checkpoints is a file",
+        lambda path: ((path / "checkpoints").rename(path / "old"), (path / "checkpoints").touch()),
+        ("sample", "resume"),
+    )
     for value in (None, [], {}, 5, "x", torch.zeros(3)):
         yield f"training state {value!r}", state(lambda _, value=value: value), ("resume",)
         for key in ("stage", "optimizers", "plan", "loop", "callbacks", "outline"):

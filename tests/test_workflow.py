@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from reverie.core import registry
 from reverie.core.cache import locked
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.state import transient
+from reverie.training import checkpoint
 from reverie.training.checkpoint import load_checkpoint, newest_whole, steps_in
 from reverie.training.formats import MIGRATIONS, Migration, upgrade_config, upgrade_tensors
 from reverie.training.run import Run
@@ -230,6 +233,129 @@ def test_a_run_json_that_names_no_model_is_damaged(text, tmp_path):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ReverieError, match=r"run\.json is damaged"):
         Run.open(tmp_path)
+
+
+def test_checkpoints_come_at_the_steps_asked_for_whatever_the_log_does_and_the_log_goes_on_from_them(bars, tmp_path):
+    how = SMALL | {"steps": 12, "keep": 99, "checkpoint_every": 5}
+    for every in (4, 1000):
+        run = rv.train("staged", bars, out=tmp_path / f"run{every}", **how | {"log_every": every})
+        assert steps_in(run.checkpoints) == [0, 5, 10, 12]
+        again = rv.resume(cut_back(run, 5, tmp_path / f"cut{every}").path, quiet=True)
+        clock = ("seconds", "images_per_second")
+        logs = [[{k: v for k, v in line.items() if k not in clock} for line in r.metrics()] for r in (run, again)]
+        assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == ([4, 8, 12] if every == 4 else [12])
+
+
+def test_a_resume_takes_the_threads_of_the_run_or_says_that_it_cannot(bars, tmp_path, monkeypatch, capsys):
+    class Threads(rv.callbacks.Callback):
+        def after(self, step):
+            threads.append(torch.get_num_threads())
+
+    threads = []
+    run = rv.train("staged", bars, out=tmp_path / "run", steps=2, keep=9, checkpoint_every=1, **SMALL)
+    for recorded, cores, expected, text in (
+        (2, 4, 2, "with 2 threads as before"),
+        (8, 4, 1, "rounding"),
+        (1, 4, 1, ""),
+    ):
+        cut = cut_back(run, 1, tmp_path / str(recorded))
+        cut.update(machine={**cut.info["machine"], "threads": recorded})
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        rv.resume(cut.path, callbacks=[Threads()])
+        text_of = capsys.readouterr().err
+        assert threads.pop() == expected and torch.get_num_threads() == 1
+        assert text in text_of and ("threads" in text_of) == bool(text)
+
+
+def test_a_run_directory_that_vanishes_ends_its_training_with_a_message_and_is_not_made_anew(bars, tmp_path):
+    class Moves(rv.callbacks.Callback):
+        def after(self, step):
+            if step.number == 3:
+                (tmp_path / "run").rename(tmp_path / "moved")
+
+    how = SMALL | {"checkpoint_every": 2}
+    with pytest.raises(ReverieError, match=r"run has vanished.*reverie resume"):
+        rv.train("staged", bars, out=tmp_path / "run", steps=6, callbacks=[Moves()], **how)
+    assert not (tmp_path / "run").exists()
+    expected = rv.train("staged", bars, out=tmp_path / "expected", steps=6, **how)
+    assert same(state(expected), state(rv.resume(tmp_path / "moved", quiet=True)))
+
+
+def test_a_disk_that_becomes_read_only_ends_the_training_with_what_is_kept(bars, tmp_path, monkeypatch):
+    class Freezes(rv.callbacks.Callback):
+        def after(self, step):
+            if step.number == 3:
+                monkeypatch.setattr("os.mkdir", refuse)
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with pytest.raises(ReverieError, match=r"file system is read-only.*Kept: checkpoint 2"):
+        rv.train("staged", bars, out=tmp_path / "run", steps=6, checkpoint_every=2, callbacks=[Freezes()], **SMALL)
+    monkeypatch.undo()
+    assert steps_in(tmp_path / "run" / "checkpoints") == [0, 2]
+
+
+def test_a_checkpoint_that_a_training_prunes_while_it_is_read_is_replaced_by_the_newer_one(bars, tmp_path, monkeypatch):
+    run = rv.train("staged", bars, out=tmp_path / "run", steps=3, keep=1, checkpoint_every=1, **SMALL)
+    newest = newest_whole(run.checkpoints)[0]
+    real, content = checkpoint.torn, load_checkpoint(newest, training=True)
+
+    def pruned(path):
+        reason = real(path)
+        if path == newest:  # right after it was looked at
+            content.step = 4
+            checkpoint.save_checkpoint(run.checkpoints, content, keep=1)
+        return reason
+
+    monkeypatch.setattr(checkpoint, "torn", pruned)
+    with warnings.catch_warnings(action="error"):
+        assert rv.load(run.path).checkpoint == 4
+
+
+def test_a_file_system_without_locks_is_mentioned(bars, tmp_path, monkeypatch):
+    import fcntl
+
+    run = rv.train("staged", bars, out=tmp_path / "run", steps=2, **SMALL)
+
+    def unsupported(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with pytest.warns(UserWarning, match="without locks: do not train it twice"):
+        rv.resume(run.path, steps=3, quiet=True)
+
+
+def test_links_inside_a_run_are_refused_and_a_link_to_a_run_is_a_run(bars, tmp_path):
+    run = rv.train("staged", bars, out=tmp_path / "run", steps=2, **SMALL)
+    (tmp_path / "link").symlink_to(run.path, target_is_directory=True)
+    assert rv.resume(tmp_path / "link", steps=3, quiet=True).info["result"]["steps"] == 3
+    shutil.move(run.checkpoints, tmp_path / "elsewhere")
+    run.checkpoints.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    before = sorted((tmp_path / "elsewhere").rglob("*"))
+    for verb in (lambda: rv.resume(run.path, steps=4), lambda: rv.sample(run.path, 1)):
+        with pytest.raises(ReverieError, match=r"checkpoints is a link.*the run directory may be a link"):
+            verb()
+    assert sorted((tmp_path / "elsewhere").rglob("*")) == before
+
+
+def test_damaged_checkpoints_are_set_aside_by_resume_until_a_newer_one_is_whole(bars, tmp_path):
+    run = rv.train("staged", bars, out=tmp_path / "run", steps=4, keep=2, checkpoint_every=1, **SMALL)
+    expected = {name: value.clone() for name, value in state(run).items()}  # the files are mapped
+    for step in (3, 4):
+        (run.checkpoints / f"{step:08d}" / "model.safetensors").write_bytes(b"damaged")
+    run.update(status="stopped")
+
+    class Looks(rv.callbacks.Callback):
+        order = 4  # after the checkpoint
+
+        def after(self, step):
+            names.append(sorted(path.name for path in run.checkpoints.iterdir()))
+
+    names = []
+    assert same(expected, state(rv.resume(run.path, quiet=True, callbacks=[Looks()])))
+    assert names[0] == ["00000000", "00000001", "00000003.damaged-1", "00000004.damaged-1"]
+    assert names[2] == ["00000002", "00000003", "00000004.damaged-1"] and names[3] == ["00000003", "00000004"]
 
 
 def test_lines_of_the_log_that_are_none_are_passed_over(tmp_path):

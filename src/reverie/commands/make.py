@@ -94,7 +94,7 @@ def end_of(run: Any, json: bool) -> None:
         out(f"Next: reverie resume {quoted(run.path)}")
         return
     out(f"Look at {', '.join(p.name for p in sorted(run.path.glob('*.png')))} in {run.path}.")
-    verbs, card, path = run.info["verbs"], run.info.get("card", {}), quoted(run.path)
+    verbs, card, path = run.info.get("verbs", []), run.info.get("card", {}), quoted(run.path)
     if serves := card.get("serves"):  # an auxiliary model says what it is for
         out(f"Next: {serves.replace('THIS', path)}")
         return

@@ -14,7 +14,7 @@ from reverie.core import distributed
 from reverie.core.card import config_of
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import disk_errors
-from reverie.training.checkpoint import Checkpoint, newest_whole, save_checkpoint
+from reverie.training.checkpoint import Checkpoint, newest_whole, prune, save_checkpoint
 from reverie.training.run import Run
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class Checkpoints(Callback):
         if loop.leader:
             with disk_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
+                if loop.step:  # a kill may have come between a save and this
+                    prune(self.folder, loop.step, self.keep)
         if self.step < 0:
             self._save()
 

@@ -116,12 +116,16 @@ def save_checkpoint(folder: Path, content: Checkpoint, keep: int) -> Path:
             flush(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        _prune(folder, content.step, keep)
+        prune(folder, content.step, keep)
     return final
 
 
-def _prune(folder: Path, newest: int, keep: int) -> None:
-    """Remove all but the newest checkpoints, and damaged ones that were set aside at or before step ``newest``."""
+def prune(folder: Path, newest: int, keep: int) -> None:
+    """Remove all but the newest checkpoints, and damaged ones that were set aside at or before step ``newest``.
+
+    Raises:
+        OSError: disk error.
+    """
     old = [path for step in steps_in(folder) if _is_ours(path := folder / f"{step:08d}")][:-keep]
     for path in folder.glob("*.damaged-*"):
         if (step := _step_of(path.name.partition(".")[0])) is not None and step <= newest and _is_ours(path):
@@ -173,6 +177,8 @@ def torn(path: Path) -> str | None:
         files = manifest["sha256"]
         if type(manifest["step"]) is not int or not {"model.json", "model.safetensors"} <= files.keys():
             return f"{name} lacks a step or a file"
+        if _step_of(path.name) not in (None, manifest["step"]):
+            return f"{name} is of step {manifest['step']}"
         if odd := files.keys() - _FILES:
             return f"{name} names {min(odd)!r:.80}, which is no file of a checkpoint"
         for name, digest in files.items():

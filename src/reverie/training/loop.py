@@ -17,6 +17,7 @@ from reverie.core.card import config_of, networks_of
 from reverie.core.errors import UsageError
 from reverie.core.layout import to_device_layout
 from reverie.core.precision import pick_device, pick_precision
+from reverie.core.schema import fault_of
 from reverie.data import open_data
 from reverie.data.augment import Augment
 from reverie.data.batches import Batches, NoData
@@ -26,6 +27,7 @@ from reverie.training.callbacks import CHECKPOINT, LOG, SHOW, Callback, Outcome
 from reverie.training.digest import Digest, Metrics
 from reverie.training.options import Options, split_options
 from reverie.training.plan import Budget, Plan
+from reverie.training.record import LoopRecord, PlanRecord
 from reverie.training.step import Engine
 from reverie.training.values import check_plain
 
@@ -215,7 +217,13 @@ class Loop:
         return self.engine.state() | {"plan": self.plan.state(), "loop": progress, "callbacks": callbacks}
 
     def load_state(self, step: int, state: dict[str, Any]) -> None:
-        """Restore the ``state`` of step ``step``."""
+        """Restore the ``state`` of step ``step``.
+
+        Raises:
+            ValueError: it is damaged; so may be KeyError, TypeError and the like.
+        """
+        if reason := fault_of(state["plan"], PlanRecord, "plan") or fault_of(state["loop"], LoopRecord, "loop", False):
+            raise ValueError(reason)
         self.step = step
         self.engine.load_state(state)
         self.plan = Plan.from_state(state["plan"])

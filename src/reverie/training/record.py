@@ -162,3 +162,27 @@ class DataOnly(TypedDict):
     """The entry of a run that another one takes its data from."""
 
     data: DataRecord
+
+
+class _Digest(TypedDict):
+    settled: list[dict[str, float]]
+    typical: dict[str, float]
+    since: int
+
+
+class _Line(TypedDict):
+    digest: _Digest
+    numbers: dict[str, float]
+    worked: float
+
+
+class _Loop(TypedDict):
+    seconds: float
+    stage_seconds: float
+
+
+class LoopRecord(_Loop, total=False):
+    """The part of a checkpoint's training state that the loop itself stores."""
+
+    line: _Line
+    typical_losses: dict[str, float]

@@ -107,7 +107,7 @@ def _restore(loop: Loop, checkpoint: Path) -> None:
         loop.load_state(saved.step, saved.training or {})
     except ReverieError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ReverieError(
             f"The training state in {checkpoint} does not fit this run ({what:.200}). Without that folder, `reverie "

@@ -17,6 +17,7 @@ from reverie.core.cache import locked
 from reverie.core.card import card_of, config_of, name_of
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import disk_errors
+from reverie.core.options import method_parameters
 from reverie.core.state import transient, weights_hash
 from reverie.core.verbs import Model
 from reverie.data import Dataset, reopen
@@ -130,7 +131,7 @@ def model_of(info: dict[str, Any], path: Path, data: Dataset | None, model: nn.M
         same_class(model, config, path)
     else:
         registry.check_known(config["name"], info)
-        model = build(config["name"], config["kwargs"], data, info["training"]["seed"])
+        model = build(config["name"], config["kwargs"], data, Options(**info["training"]).seed)
     if fresh and begun and weights_hash(model.state_dict()) != begun:
         raise UsageError(f"The model passed does not have the initial weights of {path} (hash {begun}).")
     if fresh:
@@ -163,6 +164,9 @@ def loop_of(
         run.update(seconds=round(loop.elapsed, 2), plan=loop.plan.state())
 
     check_needs(card_of(model), data, name_of(model))
+    arguments = method_parameters(type(model), "stages")
+    if odd := [name for name in run.info["phases"] if name not in arguments]:
+        raise UsageError(f"The stages() of {name_of(model)} have no option {odd[0]!r}, which run.json names in phases.")
     usual: list[Callback] = [
         Previews(run.path / "samples", data, options.sample_every),
         Log(run.path),
