@@ -52,6 +52,7 @@ def listing(folder):
     return {path: (path.lstat().st_mtime_ns, path.lstat().st_size) for path in folder.rglob("*")}
 
 
+@pytest.mark.filterwarnings("ignore:Weights of:UserWarning")  # which it is, of an unfinished run
 def test_hundreds_of_damaged_and_crafted_runs_end_with_a_message_and_touch_nothing_outside(base, tmp_path, capsys):
     def hangs(*args):
         raise TimeoutError
