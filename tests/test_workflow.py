@@ -236,14 +236,25 @@ def test_a_run_json_that_names_no_model_is_damaged(text, tmp_path):
 
 
 def test_checkpoints_come_at_the_steps_asked_for_whatever_the_log_does_and_the_log_goes_on_from_them(bars, tmp_path):
-    how = SMALL | {"steps": 12, "keep": 99, "checkpoint_every": 5}
+    class Logs(rv.callbacks.Callback):
+        def after(self, step):
+            if step.number == 7:
+                step.log(seven=7.0)
+
+    how = SMALL | {"steps": 12, "keep": 99, "checkpoint_every": 7}
     for every in (4, 1000):
-        run = rv.train("staged", bars, out=tmp_path / f"run{every}", **how | {"log_every": every})
-        assert steps_in(run.checkpoints) == [0, 5, 10, 12]
-        again = rv.resume(cut_back(run, 5, tmp_path / f"cut{every}").path, quiet=True)
+        run = rv.train("staged", bars, out=tmp_path / f"run{every}", callbacks=[Logs()], **how | {"log_every": every})
+        assert steps_in(run.checkpoints) == [0, 7, 12]
+        cut = cut_back(run, 7, tmp_path / f"cut{every}")
+        shutil.rmtree(cut.path / "samples")
+        again = rv.resume(cut.path, quiet=True, callbacks=[Logs()])
         clock = ("seconds", "images_per_second")
         logs = [[{k: v for k, v in line.items() if k not in clock} for line in r.metrics()] for r in (run, again)]
         assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == ([4, 8, 12] if every == 4 else [12])
+        assert [line["step"] for line in logs[0] if "seven" in line] == [8 if every == 4 else 12]
+        previews = [path.name for path in sorted((again.path / "samples").iterdir())]
+        # half of the training passed between the last line and the checkpoint
+        assert previews == (["00000008.png", "00000012.png"] if every == 4 else ["00000012.png"])
 
 
 def test_a_resume_takes_the_threads_of_the_run_or_says_that_it_cannot(bars, tmp_path, monkeypatch, capsys):

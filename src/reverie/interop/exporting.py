@@ -79,7 +79,8 @@ def _check(model: Model) -> None:
 
 def _files(model: Model) -> dict[str, bytes]:
     """The files of the folder: path -> content."""
-    kwargs, names = model.config["kwargs"], list(model.run["data"]["classes"]) if card_of(model).classes else []
+    names = list((model.run.get("data") or {}).get("classes", ())) if card_of(model).classes else []
+    kwargs = model.config["kwargs"]
     native = isinstance(model.net, TextbookUNet)
     unet, scheduler = unet_config(kwargs) if native else _unet_config(model), _scheduler(model)
     weights = {(key if native else f"net.{key}"): value.contiguous() for key, value in model.net.state_dict().items()}
@@ -95,7 +96,7 @@ def _files(model: Model) -> dict[str, bytes]:
         "model": model.config,
         "classes": names,
         "checkpoint": model.checkpoint,
-        "reverie": model.run["reverie"],
+        "reverie": model.run.get("reverie", ""),
     }
     files = {
         "model_index.json": _json(index),
@@ -179,7 +180,7 @@ def same_as(model: Model) -> str:
 def _readme(model: Model, names: list[str], code: bool) -> str:
     kind, output = model.config["name"], card_of(model).output
     lines = [f"# {kind}, {output}", ""]
-    lines += [f"Trained with reverie {model.run['reverie']}, checkpoint {model.checkpoint}.", ""]
+    lines += [f"Trained with reverie {model.run.get('reverie', '')}, checkpoint {model.checkpoint}.", ""]
     if code:
         lines += [
             "Load: `DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)`; the code is in this folder.",

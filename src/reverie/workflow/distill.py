@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reverie.data import open_like, reopen
+from reverie.training.record import DataOnly
 from reverie.training.run import Run, locate
 from reverie.workflow.train import train
 
@@ -39,7 +40,9 @@ def distill(
         UsageError: a run that cannot be the teacher.
     """
     path = run.path if isinstance(run, Run) else Path(run)
-    record = Run.open(locate(path)[0]).info["data"]
+    teacher = Run.open(locate(path)[0])
+    teacher.need(DataOnly)
+    record = teacher.info["data"]
     images = reopen(record, progress=progress) if data is None else open_like(data, record, progress)
     length: dict[str, Any] = {} if minutes is None else {"minutes": minutes}
     name, kwargs = "distilled", dict[str, Any](student_steps=steps, guidance=guidance)
