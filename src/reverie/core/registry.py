@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
+from reverie.core import memory
 from reverie.core.annotations import FromData, SubRun, mark_of
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.options import (
@@ -322,8 +323,43 @@ def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
     if missing := [key for key in parameters if key not in kwargs]:
         annotate = "" if set(missing) <= set(decided) else " Annotate properties of the data: shape: rv.Shape ..."
         raise UsageError(f"{name} cannot be built without {listed(map(argument, missing))}.{annotate}")
-    model: Any = call_system(entry(name).load(), kwargs)
+    model = _built(name, kwargs)
     if not issubclass(type(model), nn.Module):
         raise UsageError(f"{name} returns a {type(model).__name__}, but a model must be a torch.nn.Module.")
     model.config = {"name": name, "kwargs": kwargs}
     return model
+
+
+_FAR = 16  # times its default, from where an option is suspected to make a model too large
+_TYPICAL = 4096  # of an option without a default, such as classes
+
+
+def _built(name: str, kwargs: dict[str, Any]) -> Any:
+    """Call the system, within ``memory.limits``. A suspected model is first counted on the meta device, without memory.
+
+    Raises:
+        TooLarge: it would have more weights.
+    """
+    system, limits = entry(name).load(), memory.limits()
+    times = {key: _times_default(parameter, kwargs[key]) for key, parameter in signature(name).items()}
+    culprit = max(times, key=times.__getitem__, default="")
+    try:
+        if name in BUILT_IN and culprit and times[culprit] > _FAR:
+            with memory.counted(*limits), memory.on_meta():
+                call_system(system, kwargs)
+        with memory.counted(*limits):
+            return call_system(system, kwargs)
+    except memory.TooLarge as error:
+        if memory.is_counting():
+            raise
+        reduce = f" Reduce {argument(culprit)}." if culprit else ""
+        raise memory.TooLarge(f"{name} with these options has {error}: too many for this machine.{reduce}") from error
+
+
+def _times_default(parameter: inspect.Parameter, value: Any) -> float:
+    """How many times its default the largest whole number of an option is."""
+    largest, default = (
+        max((abs(n) for n in (v if isinstance(v, tuple | list) else [v]) if type(n) is int), default=0)
+        for v in (value, parameter.default)
+    )
+    return largest / (_TYPICAL if parameter.default is EMPTY else max(1, default))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from reverie.core.errors import UsageError
+from reverie.core.errors import ReverieError, UsageError
 
 
 def transient(model: nn.Module) -> set[str]:
@@ -39,3 +40,12 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:40]
+
+
+def check_weights(weights: Mapping[str, Tensor], where: Path) -> None:
+    """Raise a ReverieError if weights are NaN or infinite."""
+    if odd := [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise ReverieError(
+            f"The weights in {where} are NaN or infinite in {len(odd)} of {len(weights)} tensors, first {odd[0]!r}: "
+            "training diverged, or the file was changed. Use an earlier checkpoint."
+        )

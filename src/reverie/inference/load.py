@@ -43,10 +43,10 @@ def load(
     Raises:
         UsageError: there is no run or no such checkpoint, its model must be passed, or its newest weights are untrained
             (step 0) and were not named by their path.
-        ReverieError: every checkpoint is damaged, or the data is not what the run was trained on.
+        ReverieError: every checkpoint is damaged, its weights are NaN, or the data is not what the run was trained on.
     """
     opened, checkpoint = trained(run)
-    loaded: Model = rebuilt(checkpoint.config, opened, model)
+    loaded: Model = rebuilt(checkpoint, opened, model)
     put_weights(loaded, checkpoint.averaged if average else checkpoint.weights, opened.path)
     loaded.run, loaded.checkpoint, loaded.loaded_from = opened.info, checkpoint.step, checkpoint.source
     if data is not None:

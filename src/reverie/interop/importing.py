@@ -10,19 +10,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from reverie.core import registry
 from reverie.core.card import card_of
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.files import read_json
+from reverie.core.files import exists, is_file, read_json
+from reverie.core.state import check_weights
 from reverie.core.verbs import Model, verbs_of
 from reverie.data import open_data
 from reverie.data.provenance import unknown
 from reverie.interop.exporting import EXPORTED, NOTE
 from reverie.interop.names import chain_arguments, unet_arguments
 from reverie.media import Spec
-from reverie.training.checkpoint import Checkpoint, save_checkpoint
+from reverie.training.checkpoint import Checkpoint, build_for, save_checkpoint
 from reverie.training.formats import fault_of, upgrade_config, upgrade_tensors
-from reverie.training.run import Run, fresh_path, machine, versions
+from reverie.training.run import Run, check_free, fresh_path, machine, versions
 
 _LEGACY = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _FILE, _SCHEDULER = "diffusion_pytorch_model.safetensors", "scheduler_config.json"
@@ -42,8 +42,10 @@ def import_(folder: Path | str, out: Path | str | None = None, data: str | None 
         ReverieError: a damaged file, or a disk error.
     """
     folder = Path(folder)
-    unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    if not (unet / "config.json").is_file():
+    if out is not None:
+        check_free(out)
+    unet = folder / "unet" if exists(folder / "unet") else folder
+    if not is_file(unet / "config.json"):
         raise UsageError(
             f"{folder} is no diffusers folder: it contains neither unet/config.json nor config.json. Download a model "
             "of the Hub first: huggingface-cli download OWNER/NAME --local-dir FOLDER."
@@ -52,7 +54,7 @@ def import_(folder: Path | str, out: Path | str | None = None, data: str | None 
     if (folder / NOTE).is_file():
         model, names, weights = _from_reverie(folder, weights)
     else:
-        model, names = _from_diffusers(folder, unet)
+        model, names = _from_diffusers(folder, unet, weights)
         weights = _named(weights, model)
     _fill(model.net, weights, unet)
     config = model.config
@@ -124,11 +126,11 @@ def _from_reverie(folder: Path, weights: dict[str, Tensor]) -> tuple[Model, list
     if config["name"] not in EXPORTED:
         raise UsageError(f"{folder / NOTE} names {config['name']!r}; these can be imported: {', '.join(EXPORTED)}.")
     tensors = upgrade_tensors({f"net.{key.removeprefix('net.')}": x for key, x in weights.items()}, config, version)
-    model = registry.build(config["name"], **upgrade_config(config, version)["kwargs"])
+    model = build_for(tensors, upgrade_config(config, version), folder)
     return model, list(note["classes"]), {key.removeprefix("net."): value for key, value in tensors.items()}
 
 
-def _from_diffusers(folder: Path, unet: Path) -> tuple[Model, list[str]]:
+def _from_diffusers(folder: Path, unet: Path, weights: dict[str, Tensor]) -> tuple[Model, list[str]]:
     config = _config(unet / "config.json")
     if config.get("_class_name") != "UNet2DModel":
         raise UsageError(
@@ -138,7 +140,8 @@ def _from_diffusers(folder: Path, unet: Path) -> tuple[Model, list[str]]:
     paths = (folder / "scheduler" / _SCHEDULER, folder / _SCHEDULER)  # the oldest folders are flat
     files = [path for path in paths if path.is_file()]
     chain = chain_arguments(_config(files[0]) if files else {})
-    model = registry.build("ddpm-textbook", **unet_arguments(config), **chain)
+    kwargs = unet_arguments(config) | chain
+    model = build_for(weights, {"name": "ddpm-textbook", "kwargs": kwargs}, unet)
     return model, [str(index) for index in range(card_of(model).classes)]
 
 
@@ -162,4 +165,5 @@ def _fill(net: torch.nn.Module, weights: dict[str, Tensor], unet: Path) -> None:
             f"{name}: {expected.get(name, 'none')} expected, {loaded.get(name, 'none')} in the file" for name in odd[:3]
         )
         raise UsageError(f"The weights in {unet} do not fit its configuration, {len(odd)} tensors in all: {details}.")
+    check_weights(weights, unet)
     net.load_state_dict(weights)

@@ -18,6 +18,7 @@ import shutil
 import stat
 import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from reverie.core import registry
 from reverie.core.card import config_of
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import check_regular, disk_errors, flush, quoted, read_json, write_json
+from reverie.core.memory import TooLarge, limited
+from reverie.core.state import check_weights
 from reverie.core.verbs import Model
 from reverie.training.formats import FORMAT, fault_of, upgrade_config, upgrade_tensors
 from reverie.training.run import Run, locate
@@ -323,15 +326,17 @@ def _named(run: Run, checkpoint: Checkpoint, passed: list[str]) -> Checkpoint:
     return checkpoint
 
 
-def rebuilt(config: dict[str, Any], run: Run, model: nn.Module | None = None) -> Model:
+def rebuilt(saved: Checkpoint, run: Run, model: nn.Module | None = None) -> Model:
     """The model of a checkpoint's configuration, without its weights; ``model`` itself for a class of the user.
 
     Raises:
         UsageError: ``model`` is missing or of another class.
+        ReverieError: the configuration is of a model far larger than the weights.
     """
+    config = saved.config
     if model is None and config["kwargs"] is not None:
         registry.check_known(config["name"], run.info)
-        return registry.build(config["name"], **config["kwargs"])
+        return build_for(saved.weights, config, run.path)
     if model is None and run.model is not None:
         return copy.deepcopy(run.model)
     if model is None:
@@ -343,11 +348,31 @@ def rebuilt(config: dict[str, Any], run: Run, model: nn.Module | None = None) ->
     return model
 
 
+def build_for(weights: Mapping[str, Tensor], config: dict[str, Any], where: Path) -> Model:
+    """The model of a configuration from a file, which the weights beside it bound: no file decides how much memory
+    is taken.
+
+    Raises:
+        ReverieError: it would be far larger than the weights.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    try:
+        # a parametrised weight registers twice, and those of the file may be of half the precision
+        with limited(2 * len(weights) + 64, 4 * size + (1 << 20)):
+            return registry.build(config["name"], **config["kwargs"])
+    except TooLarge as error:
+        raise ReverieError(
+            f"The configuration in {where} does not belong to its {len(weights)} tensors of weights ({size / 1e6:.3g} "
+            f"MB). {error} Nothing was loaded."
+        ) from error
+
+
 def put_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
     """Load a complete state dict.
 
     Raises:
         UsageError: names or shapes differ.
+        ReverieError: they are NaN or infinite.
     """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     saved = {name: tuple(value.shape) for name, value in weights.items()}
@@ -360,6 +385,7 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> No
             "Build the model with the arguments of the run, or copy the weights that fit by name and shape: "
             f"{argument('init')}."
         )
+    check_weights(weights, where)
     model.load_state_dict(weights)
 
 

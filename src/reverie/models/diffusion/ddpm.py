@@ -20,7 +20,7 @@ def ddpm(
     channels: Channels,
     classes: Classes = 0,
     schedule: Literal["cosine", "linear"] = "cosine",
-    timesteps: Annotated[int, Range(2)] = 1000,
+    timesteps: Annotated[int, Range(2, 100_000)] = 1000,
     prediction: Literal["noise", "x0", "v"] = "noise",
     weighting: Literal["simple", "min-snr", "v", "x0"] = "simple",
     network: Network = Network(),

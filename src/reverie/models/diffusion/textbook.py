@@ -24,7 +24,7 @@ def ddpm_textbook(
     channels: Channels,
     classes: Classes = 0,
     schedule: Literal["linear", "cosine"] = "linear",
-    timesteps: Annotated[int, Range(2)] = 1000,
+    timesteps: Annotated[int, Range(2, 100_000)] = 1000,
     betas: Annotated[tuple[float, float], Range(0, 1, open=True)] = (1e-4, 0.02),
     prediction: Literal["noise", "x0", "v"] = "noise",
     weighting: Literal["simple", "min-snr", "v", "x0"] = "simple",
