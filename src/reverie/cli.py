@@ -82,6 +82,15 @@ def _run(verb: str, rest: list[str]) -> int:
         first, *rest = error.args
         say(sys.stderr, f"reverie {verb}: {first}", *rest)
         return 2 if isinstance(error, UsageError) else 1
+    except (RuntimeError, MemoryError) as error:
+        from reverie.core.memory import is_exhausted
+
+        if not is_exhausted(error):
+            raise
+        reason = (str(error) or "of Python objects").splitlines()[0][:160]
+        less = "smaller --size, --width, --batch-size or -n, or a larger --accumulate"
+        say(sys.stderr, f"reverie {verb}: out of memory ({reason}). Take a {less}. Checkpoints are kept.")
+        return 1
     except KeyboardInterrupt:
         say(sys.stderr, f"reverie {verb}: interrupted.")
         return 1

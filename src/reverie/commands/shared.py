@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import json as json_
-import math
 import re
 import sys
 import types
@@ -22,6 +21,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import check_target, first_free
 from reverie.core.terminal import printable, say
+from reverie.core.values import is_finite
 from reverie.core.verbs import Model
 from reverie.training.progress import bar as bar
 
@@ -35,7 +35,7 @@ _TYPES = ConstructorRegistry()
 
 def _finite(text: str) -> float:
     number = float(text)
-    if not math.isfinite(number):
+    if not is_finite(number):
         raise ValueError(f"{text} is no finite number")
     return number
 
@@ -47,7 +47,13 @@ def _word(text: str) -> int:
     return number
 
 
-_WORDS: dict[type, Callable[[str], Any]] = {float: _finite, int: _word, str: str}  # of one word on the command line
+def _text(text: str) -> str:
+    if not text.strip():
+        raise ValueError(f"{text!r} names nothing")
+    return text
+
+
+_WORDS: dict[type, Callable[[str], Any]] = {float: _finite, int: _word, str: _text}  # of one word on the command line
 
 
 def _alternatives(kind: Any) -> tuple[list[Any], bool]:
@@ -69,7 +75,7 @@ def _one_word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=kind.__name__.upper(),
-        instance_from_str=lambda words: None if optional and words[0] == "None" else parse(words[0]),
+        instance_from_str=lambda words: None if optional and words[0] in ("None", []) else parse(words[0]),
         is_instance=lambda value: isinstance(value, accepted) or (optional and value is None),
         str_from_instance=lambda value: [str(value)],
     )
@@ -168,7 +174,7 @@ def target(
     from reverie.media.origin import ending_of, origin_of
 
     path = first_free(Path(default)) if where is None else Path(where)
-    check_target(path)
+    check_target(path, flag)
     ending = ending_of(path) if "" in endings else path.suffix.lower()
     if ending not in endings:
         check_ending(path)

@@ -86,6 +86,7 @@ Channels = Annotated[int, FromData("channels"), Range(1)]
 Classes = Annotated[int, FromData("classes"), Range(0)]
 SourceChannels = Annotated[int | None, FromData("source_channels"), Range(1)]
 Count = Annotated[int, Range(1)]
+Steps = Annotated[int, Range(1, 10_000)]  # of a sampler
 Weight = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, open=True)]
 Fraction = Annotated[float, Range(0, 1)]

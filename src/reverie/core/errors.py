@@ -1,5 +1,8 @@
 """Exceptions for the user: the command line prints their text without a traceback."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class ReverieError(Exception):
     """An error that the user can act on. Its text: what happened, what was kept (if relevant), what to do next.
@@ -21,6 +24,17 @@ def suggest(word: object, candidates: list[str]) -> str:
 
     close = difflib.get_close_matches(str(word), candidates, n=1)
     return f' Did you mean "{close[0]}"?' if close else ""
+
+
+@contextlib.contextmanager
+def of_argument(name: str) -> Iterator[None]:
+    """Name an argument in the errors of a block that do not."""
+    try:
+        yield
+    except ReverieError as error:
+        if argument(name) not in str(error):
+            error.args = (f"{argument(name)}: {error}",)
+        raise
 
 
 class _Style:

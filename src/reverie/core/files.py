@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from reverie.core.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError, of_argument
 from reverie.core.terminal import printable
 
 _JSON_BYTES = 1 << 24  # larger than any of ours; the objects of a JSON file take up to 25 times its size
+
+_OF_NAMES = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG)  # not of the disk
 
 
 @contextlib.contextmanager
@@ -26,7 +28,7 @@ def disk_errors(path: Path, kept: str | Callable[[], str] = "nothing was overwri
     Args:
         kept: as text, or a function that finds out after the error.
     Raises:
-        UsageError: ``path`` is no file name, or names a device.
+        UsageError: ``path`` can name no file or folder, or names a device.
     """
     try:
         check_name(path)
@@ -50,14 +52,20 @@ def disk_errors(path: Path, kept: str | Callable[[], str] = "nothing was overwri
             errno.ENAMETOOLONG: "its name is too long",
         }.get(error.errno, f"{error.strerror}: choose another folder")
         kept = kept() if callable(kept) else kept
-        raise ReverieError(f"Cannot write {path}: {why}. Kept: {kept}.") from error
+        kind = UsageError if error.errno in _OF_NAMES else ReverieError
+        raise kind(f"Cannot write {path}: {why}. Kept: {kept}.") from error
 
 
 def is_file(name: Path | str) -> bool:
     """Whether a text names a file; False for a text that is too long for a file name, such as a caption."""
+    return exists(name) and Path(name).is_file()
+
+
+def exists(name: Path | str) -> bool:
+    """Whether a text names a file or a folder; False for a text that can name neither."""
     try:
-        return Path(name).is_file()
-    except OSError:
+        return Path(name).exists()
+    except (OSError, ValueError):  # too long, or with a null character
         return False
 
 
@@ -84,14 +92,16 @@ def _bytes_of(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", errors))
 
 
-def check_target(path: Path) -> None:
-    """Raise a UsageError unless ``path`` can be written: checked before the work, not after it."""
-    with disk_errors(path):
+def check_target(path: Path, name: str = "out") -> None:
+    """Raise a UsageError unless ``path``, an argument's value, can be written: before the work, not after it."""
+    with of_argument(name), disk_errors(path):
         if path.is_symlink() and not path.exists():
             raise UsageError(f"{path} is a broken link. Remove it, or choose another path.")
         above = next((folder for folder in path.parents if folder.exists()), path.parent)
         if above.exists() and not above.is_dir():
             raise UsageError(f"Cannot write {path}: {above} is no folder.")
+        with tempfile.TemporaryFile(dir=above):  # whether anything can
+            pass
 
 
 def first_free(path: Path) -> Path:

@@ -25,7 +25,7 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()  # the meta device has no values
     except (RuntimeError, AssertionError) as error:
         reason, auto = str(error).splitlines()[0], argument("device", "auto")
         raise UsageError(f"The device {name!r} cannot be used here ({reason}). Try {auto}.") from error

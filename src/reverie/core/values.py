@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from numbers import Real
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from reverie.core.errors import UsageError
+
+_LARGEST = 3.4028234e38  # of float32, in which networks compute
 
 
 def plain(value: Any) -> Any:
@@ -19,11 +20,11 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic | np.ndarray | Tensor) and not value.ndim else value
 
 
-def integer(name: str, value: Any, least: int | None = None) -> int:
+def integer(name: str, value: Any, least: int | None = None, most: int = (1 << 31) - 1) -> int:
     """An integer of any type, including NumPy's.
 
     Raises:
-        UsageError: not an integer, or below ``least``.
+        UsageError: not an integer, below ``least``, or, where that is given, above ``most``.
     """
     try:
         number = operator.index(value)
@@ -31,6 +32,8 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
         raise UsageError(f"{name} must be a whole number, not {value!r}.") from None
     if least is not None and number < least:
         raise UsageError(f"{name} must be at least {least}, not {number}.")
+    if least is not None and number > most:
+        raise UsageError(f"{name} must be at most {most:,}, not {number}.")
     return number
 
 
@@ -49,9 +52,9 @@ def check_seeds(*seeds: int) -> None:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether this is a finite number that fits a float; False for bool, NaN and infinity."""
+    """Whether this is a finite number that fits a float32; False for bool, NaN and infinity."""
     try:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) <= _LARGEST
     except OverflowError:  # a very large integer
         return False
 

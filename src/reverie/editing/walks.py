@@ -61,7 +61,7 @@ def interpolate(
     """
     model = model_of(model)
     need(model, "decode")
-    integer(argument("frames"), frames, least=2)
+    integer(argument("frames"), frames, 2, 10_000)
     if path not in ("auto", "lerp", "slerp"):
         raise UsageError(f"{argument('path')} must be 'auto', 'lerp' or 'slerp', not {path!r}.")
     if path == "auto":

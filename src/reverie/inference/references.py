@@ -121,7 +121,7 @@ def batch_of(model: Model, images: Any = None, n: int = 32) -> Batch:
     Raises:
         UsageError: no images, of another shape, or not finite; n below 1; an unknown reference.
     """
-    n = integer(argument("n"), n, least=1)
+    n = integer(argument("n"), n, 1, 10_000)
     device, spec = device_of(model), spec_of(model)
     if images is None or (isinstance(images, list | tuple) and not images):
         held_out = data_of(model).held_out

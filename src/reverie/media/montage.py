@@ -55,7 +55,7 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, scale: in
 
 def enlargement(height: int, scale: int | None = None) -> int:
     """A whole-number scale, by default that which enlarges small images to about 56 pixels."""
-    return max(1, round(56 / height)) if scale is None else integer(argument("scale"), scale, least=1)
+    return max(1, round(56 / height)) if scale is None else integer(argument("scale"), scale, 1, 64)
 
 
 def check_seconds(seconds: Any) -> None:

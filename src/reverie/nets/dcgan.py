@@ -12,21 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reverie.nets.shapes import Shape, divides, halved, named
+from reverie.core.errors import UsageError
+from reverie.nets.shapes import Shape, divides, halved, named, sized
 
 
 def halvings(shape: Shape) -> list[tuple[int, int]]:
     """Shapes of the maps from the image down to sides of at most 7, each half of the one before: 28, 14, 7.
 
     Raises:
-        ValueError: sides that cannot be halved down to at most 7.
+        UsageError: sides that cannot be halved down to at most 7; the message has the nearest that can.
     """
     shapes = [halved(shape, 1)]
     while max(shapes[-1]) > 7:
-        if not divides(2, shapes[-1]):
-            raise ValueError(f"{named(shape)} cannot be halved down to 7 or less.")
         shapes.append(halved(shapes[-1]))
-    return shapes
+    factor = 2 ** (len(shapes) - 1)
+    if divides(factor, shape):
+        return shapes
+    near = [min(max(1, round(side / factor)), 7) * factor for side in shape]
+    raise UsageError(
+        f"This network halves images down to at most 7 pixels, so it needs sides divisible by {factor}, not "
+        f"{named(shape)}. Try {sized(*near)}."
+    )
 
 
 class DenseGenerator(nn.Module):

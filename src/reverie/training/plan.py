@@ -139,14 +139,17 @@ class Plan:
         return step - began, min(warmup, int(left / 10))
 
 
+_LONGEST = 5_000_000  # minutes: ten years
+
+
 def seconds_of(minutes: float | None) -> float:
     """The user's minutes in seconds.
 
     Raises:
         UsageError: not positive, or infinite.
     """
-    if not minutes or minutes <= 0 or not math.isfinite(minutes):
-        raise UsageError(f"{argument('minutes')} must be above 0, not {minutes}.")
+    if not minutes or not 0 < minutes <= _LONGEST:
+        raise UsageError(f"{argument('minutes')} must be above 0 and at most {_LONGEST:,}, not {minutes}.")
     return minutes * 60
 
 

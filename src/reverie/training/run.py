@@ -20,8 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import reverie
-from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.files import atomic, check_regular, disk_errors, first_free, is_file, quoted, read_json, write_json
+from reverie.core.errors import ReverieError, UsageError, of_argument
+from reverie.core.files import (
+    atomic,
+    check_regular,
+    check_target,
+    disk_errors,
+    exists,
+    first_free,
+    is_file,
+    quoted,
+    read_json,
+    write_json,
+)
 from reverie.core.schema import fault_of
 from reverie.training.record import RunRecord
 
@@ -101,15 +112,7 @@ class Run:
             json.dumps(self.info, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise UsageError(f"run.json cannot store these options ({error}): use plain, finite values.") from error
-        with disk_errors(self.path):
-            names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-            taken = self.path.is_file() or any(not name.startswith(".aside-") for name in names - {".lock"})
-        if taken:
-            what = "a run" if "run.json" in names else "files"
-            raise UsageError(
-                f"{self.path} already holds {what}; nothing was touched. Choose another {argument('out')}, or "
-                f"`reverie resume {quoted(self.path)}`."
-            )
+        check_free(self.path)
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
@@ -292,7 +295,8 @@ def _line(text: bytes) -> dict[str, Any] | None:
 def runs_in(folder: Path | str) -> tuple[list[Run], list[str]]:
     """The runs in a folder, two levels deep, the newest last; and the errors of damaged ones."""
     runs, damaged = [], []
-    for file in sorted(path for depth in ("", "*/", "*/*/") for path in Path(folder).glob(f"{depth}run.json")):
+    depths = ("", "*/", "*/*/") if exists(folder) else ()
+    for file in sorted(path for depth in depths for path in Path(folder).glob(f"{depth}run.json")):
         try:
             runs.append((file.stat().st_mtime, Run.open(file.parent)))
         except ReverieError as error:
@@ -306,6 +310,23 @@ def runs(folder: Path | str = "runs") -> list[Run]:
     for line in damaged:
         warnings.warn(line, stacklevel=2)
     return readable
+
+
+def check_free(path: Path | str) -> None:
+    """Raise a UsageError unless a run directory can be made at ``path``: checked before the work, too.
+
+    A lock, and what a killed start of a training left, may be in it.
+    """
+    path = Path(path)
+    with of_argument("out"), disk_errors(path):
+        check_target(path)
+        names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        if path.is_file() or any(not name.startswith(".aside-") for name in names - {".lock"}):
+            what = "a run" if "run.json" in names else "files"
+            raise UsageError(
+                f"{path} already holds {what}; nothing was touched. Choose another path, or "
+                f"`reverie resume {quoted(path)}`."
+            )
 
 
 def fresh_path(model: str, data: str) -> Path:
@@ -323,6 +344,6 @@ def locate(where: Path | str) -> tuple[Path, int | None]:
     path = Path(where)
     if path.name.isdigit() and path.parent.name == "checkpoints":
         return path.parent.parent, int(path.name)
-    if not path.exists():
+    if not exists(path):
         raise UsageError(f"There is no run at {path}. `reverie train MODEL --out {quoted(path)}` creates one.")
     return path, None

@@ -11,6 +11,7 @@ from torch import nn
 from reverie.core import distributed
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import quoted
+from reverie.core.values import integer
 from reverie.training.callbacks import Callback
 from reverie.training.checkpoint import load_checkpoint, newest_whole, passed_over, put_weights, set_aside
 from reverie.training.formats import FORMAT
@@ -18,7 +19,7 @@ from reverie.training.loop import Loop
 from reverie.training.options import Options
 from reverie.training.plan import Plan, seconds_of
 from reverie.training.record import TrainedRecord
-from reverie.training.run import Run, fresh_path, machine, versions
+from reverie.training.run import Run, check_free, fresh_path, machine, versions
 from reverie.workflow import parts
 from reverie.workflow.train import drive
 
@@ -118,7 +119,7 @@ def _restore(loop: Loop, checkpoint: Path) -> None:
 def _extension(step: int, steps: int | None, minutes: float | None) -> dict[str, Any]:
     if steps is None:
         return {"step": step, "minutes": minutes, "seconds": seconds_of(minutes) - parts.reserve(minutes)}
-    if steps <= step:
+    if integer(argument("steps"), steps, least=1) <= step:
         raise UsageError(f"{argument('steps')} is the total number of steps, and {step} are done: set a larger number.")
     return {"step": step, "steps": steps}
 
@@ -142,6 +143,8 @@ def rerun(
         UsageError: no run, ``out`` is not empty, or the model is missing.
         ReverieError: the data, or the weights of the run that it started from, have changed.
     """
+    if out is not None:
+        check_free(out)
     original = Run.open(path)
     old = original.info
     if "imported" in old:

@@ -15,7 +15,7 @@ from torch import nn
 from reverie.core import distributed, registry
 from reverie.core.cache import locked
 from reverie.core.card import card_of, config_of, name_of
-from reverie.core.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError, of_argument
 from reverie.core.files import disk_errors
 from reverie.core.options import method_parameters
 from reverie.core.state import transient, weights_hash
@@ -51,8 +51,12 @@ def build(name: str, kwargs: dict[str, Any], data: Dataset | None, seed: int) ->
 
 def named(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments with every path of a sub-run replaced by {"name", "kwargs", "run"} of that run."""
-    paths = {key: kwargs[key] for key in registry.sub_runs(model) if isinstance(kwargs.get(key), str) and kwargs[key]}
-    return kwargs | {key: trained(path)[1].config | {"run": path} for key, path in paths.items()}
+    configs = {}
+    for key in registry.sub_runs(model):
+        if isinstance(path := kwargs.get(key), str) and path:
+            with of_argument(key):
+                configs[key] = trained(path)[1].config | {"run": path}
+    return kwargs | configs
 
 
 def fill(model: Model) -> list[str]:
@@ -83,7 +87,8 @@ def begin_from(model: Model, path: str, filled: Sequence[str], weights: str | No
         UsageError: no weight fits, or no such run.
         ReverieError: the hash differs.
     """
-    run, saved = trained(path)
+    with of_argument("init"):
+        run, saved = trained(path)
     offered, current = saved.averaged, model.state_dict()
     digest = weights_hash(offered)
     if weights not in (None, digest):

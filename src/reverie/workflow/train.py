@@ -15,7 +15,7 @@ from torch import nn
 
 from reverie.core import distributed, registry
 from reverie.core.card import card_of, config_of
-from reverie.core.errors import ReverieError, argument
+from reverie.core.errors import ReverieError, argument, of_argument
 from reverie.core.files import quoted, write_json
 from reverie.core.precision import keep_memory, pick_device, repeatable
 from reverie.core.state import weights_hash
@@ -31,7 +31,7 @@ from reverie.training.formats import FORMAT
 from reverie.training.loop import Loop
 from reverie.training.options import Options, sort_options, split_options
 from reverie.training.plan import Plan
-from reverie.training.run import Run, fresh_path, machine, versions
+from reverie.training.run import Run, check_free, fresh_path, machine, versions
 from reverie.workflow import artifacts, parts
 from reverie.workflow.monitors import Previews
 
@@ -67,6 +67,8 @@ def train(
         UsageError: an unknown name or an invalid value.
         ReverieError: unusable data, a disk error, or diverged training; the message states what was kept.
     """
+    if out is not None:
+        check_free(out)
     module = None if isinstance(model, str) else model
     name = model if isinstance(model, str) else config_of(model)["name"]
     source = _source(data)
@@ -86,7 +88,8 @@ def train(
         plan = Plan.of(chosen.steps, chosen.minutes, parts.reserve(chosen.minutes))
         distributed.rows(chosen.batch_size)
         if data is not None and not isinstance(data, Dataset):
-            data = open_data(data, size, channels, fit, background, held_out, medium, progress)
+            with of_argument("data"):
+                data = open_data(data, size, channels, fit, background, held_out, medium, progress)
         elif module is None and data is None:  # else the data decides
             shape = parse_size(size)
             values = {"channels": channels, "shape": shape, "side": shape and shape[0]}

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from reverie.core.annotations import Count, SubRun, Weight
+from reverie.core.annotations import Count, Steps, SubRun, Weight
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Likelihood, Output, Space, check_space
 from reverie.core.errors import UsageError
@@ -178,7 +178,7 @@ class Diffusion(nn.Module):
         denoise = self.denoiser(batch.get("label"), batch.get("text"))
         return variational_bound(denoise, batch["x"], self.chain(), batch.rng, times)
 
-    def log_prob(self, batch: Batch, steps: Count = 50, probes: Count = 1) -> Tensor:
+    def log_prob(self, batch: Batch, steps: Steps = 50, probes: Count = 1) -> Tensor:
         """Log-likelihood by the probability flow, nats per 8-bit image (B,): see ``flow_log_prob_8bit``.
 
         Args:
@@ -214,7 +214,7 @@ class Diffusion(nn.Module):
         return denoise if self.clip is None else clipped(denoise, self.clip)
 
     def timesteps(
-        self, sampler: Sampler = "unipc", steps: Count = STEPS, time_grid: TimeGrid = "log-snr"
+        self, sampler: Sampler = "unipc", steps: Steps = STEPS, time_grid: TimeGrid = "log-snr"
     ) -> list[AlphaSigma]:
         """The noise levels (alpha, sigma) that a sampler visits, noise first and (1, 0) last.
 
@@ -241,7 +241,7 @@ class Diffusion(nn.Module):
         text: Sequence[str] | None = None,
         guidance: float = 1.0,
         sampler: Sampler = "unipc",
-        steps: Count = STEPS,
+        steps: Steps = STEPS,
         time_grid: TimeGrid = "log-snr",
         classifier: Annotated[Model | None, CLASSIFIER] = None,
         autoguide: Annotated[Model | None, WEAKER] = None,

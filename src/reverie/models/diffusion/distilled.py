@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core import registry
-from reverie.core.annotations import Channels, Classes, Count, Shape, SubRun, Weight
+from reverie.core.annotations import Channels, Classes, Shape, Steps, SubRun, Weight
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError, argument
@@ -206,8 +206,8 @@ def distilled(
     channels: Channels,
     classes: Classes = 0,
     teacher: Annotated[dict[str, Any] | str, SubRun()] = "",
-    student_steps: Count = 4,
-    substeps: Count = 2,
+    student_steps: Steps = 4,
+    substeps: Steps = 2,
     guidance: float = 1.0,
 ) -> Distilled:
     """A copy of a diffusion model that samples in a few steps.
