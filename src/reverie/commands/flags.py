@@ -173,7 +173,7 @@ def run_flags(general: type[General], verb: str, arguments: list[str], doc: str)
     return parsed.general, vars(getattr(parsed, kind.__name__))
 
 
-_OF_SAMPLE = ("model", "n", "chunk", "progress")  # arguments of rv.sample with other names than the flags
+_OF_SAMPLE = ("model", "n", "chunk", "progress", "shard")  # arguments of rv.sample with other names than the flags
 
 
 def _names(*groups: Any) -> list[str]:

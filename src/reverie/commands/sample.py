@@ -50,14 +50,24 @@ def sample(arguments: list[str]) -> None:
     """New samples. Sample i is that of seed + i: the same alone, in a batch, on any machine (to rounding).
 
     Examples: reverie sample runs/ddpm-fashion --sampler ddim --steps 50; reverie sample RUN --text "red heart" "a cat"
-    --guidance 3; reverie sample RUN -n 8 --stream film.webp.
+    --guidance 3; reverie sample RUN -n 8 --stream film.webp; torchrun --nproc_per_node 2 -m reverie sample RUN.
     """
     from reverie.commands.flags import run_flags
 
     flags, options = run_flags(SampleFlags, "sample", arguments, sample.__doc__ or "")
+    from reverie.core import distributed
+
+    with distributed.group():
+        _sample(flags, options)
+
+
+def _sample(flags: SampleFlags, options: dict[str, Any]) -> None:
+    """What each process of the group does; the first one writes and reports."""
     from reverie.core.card import card_of
+    from reverie.core.distributed import agree, rank
     from reverie.core.values import check_seeds, integer
     from reverie.inference.folder import sample_into
+    from reverie.inference.load import load as open_run
     from reverie.inference.load import spec_of
     from reverie.inference.sampling import check_memory
     from reverie.inference.sampling import sample as sample_images
@@ -65,18 +75,19 @@ def sample(arguments: list[str]) -> None:
     from reverie.media.origin import ending_of
     from reverie.views.denoising import save_trajectory
 
-    film = target(flags.stream, "", flags.overwrite, (".mp4",), "stream") if flags.stream else None
-    path = None
-    if flags.out or not film:
+    leader, film, path = rank() == 0, None, None
+    if flags.stream and leader:
+        film = target(flags.stream, "", flags.overwrite, (".mp4",), "stream")
+    if (flags.out or not flags.stream) and leader:
         path = target(flags.out, "samples.png", flags.overwrite, ("", ".npz", ".mp4"))
-    model = load(flags.run)
+    path, model = agree(path), load(flags.run) if leader else open_run(flags.run)
     if flags.scale is not None:
         integer("--scale", flags.scale, least=1)
     if flags.columns is not None:
         integer("--columns", flags.columns, least=1)
-    if caution := card_of(model).caution:
+    if leader and (caution := card_of(model).caution):
         note(caution)
-    count = integer("-n", flags.number if flags.number is not None else 8 if film else 64, least=1)
+    count = integer("-n", flags.number if flags.number is not None else 8 if flags.stream else 64, least=1)
     check_seeds(flags.seed, flags.seed + count - 1)
     cond: dict[str, Any] = {"label": list(flags.label) or None, "text": list(flags.text) or None}
     result: dict[str, Any] = {"number": count, "seeds": [flags.seed, flags.seed + count - 1]}
@@ -86,8 +97,8 @@ def sample(arguments: list[str]) -> None:
         result |= {"stream": str(film), "frames": save_trajectory(film, model, count, flags.seed, cond | options)}
         lines.append(f"{result['frames']} states of {count} samples in {film}")
     if path and not ending_of(path):
-        with bar(True) as progress:
-            options |= {"overwrite": flags.overwrite, "progress": progress}
+        with bar(leader) as progress:
+            options |= {"overwrite": flags.overwrite, "progress": progress, "shard": True}
             new = sample_into(path, model, count, flags.seed, **cond, **options)
         result |= {"out": str(path), "new": new}
         earlier = f", {count - new} of them from before" if 0 < new < count else ""
@@ -99,14 +110,17 @@ def sample(arguments: list[str]) -> None:
         if grid:
             check_ending(path)
             check_memory(model, count, 2 + 3 * enlargement(spec.shape[0], flags.scale) ** 2)
-        with bar(True) as progress:
-            images = sample_images(model, count, flags.seed, **cond, progress=progress, **options)
+        with bar(leader) as progress:
+            images = sample_images(model, count, flags.seed, **cond, progress=progress, shard=True, **options)
+        if not leader:
+            return
         names = flags.text or flags.label
         labels = [names[i % len(names)] if names else str(seed) for i, seed in enumerate(images.seeds)]
         images.save(path, **_grid(flags, labels) if grid else {})
         result["out"] = str(path)
         lines.append(f"{count} samples in {path}")
-    report(flags.json, result, *lines)
+    if leader:
+        report(flags.json, result, *lines)
 
 
 def _grid(flags: SampleFlags, labels: list[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reverie.core.errors import UsageError, argument
+from reverie.core.errors import ReverieError, UsageError, argument
 
 
 def rank() -> int:
@@ -29,9 +29,19 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+_LOST = (  # in the errors of gloo and NCCL when a process at the other end is gone
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "remote process"),
+    *("Socket Timeout", "Timed out"),
+)
+
+
 @contextlib.contextmanager
 def group() -> Iterator[None]:
-    """Join torchrun's process group within the block; a single process does nothing."""
+    """Join torchrun's process group within the block; a single process does nothing.
+
+    Raises:
+        ReverieError: another process of the group has ended.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
         return
@@ -41,6 +51,13 @@ def group() -> Iterator[None]:
     try:
         yield
         dist.barrier()  # gloo shuts down cleanly only if all ranks do so together
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _LOST):
+            raise
+        raise ReverieError(
+            f"Process {rank()} of {world()} stops, because another one has ended; its own message says why. Complete "
+            "files and checkpoints are kept."
+        ) from error
     finally:
         dist.destroy_process_group()
 

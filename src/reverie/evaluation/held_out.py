@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reverie.core.card import card_of, reconstructs
 from reverie.core.errors import argument
+from reverie.core.memory import rows_at_once
 from reverie.core.options import listed
 from reverie.core.verbs import Model
 from reverie.data.batches import in_order
@@ -75,7 +76,7 @@ def _reconstructions(evaluation: Evaluation) -> tuple[Iterator[Pair], int, str]:
         raise Refused("The model does not encode images.", "Use distances of its samples: frechet, kernel, prdc.")
 
     def pairs() -> Iterator[Pair]:
-        for batch in in_order(held_out, _ROWS, device_of(model)):
+        for batch in in_order(held_out, rows_at_once(held_out.spec.shape, device_of(model)), device_of(model)):
             image, *_, output = reconstruct(model, batch)
             yield image.cpu(), output.cpu()
 

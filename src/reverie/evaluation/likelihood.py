@@ -13,6 +13,7 @@ from torch import Tensor
 from reverie.core.batch import Batch
 from reverie.core.cache import Progress
 from reverie.core.card import Likelihood, card_of
+from reverie.core.memory import rows_at_once
 from reverie.core.verbs import Model, call
 from reverie.data.batches import in_order
 from reverie.data.types import Split
@@ -80,7 +81,9 @@ def _log_p(model: Model, split: Split, method: Likelihood, progress: Progress | 
     """log p of the split's rows in nats (N,)."""
     values: list[Tensor] = []
     split = evenly(split, method.rows or len(split))
-    for batch in in_order(split, _ROWS if method.evaluations <= MODERATE else _FEW, device_of(model)):
+    device = device_of(model)
+    rows = rows_at_once(split.spec.shape, device, _ROWS if method.evaluations <= MODERATE else _FEW)
+    for batch in in_order(split, rows, device):
         values.append(nats_of(model, method, batch).double().cpu())
         if progress:
             progress(sum(map(len, values)), len(split), f"likelihood{method.name} of held-out images")

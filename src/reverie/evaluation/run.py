@@ -14,6 +14,8 @@ from reverie.core import distributed
 from reverie.core.cache import Progress
 from reverie.core.card import card_of, checkpoint_of, config_of, info_of, name_of, reconstructs, weights_of
 from reverie.core.errors import UsageError, argument
+from reverie.core.files import check_target
+from reverie.core.memory import rows_at_once
 from reverie.core.options import sampling_options
 from reverie.core.values import check_seeds, integer
 from reverie.core.verbs import Model, verbs_of
@@ -28,7 +30,7 @@ from reverie.evaluation.sheet import write_sheet
 from reverie.evaluation.translated import translations
 from reverie.inference.conditions import complete, guides_in, owner_of_classes
 from reverie.inference.load import data_of, load, spec_of
-from reverie.inference.rows import Unsliced, spread
+from reverie.inference.rows import Unsliced, device_of, spread
 from reverie.inference.sampling import sample
 from reverie.media import Size, medium_of
 from reverie.pretrained import weights
@@ -101,6 +103,8 @@ def evaluate(
         UsageError: unknown names, sources that do not fit together, an option that the run does not have, a run without
             anything to score.
     """
+    if out is not None:
+        check_target(Path(out))
     fake_flag, real_flag = argument("fake"), argument("real")
     if (run is None) == (fake is None) or (fake is None) != (real is None):
         raise UsageError(f"Name a RUN, or {fake_flag} and {real_flag}.")
@@ -317,18 +321,11 @@ def _generate(
     progress: Progress | None,
 ) -> np.ndarray:
     """uint8 samples (n, H, W, C); each rank generates its share."""
-    chunk = 256
-    parts: list[np.ndarray | None] = [None] * -(-n // chunk)
-    for number in range(len(parts)):
-        if number % distributed.world() == distributed.rank():
-            low, high = number * chunk, min((number + 1) * chunk, n)
-            part = {name: values and values[low:high] for name, values in condition.items()}
-            parts[number] = sample(model, high - low, seed + low, **part, chunk=chunk, **options).array
-            if progress:
-                progress(high, n, "sampling")
     spec = spec_of(model)
-    empty = np.empty((0, *spec.shape, spec.channels), spec.dtype or medium_of(spec).storage)
-    return np.concatenate([empty, *distributed.collect(parts)])
+    if not n:
+        return np.empty((0, *spec.shape, spec.channels), spec.dtype or medium_of(spec).storage)
+    chunk = rows_at_once(spec.shape, device_of(model), 256)
+    return sample(model, n, seed, **condition, chunk=chunk, progress=progress, shard=True, **options).array
 
 
 def _trained_on(trained: Dataset, other: Dataset) -> bool:

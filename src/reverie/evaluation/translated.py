@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reverie.core.cache import Progress
+from reverie.core.memory import rows_at_once
 from reverie.core.noise import Noise, fold
 from reverie.core.options import accepted
 from reverie.core.verbs import Model
@@ -20,8 +21,6 @@ from reverie.evaluation.base import PAIRS
 from reverie.evaluation.likelihood import evenly
 from reverie.inference.rows import chunk_of, device_of, evaluating
 from reverie.media.medium import to_uint8
-
-_ROWS = 64  # rows of a batch
 
 
 @dataclass
@@ -84,7 +83,7 @@ def translations(
 def _domains(model: Model, split: Split, options: dict[str, Any], name: str) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """Sources, targets and whether they are pairs, batch by batch; each split has its own random numbers."""
     device, low = device_of(model), 0
-    for batch in in_order(split, _ROWS, device):
+    for batch in in_order(split, rows_at_once(split.spec.shape, device), device):
         batch = batch.replace(rng=Noise.of_step(fold(name), low, batch.rows, device))
         part = chunk_of(accepted(model, "domains", options), low, low + batch.rows)
         low += batch.rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reverie.core import distributed
 from reverie.core.batch import Batch
 from reverie.core.card import card_of, check_space, name_of
 from reverie.core.errors import UsageError
+from reverie.core.memory import rows_at_once
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
 from reverie.media import Spec, medium_of
@@ -136,30 +139,41 @@ def _cut(name: str, value: Any, low: int, high: int) -> Any:
 def draw(
     model: Model,
     noise: Noise,
-    chunk: int = 64,
+    chunk: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     spec: Spec | None = None,
+    shard: bool = False,
     **condition: Any,
 ) -> np.ndarray:
-    """Stored rows (B, *shape, C) of a model's samples, a chunk at a time.
+    """Stored rows (B, *shape, C) of a model's samples, a chunk at a time; a warning counts those that are not finite.
 
     Args:
+        chunk: rows computed at once; by default up to 64, by their size.
         progress: called after each chunk, (done, total, "sampling").
         spec: of the samples; 8 bits by default.
+        shard: the processes of the group, all of which call, share the chunks, and each returns all rows.
         condition: conditions and options of ``sample``, see ``chunk_of``.
     Raises:
         UsageError: ``sample`` returned something else.
     """
-    chunks = []
+    output = spec or card_of(model).output
+    chunk = chunk or rows_at_once(output.shape if output else (), noise.device)
+    starts, odd = range(0, len(noise), chunk), 0
+    chunks: list[np.ndarray | None] = [None] * len(starts)
     with evaluating(model):
-        for low in range(0, len(noise), chunk):
+        for number, low in enumerate(starts):
+            if shard and number % distributed.world() != distributed.rank():
+                continue
             high = min(low + chunk, len(noise))
             x = model.sample(noise[low:high], **chunk_of(condition, low, high))
             _check_samples(model, x, high - low, spec)
-            chunks.append(to_rows(x) if spec is None else medium_of(spec).to_storage(x, spec))
+            odd += int((~x.isfinite()).flatten(1).any(1).sum())
+            chunks[number] = to_rows(x) if spec is None else medium_of(spec).to_storage(x, spec)
             if progress:
                 progress(high, len(noise), "sampling")
-    return np.concatenate(chunks)
+    if odd:
+        warnings.warn(f"{odd} of {len(noise)} samples of {name_of(model)} are NaN or infinite.", stacklevel=2)
+    return np.concatenate(distributed.collect(chunks) if shard else [rows for rows in chunks if rows is not None])
 
 
 def _check_samples(model: Model, x: Any, rows: int, spec: Spec | None) -> None:
@@ -183,17 +197,30 @@ def example_conditions(model: Model, texts: Sequence[str] | None, n: int, column
     return cond
 
 
+def in_chunks(shape: Sequence[int], device: torch.device, rows: int) -> Iterator[tuple[int, int]]:
+    """Consecutive parts (low, high) of some rows, each as many as are computed at once."""
+    chunk = rows_at_once(shape, device)
+    return ((low, min(low + chunk, rows)) for low in range(0, rows, chunk))
+
+
 def reconstruct(model: Model, batch: Batch) -> list[Tensor]:
     """The images of a batch, the model's input where that differs (corrupted), and the reconstructions."""
+    image, inputs, outputs = batch["x"], list[Tensor](), list[Tensor]()
     with evaluating(model):
-        image, cond = batch["x"], conditioning(model, batch)
-        corrupted = model.corrupt(image, batch.rng) if "corrupt" in verbs_of(model) else image
-        output = model.decode(model.encode(corrupted, **cond), **cond)
-    return [image, output] if corrupted is image else [image, corrupted, output]
+        for low, high in in_chunks(image.shape[2:], image.device, len(image)):
+            part = batch.cut(low, high)
+            cond = conditioning(model, part)
+            inputs.append(model.corrupt(part["x"], part.rng) if "corrupt" in verbs_of(model) else part["x"])
+            outputs.append(model.decode(model.encode(inputs[-1], **cond), **cond))
+    corrupted = [torch.cat(inputs)] if "corrupt" in verbs_of(model) else []
+    return [image, *corrupted, torch.cat(outputs)]
 
 
 def translated(model: Model, source: Tensor, truth: Tensor | None, noise: Noise, **options: Any) -> list[Tensor]:
-    """The sources, their translations, and the truth where there is one."""
+    """The sources, their translations, and the truth where there is one; options as in ``chunk_of``."""
     with evaluating(model):
-        output = model.translate(source, noise, **options)
-    return [source, output] if truth is None else [source, output, truth]
+        outputs = [
+            model.translate(source[low:high], noise[low:high], **chunk_of(options, low, high))
+            for low, high in in_chunks(source.shape[2:], source.device, len(source))
+        ]
+    return [source, torch.cat(outputs), *([] if truth is None else [truth])]

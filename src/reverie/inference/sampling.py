@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from reverie.core.card import card_of, info_of
-from reverie.core.errors import UsageError
-from reverie.core.files import is_file
+from reverie.core.errors import UsageError, argument
+from reverie.core.memory import machine_memory
 from reverie.core.noise import Noise
 from reverie.core.values import integer
 from reverie.core.verbs import Frame, Model
@@ -41,8 +39,9 @@ def sample(
     seed: int | Sequence[int] = 0,
     label: Labels = None,
     text: Texts = None,
-    chunk: int = 64,
+    chunk: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    shard: bool = False,
     **options: Any,
 ) -> Images:
     """New samples. Sample i is that of seed + i, whatever ``n`` (to rounding).
@@ -53,8 +52,9 @@ def sample(
         seed: the first sample's seed, or one seed for each.
         label: a class for all samples, or a list whose classes take turns; None is the null condition.
         text: a caption for all samples, or a list whose captions take turns, for a model of captions.
-        chunk: samples computed at once.
+        chunk: samples computed at once; by default up to 64, by their size.
         progress: called after each chunk, (done, total, description).
+        shard: the processes of torchrun's group, all of which call, share the samples; each returns all of them.
         options: of the model's own ``sample`` (of a diffusion model sampler, steps, guidance ...); None is its default.
             One that is a model is a loaded one or a run.
     Raises:
@@ -62,14 +62,14 @@ def sample(
             finite, n below 1, a guide that does not fit.
     """
     model, noise, seeds, arguments = _prepared(model, "sample", n, seed, label, text, options)
-    chunk = integer("chunk", chunk, least=1)
+    chunk = chunk if chunk is None else integer("chunk", chunk, least=1)
     spec = spec_of(model) if info_of(model) else None
     origin = sample_origin(model, seeds, label, text, options)
     conditions = {"texts": arguments["text"]} if "text" in arguments else {}
     if "label" in arguments:
         names = class_names(owner_of_classes(model, guides_in(arguments)))
         conditions["labels"] = [names[index] for index in arguments["label"].tolist()]
-    rows = draw(model, noise, chunk, progress, spec, **arguments)
+    rows = draw(model, noise, chunk, progress, spec, shard, **arguments)
     return Images(rows, spec, seeds, origin=origin, conditions=conditions)
 
 
@@ -89,21 +89,13 @@ def check_memory(model: Model, n: int, copies: float = 2.0) -> None:
     """
     spec = spec_of(model) if info_of(model) or card_of(model).output else None
     row = spec.dimensions * np.dtype(spec.dtype or medium_of(spec).storage).itemsize if spec else 1
-    needed, memory = n * (copies * row + 64), _memory()
+    needed, memory = n * (copies * row + 64), machine_memory()
     if needed > memory:
         raise UsageError(
             f"{n:,} samples need {needed / 1e9:,.0f} GB of memory at once, and this machine has {memory / 1e9:,.0f}. "
             "A folder takes any number, and is continued after an interruption: `reverie sample RUN --out FOLDER`, in "
             "Python rv.sample_into(FOLDER, RUN)."
         )
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine, or of the container."""
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if is_file(limit) else ""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 16 << 30
-    return min(machine, int(text)) if text.isdecimal() else machine
 
 
 def stream(
@@ -147,7 +139,7 @@ def _prepared(
     """The model, a stream of noise for each sample, their seeds, and the verb's conditions and options."""
     model = model_of(source)
     need(model, verb)
-    n = integer("n", n, least=1)
+    n = integer(argument("n"), n, least=1)
     check_memory(model, n)
     seeds, arguments = seeds_of(seed, n), complete(model, options)
     arguments |= conditions_of(model, guides_in(arguments), labels, texts, n)

@@ -16,12 +16,18 @@ from reverie.inference.conditions import Labels, Texts, complete, conditions_of,
 from reverie.inference.load import Source, model_of, need, spec_of
 from reverie.inference.origin import origin
 from reverie.inference.references import batch_of, find_pair
-from reverie.inference.rows import checked_latents, chunk_of, conditioning, evaluating, space_option, translated
+from reverie.inference.rows import (
+    checked_latents,
+    chunk_of,
+    conditioning,
+    evaluating,
+    in_chunks,
+    space_option,
+    translated,
+)
 from reverie.inference.rows import reconstruct as reconstruct_rows
 from reverie.media import medium_of
 from reverie.media.images import Images, Sheet
-
-_ROWS = 64  # computed at once
 
 
 def encode(
@@ -45,8 +51,8 @@ def encode(
     cond = conditioning(model, batch) | conditions_of(model, (), label, text, len(batch["x"]))
     with evaluating(model):
         parts = [
-            model.encode(batch["x"][low : low + _ROWS], **chunk_of(cond, low, low + _ROWS), **options)
-            for low in range(0, len(batch["x"]), _ROWS)
+            model.encode(batch["x"][low:high], **chunk_of(cond, low, high), **options)
+            for low, high in in_chunks(batch["x"].shape[2:], batch["x"].device, len(batch["x"]))
         ]
     return torch.cat(parts).cpu()
 
@@ -67,8 +73,8 @@ def decode(model: Source, latents: Any, space: str | None = None, label: Labels 
     cond = conditions_of(model, (), label, text, len(z))
     with evaluating(model):
         parts = [
-            model.decode(z[low : low + _ROWS], **chunk_of(cond, low, low + _ROWS), **options)
-            for low in range(0, len(z), _ROWS)
+            model.decode(z[low:high], **chunk_of(cond, low, high), **options)
+            for low, high in in_chunks(spec.shape, z.device, len(z))
         ]
     made_by = origin("decode", model, space=space, label=label, text=text)
     return Images(medium_of(spec).to_storage(torch.cat(parts), spec), spec, origin=made_by)
@@ -116,7 +122,7 @@ def translate(model: Source, images: Any = None, seed: int = 0, n: int = 8, **op
     need(model, "translate")
     spec, chosen = spec_of(model), complete(model, options)
     several = isinstance(images, Sequence) and not isinstance(images, str)
-    n = integer(argument("n"), n, least=1)
+    n = integer(argument("n"), n, 1, 10_000)
     references = [f"held-out:{i}" for i in range(n)] if images is None else list(images) if several else [images]
     if not references:
         raise UsageError(f"{name_of(model)} has no images to translate.")
@@ -126,18 +132,7 @@ def translate(model: Source, images: Any = None, seed: int = 0, n: int = 8, **op
     truths = [truth for _, truth in pairs if truth is not None]
     truth = torch.cat(truths) if len(truths) == len(pairs) else None
     seeds = seeds_of(seed, len(source))
-    noise = Noise.of_seeds(seeds, source.device)
-    parts = [
-        translated(
-            model,
-            source[low : low + _ROWS],
-            None if truth is None else truth[low : low + _ROWS],
-            noise[low : low + _ROWS],
-            **chunk_of(chosen, low, low + _ROWS),
-        )
-        for low in range(0, len(source), _ROWS)
-    ]
-    rows = [torch.cat(part) for part in zip(*parts, strict=True)]
+    rows = translated(model, source, truth, Noise.of_seeds(seeds, source.device), **chosen)
     medium = medium_of(spec)
     names = ("source", "translation", "truth")
     by_name = {name: Images(medium.to_storage(row, spec), spec) for name, row in zip(names, rows, strict=False)}

@@ -22,7 +22,7 @@ from reverie.inference.conditions import Labels, Texts, conditions_of, seeds_of
 from reverie.inference.load import Source, model_of, spec_of
 from reverie.inference.origin import origin
 from reverie.inference.references import batch_of
-from reverie.inference.rows import device_of
+from reverie.inference.rows import device_of, in_chunks
 from reverie.media import medium_of
 from reverie.media.images import Images, Sheet
 from reverie.restoration import operators
@@ -30,7 +30,6 @@ from reverie.restoration.solvers import restore as solve
 from reverie.training.progress import shows_progress
 
 Task = Literal["denoise", "inpaint", "super-resolution", "colorize"]
-_ROWS = 64  # restored at once
 
 
 @shows_progress
@@ -79,7 +78,7 @@ def restore(
         able = listed(card.restores) or "nothing; a denoising-autoencoder and diffusion models of images do"
         close = suggest(task, list(card.restores))
         raise UsageError(f"{name_of(model)} does not restore by {task!r}.{close} It can restore: {able}.")
-    samples, steps = integer(argument("samples"), samples, 1), integer(argument("steps"), steps, 1)
+    samples, steps = integer(argument("samples"), samples, 1, 1000), integer(argument("steps"), steps, 1, 10_000)
     for name, value, owner in (("mask", mask, "inpaint"), ("scale", scale, "super-resolution")):
         if value is not None and task != owner:
             raise UsageError(f"{argument(name)} is for the task {owner}, not for {task}.")
@@ -102,13 +101,13 @@ def restore(
     cond = conditions_of(model, (), label, text, len(x))
     keys = [fold(value, "restoration", j) if j else value for value in seeds for j in range(samples)]
     streams, images_of, parts = Noise.of_seeds(keys, device), torch.arange(len(x)).repeat_interleave(samples), []
-    for low in range(0, len(streams), _ROWS):
-        index = images_of[low : low + _ROWS]
+    for low, high in in_chunks(spec.shape, device, len(streams)):
+        index = images_of[low:high]
         of_rows = {name: _rows(value, index) for name, value in cond.items()}
-        y, noises = observation[index], streams[low : low + _ROWS]
+        y, noises = observation[index], streams[low:high]
         parts.append(solve(model, y, operator.of_rows(index), noises, noise_std, steps, **of_rows))
         if progress:
-            progress(low + len(index), len(streams), "restoring")
+            progress(high, len(streams), "restoring")
     restored = torch.cat(parts).unflatten(0, (len(x), samples))
     rows = {"observation": operator.image_of(observation).clamp(-1, 1)}
     rows |= {f"restored {i + 1}": restored[:, i] for i in range(samples)}

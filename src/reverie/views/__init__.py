@@ -22,6 +22,7 @@ from reverie.core.verbs import Model, verbs_of
 from reverie.data.types import Dataset
 
 SHEET = 64  # images on a sample grid
+MOST = 10_000  # images on a sheet that is asked for
 Render = Callable[..., np.ndarray]  # (model, data, count, **options) -> one uint8 image (H, W, C)
 
 
@@ -72,7 +73,7 @@ class View:
         Raises:
             UsageError: a number of images below 1, or an unknown option.
         """
-        count = self.count if count is None else integer("The number of images", count, least=1)
+        count = self.count if count is None else integer("The number of images", count, 1, MOST)
         render = self.renderer()
         parameters = inspect.signature(render).parameters.values()
         names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in ("model", "data", "count")]

@@ -80,7 +80,7 @@ def forward(model: Model, batch: Batch, columns: int = 9) -> np.ndarray:
     Raises:
         UsageError: fewer than 2 columns.
     """
-    integer(argument("columns"), columns, least=2)
+    integer(argument("columns"), columns, 2, 1000)
     with evaluating(model):
         noised = [model.diffuse(batch, column / (columns - 1)) for column in range(columns)]
     return grid(to_uint8(torch.stack(noised, 1).flatten(0, 1)), columns=columns)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from reverie.core.card import card_of
+from reverie.core.memory import rows_at_once
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model
 from reverie.data.batches import in_order
@@ -24,7 +25,7 @@ def latent_map(model: Model, data: Dataset, count: int = 2000) -> np.ndarray:
     """
     device, latents, labels = device_of(model), [], []
     with evaluating(model):
-        for batch in in_order(data.held_out, 256, device):
+        for batch in in_order(data.held_out, rows_at_once(data.spec.shape, device, 256), device):
             latents.append(model.encode(batch["x"], **conditioning(model, batch)).flatten(1).cpu())
             labels.append(batch["label"].cpu())
             if sum(map(len, latents)) >= count:

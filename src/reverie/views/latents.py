@@ -8,6 +8,7 @@ from torch import Tensor
 
 from reverie.core.card import card_of, name_of
 from reverie.core.errors import UsageError, argument
+from reverie.core.memory import rows_at_once
 from reverie.core.noise import Noise
 from reverie.core.values import check_finite, check_seeds, integer
 from reverie.core.verbs import Model, verbs_of
@@ -16,10 +17,11 @@ from reverie.data.types import Dataset
 from reverie.inference.load import data_of, spec_of
 from reverie.inference.origin import origin
 from reverie.inference.references import Reference, find_latent
-from reverie.inference.rows import conditioning, device_of, evaluating
+from reverie.inference.rows import conditioning, device_of, evaluating, in_chunks
 from reverie.media import medium_of
 from reverie.media.images import Images
 from reverie.media.medium import to_uint8
+from reverie.views import MOST
 
 _STYLES = "w+"  # the latent space with a style for every layer
 
@@ -41,7 +43,8 @@ def latent_statistics(model: Model, data: Dataset | None = None, limit: int = 10
             latents = model.latent(Noise.of_seeds(range(limit), device)).flatten(1)
             return latents.mean(0), latents.std(0)
         parts: list[Tensor] = []
-        for batch in in_order((data or data_of(model)).held_out, 256, device):
+        held_out = (data or data_of(model)).held_out
+        for batch in in_order(held_out, rows_at_once(held_out.spec.shape, device, 256), device):
             parts.append(model.encode(batch["x"], **conditioning(model, batch)).flatten(1))
             if sum(map(len, parts)) >= limit:
                 break
@@ -65,8 +68,8 @@ def traverse(
         columns: images in a row.
         reach: how far to each side, in standard deviations of that latent over held-out images.
     """
-    integer(argument("latents"), latents, least=1)
-    integer(argument("columns"), columns, least=2)
+    integer(argument("latents"), latents, 1, MOST)
+    integer(argument("columns"), columns, 2, 1000)
     check_finite(argument("reach"), reach)
     centre, spread = latent_statistics(model, data)
     chosen = spread.argsort(descending=True)[:latents].tolist()
@@ -77,9 +80,11 @@ def traverse(
         walk[row * columns : (row + 1) * columns, latent] = start[latent] + steps * spread[latent]
     space, spec = card_of(model).space, spec_of(model)
     with evaluating(model):
-        decoded = model.decode(walk.view(-1, *space.shape) if space else walk)
+        walk = walk.view(-1, *space.shape) if space else walk
+        parts = [model.decode(walk[low:high]) for low, high in in_chunks(spec.shape, walk.device, len(walk))]
     made_by = origin("traverse", model, image=image, latents=chosen, columns=columns, reach=reach)
-    return Images(medium_of(spec).to_storage(decoded, spec), spec, columns=columns, origin=made_by), chosen
+    stored = medium_of(spec).to_storage(torch.cat(parts), spec)
+    return Images(stored, spec, columns=columns, origin=made_by), chosen
 
 
 def traversal(
@@ -107,8 +112,8 @@ def mix(model: Model, rows: int = 5, columns: int = 8, seed: int = 0, cut: int |
     spaces = card_of(model).latents
     if _STYLES not in spaces:
         raise UsageError("Only models with a style for every layer mix them: stylegan2, stylegan.")
-    integer(argument("rows"), rows, least=1)
-    integer(argument("columns"), columns, least=1)
+    integer(argument("rows"), rows, 1, 100)
+    integer(argument("columns"), columns, 1, 100)
     check_seeds(seed, seed + rows + columns - 1)
     layers = spaces[_STYLES].shape[0]
     cut = layers // 2 if cut is None else cut

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reverie.core.card import name_of, reconstructs
+from reverie.core.memory import rows_at_once
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset
@@ -37,7 +38,9 @@ def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
     likelihoods = affordable(model, GLANCE)
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for low, batch in zip(range(0, len(data.held_out), 256), in_order(data.held_out, 256, device), strict=True):
+    at_once = rows_at_once(data.spec.shape, device, 256)
+    starts = range(0, len(data.held_out), at_once)
+    for low, batch in zip(starts, in_order(data.held_out, at_once, device), strict=True):
         values: dict[str, Tensor] = {}
         if reconstructs(model):
             clean, *_, output = reconstruct(model, batch)

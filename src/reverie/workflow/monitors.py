@@ -196,7 +196,7 @@ class Checkup:
             self.encoder = backbone("small", device=str(device_of(model)))
             seen = features(np.ascontiguousarray(self.data.train["x"][rows.numpy()]), self.encoder)[:]
             self.probe = Probe.fit(seen, labels[rows], kinds)
-        samples = draw(model, Noise.of_seeds(range(_CHECKED), device_of(model)))
+        samples = draw(model, Noise.of_seeds(range(_CHECKED), device_of(model)), spec=self.data.spec)
         counts = torch.bincount(self.probe.predict(self.encoder(samples).float()), minlength=kinds)
         expected = torch.bincount(labels[labelled], minlength=kinds).double() / len(labelled) * _CHECKED
         return {"class_coverage": float((counts >= 0.2 * expected).double().mean())}

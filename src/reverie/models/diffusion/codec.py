@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.card import Space, card_of
+from reverie.core.memory import rows_at_once
 from reverie.data.batches import Batches
 from reverie.optim.phase import Stage
 
@@ -43,6 +44,7 @@ class LatentCodec(nn.Module):
         assert card.space is not None
         self.space = Space(card.space.shape, "model", card.space.encode)
         self.map_shape = card.space.shape if len(card.space.shape) == 3 else (*card.space.shape, 1, 1)
+        self.extents = card.output.shape if card.output else ()
         self.weights, self.networks = card.weights, tuple(f"codec.{name}" for name in card.networks)
         self.register_buffer("mean", torch.zeros(self.map_shape[0]))
         self.register_buffer("mean_sq", torch.ones(self.map_shape[0]))
@@ -57,7 +59,7 @@ class LatentCodec(nn.Module):
     def measure(self, batches: Batches, fresh: bool = True) -> None:
         """Mean and mean square of the latents, a channel each, over the first images of the training split."""
         total, count = torch.zeros(2, len(self.mean), dtype=torch.float64, device=self.mean.device), 0
-        for batch in batches.in_order(256):
+        for batch in batches.in_order(rows_at_once(self.extents, self.mean.device, 256)):
             latents = self.raw(batch["x"]).double()
             total += torch.stack([latents.mean((2, 3)).sum(0), latents.square().mean((2, 3)).sum(0)])
             count += len(latents)

@@ -19,9 +19,10 @@ from reverie.adversarial.augmentation import adaptive, diffaugment
 from reverie.adversarial.losses import GAN_LOSSES, GANLoss, LossName, g_logit_grad, sample_diversity
 from reverie.adversarial.penalties import between, grad_norm_sq, path_lengths
 from reverie.core.annotations import Count, Fraction, Weight
-from reverie.core.batch import Batch
+from reverie.core.batch import Batch, parts_of
 from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError
+from reverie.core.memory import rows_at_once
 from reverie.core.noise import Noise
 from reverie.nets.dcgan import clamp_pixels
 from reverie.nets.progressive import downsample2d
@@ -185,7 +186,7 @@ class GAN(nn.Module):
             prepare=partial(self.reach_level, level) if self.growing else None,
             forward=at(self.generate_fakes),
             update=self.update_buffers if self.path or self.options.d_augment == "ada" else None,
-            group=self.options.packing * (GROUP if self.discriminator.grouped else 1),
+            group=self.group,
         )
 
     def reach_level(self, level: int, batches: Any, fresh: bool = True) -> None:
@@ -341,24 +342,30 @@ class GAN(nn.Module):
 
         The r_v of Karras et al., arXiv:2006.06676: (D(train) - D(held out)) / (D(train) - D(fakes)), of means.
         """
-        level = self.level
-        if level:
-            train, held_out = (part | {"x": self.downsampled(part["x"], level[0])} for part in (train, held_out))
-        label = self.generator.random_label(train.rng, train.get("label"))
-        of_train, of_held_out = (
-            self.mean_logit(part["x"], self.generator.random_label(part.rng, part.get("label")), level)
-            for part in (train, held_out)
-        )
-        of_fakes = self.mean_logit(self.generate(train.rng, label, level), label, level)
+        of_train, of_held_out = self.mean_logit(train), self.mean_logit(held_out)
+        of_fakes = self.mean_logit(train, fakes=True)
         return {"overfitting": (of_train - of_held_out) / max(abs(of_train - of_fakes), 1e-6)}
 
-    def mean_logit(self, images: Tensor, label: Tensor | None, level: Level = ()) -> float:
-        """D's mean logit; images that fill no pack are left out."""
-        rows = len(images) // self.options.packing * self.options.packing
-        logits, _ = self.discriminator(images[:rows], None if label is None else label[:rows], 1, *level)
-        return float(logits.mean())
+    def mean_logit(self, batch: Batch, fakes: bool = False) -> float:
+        """D's mean logit of a batch's images, or of as many fakes; images that fill no pack are left out."""
+        level, packing, logits = self.level, self.options.packing, list[Tensor]()
+        at_once = rows_at_once(batch["x"].shape[2:], batch.rng.device, batch.rows)
+        for low, high in parts_of(batch, -(-batch.rows // at_once), self.group):
+            part = batch.cut(low, low + (high - low) // packing * packing)
+            images, label = part["x"], self.generator.random_label(part.rng, part.get("label"))
+            if fakes:
+                images = self.generate(part.rng, label, level)
+            elif level:
+                images = self.downsampled(images, level[0])
+            logits.append(self.discriminator(images, label, 1, *level)[0])
+        return float(torch.cat(logits).mean())
 
     # Verbs
+
+    @property
+    def group(self) -> int:
+        """Rows that D compares with one another."""
+        return self.options.packing * (GROUP if self.discriminator.grouped else 1)
 
     @property
     def level(self) -> Level:
