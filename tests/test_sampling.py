@@ -228,7 +228,7 @@ def test_forward_shows_held_out_or_named_images_and_plots_the_schedule(runs, cal
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["sample", "plain", "--steps", "0"], "--steps of ddpm must be at least 1"),
+        (["sample", "plain", "--steps", "0"], "--steps of ddpm must be from 1 to 10000"),
         (["sample", "plain", "--sampler", "eulr"], "'euler'"),
         (["sample", "plain", "--time-grid", "karas"], "'karras'"),
         (["sample", "plain", "--label", "0"], "trained without classes"),
@@ -259,7 +259,7 @@ def test_forward_shows_held_out_or_named_images_and_plots_the_schedule(runs, cal
         (["evaluate", "vae", "--sampler", "ddim"], "vae has no option 'sampler'"),
         (
             ["evaluate", "plain", "-n", "20", "--metrics", "kernel", "--steps", "0"],
-            "--steps of ddpm must be at least 1",
+            "--steps of ddpm must be from 1 to 10000",
         ),
         (["sample", "plain", "--guidance", "nan"], "--guidance: nan is no finite number"),
         (["evaluate", "plain", "--guidance", "inf"], "--guidance: inf is no finite number"),
