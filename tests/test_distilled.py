@@ -306,8 +306,8 @@ def test_the_verb_takes_data_and_size_from_the_teacher(teacher, tmp_path, capsys
         ({"teacher": {"name": "vae", "kwargs": {"shape": 8, "channels": 1}}}, "no steps to save.*flow-matching"),
         ({"teacher": config(shape=16)}, "16x16x1.*8x8x1"),
         ({"teacher": config(classes=5, conditional="label")}, "knows 5 classes"),
-        ({"teacher": config(), "student_steps": 0}, "student_steps of distilled must be at least 1"),
-        ({"teacher": config(), "substeps": 0}, "substeps of distilled must be at least 1"),
+        ({"teacher": config(), "student_steps": 0}, "student_steps of distilled must be from 1 to 10000"),
+        ({"teacher": config(), "substeps": 0}, "substeps of distilled must be from 1 to 10000"),
         ({"teacher": config(), "guidance": 2.0}, "this teacher has none"),
     ],
 )
