@@ -162,7 +162,8 @@ def test_captions_and_warnings_print_as_text(home, call, tmp_path, monkeypatch):
     assert code == 0 and is_printable(out + err)
     warnings.simplefilter("always")
     hostile = "\x1b]0;x\x07 \u202edog caf\udce9"
-    assert call("sample", "run", "-n", 1, "--text", "a red cat", hostile, "--labels", "--steps", 1)[0] == 0
+    with pytest.warns(UserWarning, match="No caption of the training data has"):
+        assert call("sample", "run", "-n", 1, "--text", "a red cat", hostile, "--labels", "--steps", 1)[0] == 0
     monkeypatch.setattr(warnings, "showwarning", lambda *w: sys.stderr.write(warnings.formatwarning(*w[:4])))
     code, out, err = call("sample", "run", "-n", 1, "--text", hostile, "--steps", 1)
     assert code == 0 and is_printable(out + err) and "Warning: No caption of the training data has" in err
