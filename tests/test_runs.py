@@ -8,8 +8,11 @@ import pytest
 from PIL import Image
 
 from reverie.commands import COMMANDS
+from reverie.core import distributed
+from reverie.core.cache import locked
 from reverie.core.errors import ReverieError, UsageError
-from reverie.training.run import Run, runs_in
+from reverie.media.montage import labelled
+from reverie.training.run import Run, check_free, locate, runs_in
 from reverie.workflow.train import train
 
 
@@ -62,3 +65,64 @@ def test_damaged_runs_are_named_and_no_runs_are_an_error(tmp_path, capsys):
     (tmp_path / "whole" / "evaluation" / "scores.json").write_text("{}")
     with pytest.raises(ReverieError, match="scores"):
         listed[0].summary()
+
+
+@pytest.mark.parametrize("value", ["a", [1], 10**400, True])
+def test_a_run_with_odd_scores_is_named_and_the_others_are_listed(tmp_path, value):
+    for name in ("whole", "odd"):
+        Run.create(tmp_path / name, {"model": {"name": "vae"}})
+    (tmp_path / "odd" / "evaluation").mkdir()
+    scores = json.dumps({"scores": [{"metric": "fid", "value": value}]})
+    (tmp_path / "odd" / "evaluation" / "scores.json").write_text(scores)
+    listed, damaged = runs_in(tmp_path)
+    assert [run.path.name for run in listed] == ["whole"] and "scores.json is damaged" in damaged[0]
+
+
+def test_damaged_samples_are_named_on_the_sheet(tmp_path):
+    (tmp_path / "samples.png").write_bytes(b"no image")
+    assert labelled([("run", tmp_path / "samples.png")]).shape == (19, 640, 3)
+
+
+def test_what_a_file_says_does_not_reach_the_terminal_from_python(tmp_path):
+    hostile = "\x1b[31mred\n"
+    run = Run.create(tmp_path / "r", {"model": {"name": "vae"}, "data": {"source": hostile}})
+    assert "\\x1b[31mred\\x0a" in repr(run) and str(UsageError(hostile)) == "\\x1b[31mred\\x0a"
+
+
+@pytest.mark.parametrize("name", ["\u00b2", "1" * 5000, "7a"])
+def test_a_checkpoint_has_a_number_of_ascii_digits(tmp_path, name):
+    with pytest.raises(UsageError, match="no run at"):
+        locate(tmp_path / "checkpoints" / name)
+
+
+def test_only_our_own_left_overs_may_be_in_a_new_run_and_are_removed(tmp_path):
+    left = [tmp_path / ".aside-ab12_x9z.json", tmp_path / ".lock"]
+    for path in left:
+        path.touch()
+    check_free(tmp_path)
+    Run(tmp_path, {}).tidy()
+    assert not left[0].exists()
+    for name in (".aside-photos", "checkpoints/.aside-photos"):
+        (tmp_path / name).mkdir(parents=True)
+    Run(tmp_path, {}).tidy()
+    assert (tmp_path / ".aside-photos").exists() and (tmp_path / "checkpoints" / ".aside-photos").exists()
+    with pytest.raises(UsageError, match="already holds files"):
+        check_free(tmp_path)
+
+
+def test_a_lock_is_not_taken_through_a_link(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="already holds files"):
+        check_free(tmp_path / "run")
+    with pytest.raises(OSError, match="symbolic links"), locked(tmp_path / "run" / ".lock"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_rank_without_a_world_means_nothing_and_an_odd_world_is_an_error(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert distributed.rank() == 0 and distributed.launched() == 1
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(UsageError, match="WORLD_SIZE"):
+        distributed.rank()

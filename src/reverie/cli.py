@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"reverie {reverie.__version__}")
         raise SystemExit(0)
     status = _run(arguments[0], arguments[1:])
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if os.environ.get("WORLD_SIZE", "") not in ("", "0", "1"):
         # gloo's threads may outlive the group and abort a finished rank while the interpreter shuts down
         sys.stdout.flush()
         sys.stderr.flush()

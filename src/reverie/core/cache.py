@@ -27,6 +27,11 @@ def home() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "reverie"
 
 
+def _itself(path: str, flags: int) -> int:
+    """Open a file, but not through a link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Lock the file ``path``; other processes wait for it. The system releases it when the process ends.
@@ -36,7 +41,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     alone = True
-    with path.open("ab") as handle:
+    with open(path, "ab", opener=_itself) as handle:
         if sys.platform == "win32":
             import msvcrt
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,9 +20,23 @@ from torch import Tensor
 from reverie.core.errors import ReverieError, UsageError, argument
 
 
+def launched() -> int:
+    """Number of processes that torchrun launched; 1 without it. A RANK without a WORLD_SIZE means nothing."""
+    return _from_environment("WORLD_SIZE", 1)
+
+
 def rank() -> int:
-    """This process's rank; before the group is initialised, RANK of the environment or 0."""
-    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
+    """This process's rank; before the group is initialised, that of the environment."""
+    if dist.is_initialized():
+        return dist.get_rank()
+    return _from_environment("RANK", 0) if launched() > 1 else 0
+
+
+def _from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise UsageError(f"{name} of the environment must be a whole number, not {text!r}. Unset it, or use torchrun.")
+    return int(text)
 
 
 def world() -> int:
@@ -42,11 +57,11 @@ def group() -> Iterator[None]:
     Raises:
         ReverieError: another process of the group has ended.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+    if launched() <= 1 or dist.is_initialized():
         yield
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(_from_environment("LOCAL_RANK", 0))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield

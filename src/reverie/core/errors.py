@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from reverie.core.terminal import printable
+
 
 class ReverieError(Exception):
     """An error that the user can act on. Its text: what happened, what was kept (if relevant), what to do next.
@@ -11,7 +13,7 @@ class ReverieError(Exception):
     """
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.args))
+        return "\n".join(map(printable, self.args))
 
 
 class UsageError(ReverieError, ValueError):

@@ -81,8 +81,11 @@ def labelled(sheets: Sequence[tuple[str, Path]], width: int = 640, height: int =
     """The upper parts of images, one above the other, each under its label: uint8 (H, width, 3) on white."""
     line, rows = 18, []
     for label, file in sheets:
-        with Image.open(file) as image:
-            flat = image.convert("RGB")
+        try:
+            with Image.open(file) as image:
+                flat = image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's, of a damaged file
+            label, flat = f"{label}: {file.name} is damaged", Image.new("RGB", (width, 1), "white")
         flat = flat.resize((width, max(1, round(flat.height * width / flat.width))), Image.Resampling.LANCZOS)
         part = Image.new("RGB", (width, line + min(height, flat.height)), "white")
         ImageDraw.Draw(part).text((2, 2), printable(label), fill="black")

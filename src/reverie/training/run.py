@@ -13,7 +13,9 @@ import html
 import json
 import os
 import platform
+import re
 import shutil
+import stat
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +36,7 @@ from reverie.core.files import (
     write_json,
 )
 from reverie.core.schema import fault_of
+from reverie.core.terminal import printable
 from reverie.training.record import RunRecord
 
 _LOG_BYTES = 1 << 28
@@ -226,8 +229,12 @@ class Run:
         if not file.is_file():
             return {}
         try:
-            return {row["metric"]: row["value"] for row in read_json(file)["scores"] if row["value"] is not None}
-        except (ValueError, KeyError, TypeError) as error:
+            rows = read_json(file)["scores"]
+            scores = {row["metric"]: row["value"] for row in rows if row["value"] is not None}
+            if fault := fault_of(scores, dict[str, float], "scores"):
+                raise ValueError(fault)
+            return scores
+        except (OSError, ValueError, KeyError, TypeError) as error:
             again = f"`reverie evaluate {quoted(self.path)}` writes a new one"
             raise ReverieError(f"{file} is damaged: {error}. Remove it; {again}.") from error
 
@@ -253,7 +260,8 @@ class Run:
 
     def __repr__(self) -> str:
         row = self.summary()
-        return f"Run({row['run']}: {row['model']} on {row['data'] or 'no data'}, {row['status']}, {row['steps']} steps)"
+        data = row["data"] or "no data"
+        return printable(f"Run({row['run']}: {row['model']} on {data}, {row['status']}, {row['steps']} steps)")
 
     def _repr_html_(self) -> str:
         """Its status, options and scores, the loss curve and the samples."""
@@ -269,11 +277,11 @@ class Run:
     def tidy(self) -> None:
         """Remove temporary files of a killed process. Only while no other process writes here."""
         for folder in (self.path, self.checkpoints, self.path / "samples"):
-            for leftover in folder.glob(".aside-*"):
-                if leftover.is_dir() and not leftover.is_symlink():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                else:
-                    leftover.unlink(missing_ok=True)
+            for leftover in filter(_is_temporary, folder.glob(".aside-*")):
+                leftover.unlink(missing_ok=True)
+        for leftover in self.checkpoints.glob(".aside-*"):
+            if re.fullmatch(r"\.aside-(old-)?\d+-\d+", leftover.name) and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def forget_after(self, step: int) -> None:
         """Drop log lines after ``step``: a crash lost those steps."""
@@ -298,7 +306,9 @@ def runs_in(folder: Path | str) -> tuple[list[Run], list[str]]:
     depths = ("", "*/", "*/*/") if exists(folder) else ()
     for file in sorted(path for depth in depths for path in Path(folder).glob(f"{depth}run.json")):
         try:
-            runs.append((file.stat().st_mtime, Run.open(file.parent)))
+            opened = Run.open(file.parent)
+            opened._evaluated()
+            runs.append((file.stat().st_mtime, opened))
         except ReverieError as error:
             damaged.append(str(error))
     return [run for _, run in sorted(runs, key=lambda pair: pair[0])], damaged
@@ -312,6 +322,12 @@ def runs(folder: Path | str = "runs") -> list[Run]:
     return readable
 
 
+def _is_temporary(path: Path) -> bool:
+    """Whether this is a lock, or a file that ``atomic`` left behind when its process was killed."""
+    ours = path.name == ".lock" or re.fullmatch(r"\.aside-[a-z0-9_]{8}(\.\w+)?", path.name)
+    return bool(ours) and stat.S_ISREG(os.lstat(path).st_mode)
+
+
 def check_free(path: Path | str) -> None:
     """Raise a UsageError unless a run directory can be made at ``path``: checked before the work, too.
 
@@ -320,8 +336,9 @@ def check_free(path: Path | str) -> None:
     path = Path(path)
     with of_argument("out"), disk_errors(path):
         check_target(path)
-        names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-        if path.is_file() or any(not name.startswith(".aside-") for name in names - {".lock"}):
+        entries = list(path.iterdir()) if path.is_dir() else []
+        names = {entry.name for entry in entries if not _is_temporary(entry)}
+        if path.is_file() or names:
             what = "a run" if "run.json" in names else "files"
             raise UsageError(
                 f"{path} already holds {what}; nothing was touched. Choose another path, or "
@@ -342,7 +359,7 @@ def locate(where: Path | str) -> tuple[Path, int | None]:
         UsageError: neither.
     """
     path = Path(where)
-    if path.name.isdigit() and path.parent.name == "checkpoints":
+    if re.fullmatch("[0-9]{1,18}", path.name) and path.parent.name == "checkpoints":
         return path.parent.parent, int(path.name)
     if not exists(path):
         raise UsageError(f"There is no run at {path}. `reverie train MODEL --out {quoted(path)}` creates one.")
