@@ -12,7 +12,9 @@ from reverie.core import distributed
 from reverie.core.cache import locked
 from reverie.core.errors import ReverieError, UsageError
 from reverie.media.montage import labelled
+from reverie.training.checkpoint import load_checkpoint, trained
 from reverie.training.run import Run, check_free, locate, runs_in
+from reverie.workflow.again import resume
 from reverie.workflow.train import train
 
 
@@ -126,3 +128,20 @@ def test_a_rank_without_a_world_means_nothing_and_an_odd_world_is_an_error(monke
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(UsageError, match="WORLD_SIZE"):
         distributed.rank()
+
+
+def test_a_finished_run_whose_last_checkpoint_is_damaged_is_named_shown_and_repaired_by_resume(bars, tmp_path, capsys):
+    run = train("vae", bars, out=tmp_path / "run", steps=4, batch_size=8, quiet=True, width=8)
+    whole = load_checkpoint(run.checkpoints / "00000004").weights
+    (run.checkpoints / "00000004" / "ema.safetensors").write_bytes(b"torn")
+    with pytest.raises(UsageError, match=r"checkpoint 4 is damaged .* those of step 0"):
+        trained(run)
+    (run.path / "evaluation").mkdir()
+    old = {"weights": {"checkpoint": 2}, "scores": [{"metric": "fid", "value": 7.0}]}
+    (run.path / "evaluation" / "scores.json").write_text(json.dumps(old))
+    assert "fid" not in run.summary()["scores"]  # of weights that were trained further
+    again = resume(run.path, quiet=True)
+    mended = load_checkpoint(again.checkpoints / "00000004").weights
+    assert all(whole[name].equal(mended[name]) for name in whole)
+    with pytest.raises(UsageError, match="no checkpoint 99"):
+        COMMANDS["show"]([str(run.checkpoints / "99")])

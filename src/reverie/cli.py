@@ -70,11 +70,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(verb: str, rest: list[str]) -> int:
-    from reverie.commands import COMMANDS
-
     spoke = speak_of_flags(True)
     before, warnings.formatwarning = warnings.formatwarning, _warning
     try:
+        from reverie.commands import COMMANDS  # seconds, in which Ctrl-C may be pressed
+
         if verb not in COMMANDS:
             raise UsageError(f"There is no verb {verb!r}.{suggest(verb, list(COMMANDS))} See reverie --help.")
         COMMANDS[verb](rest)

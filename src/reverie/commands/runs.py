@@ -63,11 +63,15 @@ def show(run: RunName, /, json: bool = False) -> None:
         run: a run directory.
         json: print it as JSON.
     """
+    from reverie.core.options import listed
     from reverie.core.verbs import USED
     from reverie.training.checkpoint import steps_in
     from reverie.training.run import Run, locate
 
-    opened = Run.open(locate(run)[0])
+    path, step = locate(run)
+    opened = Run.open(path)
+    if step not in (None, *steps_in(opened.checkpoints)):
+        raise UsageError(f"{path} has no checkpoint {step}. It has: {listed(map(str, steps_in(opened.checkpoints)))}.")
     info, summary = opened.info, opened.summary()
     result = summary | {
         "options": _options(opened),

@@ -314,8 +314,9 @@ def trained(run: Run | Path | str) -> tuple[Run, Checkpoint]:
             if os.path.lexists(newest):
                 raise
             continue  # a training at the same time has replaced it by a newer one
-        check_trained(opened, checkpoint.step)
-        return opened, _named(opened, checkpoint, [f"{passed_over(*item)} and was passed over" for item in passed])
+        over = [f"{passed_over(*item)} and was passed over" for item in passed]
+        check_trained(opened, checkpoint.step, over)
+        return opened, _named(opened, checkpoint, over)
 
 
 def _named(run: Run, checkpoint: Checkpoint, passed: list[str]) -> Checkpoint:

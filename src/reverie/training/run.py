@@ -206,7 +206,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """A row in the list of runs: {"run", "model", "data", "status", "steps", "minutes", "scores"}.
 
-        Scores are those on held-out data at the end of training, and of ``reverie evaluate``.
+        Scores are those on held-out data at the end of training, and of ``reverie evaluate`` of the same weights.
 
         Raises:
             ReverieError: evaluation/scores.json is damaged.
@@ -229,12 +229,15 @@ class Run:
         if not file.is_file():
             return {}
         try:
-            rows = read_json(file)["scores"]
+            content = read_json(file)
+            rows, of = content["scores"], (content.get("weights") or {}).get("checkpoint")
+            if "result" in self.info and of not in (None, self.info["result"]["steps"]):
+                return {}  # of weights that have been trained since
             scores = {row["metric"]: row["value"] for row in rows if row["value"] is not None}
             if fault := fault_of(scores, dict[str, float], "scores"):
                 raise ValueError(fault)
             return scores
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             again = f"`reverie evaluate {quoted(self.path)}` writes a new one"
             raise ReverieError(f"{file} is damaged: {error}. Remove it; {again}.") from error
 

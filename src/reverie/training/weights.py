@@ -49,10 +49,15 @@ def sentence(weights: Mapping[str, Any], healthy: bool = True) -> str:
     return f"Weights of {weights['run']}{of}{': ' * bool(odd)}{', and '.join(odd)}."
 
 
-def check_trained(run: Run, step: int) -> None:
-    """Raise a UsageError for the newest weights of a run if they are those that its training began with."""
+def check_trained(run: Run, step: int, passed: Sequence[str] = ()) -> None:
+    """Raise a UsageError for the newest weights of a run if they are those that its training began with.
+
+    Args:
+        passed: what to say of newer checkpoints that are damaged.
+    """
     if not step and "imported" not in run.info:
+        why = f"{', and '.join(passed)}, and the weights before it are" if passed else "its only weights are"
         raise UsageError(
-            f"{run.path} is untrained: its only weights are those of step 0. `reverie resume {quoted(run.path)}` "
+            f"{run.path} is untrained: {why} those of step 0. `reverie resume {quoted(run.path)}` "
             f"trains it; {quoted(run.checkpoints / '00000000')} names the untrained weights."
         )

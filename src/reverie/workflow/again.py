@@ -60,13 +60,13 @@ def resume(
     with distributed.group(), parts.alone(run.path):
         run = Run.open(path)  # again: its state under the lock
         run.need(TrainedRecord)
-        if run.info["status"] == "finished" and steps is None and minutes is None:
+        newest, passed = newest_whole(run.checkpoints)
+        if run.info["status"] == "finished" and steps is None and minutes is None and not passed:
             raise UsageError(
                 f"{run.path} is finished. `reverie sample {quoted(run.path)}` samples from it; {argument('steps')} (in "
                 f"total) or {argument('minutes')} (more) extends it."
             )
         info = run.info
-        newest, passed = newest_whole(run.checkpoints)
         opened = parts.data_of(info, data)
         built = parts.model_of(info, run.path, opened, model, fresh=newest is None)
         chosen = Options(**info["training"])
