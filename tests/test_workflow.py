@@ -222,7 +222,7 @@ def test_what_a_kill_left_half_written_is_removed_by_the_next_resume_and_nothing
     cut = cut_back(run, 2, tmp_path / "cut")
     (cut.checkpoints / ".aside-3-1").mkdir()
     (cut.checkpoints / ".aside-3-1" / "model.safetensors").write_bytes(b"half")
-    (cut.path / ".aside-x.json").write_text("{")
+    (cut.path / ".aside-ab12cd_9.json").write_text("{")
     (cut.path / "notes.txt").write_text("mine")
     rv.resume(cut.path, quiet=True)
     assert not list(cut.path.rglob(".aside-*")) and (cut.path / "notes.txt").read_text() == "mine"
