@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -16,8 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image, features
 
 import reverie as rv
-from reverie.core.errors import UsageError
+from reverie.core.errors import ReverieError, UsageError
 from reverie.data.folder import list_folder
+from reverie.inference import sampling
 from reverie.inference.sampling import check_memory
 from reverie.media import Spec, medium_of, montage, plots
 from reverie.media.origin import NOTE, ending_of, of_row, origin_of, seeds_entry
@@ -431,3 +433,131 @@ def test_class_names_stand_in_plots_as_they_are(tmp_path, monkeypatch):
     assert [entry.get_text() for entry in entries] == names and not any(e.get_parse_math() for e in entries)
     plots.plot_curves(tmp_path / "b.png", {"$loss_$2": ([1, 2], [0.5, 0.25])})
     assert labelled_grid(GREY, ["$0_$50"] * 3).std() > 0
+
+
+# Files of others
+
+
+def test_an_output_below_a_missing_folder_does_not_go_up(runs, call, tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"a photograph")
+    code, _, err = call("sample", runs / "vae", "-n", 1, "--out", "new/../photo.png")
+    assert code == 2 and "goes up from new" in err and not (tmp_path / "new").exists()
+    for out in ("new/../photo.png", "new/../folder"):
+        with pytest.raises(UsageError, match="goes up from"):
+            rv.Images(GREY).save(tmp_path / out)
+    assert (tmp_path / "photo.png").read_bytes() == b"a photograph"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_during_the_work_is_kept(runs, call, tmp_path, monkeypatch, links):
+    def appears(*arguments, **options):
+        (tmp_path / "a.png").write_bytes(b"a photograph")
+        return sample(*arguments, **options)
+
+    def no_links(*arguments):
+        raise PermissionError
+
+    sample = sampling.sample
+    monkeypatch.setattr(sampling, "sample", appears)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    code, _, err = call("sample", runs / "vae", "-n", 1, "--out", "a.png")
+    assert code == 1 and "It was kept; the result is in" in err and "a-2.png" in err
+    assert (tmp_path / "a.png").read_bytes() == b"a photograph" and origin_of(tmp_path / "a-2.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-2.png", "a.png"]
+
+
+def test_outputs_are_neither_inputs_nor_one_another(runs, call, tmp_path):
+    montage.save(tmp_path / "a.png", GREY[0], MADE_BY)
+    (tmp_path / "link.png").symlink_to("a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    for words in (
+        ["sample", runs / "flow", "--out", "b.png", "--stream", "./b.png"],
+        ["forward", runs / "flow", "--out", "b.png", "--plot", "b.png"],
+        ["reconstruct", runs / "vae", "link.png", "--out", "a.png", "--overwrite"],
+        ["translate", runs / "pairs", "a.png", "--out", "a.png"],
+        ["interpolate", runs / "vae", "a.png", "seed:1", "--out", "a.png"],
+    ):
+        code, _, err = call(*words)
+        assert code == 2 and "is an input or another output, too" in err and "Weights" not in err
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_an_ending_alone_is_no_name(runs, call):
+    code, _, err = call("sample", runs / "vae", "--out", ".png")
+    assert code == 2 and "--out .png has no name before its ending" in err
+
+
+@pytest.mark.parametrize("name", ["123456.npy", "photo.png", "000002.png", "0000001.npy"])
+def test_only_rows_of_the_note_are_removed_from_a_folder(runs, call, tmp_path, name):
+    rv.sample_into(tmp_path / "many", runs / "vae", 2)
+    montage.save(tmp_path / "own.png", GREY[0], {"verb": "sample", "seed": 0, "number": 1})
+    shutil.copy(tmp_path / "own.png", tmp_path / "many" / name)
+    before = contents(tmp_path / "many")
+    code, _, err = call("sample", runs / "vae", "-n", 1, "--seed", 7, "--out", "many", "--overwrite")
+    assert code == 2 and f"It holds {name}" in err and contents(tmp_path / "many") == before
+
+
+@pytest.mark.parametrize("kind", ["empty", "link", "other"])
+def test_a_name_alone_is_no_sample(runs, tmp_path, kind):
+    rv.sample_into(tmp_path / "many", runs / "vae", 2)
+    file = tmp_path / "many" / "000001.png"
+    content = file.read_bytes()
+    file.unlink()
+    if kind == "link":
+        (tmp_path / "x.png").write_bytes(content)
+        file.symlink_to(tmp_path / "x.png")
+    else:
+        file.write_bytes(b"" if kind == "empty" else (tmp_path / "many" / "000000.png").read_bytes())
+    with pytest.raises(UsageError, match=r"000001.png is not the sample that has this name; nothing was touched"):
+        rv.sample_into(tmp_path / "many", runs / "vae", 2)
+
+
+def test_a_folder_that_is_removed_during_sampling_is_an_error(runs, tmp_path):
+    def removed(done, total, what):
+        shutil.rmtree(tmp_path / "many", ignore_errors=True)
+
+    for chunk in (1, 2):
+        with pytest.raises(ReverieError, match="were removed or moved during the work"):
+            rv.sample_into(tmp_path / "many", runs / "vae", 2, chunk=chunk, progress=removed)
+        assert not (tmp_path / "many").exists()
+
+
+def test_two_processes_do_not_sample_into_one_folder(runs, tmp_path):
+    def second(done, total, what):
+        with pytest.raises(ReverieError, match="Another process samples into"):
+            rv.sample_into(tmp_path / "many", runs / "vae", 2)
+
+    assert rv.sample_into(tmp_path / "many", runs / "vae", 2, progress=second) == 2
+
+
+def test_a_folder_named_as_a_left_over_stays(runs, tmp_path):
+    rv.sample_into(tmp_path / "many", runs / "vae", 1)
+    (tmp_path / "many" / ".aside-d").mkdir()
+    assert rv.sample_into(tmp_path / "many", runs / "vae", 1) == 0 and (tmp_path / "many" / ".aside-d").is_dir()
+
+
+def test_evaluate_spares_a_foreign_file_in_the_runs_own_folder(runs, call, tmp_path):
+    run = copied(runs / "vae", tmp_path)
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "scores.json").write_text("mine")
+    code, _, err = call("evaluate", run, "--metrics", "reconstruction")
+    assert code == 2 and "scores.json is there already" in err
+    assert (run / "evaluation" / "scores.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("weights", [5, [1], "x"])
+def test_a_note_with_odd_entries_is_not_ours(runs, call, tmp_path, weights):
+    rv.sample_into(tmp_path / "many", runs / "vae", 1)
+    note = json.loads((tmp_path / "many" / NOTE).read_text())
+    (tmp_path / "many" / NOTE).write_text(json.dumps(note | {"weights": weights}))
+    assert origin_of(tmp_path / "many") is None
+    assert call("sample", runs / "vae", "-n", 1, "--out", "many")[0] == 2
+
+
+def test_a_note_that_never_ends_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / NOTE)
+    assert origin_of(tmp_path) is None and origin_of(tmp_path / NOTE) is None
+    (tmp_path / NOTE).unlink()
+    (tmp_path / NOTE).symlink_to("/dev/zero")
+    assert origin_of(tmp_path) is None

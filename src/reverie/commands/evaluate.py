@@ -101,10 +101,13 @@ def evaluate(arguments: list[str]) -> None:
 
 def _folder(flags: EvaluateFlags) -> str | None:
     """The folder of the results, without files of others in the place of ours; None is the run's own."""
-    if flags.out is None:
-        return None if flags.run else str(first_free(Path("evaluation")))
+    if flags.out is None and not flags.run:
+        return str(first_free(Path("evaluation")))
+    from reverie.training.run import locate
+
+    folder = Path(flags.out) if flags.out else locate(flags.run or "")[0] / "evaluation"
     for name in ("scores.json", "scores.png", "closest.png"):
-        target(str(Path(flags.out) / name), "", flags.overwrite, (".json",))
+        target(str(folder / name), "", flags.overwrite, (".json",))
     return flags.out
 
 

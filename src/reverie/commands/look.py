@@ -81,10 +81,10 @@ def forward(
     from reverie.views.denoising import schedule_plot
     from reverie.views.show import forward as noised
 
-    path, plot_path = target(out, "forward.png", overwrite, ()), None
+    path, plot_path = target(out, "forward.png", overwrite, (), others=images), None
     if plot:
         plots.check_plot(Path(plot))
-        plot_path = target(plot, "", overwrite, (Path(plot).suffix.lower(),), "plot")
+        plot_path = target(plot, "", overwrite, (Path(plot).suffix.lower(),), "plot", others=(path, *images))
     model, references = load(run, data), list(images) or None
     sheet = noised(model, references, number, columns)
     montage.save(path, sheet.array[0], sheet.origin)
@@ -119,7 +119,7 @@ def reconstruct(
     """
     from reverie.inference.verbs import reconstruct as reconstructed
 
-    path, model = target(out, "reconstructions.png", overwrite), load(run, data)
+    path, model = target(out, "reconstructions.png", overwrite, others=images), load(run, data)
     sheet = reconstructed(model, list(images), number)
     sheet.save(path)
     spec = sheet["image"].spec
@@ -157,7 +157,7 @@ def traverse(
     """
     from reverie.views.show import traverse as walk
 
-    path, model = target(out, "traverse.png", overwrite), load(run, data)
+    path, model = target(out, "traverse.png", overwrite, others=(image,)), load(run, data)
     images = walk(model, image, latents, columns, reach)
     images.save(path)
     chosen = images.origin["latents"]
@@ -233,7 +233,8 @@ def interpolate(
 
     if not 0 < seconds <= 600:
         raise UsageError(f"--seconds must be above 0 and at most 600, not {seconds:g}.")
-    file, model = target(out, "morph.webp", overwrite, ("", ".npz", ".mp4"), verb="interpolate"), load(run, data)
+    file = target(out, "morph.webp", overwrite, ("", ".npz", ".mp4"), verb="interpolate", others=(a, b))
+    model = load(run, data)
     check_film(file, spec_of(model))
     morph(model, a, b, frames, path, space).save(file, seconds=seconds)  # type: ignore[arg-type]
     result = {"out": str(file), "frames": frames, "weights": model.loaded_from}

@@ -55,7 +55,7 @@ def restore(
     """
     from reverie.restoration.tasks import restore as restored
 
-    path, model = target(out, "restored.png", overwrite), load(run, data)
+    path, model = target(out, "restored.png", overwrite, others=(*images, mask)), load(run, data)
     with bar(True) as progress:
         sheet = restored(
             model,

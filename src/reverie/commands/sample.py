@@ -79,7 +79,7 @@ def _sample(flags: SampleFlags, options: dict[str, Any]) -> None:
     if flags.stream and leader:
         film = target(flags.stream, "", flags.overwrite, (".mp4",), "stream")
     if (flags.out or not flags.stream) and leader:
-        path = target(flags.out, "samples.png", flags.overwrite, ("", ".npz", ".mp4"))
+        path = target(flags.out, "samples.png", flags.overwrite, ("", ".npz", ".mp4"), others=(film,))
     path, model = agree(path), load(flags.run) if leader else open_run(flags.run)
     if flags.scale is not None:
         integer("--scale", flags.scale, least=1)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import json as json_
+import os
 import re
 import sys
 import types
@@ -19,7 +20,7 @@ from tyro.conf import Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from reverie.core.errors import UsageError, argument
-from reverie.core.files import check_target, first_free
+from reverie.core.files import check_target, exists, first_free, only_new
 from reverie.core.terminal import printable, say
 from reverie.core.values import is_finite
 from reverie.core.verbs import Model
@@ -158,6 +159,7 @@ def target(
     endings: Collection[str] = (".npz",),
     flag: str = "out",
     verb: str = "",
+    others: Collection[str | Path | None] = (),
 ) -> Path:
     """An output path; one that would replace what reverie did not write is refused: before the work, not after it.
 
@@ -167,6 +169,7 @@ def target(
         endings: beside those of images; with "" a name that ends in no file format is a folder.
         flag: that names it.
         verb: whose folders are replaced.
+        others: inputs and other outputs, which it must not be.
     Raises:
         UsageError: nothing can be written there, or something that reverie did not write is there.
     """
@@ -175,6 +178,10 @@ def target(
 
     path = first_free(Path(default)) if where is None else Path(where)
     check_target(path, flag)
+    if not path.suffix and ending_of(f"x{path.name}"):
+        raise UsageError(f"{argument(flag, path)} has no name before its ending.")
+    if any(other and _same(path, other) for other in others):
+        raise UsageError(f"{argument(flag, path)} is an input or another output, too. Choose another name.")
     ending = ending_of(path) if "" in endings else path.suffix.lower()
     if ending not in endings:
         check_ending(path)
@@ -188,7 +195,15 @@ def target(
         raise UsageError(
             f"{argument(flag, where)} is there already, and reverie {author}; nothing was touched. {remedy}."
         )
+    only_new(path, not overwrite and not path.exists())
     return path
+
+
+def _same(path: Path, other: str | Path) -> bool:
+    """Whether an output is also another one (a Path), or an input (text, which may name no file)."""
+    if isinstance(other, Path):
+        return os.path.realpath(path) == os.path.realpath(other)
+    return path.exists() and exists(other) and path.samefile(other)
 
 
 def load(run: str, data: str | None = None) -> Model:

@@ -44,8 +44,9 @@ def translate(arguments: list[str]) -> None:
     from reverie.media.montage import save
     from reverie.media.origin import ending_of, fresh_folder, of_row
 
-    path = target(flags.out, "translated.png", flags.overwrite, ("", ".npz"), verb="translate")
     references, names = _images_in(flags.images)
+    inputs = (*flags.images, *references)
+    path = target(flags.out, "translated.png", flags.overwrite, ("", ".npz"), verb="translate", others=inputs)
     model = load(flags.run, flags.data)
     sheet = translated(model, references or None, **options)
     if ending_of(path):

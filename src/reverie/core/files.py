@@ -70,9 +70,12 @@ def exists(name: Path | str) -> bool:
 
 
 def check_name(path: Path) -> None:
-    """Raise a UsageError if ``path`` can be neither a file nor a folder."""
+    """Raise a UsageError if ``path`` can be neither a file nor a folder, or goes up from a folder that is missing."""
     if "\0" in str(path):
         raise UsageError(f"{str(path)!r} is no file name: it has a null character.")
+    for index, part in enumerate(path.parts):
+        if part == ".." and not (below := Path(*path.parts[:index])).exists():  # a path that changes once it is made
+            raise UsageError(f"{path} goes up from {below}, which does not exist. Write the path without it.")
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UsageError(f"{path} is neither a file nor a folder: writing would replace it. Choose another path.")
 
@@ -131,10 +134,43 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         flush(temporary)
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        _publish(temporary, path)
         flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_NEW: set[Path] = set()  # outputs that did not exist when they were checked
+
+
+def only_new(path: Path, new: bool) -> None:
+    """Say whether the next file that is written at ``path`` must not replace another."""
+    (_NEW.add if new else _NEW.discard)(path.absolute())
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Rename; where ``only_new`` finds a file that appeared during the work, that is kept and the result is beside."""
+    if path.absolute() not in _NEW:
+        temporary.replace(path)
+        return
+    _NEW.discard(path.absolute())
+    try:
+        _place(temporary, path)
+    except FileExistsError:
+        beside = first_free(path)
+        _place(temporary, beside)
+        raise ReverieError(f"{path} appeared during the work. It was kept; the result is in {beside}.") from None
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Rename, or FileExistsError."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        path.open("x").close()
+        temporary.replace(path)
 
 
 @contextlib.contextmanager

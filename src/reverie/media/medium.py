@@ -130,7 +130,7 @@ def save_folder(medium: Medium, folder: Path, rows: np.ndarray, spec: Spec, orig
     Raises:
         UsageError: the folder holds other files.
     """
-    fresh_folder(folder, origin)
+    fresh_folder(folder, dict(origin or {}) | {"rows": len(rows)})
     for index, row in enumerate(rows):
         medium.save_row(folder / row_name(medium, index, len(rows)), row, spec, of_row(origin, index))
 

@@ -8,6 +8,7 @@ formats (BMP, PDF, .npy ...) carry none.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from reverie import __version__
 from reverie.core.errors import UsageError
-from reverie.core.files import disk_errors, write_json
+from reverie.core.files import check_regular, disk_errors, read_json, write_json
 from reverie.media.decode import quiet
 
 NOTE = "reverie.json"  # of a folder
@@ -67,18 +68,18 @@ def origin_of(path: Path | str) -> dict[str, Any] | None:
     """The origin of a file or folder that reverie wrote; None of any other, also one that cannot be read."""
     path = Path(path)
     try:
-        origin = json.loads(_text_in(path) or "null")
+        links, path = (False, path / NOTE) if path.is_dir() else (True, Path(os.path.realpath(path)))
+        check_regular(path)
+        json_file = path.suffix.lower() == ".json"
+        origin = read_json(path, links) if json_file else json.loads(_text_in(path) or "null")
     except Exception:  # Pillow and zipfile raise errors of many types on damaged files, and those are not ours
         return None
-    return origin if isinstance(origin, dict) and {"reverie", "verb"} <= origin.keys() else None
+    ours = isinstance(origin, dict) and "reverie" in origin and isinstance(origin.get("verb"), str)
+    return origin if ours and isinstance(origin.get("weights") or {}, dict) else None
 
 
 def _text_in(path: Path) -> str | None:
-    if path.is_dir():
-        path = path / NOTE
     ending = path.suffix.lower()
-    if ending == ".json":
-        return path.read_text("utf-8", "surrogateescape")  # as it is written
     if ending == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             return str(archive["reverie"]) if "reverie" in archive else None
@@ -120,7 +121,7 @@ def seeds_entry(seeds: Sequence[int]) -> dict[str, Any]:
 def difference(a: Origin, b: Origin) -> str:
     """The first difference of two origins, as text; "" if they ask for the same samples of the same weights."""
     for name in dict.fromkeys([*a, *b]):
-        if name == "reverie":
+        if name in ("reverie", "rows"):
             continue
         old, new = (entry.get(name) for entry in (a, b))
         if name == "weights" and old and new:  # a moved run, or one that is finished now, has the same weights
@@ -142,15 +143,13 @@ def fresh_folder(path: Path, origin: Origin | None = None, overwrite: bool = Fal
         UsageError: it holds other files.
     """
     if path.is_dir():
-        ours, foreign = origin_of(path), []
+        ours = origin_of(path)
         new = complete_origin(origin)
         changed = ours and (ours["verb"] != new["verb"] or (new["verb"] == "sample" and difference(ours, new)))
         if changed and not overwrite:
             raise UsageError(f"{path} holds other results of reverie; nothing was touched. Choose another folder.")
-        for file in sorted(path.iterdir()):
-            written = file.name == NOTE or re.fullmatch(r"\d{6,}\.npy", file.name) or file.name.startswith(".aside-")
-            if not (ours and file.is_file() and (written or origin_of(file))):
-                foreign.append(file)
+        files = sorted(path.iterdir())
+        foreign = [file for file in files if not (ours and _of_folder(file, ours))]
         if foreign:
             more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
             raise UsageError(
@@ -158,12 +157,30 @@ def fresh_folder(path: Path, origin: Origin | None = None, overwrite: bool = Fal
                 "folder."
             )
         with disk_errors(path):
-            for file in path.iterdir():
+            for file in files:
                 file.unlink()
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     write_json(path / NOTE, complete_origin(origin))
     return path
+
+
+def _of_folder(file: Path, note: Origin) -> bool:
+    """Whether a file of a folder was written with the folder's note: a row of its number, or a named translation."""
+    if file.is_symlink() or not file.is_file():
+        return False
+    if file.name == NOTE or file.name.startswith(".aside-"):
+        return True
+    number = note.get("rows", note.get("number", note.get("frames")))
+    count = number if type(number) is int else 0
+    row = re.fullmatch(r"(\d{6,18})\.\w+", file.name)
+    numbered = row and int(row[1]) < count and len(row[1]) == max(6, len(str(count - 1)))
+    if file.suffix == ".npy":
+        return bool(numbered)
+    if (origin := origin_of(file)) is None or origin["verb"] != note["verb"]:
+        return False
+    images = note.get("images")
+    return bool(numbered) or (isinstance(images, list) and origin.get("images") in images)
 
 
 def of_row(origin: Origin | None, index: int) -> dict[str, Any]:
