@@ -523,6 +523,15 @@ def test_a_folder_that_is_removed_during_sampling_is_an_error(runs, tmp_path):
         assert not (tmp_path / "many").exists()
 
 
+def test_a_row_that_appears_during_sampling_is_kept(runs, tmp_path):
+    def appears(done, total, what):
+        (tmp_path / "many" / "000001.png").write_bytes(b"a photograph")
+
+    with pytest.raises(ReverieError, match=r"000001.png appeared during the work. It was kept"):
+        rv.sample_into(tmp_path / "many", runs / "vae", 2, chunk=1, progress=appears)
+    assert (tmp_path / "many" / "000001.png").read_bytes() == b"a photograph"
+
+
 def test_two_processes_do_not_sample_into_one_folder(runs, tmp_path):
     def second(done, total, what):
         with pytest.raises(ReverieError, match="Another process samples into"):

@@ -13,6 +13,7 @@ from typing import Any
 from reverie.core import distributed
 from reverie.core.cache import home, locked
 from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.core.files import only_new
 from reverie.core.memory import rows_at_once
 from reverie.core.values import integer
 from reverie.inference.conditions import Labels, Texts, complete, listed_values, seeds_of
@@ -82,6 +83,7 @@ def sample_into(
                 for index in missing:
                     if not (folder / NOTE).is_file():
                         raise _removed(folder)
+                    only_new(folder / files[index], True)
                     medium.save_row(folder / files[index], images.array[index - low], spec, of_row(origin, index))
             new += len(missing)
             if progress:
