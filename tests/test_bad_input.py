@@ -146,6 +146,20 @@ def test_grids_and_sheets_refuse_what_they_cannot_draw(call, message):
         call()
 
 
+@pytest.mark.parametrize(
+    "array",
+    [np.ones((2, 8, 8, 3)), np.full((2, 8, 8, 1), 300), np.ones((2, 8, 8, 1), bool), np.zeros((2, 8, 8, 5), np.uint8)]
+    + [np.full((2, 8, 8, 1), "a")],
+)
+def test_images_are_bytes_in_grey_or_colour_and_never_converted_in_silence(array):
+    for spec in (None, rv.media.Spec("image", (8, 8), array.shape[-1])):
+        with pytest.raises(UsageError, match="array must be uint8 with 1 or 3 channels") as error:
+            rv.Images(array, spec)
+        assert ("(x * 255).round().astype(np.uint8)" in str(error.value)) == (array.dtype != np.uint8)
+    with pytest.raises(UsageError, match="array must be float32 with 2 channels"):
+        rv.Images(np.zeros((1, 8, 2)), rv.media.Spec("sequence", (8,), 2))
+
+
 @pytest.mark.parametrize("ending", [".fli", ".mpg", ".xbm", ".h5", ".msp", ".qoi"])
 def test_an_ending_that_pillow_cannot_write_is_refused(ending, tmp_path):
     with pytest.raises(UsageError, match="Cannot write"):
@@ -169,7 +183,7 @@ def test_archives_are_known_by_their_ending_in_any_case(tmp_path):
 @pytest.mark.parametrize("shape", [(8, 8, 1), (3, 8, 8, 1), (9, 1)])
 def test_no_images_are_a_blank_image(shape, tmp_path):
     medium = {3: "image", 4: "video", 2: "sequence"}[len(shape)]
-    spec = rv.media.Spec(medium, shape[:-1], 1) if medium != "image" else None
+    spec = rv.media.Spec(medium, shape[:-1], 1, dtype="uint8") if medium != "image" else None
     empty = rv.Images(np.zeros((0, *shape), np.uint8), spec)
     assert "Images(0 " in repr(empty) and empty._repr_png_().startswith(b"\x89PNG")
     assert rv.Sheet({"a": empty, "b": empty})._repr_png_().startswith(b"\x89PNG")
@@ -245,6 +259,77 @@ def test_one_name_is_one_metric_and_a_missing_metric_is_reported_once():
         line, loop = {"step": number, "loss": 1.0}, SimpleNamespace(say=lines.append)
         stop.after(SimpleNamespace(line=line, number=number, loop=loop))
     assert len(lines) == 1 and "no 'los' yet" in lines[0] and 'Did you mean "loss"' in lines[0]
+
+
+PATHLESS = [5, b"a", ["a"]]
+ARRAY = np.zeros((2, 8, 8, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        *((lambda run, path=path: rv.load(path), "run must be a path") for path in (None, *PATHLESS)),
+        *((lambda run, path=path: Run.open(path), "path must be a path") for path in (None, *PATHLESS)),
+        *((lambda run, path=path: rv.sample(path), "model must be a path") for path in (None, *PATHLESS)),
+        *((lambda run, path=path: rv.sample_into(path, run), "folder must be a path") for path in (None, *PATHLESS)),
+        *((lambda run, path=path: images().save(path), "path must be a path") for path in (None, *PATHLESS)),
+        *((lambda run, path=path: rv.train("vae", ARRAY, out=path), "out must be a path") for path in PATHLESS),
+        *((lambda run, path=path: rv.evaluate(run, out=path), "out must be a path") for path in PATHLESS),
+        *((lambda run, path=path: rv.train("vae", ARRAY, init=path), "init must be a path") for path in PATHLESS),
+        *((lambda run, path=path: rv.export(run, path), "out must be a path") for path in PATHLESS),
+        (lambda run: rv.import_(5), "folder must be a path"),
+        (lambda run: rv.runs(5), "folder must be a path"),
+        (lambda run: rv.distill(5), "run must be a path"),
+        (lambda run: rv.evaluate(rv.build("vae", shape=8, channels=1)), "run must be a path"),
+        (lambda run: rv.evaluate(run, 5), "no metric 5"),
+        (lambda run: rv.view(run, {}), "no view {}"),
+        (lambda run: rv.resume(run.path, minutes="a"), "minutes must be"),
+        (lambda run: rv.resume(run.path, steps=9, callbacks=5), "callbacks must be"),
+        (lambda run: rv.rerun(run.path, callbacks=[5]), "callbacks must be"),
+        (lambda run: rv.train("vae", ARRAY, minutes="a"), "minutes must be"),
+        (lambda run: rv.load(run, device=None), "device None"),
+        (lambda run: rv.train(["vae"], ARRAY), "A model has a name"),
+        (lambda run: rv.train(None, ARRAY), "A model has a name"),
+        *((lambda r, n=n: rv.train("vae", ARRAY, **{n: None}), n) for n in ("batch_size", "augment", "device", "ema")),
+        *((lambda run, verb=verb: verb(progress=5), "progress must be") for verb in (rv.train, rv.evaluate)),
+        (lambda run: rv.open_data(ARRAY, progress=5), "progress must be"),
+        (lambda run: rv.sample(run, 1, progress=5), "progress must be"),
+        (lambda run: rv.sample_into("a", run, 1, progress=5), "progress must be"),
+        (lambda run: rv.sample_into("a", run, 1, overwrite="no"), "overwrite must be True or False"),
+        *((lambda run, seeds=seeds: images(seeds=seeds), "seeds must be") for seeds in (None, 5, "abc", [1, 2])),
+        (lambda run: rv.Images(ARRAY, "x"), "spec must be a Spec"),
+        (lambda run: images(origin="ab"), "origin must be a Mapping"),
+        (lambda run: images(conditions=[1]), "conditions must be a Mapping"),
+        *((lambda run, n=n: images(conditions={n: [1] * 3}), f"named {n}") for n in ("images", "reverie", "seeds")),
+        *((lambda run, name=name: images().save(name, foo=1), "no option 'foo'") for name in ("a.png", "a.npz")),
+        (lambda run: images().save("x." + "a" * 300), "name is too long"),
+        (lambda run: rv.sample_into("a" * 300, run, 1), "name is too long"),
+    ],
+)
+def test_an_argument_of_another_type_is_named_and_nothing_is_written(run, call, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        call(run)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loaded_model_is_evaluated_as_its_run(run, tmp_path):
+    loaded = rv.evaluate(rv.load(run), "reconstruction", out=tmp_path)
+    assert loaded.scores == rv.evaluate(run, "reconstruction", out=tmp_path).scores
+
+
+def test_one_callback_is_a_list_of_one(bars, tmp_path):
+    stop = rv.callbacks.EarlyStop("loss", steps=100)
+    assert rv.train("vae", bars, out=tmp_path / "a", steps=1, callbacks=stop, width=8, **SMALL).status == "finished"
+
+
+def test_labels_that_name_no_class_are_a_problem_of_the_data(draw_bars, tmp_path):
+    arrays, labels = draw_bars(16)
+    np.savez(tmp_path / "a.npz", images=arrays, labels=labels - 5)
+    np.savez(tmp_path / "b.npz", images=arrays, labels=labels)
+    actions = [[p.action for p in rv.data(str(tmp_path / f"{name}.npz")).report.problems] for name in "ab"]
+    assert any("labels that are all negative" in action for action in actions[0])
+    assert not any("labels" in action for action in actions[1])
 
 
 # Damaged files

@@ -9,9 +9,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from reverie.core.errors import ReverieError
+from reverie.core.errors import ReverieError, UsageError, argument
 
 Progress = Callable[[int, int, str], None]  # (done, total, what)
+
+
+def check_progress(progress: Progress | None) -> None:
+    """Raise a UsageError unless this is a function, or None."""
+    if progress is not None and not callable(progress):
+        raise UsageError(f"{argument('progress')} must be a function of (done, total, what), not {progress!r:.80}.")
 
 
 def home() -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from reverie.core.errors import ReverieError, UsageError, of_argument
+from reverie.core.errors import ReverieError, UsageError, argument, of_argument
 from reverie.core.terminal import printable
 
 _JSON_BYTES = 1 << 24  # larger than any of ours; the objects of a JSON file take up to 25 times its size
@@ -54,6 +54,17 @@ def disk_errors(path: Path, kept: str | Callable[[], str] = "nothing was overwri
         kept = kept() if callable(kept) else kept
         kind = UsageError if error.errno in _OF_NAMES else ReverieError
         raise kind(f"Cannot write {path}: {why}. Kept: {kept}.") from error
+
+
+def path_of(name: str, value: Any) -> Path:
+    """The path that an argument holds.
+
+    Raises:
+        UsageError: neither text nor a path.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(f"{argument(name)} must be a path, not {value!r:.80}.")
+    return Path(value)
 
 
 def is_file(name: Path | str) -> bool:

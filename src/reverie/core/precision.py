@@ -26,7 +26,7 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()  # the meta device has no values
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason, auto = str(error).splitlines()[0], argument("device", "auto")
         raise UsageError(f"The device {name!r} cannot be used here ({reason}). Try {auto}.") from error
     return device

@@ -45,6 +45,12 @@ def integers(values: Any) -> tuple[int, ...] | None:
         return None
 
 
+def check_bool(name: str, value: Any) -> None:
+    """Raise a UsageError unless this is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise UsageError(f"{name} must be True or False, not {value!r:.80}.")
+
+
 def check_seeds(*seeds: int) -> None:
     """Raise a UsageError for a seed beyond 64 bits."""
     if odd := [seed for seed in seeds if not -(1 << 63) <= seed < 1 << 63]:

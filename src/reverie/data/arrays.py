@@ -82,6 +82,8 @@ def from_columns(
     if columns.get("mask") is not None:
         stored["mask"] = to_mask(np.asarray(columns["mask"]), f"{what}: masks", n, spec)
     stored["label"], names = label_column(columns.get("label"), n, what)
+    if columns.get("label") is not None and n and not names:
+        problems.append(Problem("*", "ignored", "ignored: labels that are all negative or None name no class"))
     more: dict[str, Any] = {}
     if columns.get("text") is not None:
         more["text"] = text_column(columns["text"], n, what)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reverie.core.errors import UsageError, suggest
+from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.noise import Noise
 
 
@@ -33,6 +33,8 @@ class Augment:
         Raises:
             UsageError: an unknown augmentation or a strength outside [0, 1].
         """
+        if not isinstance(text, str):
+            raise UsageError(f"{argument('augment')} must be text such as 'flip,translate=0.1', not {text!r:.80}.")
         defaults = {"flip": True, "translate": 0.125, "color": 0.2}
         chosen: dict[str, float] = {}
         for part in filter(None, (p.strip() for p in text.split(","))):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from reverie.core.cache import Progress
+from reverie.core.cache import Progress, check_progress
 from reverie.core.errors import ReverieError, UsageError, suggest
 from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.options import WHITE, Background, OpenOptions, open_options, parse_background
@@ -69,6 +69,7 @@ def open_data(
         UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
         ReverieError: too few images (``TooFew``, with ``report``), or a source or the cache folder fails.
     """
+    check_progress(progress)
     options = open_options(size, channels, fit, background, held_out, medium, low, high, copies)
     if not isinstance(source, str | os.PathLike):
         from reverie.data.arrays import dataset

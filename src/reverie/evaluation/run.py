@@ -14,7 +14,7 @@ from reverie.core import distributed
 from reverie.core.cache import Progress
 from reverie.core.card import card_of, checkpoint_of, config_of, info_of, name_of, reconstructs, weights_of
 from reverie.core.errors import UsageError, argument
-from reverie.core.files import check_target
+from reverie.core.files import check_target, path_of
 from reverie.core.memory import rows_at_once
 from reverie.core.options import sampling_options
 from reverie.core.values import check_seeds, integer
@@ -28,7 +28,7 @@ from reverie.evaluation.metrics import UNSAMPLED, check, measure
 from reverie.evaluation.passport import Scores
 from reverie.evaluation.sheet import write_sheet
 from reverie.evaluation.translated import translations
-from reverie.inference.conditions import complete, guides_in, owner_of_classes
+from reverie.inference.conditions import complete, guides_in, listed_values, owner_of_classes
 from reverie.inference.load import data_of, load, spec_of
 from reverie.inference.rows import Unsliced, device_of, spread
 from reverie.inference.sampling import sample
@@ -59,7 +59,7 @@ _BUNDLED = ("fashion", "emoji", "fashion-mnist")  # what the bundled encoder was
 
 @shows_progress
 def evaluate(
-    run: Run | Path | str | None = None,
+    run: Run | Model | Path | str | None = None,
     metrics: Sequence[str] | str | None = None,
     n: int | None = None,
     data: Any = None,
@@ -80,8 +80,8 @@ def evaluate(
     """Score a run's samples or translations, or any generated images, against real ones.
 
     Args:
-        run: a run directory or a checkpoint inside one; samples ``n`` images with the seeds ``seed``, ``seed`` + 1 ...,
-            or translates ``n`` held-out ones.
+        run: a run directory or a checkpoint inside one, or its loaded model; samples ``n`` images with the
+            seeds ``seed``, ``seed`` + 1 ..., or translates ``n`` held-out ones.
         metrics: one or more of ``reverie.evaluation.metrics.METRICS``; None: all that apply and need no download.
         n: number of images; 2,000 by default, 5,000 for FID. Of ``fake``: at most this many.
         data: real data other than the run's, as for ``open_data``; or the run's own data if it came from Python.
@@ -104,11 +104,11 @@ def evaluate(
             anything to score.
     """
     if out is not None:
-        check_target(Path(out))
+        check_target(path_of("out", out))
     fake_flag, real_flag = argument("fake"), argument("real")
     if (run is None) == (fake is None) or (fake is None) != (real is None):
         raise UsageError(f"Name a RUN, or {fake_flag} and {real_flag}.")
-    metrics = [metrics] if isinstance(metrics, str) else list(metrics or ())
+    metrics = [] if metrics is None else listed_values(metrics)
     check(metrics)
     names = list(dict.fromkeys(metrics or DEFAULT))
     n = n if n is None else integer("The number of images", n, least=1)
@@ -117,7 +117,10 @@ def evaluate(
     if run is not None:
         if size is not None:
             raise UsageError(f"A run has its own size; {argument('size')} is for {fake_flag} and {real_flag}.")
-        loaded = load(run, device, model=model)
+        if isinstance(run, nn.Module) and (source := weights_of(run)):
+            loaded, run = run, source["run"]
+        else:
+            loaded = load(run, device, model=model)
         options = complete(loaded, options)
         n = n or (NUMBER_FID if set(names) & set(INCEPTION[:2]) else NUMBER)
         if translates(loaded):

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from reverie.core import distributed
-from reverie.core.cache import home, locked
+from reverie.core.cache import check_progress, home, locked
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.files import only_new
+from reverie.core.files import only_new, path_of
 from reverie.core.memory import rows_at_once
-from reverie.core.values import integer
+from reverie.core.values import check_bool, integer
 from reverie.inference.conditions import Labels, Texts, complete, listed_values, seeds_of
 from reverie.inference.load import Source, model_of, need, spec_of
 from reverie.inference.rows import device_of
@@ -54,9 +54,11 @@ def sample_into(
         UsageError: the folder holds another request's samples or other files; else as for ``sample``.
         ReverieError: another process samples into it, or samples were removed from it meanwhile.
     """
-    model = model_of(model)
+    check_progress(progress)
+    check_bool(argument("overwrite"), overwrite)
+    folder, model = path_of("folder", folder), model_of(model)
     need(model, "sample")
-    folder, n, spec = Path(folder), integer("n", n, least=1), spec_of(model)
+    n, spec = integer("n", n, least=1), spec_of(model)
     chunk = rows_at_once(spec.shape, device_of(model)) if chunk is None else integer("chunk", chunk, least=1)
     seeds, chosen, medium = seeds_of(seed, n), complete(model, options), medium_of(spec)
     origin = sample_origin(model, seeds, label, text, options)

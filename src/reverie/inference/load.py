@@ -10,6 +10,7 @@ from torch import nn
 from reverie.core import registry
 from reverie.core.card import card_of, data_with, info_of, name_of
 from reverie.core.errors import UsageError
+from reverie.core.files import path_of
 from reverie.core.layout import to_device_layout
 from reverie.core.options import listed
 from reverie.core.precision import pick_device
@@ -56,7 +57,9 @@ def load(
 
 def model_of(source: Source) -> Model:
     """A model as it is, or that of a run."""
-    return source if isinstance(source, nn.Module) else load(source)
+    if isinstance(source, nn.Module):
+        return source
+    return load(source if isinstance(source, Run) else path_of("model", source))
 
 
 def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from reverie.core.cache import check_progress
 from reverie.core.card import card_of, info_of
 from reverie.core.errors import UsageError, argument
 from reverie.core.memory import machine_memory
@@ -61,6 +62,7 @@ def sample(
         UsageError: a model that does not sample, an unknown class or option, a value that is not of its type or not
             finite, n below 1, a guide that does not fit.
     """
+    check_progress(progress)
     model, noise, seeds, arguments = _prepared(model, "sample", n, seed, label, text, options)
     chunk = chunk if chunk is None else integer("chunk", chunk, least=1)
     spec = spec_of(model) if info_of(model) else None

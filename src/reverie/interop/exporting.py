@@ -17,7 +17,7 @@ from safetensors.torch import save as to_bytes
 
 from reverie.core.card import card_of
 from reverie.core.errors import UsageError, argument
-from reverie.core.files import check_target, disk_errors, flush
+from reverie.core.files import check_target, disk_errors, flush, path_of
 from reverie.core.verbs import Model
 from reverie.diffusion.schedules import Karras, Linear, RectifiedFlow
 from reverie.inference.load import load
@@ -45,7 +45,7 @@ def export(run: Run | Path | str, out: Path | str, to: str = "diffusers") -> Pat
     """
     if to != "diffusers":
         raise UsageError(f"{argument('to')} must be diffusers, not {to!r}.")
-    out = Path(out)
+    out = path_of("out", out)
     check_target(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already holds files; nothing was touched. Choose another folder.")

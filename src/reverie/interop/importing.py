@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reverie.core.card import card_of
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.files import exists, is_file, read_json
+from reverie.core.files import exists, is_file, path_of, read_json
 from reverie.core.state import check_weights
 from reverie.core.verbs import Model, verbs_of
 from reverie.data import open_data
@@ -41,7 +41,7 @@ def import_(folder: Path | str, out: Path | str | None = None, data: str | None 
             safetensors or do not fit, data with another number of classes, ``out`` not empty.
         ReverieError: a damaged file, or a disk error.
     """
-    folder = Path(folder)
+    folder = path_of("folder", folder)
     if out is not None:
         check_free(out)
     unet = folder / "unet" if exists(folder / "unet") else folder

@@ -12,7 +12,8 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from PIL import Image as PILImage
 
 from reverie.core.errors import UsageError, argument
-from reverie.core.values import integer
+from reverie.core.files import path_of
+from reverie.core.values import integer, integers
 from reverie.media import Spec, medium_of, montage
 from reverie.media.origin import Origin, ending_of, seeds_entry
 from reverie.media.sheets import beside, check_film, image_of_each, labelled_grid
@@ -33,7 +34,7 @@ class Images(NDArrayOperatorsMixin):
     Attributes:
         array: the rows, (N, *shape, C).
     Raises:
-        UsageError: an array of another shape.
+        UsageError: an array of another shape, type or number of channels, or an argument of another type or length.
     """
 
     def __init__(
@@ -46,12 +47,30 @@ class Images(NDArrayOperatorsMixin):
         origin: Origin | None = None,
         conditions: Mapping[str, Sequence[Any]] | None = None,
     ):
+        kinds = {"spec": (spec, Spec), "origin": (origin, Mapping), "conditions": (conditions, Mapping)}
+        for name, (value, kind) in kinds.items():
+            if not isinstance(value, kind | None):
+                raise UsageError(f"{argument(name)} must be a {kind.__name__}, not {value!r:.80}.")
         self.array = np.asarray(array)
         if self.array.ndim != (4 if spec is None else len(spec.shape) + 2) or 0 in self.array.shape[1:]:
             form = "(N, H, W, C)" if spec is None else f"N {spec.medium}s of {spec}"
             raise UsageError(f"{argument('array')} must be {form}, not of shape {self.array.shape}.")
         self.spec = spec or Spec("image", self.array.shape[1:-1], self.array.shape[-1])
-        self.seeds, self.columns, self.labels = list(seeds), columns, list(labels)
+        dtype = np.dtype(self.spec.dtype or medium_of(self.spec).storage)
+        channels = (1, 3) if self.spec.medium == "image" else (self.spec.channels,)  # grey sources of colours, too
+        if self.array.dtype != dtype or self.array.shape[-1] not in channels:
+            form, many = f"{self.array.dtype} with {self.array.shape[-1]}", " or ".join(map(str, channels))
+            floats = dtype == np.uint8 != self.array.dtype
+            convert = " Of values x from 0 to 1: (x * 255).round().astype(np.uint8)." * floats
+            raise UsageError(f"{argument('array')} must be {dtype} with {many} channels, not {form}.{convert}")
+        numbers = integers(seeds)
+        if numbers is None or len(numbers) not in (0, len(self.array)):
+            raise UsageError(
+                f"{argument('seeds')} must be a number for each of the {len(self.array)} rows: {seeds!r:.80}."
+            )
+        if reserved := {"images", "x", "seeds", "reverie"} & {*(conditions or {})}:
+            raise UsageError(f"{argument('conditions')} cannot be named {min(reserved)}: an .npz has that array.")
+        self.seeds, self.columns, self.labels = list(numbers), columns, list(labels)
         self.origin, self.conditions = dict(origin or {}), {k: list(v) for k, v in (conditions or {}).items()}
 
     @property
@@ -104,8 +123,10 @@ class Images(NDArrayOperatorsMixin):
             UsageError: a film of samples that no image stands for, an ending of another format, or a folder of other
                 files.
         """
-        path = Path(path)
+        path = path_of("path", path)
         ending = ending_of(path)
+        if odd := [name for name in options if name not in ("columns", "scale", "labels")]:
+            raise UsageError(f"A grid has no option {odd[0]!r}. It has: columns, scale, labels.")
         if seconds is not None:
             montage.check_seconds(seconds)
             if ending in montage.FILMS:
@@ -194,7 +215,7 @@ class Sheet:
         """Write the sheet (.png ...), or all rows as arrays (.npz), with its origin; replaces an earlier file."""
         from reverie.media.medium import save_arrays
 
-        path = Path(path)
+        path = path_of("path", path)
         if ending_of(path) == ".npz":
             save_arrays(path, {name: row.array for name, row in self.rows.items()}, self.origin)
             return path

@@ -142,7 +142,9 @@ def fresh_folder(path: Path, origin: Origin | None = None, overwrite: bool = Fal
     Raises:
         UsageError: it holds other files.
     """
-    if path.is_dir():
+    with disk_errors(path):
+        exists = path.is_dir()
+    if exists:
         ours = origin_of(path)
         new = complete_origin(origin)
         changed = ours and (ours["verb"] != new["verb"] or (new["verb"] == "sample" and difference(ours, new)))

@@ -6,7 +6,7 @@ A callback never changes weights or the training mode, and draws random numbers 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,6 +55,11 @@ class Callback:
 
     def close(self, outcome: Outcome) -> None:
         """At the end, in reverse order of the list. "stopped": also if the caller leaves the loop early."""
+
+
+def as_list(callbacks: Any) -> list[Any]:
+    """Callbacks as a list, whatever they are; a single one as a list of one."""
+    return list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
 
 
 class Log(Callback):

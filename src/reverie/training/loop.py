@@ -23,7 +23,7 @@ from reverie.data.augment import Augment
 from reverie.data.batches import Batches, NoData
 from reverie.data.types import Dataset
 from reverie.optim.phase import Phase, stages_of
-from reverie.training.callbacks import CHECKPOINT, LOG, SHOW, Callback, Outcome
+from reverie.training.callbacks import CHECKPOINT, LOG, SHOW, Callback, Outcome, as_list
 from reverie.training.digest import Digest, Metrics
 from reverie.training.options import Options, split_options
 from reverie.training.plan import Budget, Plan
@@ -143,6 +143,7 @@ class Loop:
         self.device = pick_device(options.device)
         self.precision = pick_precision(options.precision, self.device)
         self.model = to_device_layout(model, self.device)
+        callbacks = as_list(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise UsageError(f"callbacks must be a list of reverie.callbacks.Callback, not {callback!r:.80}.")

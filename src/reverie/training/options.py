@@ -9,6 +9,7 @@ from torch import nn
 
 from reverie.core import registry
 from reverie.core.errors import UsageError, argument, suggest
+from reverie.core.files import path_of
 from reverie.core.options import check_names, method_parameters
 from reverie.core.values import check_finite, check_seeds, integer, plain
 from reverie.data.augment import Augment
@@ -68,10 +69,10 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
-            if (value := getattr(self, name)) is not None:
+            if (value := getattr(self, name)) is not None or getattr(Options, name) is not None:
                 object.__setattr__(self, name, integer(argument(name), value, least))
         for name in ("minutes", "clip", "ema"):
-            if (value := plain(getattr(self, name))) is not None:
+            if (value := plain(getattr(self, name))) is not None or getattr(Options, name) is not None:
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise UsageError(f"{argument(name)} must be a number, not {value!r}.")
                 check_finite(argument(name), value)
@@ -86,6 +87,8 @@ class Options:
             raise UsageError(f"{accumulate} splits a batch of {self.batch_size} into empty parts.")
         if self.decay not in ("cosine", "constant"):
             raise UsageError(f"{argument('decay')} must be cosine or constant, not {self.decay!r}.")
+        if self.init not in (None, ""):
+            object.__setattr__(self, "init", str(path_of("init", self.init)))
         Augment.parse(self.augment)
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.core.values import number
 
 Knot = tuple[int, float, float]
 
@@ -148,6 +149,7 @@ def seconds_of(minutes: float | None) -> float:
     Raises:
         UsageError: not positive, or infinite.
     """
+    minutes = minutes and number(argument("minutes"), minutes)
     if not minutes or not 0 < minutes <= _LONGEST:
         raise UsageError(f"{argument('minutes')} must be above 0 and at most {_LONGEST:,}, not {minutes}.")
     return minutes * 60

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
+from reverie.core.cache import check_progress
 from reverie.core.terminal import printable
 
 Arguments = ParamSpec("Arguments")
@@ -70,6 +71,7 @@ def shows_progress(function: Callable[Arguments, Result]) -> Callable[Arguments,
     @functools.wraps(function)
     def with_bar(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         bound = signature.bind(*args, **kwargs)
+        check_progress(bound.arguments.get("progress"))
         if bound.arguments.get("progress") is not None:
             return function(*args, **kwargs)
         with bar(True) as update:

@@ -31,6 +31,7 @@ from reverie.core.files import (
     exists,
     first_free,
     is_file,
+    path_of,
     quoted,
     read_json,
     write_json,
@@ -125,7 +126,7 @@ class Run:
             UsageError: no run at this path.
             ReverieError: its run.json is damaged.
         """
-        path = Path(path)
+        path = path_of("path", path)
         file = path / "run.json"
         if not is_file(file):
             raise UsageError(
@@ -305,9 +306,9 @@ def _line(text: bytes) -> dict[str, Any] | None:
 
 def runs_in(folder: Path | str) -> tuple[list[Run], list[str]]:
     """The runs in a folder, two levels deep, the newest last; and the errors of damaged ones."""
-    runs, damaged = [], []
+    folder, runs, damaged = path_of("folder", folder), [], []
     depths = ("", "*/", "*/*/") if exists(folder) else ()
-    for file in sorted(path for depth in depths for path in Path(folder).glob(f"{depth}run.json")):
+    for file in sorted(path for depth in depths for path in folder.glob(f"{depth}run.json")):
         try:
             opened = Run.open(file.parent)
             opened._evaluated()
@@ -336,7 +337,7 @@ def check_free(path: Path | str) -> None:
 
     A lock, and what a killed start of a training left, may be in it.
     """
-    path = Path(path)
+    path = path_of("out", path)
     with of_argument("out"), disk_errors(path):
         check_target(path)
         entries = list(path.iterdir()) if path.is_dir() else []
@@ -361,7 +362,7 @@ def locate(where: Path | str) -> tuple[Path, int | None]:
     Raises:
         UsageError: neither.
     """
-    path = Path(where)
+    path = path_of("run", where)
     if re.fullmatch("[0-9]{1,18}", path.name) and path.parent.name == "checkpoints":
         return path.parent.parent, int(path.name)
     if not exists(path):

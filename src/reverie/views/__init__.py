@@ -119,7 +119,7 @@ def view_named(name: str, model: Model, data: Dataset | Mapping[str, Any] | None
     Raises:
         UsageError: there is none of that name, or it does not apply.
     """
-    if name not in VIEWS:
+    if not isinstance(name, str) or name not in VIEWS:
         raise UsageError(f"There is no view {name!r}.{suggest(name, list(VIEWS))} Views: {listed(VIEWS)}.")
     view = VIEWS[name]
     if not view.applies(model, data):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from reverie.core.files import path_of
 from reverie.data import open_like, reopen
 from reverie.training.record import DataOnly
 from reverie.training.run import Run, locate
@@ -39,7 +40,7 @@ def distill(
     Raises:
         UsageError: a run that cannot be the teacher.
     """
-    path = run.path if isinstance(run, Run) else Path(run)
+    path = run.path if isinstance(run, Run) else path_of("run", run)
     teacher = Run.open(locate(path)[0])
     teacher.need(DataOnly)
     record = teacher.info["data"]

@@ -22,7 +22,7 @@ from reverie.core.state import transient, weights_hash
 from reverie.core.verbs import Model
 from reverie.data import Dataset, reopen
 from reverie.training.bar import Bar
-from reverie.training.callbacks import Callback, Checkpoints, Log, TensorBoard
+from reverie.training.callbacks import Callback, Checkpoints, Log, TensorBoard, as_list
 from reverie.training.checkpoint import same_class, trained
 from reverie.training.loop import Loop
 from reverie.training.options import Options
@@ -183,7 +183,7 @@ def loop_of(
         usual.append(Monitor(data, options.sample_every))
     if options.tensorboard:
         usual.append(TensorBoard(run.path / "tensorboard"))
-    return Loop(model, data, plan, options, run.info["phases"], [*callbacks, *usual], init="init" in run.info)
+    return Loop(model, data, plan, options, run.info["phases"], [*as_list(callbacks), *usual], init="init" in run.info)
 
 
 @contextlib.contextmanager

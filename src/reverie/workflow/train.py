@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from reverie.core import distributed, registry
+from reverie.core.cache import check_progress
 from reverie.core.card import card_of, config_of
 from reverie.core.errors import ReverieError, argument, of_argument
 from reverie.core.files import quoted, write_json
@@ -69,13 +70,13 @@ def train(
     """
     if out is not None:
         check_free(out)
-    module = None if isinstance(model, str) else model
-    name = model if isinstance(model, str) else config_of(model)["name"]
+    check_progress(progress)
+    module = model if isinstance(model, nn.Module) else None
+    name = config_of(model)["name"] if isinstance(model, nn.Module) else registry.accept(model)
     source = _source(data)
     recipe = recipe_for(name, source, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs: dict[str, Any] = {}
     if module is None:
-        registry.accept(name)
         kwargs, stage_options, training = sort_options(name, options)
     else:
         stage_options, training = split_options(module, options)
