@@ -57,7 +57,12 @@ def check_trained(run: Run, step: int, passed: Sequence[str] = ()) -> None:
     """
     if not step and "imported" not in run.info:
         why = f"{', and '.join(passed)}, and the weights before it are" if passed else "its only weights are"
+        more = f"`reverie resume {quoted(run.path)}` trains it"
+        if run.status == "failed" and not passed:
+            more = (
+                f"Its training failed: {more.replace('trains it', 'tries again')}, where other options are not needed"
+            )
         raise UsageError(
-            f"{run.path} is untrained: {why} those of step 0. `reverie resume {quoted(run.path)}` "
-            f"trains it; {quoted(run.checkpoints / '00000000')} names the untrained weights."
+            f"{run.path} is untrained: {why} those of step 0. {more}; {quoted(run.checkpoints / '00000000')} names the "
+            "untrained weights."
         )
