@@ -27,7 +27,7 @@ FILLERS = frozenset(
     ("found", "told", "made", "said", "asked", "given", "one", "place", "shown", "drawn", "wanted", "known", "facts")
     + ("own", "whole", "aside")
 )
-CODE_LINES = 18_175  # without blanks, comments and docstrings
+CODE_LINES = 18_186  # without blanks, comments and docstrings
 
 
 def room(path: Path) -> str:
