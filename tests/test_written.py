@@ -304,8 +304,10 @@ def test_an_interrupted_folder_is_continued_to_the_byte(runs, call, tmp_path):
         rv.sample_into(tmp_path / "part", model, **request, progress=killed)
     assert len(contents(tmp_path / "part")) == 4 + 1
     (tmp_path / "part" / "000002.png").unlink()  # within a chunk, too
-    (tmp_path / "part" / ".aside-x.png").write_bytes(b"")
+    (tmp_path / "part" / ".aside-ab12cd_9.png").write_bytes(b"")
+    (mine := tmp_path / "part" / ".aside-mine").write_bytes(b"")
     assert rv.sample_into(tmp_path / "part", model, **request) == 8
+    mine.unlink()  # of somebody else, and still there
     assert contents(tmp_path / "part") == contents(tmp_path / "whole")
     assert rv.sample_into(tmp_path / "part", model, **request) == 0
     alone = rv.sample(model, 1, seed=3 + 9, label="1", steps=1)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shlex
 import stat
 import tempfile
@@ -127,6 +128,11 @@ def first_free(path: Path) -> Path:
     return free
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a path is a file that ``replacing`` makes, left behind by a process that was killed; by its name."""
+    return bool(re.fullmatch(r"\.aside-[a-z0-9_]{8}(\.\w+)?", path.name)) and path.is_file() and not path.is_symlink()
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed and renamed to ``path``, else removed.
@@ -149,6 +155,7 @@ def replacing(path: Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        _NEW.discard(path.absolute())
 
 
 _NEW: set[Path] = set()  # outputs that did not exist when they were checked
@@ -164,7 +171,6 @@ def _publish(temporary: Path, path: Path) -> None:
     if path.absolute() not in _NEW:
         temporary.replace(path)
         return
-    _NEW.discard(path.absolute())
     try:
         _place(temporary, path)
     except FileExistsError:

@@ -13,7 +13,7 @@ from typing import Any
 from reverie.core import distributed
 from reverie.core.cache import check_progress, home, locked
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.files import only_new, path_of
+from reverie.core.files import is_temporary, only_new, path_of
 from reverie.core.memory import rows_at_once
 from reverie.core.values import check_bool, integer
 from reverie.inference.conditions import Labels, Texts, complete, listed_values, seeds_of
@@ -93,7 +93,7 @@ def sample_into(
         if shard:
             distributed.any_rank(False, device_of(model))  # all have written
         for leftover in folder.glob(".aside-*") if leader else ():  # of a process that was killed
-            if leftover.is_file():
+            if is_temporary(leftover):
                 leftover.unlink(missing_ok=True)
         if leader and any(not (folder / row_name(medium, index, n)).is_file() for index in range(n)):
             raise _removed(folder)

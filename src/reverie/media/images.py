@@ -137,8 +137,7 @@ class Images(NDArrayOperatorsMixin):
             meta = self.conditions | ({"seeds": self.seeds} if self.seeds else {})
             medium_of(self.spec).save(path, self.array, self.spec, meta, self.origin)
             return path
-        sheet = np.asarray(self.grid(**options))
-        return montage.save(path, sheet[..., None] if sheet.ndim == 2 else sheet, self.origin)
+        return montage.save(path, montage.from_image(self.grid(**options)), self.origin)
 
     def __len__(self) -> int:
         return len(self.array)

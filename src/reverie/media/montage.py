@@ -28,6 +28,12 @@ def to_image(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
+def from_image(image: Image.Image) -> np.ndarray:
+    """A grey or RGB Pillow image to uint8 (H, W, 1 or 3)."""
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array
+
+
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, scale: int | None = None) -> np.ndarray:
     """uint8 (N, H, W, C) to one image (rows*, columns*, C) on white, row by row.
 

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from reverie import __version__
 from reverie.core.errors import UsageError
-from reverie.core.files import check_regular, disk_errors, read_json, write_json
+from reverie.core.files import check_regular, disk_errors, is_temporary, read_json, write_json
 from reverie.media.decode import quiet
 
 NOTE = "reverie.json"  # of a folder
@@ -171,7 +171,7 @@ def _of_folder(file: Path, note: Origin) -> bool:
     """Whether a file of a folder was written with the folder's note: a row of its number, or a named translation."""
     if file.is_symlink() or not file.is_file():
         return False
-    if file.name == NOTE or file.name.startswith(".aside-"):
+    if file.name == NOTE or is_temporary(file):
         return True
     number = note.get("rows", note.get("number", note.get("frames")))
     count = number if type(number) is int else 0

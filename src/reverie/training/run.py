@@ -15,7 +15,6 @@ import os
 import platform
 import re
 import shutil
-import stat
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from reverie.core.files import (
     exists,
     first_free,
     is_file,
+    is_temporary,
     path_of,
     quoted,
     read_json,
@@ -281,7 +281,7 @@ class Run:
     def tidy(self) -> None:
         """Remove temporary files of a killed process. Only while no other process writes here."""
         for folder in (self.path, self.checkpoints, self.path / "samples"):
-            for leftover in filter(_is_temporary, folder.glob(".aside-*")):
+            for leftover in filter(is_temporary, folder.glob(".aside-*")):
                 leftover.unlink(missing_ok=True)
         for leftover in self.checkpoints.glob(".aside-*"):
             if re.fullmatch(r"\.aside-(old-)?\d+-\d+", leftover.name) and not leftover.is_symlink():
@@ -326,12 +326,6 @@ def runs(folder: Path | str = "runs") -> list[Run]:
     return readable
 
 
-def _is_temporary(path: Path) -> bool:
-    """Whether this is a lock, or a file that ``atomic`` left behind when its process was killed."""
-    ours = path.name == ".lock" or re.fullmatch(r"\.aside-[a-z0-9_]{8}(\.\w+)?", path.name)
-    return bool(ours) and stat.S_ISREG(os.lstat(path).st_mode)
-
-
 def check_free(path: Path | str) -> None:
     """Raise a UsageError unless a run directory can be made at ``path``: checked before the work, too.
 
@@ -341,7 +335,8 @@ def check_free(path: Path | str) -> None:
     with of_argument("out"), disk_errors(path):
         check_target(path)
         entries = list(path.iterdir()) if path.is_dir() else []
-        names = {entry.name for entry in entries if not _is_temporary(entry)}
+        locks = [entry for entry in entries if entry.name == ".lock" and entry.is_file() and not entry.is_symlink()]
+        names = {entry.name for entry in entries if entry not in locks and not is_temporary(entry)}
         if path.is_file() or names:
             what = "a run" if "run.json" in names else "files"
             raise UsageError(

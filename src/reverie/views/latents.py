@@ -21,6 +21,7 @@ from reverie.inference.rows import conditioning, device_of, evaluating, in_chunk
 from reverie.media import medium_of
 from reverie.media.images import Images
 from reverie.media.medium import to_uint8
+from reverie.media.montage import from_image
 from reverie.views import MOST
 
 _STYLES = "w+"  # the latent space with a style for every layer
@@ -92,8 +93,7 @@ def traversal(
 ) -> np.ndarray:
     """One latent at a time, a row each, those first that vary most."""
     images, _ = traverse(model, data, None, max(1, count // 11) if latents is None else latents, columns, reach)
-    sheet = np.asarray(images.grid())
-    return sheet[..., None] if sheet.ndim == 2 else sheet
+    return from_image(images.grid())
 
 
 def mix(model: Model, rows: int = 5, columns: int = 8, seed: int = 0, cut: int | None = None) -> Images:
@@ -141,5 +141,4 @@ def mixing(
     cut: int | None = None,
 ) -> np.ndarray:
     """Style mixing: coarse styles of the images on the left, fine ones of those above."""
-    sheet = np.asarray(mix(model, rows, columns, seed, cut).grid())
-    return sheet[..., None] if sheet.ndim == 2 else sheet
+    return from_image(mix(model, rows, columns, seed, cut).grid())
