@@ -20,14 +20,25 @@ FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 RANKS = (  # lowest first: a package imports from its own rank and from lower ones
     *("core", "recipes", "media", "data", "optim", "nets", "pretrained", "probability", "diffusion", "adversarial"),
-    *("models", "training", "inference", "views", "evaluation", "editing", "restoration", "interop", "workflow"),
+    *(
+        "models",
+        "training",
+        "inference",
+        "views",
+        "evaluation",
+        "editing",
+        "restoration",
+        "dreaming",
+        "interop",
+        "workflow",
+    ),
     *("commands", "cli", "__main__"),
 )
 FILLERS = frozenset(
     ("found", "told", "made", "said", "asked", "given", "one", "place", "shown", "drawn", "wanted", "known", "facts")
     + ("own", "whole", "aside")
 )
-CODE_LINES = 18_186  # without blanks, comments and docstrings
+CODE_LINES = 18_380  # without blanks, comments and docstrings
 
 
 def room(path: Path) -> str:

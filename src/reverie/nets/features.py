@@ -1,0 +1,116 @@
+"""Activations of a network's layers by name, computed no deeper than the deepest layer asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from reverie.core.errors import UsageError, suggest
+
+
+class Layer(NamedTuple):
+    """Size of a layer's activations: channels, and pixels of the image per activation along a side."""
+
+    channels: int
+    stride: int
+
+
+class _Complete(Exception):
+    """Every layer has been computed; the rest of the network is skipped."""
+
+
+class Features(nn.Module):
+    """Images (B, C, H, W) in [-1, 1] to {layer: (B, channels, H / stride, W / stride)}.
+
+    Args:
+        network: any module; it is frozen here and in eval mode. Its layers are its modules, by their path.
+        run: evaluates it on images; by default ``network(images)``.
+        channels: of the images; 3 accepts grey images, too.
+        aliases: other names of layers, as the literature has them: {"block5_conv2": "relu5_2"}.
+        size: (H, W) of the images that ``layers`` is measured on.
+        name: for messages.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        run: Callable[[Tensor], Any] | None = None,
+        channels: int = 3,
+        aliases: Mapping[str, str] | None = None,
+        size: tuple[int, int] = (64, 64),
+        name: str = "this network",
+    ):
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+        self.evaluate, self.channels, self.size, self.name = run or network, channels, size, name
+        self.aliases = dict(aliases or {})
+        self._layers: dict[str, Layer] | None = None
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """Every layer whose output is a map (B, C, H, W) or a vector (B, C), in the order of computation."""
+        if self._layers is None:
+            parameter = next(self.network.parameters(), torch.zeros(()))
+            image = torch.zeros(1, self.channels, *self.size, device=parameter.device)
+            outputs: dict[str, Tensor] = {}
+            with torch.no_grad():
+                self._run(image, {name for name, _ in self.network.named_modules() if name}, outputs)
+            self._layers = {
+                name: Layer(x.shape[1], round(self.size[0] / x.shape[2]) if x.ndim == 4 else self.size[0])
+                for name, x in outputs.items()
+                if x.ndim in (2, 4) and len(x) == 1
+            }
+        return self._layers
+
+    def resolve(self, layer: str) -> str:
+        """The module path of a layer or alias.
+
+        Raises:
+            UsageError: an unknown layer.
+        """
+        path = self.aliases.get(layer, layer)
+        if path not in self.layers:
+            known = [*self.layers, *self.aliases]
+            some = ", ".join(known[:12]) + (" ..." if len(known) > 12 else "")
+            raise UsageError(f"{self.name} has no layer {layer!r}.{suggest(layer, known)} It has {some}")
+        return path
+
+    def forward(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """The activations of ``layers``, by the names given; gradients reach the images.
+
+        Raises:
+            UsageError: an unknown layer, or images too small for one.
+        """
+        paths = {layer: self.resolve(layer) for layer in layers}
+        outputs: dict[str, Tensor] = {}
+        try:
+            self._run(images, set(paths.values()), outputs)
+        except RuntimeError as error:
+            if "Output size is too small" not in str(error) and "Kernel size can't be greater" not in str(error):
+                raise
+            size = "x".join(map(str, images.shape[2:]))
+            raise UsageError(f"Images of {size} pixels are too small for {', '.join(paths)} of {self.name}.") from error
+        return {layer: outputs[path] for layer, path in paths.items()}
+
+    def _run(self, images: Tensor, paths: set[str], outputs: dict[str, Tensor]) -> None:
+        def keep(path: str) -> Callable[..., None]:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                if isinstance(output, Tensor):
+                    outputs.setdefault(path, output)
+                if len(outputs) == len(paths):
+                    raise _Complete
+
+            return hook
+
+        modules = dict(self.network.named_modules())
+        handles = [modules[path].register_forward_hook(keep(path)) for path in paths]
+        try:
+            self.evaluate(images)
+        except _Complete:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
