@@ -73,9 +73,9 @@ class Features(nn.Module):
         """
         path = self.aliases.get(layer, layer)
         if path not in self.layers:
-            known = [*self.layers, *self.aliases]
-            some = ", ".join(known[:12]) + (" ..." if len(known) > 12 else "")
-            raise UsageError(f"{self.name} has no layer {layer!r}.{suggest(layer, known)} It has {some}")
+            names = [*self.layers, *self.aliases]
+            some = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+            raise UsageError(f"{self.name} has no layer {layer!r}.{suggest(layer, names)} It has {some}")
         return path
 
     def forward(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
