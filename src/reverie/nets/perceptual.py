@@ -1,10 +1,15 @@
-"""Losses on activations: Gram matrices, content, total variation.
+"""Losses on activations: Gram matrices, content, total variation; channel statistics and AdaIN.
 
 Gatys, Ecker and Bethge, "Image style transfer using convolutional neural networks", CVPR 2016, arXiv:1508.06576.
+Huang and Belongie, "Arbitrary style transfer in real-time with adaptive instance normalization", ICCV 2017,
+arXiv:1703.06868.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
 
 
@@ -21,14 +26,37 @@ def total_variation(images: Tensor) -> Tensor:
     return right.square().mean((1, 2, 3)) + below.square().mean((1, 2, 3))
 
 
+def relative_error(x: Tensor, target: Tensor) -> Tensor:
+    """|x - target|^2 / |target|^2 of each row, in fp32: (B, ...) and (B or 1, ...) to (B,).
+
+    It has no unit, so losses of layers of any size, and of any network, have weights of the same order.
+    """
+    x, target = x.float(), target.float()
+    return (x - target).square().flatten(1).sum(1) / target.square().flatten(1).sum(1).clamp(min=1e-12)
+
+
+def style_loss(features: Mapping[str, Tensor], grams: Mapping[str, Tensor]) -> Tensor:
+    """Relative error of the Gram matrices, the mean over the layers of ``grams`` (B or 1, C, C): (B,)."""
+    return torch.stack([relative_error(gram(features[layer]), target) for layer, target in grams.items()]).mean(0)
+
+
+def content_loss(features: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+    """Relative error of the activations, the mean over the layers of ``targets`` (B or 1, C, H, W): (B,)."""
+    return torch.stack([relative_error(features[layer], target) for layer, target in targets.items()]).mean(0)
+
+
 def mean_std(features: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over positions: (B, C, H, W) to (B, C, 1, 1) each, in fp32."""
-    x = features.float()
-    return x.mean((2, 3), keepdim=True), (x.var((2, 3), correction=0, keepdim=True) + eps).sqrt()
+    """Mean and standard deviation of each channel over positions: (B, C, H, W) to (B, C, 1, 1) each, at least in fp32.
+
+    Args:
+        eps: smallest variance.
+    """
+    x = features if features.dtype == torch.float64 else features.float()
+    variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+    return mean, variance.clamp(min=eps).sqrt()
 
 
-def adain(content: Tensor, style: Tensor) -> Tensor:
-    """Content features with the channel means and deviations of the style's (Huang and Belongie, arXiv:1703.06868)."""
-    mean, std = mean_std(content)
-    style_mean, style_std = mean_std(style)
-    return ((content.float() - mean) / std * style_std + style_mean).to(content.dtype)
+def adain(content: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Content features (B, C, H, W) with other channel means and deviations (B or 1, C, 1, 1), such as a style's."""
+    content_mean, content_std = mean_std(content)
+    return ((content - content_mean) / content_std * std + mean).to(content.dtype)
