@@ -20,7 +20,7 @@ from reverie.core.verbs import USED, verbs_of
 from reverie.data.batches import Batches, in_order
 from reverie.models.autoencoders import kl as codecs
 from reverie.models.autoencoders.kl import AutoencoderKL, CodecLoss, autoencoder_kl
-from reverie.nets.vgg import VGG16
+from reverie.nets.vgg import VGG
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.step import Engine
 from reverie.workflow.train import train
@@ -160,7 +160,7 @@ def test_the_discriminators_phase_changes_only_the_discriminator(tiny):
 
 def test_lpips_joins_the_loss_and_reaches_the_encoder_but_not_the_checkpoint(monkeypatch):
     heads = {f"lin{i}": torch.rand(c) for i, c in enumerate((64, 128, 256, 512, 512))}
-    pretrained = {"vgg16": VGG16().state_dict(), "lpips-vgg": heads}
+    pretrained = {"vgg16": VGG().state_dict(), "lpips-vgg": heads}
     monkeypatch.setattr(codecs.weights, "load", pretrained.__getitem__)
     terms = (CodecLoss(perceptual_weight=weight) for weight in (0.0, 2.0))
     plain, perceptual = (stirred(autoencoder_kl(16, 1, width=8, terms=term)) for term in terms)

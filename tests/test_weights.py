@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from reverie.cli import main
 from reverie.core import fetching
 from reverie.core.errors import ReverieError, UsageError
+from reverie.nets.features import Features
 from reverie.nets.imagenet import Normalise
 from reverie.nets.lpips import LPIPS
 from reverie.nets.mobilenet import STAGES, MobileNetV2
-from reverie.nets.vgg import BLOCKS, VGG16
+from reverie.nets.vgg import CONVOLUTIONS, LAST_OF_BLOCKS, VGG, aliases
 from reverie.nets.vit import Attention, ViT
 from reverie.pretrained import readers, weights
 
@@ -312,43 +314,97 @@ def test_normalisation_is_that_of_imagenet_and_grey_is_repeated():
 
 
 @pytest.fixture(scope="module")
-def vgg() -> VGG16:
+def vgg() -> VGG:
     torch.manual_seed(0)
-    net = VGG16().double()
+    net = VGG().double()
     for parameter in net.parameters():  # so that activations neither vanish nor explode
         if parameter.ndim == 4:
             torch.nn.init.kaiming_normal_(parameter)
     return net
 
 
-def test_vgg_computes_convolutions_rectifiers_and_pools_and_gives_any_layer(vgg):
-    x = random(2, 3, 16, 16)
-    state, expected = vgg.state_dict(), {}
-    h = vgg.normalise(x)
-    for block, (_, count) in enumerate(BLOCKS, 1):
-        h = F.max_pool2d(h, 2, 2) if block > 1 else h
+@pytest.mark.parametrize("depth", [16, 19])
+def test_vgg_computes_convolutions_rectifiers_and_pools(depth):
+    torch.manual_seed(0)
+    net = VGG(depth).double()
+    x = random(2, 3, 32, 32)
+    state, expected = net.state_dict(), {}
+    h = net.normalise(x)
+    for block, count in enumerate(CONVOLUTIONS[depth], 1):
         for i in range(1, count + 1):
-            h = F.conv2d(h, state[f"conv{block}_{i}.weight"], state[f"conv{block}_{i}.bias"], padding=1).clamp(min=0)
-            expected[f"relu{block}_{i}"] = h
-    activations = vgg(x, expected)
-    assert list(activations) == list(expected) and len(activations) == 13
+            h = F.conv2d(h, state[f"conv{block}_{i}.weight"], state[f"conv{block}_{i}.bias"], padding=1)
+            expected |= {f"conv{block}_{i}": h, f"relu{block}_{i}": h.clamp(min=0)}
+            h = h.clamp(min=0)
+        expected[f"pool{block}"] = h = h.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+    activations = Features(net, aliases=aliases(depth))(x, [*expected, "block4_conv2", "block3_pool"])
+    assert len(state) == 2 * (depth - 3)
     for name, activation in expected.items():
         torch.testing.assert_close(activations[name], activation, rtol=1e-12, atol=1e-12)
-    assert list(vgg(x)) == ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
+    assert torch.equal(activations["block4_conv2"], activations["relu4_2"])
+    assert torch.equal(activations["block3_pool"], activations["pool3"])
 
 
-def test_vgg_computes_nothing_below_the_deepest_layer_asked_for_and_explains_refusals(vgg):
-    reached = []
-    handles = [vgg.conv2_2.register_forward_hook(lambda *_: reached.append(2))]
-    handles += [vgg.conv3_1.register_forward_hook(lambda *_: reached.append(3))]
-    assert list(vgg(random(1, 1, 4, 4), ["relu2_2"])) == ["relu2_2"] and reached == [2]
+def test_vggs_pools_keep_the_size_of_activations_and_have_a_gradient_at_zero(vgg):
+    x = random(1, 3, 32, 32)
+    state, means = vgg.state_dict(), {}
+    for pooling in ("max", "average", "l2"):
+        net = VGG(16, pooling).double()
+        net.load_state_dict(state)
+        outputs = Features(net)(x, ["relu1_2", "pool1"])
+        windows = outputs["relu1_2"].unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)
+        expected = {"max": windows.amax(4), "average": 2 * windows.mean(4), "l2": 0.78 * windows.norm(dim=4)}[pooling]
+        torch.testing.assert_close(outputs["pool1"], expected, rtol=1e-6, atol=1e-4)
+        means[pooling] = outputs["pool1"].mean()
+    assert max(means.values()) < 1.5 * min(means.values())
+    zeros = torch.zeros(1, 1, 2, 2, requires_grad=True)
+    VGG(16, "l2").pool1(zeros).sum().backward()
+    assert zeros.grad is not None and zeros.grad.isfinite().all()
+
+
+def test_replication_of_the_border_leaves_no_seam(vgg):
+    flat = torch.full((1, 3, 24, 24), 0.3, dtype=torch.float64)
+    spread = {}
+    for replicate in ("none", "first", "all"):
+        net = VGG(16, replicate=replicate).double()
+        net.load_state_dict(vgg.state_dict())
+        maps = Features(net)(flat, ["relu1_1", "relu2_1"])
+        spread[replicate] = [float((x.amax((2, 3)) - x.amin((2, 3))).max()) > 1e-9 for x in maps.values()]
+    assert spread == {"none": [True, True], "first": [False, True], "all": [False, False]}
+
+
+def test_features_compute_nothing_deeper_than_asked_for_and_explain_refusals(vgg):
+    features, calls = Features(vgg, name="VGG-16"), []
+    handles = [module.register_forward_hook(lambda *_, n=name: calls.append(n)) for name, module in vgg.named_modules()]
+    assert list(features(random(1, 1, 4, 4), ["relu2_2", "conv1_1"])) == ["relu2_2", "conv1_1"]
+    assert calls == list(dict(vgg.named_children()))[:10] and calls[-1] == "relu2_2"
     for handle in handles:
         handle.remove()
+    assert not any(module._forward_hooks for module in vgg.modules())
     with pytest.raises(UsageError, match="relu5_3"):
-        vgg(random(1, 3, 16, 16), ["relu5_4"])
-    with pytest.raises(UsageError, match="relu5_1 needs images of at least 16 pixels"):
-        vgg(random(1, 3, 15, 20))
-    assert vgg(random(1, 3, 1, 1), []) == {}
+        features(random(1, 3, 16, 16), ["relu5_4"])
+    with pytest.raises(UsageError, match="15x20 pixels are too small for relu5_1 of VGG-16"):
+        features(random(1, 3, 15, 20), ["relu5_1"])
+    assert features.layers["relu4_1"] == (512, 8) and features.layers["pool5"] == (512, 32)
+
+
+def test_features_refuse_a_module_without_a_map():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pair, self.unused, self.last = Pair(), nn.Linear(2, 2), nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            return self.last(self.pair(x)[0])
+
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    features = Features(Net())
+    assert list(features.layers) == ["last"]
+    for layer in ("pair", "unused"):
+        with pytest.raises(UsageError, match=f"no layer '{layer}'.* It has last"):
+            features(torch.zeros(1, 3, 8, 8), [layer, "last"])
 
 
 def mobilenet_by_hand(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -465,7 +521,7 @@ def test_lpips_is_the_papers_sum(vgg, lpips):
     x = random(2, 3, 16, 16)
     y = x.flip(2)
     expected = torch.zeros(2, dtype=torch.float64)
-    of_x, of_y = vgg(x), vgg(y)
+    of_x, of_y = Features(vgg)(x, LAST_OF_BLOCKS), Features(vgg)(y, LAST_OF_BLOCKS)
     for i, layer in enumerate(of_x):
         for b in range(2):
             _, height, width = of_x[layer][b].shape
@@ -484,7 +540,7 @@ def test_lpips_is_zero_for_equal_images_symmetric_and_differentiable_everywhere(
     assert torch.equal(lpips(x, y), lpips(y, x)) and (lpips(x, y) > 0).all()
     lpips(x, y).sum().backward()
     assert y.grad is not None and y.grad.isfinite().all() and (y.grad != 0).any()
-    dead = LPIPS(VGG16(), {f"lin{i}": torch.ones(c) for i, c in enumerate((64, 128, 256, 512, 512))})
+    dead = LPIPS(VGG(), {f"lin{i}": torch.ones(c) for i, c in enumerate((64, 128, 256, 512, 512))})
     for parameter in dead.vgg.parameters():
         parameter.data.fill_(-1e-3)  # every activation zero
     flat = torch.ones(1, 3, 16, 16, requires_grad=True)
@@ -494,6 +550,6 @@ def test_lpips_is_zero_for_equal_images_symmetric_and_differentiable_everywhere(
 
 
 def test_sizes_told_are_those_of_the_nets():
-    nets = {"vgg16": VGG16(), "mobilenetv2": MobileNetV2(), "dinov2": ViT()}
+    nets = {"vgg16": VGG(), "mobilenetv2": MobileNetV2(), "dinov2": ViT()}
     for name, net in nets.items():
         assert weights.NETWORKS[name].size == sum(t.numel() * t.element_size() for t in net.state_dict().values())

@@ -52,7 +52,7 @@ def translation(evaluation: Evaluation) -> Iterator[Score]:
 def lpips(evaluation: Evaluation) -> Iterator[Score]:
     """Perceptual distance of translations from their truth, or of held-out images from their reconstructions."""
     from reverie.nets.lpips import LPIPS
-    from reverie.nets.vgg import VGG16
+    from reverie.nets.vgg import VGG
     from reverie.pretrained import weights
 
     _only_images(evaluation, "LPIPS")
@@ -60,7 +60,7 @@ def lpips(evaluation: Evaluation) -> Iterator[Score]:
     if 0 < size < 16:
         raise Refused(f"LPIPS' network halves images four times; {size} pixels are too few.", "Use reconstruction.")
     compared = _reconstructions(evaluation) if evaluation.sets.truth is None else _translations(evaluation)
-    vgg = VGG16()
+    vgg = VGG()
     vgg.load_state_dict(weights.load("vgg16", evaluation.progress))
     yield from _compared(evaluation, {"lpips": LPIPS(vgg, weights.load("lpips-vgg", evaluation.progress))}, *compared)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,12 @@ class Layer(NamedTuple):
 
     channels: int
     stride: int
+
+
+def stride(size: int, x: Tensor) -> int:
+    """Pixels per activation of a map from an image of a side; where padding leaves no integer, the power of two."""
+    ratio = size / (x.shape[2] if x.ndim == 4 else 1)
+    return max(1, int(ratio) if ratio.is_integer() else 2 ** round(math.log2(ratio)))
 
 
 class _Complete(Exception):
@@ -45,25 +53,22 @@ class Features(nn.Module):
     ):
         super().__init__()
         self.network = network.requires_grad_(False).eval()
-        self.evaluate, self.channels, self.size, self.name = run or network, channels, size, name
+        self.run, self.channels, self.size, self.name = run, channels, size, name
         self.aliases = dict(aliases or {})
-        self._layers: dict[str, Layer] | None = None
 
-    @property
+    @cached_property
     def layers(self) -> dict[str, Layer]:
-        """Every layer whose output is a map (B, C, H, W) or a vector (B, C), in the order of computation."""
-        if self._layers is None:
-            parameter = next(self.network.parameters(), torch.zeros(()))
-            image = torch.zeros(1, self.channels, *self.size, device=parameter.device)
-            outputs: dict[str, Tensor] = {}
-            with torch.no_grad():
-                self._run(image, {name for name, _ in self.network.named_modules() if name}, outputs)
-            self._layers = {
-                name: Layer(x.shape[1], round(self.size[0] / x.shape[2]) if x.ndim == 4 else self.size[0])
-                for name, x in outputs.items()
-                if x.ndim in (2, 4) and len(x) == 1
-            }
-        return self._layers
+        """Every layer whose output is a map (B, C, H, W) or a vector (B, C), in the order of computation.
+
+        Measured once, on a black image of ``size``.
+        """
+        tensors = (*self.network.parameters(), *self.network.buffers(), torch.zeros(()))
+        image = torch.zeros(1, self.channels, *self.size, device=tensors[0].device)
+        outputs: dict[str, Tensor] = {}
+        with torch.no_grad():
+            self._compute(image, {name for name, _ in self.network.named_modules() if name}, outputs)
+        maps = {name: x for name, x in outputs.items() if x.ndim in (2, 4) and len(x) == 1}
+        return {name: Layer(x.shape[1], stride(self.size[0], x)) for name, x in maps.items()}
 
     def resolve(self, layer: str) -> str:
         """The module path of a layer or alias.
@@ -72,30 +77,36 @@ class Features(nn.Module):
             UsageError: an unknown layer.
         """
         path = self.aliases.get(layer, layer)
-        if path not in self.layers:
-            names = [*self.layers, *self.aliases]
-            some = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
-            raise UsageError(f"{self.name} has no layer {layer!r}.{suggest(layer, names)} It has {some}")
+        if path not in dict(self.network.named_modules()):
+            self._refuse(layer)
         return path
+
+    def _refuse(self, layer: str) -> NoReturn:
+        names = [*self.layers, *self.aliases]
+        some = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+        raise UsageError(f"{self.name} has no layer {layer!r}.{suggest(layer, names)} It has {some}")
 
     def forward(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
         """The activations of ``layers``, by the names given; gradients reach the images.
 
         Raises:
-            UsageError: an unknown layer, or images too small for one.
+            UsageError: an unknown layer, one without a map or vector, or images too small for one.
         """
         paths = {layer: self.resolve(layer) for layer in layers}
         outputs: dict[str, Tensor] = {}
         try:
-            self._run(images, set(paths.values()), outputs)
+            self._compute(images, set(paths.values()), outputs)
         except RuntimeError as error:
             if "Output size is too small" not in str(error) and "Kernel size can't be greater" not in str(error):
                 raise
             size = "x".join(map(str, images.shape[2:]))
             raise UsageError(f"Images of {size} pixels are too small for {', '.join(paths)} of {self.name}.") from error
+        for layer, path in paths.items():
+            if path not in outputs:
+                self._refuse(layer)
         return {layer: outputs[path] for layer, path in paths.items()}
 
-    def _run(self, images: Tensor, paths: set[str], outputs: dict[str, Tensor]) -> None:
+    def _compute(self, images: Tensor, paths: set[str], outputs: dict[str, Tensor]) -> None:
         def keep(path: str) -> Callable[..., None]:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
                 if isinstance(output, Tensor):
@@ -108,7 +119,7 @@ class Features(nn.Module):
         modules = dict(self.network.named_modules())
         handles = [modules[path].register_forward_hook(keep(path)) for path in paths]
         try:
-            self.evaluate(images)
+            (self.run or self.network)(images)
         except _Complete:
             pass
         finally:

@@ -8,28 +8,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.nets.vgg import LAST_OF_BLOCKS, VGG16
+from reverie.nets.features import Features
+from reverie.nets.vgg import LAST_OF_BLOCKS, VGG
 
 
 class LPIPS(nn.Module):
     """The perceptual distance of pairs of images, 0 for equal images.
 
     d(x, y) = sum over layers of the mean over positions of w . (f(x)/|f(x)| - f(y)/|f(y)|)^2. The paper's input scaling
-    is ImageNet's normalisation, which ``VGG16`` includes.
+    is ImageNet's normalisation, which ``VGG`` includes.
 
     Args:
-        vgg: with the weights of "vgg16", frozen here; gradients reach the images.
+        vgg: VGG-16 with the weights of "vgg16", frozen here; gradients reach the images.
         heads: {"lin0": (64,), ..., "lin4": (512,)}, a weight w >= 0 per channel: "lpips-vgg".
     """
 
-    def __init__(self, vgg: VGG16, heads: Mapping[str, Tensor]):
+    def __init__(self, vgg: VGG, heads: Mapping[str, Tensor]):
         super().__init__()
-        self.vgg = vgg.requires_grad_(False)
+        self.vgg = Features(vgg, name="VGG-16")
         self.heads = nn.ParameterList(nn.Parameter(heads[f"lin{i}"], requires_grad=False) for i in range(5))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Two batches (B, 1 or 3, H, W) in [-1, 1], sides of at least 16, to distances (B,). Raises UsageError."""
-        of_x, of_y = self.vgg(x), self.vgg(y)
+        of_x, of_y = self.vgg(x, LAST_OF_BLOCKS), self.vgg(y, LAST_OF_BLOCKS)
         distances = []
         for layer, head in zip(LAST_OF_BLOCKS, self.heads, strict=True):
             # F.normalize, because the gradient of a plain square root is NaN if all channels are zero

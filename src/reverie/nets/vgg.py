@@ -1,54 +1,67 @@
-"""VGG-16's convolutions: the features of perceptual losses, style transfer and DeepDream.
+"""VGG-16's and VGG-19's convolutions: the features of perceptual losses, style transfer and DeepDream.
 
-Simonyan and Zisserman, arXiv:1409.1556, configuration D.
+Simonyan and Zisserman, arXiv:1409.1556, configurations D and E. For style transfer, max pools may be replaced by
+average pools (Gatys et al., arXiv:1508.06576) or L2 pools, and zero padding by replication, which leaves no seam at the
+border.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.core.errors import UsageError, suggest
 from reverie.nets.imagenet import Normalise
 
-BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions; a max pool between blocks
-LAST_OF_BLOCKS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+Pooling = Literal["max", "average", "l2"]
+CHANNELS = (64, 128, 256, 512, 512)  # of the five blocks
+CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # of each block
+LAST_OF_BLOCKS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")  # of VGG-16
 
 
-class VGG16(nn.Module):
-    """Images to the activations of any of its 13 layers, relu1_1 ... relu5_3, with the weights of "vgg16"."""
+class VGG(nn.Sequential):
+    """Images (B, 1 or 3, H, W) in [-1, 1] to (B, 512, H / 32, W / 32).
 
-    def __init__(self) -> None:
+    Its layers are modules in order: convI_J before the rectifier, reluI_J after it, and poolI, for block I.
+
+    Args:
+        depth: 16 or 19.
+        pooling: "max", as trained; "average" or "l2", scaled so that activations keep about the same size.
+        replicate: convolutions that pad by replication of the border: "none" (zeros, as trained), "first" or "all".
+    """
+
+    def __init__(
+        self, depth: Literal[16, 19] = 16, pooling: Pooling = "max", replicate: Literal["none", "first", "all"] = "none"
+    ):
         super().__init__()
         self.normalise = Normalise()
-        self.layers: list[tuple[int, str]] = []  # (block, "1_1")
         inputs = 3
-        for block, (channels, count) in enumerate(BLOCKS, 1):
+        for block, (channels, count) in enumerate(zip(CHANNELS, CONVOLUTIONS[depth], strict=True), 1):
             for index in range(1, count + 1):
-                self.layers.append((block, f"{block}_{index}"))
-                self.add_module(f"conv{block}_{index}", nn.Conv2d(inputs, channels, 3, padding=1))
+                repeat = replicate == "all" or (replicate == "first" and inputs == 3)
+                mode: Literal["replicate", "zeros"] = "replicate" if repeat else "zeros"
+                self.add_module(f"conv{block}_{index}", nn.Conv2d(inputs, channels, 3, padding=1, padding_mode=mode))
+                self.add_module(f"relu{block}_{index}", nn.ReLU())
                 inputs = channels
+            self.add_module(f"pool{block}", nn.MaxPool2d(2) if pooling == "max" else _Pool(pooling))
 
-    def forward(self, images: Tensor, layers: Iterable[str] = LAST_OF_BLOCKS) -> dict[str, Tensor]:
-        """(B, 1 or 3, H, W) in [-1, 1] to {"reluX_Y": (B, C, H / 2^(X-1), W / 2^(X-1))}, up to the deepest layer.
 
-        Raises:
-            UsageError: an unknown layer, or an image too small for the deepest.
-        """
-        layers = set(layers)
-        names = [f"relu{name}" for _, name in self.layers]
-        for name in layers.difference(names):
-            raise UsageError(f"VGG-16 has no layer {name!r}.{suggest(name, names)} It has {', '.join(names)}.")
-        depth = max((names.index(name) + 1 for name in layers), default=0)
-        outputs, x = {}, self.normalise(images)
-        for block, name in self.layers[:depth]:
-            if block > 1 and name.endswith("_1"):
-                if min(x.shape[-2:]) < 2:
-                    raise UsageError(f"relu{name} needs images of at least {2 ** (block - 1)} pixels; enlarge them.")
-                x = F.max_pool2d(x, 2)
-            x = F.relu(self.get_submodule(f"conv{name}")(x))  # (B, C, H / 2^(block-1), W / 2^(block-1))
-            if f"relu{name}" in layers:
-                outputs[f"relu{name}"] = x
-        return outputs
+class _Pool(nn.Module):
+    """Average and L2 pools of 2x2, times the factors of crowsonkb/style-transfer-pytorch."""
+
+    def __init__(self, kind: Literal["average", "l2"]):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "average":
+            return 2 * F.avg_pool2d(x, 2)
+        return 0.78 * (4 * F.avg_pool2d(x.square(), 2) + 1e-8).sqrt()  # 1e-8: a finite gradient at zero
+
+
+def aliases(depth: int) -> dict[str, str]:
+    """Keras' names, which include the rectifier: block5_conv2 is relu5_2, block5_pool is pool5."""
+    counts = dict(enumerate(CONVOLUTIONS[depth], 1))
+    convolutions = {f"block{b}_conv{i}": f"relu{b}_{i}" for b, count in counts.items() for i in range(1, count + 1)}
+    return convolutions | {f"block{b}_pool": f"pool{b}" for b in counts}

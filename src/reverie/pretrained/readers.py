@@ -11,11 +11,15 @@ import torch
 from safetensors.torch import load as from_bytes
 from torch import Tensor
 
-from reverie.nets.inception import CONVOLUTIONS
+from reverie.nets import inception
+from reverie.nets.vgg import CONVOLUTIONS
 
 Weights = dict[str, Tensor]
 
-VGG_CONVOLUTIONS = [f"conv{block}_{i}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)]
+VGG_CONVOLUTIONS = {
+    depth: [f"conv{block}_{i}" for block, count in enumerate(counts, 1) for i in range(1, count + 1)]
+    for depth, counts in CONVOLUTIONS.items()
+}
 
 _ARRAYS: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # in any version of NumPy
@@ -42,12 +46,12 @@ def read_arrays(data: bytes) -> dict[str, Any]:
 
 
 def read_vgg_torch(data: bytes) -> Weights:
-    """The convolutions of torchvision's VGG-16: features.N.weight, where N also counts rectifiers and pools."""
+    """The convolutions of torchvision's VGG-16 or VGG-19: features.N.weight; N counts rectifiers and pools, too."""
     features = {key: tensor for key, tensor in read_torch(data).items() if key.startswith("features.")}
     numbers = sorted({int(key.split(".")[1]) for key in features})
     return {
         f"{name}.{part}": features[f"features.{number}.{part}"]
-        for number, name in zip(numbers, VGG_CONVOLUTIONS, strict=True)
+        for number, name in zip(numbers, VGG_CONVOLUTIONS[len(numbers) + 3], strict=True)
         for part in ("weight", "bias")
     }
 
@@ -56,7 +60,7 @@ def read_vgg_flax(data: bytes) -> Weights:
     """The convolutions of a pickled flax VGG-16: Conv_N of kernel (H, W, I, O) and bias."""
     layers = read_arrays(data)["VGG16_0"]
     weights = {}
-    for number, name in enumerate(VGG_CONVOLUTIONS):
+    for number, name in enumerate(VGG_CONVOLUTIONS[16]):
         layer = layers[f"Conv_{number}"]
         weights[f"{name}.weight"] = torch.from_numpy(layer["kernel"]).permute(3, 2, 0, 1)  # (O, I, H, W)
         weights[f"{name}.bias"] = torch.from_numpy(layer["bias"])
@@ -72,7 +76,9 @@ def read_inception_torch(data: bytes) -> Weights:
     """The convolutions of FID's Inception in pytorch-fid: NAME.conv.weight, NAME.bn.bias ..., without scales."""
     state = read_torch(data)
     parts = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
-    return {f"{name}.{ours}": state[f"{name}.{theirs}"] for name in CONVOLUTIONS for ours, theirs in parts.items()}
+    return {
+        f"{name}.{ours}": state[f"{name}.{theirs}"] for name in inception.CONVOLUTIONS for ours, theirs in parts.items()
+    }
 
 
 def read_inception_script(data: bytes) -> Weights:
@@ -81,7 +87,7 @@ def read_inception_script(data: bytes) -> Weights:
     theirs = list(dict.fromkeys(key.rpartition(".")[0] for key in state))
     return {
         f"{name}.{part}": state[f"{their}.{part}"]
-        for name, their in zip(CONVOLUTIONS, theirs, strict=True)
+        for name, their in zip(inception.CONVOLUTIONS, theirs, strict=True)
         for part in ("weight", "beta", "mean", "var")
     }
 

@@ -26,7 +26,7 @@ from reverie.nets import shapes
 from reverie.nets.convolutional import ResidualBlock
 from reverie.nets.discriminators import patch_discriminator
 from reverie.nets.lpips import LPIPS
-from reverie.nets.vgg import VGG16
+from reverie.nets.vgg import VGG
 from reverie.optim.phase import Outputs, Phase, Stage, adamw
 from reverie.pretrained import weights
 from reverie.probability.likelihoods import kl_to_standard_normal
@@ -85,7 +85,7 @@ def perceptual_distance(device: torch.device) -> Distance:
     """LPIPS with its pretrained weights, fetched once. Raises ReverieError where no source gives them.
 
     No sub-module of a codec: every checkpoint would hold its 15 million frozen weights."""
-    vgg = VGG16()
+    vgg = VGG()
     vgg.load_state_dict(weights.load("vgg16"))
     return to_device_layout(LPIPS(vgg, weights.load("lpips-vgg")).eval(), device)
 
