@@ -419,7 +419,7 @@ def mobilenet_by_hand(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.
 
     x = conv("features.0.0", "features.0.1", x, 2)
     block = 0
-    for expansion, channels, count, stride in STAGES:
+    for expansion, channels, count, stride, _ in STAGES:
         for index in range(count):
             block += 1
             name, h, layer = f"features.{block}.conv", x, 0

@@ -11,6 +11,7 @@ their padding, the last block uses a max pool, and the weights differ. Equal up 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -167,6 +168,8 @@ BLOCKS: dict[str, Any] = {
     "Mixed_7a": To8,
     **dict.fromkeys(("Mixed_7b", "Mixed_7c"), Block8),
 }
+ALIASES = {f"mixed{index}": name for index, name in enumerate(BLOCKS)}
+"""Keras' names, which DeepDream uses: mixed0 is Mixed_5b, mixed10 is Mixed_7c."""
 CONVOLUTIONS = STEM + tuple(f"{name}.{part}" for name, block in BLOCKS.items() for part in block.names)
 """In the graph's order. Each has ``.weight`` (O, I, H, W), and ``.beta``, ``.mean``, ``.var`` of its normalisation."""
 
@@ -186,12 +189,14 @@ class Inception(nn.Module):
         def conv(prefix: str, *names: str, **how: Any) -> Convolution:
             return Convolution(weights, [prefix + name for name in names], dtype, **how)
 
-        pool = nn.MaxPool2d(3, 2)
-        first, second, third, fourth, fifth = (partial(conv, name, "") for name in STEM)
-        self.layers = nn.Sequential(
-            *(first(stride=2), second(), third(padding=(1, 1)), pool, fourth(), fifth(), pool),
-            *(block(partial(conv, f"{name}."), *_ARGUMENTS.get(name, ())) for name, block in BLOCKS.items()),
-        )
+        how: dict[str, dict[str, Any]] = {"Conv2d_1a_3x3": {"stride": 2}, "Conv2d_2b_3x3": {"padding": (1, 1)}}
+        layers: dict[str, nn.Module] = {name: conv(name, "", **how.get(name, {})) for name in STEM[:3]}
+        layers["MaxPool_3a_3x3"] = nn.MaxPool2d(3, 2)
+        layers |= {name: conv(name, "") for name in STEM[3:]}
+        layers["MaxPool_5a_3x3"] = nn.MaxPool2d(3, 2)
+        for name, block in BLOCKS.items():
+            layers[name] = block(partial(conv, f"{name}."), *_ARGUMENTS.get(name, ()))
+        self.layers = nn.Sequential(OrderedDict(layers))
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> Tensor:

