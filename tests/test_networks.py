@@ -60,6 +60,59 @@ def photo(name: str) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
 
 
+LAYERS = {  # of waves(96): means over positions of channels 0, C / 4, C / 2, 3 C / 4
+    "vgg16": {  # from its convolutions one by one, in float64
+        "conv1_1": [0.35948, -0.31728, 0.26639, 0.39564],
+        "block3_conv1": [0.56285, 17.75629, 3.15975, 46.90764],
+        "conv4_2": [20.73596, -33.27379, -50.77284, 11.37629],
+        "block5_conv2": [0.07987, 0.04267, 0.99976, 0.20492],
+    },
+    "inception": {  # from a plain reading of TensorFlow's graph (test_evaluate.py), in float64
+        "mixed0": [8.78881, 0.42896, 0.35207, 0.51334],
+        "mixed3": [0.6968, 0.00196, 0.29358, 0.8437],
+        "mixed7": [0.0, 0.0, 0.232, 0.08794],
+        "mixed10": [5.53804, 0.0, 0.0, 0.0],
+    },
+    "resnet50": {  # by TensorFlow.js 1.7.4 from the published model
+        "conv1_relu": [1.54218, 3.95799, 1.75135, 0.26422],
+        "conv2_block3_out": [1.68792, 2.52221, 0.7873, 0.98901],
+        "conv4_block6_out": [0.09957, 0.69061, 0.99668, 1.32329],
+        "conv5_block3_out": [0.0, 0.0, 1.42107, 0.0],
+    },
+    "mobilenetv2": {"logits": [-5.32954, -2.3444, -4.11923, 8.97162]},  # from its layers one by one (test_weights.py)
+    "efficientnet-lite0": {  # by efficientnet-lite-pytorch 0.1.0
+        "features.4": [2.9888, 1.43702, 9.6133, -0.46183],
+        "features.10": [4.73919, 3.54777, 12.38573, 5.18889],
+        "logits": [2.73697, 0.82873, 1.19525, 5.13225],
+    },
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_have_the_values_of_the_published_networks(real, name):
+    with torch.no_grad():
+        outputs = real(name)(waves(96), LAYERS[name])
+    for layer, expected in LAYERS[name].items():
+        means = outputs[layer][0].flatten(1).mean(1) if outputs[layer].ndim == 4 else outputs[layer][0]
+        torch.testing.assert_close(means[:: len(means) // 4][:4], torch.tensor(expected), rtol=1e-4, atol=5e-5)
+
+
+def test_inceptions_blocks_are_mixed0_to_mixed10_and_gradients_reach_the_image(real):
+    """Channels of Szegedy et al., arXiv:1512.00567, Table 1; the filters of its graph."""
+    features, images = real("inception"), waves(128).requires_grad_()
+    channels = (256, 288, 288, 768, 768, 768, 768, 768, 1280, 2048, 2048)
+    strides = (8, 8, 8, 16, 16, 16, 16, 16, 32, 32, 32)
+    names = [f"mixed{i}" for i in range(11)]
+    assert [features.layers[features.resolve(name)] for name in names] == list(zip(channels, strides, strict=True))
+    with pytest.raises(UsageError, match="60x60 pixels are too small for mixed10 of inception"):
+        features(waves(60), ["mixed10"])
+    gradients = []
+    for network in (features, networks.features("inception", dtype=torch.bfloat16)):
+        output = network(images, ["mixed4"])["mixed4"]
+        gradients.append(torch.autograd.grad(output.float().square().mean(), images)[0].flatten())
+    assert float(torch.cosine_similarity(*gradients, 0)) > 0.95
+
+
 @pytest.mark.parametrize("name", ["resnet50", "mobilenetv2", "efficientnet-lite0"])
 def test_cat_and_cup_are_recognised(real, name):
     features = real(name)

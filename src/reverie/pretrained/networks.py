@@ -67,7 +67,7 @@ def _inception() -> Pretrained:
         return nn.Sequential(OrderedDict(normalise=normalise, **layers))
 
     dream = {"mixed4": 1.0, "mixed5": 1.5, "mixed6": 2.0, "mixed7": 2.5}
-    return Pretrained(build, inception.ALIASES, (*inception.STEM, *inception.ALIASES), dream, size=171)
+    return Pretrained(build, inception.ALIASES, (*inception.STEM, *inception.ALIASES), dream, size=173)
 
 
 def _mobilenet(lite: bool) -> Pretrained:
