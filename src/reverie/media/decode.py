@@ -139,6 +139,18 @@ def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[
     return np.asarray(image).reshape(form.array), notes
 
 
+def read(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """Decode at the image's own size: upright, composited on ``background``, "L" or "RGB". Raises Unusable."""
+    image = _open(data)
+    try:
+        image.load()
+        return from_pillow(image, background, [])
+    except Unusable:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of many types on damaged data
+        raise Unusable("truncated", f"skipped: damaged or truncated ({_short(error)})") from None
+
+
 def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[Note]) -> Image.Image:
     """Any Pillow mode to "L" or "RGB", transparent pixels composited on ``background``; appends conversions."""
     mode = image.mode

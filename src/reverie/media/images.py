@@ -30,6 +30,7 @@ class Images(NDArrayOperatorsMixin):
         labels: under each image of the grid.
         origin: what made them: verb, weights, seeds and options, as plain JSON; ``save`` writes it into the file.
         conditions: other columns of an .npz, such as "labels" or "texts": a value for each row.
+        bare: the grid has no margins and enlarges nothing: one image is itself.
 
     Attributes:
         array: the rows, (N, *shape, C).
@@ -46,6 +47,7 @@ class Images(NDArrayOperatorsMixin):
         labels: Sequence[str] = (),
         origin: Origin | None = None,
         conditions: Mapping[str, Sequence[Any]] | None = None,
+        bare: bool = False,
     ):
         kinds = {"spec": (spec, Spec), "origin": (origin, Mapping), "conditions": (conditions, Mapping)}
         for name, (value, kind) in kinds.items():
@@ -70,7 +72,7 @@ class Images(NDArrayOperatorsMixin):
             )
         if reserved := {"images", "x", "seeds", "reverie"} & {*(conditions or {})}:
             raise UsageError(f"{argument('conditions')} cannot be named {min(reserved)}: an .npz has that array.")
-        self.seeds, self.columns, self.labels = list(numbers), columns, list(labels)
+        self.seeds, self.columns, self.labels, self.bare = list(numbers), columns, list(labels), bare
         self.origin, self.conditions = dict(origin or {}), {k: list(v) for k, v in (conditions or {}).items()}
 
     @property
@@ -109,6 +111,8 @@ class Images(NDArrayOperatorsMixin):
         images = image_of_each(self.array, self.spec)
         if images is None:
             return montage.to_image(medium_of(self.spec).sheet(self.array, self.spec, columns))
+        if self.bare and not labels:
+            return montage.to_image(montage.grid(images, columns, 0, 1 if scale is None else scale))
         return montage.to_image(labelled_grid(images, labels, columns, scale))
 
     def save(self, path: Path | str, seconds: float | None = None, **options: Any) -> Path:
@@ -154,7 +158,7 @@ class Images(NDArrayOperatorsMixin):
         conditions = {name: np.array(values)[index].tolist() for name, values in self.conditions.items()}
         origin = {k: v for k, v in self.origin.items() if k not in ("seed", "seeds", "number")}
         origin |= seeds_entry(seeds) | {name.removesuffix("s"): values for name, values in conditions.items()}
-        return Images(rows, self.spec, seeds, self.columns, labels, origin, conditions)
+        return Images(rows, self.spec, seeds, self.columns, labels, origin, conditions, self.bare)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.array, dtype, copy=copy)

@@ -125,13 +125,19 @@ def save(path: Path | str, image: np.ndarray, origin: Origin | None = None) -> P
 
 
 def save_film(
-    path: Path | str, frames: np.ndarray, seconds: float = 3.0, hold: float = 0.0, origin: Origin | None = None
+    path: Path | str,
+    frames: np.ndarray,
+    seconds: float = 3.0,
+    hold: float = 0.0,
+    origin: Origin | None = None,
+    lossless: bool = True,
 ) -> Path:
     """Write uint8 (N, H, W, C) frames as .webp, .gif or .mp4, or as one strip (any other image ending).
 
     Args:
         seconds: length of the film.
         hold: extra seconds of the last frame.
+        lossless: of .webp; photographs take five times less space without.
     Raises:
         ReverieError: mp4 without the ``video`` extra.
         UsageError: no frames.
@@ -145,7 +151,7 @@ def save_film(
         film = [to_image(frame) for frame in frames.repeat(scale, 1).repeat(scale, 2)]
         duration = [max(10, round(1000 * seconds / len(frames)))] * len(frames)
         duration[-1] += round(1000 * hold)
-        options: dict[str, Any] = {"lossless": True} if ending == ".webp" else {}
+        options: dict[str, Any] = {"lossless": lossless} if ending == ".webp" else {}
         options |= pillow_options(path, origin)
         with atomic(path) as temporary:
             film[0].save(temporary, save_all=True, append_images=film[1:], duration=duration, loop=0, **options)
