@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reverie.core.verbs import Frame
     from reverie.data import open_data
     from reverie.data import open_data as data
+    from reverie.dreaming.deepdream import dream
     from reverie.editing.walks import interpolate
     from reverie.evaluation.run import evaluate
     from reverie.inference.folder import sample_into
@@ -53,6 +54,7 @@ _HOMES = {  # public names by the module that holds them, each imported when it 
     "core.registry": ("list_models", "register"),
     "core.verbs": ("Frame",),
     "data": ("open_data",),
+    "dreaming.deepdream": ("dream",),
     "editing.walks": ("interpolate",),
     "evaluation.run": ("evaluate",),
     "inference.folder": ("sample_into",),

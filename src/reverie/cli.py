@@ -28,6 +28,7 @@ use
   mix RUN                 style mixing of a StyleGAN
   restore RUN TASK IMAGE  denoise, inpaint, super-resolution, colorize reverie restore RUN inpaint --mask left-half
   translate RUN IMAGE     an image of one domain as one of another     reverie translate runs/pix2pix-emoji a.png
+  dream IMAGE             DeepDream, and films that zoom into it       reverie dream cat.jpg --film zoom.webp
   forward RUN             the forward process of diffusion: images under ever more noise
   view RUN [VIEW]         samples, latent-map, trajectory ... of a run as an image
 

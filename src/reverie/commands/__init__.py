@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reverie.commands.distill import distill
+from reverie.commands.dream import dream
 from reverie.commands.evaluate import evaluate
 from reverie.commands.exchange import export, import_
 from reverie.commands.know import data, doctor, models, weights
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {  # whose flags depend on th
         traverse,
         mix,
         restore,
+        dream,
         doctor,
         export,
         import_,

@@ -1,0 +1,370 @@
+"""DeepDream: a photograph changed until a network sees more of what it sees in it.
+
+Mordvintsev, Olah and Tyka, "Inceptionism: going deeper into neural networks", Google research blog, 2015, and their
+notebook google/deepdream. Gradient ascent on the weighted mean of the L2 norms of several layers' activations, over
+octaves, coarse to fine. Each octave begins from the dream of the one before, enlarged, and from the detail that the
+photograph lost in the smaller one: the photograph at this size minus its smaller self, enlarged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reverie.core.batch import Batch
+from reverie.core.cache import Progress
+from reverie.core.errors import UsageError, argument, of_argument
+from reverie.core.noise import fold
+from reverie.core.precision import pick_device, pick_precision
+from reverie.core.values import check_seeds, integer, number
+from reverie.core.verbs import Frame
+from reverie.dreaming.canvas import Canvas, Level, Loss, Pixels, paint
+from reverie.dreaming.photo import open_photo, to_images
+from reverie.dreaming.tiles import Statistics, Window, evaluate, tiling
+from reverie.inference.origin import plain_option
+from reverie.media.images import Images
+from reverie.nets.features import Features
+from reverie.pretrained import networks
+from reverie.training.progress import shows_progress
+
+Layers = str | Sequence[str] | Mapping[str, float]  # "relu4_3=1,relu5_1=0.5", names, or weights by name
+_SMALLEST = 64  # pixels of the shorter side of an octave
+_GUIDE_SIDE = 224  # pixels of the longer side of a guide: more positions find no better match
+_PROCESS = 6e8  # bytes of a process with a network
+_COPIES = 10  # of the image: the canvas, its gradient, the photograph, shifted ones ...
+DEFAULTS = {"vgg16": {"relu4_3": 1.0, "relu5_1": 1.0}}
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The weighted mean of the L2 norms of layers' activations, each divided by the root of their number.
+
+    With a guide, that of a layer is how well its activations match the guide's: the largest scalar product of each
+    position with a position of the guide, the mean over positions, divided by the guide's norm.
+
+    Args:
+        weights: by layer.
+        guides: the guide's activations by layer, (positions, channels).
+    """
+
+    weights: Mapping[str, float]
+    guides: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> Sequence[str]:
+        return [*self.weights]
+
+    def statistics(self, features: Mapping[str, Tensor], windows: Mapping[str, Window]) -> Statistics:
+        sums: Statistics = {}
+        for layer, x in features.items():
+            guide, wide = self.guides.get(layer), x if x.dtype == torch.float64 else x.float()
+            if guide is None:
+                sums[layer] = wide.square().sum()
+            elif x.numel():
+                sums[layer] = (positions(wide) @ guide.to(wide).mT).amax(2).sum()
+            else:
+                sums[layer] = wide.sum()
+            count = x.numel() if guide is None else x[:, 0].numel()
+            sums[f"{layer} number"] = wide.new_tensor(float(count))
+        return sums
+
+    def loss(self, statistics: Statistics) -> dict[str, Tensor]:
+        means = {layer: statistics[layer] / statistics[f"{layer} number"] for layer in self.weights}
+        values = {
+            layer: mean / self.guides[layer].float().square().sum(1).mean().sqrt()
+            if layer in self.guides
+            else mean.clamp(min=1e-12).sqrt()
+            for layer, mean in means.items()
+        }
+        total = sum(abs(weight) for weight in self.weights.values())
+        mean = torch.stack([self.weights[layer] / total * value for layer, value in values.items()]).sum()
+        return {"loss": -mean, **values}
+
+
+def positions(x: Tensor) -> Tensor:
+    """Activations (B, C, H, W) or (B, C) to (B, H W or 1, C)."""
+    return x.flatten(2).mT if x.ndim == 4 else x[:, None]
+
+
+class NormalisedDescent(torch.optim.Optimizer):
+    """x - lr * gradient / mean |gradient|, clipped to [-1, 1]: every step changes pixels by lr in the mean."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], lr: float):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(p.grad, alpha=group["lr"] / (float(p.grad.abs().mean()) + 1e-12)).clamp_(-1, 1)
+
+
+@dataclass(frozen=True)
+class Dreamer:
+    """A network and how it dreams.
+
+    Attributes:
+        features: of the network.
+        objective: what rises.
+        octaves: sizes of the image, of which the last is its own.
+        octave_scale: ratio of one size to the one before.
+        steps: of each octave.
+        loops: how often; the dream is the photograph of the next loop.
+        lr: mean change of a pixel in a step; images span 2.
+        jitter: pixels by which a step shifts the image at most, at random, so that the network's grid leaves no trace.
+        memory: of all of it in bytes; what takes more is computed tile by tile.
+    """
+
+    features: Features
+    objective: Norms
+    octaves: int = 4
+    octave_scale: float = 1.4
+    steps: int = 10
+    loops: int = 1
+    lr: float = 0.012
+    jitter: int = 32
+    memory: float = 4e9
+
+    def stream(self, photo: Tensor, seed: int = 0) -> Iterator[Frame]:
+        """The dream of a photograph (1, C, H, W) in [-1, 1]: a frame after each step; the last renders the dream."""
+        device = str(next(self.features.network.parameters(), photo).device)
+        for loop in range(self.loops):
+            canvas = Canvas(self._levels(photo), lambda parameters: NormalisedDescent(parameters, self.lr))
+            for frame in paint(canvas, fold(seed, loop), device=device):
+                yield replace(frame, progress=(loop + frame.progress) / self.loops)
+            photo = canvas.image().cpu()
+
+    def film(self, photo: Tensor, images: int, zoom: float, seed: int = 0) -> Iterator[Frame]:
+        """A zoom into a dream: the frames of each image, whose last has progress 1.
+
+        Args:
+            images: each is the one before, enlarged and dreamed on.
+            zoom: enlargement from one to the next.
+        """
+        for index in range(images):
+            for frame in (self.onward if index else self).stream(photo, fold(seed, index) if index else seed):
+                yield frame
+            photo = zoomed(frame.render()["image"].cpu(), zoom)
+
+    @property
+    def onward(self) -> Dreamer:
+        """What dreams the next image of a film: few steps, since most of the dream is there."""
+        return replace(self, octaves=min(2, self.octaves), steps=max(1, self.steps // 3), loops=1)
+
+    def count(self, shape: Sequence[int]) -> int:
+        """Steps of one dream of an image of (height, width) pixels."""
+        return self.loops * self.steps * len(self.shapes(shape))
+
+    def shapes(self, shape: Sequence[int]) -> list[tuple[int, int]]:
+        """The octaves of an image of (height, width) pixels, without those in which the layers have few positions."""
+        strides = [self.features.layers[self.features.resolve(layer)].stride for layer in self.objective.layers]
+        least = max(_SMALLEST, 5 * max(strides))
+        scales = [self.octave_scale**-octave for octave in reversed(range(self.octaves))]
+        sizes = [(max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))) for scale in scales]
+        return [*(size for size in sizes[:-1] if min(size) >= least), sizes[-1]]
+
+    def _levels(self, photo: Tensor) -> list[Level]:
+        shapes = self.shapes(photo.shape[2:])
+        levels = [Level(Pixels(shape, photo.shape[1]), self._loss(shape), self.steps) for shape in shapes]
+        levels[0].image.set(resampled(photo, shapes[0]))
+        for level, smaller, shape in zip(levels[1:], shapes, shapes[1:], strict=False):
+            level.begin = partial(with_detail, photo=photo, smaller=smaller, shape=shape)
+        return levels
+
+    def _loss(self, shape: tuple[int, int]) -> Loss:
+        budget = self.memory - _PROCESS - _COPIES * 12 * shape[0] * shape[1]
+        tiles = tiling(self.features, self.objective.layers, shape, budget)
+
+        def loss(image: Tensor, batch: Batch) -> dict[str, Tensor]:
+            shifts = batch.rng.integers(2 * self.jitter + 1, 2)[0].sub(self.jitter).tolist()
+            return evaluate(self.features, self.objective, seen(image.roll(shifts, (2, 3)), self.features), tiles)
+
+        return loss
+
+
+def resampled(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """(B, C, h, w) to (B, C, H, W) by antialiased linear interpolation, which leaves no value outside the image's."""
+    return F.interpolate(image, tuple(shape), mode="bilinear", antialias=True, align_corners=False)
+
+
+def with_detail(dream: Tensor, photo: Tensor, smaller: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """A dream of an octave ``smaller``, enlarged to ``shape``, with the detail that the photograph lost in it."""
+    photo = photo.to(dream.device)
+    lost = resampled(photo, shape) - resampled(resampled(photo, smaller), shape)
+    return resampled(dream, shape) + lost
+
+
+def zoomed(image: Tensor, zoom: float) -> Tensor:
+    """The middle of an image, enlarged to its size: (B, C, H, W)."""
+    matrix = torch.tensor([[1 / zoom, 0.0, 0.0], [0.0, 1 / zoom, 0.0]], device=image.device).expand(len(image), 2, 3)
+    grid = F.affine_grid(matrix, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, "bicubic", "reflection", align_corners=False).clamp(-1, 1)
+
+
+def seen(image: Tensor, features: Features) -> Tensor:
+    """An image as a network takes it: in grey where the network is one of grey images."""
+    if features.channels > 1 or image.shape[1] == 1:
+        return image
+    return (image * torch.tensor(_LUMA, device=image.device).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def dreamer(
+    net: str = "vgg16",
+    layers: Layers | None = None,
+    octaves: int = 4,
+    octave_scale: float = 1.4,
+    steps: int = 10,
+    loops: int = 1,
+    guide: Any = None,
+    lr: float = 0.012,
+    jitter: int = 32,
+    memory: float = 4.0,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> Dreamer:
+    """A network that dreams; its ``stream`` and ``film`` are those of ``dream``, whose arguments these are.
+
+    Raises:
+        UsageError: an unknown network or layer, or an argument out of its range.
+    """
+    octaves, steps = integer(argument("octaves"), octaves, 1, 100), integer(argument("steps"), steps, 1, 100_000)
+    loops, jitter = integer(argument("loops"), loops, 1, 1000), integer(argument("jitter"), jitter, 0, 10_000)
+    lr, memory = number(argument("lr"), lr, 0), number(argument("memory"), memory, 0)
+    if number(argument("octave_scale"), octave_scale, 1) == 1 and octaves > 1:
+        raise UsageError(f"{argument('octave_scale')} must be above 1 where there are several octaves.")
+    place = pick_device(device)
+    dtype = torch.bfloat16 if pick_precision(precision, place).bf16 else torch.float32
+    features = networks.features(net, place, dtype, progress)
+    weights = layer_weights(layers, features, net)
+    guides = {} if guide is None else guide_features(features, guide, list(weights))
+    objective = Norms(weights, guides)
+    return Dreamer(features, objective, octaves, octave_scale, steps, loops, lr, jitter, memory * 1e9)
+
+
+def layer_weights(layers: Layers | None, features: Features, net: str) -> dict[str, float]:
+    """Layers with their weights; without any those that suit the network.
+
+    Raises:
+        UsageError: an unknown layer, or a weight that is no number.
+    """
+    if layers is None:
+        layers = networks.NETWORKS[net].dream
+    if isinstance(layers, str):
+        pairs = [text.partition("=") for text in layers.split(",") if text.strip()]
+        layers = {
+            name.strip(): _weight(name, text) for name, equals, text in pairs for text in [text if equals else "1"]
+        }
+    weights = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, 1.0)
+    weights = {name: number(argument("layers"), weight) for name, weight in weights.items()}
+    if not any(weights.values()):
+        raise UsageError(f"{argument('layers')} must be at least one layer with a weight, as relu4_3=1,relu5_1=0.5.")
+    for name in weights:
+        features.resolve(name)
+    return weights
+
+
+def _weight(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{argument('layers')}: {name}={text} has no number for a weight.") from None
+
+
+@torch.no_grad()
+def guide_features(features: Features, guide: Any, layers: Sequence[str]) -> dict[str, Tensor]:
+    """The activations of a guide by layer, (positions, channels)."""
+    image = open_photo(guide, name="guide")
+    if max(image.shape[2:]) > _GUIDE_SIDE:
+        image = open_photo(guide, _GUIDE_SIDE, "guide")
+    device = next(features.network.parameters(), image).device
+    with of_argument("guide"):
+        maps = features(seen(image.to(device), features), layers)
+    return {layer: positions(x)[0] for layer, x in maps.items()}
+
+
+@shows_progress
+def dream(
+    image: Any,
+    net: str = "vgg16",
+    layers: Layers | None = None,
+    octaves: int = 4,
+    octave_scale: float = 1.4,
+    steps: int = 10,
+    loops: int = 1,
+    guide: Any = None,
+    size: int | None = None,
+    lr: float = 0.012,
+    jitter: int = 32,
+    frames: int = 1,
+    zoom: float = 1.05,
+    seed: int = 0,
+    memory: float = 4.0,
+    device: str = "auto",
+    precision: str = "auto",
+    each: Callable[[Images], None] | None = None,
+    progress: Progress | None = None,
+) -> Images:
+    """DeepDream: an image in which a network sees more of what it sees in it, at the image's own size.
+
+    Args:
+        image: a file, a Pillow image or uint8 (H, W, C); grey ones stay grey.
+        net: a pretrained network.
+        layers: what rises: {"relu4_3": 1.0, ...}, names, or "relu4_3=1,relu5_1=0.5"; early layers give strokes, later
+            ones textures, the last ones parts of animals and buildings. By default those that suit the network.
+        octaves: sizes of the image, of which the last is its own.
+        octave_scale: ratio of one size to the one before.
+        steps: of each octave.
+        loops: how often; the dream is the photograph of the next loop.
+        guide: an image whose features the dream is drawn to.
+        size: of the longer side in pixels; None: the image's own.
+        lr: mean change of a pixel in a step; images span 2.
+        jitter: pixels by which a step shifts the image at most, at random.
+        frames: images of a zoom into the dream, for ``.save("zoom.webp", seconds=5)``.
+        zoom: enlargement from one of them to the next.
+        seed: of the shifts.
+        memory: of all of it in GB; an image that takes more is computed tile by tile, with equal results.
+        precision: arithmetic of the network: auto, fp32 or bf16.
+        each: called with each image once it is there.
+        progress: called after each step, (done, total, description).
+    Raises:
+        UsageError: an unknown network or layer, an image too small for one, an argument out of its range.
+    """
+    frames, zoom = integer(argument("frames"), frames, 1, 10_000), number(argument("zoom"), zoom, 1)
+    check_seeds(seed)
+    photo = open_photo(image, size)
+    dreams = dreamer(
+        net, layers, octaves, octave_scale, steps, loops, guide, lr, jitter, memory, device, precision, progress
+    )
+    made_by = {"verb": "dream", "image": plain_option(image), "network": dreams.features.name} | {
+        "layers": dict(dreams.objective.weights),
+        "octaves": octaves,
+        "octave_scale": octave_scale,
+        "steps": steps,
+        "loops": loops,
+        "guide": plain_option(guide),
+        "size": size,
+        "lr": lr,
+        "jitter": jitter,
+        "frames": frames,
+        "zoom": zoom,
+        "seed": seed,
+    }
+    shape, rows = photo.shape[2:], []
+    total = dreams.count(shape) + (frames - 1) * dreams.onward.count(shape)
+    for done, frame in enumerate(dreams.film(photo, frames, zoom, seed), 1):
+        if progress:
+            progress(done, total, "dreaming")
+        if frame.progress == 1:
+            rows.append(to_images(frame.render()["image"], seeds=[seed], origin=made_by))
+            if each:
+                each(rows[-1])
+    return Images(np.concatenate([row.array for row in rows]), origin=made_by, bare=True)

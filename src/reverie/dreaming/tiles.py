@@ -1,0 +1,245 @@
+"""A loss on a network's activations, tile by tile: the memory of a tile, the value and gradient of the whole image.
+
+An ``Objective`` is a function of sums over positions: squares of activations, Gram matrices, squared differences to a
+target. A first pass adds up the sums of all tiles without gradients; the loss has a gradient g with respect to them; a
+second pass backpropagates <g, sums of a tile> tile by tile.
+
+A tile is evaluated with a halo as wide as the network sees, so its activations equal those of the whole image, whose
+borders keep the network's own padding. How far a network sees is measured: a NaN in one pixel reaches the activations
+that depend on it, and no others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from reverie.core.errors import UsageError, argument
+from reverie.nets.features import Features
+
+Window = tuple[slice, slice]  # rows and columns of a map
+Statistics = dict[str, Tensor]
+
+_PROBES = (96, 192, 384, 768, 1536)  # sides in pixels; their differences are multiples of every stride 2^a or 3 * 2^a
+_GRID = 64  # pixels; tiles begin at multiples of it, and so of every stride that divides it
+_PASSES = 2.0  # memory of a forward and a backward pass, over that of the activations which autograd keeps
+
+
+class Objective(Protocol):
+    """A loss that depends on the activations of some layers by sums over positions alone.
+
+    Attributes:
+        layers: their names.
+    """
+
+    layers: Sequence[str]
+
+    def statistics(self, features: Mapping[str, Tensor], windows: Mapping[str, Window]) -> Statistics:
+        """Sums over positions, by name: those of two tiles add up to those of both.
+
+        Args:
+            features: (B, channels, h, w) by layer; h or w may be 0.
+            windows: what part of a layer's map that is: it belongs to ``target[layer][..., *windows[layer]]``.
+        """
+
+    def loss(self, statistics: Statistics) -> dict[str, Tensor]:
+        """{"loss": scalar, **scalars} of the sums over all positions."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of an image, and what it adds to the maps of layers.
+
+    Attributes:
+        part: of the image, with its halo.
+        windows: by layer, of the map of the whole image.
+        inner: by layer, the same activations in the map of the part.
+    """
+
+    part: Window
+    windows: Mapping[str, Window]
+    inner: Mapping[str, Window]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How images are cut.
+
+    Attributes:
+        side: of a tile without its halo, in pixels: a multiple of 64.
+        halo: pixels around a tile on which its activations depend: a multiple of 64.
+        strides: pixels per activation, by layer.
+    """
+
+    side: int
+    halo: int
+    strides: Mapping[str, int]
+
+    def tiles(self, shape: Sequence[int]) -> Iterator[Tile]:
+        """The tiles of an image of (height, width) pixels, row by row; every activation is in one of them."""
+        for cuts in product(*(_cuts(extent, self.side) for extent in shape)):
+            ends = [(max(0, low - self.halo), None if high is None else high + self.halo) for low, high in cuts]
+            part, windows, inner = (slice(*ends[0]), slice(*ends[1])), {}, {}
+            for layer, stride in self.strides.items():
+                windows[layer] = (_slice(cuts[0], 0, stride), _slice(cuts[1], 0, stride))
+                inner[layer] = (_slice(cuts[0], ends[0][0], stride), _slice(cuts[1], ends[1][0], stride))
+            yield Tile(part, windows, inner)
+
+
+def _cuts(extent: int, side: int) -> list[tuple[int, int | None]]:
+    """Tiles along a side of an image, nearly equal; the last has no end: it takes what is left of each map."""
+    even = extent / math.ceil(extent / side)
+    starts = range(0, extent, math.ceil(even / _GRID) * _GRID)
+    return [*pairwise(starts), (starts[-1], None)]
+
+
+def _slice(cut: tuple[int, int | None], origin: int, stride: int) -> slice:
+    low, high = cut
+    return slice((low - origin) // stride, None if high is None else (high - origin) // stride)
+
+
+def evaluate(
+    features: Features, objective: Objective, image: Tensor, tiling: Tiling | None = None
+) -> dict[str, Tensor]:
+    """An objective's loss and scalars on an image (B, C, H, W); the loss backpropagates to the image.
+
+    Args:
+        tiling: None evaluates the image at once.
+    """
+    if tiling is None:
+        every = dict.fromkeys(objective.layers, (slice(None), slice(None)))
+        return objective.loss(objective.statistics(features(image, objective.layers), every))
+    tiles = list(tiling.tiles(image.shape[2:]))
+    sums: Statistics = {}
+    with torch.no_grad():
+        for tile in tiles:
+            for name, value in _statistics(features, objective, image[..., *tile.part], tile).items():
+                sums[name] = sums[name] + value if name in sums else value
+    with torch.enable_grad():
+        sums = {name: value.detach().requires_grad_() for name, value in sums.items()}
+        scalars = objective.loss(sums)
+        slopes = dict(zip(sums, torch.autograd.grad(scalars["loss"], [*sums.values()], allow_unused=True), strict=True))
+    scalars = {name: value.detach() for name, value in scalars.items()}
+    if torch.is_grad_enabled() and image.requires_grad:
+        scalars["loss"] = _Loss.apply(image, scalars["loss"], features, objective, tiles, slopes)
+    return scalars
+
+
+def _statistics(features: Features, objective: Objective, part: Tensor, tile: Tile) -> Statistics:
+    maps = features(part, objective.layers)
+    return objective.statistics({name: maps[name][..., *tile.inner[name]] for name in maps}, tile.windows)
+
+
+class _Loss(torch.autograd.Function):
+    """A loss whose gradient with respect to the image is computed tile by tile."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        loss: Tensor,
+        features: Features,
+        objective: Objective,
+        tiles: Sequence[Tile],
+        slopes: Mapping[str, Tensor | None],
+    ) -> Tensor:
+        ctx.save_for_backward(image)
+        ctx.arguments = features, objective, tiles, slopes
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> Any:
+        (image,), (features, objective, tiles, slopes) = ctx.saved_tensors, ctx.arguments
+        gradient = torch.zeros_like(image)
+        for tile in tiles:
+            with torch.enable_grad():
+                part = image[..., *tile.part].detach().requires_grad_()
+                sums = _statistics(features, objective, part, tile)
+                terms = [(slope * sums[name]).sum() for name, slope in slopes.items() if slope is not None]
+                (slope,) = torch.autograd.grad(torch.stack(terms).sum(), part)
+            gradient[..., *tile.part] += slope
+        return gradient.mul_(outputs[0]), None, None, None, None, None
+
+
+def tiling(features: Features, layers: Sequence[str], shape: Sequence[int], memory: float) -> Tiling | None:
+    """The largest tiles that fit into some memory; None if an image does as a whole.
+
+    Args:
+        shape: (height, width) of the image in pixels.
+        memory: bytes for the activations of a step and their gradients.
+    Raises:
+        UsageError: not even the smallest tile fits, or a layer depends on the whole image.
+    """
+    per_pixel = _PASSES * _kept(features, layers)
+    if shape[0] * shape[1] * per_pixel <= memory:
+        return None
+    halo, strides = _sight(features, layers)
+    side = (math.isqrt(int(memory / per_pixel)) - 2 * halo) // _GRID * _GRID
+    if side < _GRID:
+        least = (_GRID + 2 * halo) ** 2 * per_pixel / 1e9
+        raise UsageError(
+            f"A tile of {', '.join(layers)} of {features.name} takes {least:.2g} GB of memory, and there are "
+            f"{memory / 1e9:.2g} for it. Raise {argument('memory')}, or take a layer that is less deep."
+        )
+    return Tiling(side, halo, strides)
+
+
+def _probe(features: Features, side: int) -> Tensor:
+    device = next(features.network.parameters(), next(features.network.buffers(), torch.zeros(()))).device
+    return torch.zeros(1, features.channels, side, side, device=device)
+
+
+def _kept(features: Features, layers: Sequence[str]) -> float:
+    """Bytes that autograd keeps per pixel of an image."""
+    weights = {tensor.data_ptr() for tensor in (*features.parameters(), *features.buffers())}
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in weights:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
+        maps = features(_probe(features, _PROBES[0]).requires_grad_(), layers)
+    kept = sum(sizes.values()) / _PROBES[0] ** 2
+    del maps  # until here: storages that are freed would lend their addresses to others
+    return kept
+
+
+@torch.no_grad()
+def _sight(features: Features, layers: Sequence[str]) -> tuple[int, dict[str, int]]:
+    """How far activations depend on pixels beside their own, rounded up to the grid, and strides by layer."""
+    before = dict.fromkeys(layers, 0)
+    for smaller, side in pairwise((0, *_PROBES)):
+        image, middle = _probe(features, side), side // 2
+        image[..., middle, middle] = math.nan
+        maps = features(image, layers)
+        if any(x.ndim != 4 for x in maps.values()):
+            break
+        touched = {layer: x.isnan().any(1)[0] for layer, x in maps.items()}  # (h, w)
+        strides = {layer: (side - smaller) / max(1, len(x) - before[layer]) for layer, x in touched.items()}
+        before = {layer: len(x) for layer, x in touched.items()}
+        ends = {layer: x.nonzero().aminmax(dim=0) for layer, x in touched.items()}  # first and last (row, column)
+        inside = all(low.min() > 0 and high.max() < before[layer] - 1 for layer, (low, high) in ends.items())
+        if inside and smaller:
+            if any(_GRID % stride for stride in strides.values()):
+                break
+            steps = {layer: int(stride) for layer, stride in strides.items()}
+            reach = max(
+                max(int(high.max()) * steps[layer] - middle, middle - int(low.min()) * steps[layer]) + steps[layer] - 1
+                for layer, (low, high) in ends.items()
+            )
+            return math.ceil(reach / _GRID) * _GRID, steps
+        if side >= 768 and any(x.all() for x in touched.values()):
+            break
+    raise UsageError(
+        f"{', '.join(layers)} of {features.name} depend on the whole image, so it cannot be cut into tiles. Choose a "
+        f"smaller {argument('size')}, more {argument('memory')}, or layers that are less deep."
+    )

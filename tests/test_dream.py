@@ -1,0 +1,265 @@
+"""DeepDream keeps what the network does not change, raises what it should, and is the same in tiles."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from reverie.cli import main
+from reverie.core.errors import UsageError
+from reverie.dreaming import deepdream
+from reverie.dreaming.deepdream import Dreamer, Norms, dream, guide_features, layer_weights, with_detail, zoomed
+from reverie.dreaming.photo import to_images
+from reverie.dreaming.tiles import Tiling, _sight, evaluate, tiling
+from reverie.nets.features import Features
+from reverie.nets.vgg import VGG
+
+GENERATOR = torch.Generator().manual_seed(0)
+PHOTO = torch.rand(1, 3, 90, 70, generator=GENERATOR) * 2 - 1
+DEEP = "relu3_3"
+
+
+def vgg(dtype=torch.float32) -> Features:
+    torch.manual_seed(0)
+    network = VGG(16)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    return Features(network.to(dtype), name="vgg16")
+
+
+NET = vgg()
+
+
+@pytest.fixture(autouse=True)
+def network(monkeypatch):
+    """vgg16 with random weights: the names of its layers, without its megabytes."""
+    monkeypatch.setattr(deepdream.networks, "features", lambda *_, **__: NET)
+
+
+def bytes_of(photo: torch.Tensor) -> np.ndarray:
+    return to_images(photo).array[0]
+
+
+# Octaves
+
+
+def test_a_dream_without_steps_of_any_size_is_the_photograph_to_the_byte():
+    assert np.array_equal(dream(bytes_of(PHOTO), layers=DEEP, lr=0.0, steps=1, loops=2).array[0], bytes_of(PHOTO))
+
+
+def test_an_octave_gets_back_exactly_the_detail_that_it_lost():
+    smaller = deepdream.resampled(PHOTO, (40, 31))
+    lost = PHOTO - deepdream.resampled(smaller, (90, 70))
+    assert lost.abs().max() > 0.5
+    torch.testing.assert_close(with_detail(smaller, PHOTO, (40, 31), (90, 70)), PHOTO)
+    change = torch.full_like(smaller, 0.25)
+    torch.testing.assert_close(with_detail(smaller + change, PHOTO, (40, 31), (90, 70)), PHOTO + 0.25)
+
+
+def test_octaves_end_at_the_photograph_and_leave_out_those_too_small_for_the_layers():
+    dreamer = Dreamer(NET, Norms({"relu4_3": 1.0}), octaves=4, octave_scale=1.5)
+    assert dreamer.shapes((300, 200)) == [(133, 89), (200, 133), (300, 200)]
+    assert dreamer.shapes((16, 9)) == [(16, 9)]
+
+
+# What rises
+
+
+def test_every_layer_asked_for_rises_over_a_dream():
+    objective = Norms({"relu2_1": 1.0, DEEP: 0.5})
+    dreamer = Dreamer(NET, objective, octaves=1, steps=6)
+    with torch.no_grad():
+        before = evaluate(NET, objective, PHOTO)
+    *_, last = dreamer.stream(PHOTO)
+    with torch.no_grad():
+        after = evaluate(NET, objective, last.render()["image"])
+    assert all(after[layer] > 1.1 * before[layer] for layer in objective.layers)
+    weighted = (before["relu2_1"] + 0.5 * before[DEEP]) / 1.5
+    torch.testing.assert_close(-before["loss"], weighted)
+    torch.testing.assert_close(before[DEEP], NET(PHOTO, [DEEP])[DEEP].square().mean().sqrt())
+
+
+def test_a_guide_pulls_the_dream_to_its_features_more_than_a_dream_without_one():
+    guide = to_images(PHOTO.flip(1).roll(9, 3).mul(0.3).add(0.5))
+    objective = Norms({DEEP: 1.0}, guide_features(NET, guide, [DEEP]))
+
+    def match(options) -> float:
+        image = deepdream.open_photo(dream(bytes_of(PHOTO), layers=DEEP, octaves=1, steps=5, **options))
+        with torch.no_grad():
+            return -float(evaluate(NET, objective, image)["loss"])
+
+    start, free, guided = match({"lr": 0.0}), match({}), match({"guide": guide})
+    assert guided > free and guided > 1.1 * start
+
+
+def test_the_same_seed_is_the_same_dream_and_another_is_another():
+    options = {"layers": "relu2_1", "octaves": 1, "steps": 2}
+    first, again, other = (dream(bytes_of(PHOTO), seed=seed, **options).array for seed in (3, 3, 4))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+# Tiles
+
+
+class Everything:
+    """Norms, a Gram matrix and a squared difference to a target, in one objective."""
+
+    layers = ("relu1_1", "relu2_2")
+
+    def __init__(self, target):
+        self.target = target
+
+    def statistics(self, features, windows):
+        deep, fine = features["relu2_2"], features["relu1_1"]
+        x = deep.flatten(2)
+        difference = deep - self.target[..., *windows["relu2_2"]]
+        number = torch.tensor(float(deep.numel()), dtype=deep.dtype)
+        return {"gram": x @ x.mT, "content": difference.square().sum(), "fine": fine.square().sum(), "n": number}
+
+    def loss(self, sums):
+        gram = sums["gram"] / sums["n"]
+        loss = (gram - gram.detach().mean()).square().sum() + sums["content"] / sums["n"] - sums["fine"].sqrt()
+        return {"loss": loss, "content": sums["content"]}
+
+
+@pytest.mark.parametrize("shape", [(150, 70), (64, 129)])
+def test_tiles_give_the_loss_and_the_gradient_of_the_whole_image(shape):
+    features = vgg(torch.float64)
+    image = torch.rand(1, 3, *shape, generator=GENERATOR, dtype=torch.float64) * 2 - 1
+    objective = Everything(features(image.flip(3), ["relu2_2"])["relu2_2"].detach())
+    halo, strides = _sight(features, objective.layers)
+    tiles = Tiling(64, halo, strides)
+    assert len(list(tiles.tiles(shape))) > 1
+    results = []
+    for cut in (None, tiles):
+        x = image.clone().requires_grad_()
+        scalars = evaluate(features, objective, x, cut)
+        scalars["loss"].backward()
+        results.append((scalars["loss"].detach(), scalars["content"].detach(), x.grad))
+    torch.testing.assert_close(*results, rtol=1e-11, atol=1e-13)
+
+
+def test_how_far_a_layer_sees_is_measured():
+    field = {"relu1_1": 3, "relu2_2": 14, DEEP: 40}  # pixels along a side, from VGG's kernels and strides
+    for layer, side in field.items():
+        halo, strides = _sight(NET, [layer])
+        assert halo == 64 >= side / 2 and strides == {layer: 2 ** (int(layer[4]) - 1)}
+
+
+def test_memory_decides_on_tiles_and_too_little_says_so():
+    assert tiling(NET, [DEEP], (500, 500), 1e9) is None
+    few, many = (tiling(NET, [DEEP], (4000, 3000), memory) for memory in (2e9, 5e8))
+    assert few.side > many.side >= 64
+    with pytest.raises(UsageError, match=r"takes .* GB of memory"):
+        tiling(NET, [DEEP], (4000, 3000), 1e6)
+
+
+def test_a_network_that_looks_at_the_whole_image_is_not_cut():
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+            self.norm = nn.GroupNorm(1, 2)
+
+        def forward(self, x):
+            return self.norm(self.conv(x))
+
+    with pytest.raises(UsageError, match="depend on the whole image"):
+        tiling(Features(Whole()), ["norm"], (4000, 3000), 1e7)
+
+
+def test_a_dream_in_tiles_is_the_dream_at_once(monkeypatch):
+    options = {"layers": "relu2_2", "octaves": 2, "octave_scale": 1.2, "steps": 2, "precision": "fp32"}
+    whole = dream(bytes_of(PHOTO), **options).array.astype(int)
+    monkeypatch.setattr(deepdream, "tiling", lambda f, layers, shape, memory: Tiling(64, 64, {"relu2_2": 2}))
+    assert np.abs(dream(bytes_of(PHOTO), **options).array - whole).max() <= 1
+
+
+# Films
+
+
+def test_a_zoom_has_no_border_and_keeps_the_middle():
+    image = torch.full((1, 3, 20, 31), 0.75)
+    torch.testing.assert_close(zoomed(image, 1.3), image)
+    ramp = torch.linspace(-1, 1, 31).expand(1, 3, 20, 31)
+    torch.testing.assert_close(zoomed(ramp, 1.0), ramp, rtol=0, atol=1e-5)
+    torch.testing.assert_close(zoomed(ramp, 2.0)[0, 0, 0, 6:-6], ramp[0, 0, 0, 6:-6] / 2, rtol=0, atol=0.01)
+
+
+def test_an_interrupted_film_keeps_its_frames(tmp_path, monkeypatch, capsys):
+    Image.fromarray(bytes_of(PHOTO)).save(tmp_path / "photo.png")
+    stream = Dreamer.stream
+
+    def interrupted(self, photo, seed=0):
+        if seed:
+            raise KeyboardInterrupt
+        yield from stream(self, photo, seed)
+
+    monkeypatch.setattr(Dreamer, "stream", interrupted)
+    film = tmp_path / "zoom.gif"
+    words = ["--layers", "relu2_1", "--octaves", "1", "--steps", "1", "--film", str(film), "--frames", "3"]
+    with pytest.raises(SystemExit, match="1"):
+        main(["dream", str(tmp_path / "photo.png"), *words])
+    assert "1 of 3 frames" in capsys.readouterr().err and Image.open(film).size == (140, 180)
+
+
+# Images and messages
+
+
+def file_of(kind: str) -> bytes:
+    grey = np.arange(16 * 20).reshape(16, 20)
+    images = {
+        "grey": Image.fromarray(grey.astype(np.uint8)),
+        "16-bit": Image.fromarray((grey * 200).astype(np.uint16)),
+        "rgba": Image.fromarray(np.stack([grey] * 4, 2).astype(np.uint8)),
+        "16-pixel": Image.fromarray(np.stack([grey[:, :16]] * 3, 2).astype(np.uint8)),
+        "wide": Image.fromarray(np.stack([np.tile(grey, (1, 10))] * 3, 2).astype(np.uint8)),
+    }
+    buffer = io.BytesIO()
+    images[kind].save(buffer, "png")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["grey", "16-bit", "rgba", "16-pixel", "wide"])
+def test_images_of_any_kind_keep_their_size_and_shape(tmp_path, kind, capsys):
+    (tmp_path / "a.png").write_bytes(file_of(kind))
+    main_ok(["dream", str(tmp_path / "a.png"), "--out", str(tmp_path / "b.png"), "--steps", "1", "--layers", "relu2_1"])
+    before, after = Image.open(tmp_path / "a.png"), Image.open(tmp_path / "b.png")
+    assert after.size == before.size and after.mode == ("L" if kind in ("grey", "16-bit") else "RGB")
+    assert f"{after.size[0]} x {after.size[1]} pixels" in capsys.readouterr().out
+
+
+def main_ok(words) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    assert exit_.value.code == 0
+
+
+def test_unknown_and_too_deep_layers_say_so():
+    with pytest.raises(UsageError, match=r"no layer 'relu9_1'"):
+        dream(bytes_of(PHOTO), layers="relu9_1")
+    with pytest.raises(UsageError, match="too small"):
+        dream(bytes_of(PHOTO)[:8, :8], layers="relu5_1", steps=1)
+    with pytest.raises(UsageError, match="no number"):
+        dream(bytes_of(PHOTO), layers="relu2_1=much")
+    with pytest.raises(UsageError, match="octave_scale must be above 1"):
+        dream(bytes_of(PHOTO), octave_scale=1.0)
+
+
+def test_layers_are_text_names_or_weights():
+    weights = {"relu2_1": 1.0, DEEP: 0.5}
+    assert layer_weights(f"relu2_1,{DEEP}=0.5", NET, "vgg16") == layer_weights(weights, NET, "vgg16") == weights
+    assert layer_weights([DEEP], NET, "vgg16") == {DEEP: 1.0}
+
+
+def test_a_network_of_grey_images_sees_luminance():
+    image = torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    luma = deepdream.seen(image, Features(nn.Conv2d(1, 1, 1), channels=1))
+    assert luma.shape == (1, 1, 2, 2) and math.isclose(float(luma[0, 0, 0, 0]), 0.299 - 0.114, abs_tol=1e-6)
