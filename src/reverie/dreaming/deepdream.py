@@ -241,9 +241,9 @@ def dreamer(
     lr, memory = number(argument("lr"), lr, 0), number(argument("memory"), memory, 0)
     if number(argument("octave_scale"), octave_scale, 1) == 1 and octaves > 1:
         raise UsageError(f"{argument('octave_scale')} must be above 1 where there are several octaves.")
-    place = pick_device(device)
-    dtype = torch.bfloat16 if pick_precision(precision, place).bf16 else torch.float32
-    features = networks.features(net, place, dtype, progress)
+    target_device = pick_device(device)
+    dtype = torch.bfloat16 if pick_precision(precision, target_device).bf16 else torch.float32
+    features = networks.features(net, target_device, dtype, progress)
     weights = layer_weights(layers, features, net)
     guides = {} if guide is None else guide_features(features, guide, list(weights))
     objective = Norms(weights, guides)

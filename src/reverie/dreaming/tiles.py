@@ -33,13 +33,11 @@ _PASSES = 2.0  # memory of a forward and a backward pass, over that of the activ
 
 
 class Objective(Protocol):
-    """A loss that depends on the activations of some layers by sums over positions alone.
+    """A loss that depends on the activations of some layers by sums over positions alone."""
 
-    Attributes:
-        layers: their names.
-    """
-
-    layers: Sequence[str]
+    @property
+    def layers(self) -> Sequence[str]:
+        """Their names."""
 
     def statistics(self, features: Mapping[str, Tensor], windows: Mapping[str, Window]) -> Statistics:
         """Sums over positions, by name: those of two tiles add up to those of both.
