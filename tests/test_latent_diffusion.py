@@ -18,7 +18,7 @@ from reverie.core.noise import Noise
 from reverie.core.precision import pick_precision
 from reverie.core.verbs import USED, verbs_of
 from reverie.data.batches import Batches, in_order
-from reverie.models.autoencoders import kl as codecs
+from reverie.models.autoencoders import perceptual
 from reverie.models.autoencoders.kl import AutoencoderKL, CodecLoss, autoencoder_kl
 from reverie.nets.vgg import VGG
 from reverie.training.checkpoint import load_checkpoint, newest_whole
@@ -161,20 +161,22 @@ def test_the_discriminators_phase_changes_only_the_discriminator(tiny):
 def test_lpips_joins_the_loss_and_reaches_the_encoder_but_not_the_checkpoint(monkeypatch):
     heads = {f"lin{i}": torch.rand(c) for i, c in enumerate((64, 128, 256, 512, 512))}
     pretrained = {"vgg16": VGG().state_dict(), "lpips-vgg": heads}
-    monkeypatch.setattr(codecs.weights, "load", pretrained.__getitem__)
+    monkeypatch.setattr(perceptual.weights, "load", lambda name, progress=None: pretrained[name])
     terms = (CodecLoss(perceptual_weight=weight) for weight in (0.0, 2.0))
-    plain, perceptual = (stirred(autoencoder_kl(16, 1, width=8, terms=term)) for term in terms)
-    perceptual.load_state_dict(plain.state_dict())
+    plain, model = (stirred(autoencoder_kl(16, 1, width=8, terms=term)) for term in terms)
+    model.load_state_dict(plain.state_dict())
     batches = [Batch({"x": torch.rand(2, 1, 16, 16)}) for _ in range(2)]
     batches[1]["x"] = batches[0]["x"]
-    codecs.perceptual_distance.cache_clear()
-    pairs = zip((plain, perceptual), batches, strict=True)
-    alone, metrics = (model.loss(batch, model.reconstruct(batch)) for model, batch in pairs)
-    codecs.perceptual_distance.cache_clear()
+    for pretrained_network in (perceptual.network, perceptual.lpips):
+        pretrained_network.cache_clear()
+    pairs = zip((plain, model), batches, strict=True)
+    alone, metrics = (codec.loss(batch, codec.reconstruct(batch)) for codec, batch in pairs)
+    for pretrained_network in (perceptual.network, perceptual.lpips):
+        pretrained_network.cache_clear()
     assert metrics["perceptual"] > 0
     torch.testing.assert_close(metrics["loss"] - alone["loss"], 2 * metrics["perceptual"])
     metrics["perceptual"].backward()
-    assert all(p.grad.abs().sum() > 0 for p in perceptual.encoder.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in model.encoder.parameters())
 
 
 # Diffusion over latents

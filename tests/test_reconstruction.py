@@ -7,7 +7,7 @@ import torch
 
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
-from reverie.evaluation.reconstruction import mse, psnr, ssim
+from reverie.evaluation.reconstruction import mse, psnr, relative_sharpness, ssim
 
 
 def pairs(count=3, channels=3, height=17, width=14):
@@ -70,3 +70,16 @@ def test_ssim_and_psnr_equal_torchmetrics():
     assert torch.allclose(ssim(a, b), windows[..., 5:-5, 5:-5].mean((1, 2, 3)), atol=2e-5)
     theirs = peak_signal_noise_ratio(b, a, data_range=2.0, reduction="none", dim=(1, 2, 3))
     assert torch.allclose(psnr(a, b), theirs, atol=1e-4)
+
+
+def test_sharpness_is_the_ratio_of_the_variances_of_the_laplacian():
+    a, _ = pairs()
+    assert relative_sharpness(a, a).tolist() == pytest.approx([1, 1, 1])
+    assert relative_sharpness(a, a / 2).tolist() == pytest.approx([1 / 4, 1 / 4, 1 / 4])
+    rows, columns = torch.meshgrid(torch.arange(6), torch.arange(6), indexing="ij")
+    stripes, checkers = (((-1.0) ** x).expand(1, 1, 6, 6) for x in (columns, rows + columns))
+    assert float(relative_sharpness(stripes, checkers)) == pytest.approx(4)  # Laplacians of +-4 and +-8
+    flat = torch.zeros(1, 1, 6, 6)
+    assert float(relative_sharpness(flat, flat + 1)) == 1
+    with pytest.raises(UsageError, match="3 by 3"):
+        relative_sharpness(a[..., :2], a[..., :2])

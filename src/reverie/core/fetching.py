@@ -127,8 +127,7 @@ def deb_files(data: bytes) -> dict[str, bytes]:
     while data[:8] == b"!<arch>\n" and start + 60 <= len(data):
         name, size = data[start : start + 16], int(data[start + 48 : start + 58])
         if name.startswith(b"data.tar"):
-            with tarfile.open(fileobj=io.BytesIO(data[start + 60 : start + 60 + size])) as tar:
-                return {m.name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m))}
+            return unpack(data[start + 60 : start + 60 + size])
         start += 60 + size + size % 2
     raise ValueError("not a Debian package")
 

@@ -18,7 +18,7 @@ from reverie.evaluation.base import Evaluation
 from reverie.evaluation.estimate import Estimate
 from reverie.evaluation.likelihood import MODERATE, likelihood
 from reverie.evaluation.passport import Refused, Score
-from reverie.evaluation.reconstruction import WINDOW, l1, mse, psnr, ssim
+from reverie.evaluation.reconstruction import WINDOW, l1, mse, psnr, relative_sharpness, ssim
 from reverie.inference.rows import device_of, reconstruct
 from reverie.media import Spec
 from reverie.media.medium import to_float
@@ -65,6 +65,13 @@ def lpips(evaluation: Evaluation) -> Iterator[Score]:
     yield from _compared(evaluation, {"lpips": LPIPS(vgg, weights.load("lpips-vgg", evaluation.progress))}, *compared)
 
 
+def sharpness(evaluation: Evaluation) -> Iterator[Score]:
+    """Sharpness of reconstructions over that of the originals, or of translations over that of their truth."""
+    _only_images(evaluation, "Sharpness")
+    compared = _reconstructions(evaluation) if evaluation.sets.truth is None else _translations(evaluation)
+    yield from _compared(evaluation, {"sharpness": relative_sharpness}, *compared)
+
+
 Measure = Callable[[Tensor, Tensor], Tensor]
 Pair = tuple[Tensor, Tensor]  # ground truth and output of the model, both (B, C, *shape)
 
@@ -104,6 +111,7 @@ _UNITS = {
     "psnr": "dB, mean over images",
     "ssim": "at most 1",
     "lpips": "VGG-16, v0.1",
+    "sharpness": "variance of the Laplacian over the original's",
 }
 
 

@@ -9,6 +9,7 @@ from reverie.core.errors import UsageError
 
 WINDOW = 11  # pixels, of SSIM
 PEAK = 2.0  # the span of samples, which are in [-1, 1]
+GREY_LEVEL = PEAK / 255
 
 
 def _same_shape(a: Tensor, b: Tensor) -> None:
@@ -63,3 +64,25 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
     return (luminance * structure).mean((1, 2, 3)).float()
+
+
+def relative_sharpness(a: Tensor, b: Tensor) -> Tensor:
+    """Variance of the Laplacian of ``b`` over that of ``a`` (B,), images (B, C, H, W) of at least 3 by 3 pixels.
+
+    1 is as sharp as ``a``, less is blurred, more is noisier. Variances below that of noise of one grey level count as it,
+    so flat images are as sharp as flat ones.
+
+    Raises:
+        UsageError: samples that are no images, or smaller ones.
+    """
+    _same_shape(a, b)
+    if a.ndim != 4 or min(a.shape[2:]) < 3:
+        raise UsageError(f"Sharpness needs images (B, C, H, W) of at least 3 by 3 pixels, not {[*a.shape]}.")
+
+    def variance(x: Tensor) -> Tensor:
+        x = x.double()
+        inner = x[..., 1:-1, 1:-1]
+        neighbours = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]
+        return (neighbours - 4 * inner).flatten(2).var(2, correction=0).mean(1).clamp(min=GREY_LEVEL**2)
+
+    return (variance(b) / variance(a)).float()

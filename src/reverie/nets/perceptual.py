@@ -27,11 +27,12 @@ def total_variation(images: Tensor) -> Tensor:
 
 
 def relative_error(x: Tensor, target: Tensor) -> Tensor:
-    """|x - target|^2 / |target|^2 of each row, in fp32: (B, ...) and (B or 1, ...) to (B,).
+    """|x - target|^2 / |target|^2 of each row, at least in fp32: (B, ...) and (B or 1, ...) to (B,).
 
     It has no unit, so losses of layers of any size, and of any network, have weights of the same order.
     """
-    x, target = x.float(), target.float()
+    if x.dtype != torch.float64:
+        x, target = x.float(), target.float()
     return (x - target).square().flatten(1).sum(1) / target.square().flatten(1).sum(1).clamp(min=1e-12)
 
 

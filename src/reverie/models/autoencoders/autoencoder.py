@@ -17,12 +17,13 @@ from reverie.core.annotations import Channels, Count, Range, Shape, Weight
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Output, Space
 from reverie.core.noise import Noise
+from reverie.models.autoencoders.perceptual import feature_error
 from reverie.nets import shapes
 from reverie.nets.convolutional import Decoder, Encoder
 from reverie.nets.dense import mlp
 from reverie.optim.phase import Phase, Stage, adamw
 
-Loss = Literal["mse", "l1", "bce"]
+Loss = Literal["mse", "l1", "bce", "perceptual"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Autoencoder(nn.Module):
         decoder: latents to images.
         output: what it makes.
         latent: numbers in a latent.
-        loss: "mse" mean (x - x')^2, "l1" mean |x - x'|, "bce" cross-entropy with pixels as probabilities.
+        loss: "mse" mean (x - x')^2, "l1" mean |x - x'|, "bce" cross-entropy with pixels as probabilities,
+            "perceptual" relative error of VGG-16's activations.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, output: Output, latent: int, loss: Loss = "mse"):
@@ -76,6 +78,7 @@ class Autoencoder(nn.Module):
         return Card(
             output=self.output,
             latents={"z": Space((self.latent_size,), encode="exact")},
+            weights=("vgg16",) if self.kind == "perceptual" else (),
             caution="Note: an autoencoder is not trained to decode N(0, I); poor images are the lesson. A vae is.",
         )
 
@@ -89,6 +92,8 @@ class Autoencoder(nn.Module):
     def reconstruction_loss(self, image: Tensor, target: Tensor) -> Tensor:
         """How far the reconstruction of an image is from a target, mean over pixels."""
         output = self.decoder(self.encoder(image)).float()
+        if self.kind == "perceptual":
+            return feature_error(torch.tanh(output / 2), target).mean()
         if self.kind == "bce":
             return F.binary_cross_entropy_with_logits(output, target.add(1).div(2))
         return F.mse_loss(output, target) if self.kind == "mse" else F.l1_loss(output, target)
@@ -100,7 +105,8 @@ class Autoencoder(nn.Module):
     def decode(self, latent: Tensor, **condition: Any) -> Tensor:
         """Latents (B, latent) to images (B, C, H, W)."""
         output = self.decoder(latent).float()
-        return torch.tanh(output / 2) if self.kind == "bce" else output.clamp(-1, 1)  # 2 sigmoid(x) - 1 = tanh(x / 2)
+        bounded = self.kind in ("bce", "perceptual")
+        return torch.tanh(output / 2) if bounded else output.clamp(-1, 1)  # 2 sigmoid(x) - 1 = tanh(x / 2)
 
     def sample(self, noise: Noise, **condition: Any) -> Tensor:
         """Decode N(0, I). Nothing in training put the latents there: this is why an autoencoder is no generator."""
@@ -116,7 +122,8 @@ def autoencoder(
         shape: (height, width) of the images in pixels, or one number for squares.
         channels: 1 or 3.
         latent: numbers in a latent.
-        loss: "mse" mean (x - x')^2, "l1" mean |x - x'|, "bce" cross-entropy with pixels as probabilities.
+        loss: "mse" mean (x - x')^2, "l1" mean |x - x'|, "bce" cross-entropy with pixels as probabilities,
+            "perceptual" relative error of VGG-16's activations.
     """
     size = shapes.sides(shape)
     encoder, decoder = networks.encoder(size, channels, latent), networks.decoder(size, channels, latent)

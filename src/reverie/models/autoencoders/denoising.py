@@ -97,7 +97,8 @@ def denoising_autoencoder(
         corruption: "gaussian" noise, "masking" (black pixels) or "salt-and-pepper" (black and white ones).
         corruption_level: standard deviation of the noise (images span 2), or fraction of the pixels.
         latent: numbers in a latent.
-        loss: "mse" mean (x - x')^2, "l1" mean |x - x'|, "bce" cross-entropy with pixels as probabilities.
+        loss: "mse" mean (x - x')^2, "l1" mean |x - x'|, "bce" cross-entropy with pixels as probabilities,
+            "perceptual" relative error of VGG-16's activations.
     """
     if corruption != "gaussian" and corruption_level > 1:
         name = argument("corruption_level")

@@ -7,9 +7,7 @@ Deviations are listed in docs/systems/latent-diffusion.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, Literal
 
 import torch
@@ -21,17 +19,13 @@ from reverie.core.annotations import Channels, Count, Fraction, Range, Shape, We
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Output, Space
 from reverie.core.errors import UsageError, argument
-from reverie.core.layout import to_device_layout
+from reverie.models.autoencoders.perceptual import lpips
 from reverie.nets import shapes
 from reverie.nets.convolutional import ResidualBlock
 from reverie.nets.discriminators import patch_discriminator
-from reverie.nets.lpips import LPIPS
-from reverie.nets.vgg import VGG
 from reverie.optim.phase import Outputs, Phase, Stage, adamw
-from reverie.pretrained import weights
 from reverie.probability.likelihoods import kl_to_standard_normal
 
-Distance = Callable[[Tensor, Tensor], Tensor]  # images (B, C, H, W), twice, to (B,)
 _FINEST = 64  # pixels are packed into channels until maps have at most this side, as far as the factor allows
 
 
@@ -78,16 +72,6 @@ def decoder(channels: int, inputs: int, patch_size: int, widths: list[int], dept
             layers += [nn.Conv2d(wide, 4 * widths[level - 1], 1), nn.PixelShuffle(2)]
     last = nn.Conv2d(widths[0], channels * patch_size**2, 3, padding=1)
     return nn.Sequential(*layers, nn.ReLU(), last, nn.PixelShuffle(patch_size))
-
-
-@cache
-def perceptual_distance(device: torch.device) -> Distance:
-    """LPIPS with its pretrained weights, fetched once. Raises ReverieError where no source gives them.
-
-    No sub-module of a codec: every checkpoint would hold its 15 million frozen weights."""
-    vgg = VGG()
-    vgg.load_state_dict(weights.load("vgg16"))
-    return to_device_layout(LPIPS(vgg, weights.load("lpips-vgg")).eval(), device)
 
 
 @dataclass(frozen=True)
@@ -160,7 +144,7 @@ class AutoencoderKL(nn.Module):
         loss = error + terms.kl_weight * kl.mean()
         metrics = {"reconstruction": error, "kl": kl.flatten(1).sum(1).mean()}
         if terms.perceptual_weight:
-            metrics["perceptual"] = perceptual_distance(x.device)(reconstructed, x).mean()
+            metrics["perceptual"] = lpips(x.device)(reconstructed, x).mean()
             loss = loss + terms.perceptual_weight * metrics["perceptual"]
         if self.discriminator is not None:
             metrics["adversarial"] = -self.discriminator(reconstructed).float().mean()

@@ -2,13 +2,14 @@
 
 Kingma and Welling, "Auto-encoding variational Bayes", ICLR 2014, arXiv:1312.6114.
 Beta: Higgins et al., "beta-VAE", ICLR 2017. Free bits: Kingma et al., arXiv:1606.04934.
+Perceptual loss: Hou et al., "Deep feature consistent variational autoencoder", WACV 2017, arXiv:1610.00291.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from reverie.core.annotations import Channels, Classes, Count, Fraction, Positiv
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Output, Space
 from reverie.core.card import Likelihood as LikelihoodMethod
+from reverie.core.errors import UsageError, argument
 from reverie.core.noise import Noise
 from reverie.models.autoencoders.autoencoder import Networks
+from reverie.models.autoencoders.perceptual import feature_error
 from reverie.nets import shapes
 from reverie.nets.unet import embed_label
 from reverie.optim.phase import Phase, Stage, adamw
@@ -44,11 +47,31 @@ class Bound:
     kl_warmup: Fraction = 0.05
     free_bits: Weight = 0.0
 
-    def loss(self, nll: Tensor, kl: Tensor, progress: Tensor) -> Tensor:
-        """nll (B,) + beta KL, KL (B, latent) of each latent, in nats."""
+    def loss(self, error: Tensor, kl: Tensor, progress: Tensor) -> Tensor:
+        """Reconstruction error (B,) + beta KL, KL (B, latent) of each latent, in nats."""
         beta = self.beta * (progress / self.kl_warmup).clamp(max=1) if self.kl_warmup else self.beta
         clamped = kl.clamp(min=self.free_bits).sum(1) if self.free_bits else kl.sum(1)
-        return nll + beta * clamped
+        return error + beta * clamped
+
+
+@dataclass(frozen=True)
+class PerceptualLoss:
+    """Differences of a pretrained network's activations in place of -log p(x|z); it is no likelihood.
+
+    Attributes:
+        weight: of the relative error of the activations, see ``feature_error``.
+    """
+
+    weight: float
+    outputs: ClassVar[int] = 1
+
+    def error(self, image: Tensor, output: Tensor) -> Tensor:
+        """The weighted error of the image of a decoder's output (B,)."""
+        return self.weight * feature_error(self.mean(output), image)
+
+    def mean(self, output: Tensor) -> Tensor:
+        """The image of a decoder's output, both (B, C, H, W)."""
+        return torch.tanh(output / 2)
 
 
 class VAE(nn.Module):
@@ -57,7 +80,7 @@ class VAE(nn.Module):
     Args:
         encoder: images (B, C, H, W) to mean and log-variance (B, 2 latent).
         decoder: latents, with the class embedding where there is one, to the likelihood's parameters.
-        likelihood: p(x | output).
+        likelihood: p(x | output), or a perceptual loss in its place: the model then has no ``elbo``.
         output: what it makes.
         latent: dimension of z.
         classes: number of classes that it is conditioned on; 0 for none.
@@ -68,7 +91,7 @@ class VAE(nn.Module):
         self,
         encoder: nn.Module,
         decoder: nn.Module,
-        likelihood: Likelihood,
+        likelihood: Likelihood | PerceptualLoss,
         output: Output,
         latent: int,
         classes: int = 0,
@@ -77,25 +100,26 @@ class VAE(nn.Module):
         super().__init__()
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
         self.output, self.latent_size, self.classes, self.bound = output, latent, classes, bound
+        self.without = ("elbo",) if isinstance(likelihood, PerceptualLoss) else ()
         if classes:
             self.embedding = nn.Embedding(classes + 1, _EMBEDDING)  # the last row is the null condition
             self.to_statistics = nn.Linear(_EMBEDDING, 2 * latent)
 
     @property
     def card(self) -> Card:
-        kind = (self.likelihood.of, self.likelihood.dequantised)
-        importance: Any = {"suffix": f"iw{_SAMPLES}", "evaluations": _SAMPLES, "options": {"samples": _SAMPLES}}
         conditions = {"label": self.classes} if self.classes else {}
-        return Card(
+        card = Card(
             output=self.output,
             conditions=conditions,
             columns=conditions.keys(),
             latents={"z": Space((self.latent_size,), "normal", "mean")},
-            likelihoods=(
-                LikelihoodMethod("elbo", "bound", *kind),
-                LikelihoodMethod("elbo", "bound", *kind, **importance),
-            ),
         )
+        if isinstance(self.likelihood, PerceptualLoss):
+            return replace(card, weights=("vgg16",))
+        kind = (self.likelihood.of, self.likelihood.dequantised)
+        importance: Any = {"suffix": f"iw{_SAMPLES}", "evaluations": _SAMPLES, "options": {"samples": _SAMPLES}}
+        methods = (LikelihoodMethod("elbo", "bound", *kind), LikelihoodMethod("elbo", "bound", *kind, **importance))
+        return replace(card, likelihoods=methods)
 
     # Training
 
@@ -103,17 +127,25 @@ class VAE(nn.Module):
         return [Stage([Phase("elbo", adamw(self.parameters(), lr, weight_decay), self.loss)])]
 
     def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
-        """(reconstruction + beta KL) per dimension; ``nll``, ``kl`` and ``elbo`` in nats per image."""
+        """(error + beta KL) per dimension; ``kl`` in nats per image, with a likelihood also ``nll`` and ``elbo``."""
         label = drop_label(batch.get("label"), batch.rng) if self.classes else batch.get("label")
-        nll, kl = self.terms(batch["x"], batch.rng, label)
-        loss = self.bound.loss(nll, kl, batch.progress).mean() / batch["x"][0].numel()
-        return {"loss": loss, "nll": nll.mean(), "kl": kl.sum(1).mean(), "elbo": -(nll + kl.sum(1)).mean()}
+        error, kl = self.terms(batch["x"], batch.rng, label)
+        loss = self.bound.loss(error, kl, batch.progress).mean() / batch["x"][0].numel()
+        if isinstance(self.likelihood, PerceptualLoss):
+            return {"loss": loss, "perceptual": error.mean() / self.likelihood.weight, "kl": kl.sum(1).mean()}
+        return {"loss": loss, "nll": error.mean(), "kl": kl.sum(1).mean(), "elbo": -(error + kl.sum(1)).mean()}
 
     def terms(self, image: Tensor, rng: Noise, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One-sample estimate of E_q[-log p(x|z)], nats per image (B,), and the KL of each latent (B, latent)."""
+        """The error of a reconstruction (B,) and the KL of each latent (B, latent), both in nats.
+
+        The error is a one-sample estimate of E_q[-log p(x|z)], or a perceptual loss.
+        """
         mean, log_var = self.posterior(image, label)
         z = mean + (log_var / 2).exp() * rng(self.latent_size).to(mean)
-        return self.likelihood.nll(image, self.decoded(z, label), rng), kl_to_standard_normal(mean, log_var)
+        output, kl = self.decoded(z, label), kl_to_standard_normal(mean, log_var)
+        if isinstance(self.likelihood, PerceptualLoss):
+            return self.likelihood.error(image, output), kl
+        return self.likelihood.nll(image, output, rng), kl
 
     # Verbs
 
@@ -141,7 +173,12 @@ class VAE(nn.Module):
         Args:
             samples: 1 is the one-sample estimate with the KL term in closed form; more give the importance-weighted
                 bound (Burda et al., arXiv:1509.00519), which rises towards log p(x) with their number.
+
+        Raises:
+            UsageError: the loss is perceptual.
         """
+        if isinstance(self.likelihood, PerceptualLoss):
+            raise UsageError("This VAE was trained with a perceptual loss: it models no p(x|z), and has no bound.")
         image, rng, label = batch["x"], batch.rng, batch.get("label")
         if samples == 1:
             nll, kl = self.terms(image, rng, label)
@@ -185,6 +222,8 @@ def vae(
     latent: Count = 32,
     likelihood: LikelihoodName = "bernoulli",
     sigma: Positive = 0.1,
+    loss: Literal["likelihood", "perceptual"] = "likelihood",
+    perceptual_weight: Positive = 1000.0,
     conditional: Literal["none", "label"] = "none",
     bound: Bound = Bound(),
     networks: Networks = Networks(),
@@ -200,10 +239,15 @@ def vae(
             (a variance for every pixel), "logistic" (discretised to 8 bits) or "categorical" (256 levels). The two
             Gaussians model 8-bit images with uniform dequantisation.
         sigma: standard deviation of the "gaussian" likelihood, on images that span 2.
+        loss: "likelihood" (-log p(x|z)), or "perceptual" (differences of VGG-16's activations; downloaded once), which
+            gives sharper images and models no likelihood.
+        perceptual_weight: of that loss beside the KL term; more keeps more of the image, and leaves N(0, I) emptier.
         conditional: "none", or "label" to model p(x | label).
     """
     size, count = shapes.sides(shape), label_classes(conditional, classes)
-    of_output = LIKELIHOODS[likelihood](sigma)
+    if loss == "perceptual" and likelihood != "bernoulli":
+        raise UsageError(f"{argument('loss', loss)} models no likelihood; omit {argument('likelihood')}.")
+    of_output = PerceptualLoss(perceptual_weight) if loss == "perceptual" else LIKELIHOODS[likelihood](sigma)
     encoder = networks.encoder(size, channels, 2 * latent)
     decoder = networks.decoder(size, of_output.outputs * channels, latent + (_EMBEDDING if count else 0))
     return VAE(encoder, decoder, of_output, Output("image", size, channels), latent, count, bound)
