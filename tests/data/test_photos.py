@@ -134,3 +134,13 @@ def test_the_documentation_lists_every_photograph_with_author_and_licence():
         "CC BY 2.0",
         "CC BY 3.0",
     }
+
+
+def test_a_folder_with_the_name_of_a_set_is_not_passed_over_in_silence(apt, tmp_path, monkeypatch):
+    apt[photos.PACKAGE] = PACKAGED
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    with pytest.warns(UserWarning, match=r"photos is the data set of that name.*write \./photos"):
+        assert reverie.data.open_data("photos").train["x"].shape[1:] == (256, 256, 3)
+    with pytest.raises(ReverieError, match=r"photos"):
+        reverie.data.open_data("./photos")

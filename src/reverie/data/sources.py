@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,8 @@ def open_data(
     if name in BUNDLED_NAMES or name in PUBLIC_NAMES or _is_npz(name):
         from reverie.data.arrays import dataset
 
+        if not _is_npz(name) and Path(name).is_dir():
+            warnings.warn(f"{name} is the data set of that name, not the folder: write ./{name}.", stacklevel=2)
         return dataset(text, _named_arrays(name, options, progress), part, options, opened, progress)
     return _from_files(text, name, part, options, opened, progress)
 

@@ -69,7 +69,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 def relative_sharpness(a: Tensor, b: Tensor) -> Tensor:
     """Variance of the Laplacian of ``b`` over that of ``a`` (B,), images (B, C, H, W) of at least 3 by 3 pixels.
 
-    1 is as sharp as ``a``, less is blurred, more is noisier. Variances below that of noise of one grey level count as it,
+    1 is as sharp as ``a``, less is blurred, more is noisier. A variance below one grey level, squared, counts as that,
     so flat images are as sharp as flat ones.
 
     Raises:
