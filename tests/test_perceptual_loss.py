@@ -19,22 +19,15 @@ from reverie.nets.features import Features
 SMALL = Networks(width=8, depth=0)
 
 
-class Tiny(nn.Sequential):
-    """Three convolutions with the names of VGG's layers, of colour images."""
-
-    def __init__(self):
-        super().__init__()
-        for block, (inputs, outputs) in enumerate(((3, 4), (4, 5), (5, 6)), 1):
-            self.add_module(f"conv{block}_1", nn.Conv2d(inputs, outputs, 3, padding=1))
-            self.add_module(f"relu{block}_1", nn.ReLU())
-            self.add_module(f"pool{block}", nn.MaxPool2d(2))
-
-
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    """It takes the place of VGG-16."""
+def tiny(monkeypatch: pytest.MonkeyPatch) -> nn.Sequential:
+    """Three convolutions with the names of VGG's layers, of colour images, in place of VGG-16."""
     torch.manual_seed(0)
-    network = Tiny()
+    network = nn.Sequential()
+    for block, (inputs, outputs) in enumerate(((3, 4), (4, 5), (5, 6)), 1):
+        network.add_module(f"conv{block}_1", nn.Conv2d(inputs, outputs, 3, padding=1))
+        network.add_module(f"relu{block}_1", nn.ReLU())
+        network.add_module(f"pool{block}", nn.MaxPool2d(2))
     monkeypatch.setattr(perceptual, "network", lambda device: Features(network))
     return network
 
@@ -44,7 +37,7 @@ def batch(size: int = 8) -> Batch:
     return Batch({"x": noise.uniform(3, size, size, low=-1, high=1)}, rng=noise, progress=torch.ones(()))
 
 
-def test_the_feature_error_of_equal_images_is_zero_and_of_others_the_mean_of_the_layers(tiny: Tiny):
+def test_the_feature_error_of_equal_images_is_zero_and_of_others_the_mean_of_the_layers(tiny: nn.Sequential):
     x, y = batch()["x"], batch()["x"].flip(3)
     assert perceptual.feature_error(x, x).abs().max() == 0
     errors = []
@@ -54,7 +47,7 @@ def test_the_feature_error_of_equal_images_is_zero_and_of_others_the_mean_of_the
     torch.testing.assert_close(perceptual.feature_error(x, y), torch.stack(errors).mean(0))
 
 
-def test_its_gradient_equals_finite_differences_and_reaches_only_the_images(tiny: Tiny):
+def test_its_gradient_equals_finite_differences_and_reaches_only_the_images(tiny: nn.Sequential):
     tiny.double()
     x, y = batch()["x"][:2].double(), batch()["x"][2:].double()
     x.requires_grad_()

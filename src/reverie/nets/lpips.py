@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.nets.features import Features
-from reverie.nets.vgg import LAST_OF_BLOCKS, VGG
+from reverie.nets.vgg import LAST_OF_BLOCKS
 
 
 class LPIPS(nn.Module):
@@ -23,7 +23,7 @@ class LPIPS(nn.Module):
         heads: {"lin0": (64,), ..., "lin4": (512,)}, a weight w >= 0 per channel: "lpips-vgg".
     """
 
-    def __init__(self, vgg: VGG, heads: Mapping[str, Tensor]):
+    def __init__(self, vgg: nn.Module, heads: Mapping[str, Tensor]):
         super().__init__()
         self.vgg = Features(vgg, name="VGG-16")
         self.heads = nn.ParameterList(nn.Parameter(heads[f"lin{i}"], requires_grad=False) for i in range(5))
