@@ -22,6 +22,7 @@ from reverie.core.noise import Noise
 from reverie.core.verbs import VERBS, verbs_of
 from reverie.data.batches import in_order
 from reverie.evaluation.likelihood import nats_of
+from reverie.inference.features import features_of
 from reverie.inference.rows import conditioning
 from reverie.pretrained.weights import NETWORKS
 from reverie.training.checkpoint import load_checkpoint, newest_whole
@@ -128,6 +129,18 @@ def test_verbs_give_the_shapes_and_ranges_that_they_promise(name, options, tiny)
         if "stream" in verbs:
             *_, last = model.stream(Noise.of_seeds(range(5)), **condition)
             assert torch.equal(next(iter(last.render().values())), samples)
+
+
+@case
+def test_layers_of_networks_that_look_at_images_see_each_image_alone(name, options, tiny):
+    features = features_of(make(name, options, tiny), "cpu")
+    layer = next(layer for layer in reversed(features.layers) if features.layers[layer].channels > 1)
+    images = Noise.of_seeds(range(4))(features.channels, *features.size).clamp(-1, 1).requires_grad_()
+    activations = features(images, [layer])[layer]
+    assert len(activations) == 4 and activations.shape[1] == features.layers[layer].channels
+    torch.testing.assert_close(features(images[2:3], [layer])[layer], activations[2:3], rtol=1e-4, atol=1e-5)
+    (gradient,) = torch.autograd.grad(activations[1].square().sum(), images)
+    assert [bool(row.any()) for row in gradient] == [False, True, False, False]
 
 
 @case

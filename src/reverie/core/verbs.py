@@ -104,6 +104,17 @@ class Classifies(Protocol):
         """log p(label | x) in nats (B,), for x = alpha x0 + sigma e."""
 
 
+# Networks that look at images
+
+
+class LooksAtImages(Protocol):
+    def features(self, image: Tensor) -> Any:
+        """Run the network that looks at images on (B, C, H, W) in [-1, 1], without randomness.
+
+        Of value are the activations of its modules, which hooks see; rows do not depend on one another.
+        """
+
+
 # Optional methods that shared code calls: training, scores and previews
 
 
@@ -150,6 +161,7 @@ VERBS: dict[str, type] = {
     "denoiser": Denoises,
     "diffuse": Diffuses,
     "class_log_prob": Classifies,
+    "features": LooksAtImages,
     "stages": Trains,
     "corrupt": Corrupts,
     "translation_pair": HasSources,

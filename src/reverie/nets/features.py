@@ -26,6 +26,14 @@ def stride(size: int, x: Tensor) -> int:
     return max(1, int(ratio) if ratio.is_integer() else 2 ** round(math.log2(ratio)))
 
 
+def as_map(x: Tensor) -> Tensor:
+    """Tokens (B, N, C) as maps (B, C, H, W): a square where N is one, else a column; other outputs as they are."""
+    if x.ndim != 3:
+        return x
+    side = math.isqrt(x.shape[1])
+    return x.mT.unflatten(2, (side, side) if side * side == x.shape[1] else (-1, 1))
+
+
 class _Complete(Exception):
     """Every layer has been computed; the rest of the network is skipped."""
 
@@ -58,16 +66,18 @@ class Features(nn.Module):
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
-        """Every layer whose output is a map (B, C, H, W) or a vector (B, C), in the order of computation.
+        """Every layer that computes maps (B, C, H, W), tokens (B, N, C) or vectors (B, C) of images, in the order of
+        computation.
 
         Measured once, on a black image of ``size``.
         """
         tensors = (*self.network.parameters(), *self.network.buffers(), torch.zeros(()))
-        image = torch.zeros(1, self.channels, *self.size, device=tensors[0].device)
         outputs: dict[str, Tensor] = {}
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            image = torch.zeros(1, self.channels, *self.size, device=tensors[0].device, requires_grad=True)
             self._compute(image, {name for name, _ in self.network.named_modules() if name}, outputs)
-        maps = {name: x for name, x in outputs.items() if x.ndim in (2, 4) and len(x) == 1}
+        of_image = {name: x for name, x in outputs.items() if x.requires_grad}  # not of time or text alone
+        maps = {name: as_map(x) for name, x in of_image.items() if x.ndim in (2, 3, 4) and len(x) == 1}
         return {name: Layer(x.shape[1], stride(self.size[0], x)) for name, x in maps.items()}
 
     def resolve(self, layer: str) -> str:
@@ -104,7 +114,7 @@ class Features(nn.Module):
         for layer, path in paths.items():
             if path not in outputs:
                 self._refuse(layer)
-        return {layer: outputs[path] for layer, path in paths.items()}
+        return {layer: as_map(outputs[path]) for layer, path in paths.items()}
 
     def _compute(self, images: Tensor, paths: set[str], outputs: dict[str, Tensor]) -> None:
         def keep(path: str) -> Callable[..., None]:

@@ -102,6 +102,10 @@ class Autoencoder(nn.Module):
         """(B, C, H, W) to latents (B, latent)."""
         return self.encoder(image).float()
 
+    def features(self, image: Tensor) -> Tensor:
+        """The encoder's output (B, latent)."""
+        return self.encoder(image)
+
     def decode(self, latent: Tensor, **condition: Any) -> Tensor:
         """Latents (B, latent) to images (B, C, H, W)."""
         output = self.decoder(latent).float()

@@ -71,6 +71,10 @@ class DenoisingAutoencoder(nn.Module):
         """(B, C, H, W) to latents (B, latent)."""
         return self.autoencoder.encode(image)
 
+    def features(self, image: Tensor) -> Tensor:
+        """The encoder's output (B, latent)."""
+        return self.autoencoder.features(image)
+
     def decode(self, latent: Tensor, **condition: Any) -> Tensor:
         """Latents (B, latent) to images (B, C, H, W)."""
         return self.autoencoder.decode(latent)

@@ -175,6 +175,10 @@ class AutoencoderKL(nn.Module):
         """(B, C, H, W) to the posterior's mean (B, latent, H / factor, W / factor)."""
         return self.posterior(image)[0]
 
+    def features(self, image: Tensor) -> Tensor:
+        """The encoder's output (B, 2 latent, H / factor, W / factor)."""
+        return self.encoder(image)
+
     def decode(self, latent: Tensor, **condition: Any) -> Tensor:
         """Latents (B, latent, H / factor, W / factor) to images (B, C, H, W)."""
         return self.decoder(latent).to(latent.dtype).clamp(-1, 1)

@@ -197,6 +197,10 @@ class VAE(nn.Module):
         """(B, C, H, W) to the posterior's mean (B, latent)."""
         return self.posterior(image, label)[0]
 
+    def features(self, image: Tensor) -> Tensor:
+        """The encoder's output (B, 2 latent)."""
+        return self.encoder(image)
+
     def decode(self, latent: Tensor, label: Tensor | None = None, **condition: Any) -> Tensor:
         """Latents (B, latent) to the mean image (B, C, H, W)."""
         return self.likelihood.mean(self.decoded(latent, label))

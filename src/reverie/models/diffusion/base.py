@@ -37,6 +37,7 @@ from reverie.probability.conditioning import Conditioner
 from reverie.probability.likelihoods import DEQUANTISED_STD
 
 STEPS = 10  # of sampling, by default
+FEATURES_RATIO = 0.1  # sigma / alpha at which the network looks at images that have no noise
 INVERSION_STEPS = 30  # of the probability flow between images and noise, two evaluations each
 Sampler = Literal["ddpm", "ddim", "euler", "heun", "heun-churn", "dpm++2m", "dpm++2m-sde", "unipc"]
 TimeGrid = Literal["uniform", "karras", "log-snr", "optimised"]
@@ -126,7 +127,9 @@ class Diffusion(nn.Module):
 
     def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """The weighted squared error of the prediction at a random time, a mean over images and dimensions."""
-        rng, x0 = batch.rng, self.to_latent(batch["x"])
+        rng = batch.rng
+        with torch.no_grad():  # the codec has been trained
+            x0 = self.to_latent(batch["x"])
         t = self.schedule.sample_t(rng)
         alpha, sigma = (part[:, None, None, None] for part in self.schedule.alpha_sigma(t))
         noise = rng(*x0.shape[1:]).to(x0)
@@ -271,6 +274,10 @@ class Diffusion(nn.Module):
     def sample(self, noise: Noise, **options: Any) -> Tensor:
         """Images (B, C, H, W) from noise: see ``stream`` for conditions and options."""
         return last_image(self.stream(noise, **options))
+
+    def features(self, image: Tensor) -> Tensor:
+        """The estimate of x0 where there is almost no noise: sigma / alpha of ``FEATURES_RATIO``."""
+        return self.denoiser()(self.to_latent(image), 1.0, FEATURES_RATIO)
 
     # Latent spaces
 

@@ -73,12 +73,10 @@ class LatentCodec(nn.Module):
         """Standard deviation (C,) of the codec's latents."""
         return (self.mean_sq - self.mean.square()).clamp(min=_MIN_VARIANCE).sqrt()
 
-    @torch.no_grad()
     def raw(self, image: Tensor) -> Tensor:
-        """The codec's own latents as maps (B, *map_shape), without gradient."""
+        """The codec's own latents as maps (B, *map_shape)."""
         return self.codec.encode(image).reshape(-1, *self.map_shape)
 
-    @torch.no_grad()
     def to_latent(self, image: Tensor) -> Tensor:
         """(B, C, H, W) to normalised latents (B, *map_shape)."""
         return (self.raw(image) - self.mean[:, None, None]) / self.std[:, None, None]

@@ -189,6 +189,10 @@ class Distilled(nn.Module):
         """Images (B, C, H, W) from noise: see ``stream`` for conditions and errors."""
         return last_image(self.stream(noise, **options))
 
+    def features(self, image: Tensor) -> Tensor:
+        """The student's estimate of x0: see ``Diffusion.features``."""
+        return self.student.features(image)
+
     def diffuse(self, batch: Batch, t: float) -> Tensor:
         """The teacher's training input: see ``Diffusion.diffuse``."""
         return self.student.diffuse(batch, t)

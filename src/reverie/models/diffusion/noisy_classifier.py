@@ -86,6 +86,10 @@ class NoisyClassifier(nn.Module):
         nats = self.logits(x / (alpha**2 + sigma**2) ** 0.5, log_ratio).log_softmax(1)
         return nats.gather(1, label.clone()[:, None])[:, 0]  # a clone: autograd keeps no tensor of inference mode
 
+    def features(self, image: Tensor) -> Tensor:
+        """The classes' logits (B, classes) of images without noise."""
+        return self.logits(image, torch.full((len(image),), _LOW, device=image.device))
+
     def held_out_scores(self, batch: Batch) -> dict[str, Tensor]:
         """Whether each image (B,) is classified correctly, clean and under training's noise."""
         clean = batch["x"], torch.full((len(batch["x"]),), _LOW, device=batch["x"].device)

@@ -27,6 +27,7 @@ from reverie.core.noise import Noise
 from reverie.nets.dcgan import clamp_pixels
 from reverie.nets.progressive import downsample2d
 from reverie.optim.phase import Metrics, Outputs, Phase, Stage, adamw
+from reverie.probability.conditioning import first_class
 
 ADA_TARGET = 0.6  # mean sign of D's logits of real images that ADA steers to
 ADA_RATE = 1e-3  # by how much its probability moves in a step
@@ -249,7 +250,7 @@ class GAN(nn.Module):
             differences = real_logits - fake_logits if self.losses.paired else real_logits
             metrics["real_sign"] = differences.detach().sign().mean()
         if penalised:
-            extra, more = self.penalty(*norms, *views, label, batch.rng, level)
+            extra, more = self.penalty(norms, *views, label, batch.rng, level)
             loss, metrics = loss + extra, metrics | more
         return {"loss": loss, **metrics}
 
@@ -268,16 +269,10 @@ class GAN(nn.Module):
         return real_logits, fake_logits, class_logits, (of_real, of_fakes)
 
     def penalty(
-        self,
-        of_real: Tensor,
-        of_fakes: Tensor,
-        real: Tensor,
-        fakes: Tensor,
-        label: Tensor | None,
-        rng: Noise,
-        level: Level = (),
+        self, norms: tuple[Tensor, Tensor], real: Tensor, fakes: Tensor, label: Tensor | None, rng: Noise, level: Level
     ) -> tuple[Tensor, Metrics]:
         """r1/2 |dD/dx|^2 of real images + r2/2 of fakes + gp_weight (|dD/dx| - 1)^2 between them."""
+        of_real, of_fakes = norms
         loss = (self.weights["r1"] * of_real.mean() + self.weights["r2"] * of_fakes.mean()) / 2
         metrics = {"r1": of_real.mean(), "r2": of_fakes.mean()}
         if self.weights["gp_weight"]:
@@ -293,7 +288,7 @@ class GAN(nn.Module):
         label = outputs.get("label")
         views = self.augmented(batch["x"], batch.rng), self.augmented(outputs["fakes"], batch.rng)
         *_, norms = self.logits(*views, label, level, gradients=True)
-        loss, metrics = self.penalty(*norms, *views, label, batch.rng, level)
+        loss, metrics = self.penalty(norms, *views, label, batch.rng, level)
         return {"loss": loss, **metrics}
 
     def g_loss(self, batch: Batch, outputs: Outputs, level: Level = ()) -> Metrics:
@@ -393,6 +388,12 @@ class GAN(nn.Module):
         """Within [-1, 1], and at the full size where G has not yet grown to it."""
         images = images.clamp(-1, 1)
         return F.interpolate(images, size=self.output.shape, mode="nearest") if self.growing else images
+
+    def features(self, image: Tensor) -> Tensor:
+        """D's logits (B,), of class 0 where it has classes; no image is compared with another."""
+        rows = self.downsampled(image, self.level[0]) if self.growing else image
+        rows = rows.repeat_interleave(self.options.packing, 0)
+        return self.discriminator(rows, first_class(None, rows, self.classes), len(image), *self.level)[0]
 
     def latent(self, noise: Noise, label: Tensor | None = None, space: str | None = None, **condition: Any) -> Tensor:
         """The latents (B, ...) of the images that ``sample`` makes."""

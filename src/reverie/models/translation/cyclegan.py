@@ -217,6 +217,10 @@ class CycleGAN(nn.Module):
         b = batch["x"] if paired else batch["x"][batch["label"] == 1]
         return (a, b, paired) if to == "B" else (b, a, paired)
 
+    def features(self, image: Tensor) -> Tensor:
+        """The translation of A (B, C, H, W) to B."""
+        return self.translate(image)
+
     def translate(
         self, source: Tensor, noise: Noise | None = None, to: Literal["A", "B"] = "B", **condition: Any
     ) -> Tensor:

@@ -109,6 +109,10 @@ class Editor(nn.Module):
         """Of a batch's noise generated images, the same moved, and that they are pairs."""
         return *self.pair(batch), True
 
+    def features(self, image: Tensor) -> Tensor:
+        """The edited images (B, C, H, W)."""
+        return self.translator.features(image)
+
     def translate(self, source: Tensor, noise: Noise | None = None, **condition: Any) -> Tensor:
         """Images (B, C, H, W), edited: the same shape."""
         return self.translator.translate(source)

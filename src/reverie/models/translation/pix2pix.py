@@ -151,6 +151,10 @@ class Translator(nn.Module):
         """Of a batch A, B (B and A where that direction was learned), and that they are pairs."""
         return *self.pair(batch), True
 
+    def features(self, image: Tensor) -> Tensor:
+        """The translation of sources (B, C, H, W)."""
+        return self.generator(with_channels(image, self.inputs))
+
     def translate(self, source: Tensor, noise: Noise | None = None, **condition: Any) -> Tensor:
         """(B, C, H, W) to (B, C', H, W), in the direction that was learned. A source in colour may be given in grey."""
         return self.generator(with_channels(source, self.inputs))
