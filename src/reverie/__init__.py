@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reverie.data import open_data
     from reverie.data import open_data as data
     from reverie.dreaming.deepdream import dream
+    from reverie.dreaming.filters import filter_page, filters
     from reverie.editing.walks import interpolate
     from reverie.evaluation.run import evaluate
     from reverie.inference.folder import sample_into
@@ -55,6 +56,7 @@ _HOMES = {  # public names by the module that holds them, each imported when it 
     "core.verbs": ("Frame",),
     "data": ("open_data",),
     "dreaming.deepdream": ("dream",),
+    "dreaming.filters": ("filter_page", "filters"),
     "editing.walks": ("interpolate",),
     "evaluation.run": ("evaluate",),
     "inference.folder": ("sample_into",),

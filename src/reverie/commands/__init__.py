@@ -10,6 +10,7 @@ from reverie.commands.distill import distill
 from reverie.commands.dream import dream
 from reverie.commands.evaluate import evaluate
 from reverie.commands.exchange import export, import_
+from reverie.commands.filters import filters
 from reverie.commands.know import data, doctor, models, weights
 from reverie.commands.look import forward, interpolate, mix, reconstruct, traverse, view
 from reverie.commands.make import rerun, resume, train
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {  # whose flags depend on th
         mix,
         restore,
         dream,
+        filters,
         doctor,
         export,
         import_,

@@ -23,19 +23,19 @@ Optimizer = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
 
 
 class Pixels(nn.Module):
-    """The pixels themselves, (1, C, H, W) in [-1, 1]."""
+    """The pixels themselves, (N, C, H, W) in [-1, 1]."""
 
-    def __init__(self, shape: tuple[int, int], channels: int = 3):
+    def __init__(self, shape: tuple[int, int], channels: int = 3, rows: int = 1):
         super().__init__()
-        self.pixels = nn.Parameter(torch.zeros(1, channels, *shape))
+        self.pixels = nn.Parameter(torch.zeros(rows, channels, *shape))
 
     def forward(self) -> Tensor:
-        """The image (1, C, H, W)."""
+        """The images (N, C, H, W)."""
         return self.pixels
 
     @torch.no_grad()
     def set(self, image: Tensor) -> None:
-        """Become ``image`` (1, C, H, W)."""
+        """Become ``image`` (1 or N, C, H, W)."""
         self.pixels.copy_(image)
 
 
@@ -44,7 +44,8 @@ class Level:
     """One size of a canvas.
 
     Attributes:
-        image: a parametrisation: a module without inputs that returns (1, C, H, W), with ``set(image)``.
+        image: a parametrisation: a module without inputs that returns (N, C, H, W), with ``set(image)``; N is 1 for all
+            but filters.
         loss: what it is trained for.
         steps: of training.
         begin: the image of the level before, (1, C, h, w), to the start of this one; by default it is enlarged.

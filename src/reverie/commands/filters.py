@@ -1,0 +1,103 @@
+"""The verb that shows what the filters of a network respond to."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from reverie.commands.shared import bar, dump, name_weights, report, table, target
+from reverie.core.errors import UsageError, argument
+
+if TYPE_CHECKING:
+    from reverie.media.images import Images
+
+
+def filters(
+    network: Positional[Annotated[str, arg(metavar="NET|RUN")]],
+    layer: Positional[Annotated[str | None, arg(metavar="[LAYER]")]] = None,
+    /,
+    channel: tuple[int, ...] = (),
+    all: bool = False,
+    page: Annotated[str | None, arg(metavar="FILE")] = None,
+    steps: int = 256,
+    size: int | None = None,
+    image: Literal["fourier", "pixels", "phase"] = "fourier",
+    objective: Literal["channel", "unit"] = "channel",
+    seed: int = 0,
+    out: str | None = None,
+    overwrite: bool = False,
+    json: bool = False,
+) -> None:
+    """What the filters of a network respond to: images that raise their activation, from noise. Without LAYER, the
+    layers that there are.
+
+    Examples: reverie filters vgg16; reverie filters vgg16 relu4_1 --out f.png; reverie filters RUN body.2 --all;
+    reverie filters RUN --page page.png.
+
+    Args:
+        network: a pretrained network (vgg16 ...), a run, or a checkpoint inside one. Of a run it is the network that
+            looks at images: discriminator, encoder, denoiser, or the generator of a translator.
+        layer: one of its layers.
+        channel: filters of the layer, from 0; by default 16 of them, evenly spaced.
+        all: every filter of the layer.
+        page: instead, the sheet to write with 8 filters of each of several layers.
+        steps: of gradient ascent.
+        size: side of the images in pixels; by default the run's own, or enough for the layer.
+        image: what is trained: fourier (coefficients, smooth, with natural colours), pixels, or phase (amplitudes as in
+            photographs).
+        objective: channel (the mean activation over the image) or unit (at its centre).
+        seed: of the noise and the transformations.
+        out: the sheet to write (.png ...), or X.npz for arrays; by default the first free of filters.png,
+            filters-2.png ...
+        overwrite: replace a file that reverie did not write.
+        json: print the result as JSON.
+    """
+    from reverie.core.card import weights_of
+    from reverie.dreaming import filters as dreaming
+    from reverie.inference.features import features_of
+
+    if sum((bool(channel), all, bool(page))) > 1 or (page and layer):
+        raise UsageError(f"Take LAYER, LAYER with {argument('channel')} or {argument('all')}, or {argument('page')}.")
+    if layer is None and (channel or all):
+        raise UsageError(f"Name the layer: `reverie filters {network}` lists them.")
+    path = target(page or out, "filters.png", overwrite) if layer or page else None
+    with bar(True) as progress:
+        features = features_of(network, progress=progress)
+    if weights := weights_of(features.network):
+        name_weights(weights)
+    result: dict[str, Any] = {"network": features.name, "weights": weights}
+    if path is None:
+        layers = {name: entry._asdict() for name, entry in features.layers.items()}
+        if json:
+            dump(result | {"layers": layers})
+        else:
+            columns = ("layer", "channels", "stride")
+            table(columns, [(name, *map(str, entry.values())) for name, entry in layers.items()], right=columns[1:])
+        return
+    options: dict[str, Any] = {"steps": steps, "size": size, "parametrisation": image, "objective": objective}
+    with bar(True) as progress:
+        if layer is None:
+            sheet = dreaming.filter_page(features, seed=seed, progress=progress, **options)
+            rows = sheet.rows
+        else:
+            options["channels"] = "all" if all else channel or None
+            images = dreaming.filters(features, layer, seed=seed, progress=progress, **options)
+            rows = {layer: images}
+    (sheet if layer is None else images).save(path)
+    measured = {name: dict(images.conditions) for name, images in rows.items()}
+    report(json, result | {"out": str(path), "layers": measured}, *map(_summary, measured, rows.values()), f"in {path}")
+
+
+def _summary(layer: str, images: Images) -> str:
+    from reverie.dreaming.filters import is_dead
+
+    numbers, noise, activations = (images.conditions[name] for name in ("channels", "noise", "activations"))
+    before, after = statistics.median(noise), statistics.median(activations)
+    dead = [str(n) for n, a, b in zip(numbers, noise, activations, strict=True) if is_dead(a, b)]
+    times = f" ({after / before:.3g} times)" if before > 0 else ""
+    text = (
+        f"{layer}: median activation of {len(numbers)} filters {before:.3g} in noise, {after:.3g} in the images{times}"
+    )
+    return f"{text}; dead: {', '.join(dead)}" if dead else text
