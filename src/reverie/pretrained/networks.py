@@ -76,7 +76,8 @@ def _mobilenet(lite: bool) -> Pretrained:
 
     names = mobilenet.aliases(lite)
     main = tuple(f"features.{index}" for index in range(18 if lite else 19))
-    return Pretrained(build, names, main, {"features.8": 1.0, "features.12": 1.0})
+    dream = {"features.11": 1.0} if lite else {"features.8": 1.0, "features.12": 1.0}
+    return Pretrained(build, names, main, dream)
 
 
 def _loaded(network: nn.Module, state: Weights) -> nn.Module:
