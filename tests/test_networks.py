@@ -143,8 +143,10 @@ def test_every_name_of_the_literature_is_a_layer(random_network, name):
     row = NETWORKS[name]
     for layer in (*row.aliases, *row.main, *row.dream, *row.style, *([row.content] if row.content else [])):
         assert features.resolve(layer) in features.layers, layer
-    strides = [features.layers[features.resolve(layer)].stride for layer in row.main]
-    assert strides == sorted(strides)
+    strides = [layer.stride for layer in features.main_layers.values()]
+    assert list(features.main_layers) == [*row.main] and strides == sorted(strides)
+    with pytest.raises(UsageError, match=f"{name} has no layer 'mixed4c'.* It has {row.main[0]}, {row.main[1]}"):
+        features.resolve("mixed4c")
 
 
 def test_names_are_those_of_the_published_tables(random_network):

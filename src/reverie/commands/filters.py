@@ -69,7 +69,7 @@ def filters(
         name_weights(weights)
     result: dict[str, Any] = {"network": features.name, "weights": weights}
     if path is None:
-        layers = {name: entry._asdict() for name, entry in features.layers.items()}
+        layers = {name: entry._asdict() for name, entry in (features.layers if json else features.main_layers).items()}
         if json:
             dump(result | {"layers": layers})
         else:

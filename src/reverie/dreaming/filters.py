@@ -211,7 +211,7 @@ def filter_page(
     features = network if isinstance(network, Features) else features_of(network, device)
     if size is None and features.name in NETWORKS:
         size = 128
-    chosen, rows = list(layers) or representative(features.layers), dict[str, Images]()
+    chosen, rows = list(layers) or representative(features.main_layers), dict[str, Images]()
     number = min(integer(argument("number"), number, 1, 64), *(_layer(features, name).channels for name in chosen))
     for index, name in enumerate(chosen):
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, NoReturn
 
@@ -46,6 +46,7 @@ class Features(nn.Module):
         run: evaluates it on images; by default ``network(images)``.
         channels: of the images; 3 accepts grey images, too.
         aliases: other names of layers, as the literature has them: {"block5_conv2": "relu5_2"}.
+        main: names of the layers to list; by default all.
         size: (H, W) of the images that ``layers`` is measured on.
         name: for messages.
     """
@@ -56,13 +57,14 @@ class Features(nn.Module):
         run: Callable[[Tensor], Any] | None = None,
         channels: int = 3,
         aliases: Mapping[str, str] | None = None,
+        main: Sequence[str] = (),
         size: tuple[int, int] = (64, 64),
         name: str = "this network",
     ):
         super().__init__()
         self.network = network.requires_grad_(False).eval()
         self.run, self.channels, self.size, self.name = run, channels, size, name
-        self.aliases = dict(aliases or {})
+        self.aliases, self.main = dict(aliases or {}), tuple(main)
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
@@ -80,6 +82,11 @@ class Features(nn.Module):
         maps = {name: as_map(x) for name, x in of_image.items() if x.ndim in (2, 3, 4) and len(x) == 1}
         return {name: Layer(x.shape[1], stride(self.size[0], x)) for name, x in maps.items()}
 
+    @property
+    def main_layers(self) -> dict[str, Layer]:
+        """The layers to list, by the names of the literature; ``layers`` has those within them, too."""
+        return {name: self.layers[self.resolve(name)] for name in self.main or self.layers}
+
     def resolve(self, layer: str) -> str:
         """The module path of a layer or alias.
 
@@ -92,8 +99,8 @@ class Features(nn.Module):
         return path
 
     def _refuse(self, layer: str) -> NoReturn:
-        names = [*self.layers, *self.aliases]
-        some = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+        names, listed = [*self.layers, *self.aliases], [*self.main_layers]
+        some = ", ".join(listed[:20]) + (" ..." if len(listed) > 20 else "")
         raise UsageError(f"{self.name} has no layer {layer!r}.{suggest(layer, names)} It has {some}")
 
     def forward(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:

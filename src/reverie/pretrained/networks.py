@@ -51,7 +51,8 @@ def _vgg(depth: Literal[16, 19]) -> Pretrained:
 
     names = vgg.aliases(depth)
     style = tuple(f"relu{block}_1" for block in range(1, 6))
-    return Pretrained(build, names, tuple(names.values()), {"relu4_3": 1.0, "relu5_1": 1.0}, style, "relu4_2")
+    main = tuple(names.values())[:-1]
+    return Pretrained(build, names, main, {"relu4_3": 1.0, "relu5_1": 1.0}, style, "relu4_2")
 
 
 def _resnet50() -> Pretrained:
@@ -121,4 +122,5 @@ def features(
         raise ReverieError(*error.args, WITHOUT) from error
     network = to_device_layout(pretrained.build(state, **options).to(dtype), device)
     run = network.logits if isinstance(network, mobilenet.MobileNetV2) else None
-    return Features(network, run, aliases=pretrained.aliases, size=(pretrained.size,) * 2, name=name)
+    size = (pretrained.size, pretrained.size)
+    return Features(network, run, aliases=pretrained.aliases, main=pretrained.main, size=size, name=name)
