@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from reverie.data import open_data as data
     from reverie.dreaming.deepdream import dream
     from reverie.dreaming.filters import filter_page, filters
+    from reverie.dreaming.style import stylize
     from reverie.editing.walks import interpolate
     from reverie.evaluation.run import evaluate
     from reverie.inference.folder import sample_into
@@ -57,6 +58,7 @@ _HOMES = {  # public names by the module that holds them, each imported when it 
     "data": ("open_data",),
     "dreaming.deepdream": ("dream",),
     "dreaming.filters": ("filter_page", "filters"),
+    "dreaming.style": ("stylize",),
     "editing.walks": ("interpolate",),
     "evaluation.run": ("evaluate",),
     "inference.folder": ("sample_into",),

@@ -30,6 +30,7 @@ use
   translate RUN IMAGE     an image of one domain as one of another     reverie translate runs/pix2pix-emoji a.png
   dream IMAGE             DeepDream, and films that zoom into it       reverie dream cat.jpg --film zoom.webp
   filters NET [LAYER]     what the filters of a network, or of a run's, respond to   reverie filters vgg16 relu4_1
+  stylize CONTENT STYLE   a photograph in the style of a painting      reverie stylize photo.jpg painting.jpg
   forward RUN             the forward process of diffusion: images under ever more noise
   view RUN [VIEW]         samples, latent-map, trajectory ... of a run as an image
 

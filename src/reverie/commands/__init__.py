@@ -18,6 +18,7 @@ from reverie.commands.restore import restore
 from reverie.commands.runs import runs, show
 from reverie.commands.sample import sample
 from reverie.commands.shared import parse
+from reverie.commands.stylize import stylize
 from reverie.commands.translate import translate
 
 
@@ -53,6 +54,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {  # whose flags depend on th
         restore,
         dream,
         filters,
+        stylize,
         doctor,
         export,
         import_,

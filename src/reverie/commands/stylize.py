@@ -1,0 +1,114 @@
+"""The verb of style transfer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from reverie.commands.shared import bar, report, target
+
+
+def stylize(
+    content: Positional[Annotated[str, arg(metavar="CONTENT")]],
+    styles: Positional[Annotated[tuple[str, ...], arg(metavar="STYLE [STYLE ...]")]],
+    /,
+    size: int | None = None,
+    recipe: Literal["fast", "plain"] = "fast",
+    net: str | None = None,
+    blend: tuple[float, ...] = (),
+    mask: tuple[str, ...] = (),
+    keep_color: bool = False,
+    content_weight: float | None = None,
+    style_weight: float | None = None,
+    tv_weight: float | None = None,
+    style_scale: float | None = None,
+    content_layer: str | None = None,
+    optimizer: Literal["lbfgs", "adam", "sgd"] | None = None,
+    lr: float | None = None,
+    steps: int | None = None,
+    start: Literal["content", "noise"] | None = None,
+    pooling: Literal["max", "average", "l2"] | None = None,
+    precision: Literal["auto", "fp32", "bf16"] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    out: str | None = None,
+    film: Annotated[str | None, arg(metavar="FILE")] = None,
+    overwrite: bool = False,
+    json: bool = False,
+) -> None:
+    """Paint a photograph in the style of a painting, or of several.
+
+    Examples: reverie stylize photo.jpg painting.jpg; reverie stylize photo.jpg a.jpg b.jpg --blend 0.7 0.3; reverie
+    stylize photo.jpg a.jpg b.jpg --mask sky.png; reverie stylize photo.jpg painting.jpg --keep-color.
+
+    Args:
+        content: an image file.
+        styles: image files.
+        size: longer side of the result in pixels; by default the photograph's own, at most 512.
+        recipe: fast (coarse to fine, L-BFGS), or plain (one size, SGD with a decaying rate, as in courses).
+        net: vgg19 or vgg16; by default vgg19 where its weights are cached.
+        blend: share of each style; equal by default.
+        mask: regions of the styles: an image whose white takes the first style and whose black the second, or an image
+            for each style, white inside.
+        keep_color: only the brightness is stylised; the colours stay the photograph's.
+        content_weight: more keeps more of the photograph; 0.015 in the fast recipe.
+        style_weight: of the style's loss; 1 in the fast recipe.
+        tv_weight: of the total variation: more is smoother; 0.5 in the fast recipe.
+        style_scale: longer side of the style over that of the result: below 1 for finer strokes.
+        content_layer: of the network, such as relu4_2 or block5_conv2.
+        optimizer: in the place of the recipe's.
+        lr: of the optimiser; 1 for lbfgs, 0.04 for adam, 0.0015 for sgd.
+        steps: at the largest size, in the place of the recipe's.
+        start: from the photograph, or from noise.
+        pooling: of the network.
+        precision: arithmetic of the network.
+        device: auto, cpu, cuda ...
+        seed: of the noise of --start noise.
+        out: the image to write (.png ...); by default the first free of stylized.png, stylized-2.png ...
+        film: a film of the steps (.webp, .gif, .mp4).
+        overwrite: replace files that reverie did not write.
+        json: print the result as JSON.
+    """
+    from reverie.dreaming.style import Recorder, network_of
+    from reverie.dreaming.style import stylize as stylized
+
+    inputs = (content, *styles, *mask)
+    path = target(out, "stylized.png", overwrite, others=inputs)
+    film_path = target(film, "", overwrite, (".mp4",), "film", others=(*inputs, path)) if film else None
+    recorder, name = Recorder(), network_of(net)
+    changes: dict[str, Any] = {
+        "content_weight": content_weight,
+        "style_weight": style_weight,
+        "tv_weight": tv_weight,
+        "style_scale": style_scale,
+        "content_layer": content_layer,
+        "optimizer": optimizer,
+        "lr": lr,
+        "steps": steps,
+        "start": start,
+        "pooling": pooling,
+        "precision": precision,
+    }
+    with bar(True) as progress:
+        image = stylized(
+            content,
+            list(styles),
+            size=size,
+            recipe=recipe,
+            net=name,
+            blend=blend or None,
+            mask=list(mask) or None,
+            keep_color=keep_color,
+            seed=seed,
+            device=device,
+            progress=progress,
+            watch=recorder if film else None,
+            **changes,
+        )
+    image.save(path)
+    if film_path:
+        recorder.save(film_path, image.origin)
+    height, width = image.shape[1:3]
+    result = {"out": str(path), "width": width, "height": height, "net": name, "film": film}
+    report(json, result, f"{width} x {height} pixels, in the style of {', '.join(styles)} by {name}, in {path}")

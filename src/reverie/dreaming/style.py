@@ -1,0 +1,245 @@
+"""Neural style transfer: an image with the content of a photograph and the style of a painting.
+
+Several styles, regions and kept colours: Gatys et al., "Controlling perceptual factors in neural style transfer",
+arXiv:1611.07865.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reverie.core.cache import Progress
+from reverie.core.errors import UsageError, argument, suggest
+from reverie.core.options import checked, system_parameters
+from reverie.core.precision import pick_device, pick_precision
+from reverie.core.values import check_bool, check_seeds, integer, number
+from reverie.core.verbs import Frame
+from reverie.dreaming.canvas import Canvas, paint, resized
+from reverie.dreaming.photo import open_photo, to_images
+from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of, fitted
+from reverie.inference.origin import plain_option
+from reverie.media.images import Images
+from reverie.media.montage import save_film
+from reverie.pretrained import networks, weights
+from reverie.training.progress import shows_progress
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
+
+
+def recipe_of(recipe: str | Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe by name with some of its fields changed; None changes nothing.
+
+    Raises:
+        UsageError: an unknown recipe or field, or a value out of its range.
+    """
+    if isinstance(recipe, str) and recipe not in RECIPES:
+        raise UsageError(
+            f"{argument('recipe')} must be {' or '.join(RECIPES)}, not {recipe!r}.{suggest(recipe, list(RECIPES))}"
+        )
+    parameters = system_parameters(Recipe)
+    for name in changes:
+        if name not in parameters:
+            close = suggest(name, list(parameters))
+            raise UsageError(f"stylize has no option {name!r}.{close} A recipe has {', '.join(parameters)}.")
+    base = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    values = {name: value for name, value in changes.items() if value is not None}
+    return replace(base, **{name: checked("stylize", name, parameters[name], value) for name, value in values.items()})
+
+
+def network_of(net: str | None) -> str:
+    """The name of a network with style layers; None: vgg19 where its weights are cached, else vgg16.
+
+    Raises:
+        UsageError: another network.
+    """
+    if net is None:
+        return "vgg19" if weights.cache("vgg19").exists() else "vgg16"
+    names = [name for name, network in networks.NETWORKS.items() if network.style]
+    if net not in names:
+        raise UsageError(f"{argument('net')} must be {' or '.join(names)}, not {net!r}.{suggest(net, names)}")
+    return net
+
+
+def luma(image: Tensor) -> Tensor:
+    """Brightness of (B, 1 or 3, H, W) in [-1, 1]: (B, 1, H, W)."""
+    if image.shape[1] == 1:
+        return image
+    return (image * torch.tensor(LUMA, device=image.device).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def _matched(image: Tensor, other: Tensor) -> Tensor:
+    """The image with the mean and the deviation of another (Gatys et al., arXiv:1606.05897, eq. 10)."""
+    scale = other.std() / image.std().clamp(min=1e-3)
+    return ((image - image.mean()) * scale + other.mean()).clamp(-1, 1)
+
+
+def _listed(styles: Any) -> list[Any]:
+    return list(styles) if isinstance(styles, list | tuple) else [styles]
+
+
+def _shape(photo: Tensor, size: int) -> tuple[int, int]:
+    height, width = photo.shape[2:]
+    scale = size / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _shares(blend: Sequence[float] | None, count: int, regions: bool) -> list[float]:
+    """Shares of the styles, with sum 1; of regions factors, all 1 by default."""
+    name, values = argument("blend"), [1.0] * count if blend is None else list(blend)
+    if len(values) != count:
+        raise UsageError(f"{name} must be a number for each of the {count} styles, not {len(values)}.")
+    shares = [number(name, value, least=0) for value in values]
+    if not sum(shares):
+        raise UsageError(f"{name} must be above 0 for at least one style.")
+    return shares if regions else [share / sum(shares) for share in shares]
+
+
+def _regions(mask: Any, count: int, shape: tuple[int, int], device: torch.device) -> list[Tensor]:
+    """A mask (1, 1, H, W) in [0, 1] for each style."""
+    name, files = argument("mask"), _listed(mask)
+    masks = [resized(luma(open_photo(file, name="mask")), shape).clamp(-1, 1).to(device) / 2 + 0.5 for file in files]
+    if len(masks) == 1 and count == 2:
+        masks.append(1 - masks[0])
+    if len(masks) != count:
+        raise UsageError(f"{name} must be one image for two styles, or one for each of the {count}, not {len(masks)}.")
+    if empty := [index + 1 for index, region in enumerate(masks) if region.max() < 0.5]:
+        raise UsageError(f"{name} leaves no region to style {empty[0]}: white is inside.")
+    return masks
+
+
+def _status(frame: Frame, canvas: Canvas) -> str:
+    height, width = canvas.images[int(canvas.current)].pixels.shape[2:]
+    loss = next(value for name, value in frame.tensors.items() if name.rpartition("/")[2] == "loss")
+    return f"{width} x {height}, loss {float(loss):.4f}"
+
+
+def stream(
+    content: Any,
+    styles: Any,
+    size: int | None = None,
+    recipe: str | Recipe = "fast",
+    net: str | None = None,
+    blend: Sequence[float] | None = None,
+    mask: Any = None,
+    keep_color: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Iterator[Frame]:
+    """The steps of ``stylize``: ``frame.render()["image"]`` is the image (1, 3, H, W) in its final shape.
+
+    Args:
+        others: as for ``stylize``.
+    Raises:
+        UsageError: as for ``stylize``.
+    """
+    chosen, where = recipe_of(recipe, options), pick_device(device)
+    check_bool(argument("keep_color"), keep_color)
+    check_seeds(seed)
+    photo = open_photo(content, name="content")
+    limit = min(512, max(photo.shape[2:])) if size is None else integer(argument("size"), size, 1, 20_000)
+    photo = resized(photo, _shape(photo, limit)).clamp(-1, 1).to(where)
+    paintings = [open_photo(style, name="styles").to(where) for style in _listed(styles)]
+    if not paintings:
+        raise UsageError(f"{argument('styles')} must be at least one image.")
+    shares = _shares(blend, len(paintings), mask is not None)
+    work = fitted(photo, limit)
+    regions = [] if mask is None else _regions(mask, len(paintings), (work.shape[2], work.shape[3]), where)
+    if keep_color:
+        work = luma(work)
+        paintings = [_matched(luma(painting), work) for painting in paintings]
+    else:
+        work = work.expand(-1, 3, -1, -1)
+    dtype = torch.bfloat16 if pick_precision(chosen.precision, where).bf16 else torch.float32
+    name = network_of(net)
+    network: dict[str, Any] = {"replicate": "first" if chosen.replicate else "none", "pooling": chosen.pooling}
+    features = networks.features(name, where, dtype, progress, **network)
+    features.resolve(chosen.content_layer)
+    canvas = canvas_of(features, work.contiguous(), paintings, chosen, shares, regions, seed)
+
+    def finished(frame: Frame) -> dict[str, Tensor]:
+        image = resized(frame.render()["image"], (photo.shape[2], photo.shape[3])).clamp(-1, 1)
+        return {"image": (photo + image - luma(photo)).clamp(-1, 1).expand(-1, 3, -1, -1) if keep_color else image}
+
+    for index, frame in enumerate(paint(canvas, seed, chosen.ema, str(where)), 1):
+        if progress:
+            progress(index, canvas.steps, _status(frame, canvas))
+        yield replace(frame, render=functools.partial(finished, frame))
+
+
+@shows_progress
+def stylize(
+    content: Any,
+    styles: Any,
+    size: int | None = None,
+    recipe: str | Recipe = "fast",
+    net: str | None = None,
+    blend: Sequence[float] | None = None,
+    mask: Any = None,
+    keep_color: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Callable[[int, int, str], None] | None = None,
+    watch: Callable[[Frame], None] | None = None,
+    **options: Any,
+) -> Images:
+    """An image with the content of a photograph and the style of one or several paintings.
+
+    Args:
+        content: an image file, a Pillow image, or uint8 (H, W, C).
+        styles: one such image, or a list.
+        size: longer side of the result in pixels; by default the photograph's own, at most 512.
+        recipe: "fast" (coarse to fine, L-BFGS), "plain" (one size, SGD with a decaying rate), or a ``Recipe``.
+        net: vgg19 or vgg16; by default vgg19 where its weights are cached.
+        blend: share of each style; equal by default.
+        mask: regions of the styles: an image whose white takes the first style and whose black the second, or a list
+            of images, one for each style, white inside.
+        keep_color: only the brightness is stylised; the colours stay the photograph's.
+        seed: of the noise, where the recipe starts from it.
+        progress: called after each step, (done, total, description).
+        watch: called with each step's frame.
+        options: changes to the recipe: content_weight, style_weight, tv_weight, optimizer, steps ..., see ``Recipe``.
+    Raises:
+        UsageError: no image, an unknown recipe, network, layer or option, shares or masks of another number.
+        ReverieError: a file that is no image, or weights that cannot be fetched.
+    """
+    chosen, name = recipe_of(recipe, options), network_of(net)
+    arguments: dict[str, Any] = {"size": size, "blend": blend, "mask": mask, "keep_color": keep_color, "seed": seed}
+    last = None
+    for last in stream(content, styles, recipe=chosen, net=name, device=device, progress=progress, **arguments):
+        if watch:
+            watch(last)
+    assert last is not None  # a recipe has at least one step
+    requested = {"content": content, "styles": _listed(styles), **arguments, "recipe": recipe, "net": name, **options}
+    plain = {key: plain_option(value) for key, value in requested.items() if value is not None}
+    return to_images(last.render()["image"], origin={"verb": "stylize", **plain})
+
+
+class Recorder:
+    """Evenly spaced frames of a stream, for a film: ``stylize(..., watch=recorder)``.
+
+    Args:
+        count: frames at most.
+        longest: side in pixels; larger frames are reduced.
+    """
+
+    def __init__(self, count: int = 48, longest: int = 360):
+        self.count, self.longest, self.frames = count, longest, list[Tensor]()
+
+    def __call__(self, frame: Frame) -> None:
+        if frame.progress * self.count > len(self.frames):
+            image = frame.render()["image"].cpu()
+            self.frames.append(resized(image, _shape(image, min(self.longest, max(image.shape[2:])))))
+
+    def save(self, path: Path, origin: Mapping[str, Any]) -> None:
+        """Write the film (.webp, .gif, .mp4); the last frame stays for a second."""
+        rows = to_images(torch.cat(self.frames)).array
+        save_film(path, rows, seconds=4.0, hold=1.0, origin=dict(origin), lossless=False)

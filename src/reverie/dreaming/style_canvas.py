@@ -1,0 +1,230 @@
+"""The canvas of neural style transfer: its recipe, its loss, its sizes.
+
+Gatys, Ecker and Bethge, CVPR 2016, arXiv:1508.06576: an image is optimised until its activations at a high layer are
+those of the photograph (content) and the Gram matrices of its activations at several layers those of the painting
+(style). Scaled errors, sizes by sqrt(2) and carried moments: crowsonkb/style-transfer-pytorch (2021).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reverie.core.annotations import Count, Positive, Range, Weight
+from reverie.core.batch import Batch
+from reverie.core.noise import Noise
+from reverie.dreaming.canvas import Canvas, Level, Loss, Pixels, resized
+from reverie.nets.features import Features
+from reverie.nets.perceptual import gram, scaled_error, total_variation
+from reverie.optim.lbfgs import LBFGS
+from reverie.pretrained.networks import NETWORKS
+
+SMALLEST = 32  # pixels of the shorter side in which VGG's fifth block still has two activations
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an image is stylised.
+
+    Attributes:
+        content_weight, style_weight, tv_weight: of the content, of the style, and of the image's total variation.
+        content_layer: a layer of the network, such as relu4_2 or block5_conv2.
+        layer_weights: of the style layers relu1_1 ... relu5_1, relative to one another.
+        scaled: each layer's error is divided by its own magnitude (``scaled_error``); else plain mean squares.
+        optimizer: lbfgs, adam, or sgd with a decaying rate.
+        lr: its rate; None: 1 for lbfgs, 0.04 for adam, 0.0015 for sgd. Images span 2.
+        steps: at the largest size.
+        coarse_steps: at the smallest size; between them the number falls geometrically.
+        first_size: longest side of the smallest size, from which sizes grow by sqrt(2); 0: the largest only.
+        style_scale: longest side of the style over that of the result.
+        ema: decay of the average of iterates; 0: none.
+        start: content, or noise.
+        replicate: pad the first convolution by replication, which leaves no seam at the border.
+        pooling: of the network: max, average or l2.
+        precision: arithmetic of the network: auto, fp32 or bf16.
+    """
+
+    content_weight: Weight = 0.015
+    style_weight: Weight = 1.0
+    tv_weight: Weight = 0.5
+    content_layer: str = "relu4_2"
+    layer_weights: Annotated[tuple[float, float, float, float, float], Range(0)] = (256, 64, 16, 4, 1)
+    scaled: bool = True
+    optimizer: Literal["lbfgs", "adam", "sgd"] = "lbfgs"
+    lr: Positive | None = None
+    steps: Count = 80
+    coarse_steps: Count = 250
+    first_size: Annotated[int, Range(0)] = 128
+    style_scale: Annotated[float, Range(0.05, 20)] = 1.0
+    ema: Annotated[float, Range(0, 0.9999)] = 0.0
+    start: Literal["content", "noise"] = "content"
+    replicate: bool = True
+    pooling: Literal["max", "average", "l2"] = "max"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+RECIPES = {
+    "fast": Recipe(),
+    "plain": Recipe(
+        content_weight=0.0015,
+        style_weight=0.5,
+        tv_weight=0.01,
+        layer_weights=(64, 16, 4, 1, 1),
+        scaled=False,
+        optimizer="sgd",
+        steps=300,
+        first_size=0,
+        replicate=False,
+        precision="fp32",
+    ),
+}
+
+
+class _Clamped(Pixels):
+    """Pixels that are clamped to [-1, 1] before each evaluation."""
+
+    def forward(self) -> Tensor:
+        with torch.no_grad():
+            self.pixels.clamp_(-1, 1)
+        return self.pixels
+
+
+def objective(
+    features: Features,
+    content: Tensor,
+    styles: Sequence[Tensor],
+    recipe: Recipe,
+    blend: Sequence[float],
+    masks: Sequence[Tensor] = (),
+) -> Loss:
+    """The loss of an image (1, C, H, W): content, style and total variation.
+
+    Args:
+        content: (1, C, H, W).
+        styles: (1, C, h, w) each.
+        blend: share of each style's Gram matrices in the target; with masks factors on the losses of the regions.
+        masks: (1, 1, H, W) in [0, 1], the region of each style; none: all styles everywhere.
+    """
+    layers = dict(zip(NETWORKS[features.name].style, recipe.layer_weights, strict=True))
+    every = {*layers, recipe.content_layer}
+    total = sum(layers.values())
+
+    def error(x: Tensor, target: Tensor) -> Tensor:
+        return scaled_error(x, target) if recipe.scaled else F.mse_loss(x.float(), target.float())
+
+    @functools.cache
+    @torch.no_grad()
+    def targets() -> tuple[Tensor, list[dict[str, Tensor]]]:
+        grams = [{name: gram(x) for name, x in features(style, layers).items()} for style in styles]
+        if not masks:
+            grams = [{k: torch.stack([w * g[k] for w, g in zip(blend, grams, strict=True)]).sum(0) for k in layers}]
+        return features(content, [recipe.content_layer])[recipe.content_layer], grams
+
+    def style_loss(activations: Mapping[str, Tensor], grams: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        losses = []
+        for index, target in enumerate(grams):
+            factor = blend[index] if masks else 1.0
+            for name, weight in layers.items():
+                x = activations[name]
+                region = F.adaptive_avg_pool2d(masks[index], (x.shape[2], x.shape[3])) if masks else None
+                losses.append(factor * weight / total * error(gram(x, region), target[name]))
+        return torch.stack(losses).sum()
+
+    def loss(image: Tensor, batch: Batch) -> dict[str, Tensor]:
+        content_target, grams = targets()
+        activations = features(image, every)
+        parts = {
+            "content": recipe.content_weight * error(activations[recipe.content_layer], content_target),
+            "style": recipe.style_weight * style_loss(activations, grams),
+            "tv": recipe.tv_weight * total_variation(image).mean(),
+        }
+        return {"loss": torch.stack([*parts.values()]).sum(), **parts}
+
+    return loss
+
+
+def sizes(shape: tuple[int, int], first: int) -> list[tuple[int, int]]:
+    """(H, W) of each level, coarse to fine by sqrt(2): longest sides from ``first``, or only the last for 0."""
+    longest, shapes = max(shape), [shape]
+    while first and (side := longest / 2 ** (len(shapes) / 2)) >= first - 0.5:
+        coarser = (round(shape[0] * side / longest), round(shape[1] * side / longest))
+        if min(coarser) < SMALLEST:
+            break
+        shapes.append(coarser)
+    return shapes[::-1]
+
+
+def fitted(image: Tensor, longest: float) -> Tensor:
+    """At most ``longest`` pixels on the longer side, and at least ``SMALLEST`` on the shorter."""
+    shape = image.shape[2:]
+    scale = max(min(1.0, longest / max(shape)), SMALLEST / min(shape))
+    return image if scale == 1 else resized(image, (round(shape[0] * scale), round(shape[1] * scale)))
+
+
+def _optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    rates = {"lbfgs": 1.0, "adam": 0.04, "sgd": 0.0015}
+    lr = rates[recipe.optimizer] if recipe.lr is None else recipe.lr
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr, betas=(0.9, 0.99), fused=True)
+    if recipe.optimizer == "sgd":  # the gradient of a mean over pixels, times their number
+        return torch.optim.SGD(parameters, lr * sum(p.numel() for p in parameters))
+    return LBFGS(parameters, lr)
+
+
+def _decay(step: int, progress: float) -> float:
+    return 0.1**progress
+
+
+def _carry(before: torch.optim.Optimizer, now: torch.optim.Optimizer) -> None:
+    """The optimiser's state, enlarged to the next size: Adam's moments, or the steps and changes of L-BFGS."""
+    old, new = (optimizer.param_groups[0]["params"][0] for optimizer in (before, now))
+
+    def enlarged(value: Tensor) -> Tensor:
+        return resized(value.view_as(old), new.shape[2:]).view(new.shape if value.ndim > 1 else -1)
+
+    state = before.state[old]
+    if "moves" in state:  # the gradient of a mean over pixels is smaller where there are more
+        ratio = old.numel() / new.numel()
+        now.state[new]["moves"] = [enlarged(move) for move in state["moves"]]
+        now.state[new]["changes"] = [enlarged(change) * ratio for change in state["changes"]]
+    elif "exp_avg" in state:
+        moments = {"exp_avg": enlarged(state["exp_avg"]), "exp_avg_sq": enlarged(state["exp_avg_sq"]).clamp_(min=0)}
+        now.state[new] = {"step": state["step"].clone(), **moments}
+
+
+def canvas_of(
+    features: Features,
+    content: Tensor,
+    styles: Sequence[Tensor],
+    recipe: Recipe,
+    blend: Sequence[float],
+    masks: Sequence[Tensor] = (),
+    seed: int = 0,
+) -> Canvas:
+    """The canvas of a style transfer, one level per size; arguments as for ``objective``."""
+    shapes = sizes((content.shape[2], content.shape[3]), recipe.first_size)
+    levels = []
+    for index, shape in enumerate(shapes):
+        image = _Clamped(shape, content.shape[1])
+        part = index / max(1, len(shapes) - 1)
+        steps = round(recipe.coarse_steps ** (1 - part) * recipe.steps**part) if len(shapes) > 1 else recipe.steps
+        photo = resized(content, shape)
+        paintings = [fitted(style, max(shape) * recipe.style_scale) for style in styles]
+        regions = [F.adaptive_avg_pool2d(mask, shape) for mask in masks]
+        loss = objective(features, photo, paintings, recipe, blend, regions)
+        if index == 0:
+            start = Noise.of_seeds([seed], content.device)(*image.pixels.shape[1:]) / 4
+            image.set(photo if recipe.start == "content" else start)
+        levels.append(Level(image, loss, steps))
+    return Canvas(
+        levels,
+        functools.partial(_optimizer, recipe),
+        schedule=None if recipe.optimizer == "lbfgs" else _decay,
+        carry=_carry,
+    )
