@@ -12,11 +12,11 @@ from reverie.commands.shared import bar, note, report, target
 def dream(
     image: Positional[Annotated[str, arg(metavar="IMAGE")]],
     /,
-    net: str = "vgg16",
+    net: str = "inception",
     layers: str | None = None,
     octaves: int = 4,
     octave_scale: float = 1.4,
-    steps: int = 10,
+    steps: int = 15,
     loops: int = 1,
     guide: str | None = None,
     size: int | None = None,

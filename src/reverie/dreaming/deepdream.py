@@ -39,7 +39,6 @@ _SMALLEST = 64  # pixels of the shorter side of an octave
 _GUIDE_SIDE = 224  # pixels of the longer side of a guide: more positions find no better match
 _PROCESS = 6e8  # bytes of a process with a network
 _COPIES = 10  # of the image: the canvas, its gradient, the photograph, shifted ones ...
-DEFAULTS = {"vgg16": {"relu4_3": 1.0, "relu5_1": 1.0}}
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
@@ -127,7 +126,7 @@ class Dreamer:
     objective: Norms
     octaves: int = 4
     octave_scale: float = 1.4
-    steps: int = 10
+    steps: int = 15
     loops: int = 1
     lr: float = 0.012
     jitter: int = 32
@@ -146,13 +145,16 @@ class Dreamer:
         """A zoom into a dream: the frames of each image, whose last has progress 1.
 
         Args:
-            images: each is the one before, enlarged and dreamed on.
+            images: each is the one before, enlarged and dreamed on, without the contrast that dreams gain.
             zoom: enlargement from one to the next.
         """
+        contrast = 0.0
         for index in range(images):
             for frame in (self.onward if index else self).stream(photo, fold(seed, index) if index else seed):
                 yield frame
-            photo = zoomed(frame.render()["image"].cpu(), zoom)
+            dream = frame.render()["image"].cpu()
+            contrast = contrast or float(dream.std())
+            photo = zoomed(dream.mean() + (dream - dream.mean()) * min(1.0, contrast / float(dream.std())), zoom)
 
     @property
     def onward(self) -> Dreamer:
@@ -217,11 +219,11 @@ def seen(image: Tensor, features: Features) -> Tensor:
 
 
 def dreamer(
-    net: str = "vgg16",
+    net: str = "inception",
     layers: Layers | None = None,
     octaves: int = 4,
     octave_scale: float = 1.4,
-    steps: int = 10,
+    steps: int = 15,
     loops: int = 1,
     guide: Any = None,
     lr: float = 0.012,
@@ -294,11 +296,11 @@ def guide_features(features: Features, guide: Any, layers: Sequence[str]) -> dic
 @shows_progress
 def dream(
     image: Any,
-    net: str = "vgg16",
+    net: str = "inception",
     layers: Layers | None = None,
     octaves: int = 4,
     octave_scale: float = 1.4,
-    steps: int = 10,
+    steps: int = 15,
     loops: int = 1,
     guide: Any = None,
     size: int | None = None,

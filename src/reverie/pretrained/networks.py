@@ -52,7 +52,7 @@ def _vgg(depth: Literal[16, 19]) -> Pretrained:
     names = vgg.aliases(depth)
     style = tuple(f"relu{block}_1" for block in range(1, 6))
     main = tuple(names.values())[:-1]
-    return Pretrained(build, names, main, {"relu4_3": 1.0, "relu5_1": 1.0}, style, "relu4_2")
+    return Pretrained(build, names, main, {"relu5_3": 1.0}, style, "relu4_2")
 
 
 def _resnet50() -> Pretrained:
@@ -67,7 +67,7 @@ def _inception() -> Pretrained:
         normalise = Normalise((128 / 255,) * 3, (128 / 255,) * 3)
         return nn.Sequential(OrderedDict(normalise=normalise, **layers))
 
-    dream = {"mixed4": 1.0, "mixed5": 1.5, "mixed6": 2.0, "mixed7": 2.5}
+    dream = {"mixed3": 1.0, "mixed4": 1.0}
     return Pretrained(build, inception.ALIASES, (*inception.STEM, *inception.ALIASES), dream, size=173)
 
 
