@@ -36,13 +36,13 @@ def dream(
 ) -> None:
     """DeepDream: an image in which a network sees more of what it sees in it, at its own size.
 
-    Examples: reverie dream cat.jpg; reverie dream cat.jpg --layers relu3_3; reverie dream cat.jpg --guide flowers.jpg;
-    reverie dream cat.jpg --film zoom.webp --frames 100.
+    Examples: reverie dream cat.jpg; reverie dream cat.jpg --net vgg16 --layers relu3_3; reverie dream cat.jpg --guide
+    flowers.jpg; reverie dream cat.jpg --film zoom.webp --frames 100.
 
     Args:
         image: an image file.
-        net: a pretrained network.
-        layers: what rises, with weights: relu4_3=1,relu5_1=0.5. Early layers give strokes, later ones textures, the
+        net: a pretrained network (inception, vgg16, resnet50 ...), or a run with a network that looks at images.
+        layers: what rises, with weights: mixed3=1,mixed4=0.5. Early layers give strokes, later ones textures, the
             last ones parts of animals and buildings. By default those that suit the network.
         octaves: sizes of the image, of which the last is its own.
         octave_scale: ratio of one size to the one before.

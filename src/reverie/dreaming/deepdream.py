@@ -28,6 +28,8 @@ from reverie.core.verbs import Frame
 from reverie.dreaming.canvas import Canvas, Level, Loss, Pixels, paint
 from reverie.dreaming.photo import open_photo, to_images
 from reverie.dreaming.tiles import Statistics, Window, evaluate, tiling
+from reverie.inference.features import features_of
+from reverie.inference.load import Source
 from reverie.inference.origin import plain_option
 from reverie.media.images import Images
 from reverie.nets.features import Features
@@ -153,8 +155,9 @@ class Dreamer:
             for frame in (self.onward if index else self).stream(photo, fold(seed, index) if index else seed):
                 yield frame
             dream = frame.render()["image"].cpu()
-            contrast = contrast or float(dream.std())
-            photo = zoomed(dream.mean() + (dream - dream.mean()) * min(1.0, contrast / float(dream.std())), zoom)
+            spread = float(dream.std(correction=0))
+            contrast = contrast or spread
+            photo = zoomed(dream.mean() + (dream - dream.mean()) * min(1.0, contrast / max(spread, 1e-9)), zoom)
 
     @property
     def onward(self) -> Dreamer:
@@ -219,7 +222,7 @@ def seen(image: Tensor, features: Features) -> Tensor:
 
 
 def dreamer(
-    net: str = "inception",
+    net: Source = "inception",
     layers: Layers | None = None,
     octaves: int = 4,
     octave_scale: float = 1.4,
@@ -245,21 +248,30 @@ def dreamer(
         raise UsageError(f"{argument('octave_scale')} must be above 1 where there are several octaves.")
     target_device = pick_device(device)
     dtype = torch.bfloat16 if pick_precision(precision, target_device).bf16 else torch.float32
-    features = networks.features(net, target_device, dtype, progress)
-    weights = layer_weights(layers, features, net)
+    pretrained = networks.NETWORKS.get(net) if isinstance(net, str) else None
+    if pretrained:
+        features = networks.features(str(net), target_device, dtype, progress)
+    else:
+        features = features_of(net, str(target_device))
+    weights = layer_weights(layers or (pretrained.dream if pretrained else middle_layer(features)), features)
     guides = {} if guide is None else guide_features(features, guide, list(weights))
     objective = Norms(weights, guides)
     return Dreamer(features, objective, octaves, octave_scale, steps, loops, lr, jitter, memory * 1e9)
 
 
-def layer_weights(layers: Layers | None, features: Features, net: str) -> dict[str, float]:
-    """Layers with their weights; without any those that suit the network.
+def middle_layer(features: Features) -> list[str]:
+    """The last layer of half of the largest stride: for networks of which no one knows which layers dream well."""
+    maps = {name: layer.stride for name, layer in features.layers.items() if layer.stride < features.size[0]}
+    strides = [stride for stride in maps.values() if 2 * stride <= max(maps.values())] or [*maps.values()]
+    return [name for name, stride in maps.items() if stride == max(strides)][-1:]
+
+
+def layer_weights(layers: Layers, features: Features) -> dict[str, float]:
+    """Layers with their weights.
 
     Raises:
         UsageError: an unknown layer, or a weight that is no number.
     """
-    if layers is None:
-        layers = networks.NETWORKS[net].dream
     if isinstance(layers, str):
         pairs = [text.partition("=") for text in layers.split(",") if text.strip()]
         layers = {
@@ -268,7 +280,7 @@ def layer_weights(layers: Layers | None, features: Features, net: str) -> dict[s
     weights = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, 1.0)
     weights = {name: number(argument("layers"), weight) for name, weight in weights.items()}
     if not any(weights.values()):
-        raise UsageError(f"{argument('layers')} must be at least one layer with a weight, as relu4_3=1,relu5_1=0.5.")
+        raise UsageError(f"{argument('layers')} must be at least one layer with a weight, as mixed3=1,mixed4=0.5.")
     for name in weights:
         features.resolve(name)
     return weights
@@ -296,7 +308,7 @@ def guide_features(features: Features, guide: Any, layers: Sequence[str]) -> dic
 @shows_progress
 def dream(
     image: Any,
-    net: str = "inception",
+    net: Source = "inception",
     layers: Layers | None = None,
     octaves: int = 4,
     octave_scale: float = 1.4,
@@ -319,8 +331,8 @@ def dream(
 
     Args:
         image: a file, a Pillow image or uint8 (H, W, C); grey ones stay grey.
-        net: a pretrained network.
-        layers: what rises: {"relu4_3": 1.0, ...}, names, or "relu4_3=1,relu5_1=0.5"; early layers give strokes, later
+        net: a pretrained network ("inception", "vgg16", "resnet50" ...), or a run with a network that looks at images.
+        layers: what rises: {"mixed3": 1.0, ...}, names, or "mixed3=1,mixed4=0.5"; early layers give strokes, later
             ones textures, the last ones parts of animals and buildings. By default those that suit the network.
         octaves: sizes of the image, of which the last is its own.
         octave_scale: ratio of one size to the one before.
