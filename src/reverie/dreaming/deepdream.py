@@ -358,20 +358,10 @@ def dream(
     dreams = dreamer(
         net, layers, octaves, octave_scale, steps, loops, guide, lr, jitter, memory, device, precision, progress
     )
-    made_by = {"verb": "dream", "image": plain_option(image), "network": dreams.features.name} | {
-        "layers": dict(dreams.objective.weights),
-        "octaves": octaves,
-        "octave_scale": octave_scale,
-        "steps": steps,
-        "loops": loops,
-        "guide": plain_option(guide),
-        "size": size,
-        "lr": lr,
-        "jitter": jitter,
-        "frames": frames,
-        "zoom": zoom,
-        "seed": seed,
-    }
+    made_by = {"verb": "dream", "image": plain_option(image), "guide": plain_option(guide), "size": size, "seed": seed}
+    made_by |= {"network": dreams.features.name, "layers": dict(dreams.objective.weights)}
+    made_by |= {"frames": frames, "zoom": zoom} if frames > 1 else {}
+    made_by |= {name: value for name, value in vars(dreams).items() if isinstance(value, int | float)}
     shape, rows = photo.shape[2:], []
     total = dreams.count(shape) + (frames - 1) * dreams.onward.count(shape)
     for done, frame in enumerate(dreams.film(photo, frames, zoom, seed), 1):
