@@ -8,7 +8,7 @@ after each step of the last size, and the time is that of the first image within
 last loss. Every contestant runs in a process of its own, whose peak memory is given. Weights are loaded before the
 clock starts; what both compute from the two images is within it.
 
-Run:  python benchmarks/style.py [--quick] [--only gatys,multiscale] [--content FILE --style FILE]
+Run:  python benchmarks/style.py [--quick] [--scale 0.25] [--only gatys,multiscale] [--content FILE --style FILE]
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ from peers import style as peers
 from torch import Tensor
 
 from reverie.core.precision import pick_precision
+from reverie.data import open_data, photos
 from reverie.dreaming.canvas import paint
 from reverie.dreaming.photo import open_photo
 from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of
 from reverie.pretrained import networks, weights
 
 NET = "vgg16"
+PAINTING = Path(__file__).parents[1] / "docs" / "pictures" / "styles" / "starry-night.jpg"
 
 
 @dataclass
@@ -63,9 +65,17 @@ def to_unit(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255
 
 
+def photograph() -> str:
+    """The default photograph's file; fetched once."""
+    path = photos.folder() / "neuschwanstein-castle.webp"
+    if not path.exists():
+        open_data("photos")
+    return str(path)
+
+
 def photo_of(file: str, size: int) -> Tensor:
     """(1, 3, H, W) in [0, 1], by its longer side."""
-    return (open_photo(file, size).expand(-1, 3, -1, -1) + 1) / 2
+    return ((open_photo(file, size).expand(-1, 3, -1, -1) + 1) / 2).contiguous()
 
 
 def run_peer(function: Callable[..., Tensor], content: Tensor, style: Tensor, **steps: int) -> Result:
@@ -139,7 +149,7 @@ def compared(name: str, ours: Result, peer: Result, loss_of: Callable[[Tensor], 
 
 def gatys(flags: argparse.Namespace) -> float:
     """Against the plain public recipe, 256 pixels."""
-    content, style = photo_of(flags.content, 256), photo_of(flags.style, 256)
+    content, style = (photo_of(file, round(256 * flags.scale)) for file in (flags.content, flags.style))
     evaluations = 60 if flags.quick else 300
     peer = alone(run_peer, peers.gatys, content, style, evaluations=evaluations)
     ours = alone(run_ours, content, style, gatys_recipe())
@@ -148,10 +158,11 @@ def gatys(flags: argparse.Namespace) -> float:
 
 def multiscale(flags: argparse.Namespace) -> float:
     """Against crowsonkb's recipe, 512 pixels."""
-    content, style = photo_of(flags.content, 512), photo_of(flags.style, 512)
-    steps = {"first_steps": 100, "steps": 50} if flags.quick else {}
-    peer = alone(run_peer, peers.multiscale, content, style, **steps)
-    ours = alone(run_ours, content, style, RECIPES["fast"])
+    size, first = round(512 * flags.scale), round(128 * flags.scale)
+    content, style = photo_of(flags.content, size), photo_of(flags.style, size)
+    steps = {"first_steps": 200, "steps": 100} if flags.quick else {}
+    peer = alone(run_peer, peers.multiscale, content, style, size=size, first=first, **steps)
+    ours = alone(run_ours, content, style, replace(RECIPES["fast"], first_size=first))
     return compared("multiscale", ours, peer, peers.ScaledLoss(weights.load(NET), content, style), 1.05)
 
 
@@ -163,9 +174,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a fifth of the peers' steps")
     parser.add_argument("--only", default=",".join(CONTESTS), help=f"some of {', '.join(CONTESTS)}")
-    parser.add_argument("--content", required=True, help="a photograph")
-    parser.add_argument("--style", required=True, help="a painting")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on all sizes: 0.25 tries the script")
+    parser.add_argument("--content", help="a photograph; neuschwanstein-castle of `reverie data photos` by default")
+    parser.add_argument("--style", default=str(PAINTING), help="a painting; The Starry Night by default")
     flags = parser.parse_args()
+    flags.content = flags.content or photograph()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {Path(flags.content).name}")
     ratios = {name: CONTESTS[name](flags) for name in flags.only.split(",")}
     worst = min(ratios, key=lambda name: ratios[name] / AIMS[name])
