@@ -109,6 +109,7 @@ def test_inceptions_blocks_are_mixed0_to_mixed10_and_gradients_reach_the_image(r
     gradients = []
     for network in (features, networks.features("inception", dtype=torch.bfloat16)):
         output = network(images, ["mixed4"])["mixed4"]
+        assert {parameter.dtype for parameter in network.parameters()} == {output.dtype}
         gradients.append(torch.autograd.grad(output.float().square().mean(), images)[0].flatten())
     assert float(torch.cosine_similarity(*gradients, 0)) > 0.95
 

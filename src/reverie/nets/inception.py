@@ -29,9 +29,6 @@ WIDE, TALL = (0, 3), (3, 0)  # padding of 1x7 and 7x1 kernels
 class Convolution(nn.Module):
     """Convolutions of the same input merged into one, with folded batch normalisation, and a rectifier."""
 
-    weight: Tensor
-    bias: Tensor
-
     def __init__(
         self,
         weights: Mapping[str, Tensor],
@@ -46,8 +43,9 @@ class Convolution(nn.Module):
             weight, beta, mean, var = (weights[f"{name}.{part}"].double() for part in ("weight", "beta", "mean", "var"))
             scale = (var + 1e-3).rsqrt()
             folded.append((weight * scale[:, None, None, None], beta - mean * scale))
-        self.register_buffer("weight", torch.cat([w for w, _ in folded]).to(dtype, memory_format=torch.channels_last))
-        self.register_buffer("bias", torch.cat([b for _, b in folded]).to(dtype))
+        weight = torch.cat([w for w, _ in folded]).to(dtype, memory_format=torch.channels_last)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(torch.cat([b for _, b in folded]).to(dtype), requires_grad=False)
         self.sizes = [len(b) for _, b in folded]
         self.stride, self.padding = stride, padding
 
