@@ -161,18 +161,18 @@ def test_memory_decides_on_tiles_and_too_little_says_so():
         tiling(NET, [DEEP], (4000, 3000), 1e6)
 
 
-def test_a_network_that_looks_at_the_whole_image_is_not_cut():
-    class Whole(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 2, 3)
-            self.norm = nn.GroupNorm(1, 2)
+class Padded(nn.Conv2d):
+    """A convolution that pads as TensorFlow does: on which side, depends on the size."""
 
-        def forward(self, x):
-            return self.norm(self.conv(x))
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (x.shape[-1] % 2, 1, x.shape[-2] % 2, 1)))
 
-    with pytest.raises(UsageError, match="depend on the whole image"):
-        tiling(Features(Whole()), ["norm"], (4000, 3000), 1e7)
+
+@pytest.mark.parametrize("last", [nn.GroupNorm(1, 2), Padded(2, 2, 3, stride=2), nn.AdaptiveAvgPool2d(1)])
+def test_a_network_that_depends_on_the_whole_image_or_its_size_is_not_cut(last):
+    features = Features(nn.Sequential(nn.Conv2d(3, 2, 3), last))
+    with pytest.raises(UsageError, match="cannot be cut"):
+        tiling(features, ["1"], (4000, 3000), 1e7)
 
 
 def test_a_dream_in_tiles_is_the_dream_at_once(monkeypatch):

@@ -216,28 +216,39 @@ def _sight(features: Features, layers: Sequence[str]) -> tuple[int, dict[str, in
     """How far activations depend on pixels beside their own, rounded up to the grid, and strides by layer."""
     before = dict.fromkeys(layers, 0)
     for smaller, side in pairwise((0, *_PROBES)):
-        image, middle = _probe(features, side), side // 2
-        image[..., middle, middle] = math.nan
-        maps = features(image, layers)
-        if any(x.ndim != 4 for x in maps.values()):
+        touched = _touched(features, layers, side, side // 2)
+        if any(x.ndim != 2 for x in touched.values()):
             break
-        touched = {layer: x.isnan().any(1)[0] for layer, x in maps.items()}  # (h, w)
         strides = {layer: (side - smaller) / max(1, len(x) - before[layer]) for layer, x in touched.items()}
         before = {layer: len(x) for layer, x in touched.items()}
-        ends = {layer: x.nonzero().aminmax(dim=0) for layer, x in touched.items()}  # first and last (row, column)
-        inside = all(low.min() > 0 and high.max() < before[layer] - 1 for layer, (low, high) in ends.items())
+        ends = {layer: _ends(x) for layer, x in touched.items()}
+        inside = all(low > 0 and high < before[layer] - 1 for layer, (low, high) in ends.items())
         if inside and smaller:
-            if any(_GRID % stride for stride in strides.values()):
+            odd = _touched(features, layers, side + 33, side // 2)  # in case that padding depends on the size
+            if any(_GRID % strides[layer] or _ends(x) != ends[layer] for layer, x in odd.items()):
                 break
             steps = {layer: int(stride) for layer, stride in strides.items()}
             reach = max(
-                max(int(high.max()) * steps[layer] - middle, middle - int(low.min()) * steps[layer]) + steps[layer] - 1
+                max(high * steps[layer] - side // 2, side // 2 - low * steps[layer]) + steps[layer] - 1
                 for layer, (low, high) in ends.items()
             )
             return math.ceil(reach / _GRID) * _GRID, steps
         if side >= 768 and any(x.all() for x in touched.values()):
             break
     raise UsageError(
-        f"{', '.join(layers)} of {features.name} depend on the whole image, so it cannot be cut into tiles. Choose a "
-        f"smaller {argument('size')}, more {argument('memory')}, or layers that are less deep."
+        f"{', '.join(layers)} of {features.name} depend on the whole image or on its size, so it cannot be cut into "
+        f"tiles. Choose a smaller {argument('size')}, more {argument('memory')}, or layers that are less deep."
     )
+
+
+def _touched(features: Features, layers: Sequence[str], side: int, pixel: int) -> dict[str, Tensor]:
+    """The positions (h, w) of each layer that depend on the pixel (pixel, pixel) of an image of a side."""
+    image = _probe(features, side)
+    image[..., pixel, pixel] = math.nan
+    return {layer: x.isnan().any(1)[0] for layer, x in features(image, layers).items()}
+
+
+def _ends(touched: Tensor) -> tuple[int, int]:
+    """The first and the last row or column that is touched."""
+    positions = touched.nonzero()
+    return int(positions.min()), int(positions.max())
