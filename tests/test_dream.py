@@ -247,7 +247,7 @@ def test_unknown_and_too_deep_layers_say_so():
         dream(bytes_of(PHOTO), layers="relu9_1")
     with pytest.raises(UsageError, match="too small"):
         dream(bytes_of(PHOTO)[:8, :8], layers="relu5_1", steps=1)
-    with pytest.raises(UsageError, match="no number"):
+    with pytest.raises(UsageError, match="is no number"):
         dream(bytes_of(PHOTO), layers="relu2_1=much")
     with pytest.raises(UsageError, match="octave_scale must be above 1"):
         dream(bytes_of(PHOTO), octave_scale=1.0)
@@ -263,3 +263,11 @@ def test_a_network_of_grey_images_sees_luminance():
     image = torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
     luma = deepdream.seen(image, Features(nn.Conv2d(1, 1, 1), channels=1))
     assert luma.shape == (1, 1, 2, 2) and math.isclose(float(luma[0, 0, 0, 0]), 0.299 - 0.114, abs_tol=1e-6)
+
+
+def test_networks_of_runs_get_sides_that_they_halve_and_dream_with_a_coarse_layer():
+    image = torch.rand(1, 3, 30, 70)
+    padded = deepdream.seen(image, NET, 32)
+    assert padded.shape == (1, 3, 32, 96) and torch.equal(padded[..., :30, :70], image)
+    convs = [nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 4, 1), nn.Conv2d(4, 4, 3, 2, 1)]
+    assert deepdream.coarse_layer(Features(nn.Sequential(*convs))) == ["1"]

@@ -21,6 +21,7 @@ from torch import Tensor
 from reverie.core.batch import Batch
 from reverie.core.cache import Progress
 from reverie.core.errors import UsageError, argument, of_argument
+from reverie.core.memory import is_exhausted
 from reverie.core.noise import fold
 from reverie.core.precision import pick_device, pick_precision
 from reverie.core.values import check_seeds, integer, number
@@ -41,6 +42,7 @@ _SMALLEST = 64  # pixels of the shorter side of an octave
 _GUIDE_SIDE = 224  # pixels of the longer side of a guide: more positions find no better match
 _PROCESS = 6e8  # bytes of a process with a network
 _COPIES = 10  # of the image: the canvas, its gradient, the photograph, shifted ones ...
+_MULTIPLE = 32  # of the sides of images of one's own networks, which halve them up to five times
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
@@ -122,6 +124,7 @@ class Dreamer:
         lr: mean change of a pixel in a step; images span 2.
         jitter: pixels by which a step shifts the image at most, at random, so that the network's grid leaves no trace.
         memory: of all of it in bytes; what takes more is computed tile by tile.
+        multiple: the network takes images whose sides are multiples of it; others are padded for it at the border.
     """
 
     features: Features
@@ -133,6 +136,7 @@ class Dreamer:
     lr: float = 0.012
     jitter: int = 32
     memory: float = 4e9
+    multiple: int = 1
 
     def stream(self, photo: Tensor, seed: int = 0) -> Iterator[Frame]:
         """The dream of a photograph (1, C, H, W) in [-1, 1]: a frame after each step; the last renders the dream."""
@@ -190,7 +194,14 @@ class Dreamer:
 
         def loss(image: Tensor, batch: Batch) -> dict[str, Tensor]:
             shifts = batch.rng.integers(2 * self.jitter + 1, 2)[0].sub(self.jitter).tolist()
-            return evaluate(self.features, self.objective, seen(image.roll(shifts, (2, 3)), self.features), tiles)
+            image = seen(image.roll(shifts, (2, 3)), self.features, self.multiple)
+            try:
+                return evaluate(self.features, self.objective, image, tiles)
+            except RuntimeError as error:
+                if self.multiple == 1 or is_exhausted(error):
+                    raise
+                sides = f"{image.shape[3]} x {image.shape[2]}"
+                raise UsageError(f"{self.features.name} does not take images of {sides} pixels: {error}.") from error
 
         return loss
 
@@ -214,8 +225,11 @@ def zoomed(image: Tensor, zoom: float) -> Tensor:
     return F.grid_sample(image, grid, "bicubic", "reflection", align_corners=False).clamp(-1, 1)
 
 
-def seen(image: Tensor, features: Features) -> Tensor:
-    """An image as a network takes it: in grey where the network is one of grey images."""
+def seen(image: Tensor, features: Features, multiple: int = 1) -> Tensor:
+    """An image as a network takes it: padded to a multiple, and in grey where the network is one of grey images."""
+    below, right = (-side % multiple for side in image.shape[2:])
+    if below or right:
+        image = F.pad(image, (0, right, 0, below), mode="replicate")
     if features.channels > 1 or image.shape[1] == 1:
         return image
     return (image * torch.tensor(_LUMA, device=image.device).view(3, 1, 1)).sum(1, keepdim=True)
@@ -253,16 +267,16 @@ def dreamer(
         features = networks.features(str(net), target_device, dtype, progress)
     else:
         features = features_of(net, str(target_device))
-    weights = layer_weights(layers or (pretrained.dream if pretrained else middle_layer(features)), features)
-    guides = {} if guide is None else guide_features(features, guide, list(weights))
-    objective = Norms(weights, guides)
-    return Dreamer(features, objective, octaves, octave_scale, steps, loops, lr, jitter, memory * 1e9)
+    weights = layer_weights(layers or (pretrained.dream if pretrained else coarse_layer(features)), features)
+    multiple = 1 if pretrained else _MULTIPLE
+    objective = Norms(weights, {} if guide is None else guide_features(features, guide, list(weights), multiple))
+    return Dreamer(features, objective, octaves, octave_scale, steps, loops, lr, jitter, memory * 1e9, multiple)
 
 
-def middle_layer(features: Features) -> list[str]:
-    """The last layer of half of the largest stride: for networks of which no one knows which layers dream well."""
+def coarse_layer(features: Features) -> list[str]:
+    """The last layer of the largest stride up to 8: for networks of which no one knows which layers dream well."""
     maps = {name: layer.stride for name, layer in features.layers.items() if layer.stride < features.size[0]}
-    strides = [stride for stride in maps.values() if 2 * stride <= max(maps.values())] or [*maps.values()]
+    strides = [stride for stride in maps.values() if stride <= 8] or [*maps.values()]
     return [name for name, stride in maps.items() if stride == max(strides)][-1:]
 
 
@@ -274,9 +288,7 @@ def layer_weights(layers: Layers, features: Features) -> dict[str, float]:
     """
     if isinstance(layers, str):
         pairs = [text.partition("=") for text in layers.split(",") if text.strip()]
-        layers = {
-            name.strip(): _weight(name, text) for name, equals, text in pairs for text in [text if equals else "1"]
-        }
+        layers = {name.strip(): _weight(text) if equals else 1.0 for name, equals, text in pairs}
     weights = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, 1.0)
     weights = {name: number(argument("layers"), weight) for name, weight in weights.items()}
     if not any(weights.values()):
@@ -286,22 +298,22 @@ def layer_weights(layers: Layers, features: Features) -> dict[str, float]:
     return weights
 
 
-def _weight(name: str, text: str) -> float:
+def _weight(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"{argument('layers')}: {name}={text} has no number for a weight.") from None
+        raise UsageError(f"{argument('layers')}: {text!r} is no number, but the weight of a layer.") from None
 
 
 @torch.no_grad()
-def guide_features(features: Features, guide: Any, layers: Sequence[str]) -> dict[str, Tensor]:
+def guide_features(features: Features, guide: Any, layers: Sequence[str], multiple: int = 1) -> dict[str, Tensor]:
     """The activations of a guide by layer, (positions, channels)."""
     image = open_photo(guide, name="guide")
     if max(image.shape[2:]) > _GUIDE_SIDE:
         image = open_photo(guide, _GUIDE_SIDE, "guide")
     device = next(features.network.parameters(), image).device
     with of_argument("guide"):
-        maps = features(seen(image.to(device), features), layers)
+        maps = features(seen(image.to(device), features, multiple), layers)
     return {layer: positions(x)[0] for layer, x in maps.items()}
 
 

@@ -29,6 +29,7 @@ Statistics = dict[str, Tensor]
 
 _PROBES = (96, 192, 384, 768, 1536)  # sides in pixels; their differences are multiples of every stride 2^a or 3 * 2^a
 _GRID = 64  # pixels; tiles begin at multiples of it, and so of every stride that divides it
+_MOST = 16_384  # bytes per pixel that no network takes: small images need no measurement
 _PASSES = 2.0  # memory of a forward and a backward pass, over that of the activations which autograd keeps
 
 
@@ -175,8 +176,8 @@ def tiling(features: Features, layers: Sequence[str], shape: Sequence[int], memo
     Raises:
         UsageError: not even the smallest tile fits, or a layer depends on the whole image.
     """
-    per_pixel = _PASSES * _kept(features, layers)
-    if shape[0] * shape[1] * per_pixel <= memory:
+    pixels = shape[0] * shape[1]
+    if pixels * _MOST <= memory or pixels * (per_pixel := _PASSES * _kept(features, layers)) <= memory:
         return None
     halo, strides = _sight(features, layers)
     side = (math.isqrt(int(memory / per_pixel)) - 2 * halo) // _GRID * _GRID
