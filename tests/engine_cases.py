@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,7 +110,12 @@ class Case:
 
 SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "norm_groups": 4, "pool_size": 12}
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that learn from another run: of what model
-OPTIONS: dict[str, dict[str, Any]] = {"pix2pix": {"task": "lines"}}  # the bars have no pairs
+STYLES = Path(__file__).parent / "styles"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "pix2pix": {"task": "lines"},  # the bars have no pairs
+    "style-net": {"encoder": "small", "style": str(STYLES / "checks.png"), "style_size": 16},
+    "adain": {"encoder": "small", "styles": str(STYLES), "views": 16},
+}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "autoencoder": [{"net": "dense", "loss": "bce"}, {"loss": "l1"}],
     "denoising-autoencoder": [
@@ -134,6 +140,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "r3gan": [{"d_augment": "diffaugment", "penalty_every": 2}],
     "stylegan2": [{"conditional": "label", "loss": "r3"}],
+    "style-net": [{"temporal_weight": 1.0}],
+    "adain": [{"layers": 3}],
 }
 
 

@@ -34,6 +34,12 @@ from reverie.workflow.train import train
 SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "norm_groups": 4, "pool_size": 12}
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that cannot do without another's run: of what model
 RUNS: dict[str, str] = {}  # ... and where it is
+STYLES = Path(__file__).parent / "styles"
+NEEDED = {  # what else a model cannot do without here
+    "pix2pix": {"task": "lines"},  # the bars have no pairs
+    "style-net": {"encoder": "small", "style": str(STYLES / "checks.png"), "style_size": 16},
+    "adain": {"encoder": "small", "styles": str(STYLES), "views": 16},
+}
 # what is worth a row of its own beside each model's defaults
 VARIANTS = {
     "autoencoder": [{"net": "dense"}, {"loss": "bce"}, {"loss": "l1"}],
@@ -74,7 +80,7 @@ def teachers(bars, tmp_path_factory):
 
 def small(name, options):
     settings = SMALL | ({"teacher": RUNS[TEACHERS[name]]} if name in TEACHERS else {})
-    settings |= {"task": "lines"} if name == "pix2pix" else {}  # the bars have no pairs
+    settings |= NEEDED.get(name, {})
     return {k: v for k, v in settings.items() if k in registry.signature(name)} | options
 
 
@@ -201,7 +207,7 @@ def test_every_recipe_runs_two_steps(recipe, bars, tmp_path):
     content = recipes.read(recipe)
     model = next(n for n in sorted(registry.MODELS, key=len, reverse=True) if recipe.startswith(n))
     training = {k: v for k, v in content.get("training", {}).items() if k not in ("minutes", "steps")}
-    needed = {k: v for k, v in small(model, {}).items() if k in ("teacher", "task")}
+    needed = {k: v for k, v in small(model, {}).items() if k == "teacher" or k in NEEDED.get(model, {})}
     options = needed | content.get("model", {}) | content.get("phases", {}) | training | {"batch_size": 8}
     data = "emoji" if recipe.endswith("-emoji") else bars  # which has captions and pairs
     run = train(model, data, size=8, out=tmp_path / "run", steps=2, quiet=True, **options)

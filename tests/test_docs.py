@@ -38,7 +38,6 @@ HISTORY = [DOCS / "decisions.md", DOCS / "log.md"]  # they may name options of e
 
 SKIPPED = {  # commands that are parsed but not run, by a part of them
     "--metrics fid,kid": "needs Inception's weights from the network",
-    "filters vgg16": "needs VGG-16's weights from the network",
 }
 SKIPPED_BLOCKS = {  # Python that is not run, by its first line
     "from diffusers import DiffusionPipeline": "loads code from the exported folder; test_interop runs the same",
@@ -276,7 +275,13 @@ class World:
                 self.sources.setdefault(name, command)
 
     def files(self) -> None:
-        for folder, count in (("photos", 60), ("samples", 60), ("pictures", 60), ("two-folders/A", 12)):
+        for folder, count in (
+            ("photos", 60),
+            ("samples", 60),
+            ("pictures", 60),
+            ("paintings", 4),
+            ("two-folders/A", 12),
+        ):
             path = self.folder / folder
             path.mkdir(parents=True)
             for i, image in enumerate(images_of(count, 3, len(folder))):
@@ -284,8 +289,10 @@ class World:
         (self.folder / "two-folders/B").mkdir()
         for i, image in enumerate(images_of(12, 3, 99)):
             Image.fromarray(image).save(self.folder / f"two-folders/B/other-{i}.png")
-        for i, name in enumerate(("photo", "a", "b")):
+        for i, name in enumerate(("photo", "a", "b", "painting")):
             Image.fromarray(images_of(1, 3, i)[0]).save(self.folder / f"{name}.png")
+        film = [Image.fromarray(image) for image in images_of(3, 3, 5)]
+        film[0].save(self.folder / "film.gif", save_all=True, append_images=film[1:])
         for block in BLOCKS:
             if match := re.match(r"# (\w+\.py)\n", block.text):
                 (self.folder / match[1]).write_text(block.text)
@@ -354,6 +361,8 @@ NARROW = {
     "ddpm-textbook": ("--widths", "8", "8", "8", "--norm-groups", "4"),
     "latent-diffusion": ("--width", "8", "--codec-width", "8"),
     "distilled": (),
+    "style-net": ("--width", "8", "--encoder", "small"),
+    "adain": ("--width", "8", "--encoder", "small", "--views", "8"),
     "mine": (),
     "mine:Mean": (),
 }
@@ -388,8 +397,6 @@ def tiny(words: tuple[str, ...]) -> tuple[str, ...]:
             added = ("-n", replaced["-n"])
         if verb == "restore" and "--steps" not in rest:
             added = ("--steps", "3", "-n", "2")
-    elif verb == "filters":
-        replaced, added = {"--steps": "1"}, () if "--steps" in rest else ("--steps", "1")
     elif verb == "interpolate":
         replaced = {"--frames": "3"}
         added = () if "--frames" in rest else ("--frames", "3")
@@ -456,6 +463,7 @@ def parse_only(command: Command) -> None:
         parse(functools.wraps(function)(lambda *arguments, **options: None), rest, verb)
 
 
+@pytest.mark.filterwarnings("ignore:photos is the data set of that name")
 @pytest.mark.parametrize("command", ALL, ids=lambda command: command.id)
 def test_documented_commands_run(command, world, capsys):
     if reason_to_skip(command):

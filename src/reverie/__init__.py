@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reverie.data import open_data
     from reverie.data import open_data as data
     from reverie.dreaming.deepdream import dream
+    from reverie.dreaming.fast_style import stylize_into
     from reverie.dreaming.filters import filter_page, filters
     from reverie.dreaming.style import stylize
     from reverie.editing.walks import interpolate
@@ -57,6 +58,7 @@ _HOMES = {  # public names by the module that holds them, each imported when it 
     "core.verbs": ("Frame",),
     "data": ("open_data",),
     "dreaming.deepdream": ("dream",),
+    "dreaming.fast_style": ("stylize_into",),
     "dreaming.filters": ("filter_page", "filters"),
     "dreaming.style": ("stylize",),
     "editing.walks": ("interpolate",),

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from reverie.commands.shared import bar, report, target
+from reverie.commands.stylize_run import by_run
 
 
 def stylize(
     content: Positional[Annotated[str, arg(metavar="CONTENT")]],
-    styles: Positional[Annotated[tuple[str, ...], arg(metavar="STYLE [STYLE ...]")]],
+    styles: Positional[Annotated[tuple[str, ...], arg(metavar="[STYLE ...]")]] = (),
     /,
     size: int | None = None,
     recipe: Literal["fast", "plain"] = "fast",
@@ -19,6 +20,7 @@ def stylize(
     blend: tuple[float, ...] = (),
     mask: tuple[str, ...] = (),
     keep_color: bool = False,
+    strength: float = 1.0,
     content_weight: float | None = None,
     style_weight: float | None = None,
     tv_weight: float | None = None,
@@ -40,18 +42,21 @@ def stylize(
     """Paint a photograph in the style of a painting, or of several.
 
     Examples: reverie stylize photo.jpg painting.jpg; reverie stylize photo.jpg a.jpg b.jpg --blend 0.7 0.3; reverie
-    stylize photo.jpg a.jpg b.jpg --mask sky.png; reverie stylize photo.jpg painting.jpg --keep-color.
+    stylize photo.jpg a.jpg b.jpg --mask sky.png; reverie stylize photo.jpg painting.jpg --keep-color; reverie stylize
+    photos/ --net runs/starry --out painted/.
 
     Args:
-        content: an image file.
-        styles: image files.
-        size: longer side of the result in pixels; by default the photograph's own, at most 512.
+        content: an image file; with a run as --net also a folder of them, or a film (.gif, .webp, .mp4).
+        styles: image files; none for a run of style-net.
+        size: longer side of the result in pixels; by default the photograph's own, at most 512 without a run.
         recipe: fast (coarse to fine, L-BFGS), or plain (one size, SGD with a decaying rate, as in courses).
-        net: vgg19 or vgg16; by default vgg19 where its weights are cached.
+        net: vgg19 or vgg16; by default vgg19 where its weights are cached. Or a run of style-net or adain, which paints
+            in one pass.
         blend: share of each style; equal by default.
         mask: regions of the styles: an image whose white takes the first style and whose black the second, or an image
             for each style, white inside.
         keep_color: only the brightness is stylised; the colours stay the photograph's.
+        strength: of a run of adain: 0 reconstructs the photograph, 1 paints it.
         content_weight: more keeps more of the photograph; 0.015 in the fast recipe.
         style_weight: of the style's loss; 1 in the fast recipe.
         tv_weight: of the total variation: more is smoother; 0.5 in the fast recipe.
@@ -65,18 +70,16 @@ def stylize(
         precision: arithmetic of the network.
         device: auto, cpu, cuda ...
         seed: of the noise of --start noise.
-        out: the image to write (.png ...); by default the first free of stylized.png, stylized-2.png ...
+        out: the image to write (.png ...), of a folder a folder, of a film a film; by default the first free of
+            stylized.png, stylized-2.png ...
         film: a film of the steps (.webp, .gif, .mp4).
         overwrite: replace files that reverie did not write.
         json: print the result as JSON.
     """
+    from reverie.dreaming.fast_style import is_run
     from reverie.dreaming.style import Recorder, network_of
     from reverie.dreaming.style import stylize as stylized
 
-    inputs = (content, *styles, *mask)
-    path = target(out, "stylized.png", overwrite, others=inputs)
-    film_path = target(film, "", overwrite, (".mp4",), "film", others=(*inputs, path)) if film else None
-    recorder, name = Recorder(), network_of(net)
     changes: dict[str, Any] = {
         "content_weight": content_weight,
         "style_weight": style_weight,
@@ -90,6 +93,14 @@ def stylize(
         "pooling": pooling,
         "precision": precision,
     }
+    if net is not None and is_run(net):
+        others = {"mask": mask, "film": film, "recipe": None if recipe == "fast" else recipe, **changes}
+        by_run(content, styles, net, size, others, blend, strength, keep_color, out, overwrite, json)
+        return
+    inputs = (content, *styles, *mask)
+    path = target(out, "stylized.png", overwrite, others=inputs)
+    film_path = target(film, "", overwrite, (".mp4",), "film", others=(*inputs, path)) if film else None
+    recorder, name = Recorder(), network_of(net)
     with bar(True) as progress:
         image = stylized(
             content,
@@ -100,6 +111,7 @@ def stylize(
             blend=blend or None,
             mask=list(mask) or None,
             keep_color=keep_color,
+            strength=strength,
             seed=seed,
             device=device,
             progress=progress,

@@ -1,4 +1,5 @@
-"""Annotations of a system's arguments: a property of the data, a number in a range, another trained run.
+"""Annotations of a system's arguments: a property of the data, a number in a range, another trained run,
+image files.
 
 def vae(shape: Shape, channels: Channels, classes: Classes = 0, *, latent: Count = 32) -> VAE: ...
 """
@@ -78,6 +79,17 @@ class SubRun:
 
     verb: str = ""
     remedy: str = ""
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """An image file, or with ``folder`` a folder of them, that training reads: ``style: Annotated[str, ImageFiles()]``.
+
+    It is checked before a run directory exists, and stored with its absolute path. The model reads it in ``prepare``
+    into buffers, so the run does not need it any more.
+    """
+
+    folder: bool = False
 
 
 Shape = Annotated[int | tuple[int, ...], FromData("shape"), Range(1)]  # (height, width), or an int for squares

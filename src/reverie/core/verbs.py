@@ -48,6 +48,19 @@ class Translates(Protocol):
         """Translate images of the source domain to the target domain: (B, C, H, W) to (B, C', H, W)."""
 
 
+class Stylizes(Protocol):
+    def stylize(self, image: Tensor, style: Tensor | None = None, strength: float = 1.0) -> Tensor:
+        """Images (B, C, H, W) of any size in a style: the same shape.
+
+        ``style`` (B or 1, ...) is of the verb ``style``; a model without that verb has one style, of strength 1.
+        """
+
+
+class DescribesStyles(Protocol):
+    def style(self, image: Tensor) -> Tensor:
+        """Images (B, C, H, W) of any size to styles (B, ...), whose weighted means are styles, too."""
+
+
 # Latent spaces, named in ``card.latents``; a model with several takes ``space=`` (default: the first).
 
 
@@ -152,6 +165,8 @@ VERBS: dict[str, type] = {
     "sample": Samples,
     "stream": Streams,
     "translate": Translates,
+    "stylize": Stylizes,
+    "style": DescribesStyles,
     "encode": Encodes,
     "decode": Decodes,
     "latent": DrawsLatents,

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from reverie.core.cache import Progress, check_progress
 from reverie.core.errors import ReverieError, UsageError, suggest
+from reverie.core.files import exists, is_file
 from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.options import WHITE, Background, OpenOptions, open_options, parse_background
 from reverie.data.types import Dataset, Report
@@ -159,6 +160,23 @@ def load_image(
     assert extents is not None
     spec = Spec("image", (extents[0], extents[-1]), channels)
     return Image().read(Path(path), spec, fit, parse_background(background))
+
+
+def image_files(path: str | os.PathLike[str]) -> list[Path]:
+    """An image file itself, or the image files of a folder in the order of their names.
+
+    Raises:
+        UsageError: neither, or a folder without images.
+    """
+    from reverie.media.decode import SUFFIXES
+
+    path = Path(path)
+    if is_file(path):
+        return [path]
+    inside = path.iterdir() if exists(path) else ()
+    if images := sorted(file for file in inside if file.is_file() and file.suffix.lower() in SUFFIXES):
+        return images
+    raise UsageError(f"{path} is no image file and no folder of them. They end in {' '.join(sorted(SUFFIXES))}.")
 
 
 def anchored(source: str) -> str:

@@ -22,8 +22,10 @@ from reverie.core.precision import pick_device, pick_precision
 from reverie.core.values import check_bool, check_seeds, integer, number
 from reverie.core.verbs import Frame
 from reverie.dreaming.canvas import Canvas, paint, resized
+from reverie.dreaming.fast_style import Painter, is_run, refuse_slow
 from reverie.dreaming.photo import open_photo, to_images
 from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of, fitted
+from reverie.inference.load import Source
 from reverie.inference.origin import plain_option
 from reverie.media.images import Images
 from reverie.media.montage import save_film
@@ -178,13 +180,14 @@ def stream(
 @shows_progress
 def stylize(
     content: Any,
-    styles: Any,
+    styles: Any = (),
     size: int | None = None,
     recipe: str | Recipe = "fast",
-    net: str | None = None,
+    net: Source | None = None,
     blend: Sequence[float] | None = None,
     mask: Any = None,
     keep_color: bool = False,
+    strength: float = 1.0,
     seed: int = 0,
     device: str = "auto",
     progress: Callable[[int, int, str], None] | None = None,
@@ -195,23 +198,31 @@ def stylize(
 
     Args:
         content: an image file, a Pillow image, or uint8 (H, W, C).
-        styles: one such image, or a list.
-        size: longer side of the result in pixels; by default the photograph's own, at most 512.
+        styles: one such image, or a list; none for a run of style-net.
+        size: longer side of the result in pixels; by default the photograph's own, at most 512 without a run.
         recipe: "fast" (coarse to fine, L-BFGS), "plain" (one size, SGD with a decaying rate), or a ``Recipe``.
-        net: vgg19 or vgg16; by default vgg19 where its weights are cached.
+        net: vgg19 or vgg16; by default vgg19 where its weights are cached. Or a run of style-net or adain, or such a
+            model, which paints in one pass.
         blend: share of each style; equal by default.
         mask: regions of the styles: an image whose white takes the first style and whose black the second, or a list
             of images, one for each style, white inside.
         keep_color: only the brightness is stylised; the colours stay the photograph's.
+        strength: of a run of adain: 0 reconstructs the photograph, 1 paints it.
         seed: of the noise, where the recipe starts from it.
         progress: called after each step, (done, total, description).
         watch: called with each step's frame.
         options: changes to the recipe: content_weight, style_weight, tv_weight, optimizer, steps ..., see ``Recipe``.
     Raises:
-        UsageError: no image, an unknown recipe, network, layer or option, shares or masks of another number.
+        UsageError: no image, an unknown recipe, network, layer or option, shares or masks of another number, options
+            that a run does not have.
         ReverieError: a file that is no image, or weights that cannot be fetched.
     """
-    chosen, name = recipe_of(recipe, options), network_of(net)
+    if is_run(net):
+        refuse_slow({"mask": mask, "recipe": None if recipe == "fast" else recipe, "watch": watch, **options})
+        return Painter(net, styles, blend, strength, keep_color=keep_color).paint(content, size)
+    if strength != 1:
+        raise UsageError(f"{argument('strength')} is for a run of adain: more {argument('content_weight')} is weaker.")
+    chosen, name = recipe_of(recipe, options), network_of(None if net is None else str(net))
     arguments: dict[str, Any] = {"size": size, "blend": blend, "mask": mask, "keep_color": keep_color, "seed": seed}
     last = None
     for last in stream(content, styles, recipe=chosen, net=name, device=device, progress=progress, **arguments):

@@ -57,10 +57,9 @@ def _inception(state: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
 
 
 def _small(state: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
-    from reverie.nets.small import SmallEncoder
+    from reverie.nets.small import small_encoder
 
-    state = {name.replace(".first.", ".conv1.").replace(".second.", ".conv2."): value for name, value in state.items()}
-    return _loaded(SmallEncoder(), state, dtype)
+    return _frozen(small_encoder(state), dtype)
 
 
 def _mobilenet(state: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
@@ -77,6 +76,10 @@ def _dinov2(state: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
 
 def _loaded(net: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
     net.load_state_dict(state)
+    return _frozen(net, dtype)
+
+
+def _frozen(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     net = net.to(dtype).requires_grad_(False).eval()
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

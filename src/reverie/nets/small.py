@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -29,3 +30,11 @@ class SmallEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.layers(image).mean((2, 3))
+
+
+def small_encoder(state: Mapping[str, Tensor]) -> SmallEncoder:
+    """The encoder with its weights as they are stored."""
+    encoder = SmallEncoder()
+    names = {name: name.replace(".first.", ".conv1.").replace(".second.", ".conv2.") for name in state}
+    encoder.load_state_dict({names[name]: value for name, value in state.items()})
+    return encoder

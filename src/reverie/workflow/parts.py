@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from reverie.core import distributed, registry
+from reverie.core.annotations import ImageFiles, mark_of
 from reverie.core.cache import locked
 from reverie.core.card import card_of, config_of, name_of
 from reverie.core.errors import ReverieError, UsageError, of_argument
@@ -20,7 +21,8 @@ from reverie.core.files import disk_errors
 from reverie.core.options import method_parameters
 from reverie.core.state import transient, weights_hash
 from reverie.core.verbs import Model
-from reverie.data import Dataset, reopen
+from reverie.data import Dataset, image_files, reopen
+from reverie.dreaming.photo import open_photo
 from reverie.training.bar import Bar
 from reverie.training.callbacks import Callback, Checkpoints, Log, TensorBoard, as_list
 from reverie.training.checkpoint import same_class, trained
@@ -50,8 +52,23 @@ def build(name: str, kwargs: dict[str, Any], data: Dataset | None, seed: int) ->
 
 
 def named(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with every path of a sub-run replaced by {"name", "kwargs", "run"} of that run."""
-    configs = {}
+    """The arguments with every path of a sub-run replaced by {"name", "kwargs", "run"} of that run, and paths of image
+    files absolute.
+
+    Raises:
+        UsageError: no such run, file or folder with images.
+        ReverieError: a file that is no image.
+    """
+    configs: dict[str, Any] = {}
+    for key, parameter in registry.signature(model).items():
+        if (mark := mark_of(parameter, ImageFiles)) and (path := kwargs.get(key)):
+            with of_argument(key):
+                files = image_files(path)
+                if not mark.folder and files != [Path(path)]:
+                    raise UsageError(f"One image is needed, and {path} is a folder.")
+                for file in files:
+                    open_photo(file)
+            configs[key] = str(Path(path).absolute())
     for key in registry.sub_runs(model):
         if isinstance(path := kwargs.get(key), str) and path:
             with of_argument(key):

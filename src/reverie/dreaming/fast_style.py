@@ -1,0 +1,203 @@
+"""Style transfer in one pass by a trained network (style-net, adain): images, folders and films, at their own size.
+
+Johnson et al., arXiv:1603.08155; Huang and Belongie, arXiv:1703.06868.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reverie.core.cache import Progress
+from reverie.core.card import card_of, name_of
+from reverie.core.errors import UsageError, argument
+from reverie.core.files import exists, is_file, only_new, path_of
+from reverie.core.layout import channels_last
+from reverie.core.precision import pick_precision
+from reverie.core.values import check_bool, integer, number
+from reverie.core.verbs import verbs_of
+from reverie.data import image_files
+from reverie.dreaming.photo import open_photo, to_images
+from reverie.inference.load import Source, model_of, need
+from reverie.inference.origin import origin, plain_option
+from reverie.inference.rows import device_of, evaluating
+from reverie.media import montage
+from reverie.media.films import Film, read_film
+from reverie.media.images import Images
+from reverie.media.origin import complete_origin, difference, fresh_folder, origin_of
+from reverie.models.translation.sources import grey, with_channels
+from reverie.pretrained import networks
+from reverie.training.progress import shows_progress
+
+
+def is_run(net: Any) -> bool:
+    """Whether ``net`` is a trained model or a run, rather than the name of a pretrained network."""
+    if not isinstance(net, str):
+        return net is not None
+    return net not in networks.NETWORKS and (net.startswith("zoo/") or exists(net))
+
+
+def refuse_slow(options: Mapping[str, Any]) -> None:
+    """Raise a UsageError for the first option of the slow method that has a value."""
+    if slow := [name for name, value in options.items() if value]:
+        raise UsageError(f"{argument(slow[0])} is for the slow method: a run paints as it learned to.")
+
+
+class Painter:
+    """A trained network with a style: images (1, C, H, W) in [-1, 1] to (1, C', H, W).
+
+    Args:
+        net: a loaded model that can stylise, or a run.
+        styles: image files, Pillow images or arrays, or one; none for a network of one style.
+        blend: share of each style; equal by default.
+        strength: 0 reconstructs the image, 1 paints it.
+        style_size: longer side of the images of styles in pixels: more make larger strokes.
+        keep_color: only the brightness is stylised; the colours stay the image's.
+
+    Attributes:
+        origin: of what it paints.
+    Raises:
+        UsageError: a model that cannot stylise, styles that it lacks or does not take, a value out of its range.
+    """
+
+    def __init__(
+        self,
+        net: Source,
+        styles: Any = (),
+        blend: Sequence[float] | None = None,
+        strength: float = 1.0,
+        style_size: int = 512,
+        keep_color: bool = False,
+    ):
+        self.model = model_of(net)
+        need(self.model, "stylize")
+        self.strength = number(argument("strength"), strength, least=0)
+        if strength > 1:
+            raise UsageError(f"{argument('strength')} must be from 0 to 1, not {strength!r}.")
+        check_bool(argument("keep_color"), keep_color)
+        self.keep_color, self.device = keep_color, device_of(self.model)
+        self.precision = pick_precision("auto", self.device)
+        output = card_of(self.model).output
+        self.channels = output.channels if output else 3
+        listed = list(styles) if isinstance(styles, list | tuple) else [styles]
+        any_style = "style" in verbs_of(self.model)
+        if any_style and not listed:
+            raise UsageError(
+                f"{name_of(self.model)} paints in any style: {argument('styles')} names at least one image."
+            )
+        if not any_style and (listed or blend or strength != 1):
+            odd = argument("styles" if listed else "blend" if blend else "strength")
+            raise UsageError(f"{name_of(self.model)} paints in the style that it learned; {odd} is for adain.")
+        size = integer(argument("style_size"), style_size, 16, 20_000)
+        self.style = self._mixed([open_photo(each, size, "styles") for each in listed], blend) if any_style else None
+        chosen: dict[str, Any] = (
+            {"styles": listed, "blend": blend, "strength": strength, "style_size": size} if any_style else {}
+        )
+        self.origin = origin("stylize", self.model, **chosen, keep_color=keep_color or None)
+
+    def _mixed(self, images: list[Tensor], blend: Sequence[float] | None) -> Tensor:
+        """Styles of images, in their shares."""
+        shares = [1.0] * len(images) if blend is None else [number(argument("blend"), part, least=0) for part in blend]
+        if len(shares) != len(images) or not sum(shares):
+            raise UsageError(f"{argument('blend')} is a number above 0 for each of the {len(images)} styles.")
+        with evaluating(self.model), self.precision.autocast():
+            styles = torch.cat([self.model.style(self._input(image)) for image in images]).float()
+        return torch.tensor(shares, device=styles.device)[None] / sum(shares) @ styles
+
+    def _input(self, image: Tensor) -> Tensor:
+        return channels_last(with_channels(image, self.channels).to(self.device))
+
+    def __call__(self, image: Tensor) -> Tensor:
+        with evaluating(self.model), self.precision.autocast():
+            painted = self.model.stylize(self._input(image), self.style, self.strength).float().to(image.device)
+        return (image + grey(painted) - grey(image)).clamp(-1, 1) if self.keep_color else painted
+
+    def paint(self, image: Any, size: int | None = None) -> Images:
+        """An image file, a Pillow image or an array, stylised.
+
+        Args:
+            size: longer side in pixels; by default the image's own.
+        """
+        made_by = self.origin | {"images": plain_option(image)} | ({} if size is None else {"size": size})
+        return to_images(self(open_photo(image, size, "content")), origin=made_by)
+
+
+@shows_progress
+def stylize_into(
+    out: Path | str,
+    content: Path | str,
+    net: Source,
+    styles: Any = (),
+    size: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> int:
+    """Stylise every image of a folder into another, or every frame of a film into a film; returns how many were new.
+
+    A folder that the same call began is continued: images that are there stay.
+
+    Args:
+        out: a folder that is new, empty, or of an earlier call; or a film (.webp, .gif, .mp4).
+        content: a folder of images, or a film.
+        net, styles: as for ``Painter``.
+        size: longer side of the results in pixels; by default each image's own.
+        overwrite: replace files of an earlier call with other options.
+        progress: called after each image, (done, total, description).
+        options: of ``Painter``.
+    Raises:
+        UsageError: as for ``Painter``; or files of others in the folder.
+        ReverieError: a file that is no image.
+    """
+    out, content, painter = path_of("out", out), path_of("content", content), Painter(net, styles, **options)
+    film = read_film(content) if is_file(content) else None
+    made_by = painter.origin | ({} if size is None else {"size": size})
+    if film is None:
+        return _folder(out, content, painter, size, made_by, overwrite, progress)
+    frames = _frames(film, painter, size, progress)
+    montage.save_film(out, frames, film.seconds, origin=made_by | {"images": str(content)}, lossless=False)
+    return film.frames
+
+
+def _frames(film: Film, painter: Painter, size: int | None, progress: Progress | None) -> np.ndarray:
+    """Stylised frames uint8 (N, H, W, C)."""
+    frames = []
+    for index, frame in enumerate(film, 1):
+        frames.append(painter.paint(frame, size).array)
+        if progress:
+            progress(index, film.frames, "painting frames")
+    return np.concatenate(frames)
+
+
+def _folder(
+    out: Path,
+    content: Path,
+    painter: Painter,
+    size: int | None,
+    made_by: dict[str, Any],
+    overwrite: bool,
+    progress: Progress | None,
+) -> int:
+    files = image_files(content)
+    stems = [file.stem for file in files]
+    names = [f"{file.stem if stems.count(file.stem) == 1 else file.name}.png" for file in files]
+    request = complete_origin(made_by | {"images": [str(file) for file in files]})
+    earlier = origin_of(out) if out.is_dir() else None
+    if earlier is None or difference(earlier, request):
+        fresh_folder(out, request, overwrite)
+    new = 0
+    for index, (file, name) in enumerate(zip(files, names, strict=True), 1):
+        image_origin = made_by | {"images": str(file)}
+        present = origin_of(out / name) if (out / name).is_file() else None
+        if present is None or difference(present, complete_origin(image_origin)):
+            only_new(out / name, True)
+            painter.paint(file, size).save(out / name)
+            new += 1
+        if progress:
+            progress(index, len(files), "painting")
+    return new

@@ -1,0 +1,1 @@
+"""Feed-forward style transfer: a network for one style, and one for any."""

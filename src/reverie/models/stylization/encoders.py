@@ -1,0 +1,111 @@
+"""The frozen encoders whose activations define content and style, the weights of the loss, and images of styles."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL.Image import Resampling
+from torch import Tensor
+
+from reverie.core.annotations import Weight
+from reverie.core.errors import ReverieError, UsageError, argument, of_argument
+from reverie.core.layout import to_device_layout
+from reverie.data import image_files
+from reverie.media import decode, montage
+from reverie.nets.features import Features
+from reverie.nets.perceptual import mean_std
+from reverie.nets.small import small_encoder
+from reverie.pretrained import networks, weights
+
+Encoder = Literal["vgg16", "vgg19", "small"]
+_VGG = {"relu1_1": 64, "relu2_1": 128, "relu3_1": 256, "relu4_1": 512}
+LAYERS: dict[str, dict[str, int]] = {  # layers and their channels; each halves the resolution of the one before
+    "vgg16": _VGG,
+    "vgg19": _VGG,
+    "small": {"layers.1": 32, "layers.3": 64, "layers.5": 96, "layers.7": 128},
+}
+
+
+@dataclass(frozen=True)
+class StyleTerms:
+    """The weights of the terms of the loss.
+
+    Attributes:
+        content_weight: of the relative error of activations.
+        style_weight: of the relative error of the style, a mean over layers.
+        tv_weight: of total variation.
+    """
+
+    content_weight: Weight = 1.0
+    style_weight: Weight = 3.0
+    tv_weight: Weight = 0.1
+
+    def total(self, metrics: Mapping[str, Tensor]) -> Tensor:
+        """Content, style and tv, weighted."""
+        return (
+            self.content_weight * metrics["content"]
+            + self.style_weight * metrics["style"]
+            + self.tv_weight * metrics["tv"]
+        )
+
+
+@functools.cache
+def _frozen(name: str, device: torch.device, dtype: torch.dtype) -> Features:
+    if name != "small":
+        return networks.features(name, device, dtype)
+    small = to_device_layout(small_encoder(weights.load("small")).to(dtype), device)
+    return Features(small, lambda images: small(images.expand(-1, 3, -1, -1)), name="small")
+
+
+def activations(encoder: str, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+    """Of some layers of a frozen encoder, in the dtype of the images.
+
+    The encoder is no sub-module of a model: every checkpoint would hold its weights. They are fetched once.
+
+    Raises:
+        ReverieError: no source gives them.
+    """
+    return _frozen(encoder, images.device, images.dtype)(images, layers)
+
+
+def check_style(path: str, name: str, what: str) -> None:
+    """Raise a UsageError unless an argument names a style."""
+    if not path:
+        raise UsageError(f"There is no style: {argument(name)} names {what}.")
+
+
+def style_images(path: str, channels: int, name: str, shorter: int | None = None) -> list[Tensor]:
+    """The images (1, C, H, W) of a file or a folder, in [-1, 1].
+
+    Args:
+        name: of the argument, for messages.
+        shorter: pixels of the shorter side; by default the image's own.
+    Raises:
+        ReverieError: there are none, or one that cannot be read.
+    """
+    with of_argument(name):
+        return [_read(file, channels, shorter) for file in image_files(path)]
+
+
+def _read(file: Path, channels: int, shorter: int | None) -> Tensor:
+    try:
+        with decode.quiet():
+            image = decode.read(file.read_bytes()).convert("RGB" if channels == 3 else "L")
+    except OSError as error:
+        raise ReverieError(f"{file} cannot be read: {error.strerror or error}.") from None
+    except decode.Unusable as error:
+        raise ReverieError(f"{file} cannot be used as an image ({error.kind}): {error.action}.") from None
+    if shorter:
+        width, height = (max(1, round(side * shorter / min(image.size))) for side in image.size)
+        image = image.resize((width, height), Resampling.LANCZOS)
+    return torch.from_numpy(montage.from_image(image).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def statistics(features: dict[str, Tensor]) -> Tensor:
+    """Mean and deviation of the channels, layer by layer: (B, 2 channels of all layers)."""
+    return torch.cat([part.flatten(1) for x in features.values() for part in mean_std(x)], 1)

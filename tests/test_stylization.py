@@ -1,0 +1,216 @@
+"""Style transfer in one pass: statistics, losses and strength have exact values; images keep their size."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import reverie as rv
+from reverie.core import registry
+from reverie.core.batch import Batch
+from reverie.core.errors import ReverieError, UsageError
+from reverie.core.noise import Noise
+from reverie.dreaming.fast_style import Painter, stylize_into
+from reverie.media.films import read_film
+from reverie.models.stylization.encoders import LAYERS, activations, statistics, style_images
+from reverie.nets.perceptual import adain, content_loss, gram, mean_std, relative_error, style_loss
+from reverie.nets.stylization import MARGIN, StyleNet, cropped, padded
+from reverie.workflow.train import train
+
+STYLES = Path(__file__).parent / "styles"
+SMALL = {"encoder": "small", "width": 8}
+STYLE_NET = SMALL | {"style": str(STYLES / "checks.png"), "style_size": 16, "depth": 1}
+ADAIN = SMALL | {"styles": str(STYLES), "views": 16}
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def painter():
+    """An AdaIN with a table of styles, in float64."""
+    torch.manual_seed(0)
+    model = registry.build("adain", shape=32, channels=3, **ADAIN)
+    with torch.no_grad():
+        model.measure_styles()
+    return model.double().requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def runs(bars, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    styles = folder / "styles"
+    shutil.copytree(STYLES, styles)
+    shared = {"steps": 3, "batch_size": 4, "quiet": True}
+    one = train("style-net", bars, out=folder / "one", **shared, **STYLE_NET | {"style": str(styles / "checks.png")})
+    any_ = train("adain", bars, out=folder / "any", **shared, **ADAIN | {"styles": str(styles)})
+    shutil.rmtree(styles)
+    return {"one": shutil.move(one.path, folder / "moved"), "any": any_.path}
+
+
+# Statistics and losses
+
+
+def test_adain_has_exactly_the_mean_and_deviation_of_the_style():
+    content, style = noise(2, 5, 7, 9).double() * 3 + 1, noise(2, 5, 4, 6, seed=1).double() - 2
+    for actual, expected in zip(mean_std(adain(content, *mean_std(style))), mean_std(style), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(adain(content, *mean_std(content)), content, atol=1e-12)
+
+
+def test_a_constant_channel_takes_the_mean_of_the_style():
+    flat = adain(torch.full((1, 1, 4, 4), 3.0), *mean_std(noise(1, 1, 5, 5)))
+    torch.testing.assert_close(flat, noise(1, 1, 5, 5).mean().expand(1, 1, 4, 4))
+
+
+def test_relative_errors_have_no_unit_and_belong_to_rows():
+    x, y = noise(3, 4, 5, 5), noise(3, 4, 5, 5, seed=1)
+    expected = [((a - b) ** 2).sum() / (b**2).sum() for a, b in zip(x, y, strict=True)]
+    torch.testing.assert_close(relative_error(x, y), torch.stack(expected))
+    torch.testing.assert_close(relative_error(100 * x, 100 * y), relative_error(x, y))
+    assert relative_error(2 * y, y).tolist() == pytest.approx([1, 1, 1])
+
+
+def test_the_losses_of_style_net_are_relative_errors_of_the_slow_method_s_features():
+    model = registry.build("style-net", shape=32, channels=3, **STYLE_NET | {"temporal_weight": 1.0})
+    with torch.no_grad():
+        model.measure_style()
+        batch = Batch({"x": noise(2, 3, 32, 32)})
+        outputs = model.paint(batch)
+        metrics = model.loss(batch, outputs)
+        (style,) = style_images(STYLE_NET["style"], 3, "style", 16)
+        layers = LAYERS["small"]
+        grams = {name: gram(x) for name, x in activations("small", style, layers).items()}
+        features = activations("small", outputs["painted"], layers)
+        content = activations("small", batch["x"], ["layers.5"])
+    torch.testing.assert_close(metrics["style"], style_loss(features, grams).mean())
+    torch.testing.assert_close(metrics["content"], content_loss(features, content).mean())
+    terms = {"content": 1.0, "style": model.terms.style_weight, "tv": model.terms.tv_weight, "temporal": 1.0}
+    torch.testing.assert_close(metrics["loss"], sum(weight * metrics[name] for name, weight in terms.items()))
+
+
+def test_the_temporal_loss_of_a_network_that_moves_with_its_image_is_the_noise_alone():
+    model = registry.build("style-net", shape=32, channels=3, **STYLE_NET)
+    model.net = torch.nn.Identity()
+    x = torch.zeros(4, 3, 32, 32)
+    assert model.temporal_loss(x, x, Noise.of_seeds(range(4))).item() == pytest.approx(0.05**2, rel=0.05)
+
+
+# Networks
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (37, 53), (64, 40)])
+def test_the_size_of_a_result_is_that_of_its_image(shape, painter):
+    net = StyleNet(3, 8, 1).double()
+    assert net(noise(2, 3, *shape).double()).shape == (2, 3, *shape)
+    assert painter.stylize(noise(2, 3, *shape).double()).shape == (2, 3, *shape)
+    wide = padded(noise(1, 3, *shape))
+    assert wide.shape[2] % 8 == wide.shape[3] % 8 == 0 and min(wide.shape[2:]) >= min(shape) + 2 * MARGIN
+    assert torch.equal(cropped(wide, shape), noise(1, 3, *shape))
+
+
+def test_instance_normalisation_does_not_mix_images():
+    net, x = StyleNet(3, 8, 2), noise(3, 3, 33, 40)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        torch.testing.assert_close(net(x)[1:2], net(x[1:2]))
+        patches = net.stem(padded(x))
+        twice = net.coarse(2 * patches)  # the next normalisation removes a common factor
+        torch.testing.assert_close(twice, net.coarse(patches), rtol=1e-3, atol=1e-3)
+
+
+# Any style
+
+
+def test_strength_0_reconstructs_the_image_and_styles_mix_in_their_shares(painter):
+    x, styles = noise(1, 3, 40, 32).double(), painter.style(noise(2, 3, 32, 32, seed=3).double())
+    plain = cropped(painter.decoder(painter.content(padded(x))), x.shape[2:]).clamp(-1, 1)
+    torch.testing.assert_close(painter.stylize(x, styles[:1], 0.0), plain)
+    torch.testing.assert_close(painter.stylize(x, painter.style(x)).shape, x.shape)
+    content = painter.content(x)
+    mixed = painter.with_style(content, 0.25 * styles[:1] + 0.75 * styles[1:])
+    apart = [painter.with_style(content, style[None]) for style in styles]
+    torch.testing.assert_close(mixed, 0.25 * apart[0] + 0.75 * apart[1])
+    only = painter.with_style(content, 1.0 * styles[:1] + 0.0 * styles[1:])
+    torch.testing.assert_close(only, apart[0])
+
+
+def test_a_style_is_the_statistics_of_its_layers(painter):
+    image = noise(1, 3, 32, 32).double()
+    features = activations("small", image, LAYERS["small"])
+    assert torch.equal(painter.style(image), statistics(features))
+    for part, x in zip(painter.of_layers(painter.style(image)), features.values(), strict=True):
+        assert torch.equal(part, torch.cat([value.flatten(1) for value in mean_std(x)], 1))
+    table = painter.styles
+    assert len(table) == 16 and table.isfinite().all() and len(table.unique(dim=0)) == 16
+
+
+def test_a_translation_in_a_random_style_is_the_same_at_every_call(painter):
+    x, rng = noise(3, 3, 16, 16).double(), Noise.of_seeds(range(3))
+    first = painter.translate(x, rng)
+    assert torch.equal(first, painter.translate(x, rng)) and not torch.equal(first, painter.translate(x, rng, 0.5))
+
+
+# Runs
+
+
+def test_a_run_needs_its_style_no_more_and_paints_images_of_any_kind_at_their_size(runs, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+    painted = Painter(runs["one"]).paint(pixels)
+    assert painted.shape == (1, 37, 53, 1) and painted.dtype == np.uint8
+    styles = [str(STYLES / "checks.png"), Image.open(STYLES / "waves.png")]
+    many = Painter(runs["any"], styles, blend=[3, 1], strength=0.5, keep_color=True)
+    assert many.paint(Image.fromarray(pixels[..., 0]), size=20).shape == (1, 14, 20, 1)
+    assert many.origin["verb"] == "stylize" and many.origin["strength"] == 0.5
+    assert rv.load(runs["any"]).style(noise(1, 1, 16, 16)).shape == (1, 640)
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "message"),
+    [
+        ("one", {"styles": "x.png"}, "styles is for adain"),
+        ("one", {"strength": 0.5}, "strength is for adain"),
+        ("any", {}, "styles names at least one image"),
+        (
+            "any",
+            {"styles": [str(STYLES / "waves.png")], "blend": [1, 2]},
+            "blend is a number above 0 for each of the 1",
+        ),
+        ("any", {"styles": [str(STYLES / "waves.png")], "strength": 2}, "strength must be from 0 to 1"),
+    ],
+)
+def test_what_a_network_cannot_paint_is_refused_by_name(runs, run, options, message):
+    with pytest.raises(UsageError, match=message):
+        Painter(runs[run], **options)
+
+
+def test_a_style_is_looked_at_before_a_run_exists(bars, tmp_path):
+    for style, message in (("", "There is no style"), (tmp_path / "no.png", "no image file"), (STYLES, "is a folder")):
+        with pytest.raises(UsageError, match=message):
+            train("style-net", bars, out=tmp_path / "run", steps=1, quiet=True, **STYLE_NET | {"style": str(style)})
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG no more")
+    with pytest.raises(ReverieError, match="truncated"):
+        train("adain", bars, out=tmp_path / "run", steps=1, quiet=True, **ADAIN | {"styles": str(tmp_path)})
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_are_continued_and_films_keep_their_length(runs, tmp_path):
+    out = tmp_path / "out"
+    assert stylize_into(out, STYLES, runs["one"]) == 2 and stylize_into(out, STYLES, runs["one"]) == 0
+    (out / "waves.png").unlink()
+    assert stylize_into(out, STYLES, runs["one"]) == 1
+    assert {file.name for file in out.iterdir()} == {"checks.png", "waves.png", "reverie.json"}
+    assert Image.open(out / "waves.png").size == Image.open(STYLES / "waves.png").size
+    frames = [Image.fromarray(image) for image in np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), np.uint8)]
+    frames[0].save(tmp_path / "in.gif", save_all=True, append_images=frames[1:], duration=200)
+    assert stylize_into(tmp_path / "out.webp", tmp_path / "in.gif", runs["one"]) == 3
+    film = read_film(tmp_path / "out.webp")
+    assert film is not None and film.frames == 3 and film.seconds == pytest.approx(0.6)
+    assert read_film(STYLES / "waves.png") is None
