@@ -10,9 +10,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread c
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from reverie.cli import main
 from reverie.data.types import Dataset, Report, Split
+from reverie.media import plots
+from run_cases import blank_plot
 
 torch.set_num_threads(1)
 
@@ -26,6 +29,28 @@ def signals_as_in_a_terminal():
     yield
     for number, handler in before:
         signal.signal(number, handler)
+
+
+DRAWN = {(Figure, "savefig"): Figure.savefig, (plots, "plot_curves"): plots.plot_curves}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_files():
+    """Plots are blank: matplotlib takes a second for the curves of a GAN. Nothing waits for the disk: processes are
+    killed in tests, but no power fails.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, file, **options: blank_plot(file, **options))
+        patch.setattr(plots, "plot_curves", lambda file, curves, origin=None: blank_plot(file, origin))
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture
+def real_plots(monkeypatch):
+    """Plots are drawn."""
+    for (owner, name), function in DRAWN.items():
+        monkeypatch.setattr(owner, name, function)
 
 
 def tiny_arrays(count: int, channels: int = 1, size: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,13 @@
-"""A small model, and options for a small run of it: what the tests of runs have in common."""
+"""A small model, options for a small run of it, and a plot of nothing: what the tests of runs have in common."""
 
 from __future__ import annotations
 
 import torch
+from PIL import Image
 from torch import nn
 
 import reverie as rv
+from reverie.media.origin import pillow_options
 
 SMALL = {"batch_size": 16, "log_every": 1, "quiet": True, "precision": "fp32"}
 
@@ -33,3 +35,9 @@ class Staged(nn.Module):
 
     def sample(self, noise, **condition):
         return self.b(noise(self.b.in_features)).clamp(-1, 1).unflatten(1, (1, 8, 8))
+
+
+def blank_plot(file, origin=None, **options):
+    """What tests get for a plot: an image with the plot's origin."""
+    more = options.get("pil_kwargs", {}) if origin is None else pillow_options(file, origin)
+    Image.new("RGB", (8, 8)).save(file, "png", **more)

@@ -32,6 +32,7 @@ def run(bars, tmp_path_factory):
     done = reverie("train", "vae", "--data", bars, "--out", path, *flags)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("Next: reverie sample")
+    assert all((path / plot).stat().st_size > 10_000 for plot in ("loss.png", "latent-map.png"))
     return path
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import reverie as rv
+from processes import reverie_on_ranks
 from reverie.core.card import Card, Likelihood
 from reverie.core.errors import UsageError
 from reverie.data.types import Split
@@ -25,7 +26,6 @@ from reverie.evaluation.resize import RESIZES, resize
 from reverie.evaluation.statistics import Moments
 from reverie.inference.rows import spread
 from reverie.nets.inception import BLOCKS, CONVOLUTIONS, Inception
-from test_cli import reverie
 
 
 def some(split: Split, rows) -> Split:
@@ -288,29 +288,25 @@ def test_grey_images_have_the_features_of_three_equal_channels(fashion):
     assert torch.allclose(eye(grey), eye(grey.repeat(3, 3)), atol=1e-5)
 
 
-def test_two_ranks_find_the_scores_of_one(bars, tmp_path):
+def test_two_ranks_find_the_scores_of_one(run, call):
     """Drawing and features are shared; every rank's numbers are rank 0's."""
-    import subprocess
-    import sys
-
-    flags = ["--data", bars, "--steps", "20", "--batch-size", "16", "--width", "8", "--latent", "4"]
-    assert reverie("train", "vae", "--out", tmp_path / "run", *flags).returncode == 0
     arguments = [
         "evaluate",
-        str(tmp_path / "run"),
+        run,
         "-n",
-        "600",
+        600,
         "--metrics",
         "frechet,kernel,prdc",
         "--json",
+        "--out",
+        "scores",
         "--precision",
         "fp32",
     ]
-    single = reverie(*arguments)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "reverie"]
-    two = subprocess.run([*command, *arguments], capture_output=True, text=True)
-    assert single.returncode == two.returncode == 0, single.stderr + two.stderr
-    values = [{s["metric"]: s["value"] for s in json.loads(done.stdout)["scores"]} for done in (single, two)]
+    code, single, err = call(*arguments)
+    two, other = reverie_on_ranks(2, *arguments)
+    assert code == two.returncode == other.returncode == 0 and not other.stdout, err + two.stderr + other.stderr
+    values = [{s["metric"]: s["value"] for s in json.loads(text)["scores"]} for text in (single, two.stdout)]
     assert values[0] and values[1] == pytest.approx(values[0], rel=1e-4)
 
 
@@ -451,10 +447,8 @@ def test_inception_rewritten_for_speed_equals_a_plain_reading_of_the_graph():
 @pytest.fixture(scope="module")
 def run(bars, tmp_path_factory):
     path = tmp_path_factory.mktemp("evaluate") / "run"
-    flags = ["--steps", 30, "--batch-size", 16, "--width", 8, "--latent", 4, "--conditional", "label"]
-    done = reverie("train", "vae", "--likelihood", "gaussian", "--data", bars, "--out", path, *flags)
-    assert done.returncode == 0, done.stderr
-    return path
+    options = {"steps": 30, "batch_size": 16, "width": 8, "latent": 4, "conditional": "label", "quiet": True}
+    return rv.train("vae", bars, likelihood="gaussian", out=path, **options).path
 
 
 def test_evaluating_a_run_leaves_json_a_table_and_images(run, call, capsys):
@@ -567,13 +561,14 @@ def test_arrays_are_images_too(bars, draw_bars):
     assert floats["kernel-small"].value == result["kernel-small"].value
 
 
-def test_other_data_is_what_a_run_is_compared_with_but_copies_are_sought_where_it_learned(home, tmp_path):
-    flags = ["--steps", 5, "--batch-size", 16, "--width", 8, "--latent", 4, "--conditional", "label"]
-    assert reverie("train", "vae", "--out", tmp_path / "run", *flags).returncode == 0
-    result = rv.evaluate(tmp_path / "run", metrics=["kernel", "memorisation"], n=60, data="emoji")
+def test_other_data_is_what_a_run_is_compared_with_but_copies_are_sought_where_it_learned(run, draw_bars, tmp_path):
+    np.savez(other := tmp_path / "other.npz", images=draw_bars(250, seed=7)[0])
+    result = rv.evaluate(run, metrics=["kernel", "memorisation"], n=60, data=other, out=tmp_path)
     reference, copies = result["kernel-small"].passport["reference"], result["authenticity"].passport
-    assert reference["data"] == "emoji" and reference["n"] < 2000
-    assert copies["training"] == 12_000 and copies["floor"] == "2000 held-out images"
+    learned = rv.data(rv.load(run).run["data"]["source"])
+    assert reference["data"] == str(other) and reference["n"] == len(rv.data(other).train)
+    assert copies["training"] == len(learned.train) and copies["floor"] == f"{len(learned.held_out)} held-out images"
+    assert len(learned.train) + len(learned.held_out) == 160
 
 
 def test_images_that_were_trained_on_give_no_likelihood(run, bars):

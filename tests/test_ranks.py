@@ -80,7 +80,7 @@ def work(rank: int, folder: str) -> None:
 def launched(tmp_path_factory) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     """States of one process, of each of two ranks, and the ranks' messages."""
     folder = tmp_path_factory.mktemp("ranks")
-    processes = mp.start_processes(work, (str(folder),), 2, join=False, start_method="spawn")
+    processes = mp.start_processes(work, (str(folder),), 2, join=False, start_method="fork")
     single = trained()
     until = time.monotonic() + 120
     while not processes.join(timeout=1):

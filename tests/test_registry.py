@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Annotated
 
 import numpy as np
@@ -14,6 +11,7 @@ import torch
 from torch import nn
 
 import reverie as rv
+from processes import reverie
 from reverie.commands.flags import run_flags, train_flags
 from reverie.commands.sample import SampleFlags
 from reverie.core import registry
@@ -58,12 +56,6 @@ def mean_image(size: rv.Side, channels: rv.Channels, start: float = 0.25) -> Mea
     """The mean image, by a function."""
     return Mean(size, channels, start)
 '''
-
-
-def reverie(*arguments, cwd, **env):
-    env = {key: value for key, value in os.environ.items() if key != "REVERIE_IMPORT"} | env
-    command = [sys.executable, "-m", "reverie", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
 @pytest.fixture

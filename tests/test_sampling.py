@@ -140,7 +140,7 @@ def test_the_forward_process_mixes_image_and_noise_as_the_schedule_says(tiny):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_every_schedule_can_be_plotted(name, tmp_path):
+def test_every_schedule_can_be_plotted(name, tmp_path, real_plots):
     model = built(name)
     denoising.schedule_plot(model, tmp_path / "schedule.png")
     assert Image.open(tmp_path / "schedule.png").width > 800

@@ -169,6 +169,7 @@ def test_captions_and_warnings_print_as_text(home, call, tmp_path, monkeypatch):
     assert code == 0 and is_printable(out + err) and "Warning: No caption of the training data has" in err
 
 
+@pytest.mark.usefixtures("real_plots")
 @pytest.mark.filterwarnings("error:Glyph")  # of a character that matplotlib cannot draw
 def test_class_names_of_a_table_are_drawn_as_they_are_printed(home, call, tmp_path):
     for row in range(12):

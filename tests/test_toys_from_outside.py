@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,11 +14,11 @@ import torch
 from PIL import Image
 
 import reverie as rv
+from processes import Process, reverie
 from reverie.cli import main
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.training.run import Run
 
-TESTS = Path(__file__).parent
 TOYS = {  # options that keep it tiny; an option of its own ``sample``, where it has one
     "flow:RealNVP": (["--width", 16, "--depth", 2], ["--temperature", 0.7]),
     "rbm:RBMStack": (["--hidden", 12, 8, "--chains", 16], ["--sweeps", 3]),
@@ -108,20 +105,15 @@ def test_a_toy_killed_at_a_random_moment_goes_on_with_the_same_bits(sources, tmp
     toy = "tokens:TokenPrior"
     flags = [str(flag) for flag in train_flags(toy, sources)]
     flags[flags.index("--steps") + 1] = "120"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
-    environment |= {"REVERIE_IMPORT": f"toys.{toy}"}
-    command = [sys.executable, "-m", "reverie"]
     full, killed = tmp_path / "whole", tmp_path / "killed"
-    assert subprocess.run([*command, *flags, "--out", str(full)], env=environment, capture_output=True).returncode == 0
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    child = subprocess.Popen([*command, *flags, "--out", str(killed)], env=environment, **quiet)
+    assert reverie(*flags, "--out", full, REVERIE_IMPORT=f"toys.{toy}").returncode == 0
+    child = Process(*flags, "--out", killed, REVERIE_IMPORT=f"toys.{toy}")
     log, until = killed / "metrics.jsonl", time.monotonic() + 60
     while not (log.exists() and len(log.read_text().splitlines()) >= 10) and time.monotonic() < until:
         time.sleep(0.01)
     time.sleep(int.from_bytes(os.urandom(1)) / 1000)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    done = subprocess.run([*command, "resume", str(killed)], env=environment, capture_output=True, text=True)
+    child.kill()
+    done = reverie("resume", killed, REVERIE_IMPORT=f"toys.{toy}")
     assert done.returncode == 0 or "is finished" in done.stderr, done.stderr
     assert same(weights(Run.open(full)), weights(Run.open(killed)))
 

@@ -6,8 +6,6 @@ import errno
 import json
 import math
 import shutil
-import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -18,6 +16,7 @@ import torch
 from torch import nn
 
 import reverie as rv
+from processes import Process
 from reverie.core import registry
 from reverie.core.cache import locked
 from reverie.core.errors import ReverieError, UsageError
@@ -482,13 +481,11 @@ def test_kill_9_inside_an_extension_then_resume_gives_the_same_bits(bars, tmp_pa
     run = rv.train("vae", bars, out=tmp_path / "run", steps=20, **options)
     killed = Path(shutil.copytree(run.path, tmp_path / "killed"))
     full = rv.resume(run.path, steps=200, quiet=True)
-    command = [sys.executable, "-m", "reverie", "resume", str(killed), "--steps", "200"]
-    child = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    child = Process("resume", killed, "--steps", 200)
     until = time.monotonic() + 120
     while len((killed / "metrics.jsonl").read_text().splitlines()) < 6 and time.monotonic() < until:
         time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.kill()
     if Run.open(killed).info["status"] == "finished" and Run.open(killed).info["plan"]["end"] == 200:
         pytest.fail("all 200 steps were done before the kill: lengthen this test")
     assert same(state(full), state(rv.resume(killed, quiet=True)))
