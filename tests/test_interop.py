@@ -293,6 +293,14 @@ def test_a_folder_with_something_in_it_stays_as_it_is_and_an_empty_one_is_filled
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     (out / "mine.txt").unlink()
     assert (export(run, out) / WEIGHTS).is_file()
+    (out / WEIGHTS).write_bytes(b"damaged")
+    with pytest.raises(UsageError, match="Choose another folder, or overwrite"):
+        export(run, out)
+    assert (export(run, out, overwrite=True) / WEIGHTS).stat().st_size > 100
+    (out / "mine.txt").write_text("x")
+    with pytest.raises(UsageError, match=r"nothing was touched\. Choose another folder\.$"):
+        export(run, out, overwrite=True)
+    assert (out / "mine.txt").exists()
     with pytest.raises(UsageError, match="to must be diffusers"):
         export(run, tmp_path / "other", to="onnx")
 

@@ -15,6 +15,7 @@ def export(
     out: Positional[Annotated[str, arg(metavar="OUT")]],
     /,
     to: Literal["diffusers"] = "diffusers",
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Write a trained run as a folder that another library loads, to sample the same images.
@@ -25,12 +26,13 @@ def export(
         run: a run directory, or a checkpoint inside one.
         out: the folder to make.
         to: the library.
+        overwrite: replace an earlier export.
         json: print {"out", "to", "load"} as JSON.
     """
     from reverie.interop.exporting import export as write
     from reverie.interop.exporting import how_to_load
 
-    folder = write(run, out, to)
+    folder = write(run, out, to, overwrite)
     load = how_to_load(folder)
     lines = (f"{run} for {to} in {folder}. To load it:", "", *load.split("\n"))
     report(json, {"out": str(folder), "to": to, "load": load}, *lines)

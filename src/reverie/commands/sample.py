@@ -75,35 +75,35 @@ def _sample(flags: SampleFlags, options: dict[str, Any]) -> None:
     from reverie.media.origin import ending_of
     from reverie.views.denoising import save_trajectory
 
+    count = integer("-n", flags.number if flags.number is not None else 8 if flags.stream else 64, least=1)
+    check_seeds(flags.seed, flags.seed + count - 1)
+    if flags.scale is not None:
+        integer("--scale", flags.scale, least=1)
+    if flags.columns is not None:
+        integer("--columns", flags.columns, least=1)
     leader, film, path = rank() == 0, None, None
     if flags.stream and leader:
         film = target(flags.stream, "", flags.overwrite, (".mp4",), "stream")
     if (flags.out or not flags.stream) and leader:
         path = target(flags.out, "samples.png", flags.overwrite, ("", ".npz", ".mp4"), others=(film,))
     path, model = agree(path), load(flags.run) if leader else open_run(flags.run)
-    if flags.scale is not None:
-        integer("--scale", flags.scale, least=1)
-    if flags.columns is not None:
-        integer("--columns", flags.columns, least=1)
     if leader and (caution := card_of(model).caution):
         note(caution)
-    count = integer("-n", flags.number if flags.number is not None else 8 if flags.stream else 64, least=1)
-    check_seeds(flags.seed, flags.seed + count - 1)
     cond: dict[str, Any] = {"label": list(flags.label) or None, "text": list(flags.text) or None}
     result: dict[str, Any] = {"number": count, "seeds": [flags.seed, flags.seed + count - 1]}
     result["weights"] = model.loaded_from
-    lines = []
+    many, lines = f"{count} sample{'s' * (count > 1)}", []
     if film:
         result |= {"stream": str(film), "frames": save_trajectory(film, model, count, flags.seed, cond | options)}
-        lines.append(f"{result['frames']} states of {count} samples in {film}")
+        lines.append(f"{result['frames']} states of {many} in {film}")
     if path and not ending_of(path):
         with bar(leader) as progress:
             options |= {"overwrite": flags.overwrite, "progress": progress, "shard": True}
             new = sample_into(path, model, count, flags.seed, **cond, **options)
         result |= {"out": str(path), "new": new}
         earlier = f", {count - new} of them from before" if 0 < new < count else ""
-        done = f"{count} samples in the folder {path}{earlier}"
-        lines.append(done if new else f"All {count} samples are in the folder {path} already; nothing was left to do")
+        done = f"{many} in the folder {path}{earlier}"
+        lines.append(done if new else f"{many} in the folder {path} already; nothing was left to do")
     elif path:
         spec = spec_of(model)
         grid = spec.medium == "image" and ending_of(path) != ".npz"
@@ -118,7 +118,7 @@ def _sample(flags: SampleFlags, options: dict[str, Any]) -> None:
         labels = [names[i % len(names)] if names else str(seed) for i, seed in enumerate(images.seeds)]
         images.save(path, **_grid(flags, labels) if grid else {})
         result["out"] = str(path)
-        lines.append(f"{count} samples in {path}")
+        lines.append(f"{many} in {path}")
     if leader:
         report(flags.json, result, *lines)
 

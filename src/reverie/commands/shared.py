@@ -174,12 +174,11 @@ def target(
         UsageError: nothing can be written there, or something that reverie did not write is there.
     """
     from reverie.media.montage import check_ending
-    from reverie.media.origin import ending_of, origin_of
+    from reverie.media.origin import check_name_before_ending, ending_of, origin_of
 
     path = first_free(Path(default)) if where is None else Path(where)
     check_target(path, flag)
-    if not path.suffix and ending_of(f"x{path.name}"):
-        raise UsageError(f"{argument(flag, path)} has no name before its ending.")
+    check_name_before_ending(path, flag)
     if any(other and _same(path, other) for other in others):
         raise UsageError(f"{argument(flag, path)} is an input or another output, too. Choose another name.")
     ending = ending_of(path) if "" in endings else path.suffix.lower()

@@ -30,29 +30,39 @@ from reverie.training.run import Run
 EXPORTED = ("ddpm", "ddpm-textbook", "edm", "flow-matching")
 NOTE = "reverie.json"  # what diffusers' files lack, for a later import
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+FILES = {"model_index.json", "scheduler/scheduler_config.json", "unet/config.json", WEIGHTS, NOTE, "README.md"}
+CODE = {"pipeline.py", "unet/reverie_unet.py"}
 
 
-def export(run: Run | Path | str, out: Path | str, to: str = "diffusers") -> Path:
+def export(run: Run | Path | str, out: Path | str, to: str = "diffusers", overwrite: bool = False) -> Path:
     """Write a run's averaged weights, network and schedule as a folder of another library.
 
     Args:
         run: a run directory, a checkpoint inside one, or a ``Run``.
         out: the new folder, written atomically.
         to: "diffusers".
+        overwrite: replace an earlier export.
     Raises:
-        UsageError: another library, a folder that is not empty, a model without a counterpart.
+        UsageError: another library, a folder with other files, a model without a counterpart.
         ReverieError: disk error.
     """
     if to != "diffusers":
         raise UsageError(f"{argument('to')} must be diffusers, not {to!r}.")
     out = path_of("out", out)
     check_target(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} already holds files; nothing was touched. Choose another folder.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (overwrite and _is_export(out)):
+        remedy = f"Choose another folder, or {argument('overwrite')}" if _is_export(out) else "Choose another folder"
+        raise UsageError(f"{out} already holds files; nothing was touched. {remedy}.")
     model = load(run, device="cpu")
     _check(model)
     _write(out, _files(model))
     return out
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder holds the files of an export, and no others."""
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return FILES <= files <= FILES | CODE
 
 
 def how_to_load(folder: Path | str) -> str:
@@ -224,7 +234,7 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
                 path.write_bytes(content)
                 flush(path)
             if out.exists():
-                out.rmdir()  # checked to be empty
+                shutil.rmtree(out)  # checked to be empty, or an export
             temporary.rename(out)
             flush(out.parent)
         finally:

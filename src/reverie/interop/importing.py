@@ -21,7 +21,7 @@ from reverie.interop.exporting import EXPORTED, NOTE
 from reverie.interop.names import chain_arguments, unet_arguments
 from reverie.media import Spec
 from reverie.training.checkpoint import Checkpoint, build_for, save_checkpoint
-from reverie.training.formats import fault_of, upgrade_config, upgrade_tensors
+from reverie.training.formats import fault_of_config, upgrade_config, upgrade_tensors
 from reverie.training.run import Run, check_free, fresh_path, machine, versions
 
 _LEGACY = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -120,7 +120,7 @@ def _from_reverie(folder: Path, weights: dict[str, Tensor]) -> tuple[Model, list
     """The exported model, its class names, and its network's weights under current names."""
     note = _config(folder / NOTE)
     config, version = (note["model"], note.get("format", 1)) if isinstance(note, dict) and "model" in note else ({}, 1)
-    fault = fault_of(config | {"format": version} if isinstance(config, dict) else config)
+    fault = fault_of_config(config | {"format": version} if isinstance(config, dict) else config)
     if fault is not None or not isinstance(note.get("classes"), list):
         raise ReverieError(f"{folder / NOTE} is damaged: {fault or 'it lists no classes'}. Export the run again.")
     if config["name"] not in EXPORTED:

@@ -15,7 +15,7 @@ from reverie.core.errors import UsageError, argument
 from reverie.core.files import path_of
 from reverie.core.values import integer, integers
 from reverie.media import Spec, medium_of, montage
-from reverie.media.origin import Origin, ending_of, seeds_entry
+from reverie.media.origin import Origin, check_name_before_ending, ending_of, seeds_entry
 from reverie.media.sheets import beside, check_film, image_of_each, labelled_grid
 
 
@@ -124,10 +124,11 @@ class Images(NDArrayOperatorsMixin):
             seconds: length of a film (.webp, .gif, .mp4) of the rows, up to 600; None: those endings are grids, too.
             options: of ``grid``.
         Raises:
-            UsageError: a film of samples that no image stands for, an ending of another format, or a folder of other
-                files.
+            UsageError: a film of samples that no image stands for, an ending of another format or without a name, or a
+                folder of other files.
         """
         path = path_of("path", path)
+        check_name_before_ending(path, "path")
         ending = ending_of(path)
         if odd := [name for name in options if name not in ("columns", "scale", "labels")]:
             raise UsageError(f"A grid has no option {odd[0]!r}. It has: columns, scale, labels.")

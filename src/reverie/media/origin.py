@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from reverie import __version__
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.core.files import check_regular, disk_errors, is_temporary, read_json, write_json
 from reverie.media.decode import quiet
 
@@ -34,6 +34,12 @@ def ending_of(path: Path | str) -> str:
     """The lower-case ending of a file's name; "" where it is no file format, as in samples-cfg-2.25."""
     ending = Path(path).suffix.lower()
     return ending if ending in Image.registered_extensions() or ending in _OTHERS else ""
+
+
+def check_name_before_ending(path: Path, name: str) -> None:
+    """Raise a UsageError if an argument's path is an ending alone, as .png: it would be taken as a folder's name."""
+    if not path.suffix and ending_of(f"x{path.name}"):
+        raise UsageError(f"{argument(name, path)} has no name before its ending.")
 
 
 def complete_origin(origin: Origin | None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from reverie.core.files import check_regular, disk_errors, flush, quoted, read_j
 from reverie.core.memory import TooLarge, limited
 from reverie.core.state import check_weights
 from reverie.core.verbs import Model
-from reverie.training.formats import FORMAT, fault_of, upgrade_config, upgrade_tensors
+from reverie.training.formats import FORMAT, fault_of_config, upgrade_config, upgrade_tensors
 from reverie.training.run import Run, locate
 from reverie.training.weights import check_trained, record, sentence
 
@@ -189,7 +189,7 @@ def torn(path: Path) -> str | None:
             if _digest(path / name) != digest:
                 return f"{name} does not match its hash"
         name = "model.json"
-        reason = fault_of(read_json(path / name, links=False))
+        reason = fault_of_config(read_json(path / name, links=False))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{name}: {getattr(error, 'strerror', None) or error}"
     return reason and f"{name}: {reason}"

@@ -154,7 +154,7 @@ MIGRATIONS: dict[int, Migration] = {
 }
 
 
-def fault_of(config: Any) -> str | None:
+def fault_of_config(config: Any) -> str | None:
     """Why the content of a model.json names no model, or None."""
     if not isinstance(config, dict) or not isinstance(config.get("name"), str):
         return "it names no model"
