@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
 
 import pytest
 from PIL import Image
 
 from reverie.commands import COMMANDS
 from reverie.core import distributed
-from reverie.core.cache import locked
+from reverie.core.cache import is_locked, locked
 from reverie.core.errors import ReverieError, UsageError
 from reverie.media.montage import labelled
 from reverie.training.checkpoint import load_checkpoint, trained
@@ -51,6 +53,31 @@ def test_a_run_in_training_has_the_steps_of_its_log(tmp_path):
     run.log({"step": 7, "loss": 1.0})
     summary = run.summary()
     assert (summary["steps"], summary["minutes"], summary["data"], summary["scores"]) == (7, 1.0, "", {})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a lock cannot be asked for there")
+def test_a_run_whose_training_was_killed_is_interrupted_and_one_in_training_is_not(tmp_path, call):
+    path = Run.create(tmp_path / "run", {"model": {"name": "vae"}, "status": "running"}).path
+    with locked(path / ".lock", wait=False):
+        assert Run.open(path).status == "running"
+        assert "resume" not in call("show", path)[1]
+    assert runs_in(tmp_path)[0][0].summary()["status"] == "interrupted"
+    _, out, _ = call("show", path)
+    assert "interrupted, 0 steps" in out and out.endswith(f"Next: reverie resume {path}\n")
+    Run(path, {}).update(status="finished", model={"name": "vae"})
+    assert Run.open(path).status == "finished"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a lock cannot be asked for there")
+def test_a_question_whether_a_run_is_in_training_does_not_stop_one_that_starts(tmp_path):
+    import fcntl
+
+    with (tmp_path / ".lock").open("ab") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        threading.Timer(0.01, fcntl.flock, (asking, fcntl.LOCK_UN)).start()
+        with locked(tmp_path / ".lock", wait=False) as alone:
+            assert alone and is_locked(tmp_path / ".lock")
+    assert not is_locked(tmp_path / ".lock")
 
 
 def test_damaged_runs_are_named_and_no_runs_are_an_error(tmp_path, capsys):

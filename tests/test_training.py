@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from reverie.core import registry
@@ -24,7 +25,7 @@ from reverie.training.ema import EMA
 from reverie.training.plan import Plan
 from reverie.training.run import Run
 from reverie.training.step import Engine
-from reverie.workflow.again import resume
+from reverie.workflow.again import rerun, resume
 from reverie.workflow.train import train
 
 FP32 = pick_precision("fp32", torch.device("cpu"))
@@ -276,7 +277,7 @@ def test_a_loss_that_is_not_a_number_stops_with_step_phase_checkpoint_and_advice
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_stops_and_resume_finishes_with_the_same_bits(bars, tmp_path, number):
+def test_a_signal_saves_and_stops_and_resume_finishes_with_the_same_bits(bars, call, tmp_path, number):
     shared = {"steps": 300, "batch_size": 8, "width": 8, "log_every": 1, "quiet": True}
     complete = train("vae", bars, out=tmp_path / "whole", **shared)
     log = tmp_path / "cut" / "metrics.jsonl"
@@ -287,7 +288,10 @@ def test_a_signal_saves_and_stops_and_resume_finishes_with_the_same_bits(bars, t
         os.kill(os.getpid(), number)
 
     threading.Thread(target=once_it_runs, daemon=True).start()
-    cut = train("vae", bars, out=tmp_path / "cut", **shared)
+    flags = ("--steps", 300, "--batch-size", 8, "--width", 8, "--log-every", 1, "--out", "cut")
+    code, out, err = call("train", "vae", "--data", bars, *flags)
+    cut = Run.open(tmp_path / "cut")
+    assert code == 130 and out.endswith("Next: reverie resume cut\n") and err.endswith("train: interrupted.\n")
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert handlers == (signal.default_int_handler, signal.SIG_DFL)
     if cut.info["status"] == "finished":
@@ -304,6 +308,20 @@ def test_what_the_user_has_is_never_overwritten(bars, tmp_path):
     with pytest.raises(UsageError, match="nothing was touched"):
         train("vae", bars, out=tmp_path / "mine", steps=2, quiet=True)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_inside_its_data_is_refused_and_its_repetition_there_too(draw_bars, tmp_path):
+    for number, image in enumerate(draw_bars(24)[0]):
+        (part := tmp_path / "data" / ("test" if number < 4 else "train")).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(part / f"{number}.png")
+    how = {"steps": 1, "batch_size": 8, "net": "dense", "hidden": (8,), "quiet": True}
+    for inside in ("data/runs/a", "data"):
+        with pytest.raises(UsageError, match=r"already holds files|inside the data .* data of the next training"):
+            train("vae", f"{tmp_path / 'data'}:train", out=tmp_path / inside, **how)
+    run = train("vae", tmp_path / "data", out=tmp_path / "database", **how)
+    with pytest.raises(UsageError, match="inside the data"):
+        rerun(run.path, out=tmp_path / "data" / "again")
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["test", "train"]
 
 
 def test_resume_refuses_other_images_and_finished_runs(bars, tmp_path):

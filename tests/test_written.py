@@ -247,18 +247,19 @@ def test_a_healthy_run_is_named_in_one_line(runs, call):
     "entries, text",
     [
         ({"status": "stopped"}, "it is unfinished (stopped)"),
-        ({"status": "running"}, "it is unfinished (running)"),
+        ({"status": "running"}, "its training was interrupted (`reverie resume {run}` goes on)"),
         ({"status": "failed"}, "its training failed"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Weights of")
 def test_an_unfinished_or_failed_run_says_so(runs, call, tmp_path, entries, text, recwarn):
     run = copied(runs / "vae", tmp_path, **entries)
-    assert rv.load(run).loaded_from["status"] == entries["status"]
-    with pytest.warns(UserWarning, match=re.escape(f"Weights of {run}, step 2 of 2: {text}.")):
+    status = entries["status"].replace("running", "interrupted")  # no process trains it
+    assert rv.load(run).loaded_from["status"] == status
+    with pytest.warns(UserWarning, match=re.escape(f"Weights of {run}, step 2 of 2: {text.format(run=run)}.")):
         rv.sample(run, 1)
     code, out, err = call("reconstruct", run, "-n", 1, "--json")
-    assert code == 0 and json.loads(out)["weights"]["status"] == entries["status"]
+    assert code == 0 and json.loads(out)["weights"]["status"] == status
     assert not [line for line in err.splitlines() if line.startswith("Weights of")]  # the warning names them
 
 
@@ -279,7 +280,7 @@ def test_untrained_weights_are_used_only_by_their_path(runs, call, tmp_path):
     for verb in ("sample", "reconstruct", "evaluate"):
         code, _, err = call(verb, run)
         assert code == 2 and "is untrained" in err and f"reverie resume {run}" in err and str(checkpoint) in err
-    with pytest.warns(UserWarning, match="step 0 of 2: it is unfinished"):
+    with pytest.warns(UserWarning, match="step 0 of 2: its training was interrupted"):
         assert rv.load(checkpoint).checkpoint == 0
     imported = runs_module.Run.open(run)
     imported.update(imported="folder", status="finished")
@@ -322,7 +323,7 @@ def test_another_request_is_refused_with_the_difference_named(runs, call, tmp_pa
     code, out, _ = call(*words, "--json")
     assert code == 0 and json.loads(out)["new"] == 3
     code, out, _ = call(*words)
-    assert code == 0 and "All 3 samples are in the folder many already; nothing was left to do" in out
+    assert code == 0 and "3 samples in the folder many already; nothing was left to do" in out
     before = contents(tmp_path / "many")
     code, _, err = call("sample", runs / "vae", "-n", 3, "--seed", 7, "--out", "many")
     assert code == 2 and "seed was 0 and is 7 now" in err and "--overwrite" in err
@@ -425,7 +426,7 @@ def test_a_photograph_that_lies_on_its_side_counts_upright(tmp_path):
         medium_of(spec).read(tmp_path / "a.jpg", Spec("image", (8, 16), 3), "pad")
 
 
-def test_class_names_stand_in_plots_as_they_are(tmp_path, monkeypatch):
+def test_class_names_stand_in_plots_as_they_are(tmp_path, monkeypatch, real_plots):
     names, figures = ["$0_$50", "_hidden", r"\frac", "$x$"], []
     subplots = Figure.subplots
     monkeypatch.setattr(Figure, "subplots", lambda self, *a, **k: figures.append(self) or subplots(self, *a, **k))
@@ -488,6 +489,14 @@ def test_outputs_are_neither_inputs_nor_one_another(runs, call, tmp_path):
 def test_an_ending_alone_is_no_name(runs, call):
     code, _, err = call("sample", runs / "vae", "--out", ".png")
     assert code == 2 and "--out .png has no name before its ending" in err
+    with pytest.raises(UsageError, match="has no name before its ending"):
+        rv.Images(GREY).save(".png")
+    assert not Path(".png").exists()
+
+
+def test_a_number_of_samples_that_is_none_is_refused_before_the_run_is_loaded(runs, call):
+    code, _, err = call("sample", runs / "vae", "-n", 0)
+    assert code == 2 and err == "reverie sample: -n must be at least 1, not 0.\n"
 
 
 @pytest.mark.parametrize("name", ["123456.npy", "photo.png", "000002.png", "0000001.npy"])

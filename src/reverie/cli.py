@@ -52,11 +52,12 @@ list
 SOURCE is a folder, fashion, emoji, mnist, fashion-mnist, cifar10, stacked-mnist, photos, FILE.npz, SHARD.tar or
 hf:owner/name.
 RUN is a run directory or a checkpoint inside one. Results go to stdout, progress to stderr; --json prints for machines.
-Exit codes: 0 done, 1 failed, 2 wrong use. Documentation: docs/ in the source. Start with: reverie train"""
+Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM (a training keeps all it has done).
+Documentation: docs/ in the source. Start with: reverie train"""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 failed, 2 wrong use."""
+    """Run one command and exit: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(version=reverie.__version__))
@@ -97,7 +98,7 @@ def _run(verb: str, rest: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         say(sys.stderr, f"reverie {verb}: interrupted.")
-        return 1
+        return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `reverie models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

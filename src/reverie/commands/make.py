@@ -83,14 +83,24 @@ def rerun(run: RunName, /, out: str | None = None, data: str | None = None, json
 
 
 def end_of(run: Any, json: bool) -> None:
-    """The last lines of a training command."""
-    result = run.info["result"]
+    """The last lines of a training command.
+
+    Raises:
+        KeyboardInterrupt: the training was stopped, so that the exit code tells a script not to go on.
+    """
+    result, stopped = run.info["result"], run.info["status"] == "stopped"
     if json:
         dump(result)
-        return
+    else:
+        _say_end(run, result, stopped)
+    if stopped:
+        raise KeyboardInterrupt
+
+
+def _say_end(run: Any, result: Any, stopped: bool) -> None:
     seconds, speed = result["seconds"], result["images_per_second"]
     out(f"{run.path}: {result['steps']} steps, {speed:,.0f} images/s, {seconds:.0f} s")
-    if run.info["status"] == "stopped":
+    if stopped:
         out(f"Next: reverie resume {quoted(run.path)}")
         return
     out(f"Look at {', '.join(p.name for p in sorted(run.path.glob('*.png')))} in {run.path}.")

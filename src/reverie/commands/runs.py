@@ -95,6 +95,8 @@ def show(run: RunName, /, json: bool = False) -> None:
         "images": ", ".join(result["images"]) or "none yet",
     }
     out(*(f"{name:12} {value}" for name, value in lines.items()))
+    if opened.interrupted:
+        out(f"Next: reverie resume {quoted(path)}")
 
 
 def _options(run: Run) -> dict[str, object]:
@@ -118,7 +120,7 @@ def _listed(value: object) -> object:
 def _sheet(runs_: list[Run], path: Path) -> None:
     from reverie.media.montage import labelled, save
 
-    sheets = [(f"{run.path} ({run.info['status']})", image) for run in runs_ if (image := run.samples)]
+    sheets = [(f"{run.path} ({run.status})", image) for run in runs_ if (image := run.samples)]
     if not sheets:
         raise UsageError("None of these runs has samples yet.")
     save(path, labelled(sheets), {"verb": "runs", "runs": [str(run.path) for run in runs_]})

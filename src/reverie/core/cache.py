@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -61,8 +62,13 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
         else:
             import fcntl
 
+            mode = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                try:
+                    fcntl.flock(handle, mode)
+                except BlockingIOError:  # perhaps ``is_locked``, for an instant
+                    time.sleep(0.05)
+                    fcntl.flock(handle, mode)
             except BlockingIOError:
                 raise
             except OSError:
@@ -73,6 +79,23 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
             if sys.platform == "win32":
                 handle.seek(0)
                 msvcrt.locking(handle.fileno(), msvcrt.LK_UNLCK, 1)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process has ``locked`` the file; True also where that cannot be found out, as on Windows.
+
+    It takes a shared lock for an instant, for which ``locked`` tries twice.
+    """
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        with open(path, "rb", opener=_itself) as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
 
 
 def cannot_write(error: OSError, what: str, kept: str = "") -> ReverieError:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import reverie
+from reverie.core.cache import is_locked
 from reverie.core.errors import ReverieError, UsageError, of_argument
 from reverie.core.files import (
     atomic,
@@ -86,12 +87,14 @@ class Run:
         info: content of run.json.
         model: the trained model, if its class is the user's (no file can rebuild it); only in the training process.
         data: the training data, if it came from Python (no file can be opened again); only in the training process.
+        interrupted: whether its training was killed: it was "running" when the run was opened, and no process trained.
     """
 
     path: Path
     info: dict[str, Any]
     model: Any = field(default=None, repr=False, compare=False)
     data: Any = field(default=None, repr=False, compare=False)
+    interrupted: bool = False
 
     @classmethod
     def create(cls, path: Path, info: dict[str, Any]) -> Run:
@@ -137,6 +140,7 @@ class Run:
                 f"{path / links[0]} is a link. Nothing inside a run is read or written through links, so that no file "
                 "outside is changed: put the file or folder itself there (the run directory may be a link)."
             )
+        free = not is_locked(path / ".lock")  # before run.json is read, which a training ends before its lock
         try:
             info = read_json(file, links=False)
             if reason := fault_of(info, RunRecord):
@@ -146,7 +150,7 @@ class Run:
                 f"{file} is damaged: {getattr(error, 'strerror', None) or error}. Its checkpoints are intact; restore "
                 "that file."
             ) from error
-        return cls(path, info)
+        return cls(path, info, interrupted=free and info.get("status") == "running")
 
     def need(self, record: type) -> None:
         """Raise a ReverieError unless run.json has these entries.
@@ -219,7 +223,7 @@ class Run:
             "run": str(self.path),
             "model": info["model"]["name"],
             "data": (info.get("data") or {}).get("source", ""),
-            "status": info.get("status", ""),
+            "status": self.status,
             "steps": steps,
             "minutes": float(info.get("seconds", 0.0)) / 60,
             "scores": scores,
@@ -244,8 +248,8 @@ class Run:
 
     @property
     def status(self) -> str:
-        """ "new", "running", "stopped", "finished" or "failed"."""
-        return str(self.info.get("status", ""))
+        """ "new", "running", "interrupted", "stopped", "finished" or "failed"."""
+        return "interrupted" if self.interrupted else str(self.info.get("status", ""))
 
     @property
     def curves(self) -> dict[str, tuple[list[int], list[float]]]:

@@ -40,6 +40,8 @@ def sentence(weights: Mapping[str, Any], healthy: bool = True) -> str:
     odd = list(weights["passed"])
     if weights["status"] == "failed":
         odd.append("its training failed")
+    elif weights["status"] == "interrupted":
+        odd.append(f"its training was interrupted (`reverie resume {quoted(weights['run'])}` goes on)")
     elif weights["status"] not in ("finished", "imported"):
         odd.append(f"it is unfinished ({weights['status'] or 'no status'})")
     if not odd and not healthy:

@@ -16,7 +16,7 @@ from reverie.core import distributed, registry
 from reverie.core.annotations import ImageFiles, mark_of
 from reverie.core.cache import locked
 from reverie.core.card import card_of, config_of, name_of
-from reverie.core.errors import ReverieError, UsageError, of_argument
+from reverie.core.errors import ReverieError, UsageError, argument, of_argument
 from reverie.core.files import disk_errors
 from reverie.core.options import method_parameters
 from reverie.core.state import transient, weights_hash
@@ -228,15 +228,26 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
+def _check_outside(path: Path, source: str) -> None:
+    """Raise a UsageError if a run would lie in the folder of its data."""
+    folders = {os.path.realpath(name) for name in (source, source.rpartition(":")[0]) if Path(name).is_absolute()}
+    if folders & {os.path.realpath(folder) for folder in (path, *path.absolute().parents)}:
+        raise UsageError(
+            f"{argument('out', path)} is inside the data ({source}): the images of the run would be data of the next "
+            "training. Choose a folder outside it."
+        )
+
+
 @contextlib.contextmanager
 def created(run: Run) -> Iterator[None]:
     """``alone`` in a new run directory, with its run.json.
 
     Raises:
-        UsageError: it is not free, or another process trains it.
+        UsageError: it is not free, inside the folder of its data, or another process trains it.
     """
     if distributed.rank() == 0:
         run.check_new()
+        _check_outside(run.path, (run.info["data"] or {}).get("source", ""))
     with alone(run.path):
         if distributed.rank() == 0:
             Run.create(run.path, run.info)
