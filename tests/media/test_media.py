@@ -115,7 +115,7 @@ def test_sizes_are_parsed_in_one_place() -> None:
 
 
 @pytest.mark.parametrize("name", MEDIA)
-def test_a_sheet_is_one_image_of_all_rows(name: str) -> None:
+def test_a_sheet_is_one_image_of_all_rows(name: str, real_plots: None) -> None:
     spec = SPECS[name]
     sheet = medium_of(spec).sheet(some_rows(spec), spec)
     assert sheet.dtype == np.uint8 and sheet.ndim == 3 and sheet.shape[2] in (1, 3)
