@@ -39,6 +39,7 @@ HISTORY = [DOCS / "decisions.md", DOCS / "log.md"]  # they may name options of e
 SKIPPED = {  # commands that are parsed but not run, by a part of them
     "--metrics fid,kid": "needs Inception's weights from the network",
     "--loss perceptual": "needs VGG-16's weights from the network",
+    "dream cat.png": "needs weights from the network; test_dream runs the verb",
 }
 SKIPPED_BLOCKS = {  # Python that is not run, by its first line
     "from diffusers import DiffusionPipeline": "loads code from the exported folder; test_interop runs the same",
