@@ -4,7 +4,7 @@ Both are VGG-16 with gradient ascent on the norms of two layers. The plain scrip
 network's last layer, and takes gradients of its weights, too. reverie computes in bf16 and channels-last where the
 machine multiplies it, no deeper than the deepest layer, and takes gradients of the image alone. Steps alternate.
 
-Run:  python benchmarks/dream_step.py [--size 512] [--rounds 5] [--device cpu]
+Run:  python benchmarks/dream_step.py [--size 512] [--rounds 3] [--device cpu]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reverie.pretrained import weights
 LAYERS = {"relu4_3": 22, "relu5_1": 25}  # the plain network's modules of these layers
 
 
-def dream_step(size: int = 512, rounds: int = 5, device: str = "cpu") -> dict[str, float]:
+def dream_step(size: int = 512, rounds: int = 3, device: str = "cpu") -> dict[str, float]:
     """Median seconds of a step, {"ours": ..., "plain": ...}."""
     place = pick_device(device)
     photo = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -48,7 +48,7 @@ def dream_step(size: int = 512, rounds: int = 5, device: str = "cpu") -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     keep_memory()
