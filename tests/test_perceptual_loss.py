@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +12,9 @@ from reverie.core.card import card_of
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
 from reverie.core.verbs import verbs_of
+from reverie.data.types import Split
+from reverie.evaluation.likelihood import likelihood
+from reverie.evaluation.passport import Refused
 from reverie.models.autoencoders import perceptual
 from reverie.models.autoencoders.autoencoder import Networks, autoencoder
 from reverie.models.autoencoders.vae import Bound, vae
@@ -74,6 +78,8 @@ def test_a_perceptual_vae_has_no_likelihood_and_says_so():
     assert {"sample", "encode", "decode"} <= set(verbs_of(model))
     with pytest.raises(UsageError, match=r"models no p\(x\|z\)"):
         model.elbo(batch())
+    with pytest.raises(Refused, match="has no likelihood"):
+        next(likelihood(model, Split({"x": np.zeros((2, 8, 8, 3), np.uint8)})))
     with pytest.raises(UsageError, match="models no likelihood; omit"):
         vae(8, 3, loss="perceptual", likelihood="gaussian")
 

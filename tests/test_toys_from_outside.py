@@ -167,9 +167,9 @@ def test_scores_that_do_not_fit_a_medium_are_refused_one_by_one(medium, linear_r
     assert {"mse", "psnr"} <= scores and ("ssim" in scores) == (medium == "image")
     assert ("kernel-small" in scores) == (medium in ("image", "volume"))  # of volumes by their central slices
     assert medium == "image" or refused["ssim"]["reason"] == f"SSIM is for images, and these are {medium}s."
-    code, out, _ = call("evaluate", linear_runs[medium], "--metrics", "reconstruction,lpips", "--json")
+    code, out, _ = call("evaluate", linear_runs[medium], "--metrics", "reconstruction,lpips,sharpness", "--json")
     metrics = {score["metric"] for score in json.loads(out)["refused"]}
-    assert code == 0 and metrics == ({"lpips"} if medium == "image" else {"ssim", "lpips"})
+    assert code == 0 and metrics == ({"lpips"} if medium == "image" else {"ssim", "lpips", "sharpness"})
 
 
 @every_medium
