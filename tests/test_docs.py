@@ -40,6 +40,7 @@ SKIPPED = {  # commands that are parsed but not run, by a part of them
     "--metrics fid,kid": "needs Inception's weights from the network",
     "--loss perceptual": "needs VGG-16's weights from the network",
     "dream cat.png": "needs weights from the network; test_dream runs the verb",
+    "filters vgg16": "needs VGG-16's weights from the network",
 }
 SKIPPED_BLOCKS = {  # Python that is not run, by its first line
     "from diffusers import DiffusionPipeline": "loads code from the exported folder; test_interop runs the same",
@@ -395,6 +396,8 @@ def tiny(words: tuple[str, ...]) -> tuple[str, ...]:
             added = ("-n", replaced["-n"])
         if verb == "restore" and "--steps" not in rest:
             added = ("--steps", "3", "-n", "2")
+    elif verb == "filters":
+        replaced, added = {"--steps": "1"}, () if "--steps" in rest else ("--steps", "1")
     elif verb == "interpolate":
         replaced = {"--frames": "3"}
         added = () if "--frames" in rest else ("--frames", "3")

@@ -21,7 +21,7 @@ def filters(
     channel: tuple[int, ...] = (),
     all: bool = False,
     page: Annotated[str | None, arg(metavar="FILE")] = None,
-    steps: int = 256,
+    steps: int = 96,
     size: int | None = None,
     image: Literal["fourier", "pixels", "phase"] = "fourier",
     objective: Literal["channel", "unit"] = "channel",

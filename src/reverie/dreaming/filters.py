@@ -57,7 +57,7 @@ class Ascent:
     """
 
     shape: tuple[int, int]
-    steps: int = 256
+    steps: int = 96
     parametrisation: Parametrisation = "fourier"
     objective: Objective = "channel"
     seed: int = 0
@@ -127,7 +127,7 @@ def filters(
     network: Source | Features,
     layer: str,
     channels: Sequence[int] | Literal["all"] | None = None,
-    steps: int = 256,
+    steps: int = 96,
     size: int | None = None,
     parametrisation: Parametrisation = "fourier",
     objective: Objective = "channel",

@@ -100,13 +100,13 @@ class _Colours(nn.Module):
 
 
 class Fourier(nn.Module):
-    """Fourier coefficients over their frequency, of components that are uncorrelated in natural images.
+    """Fourier coefficients in units of their amplitude in natural images, of components uncorrelated in these.
 
     Args:
         shape: (H, W) of the images.
         channels: 1 or 3.
         rows: N images.
-        statistics: whose colours are decorrelated; those of photographs by default.
+        statistics: of the natural images; those of photographs by default.
     """
 
     scale: Tensor
@@ -114,9 +114,11 @@ class Fourier(nn.Module):
     def __init__(self, shape: tuple[int, int], channels: int = 3, rows: int = 1, statistics: Statistics | None = None):
         super().__init__()
         self.shape = shape
-        colours = (statistics or Statistics.natural(shape, channels)).colours
+        statistics = statistics or Statistics.natural(shape, channels)
+        colours, scale = statistics.colours, statistics.amplitudes.clone()
         self.colours = _Colours(colours / colours.norm(dim=1).max(), torch.zeros(channels))
-        self.register_buffer("scale", 1 / frequencies(shape).clamp(min=1 / max(shape)) / 4)
+        scale[:, 0, 0] = scale.flatten(1).amax(1)  # the mean may move, too
+        self.register_buffer("scale", scale)
         self.real = nn.Parameter(torch.zeros(rows, channels, shape[0], shape[1] // 2 + 1))
         self.imaginary = nn.Parameter(torch.zeros_like(self.real))
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from reverie.core.noise import Noise
 
-JITTER = (8, 4)  # pixels within which an image is shifted, before and after it is scaled and rotated, at 128 pixels
+JITTER = (8, 4)  # pixels within which an image is shifted, before and after it is scaled and rotated
 SCALE, DEGREES = 0.1, 10.0  # it is scaled by 1 +- 0.1 and rotated by +- 10 degrees
 _LIMITS = {F.relu: math.inf, torch.relu: math.inf, F.relu6: 6.0}  # of rectifiers; nn.ReLU6 calls F.hardtanh
 
@@ -58,9 +58,9 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
 def transformed(images: Tensor, rng: Noise) -> Tensor:
     """Shifted, scaled, rotated and shifted again, a random map for each row, resampled once.
 
-    Shifts of 8 and 4 pixels are for sides of 128 and shrink with the image: digits of 28 pixels would leave it.
+    Below a side of 56 pixels the shifts are smaller.
     """
-    share = min(1.0, min(images.shape[2:]) / 128)
+    share = min(1.0, min(images.shape[2:]) / 56)
     first, second = (pixels * share for pixels in JITTER)
     return warp(images, shift(rng, first) @ scale(rng) @ rotate(rng) @ shift(rng, second))
 

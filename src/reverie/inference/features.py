@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import torch
+
 from reverie.core import registry
 from reverie.core.cache import Progress
 from reverie.core.card import card_of, name_of
 from reverie.core.errors import UsageError, suggest
 from reverie.core.files import exists
 from reverie.core.options import listed
-from reverie.core.precision import pick_device
+from reverie.core.precision import pick_device, pick_precision
 from reverie.core.verbs import verbs_of
 from reverie.inference.load import Source, model_of, spec_of
 from reverie.nets.features import Features
@@ -26,13 +28,15 @@ def features_of(source: Source, device: str = "auto", progress: Progress | None 
 
     Args:
         source: a pretrained network ("vgg16" ...), a run, or a model; one that can be trained is copied.
-        device: of the network.
+        device: of the network; a pretrained one computes in bf16 where that is fast.
         progress: of the download of a pretrained network.
     Raises:
         UsageError: no such network or run, or a model without ``features`` or of no images.
     """
     if isinstance(source, str) and source in networks.NETWORKS:
-        return networks.features(source, pick_device(device), progress=progress)
+        target = pick_device(device)
+        dtype = torch.bfloat16 if pick_precision("auto", target).bf16 else torch.float32
+        return networks.features(source, target, dtype, progress)
     if isinstance(source, str) and source == Path(source).name and not exists(source):
         names = list(networks.NETWORKS)
         raise UsageError(
