@@ -58,8 +58,10 @@ def filters(
     from reverie.dreaming import filters as dreaming
     from reverie.inference.features import features_of
 
-    if sum((bool(channel), all, bool(page))) > 1 or (page and layer):
-        raise UsageError(f"Take LAYER, LAYER with {argument('channel')} or {argument('all')}, or {argument('page')}.")
+    if sum((bool(channel), all, bool(page))) > 1 or (page and (layer or out)):
+        raise UsageError(
+            f"Take LAYER, LAYER with {argument('channel')} or {argument('all')}, or {argument('page')} alone."
+        )
     if layer is None and (channel or all):
         raise UsageError(f"Name the layer: `reverie filters {network}` lists them.")
     path = target(page or out, "filters.png", overwrite) if layer or page else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,6 +43,7 @@ RATES = {"fourier": 0.05, "pixels": 0.03, "phase": 0.5}  # Adam's
 NOISE = 0.01  # standard deviation of the first image
 REDIRECTED = 16  # steps in which gradients pass rectifiers that are off
 FEW = 16  # filters by default
+LARGE = 1000  # times that noise's activation say as little as times 0: then the label has the difference
 
 
 @dataclass(frozen=True)
@@ -268,4 +270,5 @@ def _numbers(channels: Any, layer: Layer, name: str) -> list[int]:
 def _label(number: int, noise: float, activation: float) -> str:
     if is_dead(noise, activation):
         return f"{number} dead"
-    return f"{number}  x{activation / noise:.3g}" if noise > 0 else f"{number}  +{activation - noise:.2g}"
+    times = activation / noise if noise > 0 else math.inf
+    return f"{number}  x{times:.3g}" if times < LARGE else f"{number}  +{activation - noise:.2g}"
