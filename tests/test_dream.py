@@ -242,15 +242,23 @@ def main_ok(words) -> None:
     assert exit_.value.code == 0
 
 
-def test_unknown_and_too_deep_layers_say_so():
+def test_unknown_layers_and_odd_values_say_so():
     with pytest.raises(UsageError, match=r"no layer 'relu9_1'"):
         dream(bytes_of(PHOTO), layers="relu9_1")
-    with pytest.raises(UsageError, match="too small"):
-        dream(bytes_of(PHOTO)[:8, :8], layers="relu5_1", steps=1)
     with pytest.raises(UsageError, match="is no number"):
         dream(bytes_of(PHOTO), layers="relu2_1=much")
     with pytest.raises(UsageError, match="octave_scale must be above 1"):
         dream(bytes_of(PHOTO), octave_scale=1.0)
+
+
+def test_an_image_too_small_for_a_deep_layer_is_seen_enlarged_and_keeps_its_size():
+    small = PHOTO[..., :8, :6]
+    with pytest.raises(UsageError, match="too small"):
+        NET(small, ["relu5_1"])
+    assert deepdream.seen(small, NET, least=80).shape == (1, 3, 107, 80)
+    options = {"layers": "relu5_1", "steps": 1, "jitter": 0}
+    assert np.array_equal(dream(bytes_of(small), lr=0.0, **options).array[0], bytes_of(small))
+    assert np.abs(dream(bytes_of(small), **options).array[0].astype(int) - bytes_of(small)).max() > 0
 
 
 def test_layers_are_text_names_or_weights():

@@ -174,8 +174,7 @@ class Dreamer:
 
     def shapes(self, shape: Sequence[int]) -> list[tuple[int, int]]:
         """The octaves of an image of (height, width) pixels, without those in which the layers have few positions."""
-        strides = [self.features.layers[self.features.resolve(layer)].stride for layer in self.objective.layers]
-        least = max(_SMALLEST, 5 * max(strides))
+        least = max(_SMALLEST, least_side(self.features, self.objective.layers))
         scales = [self.octave_scale**-octave for octave in reversed(range(self.octaves))]
         sizes = [(max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))) for scale in scales]
         return [*(size for size in sizes[:-1] if min(size) >= least), sizes[-1]]
@@ -189,12 +188,14 @@ class Dreamer:
         return levels
 
     def _loss(self, shape: tuple[int, int]) -> Loss:
+        least = least_side(self.features, self.objective.layers) if self.multiple == 1 else 1
+        scale = max(1.0, least / min(shape))
         budget = self.memory - _PROCESS - _COPIES * 12 * shape[0] * shape[1]
-        tiles = tiling(self.features, self.objective.layers, shape, budget)
+        tiles = tiling(self.features, self.objective.layers, [round(side * scale) for side in shape], budget)
 
         def loss(image: Tensor, batch: Batch) -> dict[str, Tensor]:
             shifts = batch.rng.integers(2 * self.jitter + 1, 2)[0].sub(self.jitter).tolist()
-            image = seen(image.roll(shifts, (2, 3)), self.features, self.multiple)
+            image = seen(image.roll(shifts, (2, 3)), self.features, self.multiple, least)
             try:
                 return evaluate(self.features, self.objective, image, tiles)
             except RuntimeError as error:
@@ -225,8 +226,15 @@ def zoomed(image: Tensor, zoom: float) -> Tensor:
     return F.grid_sample(image, grid, "bicubic", "reflection", align_corners=False).clamp(-1, 1)
 
 
-def seen(image: Tensor, features: Features, multiple: int = 1) -> Tensor:
-    """An image as a network takes it: padded to a multiple, and in grey where the network is one of grey images."""
+def least_side(features: Features, layers: Sequence[str]) -> int:
+    """Pixels along a side of which the coarsest layer makes five positions, up to those that layers are measured on."""
+    return min(5 * max(features.layers[features.resolve(layer)].stride for layer in layers), *features.size)
+
+
+def seen(image: Tensor, features: Features, multiple: int = 1, least: int = 1) -> Tensor:
+    """An image as a network takes it: enlarged to a least side, padded to a multiple, and in grey if the network is."""
+    if (scale := least / min(image.shape[2:])) > 1:
+        image = resampled(image, [round(side * scale) for side in image.shape[2:]])
     below, right = (-side % multiple for side in image.shape[2:])
     if below or right:
         image = F.pad(image, (0, right, 0, below), mode="replicate")
@@ -313,7 +321,8 @@ def guide_features(features: Features, guide: Any, layers: Sequence[str], multip
         image = open_photo(guide, _GUIDE_SIDE, "guide")
     device = next(features.network.parameters(), image).device
     with of_argument("guide"):
-        maps = features(seen(image.to(device), features, multiple), layers)
+        least = least_side(features, layers) if multiple == 1 else 1
+        maps = features(seen(image.to(device), features, multiple, least), layers)
     return {layer: positions(x)[0] for layer, x in maps.items()}
 
 
