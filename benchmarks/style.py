@@ -29,12 +29,11 @@ import torch
 from peers import style as peers
 from torch import Tensor
 
-from reverie.core.precision import pick_precision
 from reverie.data import open_data, photos
 from reverie.dreaming.canvas import paint
 from reverie.dreaming.photo import open_photo
-from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of
-from reverie.pretrained import networks, weights
+from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of, features_of
+from reverie.pretrained import weights
 
 NET = "vgg16"
 PAINTING = Path(__file__).parents[1] / "docs" / "pictures" / "styles" / "starry-night.jpg"
@@ -87,9 +86,7 @@ def run_peer(function: Callable[..., Tensor], content: Tensor, style: Tensor, **
 
 def run_ours(content: Tensor, style: Tensor, recipe: Recipe) -> Result:
     """Train the canvas of `reverie stylize`; images are copied off the clock."""
-    dtype = torch.bfloat16 if pick_precision(recipe.precision, torch.device("cpu")).bf16 else torch.float32
-    replicate = "first" if recipe.replicate else "none"
-    features = networks.features(NET, "cpu", dtype, replicate=replicate, pooling=recipe.pooling)
+    features = features_of(NET, recipe, torch.device("cpu"))
     began = time.monotonic()
     canvas = canvas_of(features, content * 2 - 1, [style * 2 - 1], recipe, [1.0])
     result = Result([], [])
@@ -106,7 +103,7 @@ def gatys_recipe(style_weight: float = 1e6) -> Recipe:
     """The fast recipe on the loss of ``peers.GatysLoss``."""
     layers = tuple(style_weight / channels**2 for channels in (64, 128, 256, 512, 512))
     plain = {"scaled": False, "layer_weights": layers, "style_weight": sum(layers), "content_weight": 1.0}
-    sizes = {"first_size": 90, "coarse_steps": 60, "steps": 100}
+    sizes = {"first_size": 90, "coarse_steps": 60, "steps": 120}
     return replace(RECIPES["fast"], tv_weight=0.0, replicate=False, **plain, **sizes)
 
 

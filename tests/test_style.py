@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -19,11 +20,12 @@ from reverie.core.precision import Precision
 from reverie.data.batches import NoData
 from reverie.dreaming import style
 from reverie.dreaming.photo import open_photo
-from reverie.dreaming.style_canvas import RECIPES, canvas_of, objective, sizes
+from reverie.dreaming.style_canvas import RECIPES, canvas_of, features_of, objective, sizes
 from reverie.media.origin import origin_of
 from reverie.nets import vgg
 from reverie.nets.features import Features
 from reverie.nets.perceptual import gram, scaled_error, total_variation
+from reverie.optim.lbfgs import LBFGS
 from reverie.pretrained import networks
 from reverie.training.step import Engine
 
@@ -45,7 +47,7 @@ def features() -> Features:
 
 @pytest.fixture
 def random_vgg(features, monkeypatch):
-    monkeypatch.setattr(networks, "features", lambda *_, **__: features)
+    monkeypatch.setattr(style, "features_of", lambda *_: features)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -97,6 +99,17 @@ def test_a_scaled_error_has_a_gradient_of_norm_1_to_2_whatever_its_size():
         x = (scale * torch.randn(5, 7)).requires_grad_()
         scaled_error(x, torch.zeros(5, 7)).backward()
         assert 1 <= float(x.grad.abs().sum()) <= 2
+
+
+def test_the_loss_of_a_bf16_network_is_that_of_fp32_within_a_hundredth(features, monkeypatch):
+    def narrow(name, device, dtype, progress, **options):
+        return Features(copy.deepcopy(features.network).to(dtype), aliases=features.aliases, name=name)
+
+    monkeypatch.setattr(networks, "features", narrow)
+    mixed = features_of("vgg16", replace(RECIPE, precision="bf16"), torch.device("cpu"))
+    assert mixed(tensor(32, 48), ["relu1_1", "relu3_1"])["relu3_1"].dtype == torch.bfloat16
+    for name, value in losses(features, tensor(32, 48, 3)).items():
+        assert losses(mixed, tensor(32, 48, 3))[name] == pytest.approx(value, rel=0.01)
 
 
 def test_style_does_not_see_where_activations_are_and_content_does(features):
@@ -165,6 +178,28 @@ def test_every_recipe_lowers_its_loss(features, recipe, optimizer):
     canvas = canvas_of(features, tensor(48, 64), [tensor(40, 40, 1)], chosen, [1.0])
     values = [float(frame.tensors["loss"]) for frame in style.paint(canvas, 0, device="cpu")]
     assert len(values) == 6 and values[-1] < 0.98 * values[0] and min(values) == min(values[2:])
+
+
+def test_lbfgs_begins_with_a_step_of_a_stated_size_and_finds_the_minimum_of_a_quadratic():
+    curvature, x = torch.logspace(0, 2, 12), nn.Parameter(torch.ones(12))
+    optimizer = LBFGS([x], first=0.02, largest=10.0)
+    for step in range(40):
+        x.grad = curvature * (x.detach() - 3)
+        optimizer.step()
+        if step == 0:
+            assert float((x.detach() - 1).abs().mean()) == pytest.approx(0.02, rel=1e-4)
+    torch.testing.assert_close(x.detach(), torch.full((12,), 3.0), atol=1e-3, rtol=0)
+
+
+def test_no_step_of_lbfgs_is_longer_than_its_largest():
+    x = nn.Parameter(torch.zeros(8))
+    optimizer, before = LBFGS([x], first=0.02, largest=0.1), x.detach().clone()
+    for _ in range(5):  # of a loss that falls without end, ever less steeply
+        x.grad = -1 / (1 + x.detach())
+        optimizer.step()
+        assert float((x.detach() - before).abs().mean()) <= 0.1 + 1e-5
+        before = x.detach().clone()
+    assert float(x.detach().mean()) > 0.25
 
 
 def test_an_lbfgs_canvas_resumes_to_the_bit_at_every_size(features):

@@ -18,13 +18,13 @@ from torch import Tensor
 from reverie.core.cache import Progress
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.options import checked, system_parameters
-from reverie.core.precision import pick_device, pick_precision
+from reverie.core.precision import pick_device
 from reverie.core.values import check_bool, check_seeds, integer, number
 from reverie.core.verbs import Frame
 from reverie.dreaming.canvas import Canvas, paint, resized
 from reverie.dreaming.fast_style import Painter, is_run, refuse_slow
 from reverie.dreaming.photo import open_photo, to_images
-from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of, fitted
+from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of, features_of, fitted
 from reverie.inference.load import Source
 from reverie.inference.origin import plain_option
 from reverie.media.images import Images
@@ -160,10 +160,7 @@ def stream(
         paintings = [_matched(luma(painting), work) for painting in paintings]
     else:
         work = work.expand(-1, 3, -1, -1)
-    dtype = torch.bfloat16 if pick_precision(chosen.precision, where).bf16 else torch.float32
-    name = network_of(net)
-    network: dict[str, Any] = {"replicate": "first" if chosen.replicate else "none", "pooling": chosen.pooling}
-    features = networks.features(name, where, dtype, progress, **network)
+    features = features_of(network_of(net), chosen, where, progress)
     features.resolve(chosen.content_layer)
     canvas = canvas_of(features, work.contiguous(), paintings, chosen, shares, regions, seed)
 
