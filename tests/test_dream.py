@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -208,6 +209,15 @@ def test_an_interrupted_film_keeps_its_frames(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="1"):
         main(["dream", str(tmp_path / "photo.png"), *words])
     assert "1 of 3 frames" in capsys.readouterr().err and Image.open(film).size == (184, 200)
+
+
+def test_a_film_without_its_library_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    Image.fromarray(bytes_of(PHOTO)).save(tmp_path / "photo.png")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    monkeypatch.setattr(Dreamer, "stream", lambda *_: pytest.fail("it dreamed"))
+    with pytest.raises(SystemExit, match="1"):
+        main(["dream", str(tmp_path / "photo.png"), "--film", str(tmp_path / "zoom.mp4")])
+    assert "need an extra" in capsys.readouterr().err and not (tmp_path / "zoom.mp4").exists()
 
 
 # Images and messages

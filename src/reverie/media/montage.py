@@ -164,16 +164,26 @@ def save_film(
     return path
 
 
-def _save_mp4(path: Path, frames: np.ndarray, frames_per_second: float, origin: Origin | None) -> None:
+def mp4_library() -> Any:
+    """The module that writes mp4.
+
+    Raises:
+        ReverieError: it is not installed.
+    """
     try:
         import imageio_ffmpeg
     except ImportError as error:
         raise ReverieError("mp4 films need an extra: pip install 'reverie[video]' (or use .webp or .gif).") from error
+    return imageio_ffmpeg
+
+
+def _save_mp4(path: Path, frames: np.ndarray, frames_per_second: float, origin: Origin | None) -> None:
+    library = mp4_library()
     frames = np.ascontiguousarray(np.broadcast_to(frames, (*frames.shape[:-1], 3)))
     with atomic(path) as temporary:
         size = (frames.shape[2], frames.shape[1])
         comment = ["-metadata", f"comment={text_of(origin)}"]
-        writer = imageio_ffmpeg.write_frames(
+        writer = library.write_frames(
             str(temporary), size, fps=frames_per_second, macro_block_size=2, output_params=comment
         )
         writer.send(None)
