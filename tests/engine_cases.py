@@ -20,7 +20,7 @@ from reverie.core.noise import Noise, fold
 from reverie.core.precision import Precision
 from reverie.optim.phase import Phase, Stage
 from reverie.training.step import Engine
-from toys.canvas import Canvas
+from toys.canvas import Fresco
 from toys.flow import RealNVP
 from toys.rbm import RBMStack
 from toys.tokens import TokenPrior
@@ -185,7 +185,7 @@ CASES = {
 TOYS = {
     "flow": Case(lambda: RealNVP(8, 1, width=16, depth=2)),
     "rbm": Case(lambda: RBMStack(8, 1, hidden=(16, 8), chains=32)),
-    "canvas": Case(lambda: Canvas(8, 1), columns={}),
+    "canvas": Case(lambda: Fresco(8, 1), columns={}),
     "voxels": Case(lambda: VoxelGAN((4, 8, 8), 1, latent=3, width=8), columns=images(1, 4, 8, 8)),
     "wide": Case(lambda: WideVAE((8, 12), 3, latent=3, width=8), columns=images(3, 8, 12)),
     "tokens": Case(lambda: TokenPrior(8, 1, 2, codes=32, code_width=4, width=16, depth=1), warm=short_lived_codes),

@@ -15,7 +15,7 @@ from reverie.core.batch import Batch
 from reverie.core.card import card_of
 from reverie.core.noise import Noise
 from reverie.core.verbs import verbs_of
-from toys.canvas import Canvas
+from toys.canvas import Fresco
 from toys.flow import GREY, RealNVP
 from toys.rbm import RBM, RBMStack
 from toys.tokens import Codebook, TokenPrior
@@ -126,7 +126,7 @@ def test_an_rbm_s_chains_belong_to_rows_and_all_take_their_turn():
 
 
 def test_the_canvas_becomes_its_target():
-    model = Canvas(8, 1)
+    model = Fresco(8, 1)
     trainer = engine("canvas", model, ema=0)
     walk(trainer, 8)
     torch.testing.assert_close(model.sample(Noise.of_seeds([0]))[0], model.target[0], atol=1e-3, rtol=0)

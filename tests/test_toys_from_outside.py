@@ -25,7 +25,7 @@ TOYS = {  # options that keep it tiny; an option of its own ``sample``, where it
     "tokens:TokenPrior": (["--codes", 8, "--code-width", 4, "--width", 16, "--depth", 1], ["--temperature", 0.7]),
     "voxels:VoxelGAN": (["--width", 4, "--latent", 4], []),
     "wide:WideVAE": (["--width", 8, "--latent", 3], []),
-    "canvas:Canvas": (["--filters", 2], []),
+    "canvas:Fresco": (["--filters", 2], []),
 }
 every_toy = pytest.mark.parametrize("toy", TOYS)
 
@@ -38,7 +38,7 @@ def sources(tmp_path_factory, bars):
         np.savez(folder / f"{name}.npz", images=rng.integers(0, 256, (64, *shape), dtype=np.uint8))
     others = {
         "voxels:VoxelGAN": ["--data", folder / "volumes.npz"],
-        "canvas:Canvas": ["--data", "none", "--size", 8, "--channels", 1],
+        "canvas:Fresco": ["--data", "none", "--size", 8, "--channels", 1],
     }
     others |= {"wide:WideVAE": ["--data", folder / "wide.npz", "--size", "8x12"]}
     return {toy: others.get(toy, ["--data", bars]) for toy in TOYS}

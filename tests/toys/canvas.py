@@ -18,7 +18,7 @@ from reverie.core.batch import Batch
 from reverie.core.card import Output
 
 
-class Canvas(nn.Module):
+class Fresco(nn.Module):
     """Learns from no data.
 
     Args:
