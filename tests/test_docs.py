@@ -37,6 +37,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
 HISTORY = [DOCS / "decisions.md", DOCS / "log.md"]  # they may name options of earlier versions
 
 SKIPPED = {  # commands that are parsed but not run, by a part of them
+    "stylize photo.jpg": "takes minutes, and VGG's weights; test_style runs the command on a network of random weights",
     "--metrics fid,kid": "needs Inception's weights from the network",
     "--loss perceptual": "needs VGG-16's weights from the network",
     "dream cat.png": "needs weights from the network; test_dream runs the verb",
