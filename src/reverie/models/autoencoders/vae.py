@@ -227,7 +227,7 @@ def vae(
     likelihood: LikelihoodName = "bernoulli",
     sigma: Positive = 0.1,
     loss: Literal["likelihood", "perceptual"] = "likelihood",
-    perceptual_weight: Positive = 3000.0,
+    perceptual_weight: Positive = 1500.0,
     conditional: Literal["none", "label"] = "none",
     bound: Bound = Bound(),
     networks: Networks = Networks(),
