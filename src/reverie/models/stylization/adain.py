@@ -196,7 +196,7 @@ def adain(
     layers: Literal[3, 4] = 4,
     width: Count = 32,
     views: Count = 512,
-    terms: StyleTerms = StyleTerms(),
+    terms: StyleTerms = StyleTerms(style_weight=10.0),
 ) -> AdaIN:
     """Any image in any style in one pass: statistics of activations, and a decoder.
 

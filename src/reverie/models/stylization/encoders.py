@@ -42,7 +42,7 @@ class StyleTerms:
     """
 
     content_weight: Weight = 1.0
-    style_weight: Weight = 3.0
+    style_weight: Weight = 5.0
     tv_weight: Weight = 0.1
 
     def total(self, metrics: Mapping[str, Tensor]) -> Tensor:
@@ -57,7 +57,7 @@ class StyleTerms:
 @functools.cache
 def _frozen(name: str, device: torch.device, dtype: torch.dtype) -> Features:
     if name != "small":
-        return networks.features(name, device, dtype)
+        return networks.features(name, device, dtype, replicate="first")  # zeros would leave a seam at the border
     small = to_device_layout(small_encoder(weights.load("small")).to(dtype), device)
     return Features(small, lambda images: small(images.expand(-1, 3, -1, -1)), name="small")
 
