@@ -175,9 +175,9 @@ def test_a_run_needs_its_style_no_more_and_paints_images_of_any_kind_at_their_si
 @pytest.mark.parametrize(
     ("run", "options", "message"),
     [
-        ("one", {"styles": "x.png"}, "styles is for adain"),
+        ("one", {"styles": "x.png"}, "an image of a style is for adain"),
         ("one", {"strength": 0.5}, "strength is for adain"),
-        ("any", {}, "styles names at least one image"),
+        ("any", {}, "name at least one image of a style"),
         (
             "any",
             {"styles": [str(STYLES / "waves.png")], "blend": [1, 2]},

@@ -87,11 +87,9 @@ class Painter:
         listed = list(styles) if isinstance(styles, list | tuple) else [styles]
         any_style = "style" in verbs_of(self.model)
         if any_style and not listed:
-            raise UsageError(
-                f"{name_of(self.model)} paints in any style: {argument('styles')} names at least one image."
-            )
+            raise UsageError(f"{name_of(self.model)} paints in any style: name at least one image of a style.")
         if not any_style and (listed or blend or strength != 1):
-            odd = argument("styles" if listed else "blend" if blend else "strength")
+            odd = "an image of a style" if listed else argument("blend" if blend else "strength")
             raise UsageError(f"{name_of(self.model)} paints in the style that it learned; {odd} is for adain.")
         size = integer(argument("style_size"), style_size, 16, 20_000)
         self.style = self._mixed([open_photo(each, size, "styles") for each in listed], blend) if any_style else None
