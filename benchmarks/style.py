@@ -108,7 +108,7 @@ def gatys_recipe(style_weight: float = 1e6) -> Recipe:
     """The fast recipe on the loss of ``peers.GatysLoss``."""
     layers = tuple(style_weight / channels**2 for channels in (64, 128, 256, 512, 512))
     plain = {"scaled": False, "layer_weights": layers, "style_weight": sum(layers), "content_weight": 1.0}
-    sizes = {"first_size": 90, "coarse_steps": 60, "steps": 120}
+    sizes = {"first_size": 90, "coarse_steps": 60, "steps": 240}
     return replace(RECIPES["fast"], tv_weight=0.0, replicate=False, **plain, **sizes)
 
 
