@@ -19,6 +19,7 @@ from torch import nn
 
 from reverie.core import cache as home
 from reverie.core.errors import ReverieError, UsageError
+from reverie.models.stylization import encoders
 from reverie.nets import mobilenet, resnet, vgg
 from reverie.nets.features import Features
 from reverie.nets.imagenet import folded
@@ -308,3 +309,12 @@ def test_corrupt_weights_are_refused_by_their_hash(offline):
 def test_an_unknown_network_is_refused():
     with pytest.raises(UsageError, match='Did you mean "vgg16"\\? There are vgg16, vgg19, inception'):
         networks.features("vgg-16")
+
+
+def test_an_encoder_that_was_first_used_without_gradients_passes_them_later():
+    encoders._frozen.cache_clear()
+    with torch.inference_mode():
+        encoders.activations("small", torch.zeros(1, 3, 32, 32), ["layers.3"])
+    image = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    encoders.activations("small", image, ["layers.3"])["layers.3"].sum().backward()
+    assert image.grad is not None

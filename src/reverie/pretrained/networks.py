@@ -96,6 +96,7 @@ NETWORKS: dict[str, Pretrained] = {
 }
 
 
+@torch.inference_mode(False)  # a gradient may need the weights, also later
 def features(
     name: str,
     device: torch.device | str = "cpu",

@@ -29,6 +29,7 @@ def network(device: torch.device) -> Features:
 
 
 @cache
+@torch.inference_mode(False)
 def lpips(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     """LPIPS of images (B, C, H, W), twice, to (B,). Raises ReverieError where no source gives its weights."""
     return to_device_layout(LPIPS(network(device).network, weights.load("lpips-vgg")).eval(), device)

@@ -55,6 +55,7 @@ class StyleTerms:
 
 
 @functools.cache
+@torch.inference_mode(False)  # a gradient may need the weights, whoever asks for them first
 def _frozen(name: str, device: torch.device, dtype: torch.dtype) -> Features:
     if name != "small":
         return networks.features(name, device, dtype, replicate="first")  # zeros would leave a seam at the border
