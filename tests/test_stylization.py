@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 import reverie as rv
+from reverie.commands import make
 from reverie.core import registry
 from reverie.core.batch import Batch
 from reverie.core.errors import ReverieError, UsageError
@@ -214,3 +216,10 @@ def test_folders_are_continued_and_films_keep_their_length(runs, tmp_path):
     film = read_film(tmp_path / "out.webp")
     assert film is not None and film.frames == 3 and film.seconds == pytest.approx(0.6)
     assert read_film(STYLES / "waves.png") is None
+
+
+def test_the_next_command_after_training_a_style_paints_a_photograph(tmp_path, capsys):
+    info = {"status": "finished", "verbs": ["translate", "stylize"], "card": {}}
+    info["result"] = {"seconds": 1.0, "images_per_second": 2.0, "steps": 3}
+    make.end_of(SimpleNamespace(path=tmp_path / "run", info=info), False)
+    assert "Next: reverie stylize PHOTO [STYLE ...] --net" in capsys.readouterr().out

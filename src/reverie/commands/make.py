@@ -108,7 +108,8 @@ def _say_end(run: Any, result: Any, stopped: bool) -> None:
     if serves := card.get("serves"):  # an auxiliary model says what it is for
         out(f"Next: {serves.replace('THIS', path)}")
         return
-    after = {"sample": ["sample {} -n 64 --out grid.png", "evaluate {}"], "translate": ["translate {}"]}
+    after = {"sample": ["sample {} -n 64 --out grid.png", "evaluate {}"]}
+    after |= {"stylize": ["stylize PHOTO [STYLE ...] --net {}"], "translate": ["translate {}"]}
     commands = next((texts for verb, texts in after.items() if verb in verbs), ["reconstruct {}"])
     spaces = [*card.get("latents", {}).values()]
     if "decode" in verbs and {"encode", "latent"} & set(verbs) and not (spaces and spaces[0]["encode"] == "invert"):
