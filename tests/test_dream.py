@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import reverie as rv
 from reverie.cli import main
 from reverie.core.errors import UsageError
 from reverie.dreaming import deepdream
@@ -19,7 +20,10 @@ from reverie.dreaming.deepdream import Dreamer, Norms, dream, guide_features, la
 from reverie.dreaming.photo import to_images
 from reverie.dreaming.tiles import Tiling, _sight, evaluate, tiling
 from reverie.nets.features import Features
+from reverie.nets.perceptual import best_match
 from reverie.nets.vgg import VGG
+
+COLOURS = {"shape": 16, "channels": 3, "width": 8}  # of a tiny model of colour images
 
 GENERATOR = torch.Generator().manual_seed(0)
 PHOTO = torch.rand(1, 3, 100, 92, generator=GENERATOR) * 2 - 1
@@ -289,3 +293,43 @@ def test_networks_of_runs_get_sides_that_they_halve_and_dream_with_a_coarse_laye
     assert padded.shape == (1, 3, 32, 96) and torch.equal(padded[..., :30, :70], image)
     convs = [nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 4, 1), nn.Conv2d(4, 4, 3, 2, 1)]
     assert deepdream.coarse_layer(Features(nn.Sequential(*convs))) == ["1"]
+
+
+def test_a_guide_is_matched_in_blocks_with_the_products_and_gradients_of_the_whole():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 2500, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    guide = torch.randn(30, 4, generator=generator, dtype=torch.float64)
+    at_once = (x @ guide.mT).amax(2)
+    torch.testing.assert_close(best_match(x, guide), at_once)
+    gradients = [torch.autograd.grad(value.sum(), x)[0] for value in (best_match(x, guide), at_once)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"memory": 0.0, "octaves": 1}, "memory"),
+        ({"lr": 1e38}, "lr"),
+        ({"seed": "a"}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"layers": "=1"}, "''"),
+        ({"layers": "generator"}, "map"),
+    ],
+)
+def test_numbers_and_layers_that_a_dream_cannot_use_are_refused_by_name(wrong, word):
+    photo, model = np.zeros((300, 400, 3), np.uint8), rv.build("dcgan", **COLOURS)
+    with pytest.raises(UsageError, match=word):
+        rv.dream(photo, **{"net": model, "steps": 1} | wrong)
+
+
+def test_a_network_of_colours_dreams_in_a_grey_photograph_which_stays_grey():
+    photo = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    assert rv.dream(photo, rv.build("dcgan", **COLOURS), steps=1, octaves=1, seed=np.int64(3)).shape == (1, 64, 64, 1)
+
+
+def test_a_film_that_is_none_by_its_ending_is_refused_before_the_work(tmp_path, capsys):
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "c.png")
+    with pytest.raises(SystemExit) as outcome:
+        main(["dream", str(tmp_path / "c.png"), "--film", str(tmp_path / "x.jpg")])
+    assert outcome.value.code == 2
+    assert "films end in .webp, .gif, .mp4" in capsys.readouterr().err

@@ -74,8 +74,6 @@ def dream(
     path = target(out, "dream.png", overwrite, (), others=(image, guide, movie)) if out or not movie else None
     if movie:
         montage.check_seconds(seconds)
-        if movie.suffix.lower() == ".mp4":
-            montage.mp4_library()  # before the work
     rows: list[Images] = []
 
     def save() -> dict[str, Any]:

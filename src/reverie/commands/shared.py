@@ -173,10 +173,12 @@ def target(
     Raises:
         UsageError: nothing can be written there, or something that reverie did not write is there.
     """
-    from reverie.media.montage import check_ending
+    from reverie.media.montage import check_ending, check_film_ending
     from reverie.media.origin import check_name_before_ending, ending_of, origin_of
 
     path = first_free(Path(default)) if where is None else Path(where)
+    if flag == "film":
+        check_film_ending(path)
     check_target(path, flag)
     check_name_before_ending(path, flag)
     if any(other and _same(path, other) for other in others):

@@ -51,10 +51,13 @@ def check_bool(name: str, value: Any) -> None:
         raise UsageError(f"{name} must be True or False, not {value!r:.80}.")
 
 
-def check_seeds(*seeds: int) -> None:
-    """Raise a UsageError for a seed beyond 64 bits."""
-    if odd := [seed for seed in seeds if not -(1 << 63) <= seed < 1 << 63]:
-        raise UsageError(f"A seed is a whole number from -2^63 to 2^63 - 1, not {odd[0]}.")
+def check_seeds(*seeds: Any) -> tuple[int, ...]:
+    """Seeds as Python integers. Raises a UsageError for one that is no whole number of 64 bits."""
+    numbers = [integers([seed]) for seed in seeds]
+    for seed, number in zip(seeds, numbers, strict=True):
+        if number is None or not -(1 << 63) <= number[0] < 1 << 63:
+            raise UsageError(f"A seed is a whole number from -2^63 to 2^63 - 1, not {seed!r:.80}.")
+    return tuple(number[0] for number in numbers if number)
 
 
 def is_finite(value: Any) -> bool:
@@ -65,15 +68,16 @@ def is_finite(value: Any) -> bool:
         return False
 
 
-def number(name: str, value: Any, least: float | None = None) -> float:
+def number(name: str, value: Any, least: float | None = None, most: float = _LARGEST) -> float:
     """A finite number of any type, including NumPy's.
 
     Raises:
-        UsageError: not a finite number, or below ``least``.
+        UsageError: not a finite number, below ``least`` or above ``most``.
     """
     value = plain(value)
-    if not is_finite(value) or (least is not None and value < least):
+    if not is_finite(value) or (least is not None and value < least) or value > most:
         bound = "" if least is None else f" of at least {least:g}"
+        bound += "" if most == _LARGEST else f" and at most {most:g}"
         raise UsageError(f"{name} must be a finite number{bound}, not {value!r}.")
     return float(value)
 

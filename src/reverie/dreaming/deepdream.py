@@ -34,6 +34,7 @@ from reverie.inference.load import Source
 from reverie.inference.origin import plain_option
 from reverie.media.images import Images
 from reverie.nets.features import Features
+from reverie.nets.perceptual import best_match, positions
 from reverie.pretrained import networks
 from reverie.training.progress import shows_progress
 
@@ -72,7 +73,7 @@ class Norms:
             if guide is None:
                 sums[layer] = wide.square().sum()
             elif x.numel():
-                sums[layer] = (positions(wide) @ guide.to(wide).mT).amax(2).sum()
+                sums[layer] = best_match(positions(wide), guide.to(wide)).sum()
             else:
                 sums[layer] = wide.sum()
             count = x.numel() if guide is None else x[:, 0].numel()
@@ -90,11 +91,6 @@ class Norms:
         total = sum(abs(weight) for weight in self.weights.values())
         mean = torch.stack([self.weights[layer] / total * value for layer, value in values.items()]).sum()
         return {"loss": -mean, **values}
-
-
-def positions(x: Tensor) -> Tensor:
-    """Activations (B, C, H, W) or (B, C) to (B, H W or 1, C)."""
-    return x.flatten(2).mT if x.ndim == 4 else x[:, None]
 
 
 class NormalisedDescent(torch.optim.Optimizer):
@@ -190,7 +186,7 @@ class Dreamer:
     def _loss(self, shape: tuple[int, int]) -> Loss:
         least = least_side(self.features, self.objective.layers) if self.multiple == 1 else 1
         scale = max(1.0, least / min(shape))
-        budget = self.memory - _PROCESS - _COPIES * 12 * shape[0] * shape[1]
+        budget = max(0.0, self.memory - _PROCESS - _COPIES * 12 * shape[0] * shape[1])
         tiles = tiling(self.features, self.objective.layers, [round(side * scale) for side in shape], budget)
 
         def loss(image: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -228,18 +224,18 @@ def zoomed(image: Tensor, zoom: float) -> Tensor:
 
 def least_side(features: Features, layers: Sequence[str]) -> int:
     """Pixels along a side of which the coarsest layer makes five positions, up to those that layers are measured on."""
-    return min(5 * max(features.layers[features.resolve(layer)].stride for layer in layers), *features.size)
+    return min(5 * max(features.layer(layer).stride for layer in layers), *features.size)
 
 
 def seen(image: Tensor, features: Features, multiple: int = 1, least: int = 1) -> Tensor:
-    """An image as a network takes it: enlarged to a least side, padded to a multiple, and in grey if the network is."""
+    """An image as a network takes it: enlarged to a least side, padded to a multiple, with its channels."""
     if (scale := least / min(image.shape[2:])) > 1:
         image = resampled(image, [round(side * scale) for side in image.shape[2:]])
     below, right = (-side % multiple for side in image.shape[2:])
     if below or right:
         image = F.pad(image, (0, right, 0, below), mode="replicate")
     if features.channels > 1 or image.shape[1] == 1:
-        return image
+        return image.expand(-1, features.channels, -1, -1)
     return (image * torch.tensor(_LUMA, device=image.device).view(3, 1, 1)).sum(1, keepdim=True)
 
 
@@ -265,7 +261,7 @@ def dreamer(
     """
     octaves, steps = integer(argument("octaves"), octaves, 1, 100), integer(argument("steps"), steps, 1, 100_000)
     loops, jitter = integer(argument("loops"), loops, 1, 1000), integer(argument("jitter"), jitter, 0, 10_000)
-    lr, memory = number(argument("lr"), lr, 0), number(argument("memory"), memory, 0)
+    lr, memory = number(argument("lr"), lr, 0, 1e6), number(argument("memory"), memory, 0)
     if number(argument("octave_scale"), octave_scale, 1) == 1 and octaves > 1:
         raise UsageError(f"{argument('octave_scale')} must be above 1 where there are several octaves.")
     target_device = pick_device(device)
@@ -302,7 +298,7 @@ def layer_weights(layers: Layers, features: Features) -> dict[str, float]:
     if not any(weights.values()):
         raise UsageError(f"{argument('layers')} must be at least one layer with a weight, as mixed3=1,mixed4=0.5.")
     for name in weights:
-        features.resolve(name)
+        features.layer(name)
     return weights
 
 
@@ -374,7 +370,7 @@ def dream(
         UsageError: an unknown network or layer, an image too small for one, an argument out of its range.
     """
     frames, zoom = integer(argument("frames"), frames, 1, 10_000), number(argument("zoom"), zoom, 1)
-    check_seeds(seed)
+    (seed,) = check_seeds(seed)
     photo = open_photo(image, size)
     dreams = dreamer(
         net, layers, octaves, octave_scale, steps, loops, guide, lr, jitter, memory, device, precision, progress

@@ -70,7 +70,6 @@ class Ascent:
         for name, names in kinds.items():
             if (value := getattr(self, name)) not in names:
                 raise UsageError(f"{argument(name)} must be {' or '.join(names)}, not {value!r}.")
-        check_seeds(self.seed)
         device = next(features.network.parameters()).device
         try:
             with torch.no_grad():
@@ -159,11 +158,12 @@ def filters(
         UsageError: no such network, layer or channel, or a size that the network does not see.
     """
     features = network if isinstance(network, Features) else features_of(network, device)
-    entry = _layer(features, layer)
+    entry = features.layer(layer)
     numbers = _numbers(channels, entry, layer)
     shape = features.size if size is None else (integer(argument("size"), size, 8, 4096),) * 2
     if size is None and features.name in NETWORKS:
         shape = (side_of(entry.stride),) * 2
+    (seed,) = check_seeds(seed)
     ascent = Ascent(shape, integer(argument("steps"), steps, 1, 100_000), parametrisation, objective, seed)
     ascent.check(features, layer)
     chunk = rows_at_once(ascent.shape, "cpu", 32)
@@ -214,14 +214,14 @@ def filter_page(
     if size is None and features.name in NETWORKS:
         size = 128
     chosen, rows = list(layers) or representative(features.main_layers), dict[str, Images]()
-    number = min(integer(argument("number"), number, 1, 64), *(_layer(features, name).channels for name in chosen))
+    number = min(integer(argument("number"), number, 1, 64), *(features.layer(name).channels for name in chosen))
     for index, name in enumerate(chosen):
 
         def update(step: int, steps: int, what: str, index: int = index) -> None:
             if progress:
                 progress(index * steps + step, len(chosen) * steps, what)
 
-        numbers = evenly(features.layers[features.resolve(name)].channels, number)
+        numbers = evenly(features.layer(name).channels, number)
         rows[name] = filters(features, name, numbers, size=size, progress=update, **options)
     made_by = rows[chosen[0]].origin
     return Sheet(rows, columns=number, origin={k: v for k, v in made_by.items() if k not in ("layer", "channels")})
@@ -247,13 +247,6 @@ def representative(layers: Mapping[str, Layer]) -> list[str]:
     """The last layer before each change of stride, in the order of computation, if wider than an image."""
     wide = [(name, layer) for name, layer in layers.items() if layer.channels > 3]
     return [[*group][-1][0] for _, group in itertools.groupby(wide, key=lambda item: item[1].stride)]
-
-
-def _layer(features: Features, name: str) -> Layer:
-    path = features.resolve(name)
-    if path not in features.layers:
-        raise UsageError(f"{name} of {features.name} computes no map or vector of each image.")
-    return features.layers[path]
 
 
 def _numbers(channels: Any, layer: Layer, name: str) -> list[int]:

@@ -106,6 +106,14 @@ def check_ending(path: Path) -> None:
         raise UsageError(f"Cannot write {path.name}: no image is written with the ending {path.suffix!r}. Try .png.")
 
 
+def check_film_ending(path: Path) -> None:
+    """Raise a UsageError unless the ending is a film's; a ReverieError where no library writes it."""
+    if path.suffix.lower() not in FILMS:
+        raise UsageError(f"{path.name} is no film: films end in {', '.join(FILMS)}.")
+    if path.suffix.lower() == ".mp4":
+        mp4_library()
+
+
 def save(path: Path | str, image: np.ndarray, origin: Origin | None = None) -> Path:
     """Write one uint8 (H, W, C) image with its origin, atomically; the ending chooses the format.
 

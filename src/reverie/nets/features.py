@@ -98,6 +98,17 @@ class Features(nn.Module):
             self._refuse(layer)
         return path
 
+    def layer(self, name: str) -> Layer:
+        """The size of a layer's activations.
+
+        Raises:
+            UsageError: an unknown layer, or one that computes no map or vector of each image.
+        """
+        path = self.resolve(name)
+        if path not in self.layers:
+            raise UsageError(f"{name!r} of {self.name} computes no map or vector of each image.")
+        return self.layers[path]
+
     def _refuse(self, layer: str) -> NoReturn:
         names, listed = [*self.layers, *self.aliases], [*self.main_layers]
         some = ", ".join(listed[:20]) + (" ..." if len(listed) > 20 else "")

@@ -77,6 +77,21 @@ def content_loss(features: Mapping[str, Tensor], targets: Mapping[str, Tensor]) 
     return torch.stack([relative_error(features[layer], target) for layer, target in targets.items()]).mean(0)
 
 
+def positions(features: Tensor) -> Tensor:
+    """Activations (B, C, H, W) or (B, C) to (B, H W or 1, C)."""
+    return features.flatten(2).mT if features.ndim == 4 else features[:, None]
+
+
+def best_match(x: Tensor, guide: Tensor) -> Tensor:
+    """The largest scalar product of each position (B, N, C) with one of a guide (M, C): (B, N).
+
+    Blocks of positions are compared one after the other: all of them at once would take N M numbers.
+    """
+    with torch.no_grad():
+        best = torch.cat([(block @ guide.mT).argmax(2) for block in x.split(1024, 1)], 1)
+    return (x * guide[best]).sum(2)
+
+
 def mean_std(features: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel over positions: (B, C, H, W) to (B, C, 1, 1) each, at least in fp32.
 
