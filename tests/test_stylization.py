@@ -17,8 +17,9 @@ from reverie.core import registry
 from reverie.core.batch import Batch
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.noise import Noise
-from reverie.dreaming.fast_style import Painter, stylize_into
+from reverie.dreaming.fast_style import Painter, is_run, refuse_slow, stylize_into
 from reverie.media.films import read_film
+from reverie.media.origin import origin_of
 from reverie.models.stylization.encoders import LAYERS, activations, statistics, style_images
 from reverie.nets.perceptual import adain, content_loss, gram, mean_std, relative_error, style_loss
 from reverie.nets.stylization import MARGIN, StyleNet, cropped, padded
@@ -223,3 +224,104 @@ def test_the_next_command_after_training_a_style_paints_a_photograph(tmp_path, c
     info["result"] = {"seconds": 1.0, "images_per_second": 2.0, "steps": 3}
     make.end_of(SimpleNamespace(path=tmp_path / "run", info=info), False)
     assert "Next: reverie stylize PHOTO [STYLE ...] --net" in capsys.readouterr().out
+
+
+def film(path, **options):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 12, 20, 3), np.uint8)
+    first, *others = map(Image.fromarray, pixels)
+    first.save(path, save_all=True, append_images=others, duration=[50, 500, 100], **options)
+
+
+@pytest.fixture
+def content(tmp_path):
+    """A folder of two images beside a film and a text of the user."""
+    shutil.copytree(STYLES, tmp_path / "photos")
+    film(tmp_path / "in.gif")
+    (tmp_path / "mine.webp").write_text("mine")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("out", "source", "options", "message"),
+    [
+        ("in.gif", "in.gif", {"overwrite": True}, "is an input"),
+        ("mine.webp", "in.gif", {}, "did not write it"),
+        ("new.png", "in.gif", {}, "a film"),
+        ("new.gif", "photos", {}, "a folder"),
+        ("new", "photos/waves.png", {}, "an image"),
+        ("photos", "photos", {}, "is an input"),
+        ("new", "photos", {"overwrite": "no"}, "overwrite must be True or False"),
+        ("new", "photos", {"size": 0}, "size must be"),
+        ("new", "photos", {"steps": 3}, "no option steps"),
+        ("new", "none", {}, "no image file"),
+    ],
+)
+def test_a_target_is_checked_before_the_work_and_files_of_others_stay(runs, content, out, source, options, message):
+    def files():
+        return {file: file.read_bytes() for file in content.rglob("*") if file.is_file()}
+
+    before = files()
+    with pytest.raises(UsageError, match=message):
+        stylize_into(content / out, content / source, runs["one"], **options)
+    assert files() == before and not (content / "new").exists()
+
+
+def test_results_of_other_options_stay_and_another_image_is_added_to_them(runs, content):
+    out = content / "out"
+    assert stylize_into(out, content / "photos", runs["one"]) == 2
+    times = {file: file.stat().st_mtime_ns for file in out.glob("*.png")}
+    with pytest.raises(UsageError, match="size was None and is 16 now"):
+        stylize_into(out, content / "photos", runs["one"], size=16)
+    shutil.copy(STYLES / "waves.png", content / "photos" / "zebra.png")
+    (out / ".aside-abcdefgh.png").touch()
+    assert stylize_into(out, content / "photos", runs["one"]) == 1
+    assert times == {file: file.stat().st_mtime_ns for file in times} and len(list(out.iterdir())) == 4
+    assert len(origin_of(out)["images"]) == 3
+    assert stylize_into(out, content / "photos", runs["one"], size=16, overwrite=True) == 3
+    Image.new("RGB", (8, 8)).save(out / "mine.png")
+    shutil.copy(STYLES / "waves.png", content / "photos" / "mine.png")
+    with pytest.raises(UsageError, match="is not of"):
+        stylize_into(out, content / "photos", runs["one"], size=16, overwrite=True)
+    assert Image.open(out / "mine.png").size == (8, 8)
+
+
+def test_a_bad_image_of_a_folder_is_named_when_the_others_are_painted_and_equal_names_do_not_meet(runs, content):
+    photos = content / "photos"
+    (photos / "bad.png").write_bytes(b"no image")
+    Image.open(STYLES / "waves.png").convert("RGB").save(photos / "WAVES.jpg")
+    with pytest.raises(ReverieError, match=r"3 of 4 images are in .*\n.*bad\.png cannot be used") as error:
+        stylize_into(content / "out", photos, runs["one"])
+    assert "skipped" not in str(error.value)
+    assert {file.name for file in (content / "out").glob("*.png")} == {
+        "WAVES.jpg.png",
+        "checks.png.png",
+        "waves.png.png",
+    }
+
+
+@pytest.mark.parametrize(("out", "plays"), [("out.gif", 1), ("out.webp", 1), ("again.gif", 3), ("again.webp", 3)])
+def test_a_stylised_film_has_the_size_the_durations_and_the_loops_of_its_source(runs, content, out, plays):
+    if plays == 3:
+        film(content / "in.gif", loop=plays - 1)
+    stylize_into(content / out, content / "in.gif", runs["one"])
+    painted = read_film(content / out)
+    assert painted.durations == (50, 500, 100) and painted.plays == plays and next(iter(painted)).shape == (12, 20, 3)
+
+
+def test_a_damaged_film_is_an_error_of_one_line(tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    for data in (b"", b"no film" * 99):
+        (tmp_path / "film.mp4").write_bytes(data)
+        with pytest.raises(ReverieError, match=r"film\.mp4 cannot be read.*") as error:
+            read_film(tmp_path / "film.mp4")
+        assert "\n" not in str(error.value)
+
+
+def test_a_value_of_0_and_a_path_without_a_run_are_refused_and_one_share_is_a_number(runs):
+    with pytest.raises(UsageError, match="lr is for the slow method"):
+        refuse_slow({"mask": (), "lr": 0.0})
+    with pytest.raises(UsageError, match="there is no nope/x"):
+        is_run("nope/x")
+    assert Painter(runs["any"], [str(STYLES / "waves.png")], blend=0.5).style.shape == (1, 640)
+    with pytest.raises(UsageError, match="blend is a number above 0 for each of the 2 styles"):
+        Painter(runs["any"], [str(STYLES / "waves.png")] * 2, blend=0.5)

@@ -545,7 +545,7 @@ def test_a_row_that_appears_during_sampling_is_kept(runs, tmp_path):
 
 def test_two_processes_do_not_sample_into_one_folder(runs, tmp_path):
     def second(done, total, what):
-        with pytest.raises(ReverieError, match="Another process samples into"):
+        with pytest.raises(ReverieError, match="Another process writes to"):
             rv.sample_into(tmp_path / "many", runs / "vae", 2)
 
     assert rv.sample_into(tmp_path / "many", runs / "vae", 2, progress=second) == 2

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import json as json_
-import os
 import re
 import sys
 import types
@@ -19,8 +18,7 @@ import tyro
 from tyro.conf import Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from reverie.core.errors import UsageError, argument
-from reverie.core.files import check_target, exists, first_free, only_new
+from reverie.core.files import first_free
 from reverie.core.terminal import printable, say
 from reverie.core.values import is_finite
 from reverie.core.verbs import Model
@@ -173,38 +171,14 @@ def target(
     Raises:
         UsageError: nothing can be written there, or something that reverie did not write is there.
     """
-    from reverie.media.montage import check_ending, check_film_ending
-    from reverie.media.origin import check_name_before_ending, ending_of, origin_of
+    from reverie.media.montage import check_film_ending
+    from reverie.media.target import check_output
 
     path = first_free(Path(default)) if where is None else Path(where)
     if flag == "film":
         check_film_ending(path)
-    check_target(path, flag)
-    check_name_before_ending(path, flag)
-    if any(other and _same(path, other) for other in others):
-        raise UsageError(f"{argument(flag, path)} is an input or another output, too. Choose another name.")
-    ending = ending_of(path) if "" in endings else path.suffix.lower()
-    if ending not in endings:
-        check_ending(path)
-    folder = path.is_dir()
-    if folder and ending:
-        raise UsageError(f"{path} is a folder.")
-    taken = any(path.iterdir()) if folder else path.exists() and not overwrite
-    if taken and ((origin := origin_of(path)) is None or (folder and verb not in ("", origin["verb"]))):
-        remedy = "Choose an empty or a new folder" if folder else f"Choose another name, or {argument('overwrite')}"
-        author = "did not write it" if origin is None else f"wrote it for `{origin['verb']}`"
-        raise UsageError(
-            f"{argument(flag, where)} is there already, and reverie {author}; nothing was touched. {remedy}."
-        )
-    only_new(path, not overwrite and not path.exists())
+    check_output(path, overwrite, endings, flag, verb, others)
     return path
-
-
-def _same(path: Path, other: str | Path) -> bool:
-    """Whether an output is also another one (a Path), or an input (text, which may name no file)."""
-    if isinstance(other, Path):
-        return os.path.realpath(path) == os.path.realpath(other)
-    return path.exists() and exists(other) and path.samefile(other)
 
 
 def load(run: str, data: str | None = None) -> Model:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reverie.commands.shared import bar, load, report, target
-from reverie.core.errors import UsageError, argument
+from reverie.commands.shared import bar, load, report
 
 
 def by_run(
@@ -29,29 +28,21 @@ def by_run(
         others: options of the slow method, which are refused.
         content, styles, net, size, blend, strength, keep_color, out, overwrite, json: as for ``stylize``.
     """
-    from reverie.core.files import is_file
-    from reverie.dreaming.fast_style import Painter, refuse_slow, stylize_into
+    from reverie.core.files import first_free
+    from reverie.data import image_files
+    from reverie.dreaming.fast_style import check_painted, refuse_slow, stylize_into
     from reverie.media.films import read_film
-    from reverie.media.montage import FILMS
-    from reverie.media.origin import ending_of
 
     refuse_slow(others)
-    film = read_film(Path(content)) if is_file(content) else None
-    kind = "folder" if Path(content).is_dir() else "film" if film else "image"
-    default = {"folder": "stylized", "film": "stylized.webp", "image": "stylized.png"}[kind]
-    path = target(out, default, overwrite, ("", ".mp4"), verb="stylize", others=(content, *styles))
-    ending = ending_of(path)
-    if {"folder": ending != "", "film": ending not in FILMS, "image": ending in ("", ".mp4")}[kind]:
-        expected = {"folder": "a folder", "film": f"a film ({', '.join(FILMS)})", "image": "an image (.png ...)"}[kind]
-        raise UsageError(f"{content} is a {kind}, so {argument('out')} is {expected}, not {path}.")
+    folder = Path(content).is_dir()
+    film = None if folder else read_film(image_files(content)[0])
+    default = "stylized" if folder else "stylized.webp" if film else "stylized.png"
+    path = first_free(Path(default)) if out is None else Path(out)
+    check_painted(path, Path(content), styles, overwrite)
     options: dict[str, Any] = {"blend": blend or None, "strength": strength, "keep_color": keep_color}
     model = load(net)
-    if kind == "image":
-        Painter(model, list(styles), **options).paint(content, size).save(path)
-        number, what = 1, "1 image"
-    else:
-        with bar(True) as progress:
-            number = stylize_into(path, content, model, list(styles), size, overwrite, progress, **options)
-        what = f"{number} frames" if film else f"{number} new images"
+    with bar(True) as progress:
+        number = stylize_into(path, content, model, list(styles), size, overwrite, progress, **options)
+    what = "1 image" if not folder and film is None else f"{number} {'new images' if folder else 'frames'}"
     result = {"out": str(path), "number": number, "weights": model.loaded_from}
     report(json, result, f"{what} in the style of {', '.join(styles) or 'the network'}, in {path}")

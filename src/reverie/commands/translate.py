@@ -52,7 +52,7 @@ def translate(arguments: list[str]) -> None:
     if ending_of(path):
         sheet.save(path)
     elif names:
-        fresh_folder(path, sheet.origin)
+        fresh_folder(path, sheet.origin, flags.overwrite)
         for index, (name, row) in enumerate(zip(names, sheet["translation"], strict=True)):
             save(path / name, row, of_row(sheet.origin, index) | {"images": references[index]})
     else:

@@ -35,7 +35,7 @@ def of_argument(name: str) -> Iterator[None]:
         yield
     except ReverieError as error:
         if argument(name) not in str(error):
-            error.args = (f"{argument(name)}: {error}",)
+            error.args = (f"{argument(name)}: {error.args[0]}", *error.args[1:])
         raise
 
 

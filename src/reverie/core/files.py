@@ -133,6 +133,12 @@ def is_temporary(path: Path) -> bool:
     return bool(re.fullmatch(r"\.aside-[a-z0-9_]{8}(\.\w+)?", path.name)) and path.is_file() and not path.is_symlink()
 
 
+def remove_temporary(folder: Path) -> None:
+    """Remove the files of ``replacing`` that a process left behind; for a folder that no other process writes to."""
+    for leftover in filter(is_temporary, folder.glob(".aside-*")):
+        leftover.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed and renamed to ``path``, else removed.

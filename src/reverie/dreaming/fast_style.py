@@ -15,36 +15,48 @@ from torch import Tensor
 
 from reverie.core.cache import Progress
 from reverie.core.card import card_of, name_of
-from reverie.core.errors import UsageError, argument
-from reverie.core.files import exists, is_file, only_new, path_of
+from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.core.files import exists, only_new, path_of, remove_temporary, write_json
 from reverie.core.layout import channels_last
 from reverie.core.precision import pick_precision
 from reverie.core.values import check_bool, integer, number
 from reverie.core.verbs import verbs_of
 from reverie.data import image_files
 from reverie.dreaming.photo import open_photo, to_images
+from reverie.inference.folder import alone
 from reverie.inference.load import Source, model_of, need
 from reverie.inference.origin import origin, plain_option
 from reverie.inference.rows import device_of, evaluating
 from reverie.media import montage
 from reverie.media.films import Film, read_film
 from reverie.media.images import Images
-from reverie.media.origin import complete_origin, difference, fresh_folder, origin_of
+from reverie.media.origin import NOTE, complete_origin, difference, ending_of, fresh_folder, origin_of
+from reverie.media.target import check_output
 from reverie.models.translation.sources import grey, with_channels
 from reverie.pretrained import networks
 from reverie.training.progress import shows_progress
 
+_OPTIONS = ("blend", "strength", "style_size", "keep_color")  # of Painter
+
 
 def is_run(net: Any) -> bool:
-    """Whether ``net`` is a trained model or a run, rather than the name of a pretrained network."""
+    """Whether ``net`` is a trained model or a run, rather than the name of a pretrained network.
+
+    Raises:
+        UsageError: a path where there is no run.
+    """
     if not isinstance(net, str):
         return net is not None
-    return net not in networks.NETWORKS and (net.startswith("zoo/") or exists(net))
+    if net in networks.NETWORKS or not net:
+        return False
+    if "/" in net and not net.startswith("zoo/") and not exists(net):
+        raise UsageError(f"{argument('net')} names a pretrained network, such as vgg16, or a run; there is no {net}.")
+    return net.startswith("zoo/") or exists(net)
 
 
 def refuse_slow(options: Mapping[str, Any]) -> None:
     """Raise a UsageError for the first option of the slow method that has a value."""
-    if slow := [name for name, value in options.items() if value]:
+    if slow := [name for name, value in options.items() if value is not None and value != ()]:
         raise UsageError(f"{argument(slow[0])} is for the slow method: a run paints as it learned to.")
 
 
@@ -100,7 +112,8 @@ class Painter:
 
     def _mixed(self, images: list[Tensor], blend: Sequence[float] | None) -> Tensor:
         """Styles of images, in their shares."""
-        shares = [1.0] * len(images) if blend is None else [number(argument("blend"), part, least=0) for part in blend]
+        parts: Any = [1.0] * len(images) if blend is None else [blend] if isinstance(blend, int | float) else blend
+        shares = [number(argument("blend"), part, least=0) for part in parts]
         if len(shares) != len(images) or not sum(shares):
             raise UsageError(f"{argument('blend')} is a number above 0 for each of the {len(images)} styles.")
         with evaluating(self.model), self.precision.autocast():
@@ -125,6 +138,27 @@ class Painter:
         return to_images(self(open_photo(image, size, "content")), origin=made_by)
 
 
+def check_painted(out: Path, content: Path, styles: Any = (), overwrite: bool = False) -> Film | None:
+    """Check, before the work, where the results of a file or a folder go; returns the film that the file may be.
+
+    Raises:
+        UsageError: an ending for another kind of content, an input, or what reverie did not write.
+        ReverieError: a file that is no image.
+    """
+    check_bool(argument("overwrite"), overwrite)
+    film = None if content.is_dir() else read_film(image_files(content)[0])
+    expected = "a folder" if content.is_dir() else f"a film ({', '.join(montage.FILMS)})" if film else "an image (.png)"
+    listed = styles if isinstance(styles, list | tuple) else [styles]
+    inputs = [str(content), *(str(each) for each in listed if isinstance(each, str | Path))]
+    check_output(out, overwrite, ("", ".mp4"), verb="stylize", others=inputs)
+    ending = ending_of(out)
+    if (ending != "") if content.is_dir() else ending not in montage.FILMS if film else ending in ("", ".mp4"):
+        raise UsageError(f"{argument('out')} of {content} is {expected}, not {out}.")
+    if ending == ".mp4":
+        montage.mp4_library()
+    return film
+
+
 @shows_progress
 def stylize_into(
     out: Path | str,
@@ -136,29 +170,47 @@ def stylize_into(
     progress: Progress | None = None,
     **options: Any,
 ) -> int:
-    """Stylise every image of a folder into another, or every frame of a film into a film; returns how many were new.
+    """Stylise an image, every image of a folder, or every frame of a film; returns how many were new.
 
-    A folder that the same call began is continued: images that are there stay.
+    A folder that an earlier call began is continued: images that are there stay.
 
     Args:
-        out: a folder that is new, empty, or of an earlier call; or a film (.webp, .gif, .mp4).
-        content: a folder of images, or a film.
+        out: of an image an image (.png ...); of a film a film (.webp, .gif, .mp4); of a folder a folder that is new,
+            empty, or of an earlier call.
+        content: an image, a folder of images, or a film.
         net, styles: as for ``Painter``.
         size: longer side of the results in pixels; by default each image's own.
-        overwrite: replace files of an earlier call with other options.
+        overwrite: replace a file, or a folder of an earlier call with other options.
         progress: called after each image, (done, total, description).
         options: of ``Painter``.
     Raises:
-        UsageError: as for ``Painter``; or files of others in the folder.
-        ReverieError: a file that is no image.
+        UsageError: as for ``Painter``; or ``out`` has what reverie did not write, or results of other options.
+        ReverieError: a file that is no image; those of a folder are named when the others are painted.
     """
-    out, content, painter = path_of("out", out), path_of("content", content), Painter(net, styles, **options)
-    film = read_film(content) if is_file(content) else None
+    out, content = path_of("out", out), path_of("content", content)
+    film = check_painted(out, content, styles, overwrite)
+    if size is not None:
+        integer(argument("size"), size, 1, 20_000)
+    if odd := sorted(set(options) - set(_OPTIONS)):
+        raise UsageError(f"A run has no option {argument(odd[0])}; it has {', '.join(map(argument, _OPTIONS))}.")
+    painter = Painter(net, styles, **options)
     made_by = painter.origin | ({} if size is None else {"size": size})
+    if content.is_dir():
+        with alone(out):
+            return _folder(out, content, painter, size, made_by, overwrite, progress)
     if film is None:
-        return _folder(out, content, painter, size, made_by, overwrite, progress)
-    frames = _frames(film, painter, size, progress)
-    montage.save_film(out, frames, film.seconds, origin=made_by | {"images": str(content)}, lossless=False)
+        painter.paint(content, size).save(out)
+        return 1
+    montage.save_film(
+        out,
+        _frames(film, painter, size, progress),
+        film.seconds,
+        origin=made_by | {"images": str(content)},
+        lossless=False,
+        durations=film.durations,
+        scale=1,
+        plays=film.plays,
+    )
     return film.frames
 
 
@@ -182,20 +234,55 @@ def _folder(
     progress: Progress | None,
 ) -> int:
     files = image_files(content)
-    stems = [file.stem for file in files]
-    names = [f"{file.stem if stems.count(file.stem) == 1 else file.name}.png" for file in files]
-    request = complete_origin(made_by | {"images": [str(file) for file in files]})
-    earlier = origin_of(out) if out.is_dir() else None
-    if earlier is None or difference(earlier, request):
-        fresh_folder(out, request, overwrite)
-    new = 0
-    for index, (file, name) in enumerate(zip(files, names, strict=True), 1):
-        image_origin = made_by | {"images": str(file)}
-        present = origin_of(out / name) if (out / name).is_file() else None
-        if present is None or difference(present, complete_origin(image_origin)):
-            only_new(out / name, True)
-            painter.paint(file, size).save(out / name)
-            new += 1
+    alike = len({file.stem.casefold() for file in files}) < len(files)
+    results = {file: out / f"{file.name if alike else file.stem}.png" for file in files}
+    missing = _missing(out, results, made_by, overwrite)
+    failures = []
+    for index, file in enumerate(files, 1):
+        if file in missing:
+            try:
+                image = painter.paint(file, size)
+            except UsageError:
+                raise
+            except ReverieError as error:
+                failures.append(str(error))
+            else:
+                image.save(results[file])
         if progress:
             progress(index, len(files), "painting")
-    return new
+    if failures:
+        raise ReverieError(f"{len(files) - len(failures)} of {len(files)} images are in {out}.", *failures)
+    return len(missing)
+
+
+def _missing(out: Path, results: dict[Path, Path], made_by: dict[str, Any], overwrite: bool) -> list[Path]:
+    """The images to paint, in a folder that is fresh, or of the same options and maybe other images.
+
+    Raises:
+        UsageError: it holds results of other options, or of other images of the same names.
+    """
+    images = [str(file) for file in results]
+    earlier = origin_of(out) if out.is_dir() else None
+    before = earlier.get("images") if earlier else None
+    if (
+        earlier is None
+        or not isinstance(before, list)
+        or difference(earlier | {"images": images}, _note(made_by, images))
+    ):
+        fresh_folder(out, _note(made_by, images), overwrite)
+        return list(results)
+    missing = []
+    for file, result in results.items():
+        origin = origin_of(result) if result.exists() else None
+        if origin is None or difference(origin, _note(made_by, str(file))):
+            if result.exists() and not (overwrite and origin and origin.get("images") in before):
+                raise UsageError(f"{result} is not of {file}; nothing was touched. Choose another folder.")
+            only_new(result, not result.exists())
+            missing.append(file)
+    remove_temporary(out)
+    write_json(out / NOTE, _note(made_by, list(dict.fromkeys([*before, *images]))))
+    return missing
+
+
+def _note(made_by: dict[str, Any], images: Any) -> dict[str, Any]:
+    return complete_origin(made_by | {"images": images})

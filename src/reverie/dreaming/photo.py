@@ -70,4 +70,4 @@ def _flat(image: Any, name: str) -> PILImage.Image:
     except OSError as error:
         raise ReverieError(f"{image} cannot be read: {error.strerror or error}.") from None
     except decode.Unusable as error:
-        raise ReverieError(f"{image} cannot be used as an image ({error.kind}): {error.action}.") from None
+        raise ReverieError(f"{image} {error.message}") from None

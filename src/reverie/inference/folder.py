@@ -13,7 +13,7 @@ from typing import Any
 from reverie.core import distributed
 from reverie.core.cache import check_progress, home, locked
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.files import is_temporary, only_new, path_of
+from reverie.core.files import only_new, path_of, remove_temporary
 from reverie.core.memory import rows_at_once
 from reverie.core.values import check_bool, integer
 from reverie.inference.conditions import Labels, Texts, complete, listed_values, seeds_of
@@ -63,7 +63,7 @@ def sample_into(
     seeds, chosen, medium = seeds_of(seed, n), complete(model, options), medium_of(spec)
     origin = sample_origin(model, seeds, label, text, options)
     leader, processes = not shard or distributed.rank() == 0, distributed.world() if shard else 1
-    with _alone(folder) if leader else contextlib.nullcontext():
+    with alone(folder) if leader else contextlib.nullcontext():
         present = set[str]() if overwrite or not leader else _present(folder, origin, medium, n)
         begun = bool(present)
         if processes > 1:
@@ -92,25 +92,22 @@ def sample_into(
                 progress(high, n, "sampling")
         if shard:
             distributed.any_rank(False, device_of(model))  # all have written
-        for leftover in folder.glob(".aside-*") if leader else ():  # of a process that was killed
-            if is_temporary(leftover):
-                leftover.unlink(missing_ok=True)
+        if leader:
+            remove_temporary(folder)
         if leader and any(not (folder / row_name(medium, index, n)).is_file() for index in range(n)):
             raise _removed(folder)
     return new
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process samples into the folder; where the cache folder holds no locks, that is not known."""
+def alone(folder: Path) -> Iterator[None]:
+    """No other process writes results into the folder; where the cache folder holds no locks, that is not known."""
     name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(home() / "locks" / name, wait=False))
         except BlockingIOError:
-            raise ReverieError(
-                f"Another process samples into {folder}. Wait for it, or choose another folder."
-            ) from None
+            raise ReverieError(f"Another process writes to {folder}. Wait for it, or choose another folder.") from None
         except OSError:
             pass
         yield

@@ -39,6 +39,11 @@ class Unusable(Exception):
         super().__init__(action)
         self.kind, self.action = kind, action
 
+    @property
+    def message(self) -> str:
+        """Of one image that the user named, which is not skipped."""
+        return f"cannot be used as an image ({self.kind}): {self.action.removeprefix('skipped: ')}."
+
 
 @dataclass(frozen=True)
 class Form:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,20 +24,23 @@ class Film:
     Attributes:
         frames: their number.
         seconds: its length.
+        durations: of the frames in milliseconds; none if all are equal.
+        plays: how often it is played; 0 is without end.
     """
 
     path: Path
     frames: int
     seconds: float
+    durations: tuple[float, ...] = ()
+    plays: int = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         if ending_of(self.path) == ".mp4":
-            import imageio_ffmpeg
-
-            reader = imageio_ffmpeg.read_frames(str(self.path))
-            width, height = next(reader)["size"]
-            for frame in reader:
-                yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+            with _readable(self.path):
+                reader = montage.mp4_library().read_frames(str(self.path))
+                width, height = next(reader)["size"]
+                for frame in reader:
+                    yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
             return
         with decode.quiet(), Image.open(self.path) as film:
             for index in range(self.frames):
@@ -51,24 +55,31 @@ def read_film(path: Path) -> Film | None:
         ReverieError: it cannot be read, or is an MP4 and the ``video`` extra is missing.
     """
     if ending_of(path) == ".mp4":
-        try:
-            import imageio_ffmpeg
-        except ImportError as error:
-            raise ReverieError(
-                "mp4 films need an extra: pip install 'reverie[video]' (or use .webp or .gif)."
-            ) from error
-        frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
+        library = montage.mp4_library()
+        with _readable(path):
+            frames, seconds = library.count_frames_and_secs(str(path))
+            if not frames:
+                raise ValueError("it has no frames")
         return Film(path, frames, seconds)
+    with _readable(path), decode.quiet(), Image.open(path, formats=decode.FORMATS) as film:
+        frames = getattr(film, "n_frames", 1)
+        if frames < 2 or film.format in ("MPO", "TIFF"):
+            return None
+        durations, loop = [], film.info.get("loop")
+        for index in range(frames):
+            film.seek(index)
+            film.load()
+            durations.append(film.info.get("duration", 100) or 100)
+    if film.format == "GIF":  # it says how often the film is repeated
+        loop = 1 if loop is None else loop and loop + 1
+    return Film(path, frames, sum(durations) / 1000, tuple(durations), loop or 0)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Errors of the readers as a ReverieError, with their last line: ffmpeg prints its whole log."""
     try:
-        with decode.quiet(), Image.open(path, formats=decode.FORMATS) as film:
-            frames = getattr(film, "n_frames", 1)
-            if frames < 2 or film.format in ("MPO", "TIFF"):
-                return None
-            milliseconds = 0.0
-            for index in range(frames):
-                film.seek(index)
-                film.load()
-                milliseconds += film.info.get("duration", 100) or 100
-    except Exception as error:  # Pillow's decoders raise errors of many types on damaged data
-        raise ReverieError(f"{path} cannot be read as an image or a film: {error}.") from None
-    return Film(path, frames, milliseconds / 1000)
+        yield
+    except Exception as error:  # decoders raise errors of many types on damaged data
+        lines = str(error).split("=== stderr ===")[-1].strip().splitlines() or [type(error).__name__]
+        raise ReverieError(f"{path} cannot be read as an image or a film: {lines[-1].strip()}.") from None

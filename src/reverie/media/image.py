@@ -44,7 +44,7 @@ class Image(Medium):
         except OSError as error:
             raise ReverieError(f"{path} cannot be read: {error.strerror or error}.") from None
         except decode.Unusable as error:
-            raise ReverieError(f"{path} cannot be used as an image ({error.kind}): {error.action}.") from None
+            raise ReverieError(f"{path} {error.message}") from None
 
     def as_images(self, rows: np.ndarray, spec: Spec) -> tuple[np.ndarray, str] | None:
         return rows, "images"

@@ -139,6 +139,9 @@ def save_film(
     hold: float = 0.0,
     origin: Origin | None = None,
     lossless: bool = True,
+    durations: Sequence[float] = (),
+    scale: int | None = None,
+    plays: int = 0,
 ) -> Path:
     """Write uint8 (N, H, W, C) frames as .webp, .gif or .mp4, or as one strip (any other image ending).
 
@@ -146,6 +149,9 @@ def save_film(
         seconds: length of the film.
         hold: extra seconds of the last frame.
         lossless: of .webp; photographs take five times less space without.
+        durations: of the frames in milliseconds, of .webp and .gif; equal by default.
+        scale: whole-number enlargement; by default small films are enlarged to about 160 pixels.
+        plays: of .webp and .gif; 0 is without end.
     Raises:
         ReverieError: mp4 without the ``video`` extra.
         UsageError: no frames.
@@ -154,15 +160,17 @@ def save_film(
     if not len(frames):
         raise UsageError(f"Cannot write {path.name}: there are no images.")
     ending = ending_of(path)
-    scale = max(1, round(160 / frames.shape[1]))
+    scale = max(1, round(160 / frames.shape[1])) if scale is None else scale
     if ending in (".webp", ".gif"):
         film = [to_image(frame) for frame in frames.repeat(scale, 1).repeat(scale, 2)]
-        duration = [max(10, round(1000 * seconds / len(frames)))] * len(frames)
+        duration = [max(10, round(each)) for each in durations or [1000 * seconds / len(frames)] * len(frames)]
         duration[-1] += round(1000 * hold)
         options: dict[str, Any] = {"lossless": lossless} if ending == ".webp" else {}
         options |= pillow_options(path, origin)
+        if ending == ".webp" or plays != 1:  # a GIF says how often it is repeated
+            options["loop"] = plays - 1 if ending == ".gif" and plays else plays
         with atomic(path) as temporary:
-            film[0].save(temporary, save_all=True, append_images=film[1:], duration=duration, loop=0, **options)
+            film[0].save(temporary, save_all=True, append_images=film[1:], duration=duration, **options)
     elif ending == ".mp4":
         rate = len(frames) / seconds
         held = np.concatenate([frames, frames[-1:].repeat(round(hold * rate), 0)])

@@ -144,18 +144,19 @@ def fresh_folder(path: Path, origin: Origin | None = None, overwrite: bool = Fal
     """A new or empty folder with a note of its origin; files that reverie wrote to it earlier are removed.
 
     Args:
-        overwrite: also files of another verb, or samples of another request.
+        overwrite: also files of another request.
     Raises:
-        UsageError: it holds other files.
+        UsageError: it holds other files, or without ``overwrite`` those of another request.
     """
     with disk_errors(path):
         exists = path.is_dir()
     if exists:
         ours = origin_of(path)
         new = complete_origin(origin)
-        changed = ours and (ours["verb"] != new["verb"] or (new["verb"] == "sample" and difference(ours, new)))
-        if changed and not overwrite:
-            raise UsageError(f"{path} holds other results of reverie; nothing was touched. Choose another folder.")
+        if ours and not overwrite and (change := difference(ours, new)):
+            raise UsageError(
+                f"{path} holds other results of reverie: {change:.300}. Nothing was touched. Choose another folder."
+            )
         files = sorted(path.iterdir())
         foreign = [file for file in files if not (ours and _of_folder(file, ours))]
         if foreign:

@@ -100,7 +100,7 @@ def _read(file: Path, channels: int, shorter: int | None) -> Tensor:
     except OSError as error:
         raise ReverieError(f"{file} cannot be read: {error.strerror or error}.") from None
     except decode.Unusable as error:
-        raise ReverieError(f"{file} cannot be used as an image ({error.kind}): {error.action}.") from None
+        raise ReverieError(f"{file} {error.message}") from None
     if shorter:
         width, height = (max(1, round(side * shorter / min(image.size))) for side in image.size)
         image = image.resize((width, height), Resampling.LANCZOS)
