@@ -345,7 +345,7 @@ def test_images_are_not_saved_over_a_folder_of_other_samples(runs, tmp_path):
     rv.sample_into(tmp_path / "many", model, 3)
     rv.sample(model, 3).save(tmp_path / "many")  # the same request
     for images in (rv.sample(model, 2), rv.Images(GREY)):
-        with pytest.raises(UsageError, match="many holds other results of reverie: .*Nothing was touched"):
+        with pytest.raises(UsageError, match=r"many holds other results of reverie: .*Nothing was touched"):
             images.save(tmp_path / "many")
     assert len(contents(tmp_path / "many")) == 4
 
