@@ -20,7 +20,7 @@ from reverie.core.noise import Noise
 from reverie.dreaming.fast_style import Painter, is_run, refuse_slow, stylize_into
 from reverie.media.films import read_film
 from reverie.media.origin import origin_of
-from reverie.models.stylization.encoders import LAYERS, activations, statistics, style_images
+from reverie.models.stylization.encoders import LAYERS, activations, prepare_encoder, statistics, style_image
 from reverie.nets.perceptual import adain, content_loss, gram, mean_std, relative_error, style_loss
 from reverie.nets.stylization import MARGIN, StyleNet, cropped, padded
 from reverie.workflow.train import train
@@ -87,7 +87,7 @@ def test_the_losses_of_style_net_are_relative_errors_of_the_slow_method_s_featur
         batch = Batch({"x": noise(2, 3, 32, 32)})
         outputs = model.paint(batch)
         metrics = model.loss(batch, outputs)
-        (style,) = style_images(STYLE_NET["style"], 3, "style", 16)
+        style = style_image(STYLE_NET["style"], 3, "style", 16)
         layers = LAYERS["small"]
         grams = {name: gram(x) for name, x in activations("small", style, layers).items()}
         features = activations("small", outputs["painted"], layers)
@@ -127,6 +127,34 @@ def test_instance_normalisation_does_not_mix_images():
         patches = net.stem(padded(x))
         twice = net.coarse(2 * patches)  # the next normalisation removes a common factor
         torch.testing.assert_close(twice, net.coarse(patches), rtol=1e-3, atol=1e-3)
+
+
+def test_adain_trains_and_paints_at_sides_that_are_no_multiples_of_8():
+    model = registry.build("adain", shape=(20, 13), channels=3, **ADAIN)
+    batch = Batch({"x": noise(2, 3, 20, 13), "rng": Noise.of_seeds(range(2))})
+    with torch.no_grad():
+        model.measure_styles()
+        assert model.reconstruction_loss(batch, {})["loss"].isfinite()
+        assert model.loss(batch, model.paint(batch))["loss"].isfinite()
+        assert model.features(batch["x"]).shape == (2, 3, 24, 16)
+
+
+def test_styles_are_measured_before_the_first_step_and_a_long_image_of_a_style_is_bounded(tmp_path):
+    for name, options in (("adain", ADAIN), ("style-net", STYLE_NET)):
+        model = registry.build(name, shape=32, channels=3, **options)
+        for first, *others in (model.stages(reconstruction=share) for share in (0.2, 0)):
+            assert first.prepare and not any(stage.prepare for stage in others)
+    Image.new("RGB", (20_000, 2)).save(tmp_path / "long.png")
+    assert style_image(tmp_path / "long.png", 3, "style", 512).numel() < 3 * 5_000_000
+
+
+def test_without_weights_an_encoder_that_needs_none_is_named(monkeypatch):
+    def no_weights(*_, **__):
+        raise ReverieError("no network")
+
+    monkeypatch.setattr("reverie.models.stylization.encoders.networks.features", no_weights)
+    with pytest.raises(ReverieError, match="no network\nencoder='small' needs no download"):
+        prepare_encoder("vgg19", torch.zeros(1, dtype=torch.float16))
 
 
 # Any style

@@ -23,6 +23,11 @@ def padded(images: Tensor) -> Tensor:
     return F.pad(images, (MARGIN, MARGIN + -width % 8, MARGIN, MARGIN + -height % 8), mode=mode)
 
 
+def to_eights(images: Tensor) -> Tensor:
+    """(B, C, H, W) whose right and lower borders are repeated to multiples of 8."""
+    return F.pad(images, (0, -images.shape[3] % 8, 0, -images.shape[2] % 8), mode="replicate")
+
+
 def cropped(images: Tensor, shape: Sequence[int]) -> Tensor:
     """The part of a result that belongs to the image (H, W) before ``padded``."""
     return images[..., MARGIN : MARGIN + shape[0], MARGIN : MARGIN + shape[1]]

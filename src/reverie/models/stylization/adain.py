@@ -17,20 +17,22 @@ from reverie.core.annotations import Channels, Count, Fraction, ImageFiles, Rang
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Output
 from reverie.core.noise import Noise
+from reverie.data import image_files
 from reverie.models.stylization.encoders import (
     LAYERS,
     Encoder,
     StyleTerms,
     activations,
     check_style,
+    prepare_encoder,
     statistics,
-    style_images,
+    style_image,
 )
 from reverie.nets.dcgan import clamp_pixels
 from reverie.nets.perceptual import adain as with_statistics
 from reverie.nets.perceptual import relative_error, total_variation
 from reverie.nets.shapes import sides
-from reverie.nets.stylization import FeatureDecoder, cropped, padded
+from reverie.nets.stylization import FeatureDecoder, cropped, padded, to_eights
 from reverie.optim.phase import Metrics, Outputs, Phase, Stage, adamw
 
 _AT_ONCE = 8  # views of styles that are encoded together
@@ -86,18 +88,20 @@ class AdaIN(nn.Module):
         """
         first, second = (adamw(self.decoder.parameters(), lr) for _ in range(2))
         inverts = Phase("reconstruction", first, self.reconstruction_loss)
-        paints = Stage(
-            [Phase("style", second, self.loss)], "style", 1 - reconstruction, self.measure_styles, self.paint
-        )
-        return [Stage([inverts], "reconstruction", reconstruction), paints] if reconstruction else [paints]
+        paints = Stage([Phase("style", second, self.loss)], "style", 1 - reconstruction, forward=self.paint)
+        stages = [Stage([inverts], "reconstruction", reconstruction), paints] if reconstruction else [paints]
+        stages[0].prepare = self.measure_styles  # so that every checkpoint has the styles
+        return stages
 
     def measure_styles(self, batches: Any = None, fresh: bool = True) -> None:
         """Fill the table of styles from views of the images in the folder: a function of these images alone."""
         rng = Noise.of_seeds(range(len(self.styles)))
         positions, orders = rng.uniform(3).tolist(), rng.integers(len(_CHANNEL_ORDERS)).tolist()
-        images = style_images(self.folder, self.output.channels, "styles")
-        for index, image in enumerate(images):
-            rows = range(index, len(self.styles), len(images))
+        prepare_encoder(self.encoder, self.styles)
+        files = image_files(self.folder)
+        for index, file in enumerate(files):
+            image = style_image(file, self.output.channels, "styles")
+            rows = range(index, len(self.styles), len(files))
             for few in (rows[low : low + _AT_ONCE] for low in range(0, len(rows), _AT_ONCE)):
                 views = torch.cat([self._view(image, positions[row], _CHANNEL_ORDERS[orders[row]]) for row in few])
                 self.styles[few] = self.style(views.to(self.styles))
@@ -114,16 +118,17 @@ class AdaIN(nn.Module):
 
     def reconstruction_loss(self, batch: Batch, outputs: Outputs) -> Metrics:
         """Mean square error of the decoded activations of the images."""
+        x = to_eights(batch["x"])
         with torch.no_grad():
-            content = self.content(batch["x"])
-        return {"loss": F.mse_loss(self.decoder(content).float(), batch["x"])}
+            content = self.content(x)
+        return {"loss": F.mse_loss(self.decoder(content).float(), x)}
 
     def paint(self, batch: Batch) -> Outputs:
         """``style`` (B, statistics): rows of the table, half of them mixed; ``target`` activations and ``painted``."""
         first, second = (self.styles[batch.rng.integers(len(self.styles))] for _ in range(2))
         style = torch.lerp(first, second, batch.rng.uniform(1, low=-1.0).clamp(min=0))
         with torch.no_grad():
-            target = self.with_style(self.content(batch["x"]), style)
+            target = self.with_style(self.content(to_eights(batch["x"])), style)
         return {"style": style, "target": target, "painted": clamp_pixels(self.decoder(target).float())}
 
     def loss(self, batch: Batch, outputs: Outputs) -> Metrics:
@@ -160,7 +165,7 @@ class AdaIN(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """The evaluation of the decoder on the activations of images, for its layers."""
-        return self.decoder(self.content(image))
+        return self.decoder(self.content(to_eights(image)))
 
     def translate(self, source: Tensor, noise: Noise, strength: Fraction = 1.0, **condition: Any) -> Tensor:
         """Images (B, C, H, W) in random styles of training: the same shape.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,6 @@ from torch import Tensor
 from reverie.core.annotations import Weight
 from reverie.core.errors import ReverieError, UsageError, argument, of_argument
 from reverie.core.layout import to_device_layout
-from reverie.data import image_files
 from reverie.media import decode, montage
 from reverie.nets.features import Features
 from reverie.nets.perceptual import mean_std
@@ -24,6 +24,7 @@ from reverie.pretrained import networks, weights
 
 Encoder = Literal["vgg16", "vgg19", "small"]
 _VGG = {"relu1_1": 64, "relu2_1": 128, "relu3_1": 256, "relu4_1": 512}
+_PIXELS = 1 << 22  # of an image of a style
 LAYERS: dict[str, dict[str, int]] = {  # layers and their channels; each halves the resolution of the one before
     "vgg16": _VGG,
     "vgg19": _VGG,
@@ -74,36 +75,47 @@ def activations(encoder: str, images: Tensor, layers: Iterable[str]) -> dict[str
     return _frozen(encoder, images.device, images.dtype)(images, layers)
 
 
+def prepare_encoder(encoder: str, like: Tensor) -> None:
+    """Fetch an encoder's weights, for activations on the device and in the dtype of a tensor.
+
+    Raises:
+        ReverieError: no source gives them.
+    """
+    try:
+        _frozen(encoder, like.device, like.dtype)
+    except ReverieError as error:
+        error.args = (*error.args, f"{argument('encoder', 'small')} needs no download.")
+        raise
+
+
 def check_style(path: str, name: str, what: str) -> None:
     """Raise a UsageError unless an argument names a style."""
     if not path:
         raise UsageError(f"There is no style: {argument(name)} names {what}.")
 
 
-def style_images(path: str, channels: int, name: str, shorter: int | None = None) -> list[Tensor]:
-    """The images (1, C, H, W) of a file or a folder, in [-1, 1].
+def style_image(file: Path | str, channels: int, name: str, shorter: int | None = None) -> Tensor:
+    """The image (1, C, H, W) of a file, in [-1, 1], of at most 2^22 pixels.
 
     Args:
         name: of the argument, for messages.
         shorter: pixels of the shorter side; by default the image's own.
     Raises:
-        ReverieError: there are none, or one that cannot be read.
+        ReverieError: it cannot be read.
     """
     with of_argument(name):
-        return [_read(file, channels, shorter) for file in image_files(path)]
-
-
-def _read(file: Path, channels: int, shorter: int | None) -> Tensor:
-    try:
-        with decode.quiet():
-            image = decode.read(file.read_bytes()).convert("RGB" if channels == 3 else "L")
-    except OSError as error:
-        raise ReverieError(f"{file} cannot be read: {error.strerror or error}.") from None
-    except decode.Unusable as error:
-        raise ReverieError(f"{file} {error.message}") from None
-    if shorter:
-        width, height = (max(1, round(side * shorter / min(image.size))) for side in image.size)
-        image = image.resize((width, height), Resampling.LANCZOS)
+        try:
+            with decode.quiet():
+                image = decode.read(Path(file).read_bytes()).convert("RGB" if channels == 3 else "L")
+        except OSError as error:
+            raise ReverieError(f"{file} cannot be read: {error.strerror or error}.") from None
+        except decode.Unusable as error:
+            raise ReverieError(f"{file} {error.message}") from None
+    width, height = image.size
+    scale = min(shorter / min(image.size) if shorter else 1.0, math.sqrt(_PIXELS / (width * height)))
+    if scale != 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = image.resize(size, Resampling.LANCZOS)
     return torch.from_numpy(montage.from_image(image).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 

@@ -17,7 +17,15 @@ from reverie.core.annotations import Channels, Count, ImageFiles, Range, Shape, 
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Output
 from reverie.core.noise import Noise
-from reverie.models.stylization.encoders import LAYERS, Encoder, StyleTerms, activations, check_style, style_images
+from reverie.models.stylization.encoders import (
+    LAYERS,
+    Encoder,
+    StyleTerms,
+    activations,
+    check_style,
+    prepare_encoder,
+    style_image,
+)
 from reverie.nets.dcgan import clamp_pixels
 from reverie.nets.perceptual import content_loss, gram, style_loss, total_variation
 from reverie.nets.shapes import sides
@@ -77,8 +85,10 @@ class StylePainter(nn.Module):
         """
         first, second = (adamw(self.net.parameters(), lr) for _ in range(2))
         returns = Phase("reconstruction", first, self.reconstruction_loss)
-        paints = Stage([Phase("style", second, self.loss)], "style", 1 - reconstruction, self.measure_style, self.paint)
-        return [Stage([returns], "reconstruction", reconstruction), paints] if reconstruction else [paints]
+        paints = Stage([Phase("style", second, self.loss)], "style", 1 - reconstruction, forward=self.paint)
+        stages = [Stage([returns], "reconstruction", reconstruction), paints] if reconstruction else [paints]
+        stages[0].prepare = self.measure_style  # so that every checkpoint has the style
+        return stages
 
     def reconstruction_loss(self, batch: Batch, outputs: Outputs) -> Metrics:
         """Mean square error of the images."""
@@ -86,8 +96,9 @@ class StylePainter(nn.Module):
 
     def measure_style(self, batches: Any = None, fresh: bool = True) -> None:
         """Fill the Gram matrices from the file of the style."""
-        (image,) = style_images(self.style, self.output.channels, "style", self.style_size)[:1]
-        image = image.to(self.get_buffer("gram0"))
+        like = self.get_buffer("gram0")
+        prepare_encoder(self.encoder, like)
+        image = style_image(self.style, self.output.channels, "style", self.style_size).to(like)
         for layer, features in activations(self.encoder, image, self.layers).items():
             self.grams[layer].copy_(gram(features))
 
@@ -146,7 +157,7 @@ def style_net(
     shape: Shape,
     channels: Channels,
     style: Annotated[str, ImageFiles()] = "",
-    style_size: Annotated[int, Range(16, 4096)] = 256,
+    style_size: Annotated[int, Range(16, 2048)] = 256,
     encoder: Encoder = "vgg16",
     width: Count = 32,
     depth: Annotated[int, Range(0)] = 3,
