@@ -274,7 +274,7 @@ def content(tmp_path):
     [
         ("in.gif", "in.gif", {"overwrite": True}, "is an input"),
         ("mine.webp", "in.gif", {}, "did not write it"),
-        ("new.png", "in.gif", {}, "a film"),
+        ("new.png", "in.gif", {}, "is no film"),
         ("new.gif", "photos", {}, "a folder"),
         ("new", "photos/waves.png", {}, "an image"),
         ("photos", "photos", {}, "is an input"),

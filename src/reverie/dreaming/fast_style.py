@@ -147,15 +147,14 @@ def check_painted(out: Path, content: Path, styles: Any = (), overwrite: bool = 
     """
     check_bool(argument("overwrite"), overwrite)
     film = None if content.is_dir() else read_film(image_files(content)[0])
-    expected = "a folder" if content.is_dir() else f"a film ({', '.join(montage.FILMS)})" if film else "an image (.png)"
     listed = styles if isinstance(styles, list | tuple) else [styles]
     inputs = [str(content), *(str(each) for each in listed if isinstance(each, str | Path))]
+    if film:
+        montage.check_film_ending(out)
+    elif (ending_of(out) == "") != content.is_dir() or ending_of(out) == ".mp4":
+        kind = "a folder" if content.is_dir() else "an image (.png ...)"
+        raise UsageError(f"{argument('out')} of {content} is {kind}, not {out}.")
     check_output(out, overwrite, ("", ".mp4"), verb="stylize", others=inputs)
-    ending = ending_of(out)
-    if (ending != "") if content.is_dir() else ending not in montage.FILMS if film else ending in ("", ".mp4"):
-        raise UsageError(f"{argument('out')} of {content} is {expected}, not {out}.")
-    if ending == ".mp4":
-        montage.mp4_library()
     return film
 
 
