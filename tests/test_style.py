@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,13 +19,14 @@ from reverie.cli import main
 from reverie.core.errors import UsageError
 from reverie.core.precision import Precision
 from reverie.data.batches import NoData
-from reverie.dreaming import style
+from reverie.dreaming import style, style_canvas
 from reverie.dreaming.photo import open_photo
-from reverie.dreaming.style_canvas import RECIPES, canvas_of, features_of, objective, sizes
+from reverie.dreaming.style_canvas import RECIPES, _history, canvas_of, features_of, objective, sizes
+from reverie.dreaming.tiles import Tiling, _sight
 from reverie.media.origin import origin_of
 from reverie.nets import vgg
 from reverie.nets.features import Features
-from reverie.nets.perceptual import gram, scaled_error, total_variation
+from reverie.nets.perceptual import error_sums, gram, total_variation
 from reverie.optim.lbfgs import LBFGS
 from reverie.pretrained import networks
 from reverie.training.step import Engine
@@ -96,8 +98,9 @@ def test_total_variation_has_the_gradient_of_finite_differences():
 
 def test_a_scaled_error_has_a_gradient_of_norm_1_to_2_whatever_its_size():
     for scale in (1e-3, 1.0, 1e4):
-        x = (scale * torch.randn(5, 7)).requires_grad_()
-        scaled_error(x, torch.zeros(5, 7)).backward()
+        x = (scale * torch.randn(50, 70, generator=torch.Generator().manual_seed(0))).requires_grad_()
+        error, scale = error_sums(x, torch.zeros(50, 70), True)
+        (error / scale).backward()
         assert 1 <= float(x.grad.abs().sum()) <= 2
 
 
@@ -160,6 +163,44 @@ def test_black_and_white_of_one_mask_are_the_regions_of_two_styles():
     mask[:, :24] = 255
     first, second = style._regions(mask, 2, (32, 48), torch.device("cpu"))
     assert torch.equal(first, 1 - second) and first[..., :24].min() == 1 and first[..., 24:].max() == 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_style_loss_of_tiles_is_that_of_the_whole_image(monkeypatch, scaled, masked):
+    torch.manual_seed(0)
+    layers, aliases = [], {}
+    for block, (channels, width) in enumerate(pairwise((3, 4, 6, 6, 6, 6)), 1):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+        aliases[f"relu{block}_1"] = str(len(layers) - 1)
+        if block == 4:
+            layers += [nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
+            aliases["relu4_2"] = str(len(layers) - 1)
+        layers.append(nn.MaxPool2d(2))
+    features = Features(nn.Sequential(*layers), aliases=aliases, name="vgg16")
+    tiles = Tiling(64, *_sight(features, [*aliases]))
+    assert features.layers[aliases["relu5_1"]].stride == 16  # measured in fp32
+    features.network.double()
+    shapes = [(97, 301), (97, 301), (203, 90), (64, 150)]
+    image, content, *styles = (2 * torch.rand(1, 3, *shape, dtype=torch.float64) - 1 for shape in shapes)
+    mask = torch.rand(1, 1, 97, 301, dtype=torch.float64)
+    results = []
+    for cut in (None, tiles):
+        monkeypatch.setattr(style_canvas, "tiling", lambda *_, cut=cut, **__: cut)
+        masks = [mask, 1 - mask] if masked else []
+        loss = objective(features, content, styles, replace(RECIPE, scaled=scaled), (0.3, 0.7), masks)
+        values = loss(image.requires_grad_(), None)
+        results.append((values, *torch.autograd.grad(values["loss"], image)))
+    (whole, slope), (tiled, other) = results
+    assert {*whole} == {"loss", "content", "style", "tv"}
+    torch.testing.assert_close(tiled, whole, rtol=1e-10, atol=0)
+    torch.testing.assert_close(other, slope, rtol=1e-9, atol=1e-12)
+
+
+def test_memory_decides_on_the_history_of_lbfgs():
+    image = 12 * 4000 * 2668
+    assert _history(4e9, image / 16) == _history(float("inf"), image) == 20 and 1 < _history(4e9, image) < 8
+    assert _history(1e9, image) == 1
 
 
 # Recipes
@@ -288,6 +329,7 @@ def test_frames_show_the_image_in_its_final_shape_and_the_last_is_the_result(ran
         ({"size": 0}, "size must be at least 1"),
         ({"steps": 0}, "steps of stylize must be at least 1"),
         ({"content_weight": float("nan")}, "content_weight of stylize must be a finite number"),
+        ({"memory": 0.5}, "Raise memory"),
         ({"optimizer": "adamw"}, "optimizer of stylize must be"),
     ],
 )

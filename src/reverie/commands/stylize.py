@@ -32,6 +32,7 @@ def stylize(
     start: Literal["content", "noise"] | None = None,
     pooling: Literal["max", "average", "l2"] | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,
+    memory: float = 4.0,
     device: str = "auto",
     seed: int = 0,
     out: str | None = None,
@@ -68,6 +69,7 @@ def stylize(
         start: from the photograph, or from noise.
         pooling: of the network.
         precision: arithmetic of the network.
+        memory: of all of it in GB; an image that takes more is computed tile by tile, with equal results.
         device: auto, cpu, cuda ...
         seed: of the noise of --start noise.
         out: the image to write (.png ...), of a folder a folder, of a film a film; by default the first free of
@@ -112,6 +114,7 @@ def stylize(
             mask=list(mask) or None,
             keep_color=keep_color,
             strength=strength,
+            memory=memory,
             seed=seed,
             device=device,
             progress=progress,

@@ -186,7 +186,7 @@ class Dreamer:
     def _loss(self, shape: tuple[int, int]) -> Loss:
         least = least_side(self.features, self.objective.layers) if self.multiple == 1 else 1
         scale = max(1.0, least / min(shape))
-        budget = max(0.0, self.memory - _PROCESS - _COPIES * 12 * shape[0] * shape[1])
+        budget = self.memory - _PROCESS - _COPIES * 12 * shape[0] * shape[1]
         tiles = tiling(self.features, self.objective.layers, [round(side * scale) for side in shape], budget)
 
         def loss(image: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -131,6 +131,7 @@ def stream(
     blend: Sequence[float] | None = None,
     mask: Any = None,
     keep_color: bool = False,
+    memory: float = 4.0,
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
@@ -146,6 +147,7 @@ def stream(
     chosen, where = recipe_of(recipe, options), pick_device(device)
     check_bool(argument("keep_color"), keep_color)
     check_seeds(seed)
+    memory = number(argument("memory"), memory, 0)
     photo = open_photo(content, name="content")
     limit = min(512, max(photo.shape[2:])) if size is None else integer(argument("size"), size, 1, 20_000)
     photo = resized(photo, _shape(photo, limit)).clamp(-1, 1).to(where)
@@ -162,7 +164,7 @@ def stream(
         work = work.expand(-1, 3, -1, -1)
     features = features_of(network_of(net), chosen, where, progress)
     features.resolve(chosen.content_layer)
-    canvas = canvas_of(features, work.contiguous(), paintings, chosen, shares, regions, seed)
+    canvas = canvas_of(features, work.contiguous(), paintings, chosen, shares, regions, seed, memory * 1e9)
 
     def finished(frame: Frame) -> dict[str, Tensor]:
         image = resized(frame.render()["image"], (photo.shape[2], photo.shape[3])).clamp(-1, 1)
@@ -185,6 +187,7 @@ def stylize(
     mask: Any = None,
     keep_color: bool = False,
     strength: float = 1.0,
+    memory: float = 4.0,
     seed: int = 0,
     device: str = "auto",
     progress: Callable[[int, int, str], None] | None = None,
@@ -205,6 +208,7 @@ def stylize(
             of images, one for each style, white inside.
         keep_color: only the brightness is stylised; the colours stay the photograph's.
         strength: of a run of adain: 0 reconstructs the photograph, 1 paints it.
+        memory: of all of it in GB; an image that takes more is computed tile by tile, with equal results.
         seed: of the noise, where the recipe starts from it.
         progress: called after each step, (done, total, description).
         watch: called with each step's frame.
@@ -221,6 +225,7 @@ def stylize(
         raise UsageError(f"{argument('strength')} is for a run of adain: more {argument('content_weight')} is weaker.")
     chosen, name = recipe_of(recipe, options), network_of(None if net is None else str(net))
     arguments: dict[str, Any] = {"size": size, "blend": blend, "mask": mask, "keep_color": keep_color, "seed": seed}
+    arguments["memory"] = memory
     last = None
     for last in stream(content, styles, recipe=chosen, net=name, device=device, progress=progress, **arguments):
         if watch:

@@ -8,6 +8,7 @@ those of the photograph (content) and the Gram matrices of its activations at se
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -22,12 +23,15 @@ from reverie.core.cache import Progress
 from reverie.core.noise import Noise
 from reverie.core.precision import pick_precision
 from reverie.dreaming.canvas import Canvas, Level, Loss, Pixels, resized
+from reverie.dreaming.tiles import Statistics, Window, activations, evaluate, tiling, total
 from reverie.nets.features import Features
-from reverie.nets.perceptual import gram, scaled_error, total_variation
+from reverie.nets.perceptual import error_sums, gram_sums, total_variation
 from reverie.optim.lbfgs import LBFGS
 from reverie.pretrained import networks
 
 SMALLEST = 32  # pixels of the shorter side in which VGG's fifth block still has two activations
+_PROCESS = 6e8  # bytes of a process with a network
+_COPIES = 12  # of the image: all levels, gradient, photograph, content target, temporaries of a step ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Recipe:
         content_weight, style_weight, tv_weight: of the content, of the style, and of the image's total variation.
         content_layer: a layer of the network, such as relu4_2 or block5_conv2.
         layer_weights: of the style layers relu1_1 ... relu5_1, relative to one another.
-        scaled: each layer's error is divided by its own magnitude (``scaled_error``); else plain mean squares.
+        scaled: each layer's error is divided by its own magnitude (``error_sums``); else plain mean squares.
         optimizer: lbfgs, adam, or sgd with a decaying rate.
         lr: its rate; None: 1 for lbfgs, 0.04 for adam, 0.0015 for sgd. Images span 2.
         steps: at the largest size.
@@ -114,6 +118,77 @@ class _Clamped(Pixels):
         return self.pixels
 
 
+@dataclass(frozen=True)
+class Grams:
+    """Gram matrices by sums over positions.
+
+    Attributes:
+        layers: their names.
+        regions: weights of positions (1, 1, h, w) by layer, for Gram matrices of each region; {}: all positions.
+    """
+
+    layers: Sequence[str]
+    regions: Sequence[Mapping[str, Tensor]] = ({},)
+
+    def statistics(self, features: Mapping[str, Tensor], windows: Mapping[str, Window]) -> Statistics:
+        sums: Statistics = {}
+        for index, region in enumerate(self.regions):
+            for name in self.layers:
+                weight = region[name][..., *windows[name]] if region else None
+                sums[f"{name} {index}"], sums[f"{name} {index} mass"] = gram_sums(features[name], weight)
+        return sums
+
+    def matrices(self, sums: Statistics) -> list[dict[str, Tensor]]:
+        """Those of each region, by layer."""
+        indices = range(len(self.regions))
+        return [{k: sums[f"{k} {index}"] / sums[f"{k} {index} mass"] for k in self.layers} for index in indices]
+
+
+@dataclass(frozen=True)
+class StyleLoss:
+    """The loss of content and style.
+
+    Attributes:
+        recipe: has their weights.
+        weights: of the style layers; their sum is 1.
+        content: target of the content layer.
+        grams: of the image.
+        targets: Gram matrices of each region, by layer.
+        factors: of the regions.
+    """
+
+    recipe: Recipe
+    weights: Mapping[str, float]
+    content: Tensor
+    grams: Grams
+    targets: Sequence[Mapping[str, Tensor]]
+    factors: Sequence[float]
+
+    @property
+    def layers(self) -> Sequence[str]:
+        return [*dict.fromkeys([*self.weights, self.recipe.content_layer])]
+
+    def statistics(self, features: Mapping[str, Tensor], windows: Mapping[str, Window]) -> Statistics:
+        layer = self.recipe.content_layer
+        errors = error_sums(features[layer], self.content[..., *windows[layer]], self.recipe.scaled)
+        return self.grams.statistics(features, windows) | {"error": errors[0], "scale": errors[1]}
+
+    def loss(self, statistics: Statistics) -> dict[str, Tensor]:
+        losses = [
+            factor * weight * _ratio(*error_sums(grams[name], target[name], self.recipe.scaled))
+            for grams, target, factor in zip(self.grams.matrices(statistics), self.targets, self.factors, strict=True)
+            for name, weight in self.weights.items()
+        ]
+        content = self.recipe.content_weight * _ratio(statistics["error"], statistics["scale"])
+        style = self.recipe.style_weight * torch.stack(losses).sum()
+        return {"loss": content + style, "content": content, "style": style}
+
+
+def _ratio(error: Tensor, scale: Tensor) -> Tensor:
+    return error / (scale + 1e-8)
+
+
+@torch.no_grad()
 def objective(
     features: Features,
     content: Tensor,
@@ -121,6 +196,7 @@ def objective(
     recipe: Recipe,
     blend: Sequence[float],
     masks: Sequence[Tensor] = (),
+    memory: float = math.inf,
 ) -> Loss:
     """The loss of an image (1, C, H, W): content, style and total variation.
 
@@ -129,43 +205,37 @@ def objective(
         styles: (1, C, h, w) each.
         blend: share of each style's Gram matrices in the target; with masks factors on the losses of the regions.
         masks: (1, 1, H, W) in [0, 1], the region of each style; none: all styles everywhere.
+        memory: bytes for activations; what takes more is computed tile by tile.
     """
     layers = dict(zip(networks.NETWORKS[features.name].style, recipe.layer_weights, strict=True))
-    every = {*layers, recipe.content_layer}
-    total = sum(layers.values())
+    weights = {name: weight / sum(layers.values()) for name, weight in layers.items()}
+    cut = functools.partial(tiling, features, [*dict.fromkeys([*layers, recipe.content_layer])], memory=memory)
+    tiles, painted = cut(content.shape[2:]), Grams([*layers])
+    sums = (total(features, painted, style, cut(style.shape[2:])) for style in styles)
+    targets = [painted.matrices(each)[0] for each in sums]
+    if not masks:
+        blended = [*zip(blend, targets, strict=True)]
+        targets = [{k: torch.stack([share * grams[k] for share, grams in blended]).sum(0) for k in layers}]
+    strides = {k: features.layer(k).stride for k in layers} if masks else {}
+    regions = [
+        {k: F.adaptive_avg_pool2d(mask, (mask.shape[2] // n, mask.shape[3] // n)) for k, n in strides.items()}
+        for mask in masks
+    ]
+    loss = StyleLoss(
+        recipe,
+        weights,
+        activations(features, recipe.content_layer, content, tiles),
+        Grams([*layers], regions or ({},)),
+        targets,
+        blend if masks else [1.0],
+    )
 
-    def error(x: Tensor, target: Tensor) -> Tensor:
-        return scaled_error(x, target) if recipe.scaled else F.mse_loss(x.float(), target.float())
+    def evaluated(image: Tensor, batch: Batch) -> dict[str, Tensor]:
+        parts = evaluate(features, loss, image, tiles)
+        tv = recipe.tv_weight * total_variation(image).mean()
+        return parts | {"loss": parts["loss"] + tv, "tv": tv}
 
-    @functools.cache
-    @torch.no_grad()
-    def targets() -> tuple[Tensor, list[dict[str, Tensor]]]:
-        grams = [{name: gram(x) for name, x in features(style, layers).items()} for style in styles]
-        if not masks:
-            grams = [{k: torch.stack([w * g[k] for w, g in zip(blend, grams, strict=True)]).sum(0) for k in layers}]
-        return features(content, [recipe.content_layer])[recipe.content_layer], grams
-
-    def style_loss(activations: Mapping[str, Tensor], grams: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        losses = []
-        for index, target in enumerate(grams):
-            factor = blend[index] if masks else 1.0
-            for name, weight in layers.items():
-                x = activations[name]
-                region = F.adaptive_avg_pool2d(masks[index], (x.shape[2], x.shape[3])) if masks else None
-                losses.append(factor * weight / total * error(gram(x, region), target[name]))
-        return torch.stack(losses).sum()
-
-    def loss(image: Tensor, batch: Batch) -> dict[str, Tensor]:
-        content_target, grams = targets()
-        activations = features(image, every)
-        parts = {
-            "content": recipe.content_weight * error(activations[recipe.content_layer], content_target),
-            "style": recipe.style_weight * style_loss(activations, grams),
-            "tv": recipe.tv_weight * total_variation(image).mean(),
-        }
-        return {"loss": torch.stack([*parts.values()]).sum(), **parts}
-
-    return loss
+    return evaluated
 
 
 def sizes(shape: tuple[int, int], first: int) -> list[tuple[int, int]]:
@@ -186,14 +256,24 @@ def fitted(image: Tensor, longest: float) -> Tensor:
     return image if scale == 1 else resized(image, (round(shape[0] * scale), round(shape[1] * scale)))
 
 
-def _optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def _free(memory: float, image: float) -> float:
+    """Bytes for activations and the history of L-BFGS, beside all that an image of some bytes takes."""
+    return memory - _PROCESS - _COPIES * image
+
+
+def _history(memory: float, image: float) -> int:
+    """Pairs of L-BFGS: 20, or those that half of the free memory holds."""
+    return max(1, int(min(20, _free(memory, image) / (4 * image))))
+
+
+def _optimizer(recipe: Recipe, memory: float, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     rates = {"lbfgs": 1.0, "adam": 0.04, "sgd": 0.0015}
     lr = rates[recipe.optimizer] if recipe.lr is None else recipe.lr
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters, lr, betas=(0.9, 0.99), fused=True)
     if recipe.optimizer == "sgd":  # the gradient of a mean over pixels, times their number
         return torch.optim.SGD(parameters, lr * sum(p.numel() for p in parameters))
-    return LBFGS(parameters, lr)
+    return LBFGS(parameters, lr, _history(memory, 4 * sum(p.numel() for p in parameters)))
 
 
 def _decay(step: int, progress: float) -> float:
@@ -210,8 +290,9 @@ def _carry(before: torch.optim.Optimizer, now: torch.optim.Optimizer) -> None:
     state = before.state[old]
     if "moves" in state:  # the gradient of a mean over pixels is smaller where there are more
         ratio = old.numel() / new.numel()
-        now.state[new]["moves"] = [enlarged(move) for move in state["moves"]]
-        now.state[new]["changes"] = [enlarged(change) * ratio for change in state["changes"]]
+        last = slice(-now.param_groups[0]["history"], None)
+        now.state[new]["moves"] = [enlarged(move) for move in state["moves"][last]]
+        now.state[new]["changes"] = [enlarged(change).mul_(ratio) for change in state["changes"][last]]
     elif "exp_avg" in state:
         moments = {"exp_avg": enlarged(state["exp_avg"]), "exp_avg_sq": enlarged(state["exp_avg_sq"]).clamp_(min=0)}
         now.state[new] = {"step": state["step"].clone(), **moments}
@@ -225,25 +306,38 @@ def canvas_of(
     blend: Sequence[float],
     masks: Sequence[Tensor] = (),
     seed: int = 0,
+    memory: float = math.inf,
 ) -> Canvas:
-    """The canvas of a style transfer, one level per size; arguments as for ``objective``."""
+    """The canvas of a style transfer, one level per size; arguments as for ``objective``.
+
+    Args:
+        memory: of all of it in bytes; what takes more is computed tile by tile, with equal results.
+    """
     shapes = sizes((content.shape[2], content.shape[3]), recipe.first_size)
+
+    @functools.lru_cache(maxsize=1)  # the targets of one level
+    def loss_of(shape: tuple[int, int]) -> Loss:
+        paintings = [fitted(style, max(shape) * recipe.style_scale) for style in styles]
+        regions = [F.adaptive_avg_pool2d(mask, shape) for mask in masks]
+        image = 4 * content.shape[1] * shape[0] * shape[1]
+        free = _free(memory, image) - 2 * image * _history(memory, image)
+        return objective(features, resized(content, shape), paintings, recipe, blend, regions, free)
+
+    def loss(image: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return loss_of((image.shape[2], image.shape[3]))(image, batch)
+
     levels = []
     for index, shape in enumerate(shapes):
         image = _Clamped(shape, content.shape[1])
         part = index / max(1, len(shapes) - 1)
         steps = round(recipe.coarse_steps ** (1 - part) * recipe.steps**part) if len(shapes) > 1 else recipe.steps
-        photo = resized(content, shape)
-        paintings = [fitted(style, max(shape) * recipe.style_scale) for style in styles]
-        regions = [F.adaptive_avg_pool2d(mask, shape) for mask in masks]
-        loss = objective(features, photo, paintings, recipe, blend, regions)
         if index == 0:
             start = Noise.of_seeds([seed], content.device)(*image.pixels.shape[1:]) / 4
-            image.set(photo if recipe.start == "content" else start)
+            image.set(resized(content, shape) if recipe.start == "content" else start)
         levels.append(Level(image, loss, steps))
     return Canvas(
         levels,
-        functools.partial(_optimizer, recipe),
+        functools.partial(_optimizer, recipe, memory),
         schedule=None if recipe.optimizer == "lbfgs" else _decay,
         carry=_carry,
     )

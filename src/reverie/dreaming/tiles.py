@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import groupby, pairwise, product
 from typing import Any, Protocol
 
 import torch
@@ -33,8 +33,8 @@ _MOST = 16_384  # bytes per pixel that no network takes: small images need no me
 _PASSES = 2.0  # memory of a forward and a backward pass, over that of the activations which autograd keeps
 
 
-class Objective(Protocol):
-    """A loss that depends on the activations of some layers by sums over positions alone."""
+class Sums(Protocol):
+    """Sums over positions of functions of the activations of some layers."""
 
     @property
     def layers(self) -> Sequence[str]:
@@ -47,6 +47,10 @@ class Objective(Protocol):
             features: (B, channels, h, w) by layer; h or w may be 0.
             windows: what part of a layer's map that is: it belongs to ``target[layer][..., *windows[layer]]``.
         """
+
+
+class Objective(Sums, Protocol):
+    """A loss that depends on activations by sums over positions alone."""
 
     def loss(self, statistics: Statistics) -> dict[str, Tensor]:
         """{"loss": scalar, **scalars} of the sums over all positions."""
@@ -113,14 +117,10 @@ def evaluate(
         tiling: None evaluates the image at once.
     """
     if tiling is None:
-        every = dict.fromkeys(objective.layers, (slice(None), slice(None)))
-        return objective.loss(objective.statistics(features(image, objective.layers), every))
+        return objective.loss(total(features, objective, image))
     tiles = list(tiling.tiles(image.shape[2:]))
-    sums: Statistics = {}
     with torch.no_grad():
-        for tile in tiles:
-            for name, value in _statistics(features, objective, image[..., *tile.part], tile).items():
-                sums[name] = sums[name] + value if name in sums else value
+        sums = total(features, objective, image, tiling)
     with torch.enable_grad():
         sums = {name: value.detach().requires_grad_() for name, value in sums.items()}
         scalars = objective.loss(sums)
@@ -131,7 +131,31 @@ def evaluate(
     return scalars
 
 
-def _statistics(features: Features, objective: Objective, part: Tensor, tile: Tile) -> Statistics:
+def total(features: Features, sums: Sums, image: Tensor, tiling: Tiling | None = None) -> Statistics:
+    """Sums over all positions of an image (B, C, H, W)."""
+    if tiling is None:
+        every = dict.fromkeys(sums.layers, (slice(None), slice(None)))
+        return sums.statistics(features(image, sums.layers), every)
+    totals: Statistics = {}
+    for tile in tiling.tiles(image.shape[2:]):
+        for name, value in _statistics(features, sums, image[..., *tile.part], tile).items():
+            totals[name] = totals[name] + value if name in totals else value
+    return totals
+
+
+def activations(features: Features, layer: str, image: Tensor, tiling: Tiling | None = None) -> Tensor:
+    """The activations of a layer, (B, channels, H / stride, W / stride)."""
+    if tiling is None:
+        return features(image, [layer])[layer]
+    rows = groupby(tiling.tiles(image.shape[2:]), lambda tile: tile.windows[layer][0].start)
+    return torch.cat([torch.cat([_inner(features, layer, image, tile) for tile in row], 3) for _, row in rows], 2)
+
+
+def _inner(features: Features, layer: str, image: Tensor, tile: Tile) -> Tensor:
+    return features(image[..., *tile.part], [layer])[layer][..., *tile.inner[layer]]
+
+
+def _statistics(features: Features, objective: Sums, part: Tensor, tile: Tile) -> Statistics:
     maps = features(part, objective.layers)
     return objective.statistics({name: maps[name][..., *tile.inner[name]] for name in maps}, tile.windows)
 
@@ -176,7 +200,7 @@ def tiling(features: Features, layers: Sequence[str], shape: Sequence[int], memo
     Raises:
         UsageError: not even the smallest tile fits, or a layer depends on the whole image.
     """
-    pixels = shape[0] * shape[1]
+    pixels, memory = shape[0] * shape[1], max(0.0, memory)
     if pixels * _MOST <= memory or pixels * (per_pixel := _PASSES * _kept(features, layers)) <= memory:
         return None
     halo, strides = _sight(features, layers)

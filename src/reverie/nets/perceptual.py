@@ -14,14 +14,19 @@ import torch
 from torch import Tensor
 
 
+def wide(x: Tensor) -> Tensor:
+    """At least in fp32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class _Products(torch.autograd.Function):
     """x^T x of (B, N, C), at least in fp32; the gradient has the dtype of x, which takes half the time in bf16."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return wide.mT @ wide
+        x = wide(x)
+        return x.mT @ x
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -35,10 +40,16 @@ def gram(features: Tensor, weight: Tensor | None = None) -> Tensor:
     Args:
         weight: of positions, (1, 1, H, W) and at least 0, for the Gram matrices of a region.
     """
-    total: Tensor | int = features.shape[2] * features.shape[3]
+    products, total = gram_sums(features, weight)
+    return products / total
+
+
+def gram_sums(features: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The numerator and the denominator of ``gram``: sums over positions, so those of parts add up."""
+    total = wide(features.new_empty(0)).new_tensor(float(features.shape[2] * features.shape[3]))
     if weight is not None:
         features, total = features * weight.sqrt().to(features.dtype), weight.sum()
-    return _Products.apply(features.permute(0, 2, 3, 1).flatten(1, 2)) / total
+    return _Products.apply(features.permute(0, 2, 3, 1).flatten(1, 2)), total
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -53,18 +64,21 @@ def relative_error(x: Tensor, target: Tensor) -> Tensor:
 
     It has no unit, so losses of layers of any size, and of any network, have weights of the same order.
     """
-    if x.dtype != torch.float64:
-        x, target = x.float(), target.float()
+    x, target = wide(x), wide(target)
     return (x - target).square().flatten(1).sum(1) / target.square().flatten(1).sum(1).clamp(min=1e-12)
 
 
-def scaled_error(x: Tensor, target: Tensor) -> Tensor:
-    """Sum of squares of x - target over its sum of magnitudes: of any size, with a gradient of L1 norm 1 to 2.
+def error_sums(x: Tensor, target: Tensor, scaled: bool) -> tuple[Tensor, Tensor]:
+    """The numerator and the denominator of an error: sums over values, so those of parts add up.
 
-    So layers need no weights for the size of their activations (crowsonkb/style-transfer-pytorch).
+    Args:
+        scaled: the sum of squares of x - target over its sum of magnitudes: of any size, with a gradient of L1 norm 1
+            to 2, so layers need no weights for the size of their activations (crowsonkb/style-transfer-pytorch).
+            Else the mean square.
     """
-    difference = x.float() - target.float()
-    return difference.square().sum() / (difference.abs().sum() + 1e-8)
+    difference = wide(x) - wide(target)
+    count = difference.new_tensor(float(difference.numel()))
+    return difference.square().sum(), difference.abs().sum() if scaled else count
 
 
 def style_loss(features: Mapping[str, Tensor], grams: Mapping[str, Tensor]) -> Tensor:
@@ -98,8 +112,7 @@ def mean_std(features: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     Args:
         eps: smallest variance.
     """
-    x = features if features.dtype == torch.float64 else features.float()
-    variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+    variance, mean = torch.var_mean(wide(features), (2, 3), correction=0, keepdim=True)
     return mean, variance.clamp(min=eps).sqrt()
 
 
