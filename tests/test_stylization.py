@@ -15,7 +15,7 @@ import reverie as rv
 from reverie.commands import make
 from reverie.core import registry
 from reverie.core.batch import Batch
-from reverie.core.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError, of_argument
 from reverie.core.noise import Noise
 from reverie.dreaming.fast_style import Painter, is_run, refuse_slow, stylize_into
 from reverie.media.films import read_film
@@ -334,6 +334,12 @@ def test_a_stylised_film_has_the_size_the_durations_and_the_loops_of_its_source(
     stylize_into(content / out, content / "in.gif", runs["one"])
     painted = read_film(content / out)
     assert painted.durations == (50, 500, 100) and painted.plays == plays and next(iter(painted)).shape == (12, 20, 3)
+
+
+def test_an_argument_is_named_in_the_first_line_of_an_error_of_several():
+    with pytest.raises(ReverieError) as error, of_argument("styles"):
+        raise ReverieError("no network", "Try again.")
+    assert str(error.value) == "styles: no network\nTry again."
 
 
 def test_a_damaged_film_is_an_error_of_one_line(tmp_path):

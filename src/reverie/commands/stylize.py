@@ -75,7 +75,7 @@ def stylize(
         out: the image to write (.png ...), of a folder a folder, of a film a film; by default the first free of
             stylized.png, stylized-2.png ...
         film: a film of the steps (.webp, .gif, .mp4).
-        overwrite: replace files that reverie did not write.
+        overwrite: replace a file that reverie did not write, or a folder of other options.
         json: print the result as JSON.
     """
     from reverie.dreaming.fast_style import is_run

@@ -20,7 +20,7 @@ class TranslateFlags:
         out: X.png is one sheet, X.npz has arrays, a folder gets the translations alone: 000000.png ..., or of folders
             the names of their images. By default the first free of translated.png, translated-2.png ...
         data: where the run's data is now, if it has moved.
-        overwrite: replace a file that reverie did not write.
+        overwrite: replace a file that reverie did not write, or a folder of other options.
         json: print the result as JSON.
     """
 
