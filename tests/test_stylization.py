@@ -298,7 +298,7 @@ def test_results_of_other_options_stay_and_another_image_is_added_to_them(runs, 
     out = content / "out"
     assert stylize_into(out, content / "photos", runs["one"]) == 2
     times = {file: file.stat().st_mtime_ns for file in out.glob("*.png")}
-    with pytest.raises(UsageError, match="size was None and is 16 now"):
+    with pytest.raises(UsageError, match=r"size was None and is 16 now.*, or overwrite to replace them"):
         stylize_into(out, content / "photos", runs["one"], size=16)
     shutil.copy(STYLES / "waves.png", content / "photos" / "zebra.png")
     (out / ".aside-abcdefgh.png").touch()

@@ -140,11 +140,11 @@ def difference(a: Origin, b: Origin) -> str:
 # Folders
 
 
-def fresh_folder(path: Path, origin: Origin | None = None, overwrite: bool = False) -> Path:
+def fresh_folder(path: Path, origin: Origin | None = None, overwrite: bool | None = None) -> Path:
     """A new or empty folder with a note of its origin; files that reverie wrote to it earlier are removed.
 
     Args:
-        overwrite: also files of another request.
+        overwrite: also files of another request; None, as False: where there is no such argument.
     Raises:
         UsageError: it holds other files, or without ``overwrite`` those of another request.
     """
@@ -154,8 +154,10 @@ def fresh_folder(path: Path, origin: Origin | None = None, overwrite: bool = Fal
         ours = origin_of(path)
         new = complete_origin(origin)
         if ours and not overwrite and (change := difference(ours, new)):
+            remedy = "" if overwrite is None else f", or {argument('overwrite')} to replace them"
             raise UsageError(
-                f"{path} holds other results of reverie: {change:.300}. Nothing was touched. Choose another folder."
+                f"{path} holds other results of reverie: {change:.300}. Nothing was touched. Choose another folder"
+                f"{remedy}."
             )
         files = sorted(path.iterdir())
         foreign = [file for file in files if not (ours and _of_folder(file, ours))]
