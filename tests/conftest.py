@@ -70,9 +70,9 @@ def draw_bars():
     return tiny_arrays
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory):
-    """A cache of the tests' own, for this process and its children."""
+    """A cache of the tests' own, for this process and its children: which networks a user has must change no test."""
     path = tmp_path_factory.mktemp("home")
     before = os.environ.get("REVERIE_HOME")
     os.environ["REVERIE_HOME"] = str(path)
