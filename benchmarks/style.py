@@ -37,7 +37,7 @@ from torch import Tensor
 from reverie.data import open_data, photos
 from reverie.dreaming.canvas import paint
 from reverie.dreaming.photo import open_photo
-from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of, features_of
+from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of, vgg_features
 from reverie.pretrained import weights
 
 NET = "vgg16"
@@ -91,7 +91,7 @@ def run_peer(function: Callable[..., Tensor], content: Tensor, style: Tensor, **
 
 def run_ours(content: Tensor, style: Tensor, recipe: Recipe) -> Result:
     """Train the canvas of `reverie stylize`; images are copied off the clock."""
-    features = features_of(NET, recipe, torch.device("cpu"))
+    features = vgg_features(NET, recipe, torch.device("cpu"))
     began = time.monotonic()
     canvas = canvas_of(features, content * 2 - 1, [style * 2 - 1], recipe, [1.0])
     result = Result([], [])

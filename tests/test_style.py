@@ -21,8 +21,9 @@ from reverie.core.precision import Precision
 from reverie.data.batches import NoData
 from reverie.dreaming import style, style_canvas
 from reverie.dreaming.photo import open_photo
-from reverie.dreaming.style_canvas import RECIPES, _history, canvas_of, features_of, objective, sizes
+from reverie.dreaming.style_canvas import RECIPES, _history, canvas_of, objective, sizes, vgg_features
 from reverie.dreaming.tiles import Tiling, _sight
+from reverie.media.colour import LUMA
 from reverie.media.origin import origin_of
 from reverie.nets import vgg
 from reverie.nets.features import Features
@@ -49,7 +50,7 @@ def features() -> Features:
 
 @pytest.fixture
 def random_vgg(features, monkeypatch):
-    monkeypatch.setattr(style, "features_of", lambda *_: features)
+    monkeypatch.setattr(style, "vgg_features", lambda *_: features)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -109,7 +110,7 @@ def test_the_loss_of_a_bf16_network_is_that_of_fp32_within_a_hundredth(features,
         return Features(copy.deepcopy(features.network).to(dtype), aliases=features.aliases, name=name)
 
     monkeypatch.setattr(networks, "features", narrow)
-    mixed = features_of("vgg16", replace(RECIPE, precision="bf16"), torch.device("cpu"))
+    mixed = vgg_features("vgg16", replace(RECIPE, precision="bf16"), torch.device("cpu"))
     assert mixed(tensor(32, 48), ["relu1_1", "relu3_1"])["relu3_1"].dtype == torch.bfloat16
     for name, value in losses(features, tensor(32, 48, 3)).items():
         assert losses(mixed, tensor(32, 48, 3))[name] == pytest.approx(value, rel=0.01)
@@ -305,7 +306,7 @@ def test_size_is_that_of_the_longer_side(random_vgg):
 def test_kept_colours_are_the_photograph_s(random_vgg):
     photo = (picture(40, 48) // 4 + 96).astype(np.uint8)  # no colour at the edge of the range
     result = rv.stylize(photo, picture(40, 40, 1) // 4 + 96, keep_color=True, **QUICK).array[0]
-    luma = np.array(style.LUMA)
+    luma = np.array(LUMA)
     chroma = [image - (image @ luma)[..., None] for image in (photo.astype(float), result.astype(float))]
     assert np.abs(chroma[0] - chroma[1]).max() <= 1.0 and (result != photo).any()
 

@@ -20,8 +20,9 @@ from reverie.core.noise import Noise, fold
 from reverie.data.batches import in_order
 from reverie.inference.load import data_of
 from reverie.inference.references import find_pair
+from reverie.media.colour import grey
 from reverie.media.medium import to_float, to_uint8
-from reverie.models.translation.sources import grey, lines
+from reverie.models.translation.sources import lines
 from reverie.training.checkpoint import load_checkpoint, newest_whole
 from reverie.workflow.again import resume
 from reverie.workflow.train import train

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.noise import Noise
+from reverie.media.colour import grey
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,5 @@ def _color(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) 
     mean = x.mean(tuple(range(1, x.ndim)), keepdim=True)
     x = torch.lerp(mean.expand_as(x), x, contrast.expand_as(x))
     if x.shape[1] == 3:
-        weights = x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, *[1] * (x.ndim - 2))  # ITU-R BT.601
-        grey = (x * weights).sum(1, keepdim=True)
-        x = torch.lerp(grey.expand_as(x), x, saturation.expand_as(x))
+        x = torch.lerp(grey(x).expand_as(x), x, saturation.expand_as(x))
     return x.clamp(-1, 1)

@@ -68,7 +68,6 @@ class Canvas(nn.Module):
     Args:
         levels: coarse to fine.
         optimizer: makes that of a level from its parameters.
-        closure: the optimiser evaluates its loss several times per step (L-BFGS).
         schedule: (step of the level, progress in it) -> factor on the learning rate; constant by default.
         carry: copies state to a level's optimiser from that of the level before: (before, now).
     """
@@ -79,13 +78,12 @@ class Canvas(nn.Module):
         self,
         levels: Sequence[Level],
         optimizer: Optimizer,
-        closure: bool = False,
         schedule: Callable[[int, float], float] | None = None,
         carry: Callable[[torch.optim.Optimizer, torch.optim.Optimizer], None] | None = None,
     ):
         super().__init__()
         self.images: Any = nn.ModuleList(level.image for level in levels)
-        self.levels, self.optimizer, self.closure = list(levels), optimizer, closure
+        self.levels, self.optimizer = list(levels), optimizer
         self.schedule, self.carry = schedule or (lambda step, progress: 1.0), carry
         self.register_buffer("current", torch.zeros((), dtype=torch.long))
 
@@ -118,7 +116,7 @@ class Canvas(nn.Module):
         def loss(batch: Batch, outputs: Any) -> dict[str, Tensor]:
             return level.loss(self.images[index](), batch)
 
-        phase = Phase("image", optimizer, loss, clip=0.0, closure=self.closure, schedule=self.schedule)
+        phase = Phase("image", optimizer, loss, clip=0.0, schedule=self.schedule)
         return Stage([phase], f"level{index}", level.steps, prepare, precision="fp32")
 
     def image(self) -> Tensor:

@@ -32,6 +32,7 @@ from reverie.dreaming.tiles import Statistics, Window, evaluate, tiling
 from reverie.inference.features import features_of
 from reverie.inference.load import Source
 from reverie.inference.origin import plain_option
+from reverie.media.colour import with_channels
 from reverie.media.images import Images
 from reverie.nets.features import Features
 from reverie.nets.perceptual import best_match, positions
@@ -44,7 +45,6 @@ _GUIDE_SIDE = 224  # pixels of the longer side of a guide: more positions find n
 _PROCESS = 6e8  # bytes of a process with a network
 _COPIES = 10  # of the image: the canvas, its gradient, the photograph, shifted ones ...
 _MULTIPLE = 32  # of the sides of images of one's own networks, which halve them up to five times
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class NormalisedDescent(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for p in group["params"]:
-                p.sub_(p.grad, alpha=group["lr"] / (float(p.grad.abs().mean()) + 1e-12)).clamp_(-1, 1)
+                p.sub_(p.grad * (group["lr"] / (p.grad.abs().mean() + 1e-12))).clamp_(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -234,9 +234,7 @@ def seen(image: Tensor, features: Features, multiple: int = 1, least: int = 1) -
     below, right = (-side % multiple for side in image.shape[2:])
     if below or right:
         image = F.pad(image, (0, right, 0, below), mode="replicate")
-    if features.channels > 1 or image.shape[1] == 1:
-        return image.expand(-1, features.channels, -1, -1)
-    return (image * torch.tensor(_LUMA, device=image.device).view(3, 1, 1)).sum(1, keepdim=True)
+    return with_channels(image, features.channels)
 
 
 def dreamer(

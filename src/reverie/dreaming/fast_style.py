@@ -28,11 +28,11 @@ from reverie.inference.load import Source, model_of, need
 from reverie.inference.origin import origin, plain_option
 from reverie.inference.rows import device_of, evaluating
 from reverie.media import montage
+from reverie.media.colour import grey, with_channels
 from reverie.media.films import Film, read_film
 from reverie.media.images import Images
 from reverie.media.origin import NOTE, complete_origin, difference, ending_of, fresh_folder, origin_of
 from reverie.media.target import check_output
-from reverie.models.translation.sources import grey, with_channels
 from reverie.pretrained import networks
 from reverie.training.progress import shows_progress
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.core.errors import UsageError, argument
 from reverie.core.files import is_file
 from reverie.core.values import integer
 from reverie.media import decode, montage
@@ -64,10 +64,4 @@ def _flat(image: Any, name: str) -> PILImage.Image:
         raise UsageError(f"{argument(name)} must be an image file, a Pillow image or uint8 (H, W, C), not {kind}.")
     if not is_file(image):
         raise UsageError(f"There is no image file {str(image)!r}.")
-    try:
-        with decode.quiet():
-            return decode.read(Path(image).read_bytes())
-    except OSError as error:
-        raise ReverieError(f"{image} cannot be read: {error.strerror or error}.") from None
-    except decode.Unusable as error:
-        raise ReverieError(f"{image} {error.message}") from None
+    return decode.read_file(image)

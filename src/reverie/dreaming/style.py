@@ -24,15 +24,14 @@ from reverie.core.verbs import Frame
 from reverie.dreaming.canvas import Canvas, paint, resized
 from reverie.dreaming.fast_style import Painter, is_run, refuse_slow
 from reverie.dreaming.photo import open_photo, to_images
-from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of, features_of, fitted
+from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of, fitted, vgg_features
 from reverie.inference.load import Source
 from reverie.inference.origin import plain_option
+from reverie.media.colour import grey
 from reverie.media.images import Images
 from reverie.media.montage import save_film
 from reverie.pretrained import networks, weights
 from reverie.training.progress import shows_progress
-
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
 def recipe_of(recipe: str | Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -69,13 +68,6 @@ def network_of(net: str | None) -> str:
     return net
 
 
-def luma(image: Tensor) -> Tensor:
-    """Brightness of (B, 1 or 3, H, W) in [-1, 1]: (B, 1, H, W)."""
-    if image.shape[1] == 1:
-        return image
-    return (image * torch.tensor(LUMA, device=image.device).view(3, 1, 1)).sum(1, keepdim=True)
-
-
 def _matched(image: Tensor, other: Tensor) -> Tensor:
     """The image with the mean and the deviation of another (Gatys et al., arXiv:1606.05897, eq. 10)."""
     scale = other.std() / image.std().clamp(min=1e-3)
@@ -106,7 +98,7 @@ def _shares(blend: Sequence[float] | None, count: int, regions: bool) -> list[fl
 def _regions(mask: Any, count: int, shape: tuple[int, int], device: torch.device) -> list[Tensor]:
     """A mask (1, 1, H, W) in [0, 1] for each style."""
     name, files = argument("mask"), _listed(mask)
-    masks = [resized(luma(open_photo(file, name="mask")), shape).clamp(-1, 1).to(device) / 2 + 0.5 for file in files]
+    masks = [resized(grey(open_photo(file, name="mask")), shape).clamp(-1, 1).to(device) / 2 + 0.5 for file in files]
     if len(masks) == 1 and count == 2:
         masks.append(1 - masks[0])
     if len(masks) != count:
@@ -139,10 +131,7 @@ def stream(
 ) -> Iterator[Frame]:
     """The steps of ``stylize``: ``frame.render()["image"]`` is the image (1, 3, H, W) in its final shape.
 
-    Args:
-        others: as for ``stylize``.
-    Raises:
-        UsageError: as for ``stylize``.
+    Arguments and errors are those of ``stylize``.
     """
     chosen, where = recipe_of(recipe, options), pick_device(device)
     check_bool(argument("keep_color"), keep_color)
@@ -158,17 +147,17 @@ def stream(
     work = fitted(photo, limit)
     regions = [] if mask is None else _regions(mask, len(paintings), (work.shape[2], work.shape[3]), where)
     if keep_color:
-        work = luma(work)
-        paintings = [_matched(luma(painting), work) for painting in paintings]
+        work = grey(work)
+        paintings = [_matched(grey(painting), work) for painting in paintings]
     else:
         work = work.expand(-1, 3, -1, -1)
-    features = features_of(network_of(net), chosen, where, progress)
+    features = vgg_features(network_of(net), chosen, where, progress)
     features.resolve(chosen.content_layer)
     canvas = canvas_of(features, work.contiguous(), paintings, chosen, shares, regions, seed, memory * 1e9)
 
     def finished(frame: Frame) -> dict[str, Tensor]:
         image = resized(frame.render()["image"], (photo.shape[2], photo.shape[3])).clamp(-1, 1)
-        return {"image": (photo + image - luma(photo)).clamp(-1, 1).expand(-1, 3, -1, -1) if keep_color else image}
+        return {"image": (photo + image - grey(photo)).clamp(-1, 1).expand(-1, 3, -1, -1) if keep_color else image}
 
     for index, frame in enumerate(paint(canvas, seed, chosen.ema, str(where)), 1):
         if progress:

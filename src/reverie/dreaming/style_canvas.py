@@ -92,7 +92,7 @@ RECIPES = {
 }
 
 
-def features_of(net: str, recipe: Recipe, device: torch.device, progress: Progress | None = None) -> Features:
+def vgg_features(net: str, recipe: Recipe, device: torch.device, progress: Progress | None = None) -> Features:
     """The activations of a VGG as a recipe has it.
 
     In bf16 the first convolution stays in fp32: images in bf16 have fewer levels than in 8 bits, too few for the last

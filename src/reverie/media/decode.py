@@ -7,10 +7,13 @@ import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from reverie.core.errors import ReverieError
 
 PIXEL_LIMIT = 100_000_000  # width times height; larger images are refused by their header, before decoding
 SUFFIXES = frozenset(
@@ -154,6 +157,17 @@ def read(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Ima
         raise
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged data
         raise Unusable("truncated", f"skipped: damaged or truncated ({_short(error)})") from None
+
+
+def read_file(path: Path | str) -> Image.Image:
+    """``read`` a file. Raises a ReverieError that names it."""
+    try:
+        with quiet():
+            return read(Path(path).read_bytes())
+    except OSError as error:
+        raise ReverieError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except Unusable as error:
+        raise ReverieError(f"{path} {error.message}") from None
 
 
 def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[Note]) -> Image.Image:

@@ -27,13 +27,14 @@ from reverie.models.stylization.encoders import (
     prepare_encoder,
     statistics,
     style_image,
+    two_stages,
 )
 from reverie.nets.dcgan import clamp_pixels
 from reverie.nets.perceptual import adain as with_statistics
 from reverie.nets.perceptual import relative_error, total_variation
 from reverie.nets.shapes import sides
 from reverie.nets.stylization import FeatureDecoder, cropped, padded, to_eights
-from reverie.optim.phase import Metrics, Outputs, Phase, Stage, adamw
+from reverie.optim.phase import Metrics, Outputs, Stage
 
 _AT_ONCE = 8  # views of styles that are encoded together
 _CHANNEL_ORDERS = ((0, 1, 2), (0, 1, 2), (0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0))  # of a view, for more styles
@@ -86,12 +87,8 @@ class AdaIN(nn.Module):
             lr: peak learning rate.
             reconstruction: share of the first stage of training.
         """
-        first, second = (adamw(self.decoder.parameters(), lr) for _ in range(2))
-        inverts = Phase("reconstruction", first, self.reconstruction_loss)
-        paints = Stage([Phase("style", second, self.loss)], "style", 1 - reconstruction, forward=self.paint)
-        stages = [Stage([inverts], "reconstruction", reconstruction), paints] if reconstruction else [paints]
-        stages[0].prepare = self.measure_styles  # so that every checkpoint has the styles
-        return stages
+        losses = (self.reconstruction_loss, self.loss)
+        return two_stages(self.decoder, lr, reconstruction, *losses, self.paint, self.measure_styles)
 
     def measure_styles(self, batches: Any = None, fresh: bool = True) -> None:
         """Fill the table of styles from views of the images in the folder: a function of these images alone."""

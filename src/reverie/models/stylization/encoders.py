@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from PIL.Image import Resampling
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.core.annotations import Weight
+from reverie.core.batch import Batch
 from reverie.core.errors import ReverieError, UsageError, argument, of_argument
 from reverie.core.layout import to_device_layout
 from reverie.media import decode, montage
 from reverie.nets.features import Features
 from reverie.nets.perceptual import mean_std
 from reverie.nets.small import small_encoder
+from reverie.optim.phase import Loss, Outputs, Phase, Stage, adamw
 from reverie.pretrained import networks, weights
 
 Encoder = Literal["vgg16", "vgg19", "small"]
+Forward = Callable[[Batch], Outputs]
 _VGG = {"relu1_1": 64, "relu2_1": 128, "relu3_1": 256, "relu4_1": 512}
 _PIXELS = 1 << 22  # of an image of a style
 LAYERS: dict[str, dict[str, int]] = {  # layers and their channels; each halves the resolution of the one before
@@ -53,6 +56,18 @@ class StyleTerms:
             + self.style_weight * metrics["style"]
             + self.tv_weight * metrics["tv"]
         )
+
+
+def two_stages(
+    net: nn.Module, lr: float, share: float, reconstruct: Loss, loss: Loss, forward: Forward, measure: Callable[..., None]
+) -> list[Stage]:
+    """Reconstruction for a share of the training, then style; every checkpoint has the measured styles."""
+    first, second = (adamw(net.parameters(), lr) for _ in range(2))
+    stages = [Stage([Phase("style", second, loss)], "style", 1 - share, forward=forward)]
+    if share:
+        stages.insert(0, Stage([Phase("reconstruction", first, reconstruct)], "reconstruction", share))
+    stages[0].prepare = measure
+    return stages
 
 
 @functools.cache
@@ -104,13 +119,7 @@ def style_image(file: Path | str, channels: int, name: str, shorter: int | None 
         ReverieError: it cannot be read.
     """
     with of_argument(name):
-        try:
-            with decode.quiet():
-                image = decode.read(Path(file).read_bytes()).convert("RGB" if channels == 3 else "L")
-        except OSError as error:
-            raise ReverieError(f"{file} cannot be read: {error.strerror or error}.") from None
-        except decode.Unusable as error:
-            raise ReverieError(f"{file} {error.message}") from None
+        image = decode.read_file(file).convert("RGB" if channels == 3 else "L")
     width, height = image.size
     scale = min(shorter / min(image.size) if shorter else 1.0, math.sqrt(_PIXELS / (width * height)))
     if scale != 1:

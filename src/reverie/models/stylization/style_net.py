@@ -25,12 +25,13 @@ from reverie.models.stylization.encoders import (
     check_style,
     prepare_encoder,
     style_image,
+    two_stages,
 )
 from reverie.nets.dcgan import clamp_pixels
 from reverie.nets.perceptual import content_loss, gram, style_loss, total_variation
 from reverie.nets.shapes import sides
 from reverie.nets.stylization import StyleNet
-from reverie.optim.phase import Metrics, Outputs, Phase, Stage, adamw
+from reverie.optim.phase import Metrics, Outputs, Stage
 
 _SHIFT, _FLICKER = 8.0, 0.05  # largest motion in pixels, and noise, of the temporal loss
 
@@ -83,12 +84,8 @@ class StylePainter(nn.Module):
             lr: peak learning rate.
             reconstruction: share of the first stage of training.
         """
-        first, second = (adamw(self.net.parameters(), lr) for _ in range(2))
-        returns = Phase("reconstruction", first, self.reconstruction_loss)
-        paints = Stage([Phase("style", second, self.loss)], "style", 1 - reconstruction, forward=self.paint)
-        stages = [Stage([returns], "reconstruction", reconstruction), paints] if reconstruction else [paints]
-        stages[0].prepare = self.measure_style  # so that every checkpoint has the style
-        return stages
+        losses = (self.reconstruction_loss, self.loss)
+        return two_stages(self.net, lr, reconstruction, *losses, self.paint, self.measure_style)
 
     def reconstruction_loss(self, batch: Batch, outputs: Outputs) -> Metrics:
         """Mean square error of the images."""

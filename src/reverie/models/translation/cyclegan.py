@@ -18,8 +18,8 @@ from reverie.core.batch import Batch
 from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
+from reverie.media.colour import with_channels
 from reverie.models.translation.pix2pix import PatchLoss, TranslationUNet
-from reverie.models.translation.sources import with_channels
 from reverie.nets.discriminators import patch_discriminator
 from reverie.nets.shapes import sides
 from reverie.optim.phase import Metrics, Outputs, Phase, Stage, adamw

@@ -18,8 +18,9 @@ from reverie.core.batch import Batch
 from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError, argument
 from reverie.core.noise import Noise
+from reverie.media.colour import with_channels
 from reverie.models.diffusion.networks import unet
-from reverie.models.translation.sources import TASKS, with_channels
+from reverie.models.translation.sources import TASKS
 from reverie.nets.dcgan import clamp_pixels
 from reverie.nets.discriminators import patch_discriminator
 from reverie.nets.shapes import sides

@@ -1,4 +1,4 @@
-"""Sources made of images: grey for colour, outlines for whole images; and channels brought to agree."""
+"""Sources made of images: grey for colour, outlines for whole images."""
 
 from __future__ import annotations
 
@@ -6,19 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-
-
-def grey(image: Tensor) -> Tensor:
-    """(B, 1 or 3, H, W) to luma (B, 1, H, W)."""
-    if image.shape[1] == 1:
-        return image
-    return (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-
-
-def with_channels(image: Tensor, channels: int) -> Tensor:
-    """(B, 1 or 3, H, W) to (B, channels, H, W): colour to luma, grey to equal channels; as it is where they agree."""
-    return image if image.shape[1] == channels else grey(image).expand(-1, channels, -1, -1)
+from reverie.media.colour import grey
 
 
 def lines(image: Tensor) -> Tensor:
