@@ -59,13 +59,13 @@ class StyleTerms:
 
 
 def two_stages(
-    net: nn.Module, lr: float, share: float, reconstruct: Loss, loss: Loss, forward: Forward, measure: Callable[..., None]
+    net: nn.Module, lr: float, share: float, inverse: Loss, loss: Loss, forward: Forward, measure: Callable[..., None]
 ) -> list[Stage]:
     """Reconstruction for a share of the training, then style; every checkpoint has the measured styles."""
     first, second = (adamw(net.parameters(), lr) for _ in range(2))
     stages = [Stage([Phase("style", second, loss)], "style", 1 - share, forward=forward)]
     if share:
-        stages.insert(0, Stage([Phase("reconstruction", first, reconstruct)], "reconstruction", share))
+        stages.insert(0, Stage([Phase("reconstruction", first, inverse)], "reconstruction", share))
     stages[0].prepare = measure
     return stages
 
