@@ -74,12 +74,21 @@ def draw_bars():
 def home(tmp_path_factory):
     """A cache of the tests' own, for this process and its children: which networks a user has must change no test."""
     path = tmp_path_factory.mktemp("home")
-    before = os.environ.get("REVERIE_HOME")
-    os.environ["REVERIE_HOME"] = str(path)
-    yield path
-    os.environ.pop("REVERIE_HOME")
-    if before is not None:
-        os.environ["REVERIE_HOME"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REVERIE_HOME", str(path))
+        yield path
+
+
+@pytest.fixture(autouse=True)
+def environment(home):
+    """A test leaves reverie's part of the environment as it found it."""
+
+    def ours() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name.startswith("REVERIE_")}
+
+    before = ours()
+    yield
+    assert ours() == before
 
 
 @pytest.fixture(scope="session")

@@ -298,14 +298,11 @@ class World:
                 (self.folder / match[1]).write_text(block.text)
 
     def call(self, words: tuple[str, ...], environment: tuple[tuple[str, str], ...] = ()) -> None:
-        os.environ.update(environment)
         registry._WAITING[:] = [True] * bool(environment)  # REVERIE_IMPORT is otherwise read once in a process
-        try:
-            with pytest.raises(SystemExit) as ended:
-                main(list(words))
-        finally:
-            for name, _ in environment:
-                del os.environ[name]
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            for name, value in environment:
+                patch.setenv(name, value)
+            main(list(words))
         assert ended.value.code == 0, " ".join(("reverie", *words))
 
     def run(self, command: Command) -> None:
