@@ -10,7 +10,6 @@ import doctest
 import functools
 import importlib
 import inspect
-import os
 import re
 import shlex
 import shutil
