@@ -14,7 +14,7 @@ from torch import nn
 
 import reverie as rv
 from reverie.cli import main
-from reverie.core.errors import UsageError
+from reverie.core.errors import Stopped, UsageError
 from reverie.dreaming import deepdream
 from reverie.dreaming.deepdream import Dreamer, Norms, dream, guide_features, layer_weights, with_detail, zoomed
 from reverie.dreaming.photo import to_images
@@ -212,7 +212,56 @@ def test_an_interrupted_film_keeps_its_frames(tmp_path, monkeypatch, capsys):
     words = ["--layers", "relu2_1", "--octaves", "1", "--steps", "1", "--film", str(film), "--frames", "3"]
     with pytest.raises(SystemExit, match="1"):
         main(["dream", str(tmp_path / "photo.png"), *words])
-    assert "1 of 3 frames" in capsys.readouterr().err and Image.open(film).size == (184, 200)
+    assert "1 of 3 frames in" in (text := capsys.readouterr().out) and "enlarged 2 times" in text
+    assert Image.open(film).size == (184, 200)
+
+
+def stop_at(step):
+    def progress(done, total, what):
+        if done == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_a_stopped_dream_is_the_octaves_so_far_with_the_detail_of_those_to_come():
+    options = {"layers": "relu2_1", "octaves": 3, "octave_scale": 1.2, "steps": 2, "precision": "fp32"}
+    with pytest.raises(Stopped) as stop:
+        dream(bytes_of(PHOTO), lr=0.0, progress=stop_at(1), **options)
+    assert np.array_equal(stop.value.result.array[0], bytes_of(PHOTO))
+    assert stop.value.result.origin["stopped"] == "step 1 of 6"
+    with pytest.raises(Stopped) as stop:
+        dream(bytes_of(PHOTO), progress=stop_at(4), **options)
+    assert stop.value.result.shape == (1, 100, 92, 3)
+    assert np.abs(stop.value.result.array[0].astype(int) - bytes_of(PHOTO)).mean() > 1
+    with pytest.raises(Stopped) as stop:
+        dream(bytes_of(PHOTO), progress=stop_at(6), **options)
+    assert np.array_equal(stop.value.result.array, dream(bytes_of(PHOTO), **options).array)
+
+
+def test_ctrl_c_keeps_a_dream_at_its_target_and_says_so(tmp_path, monkeypatch, capsys):
+    Image.fromarray(bytes_of(PHOTO)).save(tmp_path / "photo.png")
+    stream = Dreamer.stream
+
+    def interrupted(self, photo, seed=0):
+        yield next(stream(self, photo, seed))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Dreamer, "stream", interrupted)
+    words = ["dream", str(tmp_path / "photo.png"), "--layers", "relu2_1", "--out", str(tmp_path / "dream.png")]
+    with pytest.raises(SystemExit, match="130"):
+        main(words)
+    output = capsys.readouterr()
+    assert "Stopped at step 1 of" in output.out and "92 x 100 pixels" in output.out and "interrupted" in output.err
+    assert Image.open(tmp_path / "dream.png").size == (92, 100)
+
+
+def test_what_is_for_a_film_alone_is_refused_without_one(tmp_path, capsys):
+    Image.fromarray(bytes_of(PHOTO)).save(tmp_path / "photo.png")
+    for words in (["--frames", "3"], ["--zoom", "1.1"], ["--seconds", "2"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["dream", str(tmp_path / "photo.png"), *words])
+        assert f"{words[0]} is for a film" in capsys.readouterr().err
 
 
 def test_a_film_without_its_library_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
@@ -263,6 +312,8 @@ def test_unknown_layers_and_odd_values_say_so():
         dream(bytes_of(PHOTO), layers="relu2_1=much")
     with pytest.raises(UsageError, match="octave_scale must be above 1"):
         dream(bytes_of(PHOTO), octave_scale=1.0)
+    with pytest.raises(UsageError, match=r"layers has block2_conv2 twice \(also as relu2_2\)"):
+        Features(NET.network, aliases={"block2_conv2": DEEP}).names([DEEP, "block2_conv2"])
 
 
 def test_an_image_too_small_for_a_deep_layer_is_seen_enlarged_and_keeps_its_size():
@@ -314,6 +365,17 @@ def test_a_guide_is_matched_in_blocks_with_the_products_and_gradients_of_the_who
         ({"seed": 1.5}, "seed"),
         ({"layers": "=1"}, "''"),
         ({"layers": "generator"}, "map"),
+        ({"layers": ""}, "at least one layer"),
+        ({"layers": 5}, "names of layers, not 5"),
+        ({"layers": [5]}, "names of layers"),
+        ({"layers": {5: 1.0}}, "names of layers"),
+        ({"layers": {"discriminator.body": None}}, "finite number"),
+        ({"layers": "discriminator.body=1,discriminator.body=2"}, "has discriminator.body twice"),
+        ({"net": 5}, "must be a path, not 5"),
+        ({"net": None}, "must be a path, not None"),
+        ({"precision": "bf16"}, "pretrained"),
+        ({"precision": "fp16"}, "precision must be auto"),
+        ({"device": "abacus"}, "abacus"),
     ],
 )
 def test_numbers_and_layers_that_a_dream_cannot_use_are_refused_by_name(wrong, word):

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 import reverie as rv
 from reverie.core import registry
-from reverie.core.errors import UsageError
+from reverie.core.errors import Stopped, UsageError
 from reverie.core.noise import Noise
 from reverie.dreaming import robustness
 from reverie.dreaming.canvas import Canvas, Level, Pixels, paint
-from reverie.dreaming.filters import PARAMETRISATIONS, evenly, representative
+from reverie.dreaming.filters import PARAMETRISATIONS, Ascent, evenly, representative
 from reverie.dreaming.parametrisations import Fourier, Phase, Statistics, frequencies
 from reverie.inference.features import features_of
+from reverie.media.origin import origin_of
 from reverie.nets.features import Features, Layer
 
 SHAPES = [(12, 16), (9, 7)]
@@ -222,6 +224,89 @@ def test_what_cannot_be_shown_is_refused(tiny):
     assert "vae" in registry.with_verb("features")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"network": 5}, "must be a path, not 5"),
+        ({"layer": None}, "no layer None"),
+        ({"layer": ["1"]}, r"no layer \['1'\]"),
+        ({"channels": []}, "numbers of filters"),
+        ({"channels": 1.5}, "numbers of filters"),
+        ({"channels": True}, "numbers of filters"),
+        ({"channels": "1"}, "numbers of filters"),
+        ({"channels": {"a": 1}}, "numbers of filters"),
+        ({"steps": "many"}, "steps must be a whole number"),
+        ({"size": 9.5}, "size must be a whole number"),
+        ({"seed": None}, "seed is a whole number"),
+        ({"device": "abacus"}, "abacus"),
+        ({"objective": ["unit"]}, "channel or unit"),
+    ],
+)
+def test_arguments_that_a_filter_cannot_use_are_refused_by_name(wrong, text):
+    with pytest.raises(UsageError, match=text):
+        rv.filters(**{"network": edges(), "layer": "1", "steps": 1} | wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"network": 5}, "must be a path, not 5"),
+        ({"layers": 5}, "names of layers, not 5"),
+        ({"layers": [0]}, "names of layers"),
+        ({"layers": "x"}, "no layer 'x'"),
+        ({"layers": []}, "at least one of 0, 1"),
+        ({"layers": ["1", "0", "1"]}, "layers has 1 twice"),
+        ({"number": 1.5}, "number must be a whole number"),
+        ({"parametrisation": "wavelets"}, "fourier or pixels or phase"),
+    ],
+)
+def test_arguments_that_a_page_cannot_use_are_refused_by_name(wrong, text):
+    with pytest.raises(UsageError, match=text):
+        rv.filter_page(**{"network": edges(), "steps": 1} | wrong)
+
+
+def test_a_channel_is_a_number_of_any_kind_and_a_layer_a_text_or_a_list():
+    for channels in (2, np.int64(2), torch.tensor(2), np.array([2]), range(2, 3)):
+        assert rv.filters(edges(), "1", channels, steps=1).conditions["channels"] == [2]
+    for layers in ("1", ["1"], ("1",), np.array(["1"])):
+        assert list(rv.filter_page(edges(), layers, number=1, steps=1).rows) == ["1"]
+
+
+def stop_at(step):
+    def progress(done, total, what):
+        if done == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_stopped_filters_are_the_channels_that_are_done_and_the_images_so_far(monkeypatch):
+    with pytest.raises(Stopped) as stop:
+        rv.filters(edges(), "1", "all", steps=60, progress=stop_at(30))
+    images = stop.value.result
+    assert images.conditions["channels"] == [0, 1, 2, 3] and images.origin["stopped"] == "step 30 of 60"
+    assert all(np.greater(images.conditions["activations"][:3], images.conditions["noise"][:3]))
+    monkeypatch.setattr("reverie.dreaming.filters.rows_at_once", lambda *_: 1)
+    with pytest.raises(Stopped) as stop:
+        rv.filters(edges(), "1", "all", steps=2, progress=stop_at(3))  # in the second channel
+    assert stop.value.result.conditions["channels"] == [0, 1]
+    with pytest.raises(Stopped) as stop:
+        rv.filter_page(edges(), ["0", "1"], number=2, steps=2, progress=stop_at(6))
+    assert list(stop.value.result.rows) == ["0"] and stop.value.result.origin["stopped"] == "layer 1 of 2"
+
+
+def test_ctrl_c_keeps_a_page_at_its_target_and_says_so(call, bars, tmp_path, monkeypatch):
+    rv.train("vae", bars, steps=1, width=8, batch_size=16, quiet=True, out=str(tmp_path / "run"))
+    ascend = Ascent.__call__
+    monkeypatch.setattr(Ascent, "__call__", lambda *_: stop_at(1)(1, 1, ""))
+    assert call("filters", tmp_path / "run", "--page", "page.png")[0] == 130 and not (tmp_path / "page.png").exists()
+    monkeypatch.setattr(Ascent, "__call__", lambda *args: ascend(*args[:-1], lambda step: stop_at(2)(step, 0, "")))
+    code, out, _ = call("filters", tmp_path / "run", "--page", "page.png")
+    assert code == 130 and "as of layer 1 of" in out and (tmp_path / "page.png").exists()
+    code, out, _ = call("filters", tmp_path / "run", "encoder.layers.1", "--json")
+    assert code == 130 and json.loads(out)["stopped"].startswith("step ") and (tmp_path / "filters.png").exists()
+
+
 def test_the_command_lists_layers_draws_filters_and_pages(call, bars, tmp_path):
     run = rv.train("vae", bars, steps=1, width=8, batch_size=16, quiet=True, out=str(tmp_path / "run"))
     code, out, _ = call("filters", run.path)
@@ -234,6 +319,15 @@ def test_the_command_lists_layers_draws_filters_and_pages(call, bars, tmp_path):
     assert np.load("f.npz")["images"].shape == (2, 8, 8, 1)
     code, out, _ = call("filters", run.path, "--page", "page.png", "--steps", 1)
     assert code == 0 and "page.png" in out and (tmp_path / "page.png").exists()
+    photo = np.random.default_rng(0).integers(0, 256, (40, 48), np.uint8)
+    Image.fromarray(photo).save("photo.png")
+    for words in (("filters", run.path, "encoder.out", "--steps", 1), ("dream", "photo.png", "--net", run.path)):
+        code, out, err = call(*words, "--out", "named.png", "--json")
+        weights = json.loads(out)["weights"]
+        assert code == 0 and f"Weights of {run.path}, step 1 of 1." in err
+        assert (weights["run"], weights["checkpoint"], len(weights["sha256"])) == (str(run.path), 1, 64)
+        assert origin_of("named.png")["weights"] == weights
     assert call("filters", run.path, "--all")[0] == 2
+    assert call("filters", run.path, "--out", "a.png")[0] == 2
     assert call("filters", run.path, "--page", "a.png", "--out", "b.png")[0] == 2
     assert call("filters", run.path, "encoder.out", "--all", "--channel", 1)[0] == 2

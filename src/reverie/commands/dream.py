@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from reverie.commands.shared import bar, note, report, target
+from reverie.commands.shared import bar, name_weights, report, target
+from reverie.core.errors import Stopped, UsageError, argument
 
 
 def dream(
@@ -23,9 +24,9 @@ def dream(
     lr: float = 0.012,
     jitter: int = 32,
     film: Annotated[str | None, arg(metavar="FILE")] = None,
-    frames: int = 60,
-    zoom: float = 1.05,
-    seconds: float = 5.0,
+    frames: int | None = None,
+    zoom: float | None = None,
+    seconds: float | None = None,
     seed: int = 0,
     memory: float = 4.0,
     device: str = "auto",
@@ -52,10 +53,10 @@ def dream(
         size: of the longer side in pixels; by default the image's own.
         lr: mean change of a pixel in a step, on images that span 2.
         jitter: pixels by which a step shifts the image at most, at random.
-        film: a zoom into the dream (.webp, .mp4, .gif).
-        frames: of the film.
-        zoom: enlargement from one frame of the film to the next.
-        seconds: length of the film.
+        film: a zoom into the dream (.webp, .mp4, .gif); images of less than 110 pixels are enlarged for it.
+        frames: of the film; 60 by default.
+        zoom: enlargement from one frame of the film to the next; 1.05 by default.
+        seconds: length of the film; 5 by default.
         seed: of the shifts.
         memory: of all of it in GB; an image that takes more is computed tile by tile, with equal results.
         device: auto, cpu, cuda, cuda:1, mps ...
@@ -64,32 +65,32 @@ def dream(
         overwrite: replace files that reverie did not write.
         json: print the result as JSON.
     """
-    import numpy as np
-
+    from reverie.core.card import weights_of
     from reverie.dreaming.deepdream import dream as dreamed
+    from reverie.inference.features import features_of
     from reverie.media import montage
     from reverie.media.images import Images
+    from reverie.pretrained.networks import NETWORKS
 
     movie = target(film, "", overwrite, (".mp4",), "film", others=(image, guide)) if film else None
     path = target(out, "dream.png", overwrite, (), others=(image, guide, movie)) if out or not movie else None
-    if movie:
-        montage.check_seconds(seconds)
-    rows: list[Images] = []
+    of_film = {"frames": frames, "zoom": zoom, "seconds": seconds}
+    if not movie and (odd := [name for name, value in of_film.items() if value is not None]):
+        raise UsageError(f"{argument(odd[0])} is for a film: name its file, {argument('film', 'zoom.webp')}.")
+    number, length = 60 if frames is None else frames, 5.0 if seconds is None else seconds
+    montage.check_seconds(length)
 
-    def save() -> dict[str, Any]:
-        if path:
-            rows[0].save(path)
-        if movie:
-            images = np.concatenate([row.array for row in rows])
-            montage.save_film(movie, images, seconds * len(rows) / frames, origin=rows[0].origin, lossless=False)
-        written = {"out": str(path)} if path else {}
-        return written | ({"film": str(movie), "frames": len(rows)} if movie else {})
-
+    network: Any = net
+    if net not in NETWORKS:  # weights of a run are named before the work
+        network = features_of(net, device, precision=precision)
+        if weights := weights_of(network.network):
+            name_weights(weights)
+    stop = None
     try:
         with bar(True) as progress:
-            dreamed(
+            images = dreamed(
                 image,
-                net,
+                network,
                 layers,
                 octaves,
                 octave_scale,
@@ -99,21 +100,28 @@ def dream(
                 size,
                 lr,
                 jitter,
-                frames if movie else 1,
-                zoom,
+                number if movie else 1,
+                1.05 if zoom is None else zoom,
                 seed,
                 memory,
                 device,
                 precision,
-                rows.append,
                 progress,
             )
-    except KeyboardInterrupt:
-        if movie and rows:
-            save()
-            note(f"{len(rows)} of {frames} frames are in {movie}.")
-        raise
-    result = save()
-    height, width = rows[0].shape[1:3]
-    lines = [f"A dream of {width} x {height} pixels in {path}"] if path else []
-    report(json, result | {"size": [height, width]}, *lines, *([f"{len(rows)} frames in {movie}"] if movie else []))
+    except Stopped as error:
+        images, stop = error.result, error
+    result: dict[str, Any] = {"size": [*images.shape[1:3]], "weights": images.origin.get("weights")}
+    result |= {"stopped": images.origin["stopped"]} if stop else {}
+    lines = [f"Stopped at {result['stopped']}. What there is:"] if stop else []
+    if path:
+        Images(images.array[:1], origin=images.origin, bare=True).save(path)
+        result["out"] = str(path)
+        lines.append(f"A dream of {images.shape[2]} x {images.shape[1]} pixels in {path}")
+    if movie:
+        share, scale = len(images) / number, montage.film_scale(images.shape[1])
+        montage.save_film(movie, images.array, length * share, origin=images.origin, lossless=False)
+        result |= {"film": str(movie), "frames": len(images), "scale": scale}
+        lines.append(f"{len(images)} of {number} frames in {movie}" + f", enlarged {scale} times" * (scale > 1))
+    report(json, result, *lines)
+    if stop:
+        raise stop

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from reverie.commands.shared import bar, dump, name_weights, report, table, target
-from reverie.core.errors import UsageError, argument
+from reverie.core.errors import Stopped, UsageError, argument
 
 if TYPE_CHECKING:
     from reverie.media.images import Images
@@ -62,7 +62,7 @@ def filters(
         raise UsageError(
             f"Take LAYER, LAYER with {argument('channel')} or {argument('all')}, or {argument('page')} alone."
         )
-    if layer is None and (channel or all):
+    if layer is None and (channel or all or (out and not page)):
         raise UsageError(f"Name the layer: `reverie filters {network}` lists them.")
     path = target(page or out, "filters.png", overwrite) if layer or page else None
     with bar(True) as progress:
@@ -79,17 +79,24 @@ def filters(
             table(columns, [(name, *map(str, entry.values())) for name, entry in layers.items()], right=columns[1:])
         return
     options: dict[str, Any] = {"steps": steps, "size": size, "parametrisation": image, "objective": objective}
-    with bar(True) as progress:
-        if layer is None:
-            sheet = dreaming.filter_page(features, seed=seed, progress=progress, **options)
-            rows = sheet.rows
-        else:
-            options["channels"] = "all" if all else channel or None
-            images = dreaming.filters(features, layer, seed=seed, progress=progress, **options)
-            rows = {layer: images}
-    (sheet if layer is None else images).save(path)
-    measured = {name: dict(images.conditions) for name, images in rows.items()}
-    report(json, result | {"out": str(path), "layers": measured}, *map(_summary, measured, rows.values()), f"in {path}")
+    stop = None
+    try:
+        with bar(True) as progress:
+            options |= {"seed": seed, "progress": progress}
+            if layer is None:
+                images: Any = dreaming.filter_page(features, **options)
+            else:
+                images = dreaming.filters(features, layer, "all" if all else channel or None, **options)
+    except Stopped as error:
+        images, stop = error.result, error
+    images.save(path)
+    rows = {layer: images} if layer else images.rows
+    measured = {name: dict(row.conditions) for name, row in rows.items()}
+    where = f"as of {images.origin['stopped']} in {path}" if stop else f"in {path}"
+    result |= {"stopped": images.origin["stopped"]} if stop else {}
+    report(json, result | {"out": str(path), "layers": measured}, *map(_summary, measured, rows.values()), where)
+    if stop:
+        raise stop
 
 
 def _summary(layer: str, images: Images) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from reverie.core.terminal import printable
 
@@ -18,6 +19,18 @@ class ReverieError(Exception):
 
 class UsageError(ReverieError, ValueError):
     """A wrong call: an unknown name, an option out of range. The command line exits with 2."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM in work of which a part is done.
+
+    Attributes:
+        result: that part, of the type of the finished work; its origin has "stopped", such as "step 12 of 96".
+    """
+
+    def __init__(self, result: Any):
+        super().__init__()
+        self.result = result
 
 
 def suggest(word: object, candidates: list[str]) -> str:

@@ -62,6 +62,18 @@ def resized(image: Tensor, shape: tuple[int, int]) -> Tensor:
     return F.interpolate(image, shape, mode="bicubic", antialias=True, align_corners=False)
 
 
+def resampled(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """(B, C, h, w) to (B, C, H, W) by antialiased linear interpolation, which leaves no value outside the image's."""
+    return F.interpolate(image, tuple(shape), mode="bilinear", antialias=True, align_corners=False)
+
+
+def zoomed(image: Tensor, zoom: float) -> Tensor:
+    """The middle of an image, enlarged to its size: (B, C, H, W)."""
+    matrix = torch.tensor([[1 / zoom, 0.0, 0.0], [0.0, 1 / zoom, 0.0]], device=image.device).expand(len(image), 2, 3)
+    grid = F.affine_grid(matrix, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, "bicubic", "reflection", align_corners=False).clamp(-1, 1)
+
+
 class Canvas(nn.Module):
     """An image as the only parameter: a stage of training for each level.
 
@@ -105,19 +117,29 @@ class Canvas(nn.Module):
         level, optimizer = self.levels[index], optimizers[index]
 
         def prepare(batches: Any, fresh: bool) -> None:
-            self.current.fill_(index)
             if index:
-                before = self.images[index - 1]()
-                shape = self.images[index]().shape[2:]
-                self.images[index].set(level.begin(before) if level.begin else resized(before, shape))
+                self.images[index].set(self._begin(index, self.images[index - 1]()))
                 if self.carry:
                     self.carry(optimizers[index - 1], optimizer)
+            self.current.fill_(index)  # last: an interrupted work shows the image that is whole
 
         def loss(batch: Batch, outputs: Any) -> dict[str, Tensor]:
             return level.loss(self.images[index](), batch)
 
         phase = Phase("image", optimizer, loss, clip=0.0, schedule=self.schedule)
         return Stage([phase], f"level{index}", level.steps, prepare, precision="fp32")
+
+    def _begin(self, index: int, before: Tensor) -> Tensor:
+        begin = self.levels[index].begin
+        return begin(before) if begin else resized(before, self.images[index]().shape[2:])
+
+    @torch.no_grad()
+    def finished(self) -> Tensor:
+        """The image in the size of the last level, (1, C, H, W) in [-1, 1]: levels to come begin, and train nothing."""
+        image = self.images[int(self.current)]()
+        for index in range(int(self.current) + 1, len(self.levels)):
+            image = self._begin(index, image)
+        return image.clamp(-1, 1)
 
     def image(self) -> Tensor:
         """The image of the current level, (1, C, H, W) in [-1, 1]."""

@@ -8,7 +8,7 @@ photograph lost in the smaller one: the photograph at this size minus its smalle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,18 +20,17 @@ from torch import Tensor
 
 from reverie.core.batch import Batch
 from reverie.core.cache import Progress
-from reverie.core.errors import UsageError, argument, of_argument
+from reverie.core.errors import Stopped, UsageError, argument, of_argument
 from reverie.core.memory import is_exhausted
 from reverie.core.noise import fold
-from reverie.core.precision import pick_device, pick_precision
 from reverie.core.values import check_seeds, integer, number
 from reverie.core.verbs import Frame
-from reverie.dreaming.canvas import Canvas, Level, Loss, Pixels, paint
+from reverie.dreaming.canvas import Canvas, Level, Loss, Pixels, paint, resampled, zoomed
 from reverie.dreaming.photo import open_photo, to_images
 from reverie.dreaming.tiles import Statistics, Window, evaluate, tiling
 from reverie.inference.features import features_of
 from reverie.inference.load import Source
-from reverie.inference.origin import plain_option
+from reverie.inference.origin import origin
 from reverie.media.colour import with_channels
 from reverie.media.images import Images
 from reverie.nets.features import Features
@@ -135,12 +134,16 @@ class Dreamer:
     multiple: int = 1
 
     def stream(self, photo: Tensor, seed: int = 0) -> Iterator[Frame]:
-        """The dream of a photograph (1, C, H, W) in [-1, 1]: a frame after each step; the last renders the dream."""
+        """The dream of a photograph (1, C, H, W) in [-1, 1]: a frame after each step.
+
+        A frame renders the dream so far, in the photograph's size: the octaves to come add their detail alone.
+        """
         device = str(next(self.features.network.parameters(), photo).device)
         for loop in range(self.loops):
             canvas = Canvas(self._levels(photo), lambda parameters: NormalisedDescent(parameters, self.lr))
             for frame in paint(canvas, fold(seed, loop), device=device):
-                yield replace(frame, progress=(loop + frame.progress) / self.loops)
+                progress = (loop + frame.progress) / self.loops
+                yield replace(frame, progress=progress, render=partial(_finished, canvas))
             photo = canvas.image().cpu()
 
     def film(self, photo: Tensor, images: int, zoom: float, seed: int = 0) -> Iterator[Frame]:
@@ -203,9 +206,8 @@ class Dreamer:
         return loss
 
 
-def resampled(image: Tensor, shape: Sequence[int]) -> Tensor:
-    """(B, C, h, w) to (B, C, H, W) by antialiased linear interpolation, which leaves no value outside the image's."""
-    return F.interpolate(image, tuple(shape), mode="bilinear", antialias=True, align_corners=False)
+def _finished(canvas: Canvas) -> dict[str, Tensor]:
+    return {"image": canvas.finished()}
 
 
 def with_detail(dream: Tensor, photo: Tensor, smaller: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -213,13 +215,6 @@ def with_detail(dream: Tensor, photo: Tensor, smaller: Sequence[int], shape: Seq
     photo = photo.to(dream.device)
     lost = resampled(photo, shape) - resampled(resampled(photo, smaller), shape)
     return resampled(dream, shape) + lost
-
-
-def zoomed(image: Tensor, zoom: float) -> Tensor:
-    """The middle of an image, enlarged to its size: (B, C, H, W)."""
-    matrix = torch.tensor([[1 / zoom, 0.0, 0.0], [0.0, 1 / zoom, 0.0]], device=image.device).expand(len(image), 2, 3)
-    grid = F.affine_grid(matrix, list(image.shape), align_corners=False)
-    return F.grid_sample(image, grid, "bicubic", "reflection", align_corners=False).clamp(-1, 1)
 
 
 def least_side(features: Features, layers: Sequence[str]) -> int:
@@ -238,7 +233,7 @@ def seen(image: Tensor, features: Features, multiple: int = 1, least: int = 1) -
 
 
 def dreamer(
-    net: Source = "inception",
+    net: Source | Features = "inception",
     layers: Layers | None = None,
     octaves: int = 4,
     octave_scale: float = 1.4,
@@ -262,14 +257,11 @@ def dreamer(
     lr, memory = number(argument("lr"), lr, 0, 1e6), number(argument("memory"), memory, 0)
     if number(argument("octave_scale"), octave_scale, 1) == 1 and octaves > 1:
         raise UsageError(f"{argument('octave_scale')} must be above 1 where there are several octaves.")
-    target_device = pick_device(device)
-    dtype = torch.bfloat16 if pick_precision(precision, target_device).bf16 else torch.float32
-    pretrained = networks.NETWORKS.get(net) if isinstance(net, str) else None
-    if pretrained:
-        features = networks.features(str(net), target_device, dtype, progress)
-    else:
-        features = features_of(net, str(target_device))
-    weights = layer_weights(layers or (pretrained.dream if pretrained else coarse_layer(features)), features)
+    features = features_of(net, device, progress, precision)
+    pretrained = networks.NETWORKS.get(features.name)
+    weights = layer_weights(
+        (pretrained.dream if pretrained else coarse_layer(features)) if layers is None else layers, features
+    )
     multiple = 1 if pretrained else _MULTIPLE
     objective = Norms(weights, {} if guide is None else guide_features(features, guide, list(weights), multiple))
     return Dreamer(features, objective, octaves, octave_scale, steps, loops, lr, jitter, memory * 1e9, multiple)
@@ -288,15 +280,18 @@ def layer_weights(layers: Layers, features: Features) -> dict[str, float]:
     Raises:
         UsageError: an unknown layer, or a weight that is no number.
     """
+    name = argument("layers")
     if isinstance(layers, str):
-        pairs = [text.partition("=") for text in layers.split(",") if text.strip()]
-        layers = {name.strip(): _weight(text) if equals else 1.0 for name, equals, text in pairs}
-    weights = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, 1.0)
-    weights = {name: number(argument("layers"), weight) for name, weight in weights.items()}
+        parts = [text.partition("=") for text in layers.split(",") if text.strip()]
+        pairs = [(layer.strip(), _weight(text) if equals else 1.0) for layer, equals, text in parts]
+    elif isinstance(layers, Mapping):
+        pairs = [*layers.items()]
+    else:
+        pairs = [(layer, 1.0) for layer in features.names(layers)]
+    weights = {layer: number(name, weight) for layer, weight in pairs}
+    features.names([layer for layer, _ in pairs])
     if not any(weights.values()):
-        raise UsageError(f"{argument('layers')} must be at least one layer with a weight, as mixed3=1,mixed4=0.5.")
-    for name in weights:
-        features.layer(name)
+        raise UsageError(f"{name} must be at least one layer with a weight, as mixed3=1,mixed4=0.5.")
     return weights
 
 
@@ -323,7 +318,7 @@ def guide_features(features: Features, guide: Any, layers: Sequence[str], multip
 @shows_progress
 def dream(
     image: Any,
-    net: Source = "inception",
+    net: Source | Features = "inception",
     layers: Layers | None = None,
     octaves: int = 4,
     octave_scale: float = 1.4,
@@ -339,14 +334,14 @@ def dream(
     memory: float = 4.0,
     device: str = "auto",
     precision: str = "auto",
-    each: Callable[[Images], None] | None = None,
     progress: Progress | None = None,
 ) -> Images:
     """DeepDream: an image in which a network sees more of what it sees in it, at the image's own size.
 
     Args:
         image: a file, a Pillow image or uint8 (H, W, C); grey ones stay grey.
-        net: a pretrained network ("inception", "vgg16", "resnet50" ...), or a run with a network that looks at images.
+        net: a pretrained network ("inception", "vgg16", "resnet50" ...), a run or model with a network that looks at
+            images, or ``Features`` of any module.
         layers: what rises: {"mixed3": 1.0, ...}, names, or "mixed3=1,mixed4=0.5"; early layers give strokes, later
             ones textures, the last ones parts of animals and buildings. By default those that suit the network.
         octaves: sizes of the image, of which the last is its own.
@@ -362,10 +357,11 @@ def dream(
         seed: of the shifts.
         memory: of all of it in GB; an image that takes more is computed tile by tile, with equal results.
         precision: arithmetic of the network: auto, fp32 or bf16.
-        each: called with each image once it is there.
         progress: called after each step, (done, total, description).
     Raises:
         UsageError: an unknown network or layer, an image too small for one, an argument out of its range.
+        Stopped: a KeyboardInterrupt after the first step; its ``result`` is the dream so far, or the film's whole
+            images.
     """
     frames, zoom = integer(argument("frames"), frames, 1, 10_000), number(argument("zoom"), zoom, 1)
     (seed,) = check_seeds(seed)
@@ -373,17 +369,22 @@ def dream(
     dreams = dreamer(
         net, layers, octaves, octave_scale, steps, loops, guide, lr, jitter, memory, device, precision, progress
     )
-    made_by = {"verb": "dream", "image": plain_option(image), "guide": plain_option(guide), "size": size, "seed": seed}
-    made_by |= {"network": dreams.features.name, "layers": dict(dreams.objective.weights)}
-    made_by |= {"frames": frames, "zoom": zoom} if frames > 1 else {}
-    made_by |= {name: value for name, value in vars(dreams).items() if isinstance(value, int | float)}
-    shape, rows = photo.shape[2:], []
-    total = dreams.count(shape) + (frames - 1) * dreams.onward.count(shape)
-    for done, frame in enumerate(dreams.film(photo, frames, zoom, seed), 1):
-        if progress:
-            progress(done, total, "dreaming")
-        if frame.progress == 1:
-            rows.append(to_images(frame.render()["image"], seeds=[seed], origin=made_by))
-            if each:
-                each(rows[-1])
-    return Images(np.concatenate([row.array for row in rows]), origin=made_by, bare=True)
+    arguments: dict[str, Any] = {name: value for name, value in vars(dreams).items() if isinstance(value, int | float)}
+    arguments |= {"frames": frames, "zoom": zoom} if frames > 1 else {}
+    arguments |= {"image": image, "guide": guide, "size": size, "layers": dict(dreams.objective.weights)}
+    network, rows, done, frame = dreams.features.network, list[np.ndarray](), 0, None
+    made_by = origin("dream", network, [seed], network=dreams.features.name, **arguments)
+    total = dreams.count(photo.shape[2:]) + (frames - 1) * dreams.onward.count(photo.shape[2:])
+    try:
+        for done, frame in enumerate(dreams.film(photo, frames, zoom, seed), 1):
+            if progress:
+                progress(done, total, "dreaming")
+            if frame.progress == 1:
+                rows.append(to_images(frame.render()["image"]).array)
+    except KeyboardInterrupt:
+        if frame is None:
+            raise
+        rows = rows or [to_images(frame.render()["image"]).array]
+        made_by |= {"stopped": f"step {done} of {total}"}
+        raise Stopped(Images(np.concatenate(rows), origin=made_by, bare=True)) from None
+    return Images(np.concatenate(rows), origin=made_by, bare=True)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from reverie.core.batch import Batch
-from reverie.core.errors import UsageError, argument
+from reverie.core.errors import Stopped, UsageError, argument
 from reverie.core.memory import is_exhausted, rows_at_once
 from reverie.core.noise import Noise, fold, mix
-from reverie.core.values import check_seeds, integer, integers
+from reverie.core.values import check_seeds, integer, integers, plain
 from reverie.dreaming.canvas import Canvas, Level, Pixels, paint
 from reverie.dreaming.parametrisations import Fourier, Phase
 from reverie.dreaming.robustness import RedirectedRectifiers, transformed
@@ -96,6 +96,9 @@ class Ascent:
         """Images (N, C, H, W) of filters, and their activations (N,) in the noise they began from and in the images.
 
         Every image has its own random streams, so it does not depend on the others but for rounding.
+
+        Raises:
+            Stopped: a KeyboardInterrupt after the first step; its ``result`` are the images so far.
         """
         device = next(features.network.parameters()).device
         channels = torch.tensor(numbers, device=device)
@@ -117,10 +120,20 @@ class Ascent:
             lambda parameters: torch.optim.Adam(parameters, RATES[self.parametrisation]),
             schedule=lambda step, progress: min(1.0, 2 * (1 - progress)),
         )
-        for step, _ in enumerate(paint(canvas, self.seed, device=str(device)), 1):
-            after_step(step)
-        with torch.no_grad():
+
+        @torch.no_grad()
+        def result() -> tuple[Tensor, Tensor, Tensor]:
             return canvas.image(), before, self.activations(features, layer, channels, canvas.image())
+
+        step = 0
+        try:
+            for step, _ in enumerate(paint(canvas, self.seed, device=str(device)), 1):
+                after_step(step)
+        except KeyboardInterrupt:
+            if not step:
+                raise
+            raise Stopped(result()) from None
+        return result()
 
 
 @shows_progress
@@ -156,8 +169,9 @@ def filters(
         progress: called with (step, steps of all filters, description).
     Raises:
         UsageError: no such network, layer or channel, or a size that the network does not see.
+        Stopped: a KeyboardInterrupt after the first step; its ``result`` are the images so far.
     """
-    features = network if isinstance(network, Features) else features_of(network, device)
+    features = features_of(network, device)
     entry = features.layer(layer)
     numbers = _numbers(channels, entry, layer)
     shape = features.size if size is None else (integer(argument("size"), size, 8, 4096),) * 2
@@ -166,55 +180,71 @@ def filters(
     (seed,) = check_seeds(seed)
     ascent = Ascent(shape, integer(argument("steps"), steps, 1, 100_000), parametrisation, objective, seed)
     ascent.check(features, layer)
-    chunk = rows_at_once(ascent.shape, "cpu", 32)
-    total, parts = -(-len(numbers) // chunk) * ascent.steps, []
-    for index, low in enumerate(range(0, len(numbers), chunk)):
+    chunk, done = rows_at_once(ascent.shape, "cpu", 32), 0
+    total, parts, stopped = -(-len(numbers) // chunk) * ascent.steps, list[tuple[Tensor, ...]](), dict[str, str]()
 
-        def after_step(step: int, index: int = index) -> None:
-            if progress:
-                progress(index * ascent.steps + step, total, f"filters of {layer}")
+    def after_step(step: int) -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total, f"filters of {layer}")
 
-        parts.append(ascent(features, layer, numbers[low : low + chunk], after_step))
+    try:
+        for low in range(0, len(numbers), chunk):
+            parts.append(ascent(features, layer, numbers[low : low + chunk], after_step))
+    except KeyboardInterrupt as stop:
+        parts += [stop.result] if isinstance(stop, Stopped) else []
+        if not parts:
+            raise
+        numbers, stopped = numbers[: sum(len(part[0]) for part in parts)], {"stopped": f"step {done} of {total}"}
     images, before, after = (torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True))
     spec = Spec("image", ascent.shape, features.channels)
     options: dict[str, Any] = {"channels": numbers, "steps": steps, "size": list(shape), "seed": seed}
     options |= {"parametrisation": parametrisation, "objective": objective}
-    return Images(
+    result = Images(
         medium_of(spec).to_storage(images, spec),
         spec,
         labels=[_label(*row) for row in zip(numbers, before.tolist(), after.tolist(), strict=True)],
-        origin=origin("filters", features.network, network=features.name, layer=layer, **options),
+        origin=origin("filters", features.network, network=features.name, layer=layer, **options) | stopped,
         conditions={"channels": numbers, "noise": before.tolist(), "activations": after.tolist()},
     )
+    if stopped:
+        raise Stopped(result)
+    return result
 
 
 @shows_progress
 def filter_page(
     network: Source | Features,
-    layers: Sequence[str] = (),
+    layers: str | Sequence[str] | None = None,
     number: int = 8,
+    steps: int = 96,
     size: int | None = None,
+    parametrisation: Parametrisation = "fourier",
+    objective: Objective = "channel",
+    seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
-    **options: Any,
 ) -> Sheet:
     """A few filters of each of several layers: a row for a layer, from the first to the deepest.
 
     Args:
-        network, device: as for ``filters``.
+        network, steps, parametrisation, objective, seed, device: as for ``filters``.
         layers: by default ``representative`` ones.
         number: filters of a layer, evenly spaced.
         size: side of the images in pixels; by default the network's own images', of a pretrained one 128.
         progress: called with (step, steps of all layers, description).
-        options: of ``filters``.
     Raises:
-        UsageError: as for ``filters``.
+        UsageError, Stopped: as for ``filters``.
     """
-    features = network if isinstance(network, Features) else features_of(network, device)
+    features = features_of(network, device)
     if size is None and features.name in NETWORKS:
         size = 128
-    chosen, rows = list(layers) or representative(features.main_layers), dict[str, Images]()
+    chosen = representative(features.main_layers) if layers is None else features.names(layers)
+    if not chosen:
+        raise UsageError(f"{argument('layers')} must be at least one of {', '.join(features.main_layers)}.")
     number = min(integer(argument("number"), number, 1, 64), *(features.layer(name).channels for name in chosen))
+    rows, stopped = dict[str, Images](), dict[str, str]()
     for index, name in enumerate(chosen):
 
         def update(step: int, steps: int, what: str, index: int = index) -> None:
@@ -222,9 +252,22 @@ def filter_page(
                 progress(index * steps + step, len(chosen) * steps, what)
 
         numbers = evenly(features.layer(name).channels, number)
-        rows[name] = filters(features, name, numbers, size=size, progress=update, **options)
-    made_by = rows[chosen[0]].origin
-    return Sheet(rows, columns=number, origin={k: v for k, v in made_by.items() if k not in ("layer", "channels")})
+        try:
+            rows[name] = filters(
+                features, name, numbers, steps, size, parametrisation, objective, seed, progress=update
+            )
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Stopped) and len(stop.result) == number:
+                rows[name] = stop.result
+            if not rows:
+                raise
+            stopped = {"stopped": f"layer {len(rows)} of {len(chosen)}"}
+            break
+    by = {name: value for name, value in rows[chosen[0]].origin.items() if name not in ("layer", "channels")}
+    sheet = Sheet(rows, columns=number, origin=by | stopped)
+    if stopped:
+        raise Stopped(sheet)
+    return sheet
 
 
 def is_dead(noise: float, activation: float) -> bool:
@@ -252,6 +295,7 @@ def representative(layers: Mapping[str, Layer]) -> list[str]:
 def _numbers(channels: Any, layer: Layer, name: str) -> list[int]:
     if channels is None or (isinstance(channels, str) and channels == "all"):
         return evenly(layer.channels, layer.channels if channels else FEW)
+    channels = plain(channels)
     numbers = None if isinstance(channels, str) else integers([channels] if isinstance(channels, int) else channels)
     if not numbers:
         raise UsageError(f"{argument('channels')} must be numbers of filters or 'all', not {channels!r:.80}.")

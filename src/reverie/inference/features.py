@@ -10,7 +10,7 @@ import torch
 from reverie.core import registry
 from reverie.core.cache import Progress
 from reverie.core.card import card_of, name_of
-from reverie.core.errors import UsageError, suggest
+from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.files import exists
 from reverie.core.options import listed
 from reverie.core.precision import pick_device, pick_precision
@@ -20,23 +20,32 @@ from reverie.nets.features import Features
 from reverie.pretrained import networks
 
 
-def features_of(source: Source, device: str = "auto", progress: Progress | None = None) -> Features:
+def features_of(
+    source: Source | Features, device: str = "auto", progress: Progress | None = None, precision: str = "auto"
+) -> Features:
     """The activations of a network by layer, named by its modules: "body.2", "encoder.layers.3.conv1".
 
     Of a run it is the network that looks at images: a GAN's discriminator, the encoder of an autoencoder, the denoiser
     of a diffusion model where there is little noise, the generator of a translator.
 
     Args:
-        source: a pretrained network ("vgg16" ...), a run, or a model; one that can be trained is copied.
-        device: of the network; a pretrained one computes in bf16 where that is fast.
+        source: a pretrained network ("vgg16" ...), a run, or a model; one that can be trained is copied. ``Features``
+            are returned as they are.
+        device: of the network.
         progress: of the download of a pretrained network.
+        precision: arithmetic of a pretrained network: "auto" (bf16 where that is fast), "fp32" or "bf16". Others
+            compute in fp32.
     Raises:
         UsageError: no such network or run, or a model without ``features`` or of no images.
     """
+    target = pick_device(device)
+    bf16 = pick_precision(precision, target).bf16
+    if isinstance(source, Features):
+        return source
     if isinstance(source, str) and source in networks.NETWORKS:
-        target = pick_device(device)
-        dtype = torch.bfloat16 if pick_precision("auto", target).bf16 else torch.float32
-        return networks.features(source, target, dtype, progress)
+        return networks.features(source, target, torch.bfloat16 if bf16 else torch.float32, progress)
+    if precision == "bf16":
+        raise UsageError(f"{argument('precision', precision)} is for pretrained networks: others compute in fp32.")
     if isinstance(source, str) and source == Path(source).name and not exists(source):
         names = list(networks.NETWORKS)
         raise UsageError(
@@ -53,7 +62,7 @@ def features_of(source: Source, device: str = "auto", progress: Progress | None 
     if any(parameter.requires_grad for parameter in model.parameters()):
         model = copy.deepcopy(model)
     return Features(
-        model.to(pick_device(device)),
+        model.to(target),
         model.features,
         channels=card.conditions.get("source", spec.channels),
         size=(spec.shape[0], spec.shape[1]),

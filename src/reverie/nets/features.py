@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from reverie.core.errors import UsageError, suggest
+from reverie.core.errors import UsageError, argument, suggest
 
 
 class Layer(NamedTuple):
@@ -93,10 +93,29 @@ class Features(nn.Module):
         Raises:
             UsageError: an unknown layer.
         """
-        path = self.aliases.get(layer, layer)
-        if path not in dict(self.network.named_modules()):
+        path = self.aliases.get(layer, layer) if isinstance(layer, str) else None
+        if path is None or path not in dict(self.network.named_modules()):
             self._refuse(layer)
         return path
+
+    def names(self, layers: Any) -> list[str]:
+        """Names of layers as a list; a text is one name.
+
+        Raises:
+            UsageError: no names, an unknown layer, or one twice, also by another name.
+        """
+        names = [layers] if isinstance(layers, str) else [*layers] if isinstance(layers, Iterable) else [layers]
+        if not all(isinstance(name, str) for name in names):
+            raise UsageError(f"{argument('layers')} must be names of layers, not {layers!r:.80}.")
+        paths: dict[str, str] = {}
+        for name in names:
+            self.layer(name)
+            path = self.resolve(name)
+            if path in paths:
+                also = f" (also as {paths[path]})" if paths[path] != name else ""
+                raise UsageError(f"{argument('layers')} has {name} twice{also}.")
+            paths[path] = name
+        return names
 
     def layer(self, name: str) -> Layer:
         """The size of a layer's activations.
