@@ -18,7 +18,7 @@ from reverie.core.errors import Stopped, UsageError
 from reverie.dreaming import deepdream
 from reverie.dreaming.deepdream import Dreamer, Norms, dream, guide_features, layer_weights, with_detail, zoomed
 from reverie.dreaming.photo import to_images
-from reverie.dreaming.tiles import Tiling, _sight, evaluate, tiling
+from reverie.dreaming.tiles import Tiling, _growth, _kept, _sight, evaluate, tiling
 from reverie.nets.features import Features
 from reverie.nets.perceptual import best_match
 from reverie.nets.vgg import VGG
@@ -178,6 +178,39 @@ def test_a_network_that_depends_on_the_whole_image_or_its_size_is_not_cut(last):
     features = Features(nn.Sequential(nn.Conv2d(3, 2, 3), last))
     with pytest.raises(UsageError, match="cannot be cut"):
         tiling(features, ["1"], (4000, 3000), 1e7)
+
+
+class Attention(nn.Module):
+    """Positions of a stride 2 attend to all, as written in textbooks: a number for each pair."""
+
+    def forward(self, x):
+        rows = nn.functional.avg_pool2d(x, 2).flatten(2).mT
+        return (rows @ rows.mT).softmax(2) @ rows
+
+
+def test_memory_of_attention_grows_with_the_square_of_the_pixels():
+    features = Features(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Attention()), size=(8, 12))
+    per_pixel, per_pair = _growth(features, ["1"])
+    assert per_pair == 2 * 4 / 4**2  # two passes; a softmax of 4 bytes for each pair of positions of 4 pixels
+    kept = sum(_kept(features, ["1"], 40, 60))
+    assert kept == pytest.approx((40 * 60 * per_pixel + (40 * 60) ** 2 * per_pair) / 2, rel=0.01)
+    assert _growth(Features(features.network), ["0"])[1] == 0
+    need = 400 * 300 * per_pixel + (400 * 300) ** 2 * per_pair
+    assert tiling(features, ["1"], (400, 300), 1.01 * need) is None
+    with pytest.raises(UsageError, match=r"Attention over 300 x 400 pixels takes 7\.2 GB .* cannot be cut"):
+        tiling(features, ["1"], (400, 300), 0.99 * need)
+
+
+def test_what_is_measured_at_a_small_size_is_what_a_large_image_takes():
+    layers = [DEEP, "relu3_1"]
+    per_pixel, per_pair = _growth(NET, layers)
+    assert per_pair == 0 and 2 * sum(_kept(NET, layers, 160, 224)) == pytest.approx(per_pixel * 160 * 224, rel=0.01)
+
+
+def test_a_network_of_one_size_says_so_before_the_work():
+    fixed = Features(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4)), size=(8, 8), name="fixed")
+    with pytest.raises(UsageError, match="fixed does not take images of 90 x 100 pixels"):
+        dream(bytes_of(PHOTO)[:, :90], fixed, layers="1", octaves=1, memory=0.7)
 
 
 def test_a_dream_in_tiles_is_the_dream_at_once(monkeypatch):

@@ -118,10 +118,11 @@ def dream(
         result["out"] = str(path)
         lines.append(f"A dream of {images.shape[2]} x {images.shape[1]} pixels in {path}")
     if movie:
-        share, scale = len(images) / number, montage.film_scale(images.shape[1])
+        share, scale = len(images) / number, montage.film_scale(*images.shape[1:3])
         montage.save_film(movie, images.array, length * share, origin=images.origin, lossless=False)
         result |= {"film": str(movie), "frames": len(images), "scale": scale}
-        lines.append(f"{len(images)} of {number} frames in {movie}" + f", enlarged {scale} times" * (scale > 1))
+        count = f"{len(images)} of {number}" if stop else str(number)
+        lines.append(f"{count} frames in {movie}" + f", enlarged {scale} times" * (scale > 1))
     report(json, result, *lines)
     if stop:
         raise stop

@@ -8,6 +8,7 @@ photograph lost in the smaller one: the photograph at this size minus its smalle
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -190,20 +191,27 @@ class Dreamer:
         least = least_side(self.features, self.objective.layers) if self.multiple == 1 else 1
         scale = max(1.0, least / min(shape))
         budget = self.memory - _PROCESS - _COPIES * 12 * shape[0] * shape[1]
-        tiles = tiling(self.features, self.objective.layers, [round(side * scale) for side in shape], budget)
+        with self._accepted(shape):
+            tiles = tiling(self.features, self.objective.layers, [round(side * scale) for side in shape], budget)
 
         def loss(image: Tensor, batch: Batch) -> dict[str, Tensor]:
             shifts = batch.rng.integers(2 * self.jitter + 1, 2)[0].sub(self.jitter).tolist()
             image = seen(image.roll(shifts, (2, 3)), self.features, self.multiple, least)
-            try:
+            with self._accepted(image.shape[2:]):
                 return evaluate(self.features, self.objective, image, tiles)
-            except RuntimeError as error:
-                if self.multiple == 1 or is_exhausted(error):
-                    raise
-                sides = f"{image.shape[3]} x {image.shape[2]}"
-                raise UsageError(f"{self.features.name} does not take images of {sides} pixels: {error}.") from error
 
         return loss
+
+    @contextlib.contextmanager
+    def _accepted(self, shape: Sequence[int]) -> Iterator[None]:
+        """Say it where a network of one's own does not take images of (height, width) pixels."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.multiple == 1 or is_exhausted(error):
+                raise
+            sides = f"{shape[1]} x {shape[0]}"
+            raise UsageError(f"{self.features.name} does not take images of {sides} pixels: {error}.") from error
 
 
 def _finished(canvas: Canvas) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise, product
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ Statistics = dict[str, Tensor]
 
 _PROBES = (96, 192, 384, 768, 1536)  # sides in pixels; their differences are multiples of every stride 2^a or 3 * 2^a
 _GRID = 64  # pixels; tiles begin at multiples of it, and so of every stride that divides it
-_MOST = 16_384  # bytes per pixel that no network takes: small images need no measurement
+_MOST = 16_384  # bytes per pixel that no network takes: images as small as its own need no measurement
 _PASSES = 2.0  # memory of a forward and a backward pass, over that of the activations which autograd keeps
 
 
@@ -201,8 +201,15 @@ def tiling(features: Features, layers: Sequence[str], shape: Sequence[int], memo
         UsageError: not even the smallest tile fits, or a layer depends on the whole image.
     """
     pixels, memory = shape[0] * shape[1], max(0.0, memory)
-    if pixels * _MOST <= memory or pixels * (per_pixel := _PASSES * _kept(features, layers)) <= memory:
+    if math.isinf(memory) or (pixels * _MOST <= memory and pixels <= 8 * math.prod(features.size)):
         return None
+    per_pixel, per_pair = _growth(features, layers)
+    if (need := pixels * per_pixel + pixels**2 * per_pair) <= memory:
+        return None
+    if per_pair:
+        _refuse(
+            features, layers, f"Attention over {shape[1]} x {shape[0]} pixels takes {need / 1e9:.2g} GB of memory. "
+        )
     halo, strides = _sight(features, layers)
     side = (math.isqrt(int(memory / per_pixel)) - 2 * halo) // _GRID * _GRID
     if side < _GRID:
@@ -214,13 +221,35 @@ def tiling(features: Features, layers: Sequence[str], shape: Sequence[int], memo
     return Tiling(side, halo, strides)
 
 
-def _probe(features: Features, side: int) -> Tensor:
+def _refuse(features: Features, layers: Sequence[str], why: str = "") -> NoReturn:
+    raise UsageError(
+        f"{why}{', '.join(layers)} of {features.name} depend on the whole image or on its size, so it cannot be cut "
+        f"into tiles. Choose a smaller {argument('size')}, more {argument('memory')}, or layers that are less deep."
+    )
+
+
+def _probe(features: Features, height: int, width: int) -> Tensor:
     device = next(features.network.parameters(), next(features.network.buffers(), torch.zeros(()))).device
-    return torch.zeros(1, features.channels, side, side, device=device)
+    return torch.zeros(1, features.channels, height, width, device=device)
 
 
-def _kept(features: Features, layers: Sequence[str]) -> float:
-    """Bytes that autograd keeps per pixel of an image."""
+def _growth(features: Features, layers: Sequence[str]) -> tuple[float, float]:
+    """Bytes of a forward and a backward pass per pixel, and per pair of pixels.
+
+    Each tensor that autograd keeps is measured in two images, of which one is twice as wide: there it has twice the
+    bytes, or four times those of attention, which has a number for each pair of positions.
+    """
+    height, width = features.size
+    few, many = (_kept(features, layers, height, scale * width) for scale in (2, 4))
+    if len(few) != len(many):  # another algorithm at another size
+        few, many = [sum(few)], [sum(many)]
+    of_pairs = sum(large for small, large in zip(few, many, strict=True) if large > 3 * small)
+    of_pixels = sum(large - small for small, large in zip(few, many, strict=True) if large <= 3 * small)
+    return _PASSES * of_pixels / (2 * height * width), _PASSES * of_pairs / (4 * height * width) ** 2
+
+
+def _kept(features: Features, layers: Sequence[str], height: int, width: int) -> list[int]:
+    """Bytes of each tensor that autograd keeps of an image."""
     weights = {tensor.data_ptr() for tensor in (*features.parameters(), *features.buffers())}
     sizes: dict[int, int] = {}
 
@@ -230,10 +259,9 @@ def _kept(features: Features, layers: Sequence[str]) -> float:
         return tensor
 
     with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
-        maps = features(_probe(features, _PROBES[0]).requires_grad_(), layers)
-    kept = sum(sizes.values()) / _PROBES[0] ** 2
+        maps = features(_probe(features, height, width).requires_grad_(), layers)
     del maps  # until here: storages that are freed would lend their addresses to others
-    return kept
+    return [*sizes.values()]
 
 
 @torch.no_grad()
@@ -260,15 +288,12 @@ def _sight(features: Features, layers: Sequence[str]) -> tuple[int, dict[str, in
             return math.ceil(reach / _GRID) * _GRID, steps
         if side >= 768 and any(x.all() for x in touched.values()):
             break
-    raise UsageError(
-        f"{', '.join(layers)} of {features.name} depend on the whole image or on its size, so it cannot be cut into "
-        f"tiles. Choose a smaller {argument('size')}, more {argument('memory')}, or layers that are less deep."
-    )
+    _refuse(features, layers)
 
 
 def _touched(features: Features, layers: Sequence[str], side: int, pixel: int) -> dict[str, Tensor]:
     """The positions (h, w) of each layer that depend on the pixel (pixel, pixel) of an image of a side."""
-    image = _probe(features, side)
+    image = _probe(features, side, side)
     image[..., pixel, pixel] = math.nan
     return {layer: x.isnan().any(1)[0] for layer, x in features(image, layers).items()}
 

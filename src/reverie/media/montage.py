@@ -132,9 +132,9 @@ def save(path: Path | str, image: np.ndarray, origin: Origin | None = None) -> P
     return path
 
 
-def film_scale(height: int) -> int:
-    """The whole-number enlargement of a film that is small."""
-    return max(1, round(160 / height))
+def film_scale(height: int, width: int) -> int:
+    """The whole-number enlargement of a film: small ones to about 160 pixels, at most 4,000 wide."""
+    return max(1, min(round(160 / height), 4000 // width))
 
 
 def save_film(
@@ -165,7 +165,7 @@ def save_film(
     if not len(frames):
         raise UsageError(f"Cannot write {path.name}: there are no images.")
     ending = ending_of(path)
-    scale = film_scale(frames.shape[1]) if scale is None else scale
+    scale = film_scale(*frames.shape[1:3]) if scale is None else scale
     if ending in (".webp", ".gif"):
         film = [to_image(frame) for frame in frames.repeat(scale, 1).repeat(scale, 2)]
         duration = [max(10, round(each)) for each in durations or [1000 * seconds / len(frames)] * len(frames)]
