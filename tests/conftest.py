@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from reverie.cli import main
 from reverie.data.types import Dataset, Report, Split
 from reverie.media import plots
+from reverie.pretrained import weights
 from run_cases import blank_plot
 
 torch.set_num_threads(1)
@@ -77,6 +78,19 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REVERIE_HOME", str(path))
         yield path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_downloads():
+    """Tests fetch no weights: a network that one of them fetched would be there for those after it."""
+
+    def refuse(*_, **__) -> bytes:
+        raise OSError("tests fetch nothing")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for source in ("download", "pip_download", "npm_pack"):
+            patch.setattr(weights, source, refuse)
+        yield
 
 
 @pytest.fixture(autouse=True)

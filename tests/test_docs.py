@@ -23,12 +23,14 @@ import pytest
 from PIL import Image
 
 import reverie as rv
+from random_networks import random_weights
 from reverie.cli import main
 from reverie.commands import COMMANDS
 from reverie.core import registry
 from reverie.core.options import has_flag
 from reverie.data import bundled, public
 from reverie.data.arrays import of_images
+from reverie.pretrained import weights
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -38,9 +40,9 @@ HISTORY = [DOCS / "decisions.md", DOCS / "log.md"]  # they may name options of e
 SKIPPED = {  # commands that are parsed but not run, by a part of them
     "stylize photo.jpg": "takes minutes, and VGG's weights; test_style runs the command on a network of random weights",
     "--metrics fid,kid": "needs Inception's weights from the network",
-    "--loss perceptual": "needs VGG-16's weights from the network",
-    "dream cat.png": "needs weights from the network; test_dream runs the verb",
-    "filters vgg16": "needs VGG-16's weights from the network",
+    "--net resnet50": "needs its weights from the network",
+    "--film zoom.webp --frames 100": "a hundred frames; test_dream makes three",
+    "filters vgg16 --page": "thousands of filters; test_filters makes a page of few",
 }
 SKIPPED_BLOCKS = {  # Python that is not run, by its first line
     "from diffusers import DiffusionPipeline": "loads code from the exported folder; test_interop runs the same",
@@ -288,8 +290,9 @@ class World:
         (self.folder / "two-folders/B").mkdir()
         for i, image in enumerate(images_of(12, 3, 99)):
             Image.fromarray(image).save(self.folder / f"two-folders/B/other-{i}.png")
-        for i, name in enumerate(("photo", "a", "b", "painting")):
+        for i, name in enumerate(("photo", "a", "b", "painting", "cat")):
             Image.fromarray(images_of(1, 3, i)[0]).save(self.folder / f"{name}.png")
+        Image.fromarray(images_of(1, 3, 5)[0]).save(self.folder / "flower.jpg")
         film = [Image.fromarray(image) for image in images_of(3, 3, 5)]
         film[0].save(self.folder / "film.gif", save_all=True, append_images=film[1:])
         for block in BLOCKS:
@@ -420,6 +423,7 @@ def world(tmp_path_factory, home):
         fashion, emoji = of_classes(bundled.FASHION_CLASSES, 1), small_emoji()
         patch.setattr(bundled, "BUNDLED", {"fashion": lambda: fashion, "emoji": lambda: emoji})
         patch.setattr(public, "load_public", small_public)
+        patch.setattr(weights, "load", random_weights)
         world = World(folder)
         world.files()
         yield world

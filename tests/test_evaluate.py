@@ -14,6 +14,7 @@ from PIL import Image
 
 import reverie as rv
 from processes import reverie_on_ranks
+from random_networks import random_inception
 from reverie.core.card import Card, Likelihood
 from reverie.core.errors import UsageError
 from reverie.data.types import Split
@@ -25,7 +26,7 @@ from reverie.evaluation.passport import Refusal, Score, Scores
 from reverie.evaluation.resize import RESIZES, resize
 from reverie.evaluation.statistics import Moments
 from reverie.inference.rows import spread
-from reverie.nets.inception import BLOCKS, CONVOLUTIONS, Inception
+from reverie.nets.inception import BLOCKS, Inception
 
 
 def some(split: Split, rows) -> Split:
@@ -391,48 +392,8 @@ def plain_inception(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.
     return x.mean((2, 3))
 
 
-def inception_shapes() -> dict[str, tuple[int, int, int, int]]:
-    """(out, in, height, width) of every convolution, from Table 1 of the paper and the graph."""
-    shapes = dict(
-        zip(
-            CONVOLUTIONS[:5],
-            [(32, 3, 3, 3), (32, 32, 3, 3), (64, 32, 3, 3), (80, 64, 1, 1), (192, 80, 3, 3)],
-            strict=True,
-        )
-    )
-    at35 = [(64, 0, 1, 1), (48, 0, 1, 1), (64, 48, 5, 5), (64, 0, 1, 1), (96, 64, 3, 3), (96, 96, 3, 3)]
-    rows = {"Mixed_5b": [*at35, (32, 0, 1, 1)], "Mixed_5c": [*at35, (64, 0, 1, 1)], "Mixed_5d": [*at35, (64, 0, 1, 1)]}
-    rows["Mixed_6a"] = [(384, 0, 3, 3), (64, 0, 1, 1), (96, 64, 3, 3), (96, 96, 3, 3)]
-    for block, c in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
-        seven = [(c, 0, 1, 1), (c, c, 1, 7), (192, c, 7, 1)]
-        deep = [(c, 0, 1, 1), (c, c, 7, 1), (c, c, 1, 7), (c, c, 7, 1), (192, c, 1, 7)]
-        rows[block] = [(192, 0, 1, 1), *seven, *deep, (192, 0, 1, 1)]
-    rows["Mixed_7a"] = [
-        (192, 0, 1, 1),
-        (320, 192, 3, 3),
-        (192, 0, 1, 1),
-        (192, 192, 1, 7),
-        (192, 192, 7, 1),
-        (192, 192, 3, 3),
-    ]
-    fan = [(384, 384, 1, 3), (384, 384, 3, 1)]
-    last = [(320, 0, 1, 1), (384, 0, 1, 1), *fan, (448, 0, 1, 1), (384, 448, 3, 3), *fan, (192, 0, 1, 1)]
-    rows |= {"Mixed_7b": last, "Mixed_7c": last}
-    inputs = dict(zip(BLOCKS, (192, 256, 288, 288, 768, 768, 768, 768, 768, 1280, 2048), strict=True))
-    for block in BLOCKS:
-        for name, (out, into, *kernel) in zip(BLOCKS[block].names, rows[block], strict=True):
-            shapes[f"{block}.{name}"] = (out, into or inputs[block], *kernel)
-    return shapes
-
-
 def test_inception_rewritten_for_speed_equals_a_plain_reading_of_the_graph():
-    generator = torch.Generator().manual_seed(0)
-    weights = {}
-    for name, shape in inception_shapes().items():
-        fan = math.prod(shape[1:])
-        weights[f"{name}.weight"] = torch.randn(shape, generator=generator) * math.sqrt(2 / fan)
-        weights[f"{name}.beta"], weights[f"{name}.mean"] = 0.2 * torch.randn(2, shape[0], generator=generator)
-        weights[f"{name}.var"] = 0.5 + torch.rand(shape[0], generator=generator)
+    weights, generator = random_inception(), torch.Generator().manual_seed(1)
     x = torch.rand(1, 3, 107, 107, generator=generator) * 2 - 1
     with torch.inference_mode():
         truth = plain_inception({name: value.double() for name, value in weights.items()}, x.double())
