@@ -21,6 +21,7 @@ from reverie.dreaming.photo import to_images
 from reverie.dreaming.tiles import Tiling, _growth, _kept, _sight, evaluate, tiling
 from reverie.nets.features import Features
 from reverie.nets.perceptual import best_match
+from reverie.nets.unet import attend
 from reverie.nets.vgg import VGG
 
 COLOURS = {"shape": 16, "channels": 3, "width": 8}  # of a tiny model of colour images
@@ -199,6 +200,22 @@ def test_memory_of_attention_grows_with_the_square_of_the_pixels():
     assert tiling(features, ["1"], (400, 300), 1.01 * need) is None
     with pytest.raises(UsageError, match=r"Attention over 300 x 400 pixels takes 7\.2 GB .* cannot be cut"):
         tiling(features, ["1"], (400, 300), 0.99 * need)
+
+
+class Fused(nn.Module):
+    """Attention as our networks have it: fused from 513 positions on."""
+
+    def forward(self, x):
+        rows = nn.functional.avg_pool2d(x, 2).flatten(2).mT[:, None].contiguous()
+        return attend(rows, rows, rows)[:, 0]
+
+
+def test_attention_that_is_fused_at_the_size_of_an_image_is_measured_there():
+    features = Features(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Fused()), size=(8, 12))
+    assert _growth(features, ["1"])[1] > 0  # at 96 positions
+    per_pixel, per_pair = _growth(features, ["1"], 400 * 300, 1e9)
+    assert per_pair == 0 and 2 * sum(_kept(features, ["1"], 80, 60)) == pytest.approx(per_pixel * 80 * 60, rel=0.05)
+    assert tiling(features, ["1"], (400, 300), 1e9) is None
 
 
 def test_what_is_measured_at_a_small_size_is_what_a_large_image_takes():

@@ -203,7 +203,7 @@ def tiling(features: Features, layers: Sequence[str], shape: Sequence[int], memo
     pixels, memory = shape[0] * shape[1], max(0.0, memory)
     if math.isinf(memory) or (pixels * _MOST <= memory and pixels <= 8 * math.prod(features.size)):
         return None
-    per_pixel, per_pair = _growth(features, layers)
+    per_pixel, per_pair = _growth(features, layers, pixels, memory)
     if (need := pixels * per_pixel + pixels**2 * per_pair) <= memory:
         return None
     if per_pair:
@@ -233,19 +233,26 @@ def _probe(features: Features, height: int, width: int) -> Tensor:
     return torch.zeros(1, features.channels, height, width, device=device)
 
 
-def _growth(features: Features, layers: Sequence[str]) -> tuple[float, float]:
+def _growth(features: Features, layers: Sequence[str], pixels: int = 0, memory: float = 0.0) -> tuple[float, float]:
     """Bytes of a forward and a backward pass per pixel, and per pair of pixels.
 
     Each tensor that autograd keeps is measured in two images, of which one is twice as wide: there it has twice the
-    bytes, or four times those of attention, which has a number for each pair of positions.
+    bytes, or four times those of attention, which has a number for each pair of positions. Attention that does not fit
+    is measured in ever wider images, as far as memory goes: fused algorithms, for many positions, do without it.
     """
-    height, width = features.size
-    few, many = (_kept(features, layers, height, scale * width) for scale in (2, 4))
-    if len(few) != len(many):  # another algorithm at another size
-        few, many = [sum(few)], [sum(many)]
-    of_pairs = sum(large for small, large in zip(few, many, strict=True) if large > 3 * small)
-    of_pixels = sum(large - small for small, large in zip(few, many, strict=True) if large <= 3 * small)
-    return _PASSES * of_pixels / (2 * height * width), _PASSES * of_pairs / (4 * height * width) ** 2
+    (height, width), many = features.size, list[int]()
+    while True:
+        width *= 2
+        few, many, area = many, _kept(features, layers, height, width), height * width
+        if not few:
+            continue
+        if len(few) != len(many):  # another algorithm
+            few, many = [sum(few)], [sum(many)]
+        pairs = sum(large for small, large in zip(few, many, strict=True) if large > 3 * small)
+        per_pixel, per_pair = _PASSES * (sum(many) - pairs) / area, _PASSES * pairs / area**2
+        fits = pixels * per_pixel + pixels**2 * per_pair <= memory
+        if fits or not per_pair or 2 * area >= pixels or 2 * area * per_pixel + (2 * area) ** 2 * per_pair > memory:
+            return per_pixel, per_pair
 
 
 def _kept(features: Features, layers: Sequence[str], height: int, width: int) -> list[int]:
