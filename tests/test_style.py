@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
+import os
+import signal
 from dataclasses import replace
 from itertools import pairwise
 
@@ -16,7 +19,7 @@ from torch.autograd import gradcheck
 import reverie as rv
 from engine_cases import state_of, walk
 from reverie.cli import main
-from reverie.core.errors import UsageError
+from reverie.core.errors import ReverieError, UsageError
 from reverie.core.precision import Precision
 from reverie.data.batches import NoData
 from reverie.dreaming import style, style_canvas
@@ -332,11 +335,93 @@ def test_frames_show_the_image_in_its_final_shape_and_the_last_is_the_result(ran
         ({"content_weight": float("nan")}, "content_weight of stylize must be a finite number"),
         ({"memory": 0.5}, "Raise memory"),
         ({"optimizer": "adamw"}, "optimizer of stylize must be"),
+        ({"blend": [0]}, "one above 0"),
+        ({"blend": "half"}, "blend must be a finite number"),
+        ({"recipe": None}, "recipe must be fast or plain, not None"),
+        ({"recipe": replace(RECIPE, steps="many")}, "steps of stylize must be"),
+        ({"layer_weights": (0,) * 5}, "layer_weights must be above 0 for at least one layer"),
+        ({"lr": 1e30}, "lr of stylize must be above 0 and at most"),
+        ({"net": 5}, "net must be the name of a network, a run, or a model, not 5"),
+        ({"watch": 5}, "watch must be a function"),
     ],
 )
 def test_wrong_arguments_are_named(random_vgg, options, words):
     with pytest.raises(UsageError, match=words):
         rv.stylize(picture(32, 32), picture(32, 32, 1), **options)
+
+
+def test_one_style_may_have_its_share_as_a_number(random_vgg):
+    one, listed = (rv.stylize(picture(32, 32), picture(32, 32, 1), blend=blend, **QUICK) for blend in (5, [0.5]))
+    assert np.array_equal(one, listed)
+
+
+def test_what_to_name_is_said_where_a_style_is_missing_or_a_folder_is_to_be_painted(tmp_path, capsys):
+    Image.fromarray(picture(32, 32)).save(tmp_path / "photo.png")
+    painted = [str(tmp_path), "a.png", "--out", str(tmp_path / "painted")]
+    for words, message in (
+        ([str(tmp_path / "photo.png")], "There is no style. Name"),
+        (painted, "is a folder; only a"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["stylize", *words])
+        error = capsys.readouterr().err
+        assert message in error and "--net" in error and "--styles" not in error
+
+
+def test_an_image_that_diverges_is_an_error_with_advice_for_images(random_vgg, monkeypatch):
+    monkeypatch.setattr(style_canvas, "total_variation", lambda image: image * math.inf)
+    with pytest.raises(ReverieError, match=r"diverged at step 1: its loss is nan\. Try a lower lr, ") as error:
+        rv.stylize(picture(32, 32), picture(32, 32, 1), **QUICK)
+    assert "warmup" not in str(error.value) and "clip" not in str(error.value)
+
+
+def test_advice_on_memory_names_options_of_the_verb(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise MemoryError("of 9 bytes")
+
+    monkeypatch.setattr(style, "stylize", full)
+    with pytest.raises(SystemExit, match="1"):
+        main(["stylize", "photo.png", "a.png", "--out", str(tmp_path / "out.png")])
+    assert "out of memory (of 9 bytes). Take a smaller --size or --memory.\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_the_image_as_it_is(tmp_path, random_vgg, monkeypatch, capsys, number):
+    names = [str(tmp_path / name) for name in ("photo.png", "a.png", "out.png", "film.webp")]
+    for seed, name in enumerate(names[:2]):
+        Image.fromarray(picture(48, 64, seed)).save(name)
+    paint, frames = style.paint, []
+
+    def interrupted(*arguments):
+        for frame in paint(*arguments):
+            frames.append(frame)
+            yield frame
+            if len(frames) == 2:
+                os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(style, "paint", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        main(["stylize", *names[:2], "--out", names[2], "--film", names[3], "--steps", "30", "--precision", "fp32"])
+    assert origin_of(tmp_path / "out.png")["stopped"] == f"step 2 of {round(2 / frames[1].progress)}"
+    expected = style.to_images(style.resized(frames[1].render()["image"], (48, 64)))
+    assert np.array_equal(np.asarray(Image.open(names[2])), expected.array[0])
+    output = capsys.readouterr()
+    assert output.out.startswith("The image as of step 2 of") and output.err.endswith("stylize: interrupted.\n")
+    assert Image.open(names[3]).size == (3 * 64, 3 * 48)
+
+
+def test_transparency_is_kept_where_the_format_has_it_and_named_where_not(tmp_path, random_vgg):
+    path, (height, width) = files(tmp_path, "rgba")
+    images = rv.stylize(path, picture(33, 40, 1), **QUICK)
+    images.save(tmp_path / "out.png")
+    expected = Image.open(path).getchannel("A")
+    assert images.shape[3] == 3 and np.array_equal(Image.open(tmp_path / "out.png").getchannel("A"), expected)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png"))[..., :3], images.array[0])
+    assert rv.stylize(images, picture(33, 40, 1), size=24, **QUICK).pil[0].mode == "RGBA"
+    with pytest.warns(UserWarning, match=r"out.jpg has no transparency"):
+        images.save(tmp_path / "out.jpg")
+    assert Image.open(tmp_path / "out.jpg").mode == "RGB"
+    assert rv.stylize(picture(height, width), picture(33, 40, 1), **QUICK).alpha is None
 
 
 def test_the_command_writes_an_image_with_its_origin_and_a_film(tmp_path, random_vgg, capsys):

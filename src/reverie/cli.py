@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 
 import reverie
 from reverie.core.errors import ReverieError, UsageError, speak_of_flags, suggest
@@ -55,6 +59,16 @@ RUN is a run directory or a checkpoint inside one. Results go to stdout, progres
 Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM (a training keeps all it has done).
 Documentation: docs/ in the source. Start with: reverie train"""
 
+_SMALLER = {  # what takes less memory
+    "train": "a smaller --size, --width or --batch-size, or a larger --accumulate",
+    "filters": "a smaller --size or fewer --channel",
+    "interpolate": "fewer --frames",
+    "restore": "fewer images or --samples",
+    **dict.fromkeys(("dream", "stylize"), "a smaller --size or --memory"),
+    **dict.fromkeys(("sample", "evaluate", "reconstruct", "forward", "view"), "a smaller -n"),
+}
+_TRAIN = ("train", "resume", "rerun", "distill")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM."""
@@ -82,7 +96,8 @@ def _run(verb: str, rest: list[str]) -> int:
 
         if verb not in COMMANDS:
             raise UsageError(f"There is no verb {verb!r}.{suggest(verb, list(COMMANDS))} See reverie --help.")
-        COMMANDS[verb](rest)
+        with _terminable():
+            COMMANDS[verb](rest)
     except ReverieError as error:
         first, *rest = error.args
         say(sys.stderr, f"reverie {verb}: {first}", *rest)
@@ -93,8 +108,9 @@ def _run(verb: str, rest: list[str]) -> int:
         if not is_exhausted(error):
             raise
         reason = (str(error) or "of Python objects").splitlines()[0][:160]
-        less = "smaller --size, --width, --batch-size or -n, or a larger --accumulate"
-        say(sys.stderr, f"reverie {verb}: out of memory ({reason}). Take a {less}. Checkpoints are kept.")
+        remedy = f"Take {_SMALLER[verb]}" if verb in _SMALLER else "Close other programs"
+        kept = " Checkpoints are kept." if verb in _TRAIN else ""
+        say(sys.stderr, f"reverie {verb}: out of memory ({reason}). {remedy}.{kept}")
         return 1
     except KeyboardInterrupt:
         say(sys.stderr, f"reverie {verb}: interrupted.")
@@ -106,6 +122,19 @@ def _run(verb: str, rest: list[str]) -> int:
         warnings.formatwarning = before
         speak_of_flags(spoke)
     return 0
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM is a KeyboardInterrupt, as Ctrl-C is; where it is ignored or handled, it stays so."""
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL or threading.current_thread() != threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _warning(

@@ -78,8 +78,9 @@ def stylize(
         overwrite: replace a file that reverie did not write, or a folder of other options.
         json: print the result as JSON.
     """
+    from reverie.core.errors import Stopped
     from reverie.dreaming.fast_style import is_run
-    from reverie.dreaming.style import Recorder, network_of
+    from reverie.dreaming.style import Recorder, check_inputs, network_of
     from reverie.dreaming.style import stylize as stylized
 
     changes: dict[str, Any] = {
@@ -99,31 +100,38 @@ def stylize(
         others = {"mask": mask, "film": film, "recipe": None if recipe == "fast" else recipe, **changes}
         by_run(content, styles, net, size, others, blend, strength, keep_color, out, overwrite, json)
         return
+    check_inputs(content, styles)
     inputs = (content, *styles, *mask)
     path = target(out, "stylized.png", overwrite, others=inputs)
     film_path = target(film, "", overwrite, (".mp4",), "film", others=(*inputs, path)) if film else None
-    recorder, name = Recorder(), network_of(net)
-    with bar(True) as progress:
-        image = stylized(
-            content,
-            list(styles),
-            size=size,
-            recipe=recipe,
-            net=name,
-            blend=blend or None,
-            mask=list(mask) or None,
-            keep_color=keep_color,
-            strength=strength,
-            memory=memory,
-            seed=seed,
-            device=device,
-            progress=progress,
-            watch=recorder if film else None,
-            **changes,
-        )
+    recorder, name, stop = Recorder(), network_of(net), None
+    try:
+        with bar(True) as progress:
+            image = stylized(
+                content,
+                list(styles),
+                size=size,
+                recipe=recipe,
+                net=name,
+                blend=blend or None,
+                mask=list(mask) or None,
+                keep_color=keep_color,
+                strength=strength,
+                memory=memory,
+                seed=seed,
+                device=device,
+                progress=progress,
+                watch=recorder if film else None,
+                **changes,
+            )
+    except Stopped as error:
+        stop, image = error, error.result
     image.save(path)
     if film_path:
         recorder.save(film_path, image.origin)
     height, width = image.shape[1:3]
     result = {"out": str(path), "width": width, "height": height, "net": name, "film": film}
-    report(json, result, f"{width} x {height} pixels, in the style of {', '.join(styles)} by {name}, in {path}")
+    state = f"The image as of {image.origin['stopped']}, " if stop else ""
+    report(json, result, f"{state}{width} x {height} pixels, in the style of {', '.join(styles)} by {name}, in {path}")
+    if stop:
+        raise stop

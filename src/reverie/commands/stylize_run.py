@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reverie.commands.shared import bar, load, report
+from reverie.commands.shared import bar, load, note, report
 
 
 def by_run(
@@ -28,6 +28,7 @@ def by_run(
         others: options of the slow method, which are refused.
         content, styles, net, size, blend, strength, keep_color, out, overwrite, json: as for ``stylize``.
     """
+    from reverie.core.errors import Stopped
     from reverie.core.files import first_free
     from reverie.data import image_files
     from reverie.dreaming.fast_style import check_painted, refuse_slow, stylize_into
@@ -35,14 +36,22 @@ def by_run(
 
     refuse_slow(others)
     folder = Path(content).is_dir()
-    film = None if folder else read_film(image_files(content)[0])
+    files = image_files(content)
+    film = None if folder else read_film(files[0])
     default = "stylized" if folder else "stylized.webp" if film else "stylized.png"
     path = first_free(Path(default)) if out is None else Path(out)
     check_painted(path, Path(content), styles, overwrite)
     options: dict[str, Any] = {"blend": blend or None, "strength": strength, "keep_color": keep_color}
     model = load(net)
-    with bar(True) as progress:
-        number = stylize_into(path, content, model, list(styles), size, overwrite, progress, **options)
-    what = "1 image" if not folder and film is None else f"{number} {'new images' if folder else 'frames'}"
-    result = {"out": str(path), "number": number, "weights": model.loaded_from}
-    report(json, result, f"{what} in the style of {', '.join(styles) or 'the network'}, in {path}")
+    try:
+        with bar(True) as progress:
+            new = stylize_into(path, content, model, list(styles), size, overwrite, progress, **options)
+    except Stopped as stop:
+        note(f"The first {stop.result} of {film.frames if film else 0} frames are in {path}.")
+        raise
+    number = len(files) if folder else new
+    result = {"out": str(path), "number": number, "new": new, "weights": model.loaded_from}
+    what = f"{number} {'frame' if film else 'image'}{'s' * (number > 1)} in the style of {', '.join(styles) or net}"
+    earlier = f", {number - new} of them from before" if 0 < new < number else ""
+    done = f"{what}, in {path}{earlier}" if new else f"{what} are in {path} already; nothing was left to do"
+    report(json, result, done)

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Output
+from reverie.core.errors import ReverieError, argument
 from reverie.core.noise import Noise
 from reverie.core.verbs import Frame
 from reverie.optim.phase import Phase, Stage
+from reverie.training.digest import Diverged
 from reverie.training.loop import fit
 
 Loss = Callable[[Tensor, Batch], dict[str, Tensor]]  # image (1, C, H, W) to {"loss": scalar, ...}; draws from batch.rng
@@ -150,15 +152,26 @@ class Canvas(nn.Module):
         return self.image().expand(len(noise), -1, -1, -1)
 
 
-def paint(canvas: Canvas, seed: int = 0, ema: float = 0.0, device: str = "auto", **options: Any) -> Iterator[Frame]:
+def paint(
+    canvas: Canvas, seed: int = 0, ema: float = 0.0, device: str = "auto", remedy: str = "", **options: Any
+) -> Iterator[Frame]:
     """Train a canvas; a frame after each step, with its metrics as 0-dim tensors.
 
     Args:
         ema: decay of the average of iterates, whose image the frames show; 0: the image itself.
+        remedy: what to do about an image that diverges; by default a lower lr or fp32.
         options: of ``fit``.
+    Raises:
+        ReverieError: the image diverged.
     """
-    for step in fit(canvas, steps=canvas.steps, seed=seed, ema=ema, device=device, **options):
-        yield Frame(step.progress, {**step.metrics.tensors}, functools.partial(_render, step.best))
+    try:
+        for step in fit(canvas, steps=canvas.steps, seed=seed, ema=ema, device=device, **options):
+            yield Frame(step.progress, {**step.metrics.tensors}, functools.partial(_render, step.best))
+    except Diverged as error:
+        remedy = remedy or f"Try a lower {argument('lr')}, smaller weights, or {argument('precision', 'fp32')}."
+        raise ReverieError(
+            f"The image diverged at step {error.step + 1}: its loss is {error.loss:g}. {remedy}"
+        ) from error
 
 
 def _render(canvas: Any) -> dict[str, Tensor]:

@@ -5,24 +5,24 @@ Johnson et al., arXiv:1603.08155; Huang and Belongie, arXiv:1703.06868.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.core.cache import Progress
 from reverie.core.card import card_of, name_of
-from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.core.errors import ReverieError, Stopped, UsageError, argument
 from reverie.core.files import exists, only_new, path_of, remove_temporary, write_json
 from reverie.core.layout import channels_last
 from reverie.core.precision import pick_precision
-from reverie.core.values import check_bool, integer, number
+from reverie.core.values import check_bool, integer, number, plain
 from reverie.core.verbs import verbs_of
 from reverie.data import image_files
-from reverie.dreaming.photo import open_photo, to_images
+from reverie.dreaming.photo import open_alpha, open_photo, to_images
 from reverie.inference.folder import alone
 from reverie.inference.load import Source, model_of, need
 from reverie.inference.origin import origin, plain_option
@@ -35,6 +35,7 @@ from reverie.media.origin import NOTE, complete_origin, difference, ending_of, f
 from reverie.media.target import check_output
 from reverie.pretrained import networks
 from reverie.training.progress import shows_progress
+from reverie.training.run import Run
 
 _OPTIONS = ("blend", "strength", "style_size", "keep_color")  # of Painter
 
@@ -43,8 +44,10 @@ def is_run(net: Any) -> bool:
     """Whether ``net`` is a trained model or a run, rather than the name of a pretrained network.
 
     Raises:
-        UsageError: a path where there is no run.
+        UsageError: neither, or a path where there is no run.
     """
+    if not isinstance(net, str | Path | Run | nn.Module | None):
+        raise UsageError(f"{argument('net')} must be the name of a network, a run, or a model, not {net!r:.80}.")
     if not isinstance(net, str):
         return net is not None
     if net in networks.NETWORKS or not net:
@@ -56,8 +59,24 @@ def is_run(net: Any) -> bool:
 
 def refuse_slow(options: Mapping[str, Any]) -> None:
     """Raise a UsageError for the first option of the slow method that has a value."""
-    if slow := [name for name, value in options.items() if value is not None and value != ()]:
+    if slow := [
+        name for name, value in options.items() if value is not None and not (type(value) is tuple and not value)
+    ]:
         raise UsageError(f"{argument(slow[0])} is for the slow method: a run paints as it learned to.")
+
+
+def shares_of(blend: Any, count: int) -> list[float]:
+    """Shares of styles, at least 0; all 1 for None. That of one style may be a number.
+
+    Raises:
+        UsageError: other than a number for each style, or all of them 0.
+    """
+    name, parts = argument("blend"), [1.0] * count if blend is None else plain(blend)
+    several = isinstance(parts, Iterable) and not isinstance(parts, str)
+    shares = [number(name, share, least=0) for share in (parts if several else [parts])]
+    if len(shares) != count or not sum(shares):
+        raise UsageError(f"{name} must be a number for each of the {count} styles, one above 0, not {blend!r:.80}.")
+    return shares
 
 
 class Painter:
@@ -112,10 +131,7 @@ class Painter:
 
     def _mixed(self, images: list[Tensor], blend: Sequence[float] | None) -> Tensor:
         """Styles of images, in their shares."""
-        parts: Any = [1.0] * len(images) if blend is None else [blend] if isinstance(blend, int | float) else blend
-        shares = [number(argument("blend"), part, least=0) for part in parts]
-        if len(shares) != len(images) or not sum(shares):
-            raise UsageError(f"{argument('blend')} is a number above 0 for each of the {len(images)} styles.")
+        shares = shares_of(blend, len(images))
         with evaluating(self.model), self.precision.autocast():
             styles = torch.cat([self.model.style(self._input(image)) for image in images]).float()
         return torch.tensor(shares, device=styles.device)[None] / sum(shares) @ styles
@@ -135,7 +151,8 @@ class Painter:
             size: longer side in pixels; by default the image's own.
         """
         made_by = self.origin | {"images": plain_option(image)} | ({} if size is None else {"size": size})
-        return to_images(self(open_photo(image, size, "content")), origin=made_by)
+        painted = self(open_photo(image, size, "content"))
+        return to_images(painted, alpha=open_alpha(image, painted.shape[2:]), origin=made_by)
 
 
 def check_painted(out: Path, content: Path, styles: Any = (), overwrite: bool = False) -> Film | None:
@@ -185,6 +202,7 @@ def stylize_into(
     Raises:
         UsageError: as for ``Painter``; or ``out`` has what reverie did not write, or results of other options.
         ReverieError: a file that is no image; those of a folder are named when the others are painted.
+        Stopped: a KeyboardInterrupt in a film, of which the frames so far are written; ``result`` is their number.
     """
     out, content = path_of("out", out), path_of("content", content)
     film = check_painted(out, content, styles, overwrite)
@@ -200,27 +218,35 @@ def stylize_into(
     if film is None:
         painter.paint(content, size).save(out)
         return 1
+    return _film(out, film, painter, size, made_by | {"images": str(content)}, progress)
+
+
+def _film(
+    out: Path, film: Film, painter: Painter, size: int | None, made_by: dict[str, Any], progress: Progress | None
+) -> int:
+    frames = list[np.ndarray]()
+    try:
+        for index, frame in enumerate(film, 1):
+            frames.append(painter.paint(frame, size).array)
+            if progress:
+                progress(index, film.frames, "painting frames")
+    except KeyboardInterrupt:
+        if not frames:
+            raise
+        made_by = made_by | {"stopped": f"frame {len(frames)} of {film.frames}"}
     montage.save_film(
         out,
-        _frames(film, painter, size, progress),
-        film.seconds,
-        origin=made_by | {"images": str(content)},
+        np.concatenate(frames),
+        film.seconds * len(frames) / film.frames,
+        origin=made_by,
         lossless=False,
-        durations=film.durations,
+        durations=film.durations[: len(frames)],
         scale=1,
         plays=film.plays,
     )
-    return film.frames
-
-
-def _frames(film: Film, painter: Painter, size: int | None, progress: Progress | None) -> np.ndarray:
-    """Stylised frames uint8 (N, H, W, C)."""
-    frames = []
-    for index, frame in enumerate(film, 1):
-        frames.append(painter.paint(frame, size).array)
-        if progress:
-            progress(index, film.frames, "painting frames")
-    return np.concatenate(frames)
+    if "stopped" in made_by:
+        raise Stopped(len(frames))
+    return len(frames)
 
 
 def _folder(

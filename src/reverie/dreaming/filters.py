@@ -127,7 +127,8 @@ class Ascent:
 
         step = 0
         try:
-            for step, _ in enumerate(paint(canvas, self.seed, device=str(device)), 1):
+            remedy = f"Try fewer {argument('steps')}, or images of another kind (fourier, pixels, phase)."
+            for step, _ in enumerate(paint(canvas, self.seed, device=str(device), remedy=remedy), 1):
                 after_step(step)
         except KeyboardInterrupt:
             if not step:

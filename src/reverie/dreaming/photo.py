@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,17 @@ def open_photo(image: Any, size: int | None = None, name: str = "image") -> Tens
     return pixels.permute(2, 0, 1)[None].float().div_(127.5).sub_(1)
 
 
+def open_alpha(image: Any, shape: Sequence[int]) -> np.ndarray | None:
+    """The transparency of an image that ``open_photo`` opens, uint8 (1, *shape); None if it is opaque.
+
+    Args:
+        shape: (height, width) of the result.
+    """
+    alpha = decode.read_alpha(image) if isinstance(image, str | Path) else decode.alpha_of(_pillow(image))
+    height, width = shape
+    return None if alpha is None else np.asarray(alpha.resize((width, height), PILImage.Resampling.LANCZOS))[None]
+
+
 def to_images(image: Tensor, **options: Any) -> Images:
     """Images (B, C, H, W) in [-1, 1] as ``Images`` that are saved at their own size, without margins.
 
@@ -50,13 +62,19 @@ def to_images(image: Tensor, **options: Any) -> Images:
     return Images(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy(), bare=True, **options)
 
 
-def _flat(image: Any, name: str) -> PILImage.Image:
+def _pillow(image: Any) -> Any:
+    """An array or ``Images`` of one row as a Pillow image; anything else as it is."""
     if isinstance(image, Images) and len(image) == 1:
-        image = image.array[0]
+        return image.pil[0]
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         image = image[..., 0] if image.shape[2:] == (1,) else image
         if image.ndim == 2 or image.shape[2:] in ((3,), (4,)):
-            image = PILImage.fromarray(image)
+            return PILImage.fromarray(image)
+    return image
+
+
+def _flat(image: Any, name: str) -> PILImage.Image:
+    image = _pillow(image)
     if isinstance(image, PILImage.Image):
         return decode.from_pillow(image, WHITE, [])
     if not isinstance(image, str | Path):

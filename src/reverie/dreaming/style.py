@@ -16,20 +16,21 @@ import torch
 from torch import Tensor
 
 from reverie.core.cache import Progress
-from reverie.core.errors import UsageError, argument, suggest
+from reverie.core.errors import Stopped, UsageError, argument, suggest
 from reverie.core.options import checked, system_parameters
 from reverie.core.precision import pick_device
 from reverie.core.values import check_bool, check_seeds, integer, number
 from reverie.core.verbs import Frame
 from reverie.dreaming.canvas import Canvas, paint, resized
-from reverie.dreaming.fast_style import Painter, is_run, refuse_slow
-from reverie.dreaming.photo import open_photo, to_images
+from reverie.dreaming.fast_style import Painter, is_run, refuse_slow, shares_of
+from reverie.dreaming.photo import open_alpha, open_photo, to_images
 from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of, fitted, vgg_features
 from reverie.inference.load import Source
 from reverie.inference.origin import plain_option
 from reverie.media.colour import grey
 from reverie.media.images import Images
 from reverie.media.montage import save_film
+from reverie.media.origin import ending_of
 from reverie.pretrained import networks, weights
 from reverie.training.progress import shows_progress
 
@@ -40,18 +41,20 @@ def recipe_of(recipe: str | Recipe, changes: Mapping[str, Any]) -> Recipe:
     Raises:
         UsageError: an unknown recipe or field, or a value out of its range.
     """
-    if isinstance(recipe, str) and recipe not in RECIPES:
-        raise UsageError(
-            f"{argument('recipe')} must be {' or '.join(RECIPES)}, not {recipe!r}.{suggest(recipe, list(RECIPES))}"
-        )
+    base = RECIPES.get(recipe) if isinstance(recipe, str) else recipe
+    if not isinstance(base, Recipe):
+        close = suggest(recipe, list(RECIPES))
+        raise UsageError(f"{argument('recipe')} must be {' or '.join(RECIPES)}, not {recipe!r:.80}.{close}")
     parameters = system_parameters(Recipe)
     for name in changes:
         if name not in parameters:
             close = suggest(name, list(parameters))
             raise UsageError(f"stylize has no option {name!r}.{close} A recipe has {', '.join(parameters)}.")
-    base = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    values = {name: value for name, value in changes.items() if value is not None}
-    return replace(base, **{name: checked("stylize", name, parameters[name], value) for name, value in values.items()})
+    values = vars(base) | {name: value for name, value in changes.items() if value is not None}
+    chosen = Recipe(**{name: checked("stylize", name, parameters[name], value) for name, value in values.items()})
+    if not sum(chosen.layer_weights):
+        raise UsageError(f"{argument('layer_weights')} must be above 0 for at least one layer.")
+    return chosen
 
 
 def network_of(net: str | None) -> str:
@@ -84,17 +87,6 @@ def _shape(photo: Tensor, size: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _shares(blend: Sequence[float] | None, count: int, regions: bool) -> list[float]:
-    """Shares of the styles, with sum 1; of regions factors, all 1 by default."""
-    name, values = argument("blend"), [1.0] * count if blend is None else list(blend)
-    if len(values) != count:
-        raise UsageError(f"{name} must be a number for each of the {count} styles, not {len(values)}.")
-    shares = [number(name, value, least=0) for value in values]
-    if not sum(shares):
-        raise UsageError(f"{name} must be above 0 for at least one style.")
-    return shares if regions else [share / sum(shares) for share in shares]
-
-
 def _regions(mask: Any, count: int, shape: tuple[int, int], device: torch.device) -> list[Tensor]:
     """A mask (1, 1, H, W) in [0, 1] for each style."""
     name, files = argument("mask"), _listed(mask)
@@ -106,6 +98,21 @@ def _regions(mask: Any, count: int, shape: tuple[int, int], device: torch.device
     if empty := [index + 1 for index, region in enumerate(masks) if region.max() < 0.5]:
         raise UsageError(f"{name} leaves no region to style {empty[0]}: white is inside.")
     return masks
+
+
+def check_inputs(content: Any, styles: Any) -> None:
+    """Raise a UsageError for a folder or a film, which only trained networks paint, and where there is no style."""
+    film = isinstance(content, str | Path) and ending_of(content) == ".mp4"
+    if film or (isinstance(content, str | Path) and Path(content).is_dir()):
+        raise UsageError(
+            f"{content} is a {'film' if film else 'folder'}; only a trained network paints one. Name its run as "
+            f"{argument('net')}: `reverie train style-net` and `reverie train adain` make such runs."
+        )
+    if not _listed(styles):
+        raise UsageError(
+            f"There is no style. Name the image of one after that of the content, or as {argument('net')} a run that "
+            "has learned one (`reverie train style-net`)."
+        )
 
 
 def _status(frame: Frame, canvas: Canvas) -> str:
@@ -133,6 +140,7 @@ def stream(
 
     Arguments and errors are those of ``stylize``.
     """
+    check_inputs(content, styles)
     chosen, where = recipe_of(recipe, options), pick_device(device)
     check_bool(argument("keep_color"), keep_color)
     check_seeds(seed)
@@ -141,9 +149,9 @@ def stream(
     limit = min(512, max(photo.shape[2:])) if size is None else integer(argument("size"), size, 1, 20_000)
     photo = resized(photo, _shape(photo, limit)).clamp(-1, 1).to(where)
     paintings = [open_photo(style, name="styles").to(where) for style in _listed(styles)]
-    if not paintings:
-        raise UsageError(f"{argument('styles')} must be at least one image.")
-    shares = _shares(blend, len(paintings), mask is not None)
+    shares = shares_of(blend, len(paintings))
+    if mask is None:
+        shares = [share / sum(shares) for share in shares]
     work = fitted(photo, limit)
     regions = [] if mask is None else _regions(mask, len(paintings), (work.shape[2], work.shape[3]), where)
     if keep_color:
@@ -205,24 +213,40 @@ def stylize(
     Raises:
         UsageError: no image, an unknown recipe, network, layer or option, shares or masks of another number, options
             that a run does not have.
-        ReverieError: a file that is no image, or weights that cannot be fetched.
+        ReverieError: a file that is no image, weights that cannot be fetched, or an image that diverged.
+        Stopped: a KeyboardInterrupt after the first step; its ``result`` is the image so far.
     """
     if is_run(net):
         refuse_slow({"mask": mask, "recipe": None if recipe == "fast" else recipe, "watch": watch, **options})
         return Painter(net, styles, blend, strength, keep_color=keep_color).paint(content, size)
     if strength != 1:
         raise UsageError(f"{argument('strength')} is for a run of adain: more {argument('content_weight')} is weaker.")
+    if not callable(watch or print):
+        raise UsageError(f"{argument('watch')} must be a function of a frame, not {watch!r:.80}.")
     chosen, name = recipe_of(recipe, options), network_of(None if net is None else str(net))
     arguments: dict[str, Any] = {"size": size, "blend": blend, "mask": mask, "keep_color": keep_color, "seed": seed}
     arguments["memory"] = memory
-    last = None
-    for last in stream(content, styles, recipe=chosen, net=name, device=device, progress=progress, **arguments):
-        if watch:
-            watch(last)
-    assert last is not None  # a recipe has at least one step
     requested = {"content": content, "styles": _listed(styles), **arguments, "recipe": recipe, "net": name, **options}
     plain = {key: plain_option(value) for key, value in requested.items() if value is not None}
-    return to_images(last.render()["image"], origin={"verb": "stylize", **plain})
+    made_by, done, last = {"verb": "stylize", **plain}, 0, None
+    frames = stream(content, styles, recipe=chosen, net=name, device=device, progress=progress, **arguments)
+    try:
+        for last in frames:
+            done += 1
+            if watch:
+                watch(last)
+    except KeyboardInterrupt:
+        if last is None:
+            raise
+        made_by["stopped"] = f"step {done} of {round(done / last.progress)}"
+        raise Stopped(_result(last, content, made_by)) from None
+    assert last is not None  # a recipe has at least one step
+    return _result(last, content, made_by)
+
+
+def _result(frame: Frame, content: Any, made_by: dict[str, Any]) -> Images:
+    image = frame.render()["image"]
+    return to_images(image, alpha=open_alpha(content, image.shape[2:]), origin=made_by)
 
 
 class Recorder:

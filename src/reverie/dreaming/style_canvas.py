@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.core.annotations import Count, Positive, Range, Weight
+from reverie.core.annotations import Count, Range, Weight
 from reverie.core.batch import Batch
 from reverie.core.cache import Progress
 from reverie.core.noise import Noise
@@ -31,6 +31,7 @@ from reverie.pretrained import networks
 
 SMALLEST = 32  # pixels of the shorter side in which VGG's fifth block still has two activations
 _PROCESS = 6e8  # bytes of a process with a network
+_PLANES = 4  # of a mask: itself, that of the level, those of the layers
 _COPIES = 12  # of the image: all levels, gradient, photograph, content target, temporaries of a step ...
 
 
@@ -63,7 +64,7 @@ class Recipe:
     layer_weights: Annotated[tuple[float, float, float, float, float], Range(0)] = (256, 64, 16, 4, 1)
     scaled: bool = True
     optimizer: Literal["lbfgs", "adam", "sgd"] = "lbfgs"
-    lr: Positive | None = None
+    lr: Annotated[float, Range(0, 1e6, open=True)] | None = None
     steps: Count = 80
     coarse_steps: Count = 250
     first_size: Annotated[int, Range(0)] = 128
@@ -314,6 +315,7 @@ def canvas_of(
         memory: of all of it in bytes; what takes more is computed tile by tile, with equal results.
     """
     shapes = sizes((content.shape[2], content.shape[3]), recipe.first_size)
+    memory -= sum(4 * style.numel() for style in styles) + sum(_PLANES * 4 * mask.numel() for mask in masks)
 
     @functools.lru_cache(maxsize=1)  # the targets of one level
     def loss_of(shape: tuple[int, int]) -> Loss:

@@ -22,6 +22,7 @@ SUFFIXES = frozenset(
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF")  # no EPS or PDF: they start other programs
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
 NAMES = {"PNG": {".png", ".apng"}, "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "TIFF": {".tif", ".tiff"}}
+_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")  # modes of Pillow
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -170,6 +171,21 @@ def read_file(path: Path | str) -> Image.Image:
         raise ReverieError(f"{path} {error.message}") from None
 
 
+def read_alpha(path: Path | str) -> Image.Image | None:
+    """``alpha_of`` a file that can be read."""
+    with quiet():
+        return alpha_of(_open(Path(path).read_bytes()))
+
+
+def alpha_of(image: Image.Image) -> Image.Image | None:
+    """The alpha channel of an open image ("L"), upright; None if it has none or is opaque."""
+    if image.mode not in _WITH_ALPHA and "transparency" not in image.info:
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    turn = TURNS.get(_orientation(image))
+    return None if alpha.getextrema() == (255, 255) else alpha if turn is None else alpha.transpose(turn)
+
+
 def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[Note]) -> Image.Image:
     """Any Pillow mode to "L" or "RGB", transparent pixels composited on ``background``; appends conversions."""
     mode = image.mode
@@ -177,7 +193,7 @@ def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[No
         return _numeric(image, notes)
     if ";16" in str(getattr(image, "tile", "")) or ";16" in str(image.info.get("reverie_raw", "")):
         notes.append(("16-bit", "converted: scaled from 16 to 8 bits"))
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if mode in _WITH_ALPHA or "transparency" in image.info:
         rgba = image.convert("RGBA")
         opaque = rgba.getchannel("A").getextrema() == (255, 255)
         canvas = Image.new("RGBA", rgba.size, (*background, 255))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Images(NDArrayOperatorsMixin):
         origin: what made them: verb, weights, seeds and options, as plain JSON; ``save`` writes it into the file.
         conditions: other columns of an .npz, such as "labels" or "texts": a value for each row.
         bare: the grid has no margins and enlarges nothing: one image is itself.
+        alpha: of images, uint8 (N, H, W), for Pillow images and files whose format has transparency.
 
     Attributes:
         array: the rows, (N, *shape, C).
@@ -48,6 +50,7 @@ class Images(NDArrayOperatorsMixin):
         origin: Origin | None = None,
         conditions: Mapping[str, Sequence[Any]] | None = None,
         bare: bool = False,
+        alpha: np.ndarray | None = None,
     ):
         kinds = {"spec": (spec, Spec), "origin": (origin, Mapping), "conditions": (conditions, Mapping)}
         for name, (value, kind) in kinds.items():
@@ -73,6 +76,7 @@ class Images(NDArrayOperatorsMixin):
         if reserved := {"images", "x", "seeds", "reverie"} & {*(conditions or {})}:
             raise UsageError(f"{argument('conditions')} cannot be named {min(reserved)}: an .npz has that array.")
         self.seeds, self.columns, self.labels, self.bare = list(numbers), columns, list(labels), bare
+        self.alpha = alpha
         self.origin, self.conditions = dict(origin or {}), {k: list(v) for k, v in (conditions or {}).items()}
 
     @property
@@ -90,10 +94,15 @@ class Images(NDArrayOperatorsMixin):
         Raises:
             UsageError: no image stands for a row of this medium.
         """
-        images = image_of_each(self.array, self.spec)
+        images = self._visible()
         if images is None:
             raise UsageError(f"No single image stands for a {self.spec.medium}: use .grid() or .array.")
         return [montage.to_image(image) for image in images]
+
+    def _visible(self) -> np.ndarray | None:
+        """An image for each row, with its transparency."""
+        images = image_of_each(self.array, self.spec)
+        return images if images is None or self.alpha is None else np.concatenate([images, self.alpha[..., None]], -1)
 
     def grid(
         self, columns: int | None = None, scale: int | None = None, labels: Sequence[str] | bool | None = None
@@ -108,7 +117,7 @@ class Images(NDArrayOperatorsMixin):
         if isinstance(labels, bool):
             labels = (self.labels or [str(seed) for seed in self.seeds]) if labels else []
         columns, labels = self.columns if columns is None else columns, self.labels if labels is None else labels
-        images = image_of_each(self.array, self.spec)
+        images = self._visible()
         if images is None:
             return montage.to_image(medium_of(self.spec).sheet(self.array, self.spec, columns))
         if self.bare and not labels:
@@ -142,7 +151,11 @@ class Images(NDArrayOperatorsMixin):
             meta = self.conditions | ({"seeds": self.seeds} if self.seeds else {})
             medium_of(self.spec).save(path, self.array, self.spec, meta, self.origin)
             return path
-        return montage.save(path, montage.from_image(self.grid(**options)), self.origin)
+        image = self.grid(**options)
+        if self.alpha is not None and not montage.has_alpha(path):
+            warnings.warn(f"{path.name} has no transparency: this format has none. Try .png.", stacklevel=2)
+            image = image.convert(image.mode.removesuffix("A"))
+        return montage.save(path, montage.from_image(image), self.origin)
 
     def __len__(self) -> int:
         return len(self.array)
@@ -159,7 +172,8 @@ class Images(NDArrayOperatorsMixin):
         conditions = {name: np.array(values)[index].tolist() for name, values in self.conditions.items()}
         origin = {k: v for k, v in self.origin.items() if k not in ("seed", "seeds", "number")}
         origin |= seeds_entry(seeds) | {name.removesuffix("s"): values for name, values in conditions.items()}
-        return Images(rows, self.spec, seeds, self.columns, labels, origin, conditions, self.bare)
+        alpha = None if self.alpha is None else self.alpha[index]
+        return Images(rows, self.spec, seeds, self.columns, labels, origin, conditions, self.bare, alpha)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.array, dtype, copy=copy)

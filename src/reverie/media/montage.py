@@ -19,6 +19,7 @@ from reverie.core.terminal import printable
 from reverie.core.values import integer, is_finite
 from reverie.media.origin import Origin, ending_of, pillow_options, text_of
 
+_WITH_ALPHA = ("PNG", "WEBP", "TIFF", "AVIF")  # formats
 FILMS = (".webp", ".gif", ".mp4")  # endings; any other is one strip
 _LONGEST = 600.0  # seconds of a film
 
@@ -104,6 +105,11 @@ def check_ending(path: Path) -> None:
     """Raise a UsageError unless the ending is that of an image format that can be written."""
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise UsageError(f"Cannot write {path.name}: no image is written with the ending {path.suffix!r}. Try .png.")
+
+
+def has_alpha(path: Path) -> bool:
+    """Whether the ending is that of a format with transparency."""
+    return Image.registered_extensions().get(path.suffix.lower()) in _WITH_ALPHA
 
 
 def check_film_ending(path: Path) -> None:

@@ -35,6 +35,14 @@ class Metrics(Mapping[str, float]):
         return repr({name: round(value, 6) for name, value in self.items()})
 
 
+class Diverged(ReverieError):
+    """A loss is NaN or infinite, or far beyond its first values; attributes: step, and the loss."""
+
+    def __init__(self, text: str, step: int, loss: float):
+        super().__init__(text)
+        self.step, self.loss = step, loss
+
+
 class Digest:
     """The metrics since the last line of the log.
 
@@ -63,7 +71,7 @@ class Digest:
             step: steps completed.
             phase: the first of the stage.
         Raises:
-            ReverieError: a loss is NaN or infinite, or diverges.
+            Diverged: a loss is NaN or infinite, or diverges.
         """
         window, self.window, before = self.window, [], len(self.settled)
         self.settled += [{} for _ in window]
@@ -78,11 +86,14 @@ class Digest:
             if not math.isfinite(loss) or abs(loss) > self.RUNAWAY * self.typical.get(name, math.inf):
                 newest = newest_checkpoint()
                 kept = f"Kept: the last good checkpoint, {newest}. " if newest else ""
-                raise ReverieError(
-                    f"Training diverged at step {step - len(self.settled) + index}: the loss of phase "
+                at = step - len(self.settled) + index
+                raise Diverged(
+                    f"Training diverged at step {at}: the loss of phase "
                     f"{name.rpartition('/')[0] or phase.name!r} is {loss:g}. {kept}Try a lower {argument('lr')} (now "
                     f"{phase.optimizer.param_groups[0]['lr']:.2g}), a longer {argument('warmup')}, "
-                    f"{argument('clip', 1)}, or {argument('precision', 'fp32')}."
+                    f"{argument('clip', 1)}, or {argument('precision', 'fp32')}.",
+                    at,
+                    loss,
                 )
 
     def means(self) -> tuple[int, dict[str, float]]:
