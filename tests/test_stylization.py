@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 import reverie as rv
+from reverie.cli import main
 from reverie.commands import make
 from reverie.core import registry
 from reverie.core.batch import Batch
-from reverie.core.errors import ReverieError, UsageError, of_argument
+from reverie.core.errors import ReverieError, Stopped, UsageError, of_argument
 from reverie.core.noise import Noise
 from reverie.dreaming.fast_style import Painter, is_run, refuse_slow, stylize_into
 from reverie.media.films import read_film
@@ -23,6 +24,8 @@ from reverie.media.origin import origin_of
 from reverie.models.stylization.encoders import LAYERS, activations, prepare_encoder, statistics, style_image
 from reverie.nets.perceptual import adain, content_loss, gram, mean_std, relative_error, style_loss
 from reverie.nets.stylization import MARGIN, StyleNet, cropped, padded
+from reverie.training.progress import speed
+from reverie.workflow.again import rerun
 from reverie.workflow.train import train
 
 STYLES = Path(__file__).parent / "styles"
@@ -212,7 +215,7 @@ def test_a_run_needs_its_style_no_more_and_paints_images_of_any_kind_at_their_si
         (
             "any",
             {"styles": [str(STYLES / "waves.png")], "blend": [1, 2]},
-            "blend is a number above 0 for each of the 1",
+            "blend must be a number for each of the 1",
         ),
         ("any", {"styles": [str(STYLES / "waves.png")], "strength": 2}, "strength must be from 0 to 1"),
     ],
@@ -223,7 +226,11 @@ def test_what_a_network_cannot_paint_is_refused_by_name(runs, run, options, mess
 
 
 def test_a_style_is_looked_at_before_a_run_exists(bars, tmp_path):
-    for style, message in (("", "There is no style"), (tmp_path / "no.png", "no image file"), (STYLES, "is a folder")):
+    for style, message in (
+        ("", "style-net needs style: an image file"),
+        (tmp_path / "no.png", "no image file"),
+        (STYLES, "is a folder"),
+    ):
         with pytest.raises(UsageError, match=message):
             train("style-net", bars, out=tmp_path / "run", steps=1, quiet=True, **STYLE_NET | {"style": str(style)})
     (tmp_path / "bad.png").write_bytes(b"\x89PNG no more")
@@ -245,6 +252,67 @@ def test_folders_are_continued_and_films_keep_their_length(runs, tmp_path):
     film = read_film(tmp_path / "out.webp")
     assert film is not None and film.frames == 3 and film.seconds == pytest.approx(0.6)
     assert read_film(STYLES / "waves.png") is None
+
+
+def test_an_interrupted_film_keeps_its_frames_and_their_durations(runs, tmp_path, monkeypatch):
+    film(tmp_path / "in.gif")
+    paint, painted = Painter.paint, []
+
+    def interrupted(self, *arguments):
+        if len(painted) == 2:
+            raise KeyboardInterrupt
+        painted.append(paint(self, *arguments))
+        return painted[-1]
+
+    monkeypatch.setattr(Painter, "paint", interrupted)
+    with pytest.raises(Stopped) as stop:
+        stylize_into(tmp_path / "out.webp", tmp_path / "in.gif", runs["one"])
+    kept = read_film(tmp_path / "out.webp")
+    assert stop.value.result == kept.frames == 2 and kept.durations == (50, 500)
+    assert origin_of(tmp_path / "out.webp")["stopped"] == "frame 2 of 3"
+
+
+def test_a_folder_that_is_painted_already_is_named_as_such(runs, tmp_path, capsys):
+    shutil.copytree(STYLES, tmp_path / "photos")
+    for more in (False, False, True):
+        if more:
+            shutil.copy(STYLES / "waves.png", tmp_path / "photos" / "zebra.png")
+        with pytest.raises(SystemExit, match="0"):
+            main(["stylize", str(tmp_path / "photos"), "--net", str(runs["one"]), "--out", str(tmp_path / "out")])
+    first, again, grown = capsys.readouterr().out.splitlines()
+    assert first.startswith("2 images in the style of ") and first.endswith("out")
+    assert again.startswith("2 images in") and again.endswith("out already; nothing was left to do")
+    assert grown.startswith("3 images in") and grown.endswith("out, 2 of them from before")
+
+
+def test_a_transparent_image_stays_transparent_in_one_pass(runs):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)
+    painted = Painter(runs["one"]).paint(pixels)
+    assert painted.shape == (1, 20, 30, 1) and np.array_equal(painted.alpha[0], pixels[..., 3])
+    assert painted.pil[0].mode == "LA" and painted[:1].alpha is not None
+
+
+def test_a_style_is_looked_at_before_data_is_prepared(tmp_path):
+    for options, message in (({"style": "no.png"}, "style: .*no image file"), ({}, "style-net needs style")):
+        with pytest.raises(UsageError, match=message):
+            train("style-net", tmp_path / "no data", out=tmp_path / "run", quiet=True, **options)
+
+
+def test_a_rerun_needs_the_same_images_of_styles(bars, tmp_path):
+    shutil.copytree(STYLES, tmp_path / "styles")
+    how = ADAIN | {"styles": str(tmp_path / "styles")}
+    run = train("adain", bars, out=tmp_path / "run", steps=1, batch_size=2, quiet=True, **how)
+    again = rerun(run.path, out=tmp_path / "again", quiet=True)
+    assert again.info["files"] == run.info["files"] and len(run.info["files"]["styles"]) == 64
+    shutil.copy(STYLES / "waves.png", tmp_path / "styles" / "checks.png")
+    with pytest.raises(ReverieError, match="hash differs"):
+        rerun(run.path, out=tmp_path / "third", quiet=True)
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_slow_speed_has_two_digits():
+    rates = {0.3: "0.3", 0.0123: "0.012", 9.94: "9.9", 10.2: "10", 1234.6: "1,235"}
+    assert {rate: speed(rate) for rate in rates} == {rate: f"{text} images/s" for rate, text in rates.items()}
 
 
 def test_the_next_command_after_training_a_style_paints_a_photograph(tmp_path, capsys):
@@ -354,8 +422,10 @@ def test_a_damaged_film_is_an_error_of_one_line(tmp_path):
 def test_a_value_of_0_and_a_path_without_a_run_are_refused_and_one_share_is_a_number(runs):
     with pytest.raises(UsageError, match="lr is for the slow method"):
         refuse_slow({"mask": (), "lr": 0.0})
+    with pytest.raises(UsageError, match="mask is for the slow method"):
+        refuse_slow({"mask": np.zeros((2, 2), np.uint8)})
     with pytest.raises(UsageError, match="there is no nope/x"):
         is_run("nope/x")
     assert Painter(runs["any"], [str(STYLES / "waves.png")], blend=0.5).style.shape == (1, 640)
-    with pytest.raises(UsageError, match="blend is a number above 0 for each of the 2 styles"):
+    with pytest.raises(UsageError, match="blend must be a number for each of the 2 styles"):
         Painter(runs["any"], [str(STYLES / "waves.png")] * 2, blend=0.5)

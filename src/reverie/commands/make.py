@@ -98,8 +98,10 @@ def end_of(run: Any, json: bool) -> None:
 
 
 def _say_end(run: Any, result: Any, stopped: bool) -> None:
-    seconds, speed = result["seconds"], result["images_per_second"]
-    out(f"{run.path}: {result['steps']} steps, {speed:,.0f} images/s, {seconds:.0f} s")
+    from reverie.training.progress import speed
+
+    seconds, rate = result["seconds"], speed(result["images_per_second"])
+    out(f"{run.path}: {result['steps']} steps, {rate}, {seconds:.0f} s")
     if stopped:
         out(f"Next: reverie resume {quoted(run.path)}")
         return

@@ -85,8 +85,8 @@ class SubRun:
 class ImageFiles:
     """An image file, or with ``folder`` a folder of them, that training reads: ``style: Annotated[str, ImageFiles()]``.
 
-    It is checked before a run directory exists, and stored with its absolute path. The model reads it in ``prepare``
-    into buffers, so the run does not need it any more.
+    It is required, checked before data is prepared, and stored with its absolute path and its hash. The model reads it
+    in ``prepare`` into buffers, so the run does not need it any more.
     """
 
     folder: bool = False

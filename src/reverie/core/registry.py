@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import nn
 
 from reverie.core import memory
-from reverie.core.annotations import FromData, SubRun, mark_of
+from reverie.core.annotations import FromData, ImageFiles, SubRun, mark_of
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.options import (
     EMPTY,
@@ -281,6 +281,21 @@ def sub_runs(name: str) -> dict[str, SubRun]:
     return {key: mark for key, p in signature(name).items() if (mark := mark_of(p, SubRun))}
 
 
+def image_files(name: str, kwargs: Mapping[str, Any]) -> dict[str, ImageFiles]:
+    """The parameters of a system that take image files.
+
+    Raises:
+        UsageError: one of them is missing.
+    """
+    marks = {key: mark for key, p in signature(name).items() if (mark := mark_of(p, ImageFiles))}
+    for key, mark in marks.items():
+        if not kwargs.get(key):
+            raise UsageError(
+                f"{name} needs {argument(key)}: {'a folder of images' if mark.folder else 'an image file'}."
+            )
+    return marks
+
+
 def from_data(name: str) -> dict[str, str]:
     """The parameters of a system that are read from the data, each with its ``FromData.fact``."""
     return {key: mark.fact for key, p in signature(name).items() if (mark := mark_of(p, FromData))}
@@ -323,6 +338,7 @@ def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
     if missing := [key for key in parameters if key not in kwargs]:
         annotate = "" if set(missing) <= set(decided) else " Annotate properties of the data: shape: rv.Shape ..."
         raise UsageError(f"{name} cannot be built without {listed(map(argument, missing))}.{annotate}")
+    image_files(name, kwargs)
     model = _built(name, kwargs)
     if not issubclass(type(model), nn.Module):
         raise UsageError(f"{name} returns a {type(model).__name__}, but a model must be a torch.nn.Module.")

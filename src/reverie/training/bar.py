@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from reverie.core.terminal import printable
 from reverie.training.callbacks import SHOW, Callback, Outcome
-from reverie.training.progress import clock, console
+from reverie.training.progress import clock, console, speed
 
 if TYPE_CHECKING:
     from reverie.training.loop import Loop, Step
@@ -64,7 +64,7 @@ class Bar(Callback):
 
     def _status(self, step: Step) -> str:
         assert step.line is not None
-        loop, speed = step.loop, step.line["images_per_second"]
+        loop, rate = step.loop, step.line["images_per_second"]
         losses = {name.replace("/", " "): x for name, x in step.line.items() if name.rpartition("/")[2] == "loss"}
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
         if loop.plan.expected is None:
@@ -73,5 +73,5 @@ class Bar(Callback):
             left = f"{clock(max(0.0, loop.plan.clock[0] + loop.plan.clock[2] - loop.elapsed))} left"
         else:
             steps = loop.plan.expected - step.number
-            left = f"{clock(steps * loop.options.batch_size / max(speed, 1e-9))} left"
-        return printable(f"{left}  {numbers}  step {step.number}/{loop.plan.expected or '?'}  {speed:,.0f} images/s")
+            left = f"{clock(steps * loop.options.batch_size / max(rate, 1e-9))} left"
+        return printable(f"{left}  {numbers}  step {step.number}/{loop.plan.expected or '?'}  {speed(rate)}")

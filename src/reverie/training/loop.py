@@ -384,7 +384,7 @@ class Loop:
         line = {
             "step": self.step,
             "seconds": round(self.elapsed, 3),
-            "images_per_second": round(speed, 1),
+            "images_per_second": round(speed, 3),
             "lr": float(phase.optimizer.param_groups[0]["lr"]),
         }
         logged = means | numbers

@@ -27,6 +27,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
 
+def speed(images_per_second: float) -> str:
+    """12.3 -> "12 images/s"; below 10 two significant digits: "0.31 images/s"."""
+    return f"{images_per_second:{',.0f' if images_per_second >= 9.95 else '.2g'}} images/s"
+
+
 class bar:
     """A bar on stderr for work of a known length, shown only when it takes more than a moment; without a terminal a
     line every few seconds.

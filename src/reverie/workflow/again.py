@@ -153,7 +153,20 @@ def rerun(
         )
     _check_format(original)
     original.need(TrainedRecord)
-    kept = ("format", "reverie", "model", "verbs", "card", "phases", "data", "training", "given", "init", "code")
+    kept = (
+        "format",
+        "reverie",
+        "model",
+        "verbs",
+        "card",
+        "phases",
+        "data",
+        "training",
+        "given",
+        "init",
+        "code",
+        "files",
+    )
     plan = Plan.from_state(old["plan"]).fixed()
     info = {key: old[key] for key in kept if key in old} | {
         "plan": plan.state(),

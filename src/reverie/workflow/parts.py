@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ import torch
 from torch import nn
 
 from reverie.core import distributed, registry
-from reverie.core.annotations import ImageFiles, mark_of
 from reverie.core.cache import locked
 from reverie.core.card import card_of, config_of, name_of
 from reverie.core.errors import ReverieError, UsageError, argument, of_argument
-from reverie.core.files import disk_errors
+from reverie.core.files import disk_errors, path_of
 from reverie.core.options import method_parameters
 from reverie.core.state import transient, weights_hash
 from reverie.core.verbs import Model
@@ -60,20 +60,43 @@ def named(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
         ReverieError: a file that is no image.
     """
     configs: dict[str, Any] = {}
-    for key, parameter in registry.signature(model).items():
-        if (mark := mark_of(parameter, ImageFiles)) and (path := kwargs.get(key)):
-            with of_argument(key):
-                files = image_files(path)
-                if not mark.folder and files != [Path(path)]:
-                    raise UsageError(f"One image is needed, and {path} is a folder.")
-                for file in files:
-                    open_photo(file)
-            configs[key] = str(Path(path).absolute())
+    for key, mark in registry.image_files(model, kwargs).items():
+        source = path_of(key, kwargs[key])
+        with of_argument(key):
+            files = image_files(source)
+            if not mark.folder and files != [source]:
+                raise UsageError(f"One image is needed, and {source} is a folder.")
+            for file in files:
+                open_photo(file)
+        configs[key] = str(source.absolute())
     for key in registry.sub_runs(model):
         if isinstance(path := kwargs.get(key), str) and path:
             with of_argument(key):
                 configs[key] = trained(path)[1].config | {"run": path}
     return kwargs | configs
+
+
+def hashes(model: str, kwargs: dict[str, Any]) -> dict[str, str]:
+    """sha256 of the image files that a model learns from beside its data, by argument."""
+    digests = {}
+    for key in registry.image_files(model, kwargs):
+        with of_argument(key):
+            digests[key] = sha256(
+                b"".join(sha256(f.read_bytes()).digest() for f in image_files(kwargs[key]))
+            ).hexdigest()
+    return digests
+
+
+def check_hashes(info: dict[str, Any], path: Path) -> None:
+    """Raise a ReverieError unless a run's image files are those that it was trained with."""
+    if before := info.get("files"):
+        config = info["model"]
+        for key, digest in hashes(config["name"], config["kwargs"]).items():
+            if digest != before.get(key):
+                raise ReverieError(
+                    f"{config['kwargs'][key]} is not what {path} was trained with (its hash differs). A rerun needs "
+                    f"the same images; `reverie train {config['name']}` learns from those that are there now."
+                )
 
 
 def fill(model: Model) -> list[str]:
@@ -149,6 +172,8 @@ def model_of(info: dict[str, Any], path: Path, data: Dataset | None, model: nn.M
             else "its initial weights came with the model that was passed"
         )
         raise UsageError(f"{path} needs its model again: {why}. In Python: pass a fresh instance as model=.")
+    if fresh:
+        check_hashes(info, path)
     if model is not None:
         same_class(model, config, path)
     else:

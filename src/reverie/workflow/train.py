@@ -78,6 +78,7 @@ def train(
     kwargs: dict[str, Any] = {}
     if module is None:
         kwargs, stage_options, training = sort_options(name, options)
+        kwargs = parts.named(name, recipe.get("model", {}) | kwargs)  # before the data is prepared
     else:
         stage_options, training = split_options(module, options)
     if "steps" in training or "minutes" in training:
@@ -101,8 +102,9 @@ def train(
             built, filled = module, list[str]()
             start["given"] = weights_hash(module.state_dict())
         else:
-            built = parts.build(name, parts.named(name, recipe.get("model", {}) | kwargs), data, chosen.seed)
+            built = parts.build(name, kwargs, data, chosen.seed)
             filled = parts.fill(built)
+            start |= {"files": files} if (files := parts.hashes(name, kwargs)) else {}
         if chosen.init:
             start["init"] = parts.begin_from(built, chosen.init, filled)
         info = {
@@ -241,7 +243,7 @@ def close(run: Run, loop: Loop, status: str, **entries: Any) -> None:
     result = {
         "run": str(run.path),
         "steps": loop.step,
-        "images_per_second": round(loop.step * loop.options.batch_size / seconds, 1),
+        "images_per_second": round(loop.step * loop.options.batch_size / seconds, 3),
         "seconds": round(seconds, 2),
     }
     run.update(status=status, seconds=result["seconds"], plan=loop.plan.state(), result=result, **entries)

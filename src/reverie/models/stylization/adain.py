@@ -23,7 +23,6 @@ from reverie.models.stylization.encoders import (
     Encoder,
     StyleTerms,
     activations,
-    check_style,
     prepare_encoder,
     statistics,
     style_image,
@@ -211,7 +210,6 @@ def adain(
         width: channels of the decoder at full resolution; twice as many at half, and so on.
         views: random views of the styles to train on.
     """
-    check_style(styles, "styles", "a folder of images")
     chosen = dict(islice(LAYERS[encoder].items(), layers))
     widths = [width * 2**level for level in reversed(range(layers))]
     decoder = FeatureDecoder(list(chosen.values())[-1], channels, widths)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reverie.core.annotations import Weight
 from reverie.core.batch import Batch
-from reverie.core.errors import ReverieError, UsageError, argument, of_argument
+from reverie.core.errors import ReverieError, argument, of_argument
 from reverie.core.layout import to_device_layout
 from reverie.media import decode, montage
 from reverie.nets.features import Features
@@ -101,12 +101,6 @@ def prepare_encoder(encoder: str, like: Tensor) -> None:
     except ReverieError as error:
         error.args = (*error.args, f"{argument('encoder', 'small')} needs no download.")
         raise
-
-
-def check_style(path: str, name: str, what: str) -> None:
-    """Raise a UsageError unless an argument names a style."""
-    if not path:
-        raise UsageError(f"There is no style: {argument(name)} names {what}.")
 
 
 def style_image(file: Path | str, channels: int, name: str, shorter: int | None = None) -> Tensor:

@@ -22,7 +22,6 @@ from reverie.models.stylization.encoders import (
     Encoder,
     StyleTerms,
     activations,
-    check_style,
     prepare_encoder,
     style_image,
     two_stages,
@@ -174,7 +173,6 @@ def style_net(
         temporal_weight: of the change of the result, mean square, under a small motion and noise of the image: above 0
             for films.
     """
-    check_style(style, "style", "an image file")
     net = StyleNet(channels, width, depth)
     return StylePainter(
         net, Output("image", sides(shape), channels), style, style_size, encoder, terms, temporal_weight
