@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.autograd import gradcheck
+from torch.autograd.graph import saved_tensors_hooks
 
 import reverie as rv
 from engine_cases import state_of, walk
@@ -24,8 +25,8 @@ from reverie.core.precision import Precision
 from reverie.data.batches import NoData
 from reverie.dreaming import style, style_canvas
 from reverie.dreaming.photo import open_photo
-from reverie.dreaming.style_canvas import RECIPES, _history, canvas_of, objective, sizes, vgg_features
-from reverie.dreaming.tiles import Tiling, _sight
+from reverie.dreaming.style_canvas import RECIPES, _history, _weighted, canvas_of, objective, sizes, vgg_features
+from reverie.dreaming.tiles import Tiling, _sight, tiling
 from reverie.media.colour import LUMA
 from reverie.media.origin import origin_of
 from reverie.nets import vgg
@@ -201,6 +202,38 @@ def test_the_style_loss_of_tiles_is_that_of_the_whole_image(monkeypatch, scaled,
     torch.testing.assert_close(other, slope, rtol=1e-9, atol=1e-12)
 
 
+def test_the_plan_of_tiles_counts_what_regions_keep_for_the_gradient(features):
+    layers, image = [*networks.NETWORKS["vgg16"].style], tensor(96, 96).requires_grad_()
+
+    def kept(regions):
+        sizes = {}
+
+        def pack(x):
+            sizes[x.untyped_storage().data_ptr()] = (x, x.untyped_storage().nbytes())
+            return x
+
+        masks = {k: torch.rand(1, 1, 96 // s, 96 // s) for k, s in strides.items()}
+        grams = style_canvas.Grams(layers, [masks] * regions or ({},))
+        with saved_tensors_hooks(pack, lambda x: x):
+            grams.statistics(features(image, layers), dict.fromkeys(layers, (slice(None), slice(None))))
+        return sum(size for _, size in sizes.values()) / 96**2
+
+    strides = {k: features.layer(k).stride for k in layers}
+    assert kept(3) - kept(0) == pytest.approx(3 * _weighted(features, strides), rel=0.05)
+    assert _weighted(features, strides) == 4 * (64 + 128 / 4 + 256 / 16 + 512 / 64 + 512 / 256)
+
+
+def test_regions_make_tiles_smaller(features, monkeypatch):
+    def side(regions):
+        layer, memory = ["relu1_1"], 1e9
+        return tiling(features, layer, (2000, 2000), memory, more=regions * _weighted(features, {"relu1_1": 1})).side
+
+    requests = []
+    monkeypatch.setattr(style_canvas, "tiling", lambda *_, memory, more=0: requests.append(more))
+    losses(features, tensor(32, 48), styles=[tensor(40, 40)] * 2, blend=(1, 1), masks=[torch.ones(1, 1, 32, 48)] * 2)
+    assert requests == [2 * 488, 0, 0] and side(4) < side(2) < side(0)
+
+
 def test_memory_decides_on_the_history_of_lbfgs():
     image = 12 * 4000 * 2668
     assert _history(4e9, image / 16) == _history(float("inf"), image) == 20 and 1 < _history(4e9, image) < 8
@@ -359,7 +392,7 @@ def test_what_to_name_is_said_where_a_style_is_missing_or_a_folder_is_to_be_pain
     Image.fromarray(picture(32, 32)).save(tmp_path / "photo.png")
     painted = [str(tmp_path), "a.png", "--out", str(tmp_path / "painted")]
     for words, message in (
-        ([str(tmp_path / "photo.png")], "There is no style. Name"),
+        ([str(tmp_path / "photo.png")], "There is no style: name images"),
         (painted, "is a folder; only a"),
     ):
         with pytest.raises(SystemExit, match="2"):
@@ -406,7 +439,7 @@ def test_a_signal_keeps_the_image_as_it_is(tmp_path, random_vgg, monkeypatch, ca
     expected = style.to_images(style.resized(frames[1].render()["image"], (48, 64)))
     assert np.array_equal(np.asarray(Image.open(names[2])), expected.array[0])
     output = capsys.readouterr()
-    assert output.out.startswith("The image as of step 2 of") and output.err.endswith("stylize: interrupted.\n")
+    assert output.out.startswith("Stopped at step 2 of") and output.err.endswith("stylize: interrupted.\n")
     assert Image.open(names[3]).size == (3 * 64, 3 * 48)
 
 

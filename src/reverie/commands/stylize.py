@@ -130,8 +130,10 @@ def stylize(
     if film_path:
         recorder.save(film_path, image.origin)
     height, width = image.shape[1:3]
-    result = {"out": str(path), "width": width, "height": height, "net": name, "film": film}
-    state = f"The image as of {image.origin['stopped']}, " if stop else ""
-    report(json, result, f"{state}{width} x {height} pixels, in the style of {', '.join(styles)} by {name}, in {path}")
+    result: dict[str, Any] = {"out": str(path), "width": width, "height": height, "net": name, "film": film}
+    result |= {"stopped": image.origin["stopped"]} if stop else {}
+    lines = [f"Stopped at {result['stopped']}. What there is:"] if stop else []
+    lines.append(f"{width} x {height} pixels, in the style of {', '.join(styles)} by {name}, in {path}")
+    report(json, result, *lines)
     if stop:
         raise stop

@@ -211,13 +211,13 @@ def objective(
     layers = dict(zip(networks.NETWORKS[features.name].style, recipe.layer_weights, strict=True))
     weights = {name: weight / sum(layers.values()) for name, weight in layers.items()}
     cut = functools.partial(tiling, features, [*dict.fromkeys([*layers, recipe.content_layer])], memory=memory)
-    tiles, painted = cut(content.shape[2:]), Grams([*layers])
+    strides = {k: features.layer(k).stride for k in layers} if masks else {}
+    tiles, painted = cut(content.shape[2:], more=len(masks) * _weighted(features, strides)), Grams([*layers])
     sums = (total(features, painted, style, cut(style.shape[2:])) for style in styles)
     targets = [painted.matrices(each)[0] for each in sums]
     if not masks:
         blended = [*zip(blend, targets, strict=True)]
         targets = [{k: torch.stack([share * grams[k] for share, grams in blended]).sum(0) for k in layers}]
-    strides = {k: features.layer(k).stride for k in layers} if masks else {}
     regions = [
         {k: F.adaptive_avg_pool2d(mask, (mask.shape[2] // n, mask.shape[3] // n)) for k, n in strides.items()}
         for mask in masks
@@ -237,6 +237,11 @@ def objective(
         return parts | {"loss": parts["loss"] + tv, "tv": tv}
 
     return evaluated
+
+
+def _weighted(features: Features, strides: Mapping[str, int]) -> float:
+    """Bytes per pixel of the activations of layers in fp32, as a region keeps them with its weights."""
+    return 4 * sum(features.layer(name).channels / stride**2 for name, stride in strides.items())
 
 
 def sizes(shape: tuple[int, int], first: int) -> list[tuple[int, int]]:

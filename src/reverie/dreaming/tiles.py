@@ -191,19 +191,23 @@ class _Loss(torch.autograd.Function):
         return gradient.mul_(outputs[0]), None, None, None, None, None
 
 
-def tiling(features: Features, layers: Sequence[str], shape: Sequence[int], memory: float) -> Tiling | None:
+def tiling(
+    features: Features, layers: Sequence[str], shape: Sequence[int], memory: float, more: float = 0
+) -> Tiling | None:
     """The largest tiles that fit into some memory; None if an image does as a whole.
 
     Args:
         shape: (height, width) of the image in pixels.
         memory: bytes for the activations of a step and their gradients.
+        more: bytes per pixel that statistics keep beside the activations.
     Raises:
         UsageError: not even the smallest tile fits, or a layer depends on the whole image.
     """
     pixels, memory = shape[0] * shape[1], max(0.0, memory)
-    if math.isinf(memory) or (pixels * _MOST <= memory and pixels <= 8 * math.prod(features.size)):
+    if math.isinf(memory) or (pixels * (_MOST + more) <= memory and pixels <= 8 * math.prod(features.size)):
         return None
     per_pixel, per_pair = _growth(features, layers, pixels, memory)
+    per_pixel += _PASSES * more
     if (need := pixels * per_pixel + pixels**2 * per_pair) <= memory:
         return None
     if per_pair:
