@@ -110,8 +110,8 @@ def check_inputs(content: Any, styles: Any) -> None:
         )
     if not _listed(styles):
         raise UsageError(
-            f"There is no style: name images of one or several after the content (STYLE ...), or as {argument('net')} a "
-            "run that has learned one (`reverie train style-net`)."
+            f"There is no style: name images of one or several after the content (STYLE ...), or as {argument('net')} "
+            "a run that has learned one (`reverie train style-net`)."
         )
 
 
