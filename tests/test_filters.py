@@ -118,9 +118,16 @@ def test_a_warp_moves_turns_and_enlarges():
 
 def test_a_dead_rectifier_passes_gradients_that_wake_it_and_a_living_one_its_own():
     x = torch.tensor([[-1.0, -2.0], [-1.0, 2.0]], requires_grad=True)
-    for module, value in ((nn.ReLU(), x), (nn.ReLU(inplace=True), x + 0), (nn.ReLU6(), x)):
+    kinds = {
+        "fresh": (nn.ReLU(), nn.ReLU6(), F.relu, torch.relu, torch.Tensor.relu),
+        "in place": (nn.ReLU(inplace=True), nn.ReLU6(inplace=True), torch.relu_, F.relu_, torch.Tensor.relu_),
+    }
+    for kind, function in [(kind, function) for kind, functions in kinds.items() for function in functions]:
+        value = x + 0
         with robustness.RedirectedRectifiers():
-            (grad,) = torch.autograd.grad(-(module(value) * torch.tensor([1.0, -1.0])).sum(), x)
+            output = function(value)
+            (grad,) = torch.autograd.grad(-(output * torch.tensor([1.0, -1.0])).sum(), x)
+        assert (output is value) == (kind == "in place") and output.tolist() == [[0, 0], [0, 2]]
         # of the dead row the first unit may rise, the second would sink further; the living row is as ever
         assert grad.tolist() == [[-1, 0], [0, 1]]
     (grad,) = torch.autograd.grad(nn.ReLU()(x).sum(), x)  # outside the block

@@ -17,7 +17,9 @@ from reverie.core.noise import Noise
 
 JITTER = (8, 4)  # pixels within which an image is shifted, before and after it is scaled and rotated
 SCALE, DEGREES = 0.1, 10.0  # it is scaled by 1 +- 0.1 and rotated by +- 10 degrees
-_LIMITS = {F.relu: math.inf, torch.relu: math.inf, F.relu6: 6.0}  # of rectifiers; nn.ReLU6 calls F.hardtanh
+_IN_PLACE = (torch.relu_, Tensor.relu_)
+_RELU = (F.relu, torch.relu, Tensor.relu, *_IN_PLACE)
+_LIMITS: dict[Any, float] = {**dict.fromkeys(_RELU, math.inf), F.relu6: 6.0}  # of rectifiers; ReLU6 calls F.hardtanh
 
 
 def shift(rng: Noise, pixels: float) -> Tensor:
@@ -88,10 +90,14 @@ class RedirectedRectifiers(TorchFunctionMode):
     """Within the block, a rectifier that is off for all units of a row passes gradients that would switch them on.
 
     Only where a row gets no gradient through it otherwise; as in Lucid (github.com/tensorflow/lucid, 2018). Covers
-    relu and relu6, as functions and as modules.
+    relu and relu6, as functions, methods and modules, in place or not.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         limit = kwargs["max_val"] if func is F.hardtanh and kwargs.get("min_val") == 0 else _LIMITS.get(func)
-        return func(*args, **kwargs) if limit is None else _Redirected.apply(args[0], limit)
+        if limit is None:
+            return func(*args, **kwargs)
+        if func in _IN_PLACE or kwargs.get("inplace"):
+            return args[0].copy_(_Redirected.apply(args[0].clone(), limit))
+        return _Redirected.apply(args[0], limit)
