@@ -272,6 +272,18 @@ def test_arguments_that_a_page_cannot_use_are_refused_by_name(wrong, text):
         rv.filter_page(**{"network": edges(), "steps": 1} | wrong)
 
 
+def test_layers_are_listed_with_their_other_names(call, monkeypatch):
+    features = Features(edges().network, channels=1, aliases={"sobel": "0", "edge": "0"}, main=["sobel", "1"])
+    assert features.other_names("sobel") == ["0", "edge"] and features.other_names("1") == []
+    monkeypatch.setattr("reverie.inference.features.networks.features", lambda *_, **__: features)
+    code, out, err = call("filters", "vgg16")
+    assert code == 0 and [line.split() for line in out.splitlines()][:2] == [
+        ["layer", "channels", "stride", "also"],
+        ["sobel", "4", "1", "0,", "edge"],
+    ]
+    assert "--page" in err and json.loads(call("filters", "vgg16", "--json")[1])["aliases"] == features.aliases
+
+
 def test_a_channel_is_a_number_of_any_kind_and_a_layer_a_text_or_a_list():
     for channels in (2, np.int64(2), torch.tensor(2), np.array([2]), range(2, 3)):
         assert rv.filters(edges(), "1", channels, steps=1).conditions["channels"] == [2]
@@ -317,7 +329,7 @@ def test_ctrl_c_keeps_a_page_at_its_target_and_says_so(call, bars, tmp_path, mon
 def test_the_command_lists_layers_draws_filters_and_pages(call, bars, tmp_path):
     run = rv.train("vae", bars, steps=1, width=8, batch_size=16, quiet=True, out=str(tmp_path / "run"))
     code, out, _ = call("filters", run.path)
-    assert code == 0 and "encoder.layers.1" in out and "stride" in out
+    assert code == 0 and "encoder.layers.1" in out and "stride" in out and "also" not in out
     code, out, _ = call(
         "filters", run.path, "encoder.layers.1", "--steps", 2, "--channel", 3, 1, "--out", "f.npz", "--json"
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from reverie.commands.shared import bar, dump, name_weights, report, table, target
+from reverie.commands.shared import bar, dump, name_weights, note, report, table, target
 from reverie.core.errors import Stopped, UsageError, argument
 
 if TYPE_CHECKING:
     from reverie.media.images import Images
+    from reverie.nets.features import Features
 
 
 def filters(
@@ -73,10 +75,9 @@ def filters(
     if path is None:
         layers = {name: entry._asdict() for name, entry in (features.layers if json else features.main_layers).items()}
         if json:
-            dump(result | {"layers": layers})
+            dump(result | {"layers": layers, "aliases": features.aliases})
         else:
-            columns = ("layer", "channels", "stride")
-            table(columns, [(name, *map(str, entry.values())) for name, entry in layers.items()], right=columns[1:])
+            _list(features, layers)
         return
     options: dict[str, Any] = {"steps": steps, "size": size, "parametrisation": image, "objective": objective}
     stop = None
@@ -97,6 +98,15 @@ def filters(
     report(json, result | {"out": str(path), "layers": measured}, *map(_summary, measured, rows.values()), where)
     if stop:
         raise stop
+
+
+def _list(features: Features, layers: Mapping[str, Mapping[str, int]]) -> None:
+    """A table of layers with their other names, and what to do next."""
+    numbers = ("channels", "stride")
+    rows = [(name, *map(str, entry.values()), ", ".join(features.other_names(name))) for name, entry in layers.items()]
+    columns = ("layer", *numbers, "also") if any(row[-1] for row in rows) else ("layer", *numbers)
+    table(columns, [row[: len(columns)] for row in rows], right=numbers)
+    note("Name a layer for 16 of its filters, or --page FILE for some of each stride. --json has the layers within.")
 
 
 def _summary(layer: str, images: Images) -> str:

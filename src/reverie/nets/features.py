@@ -98,6 +98,12 @@ class Features(nn.Module):
             self._refuse(layer)
         return path
 
+    def other_names(self, layer: str) -> list[str]:
+        """The other names of a layer: its module path and aliases."""
+        path = self.resolve(layer)
+        names = [path, *(alias for alias, other in self.aliases.items() if other == path)]
+        return [name for name in names if name != layer]
+
     def names(self, layers: Any) -> list[str]:
         """Names of layers as a list; a text is one name.
 
