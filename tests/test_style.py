@@ -28,6 +28,7 @@ from reverie.dreaming.photo import open_photo
 from reverie.dreaming.style_canvas import RECIPES, _history, _weighted, canvas_of, objective, sizes, vgg_features
 from reverie.dreaming.tiles import Tiling, _sight, tiling
 from reverie.media.colour import LUMA
+from reverie.media.images import Images
 from reverie.media.origin import origin_of
 from reverie.nets import vgg
 from reverie.nets.features import Features
@@ -447,10 +448,12 @@ def test_transparency_is_kept_where_the_format_has_it_and_named_where_not(tmp_pa
     path, (height, width) = files(tmp_path, "rgba")
     images = rv.stylize(path, picture(33, 40, 1), **QUICK)
     images.save(tmp_path / "out.png")
-    expected = Image.open(path).getchannel("A")
+    expected = np.asarray(Image.open(path).getchannel("A"))
     assert images.shape[3] == 3 and np.array_equal(Image.open(tmp_path / "out.png").getchannel("A"), expected)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png"))[..., :3], images.array[0])
     assert rv.stylize(images, picture(33, 40, 1), size=24, **QUICK).pil[0].mode == "RGBA"
+    with pytest.raises(UsageError, match=r"alpha must be uint8 \(1, 40, 48\)"):
+        Images(images.array, alpha=expected)
     with pytest.warns(UserWarning, match=r"out.jpg has no transparency"):
         images.save(tmp_path / "out.jpg")
     assert Image.open(tmp_path / "out.jpg").mode == "RGB"

@@ -76,6 +76,10 @@ class Images(NDArrayOperatorsMixin):
         if reserved := {"images", "x", "seeds", "reverie"} & {*(conditions or {})}:
             raise UsageError(f"{argument('conditions')} cannot be named {min(reserved)}: an .npz has that array.")
         self.seeds, self.columns, self.labels, self.bare = list(numbers), columns, list(labels), bare
+        if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != self.array.shape[:-1]):
+            raise UsageError(
+                f"{argument('alpha')} must be uint8 {self.array.shape[:-1]}, not {alpha.dtype} {alpha.shape}."
+            )
         self.alpha = alpha
         self.origin, self.conditions = dict(origin or {}), {k: list(v) for k, v in (conditions or {}).items()}
 

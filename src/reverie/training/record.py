@@ -139,6 +139,7 @@ class RunRecord(_Modelled, total=False):
     init: InitRecord
     caption_words: list[str]
     code: str
+    files: dict[str, str]
     imported: str
     rerun_of: str
 

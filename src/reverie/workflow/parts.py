@@ -94,8 +94,8 @@ def check_hashes(info: dict[str, Any], path: Path) -> None:
         for key, digest in hashes(config["name"], config["kwargs"]).items():
             if digest != before.get(key):
                 raise ReverieError(
-                    f"{config['kwargs'][key]} is not what {path} was trained with (its hash differs). A rerun needs "
-                    f"the same images; `reverie train {config['name']}` learns from those that are there now."
+                    f"{config['kwargs'][key]} is not what {path} was trained with (its hash differs). Put the "
+                    f"same images there; `reverie train {config['name']}` learns from those that are there now."
                 )
 
 
