@@ -285,6 +285,14 @@ def test_a_folder_that_is_painted_already_is_named_as_such(runs, tmp_path, capsy
     assert grown.startswith("3 images in") and grown.endswith("out, 2 of them from before")
 
 
+def test_the_device_of_a_run_is_the_one_that_is_named(runs, tmp_path, capsys):
+    with pytest.raises(UsageError, match="abacus"):
+        rv.stylize(str(STYLES / "waves.png"), net=runs["one"], device="abacus")
+    with pytest.raises(SystemExit, match="2"):
+        main(["stylize", str(STYLES / "waves.png"), "--net", str(runs["one"]), "--device", "abacus", "--out", "x.png"])
+    assert "abacus" in capsys.readouterr().err
+
+
 def test_a_transparent_image_stays_transparent_in_one_pass(runs):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)
     painted = Painter(runs["one"]).paint(pixels)

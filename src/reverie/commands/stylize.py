@@ -98,7 +98,7 @@ def stylize(
     }
     if net is not None and is_run(net):
         others = {"mask": mask, "film": film, "recipe": None if recipe == "fast" else recipe, **changes}
-        by_run(content, styles, net, size, others, blend, strength, keep_color, out, overwrite, json)
+        by_run(content, styles, net, size, others, blend, strength, keep_color, device, out, overwrite, json)
         return
     check_inputs(content, styles)
     inputs = (content, *styles, *mask)
@@ -127,7 +127,7 @@ def stylize(
     except Stopped as error:
         stop, image = error, error.result
     image.save(path)
-    if film_path:
+    if film_path and recorder.frames:
         recorder.save(film_path, image.origin)
     height, width = image.shape[1:3]
     result: dict[str, Any] = {"out": str(path), "width": width, "height": height, "net": name, "film": film}

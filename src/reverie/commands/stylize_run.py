@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reverie.commands.shared import bar, load, note, report
+from reverie.commands.shared import bar, name_weights, note, report
 
 
 def by_run(
@@ -18,6 +18,7 @@ def by_run(
     blend: tuple[float, ...],
     strength: float,
     keep_color: bool,
+    device: str,
     out: str | None,
     overwrite: bool,
     json: bool,
@@ -26,12 +27,13 @@ def by_run(
 
     Args:
         others: options of the slow method, which are refused.
-        content, styles, net, size, blend, strength, keep_color, out, overwrite, json: as for ``stylize``.
+        content, styles, net, size, blend, strength, keep_color, device, out, overwrite, json: as for ``stylize``.
     """
     from reverie.core.errors import Stopped
     from reverie.core.files import first_free
     from reverie.data import image_files
     from reverie.dreaming.fast_style import check_painted, refuse_slow, stylize_into
+    from reverie.inference.load import load
     from reverie.media.films import read_film
 
     refuse_slow(others)
@@ -42,7 +44,8 @@ def by_run(
     path = first_free(Path(default)) if out is None else Path(out)
     check_painted(path, Path(content), styles, overwrite)
     options: dict[str, Any] = {"blend": blend or None, "strength": strength, "keep_color": keep_color}
-    model = load(net)
+    model = load(net, device)
+    name_weights(model.loaded_from)
     try:
         with bar(True) as progress:
             new = stylize_into(path, content, model, list(styles), size, overwrite, progress, **options)

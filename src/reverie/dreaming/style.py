@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.core.cache import Progress
 from reverie.core.errors import Stopped, UsageError, argument, suggest
@@ -25,7 +25,7 @@ from reverie.dreaming.canvas import Canvas, paint, resized
 from reverie.dreaming.fast_style import Painter, is_run, refuse_slow, shares_of
 from reverie.dreaming.photo import open_alpha, open_photo, to_images
 from reverie.dreaming.style_canvas import RECIPES, Recipe, canvas_of, fitted, vgg_features
-from reverie.inference.load import Source
+from reverie.inference.load import Source, load
 from reverie.inference.origin import plain_option
 from reverie.media.colour import grey
 from reverie.media.images import Images
@@ -216,8 +216,9 @@ def stylize(
         ReverieError: a file that is no image, weights that cannot be fetched, or an image that diverged.
         Stopped: a KeyboardInterrupt after the first step; its ``result`` is the image so far.
     """
-    if is_run(net):
+    if net is not None and is_run(net):
         refuse_slow({"mask": mask, "recipe": None if recipe == "fast" else recipe, "watch": watch, **options})
+        net = net if isinstance(net, nn.Module) else load(net, device)
         return Painter(net, styles, blend, strength, keep_color=keep_color).paint(content, size)
     if strength != 1:
         raise UsageError(f"{argument('strength')} is for a run of adain: more {argument('content_weight')} is weaker.")
