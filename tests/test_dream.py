@@ -417,6 +417,7 @@ def test_a_guide_is_matched_in_blocks_with_the_products_and_gradients_of_the_who
         ({"layers": "generator"}, "map"),
         ({"layers": ""}, "at least one layer"),
         ({"layers": 5}, "names of layers, not 5"),
+        ({"layers": torch.tensor(2)}, "names of layers, not 2"),
         ({"layers": [5]}, "names of layers"),
         ({"layers": {5: 1.0}}, "names of layers"),
         ({"layers": {"discriminator.body": None}}, "finite number"),
@@ -437,6 +438,14 @@ def test_numbers_and_layers_that_a_dream_cannot_use_are_refused_by_name(wrong, w
 def test_a_network_of_colours_dreams_in_a_grey_photograph_which_stays_grey():
     photo = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
     assert rv.dream(photo, rv.build("dcgan", **COLOURS), steps=1, octaves=1, seed=np.int64(3)).shape == (1, 64, 64, 1)
+
+
+def test_the_origin_of_a_dream_has_its_arguments_as_they_were_given():
+    arguments = {"octaves": 2, "octave_scale": 1.25, "steps": 1, "loops": 1, "lr": 0.0, "jitter": 3, "memory": 2.5}
+    tensors = {name: torch.tensor(value) for name, value in arguments.items()}
+    by = dream(bytes_of(PHOTO), layers={DEEP: 0.5}, seed=7, **tensors).origin
+    expected = arguments | {"layers": {DEEP: 0.5}, "seed": 7, "verb": "dream", "network": "vgg16"}
+    assert expected == {name: by[name] for name in expected}
 
 
 def test_a_film_that_is_none_by_its_ending_is_refused_before_the_work(tmp_path, capsys):

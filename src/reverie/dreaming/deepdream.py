@@ -263,7 +263,8 @@ def dreamer(
     octaves, steps = integer(argument("octaves"), octaves, 1, 100), integer(argument("steps"), steps, 1, 100_000)
     loops, jitter = integer(argument("loops"), loops, 1, 1000), integer(argument("jitter"), jitter, 0, 10_000)
     lr, memory = number(argument("lr"), lr, 0, 1e6), number(argument("memory"), memory, 0)
-    if number(argument("octave_scale"), octave_scale, 1) == 1 and octaves > 1:
+    octave_scale = number(argument("octave_scale"), octave_scale, 1)
+    if octave_scale == 1 and octaves > 1:
         raise UsageError(f"{argument('octave_scale')} must be above 1 where there are several octaves.")
     features = features_of(net, device, progress, precision)
     pretrained = networks.NETWORKS.get(features.name)
@@ -377,11 +378,12 @@ def dream(
     dreams = dreamer(
         net, layers, octaves, octave_scale, steps, loops, guide, lr, jitter, memory, device, precision, progress
     )
-    arguments: dict[str, Any] = {name: value for name, value in vars(dreams).items() if isinstance(value, int | float)}
+    arguments = {name: getattr(dreams, name) for name in ("octaves", "octave_scale", "steps", "loops", "lr", "jitter")}
     arguments |= {"frames": frames, "zoom": zoom} if frames > 1 else {}
-    arguments |= {"image": image, "guide": guide, "size": size, "layers": dict(dreams.objective.weights)}
+    arguments |= {"image": image, "guide": guide, "size": size, "seed": seed, "memory": memory}
     network, rows, done, frame = dreams.features.network, list[np.ndarray](), 0, None
-    made_by = origin("dream", network, [seed], network=dreams.features.name, **arguments)
+    made_by = origin("dream", network, network=dreams.features.name, **arguments)
+    made_by |= {"layers": dict(dreams.objective.weights)}
     total = dreams.count(photo.shape[2:]) + (frames - 1) * dreams.onward.count(photo.shape[2:])
     try:
         for done, frame in enumerate(dreams.film(photo, frames, zoom, seed), 1):

@@ -68,7 +68,7 @@ class Ascent:
         """Raise a UsageError for an option out of range, or a shape that the network does not see."""
         kinds = {"parametrisation": tuple(PARAMETRISATIONS), "objective": ("channel", "unit")}
         for name, names in kinds.items():
-            if (value := getattr(self, name)) not in names:
+            if not isinstance(value := getattr(self, name), str) or value not in names:
                 raise UsageError(f"{argument(name)} must be {' or '.join(names)}, not {value!r}.")
         device = next(features.network.parameters()).device
         try:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.errors import UsageError, argument, suggest
+from reverie.core.values import plain
 
 
 class Layer(NamedTuple):
@@ -110,6 +111,7 @@ class Features(nn.Module):
         Raises:
             UsageError: no names, an unknown layer, or one twice, also by another name.
         """
+        layers = plain(layers)
         names = [layers] if isinstance(layers, str) else [*layers] if isinstance(layers, Iterable) else [layers]
         if not all(isinstance(name, str) for name in names):
             raise UsageError(f"{argument('layers')} must be names of layers, not {layers!r:.80}.")
