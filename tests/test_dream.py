@@ -19,6 +19,7 @@ from reverie.dreaming import deepdream
 from reverie.dreaming.deepdream import Dreamer, Norms, dream, guide_features, layer_weights, with_detail, zoomed
 from reverie.dreaming.photo import to_images
 from reverie.dreaming.tiles import Tiling, _growth, _kept, _sight, evaluate, tiling
+from reverie.media import montage
 from reverie.nets.features import Features
 from reverie.nets.perceptual import best_match
 from reverie.nets.unet import attend
@@ -246,6 +247,10 @@ def test_a_zoom_has_no_border_and_keeps_the_middle():
     ramp = torch.linspace(-1, 1, 31).expand(1, 3, 20, 31)
     torch.testing.assert_close(zoomed(ramp, 1.0), ramp, rtol=0, atol=1e-5)
     torch.testing.assert_close(zoomed(ramp, 2.0)[0, 0, 0, 6:-6], ramp[0, 0, 0, 6:-6] / 2, rtol=0, atol=0.01)
+
+
+def test_small_films_are_enlarged_and_wide_ones_stay_within_what_formats_hold():
+    assert [montage.film_scale(*shape) for shape in ((8, 10), (92, 100), (500, 20), (8, 2000))] == [20, 2, 1, 2]
 
 
 def test_an_interrupted_film_keeps_its_frames(tmp_path, monkeypatch, capsys):
