@@ -38,7 +38,7 @@ FILLERS = frozenset(
     ("found", "told", "made", "said", "asked", "given", "one", "place", "shown", "drawn", "wanted", "known", "facts")
     + ("own", "whole", "aside")
 )
-CODE_LINES = 21_487  # without blanks, comments and docstrings
+CODE_LINES = 21_488  # without blanks, comments and docstrings
 
 
 def room(path: Path) -> str:

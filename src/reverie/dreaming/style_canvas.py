@@ -45,6 +45,7 @@ class Recipe:
         layer_weights: of the style layers relu1_1 ... relu5_1, relative to one another.
         scaled: each layer's error is divided by its own magnitude (``error_sums``); else plain mean squares.
         optimizer: lbfgs, adam, or sgd with a decaying rate.
+        history: pairs of steps and changes of the gradient that lbfgs remembers, or fewer where memory ends.
         lr: its rate; None: 1 for lbfgs, 0.04 for adam, 0.0015 for sgd. Images span 2.
         steps: at the largest size.
         coarse_steps: at the smallest size; between them the number falls geometrically.
@@ -64,6 +65,7 @@ class Recipe:
     layer_weights: Annotated[tuple[float, float, float, float, float], Range(0)] = (256, 64, 16, 4, 1)
     scaled: bool = True
     optimizer: Literal["lbfgs", "adam", "sgd"] = "lbfgs"
+    history: Count = 20
     lr: Annotated[float, Range(0, 1e6, open=True)] | None = None
     steps: Count = 80
     coarse_steps: Count = 250
@@ -267,9 +269,9 @@ def _free(memory: float, image: float) -> float:
     return memory - _PROCESS - _COPIES * image
 
 
-def _history(memory: float, image: float) -> int:
-    """Pairs of L-BFGS: 20, or those that half of the free memory holds."""
-    return max(1, int(min(20, _free(memory, image) / (4 * image))))
+def _history(recipe: Recipe, memory: float, image: float) -> int:
+    """Pairs of L-BFGS: the recipe's, or those that half of the free memory holds."""
+    return max(1, int(min(recipe.history, _free(memory, image) / (4 * image))))
 
 
 def _optimizer(recipe: Recipe, memory: float, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
@@ -279,7 +281,7 @@ def _optimizer(recipe: Recipe, memory: float, parameters: Sequence[nn.Parameter]
         return torch.optim.Adam(parameters, lr, betas=(0.9, 0.99), fused=True)
     if recipe.optimizer == "sgd":  # the gradient of a mean over pixels, times their number
         return torch.optim.SGD(parameters, lr * sum(p.numel() for p in parameters))
-    return LBFGS(parameters, lr, _history(memory, 4 * sum(p.numel() for p in parameters)))
+    return LBFGS(parameters, lr, _history(recipe, memory, 4 * sum(p.numel() for p in parameters)))
 
 
 def _decay(step: int, progress: float) -> float:
@@ -327,7 +329,7 @@ def canvas_of(
         paintings = [fitted(style, max(shape) * recipe.style_scale) for style in styles]
         regions = [F.adaptive_avg_pool2d(mask, shape) for mask in masks]
         image = 4 * content.shape[1] * shape[0] * shape[1]
-        free = _free(memory, image) - 2 * image * _history(memory, image)
+        free = _free(memory, image) - 2 * image * _history(recipe, memory, image)
         return objective(features, resized(content, shape), paintings, recipe, blend, regions, free)
 
     def loss(image: Tensor, batch: Batch) -> dict[str, Tensor]:
