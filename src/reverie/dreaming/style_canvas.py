@@ -68,7 +68,7 @@ class Recipe:
     history: Count = 20
     lr: Annotated[float, Range(0, 1e6, open=True)] | None = None
     steps: Count = 80
-    coarse_steps: Count = 250
+    coarse_steps: Count = 150
     first_size: Annotated[int, Range(0)] = 128
     style_scale: Annotated[float, Range(0.05, 20)] = 1.0
     ema: Annotated[float, Range(0, 0.9999)] = 0.0
