@@ -38,7 +38,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
 HISTORY = [DOCS / "decisions.md", DOCS / "log.md"]  # they may name options of earlier versions
 
 SKIPPED = {  # commands that are parsed but not run, by a part of them
-    "stylize photo.jpg": "takes minutes, and VGG's weights; test_style runs the command on a network of random weights",
+    "stylize photo.jpg": "takes minutes; test_style runs the command on a network of random weights",
     "--metrics fid,kid": "needs Inception's weights from the network",
     "--net resnet50": "needs its weights from the network",
     "--film zoom.webp --frames 100": "a hundred frames; test_dream makes three",

@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import reverie as rv
 from engine_cases import state_of, walk
+from random_networks import random_vgg
 from reverie.cli import main
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.precision import Precision
@@ -45,16 +46,12 @@ RECIPE = replace(RECIPES["fast"], **QUICK)
 def features() -> Features:
     """VGG-16 with random weights that keep the size of activations."""
     network = vgg.VGG(16, replicate="first")
-    torch.manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-            nn.init.zeros_(module.bias)
+    network.load_state_dict(random_vgg())
     return Features(network, aliases=vgg.aliases(16), name="vgg16")
 
 
 @pytest.fixture
-def random_vgg(features, monkeypatch):
+def of_chance(features, monkeypatch):
     monkeypatch.setattr(style, "vgg_features", lambda *_: features)
 
 
@@ -331,17 +328,17 @@ def files(folder, name: str):
 
 
 @pytest.mark.parametrize("kind", ["wide", "grey", "tiny", "rgba", "deep", "dot"])
-def test_a_photograph_of_any_kind_keeps_its_shape(tmp_path, random_vgg, kind):
+def test_a_photograph_of_any_kind_keeps_its_shape(tmp_path, of_chance, kind):
     path, shape = files(tmp_path, kind)
     images = rv.stylize(path, picture(33, 40, 1), **QUICK)
     assert images.shape == (1, *shape, 3) and images.origin["verb"] == "stylize"
 
 
-def test_size_is_that_of_the_longer_side(random_vgg):
+def test_size_is_that_of_the_longer_side(of_chance):
     assert rv.stylize(picture(20, 40), picture(40, 40, 1), size=64, **QUICK).shape == (1, 32, 64, 3)
 
 
-def test_kept_colours_are_the_photograph_s(random_vgg):
+def test_kept_colours_are_the_photograph_s(of_chance):
     photo = (picture(40, 48) // 4 + 96).astype(np.uint8)  # no colour at the edge of the range
     result = rv.stylize(photo, picture(40, 40, 1) // 4 + 96, keep_color=True, **QUICK).array[0]
     luma = np.array(LUMA)
@@ -349,7 +346,7 @@ def test_kept_colours_are_the_photograph_s(random_vgg):
     assert np.abs(chroma[0] - chroma[1]).max() <= 1.0 and (result != photo).any()
 
 
-def test_frames_show_the_image_in_its_final_shape_and_the_last_is_the_result(random_vgg):
+def test_frames_show_the_image_in_its_final_shape_and_the_last_is_the_result(of_chance):
     frames = list(style.stream(picture(48, 64), picture(40, 40, 1), **QUICK))
     assert [frame.render()["image"].shape for frame in frames] == [(1, 3, 48, 64)] * 4 and frames[-1].progress == 1
     images = rv.stylize(picture(48, 64), picture(40, 40, 1), **QUICK)
@@ -380,12 +377,12 @@ def test_frames_show_the_image_in_its_final_shape_and_the_last_is_the_result(ran
         ({"watch": 5}, "watch must be a function"),
     ],
 )
-def test_wrong_arguments_are_named(random_vgg, options, words):
+def test_wrong_arguments_are_named(of_chance, options, words):
     with pytest.raises(UsageError, match=words):
         rv.stylize(picture(32, 32), picture(32, 32, 1), **options)
 
 
-def test_one_style_may_have_its_share_as_a_number(random_vgg):
+def test_one_style_may_have_its_share_as_a_number(of_chance):
     one, listed = (rv.stylize(picture(32, 32), picture(32, 32, 1), blend=blend, **QUICK) for blend in (5, [0.5]))
     assert np.array_equal(one, listed)
 
@@ -403,7 +400,7 @@ def test_what_to_name_is_said_where_a_style_is_missing_or_a_folder_is_to_be_pain
         assert message in error and "--net" in error and "--styles" not in error
 
 
-def test_an_image_that_diverges_is_an_error_with_advice_for_images(random_vgg, monkeypatch):
+def test_an_image_that_diverges_is_an_error_with_advice_for_images(of_chance, monkeypatch):
     monkeypatch.setattr(style_canvas, "total_variation", lambda image: image * math.inf)
     with pytest.raises(ReverieError, match=r"diverged at step 1: its loss is nan\. Try a lower lr, ") as error:
         rv.stylize(picture(32, 32), picture(32, 32, 1), **QUICK)
@@ -421,7 +418,7 @@ def test_advice_on_memory_names_options_of_the_verb(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_keeps_the_image_as_it_is(tmp_path, random_vgg, monkeypatch, capsys, number):
+def test_a_signal_keeps_the_image_as_it_is(tmp_path, of_chance, monkeypatch, capsys, number):
     names = [str(tmp_path / name) for name in ("photo.png", "a.png", "out.png", "film.webp")]
     for seed, name in enumerate(names[:2]):
         Image.fromarray(picture(48, 64, seed)).save(name)
@@ -445,7 +442,7 @@ def test_a_signal_keeps_the_image_as_it_is(tmp_path, random_vgg, monkeypatch, ca
     assert Image.open(names[3]).size == (3 * 64, 3 * 48)
 
 
-def test_transparency_is_kept_where_the_format_has_it_and_named_where_not(tmp_path, random_vgg):
+def test_transparency_is_kept_where_the_format_has_it_and_named_where_not(tmp_path, of_chance):
     path, (height, width) = files(tmp_path, "rgba")
     images = rv.stylize(path, picture(33, 40, 1), **QUICK)
     images.save(tmp_path / "out.png")
@@ -461,7 +458,7 @@ def test_transparency_is_kept_where_the_format_has_it_and_named_where_not(tmp_pa
     assert rv.stylize(picture(height, width), picture(33, 40, 1), **QUICK).alpha is None
 
 
-def test_the_command_writes_an_image_with_its_origin_and_a_film(tmp_path, random_vgg, capsys):
+def test_the_command_writes_an_image_with_its_origin_and_a_film(tmp_path, of_chance, capsys):
     names = [str(tmp_path / name) for name in ("photo.png", "a.png", "b.png", "out.png", "film.webp")]
     for seed, name in enumerate(names[:3]):
         Image.fromarray(picture(40, 48, seed)).save(name)
