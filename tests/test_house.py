@@ -26,6 +26,7 @@ RANKS = (  # lowest first: a package imports from its own rank and from lower on
         "inference",
         "views",
         "evaluation",
+        "codes",
         "editing",
         "restoration",
         "dreaming",

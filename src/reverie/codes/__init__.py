@@ -1,0 +1,1 @@
+"""What codes are good for: latents of any model that encodes, as points, features and indices."""
