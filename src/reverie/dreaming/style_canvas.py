@@ -65,10 +65,10 @@ class Recipe:
     layer_weights: Annotated[tuple[float, float, float, float, float], Range(0)] = (256, 64, 16, 4, 1)
     scaled: bool = True
     optimizer: Literal["lbfgs", "adam", "sgd"] = "lbfgs"
-    history: Count = 20
+    history: Count = 30
     lr: Annotated[float, Range(0, 1e6, open=True)] | None = None
     steps: Count = 80
-    coarse_steps: Count = 150
+    coarse_steps: Count = 130
     first_size: Annotated[int, Range(0)] = 128
     style_scale: Annotated[float, Range(0.05, 20)] = 1.0
     ema: Annotated[float, Range(0, 0.9999)] = 0.0
