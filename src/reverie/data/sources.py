@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 BUNDLED_NAMES = ("fashion", "emoji")
-PUBLIC_NAMES = ("mnist", "fashion-mnist", "cifar10", "stacked-mnist", "photos")
+PUBLIC_NAMES = ("mnist", "binary-mnist", "fashion-mnist", "cifar10", "stacked-mnist", "photos")
 POSSIBLE = (
     f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
     "a folder of images, an .npz file, or WebDataset shards (x.tar, a folder of them, x-{000..003}.tar)"
