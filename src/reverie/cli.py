@@ -53,8 +53,8 @@ list
   data [SOURCE]           what a folder or data set holds, and what is wrong with it
   weights [NAME ...]      pretrained networks: what is here, --fetch, --verify
 
-SOURCE is a folder, fashion, emoji, mnist, binary-mnist, fashion-mnist, cifar10, stacked-mnist, photos, FILE.npz, SHARD.tar or
-hf:owner/name.
+SOURCE is a folder, fashion, emoji, mnist, binary-mnist, fashion-mnist, cifar10, stacked-mnist, photos, FILE.npz,
+SHARD.tar or hf:owner/name.
 RUN is a run directory or a checkpoint inside one. Results go to stdout, progress to stderr; --json prints for machines.
 Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM (a training keeps all it has done).
 Documentation: docs/ in the source. Start with: reverie train"""

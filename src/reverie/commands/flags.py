@@ -31,8 +31,8 @@ class Request:
     """Which data, and where the run goes.
 
     Attributes:
-        data: a folder, fashion, emoji, mnist, binary-mnist, fashion-mnist, cifar10, stacked-mnist, photos, FILE.npz, SHARD.tar or
-            hf:owner/name; none for a model that learns from no data.
+        data: a folder, fashion, emoji, mnist, binary-mnist, fashion-mnist, cifar10, stacked-mnist, photos,
+            FILE.npz, SHARD.tar or hf:owner/name; none for a model that learns from no data.
         size: side of square images in pixels, or HEIGHTxWIDTH such as 48x64; by default their own where they agree and
             are square, else 64.
         fit: crop fills the size and keeps the centre of an image of another shape, pad keeps all of it.

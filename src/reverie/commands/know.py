@@ -85,8 +85,8 @@ def data(
     """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
 
     Args:
-        source: a folder, fashion, emoji, mnist, binary-mnist, fashion-mnist, cifar10, stacked-mnist, photos, FILE.npz, SHARD.tar or
-            hf:owner/name.
+        source: a folder, fashion, emoji, mnist, binary-mnist, fashion-mnist, cifar10, stacked-mnist, photos,
+            FILE.npz, SHARD.tar or hf:owner/name.
         size: side of square images in pixels, or HEIGHTxWIDTH such as 48x64; by default their own where they agree and
             are square, else 64.
         fit: crop fills the size and keeps the centre of an image of another shape, pad keeps all of it.

@@ -89,7 +89,7 @@ def stack(grey: Arrays) -> Arrays:
 
 
 def binarised(grey: Arrays) -> Arrays:
-    """Each pixel is 255 with its brightness as probability, drawn once from a fixed seed (Salakhutdinov and Murray 2008).
+    """Each pixel is 255 with its brightness as probability, drawn once from a fixed seed.
 
     The field's file of such draws (Larochelle and Murray, AISTATS 2011) has other draws: nats differ by some tenths.
     """
