@@ -115,6 +115,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "pix2pix": {"task": "lines"},  # the bars have no pairs
     "style-net": {"encoder": "small", "style": str(STYLES / "checks.png"), "style_size": 16},
     "adain": {"encoder": "small", "styles": str(STYLES), "views": 16},
+    "rbm": {"hidden": 16, "chains": 32},
+    "dbn": {"hidden": (16, 12), "chains": 32, "wake_sleep": 1.0},
 }
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "autoencoder": [{"net": "dense", "loss": "bce"}, {"loss": "l1"}],
@@ -132,6 +134,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ddpm": [{"conditional": "text"}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],
+    "rbm": [{"visible": "gaussian", "conditional": "label", "k": 2, "sparsity": 1.0}, {"negative": "cd"}],
     "gan": [{"conditional": "label", "packing": 2}],
     "dcgan": [
         {"loss": "wasserstein", "penalty_every": 2},

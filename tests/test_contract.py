@@ -40,6 +40,8 @@ NEEDED = {  # what else a model cannot do without here
     "pix2pix": {"task": "lines"},  # the bars have no pairs
     "style-net": {"encoder": "small", "style": str(STYLES / "checks.png"), "style_size": 16},
     "adain": {"encoder": "small", "styles": str(STYLES), "views": 16},
+    "rbm": {"hidden": 16, "chains": 32},
+    "dbn": {"hidden": (16, 12), "chains": 32, "wake_sleep": 1.0},
 }
 # what is worth a row of its own beside each model's defaults
 VARIANTS = {
@@ -57,6 +59,8 @@ VARIANTS = {
     "autoencoder-kl": [{"adversarial_weight": 0.1}, {"factor": 2}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],
+    "rbm": [{"visible": "gaussian", "conditional": "label"}, {"negative": "cd", "k": 2}],
+    "dbn": [{"conditional": "label", "hidden": (9, 8, 7), "wake_sleep": 0.0}],
     "gan": [{"conditional": "label", "packing": 2}],
     "dcgan": [
         {"loss": "wasserstein"},

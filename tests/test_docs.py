@@ -356,6 +356,8 @@ def run_of(words: tuple[str, ...]) -> str | None:
 
 
 NARROW = {
+    "rbm": ("--hidden", "8"),
+    "dbn": ("--hidden", "8", "6"),
     "dit": ("--width", "64", "--depth", "1"),
     "ddpm-textbook": ("--widths", "8", "8", "8", "--norm-groups", "4"),
     "latent-diffusion": ("--width", "8", "--codec-width", "8"),

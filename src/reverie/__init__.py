@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from reverie.dreaming.deepdream import dream
     from reverie.dreaming.fast_style import stylize_into
     from reverie.dreaming.filters import filter_page, filters
+    from reverie.dreaming.receptive import receptive_fields
     from reverie.dreaming.style import stylize
     from reverie.editing.walks import interpolate
     from reverie.evaluation.run import evaluate
@@ -60,6 +61,7 @@ _HOMES = {  # public names by the module that holds them, each imported when it 
     "dreaming.deepdream": ("dream",),
     "dreaming.fast_style": ("stylize_into",),
     "dreaming.filters": ("filter_page", "filters"),
+    "dreaming.receptive": ("receptive_fields",),
     "dreaming.style": ("stylize",),
     "editing.walks": ("interpolate",),
     "evaluation.run": ("evaluate",),

@@ -23,6 +23,7 @@ def filters(
     channel: tuple[int, ...] = (),
     all: bool = False,
     page: Annotated[str | None, arg(metavar="FILE")] = None,
+    weights: bool = False,
     steps: int = 96,
     size: int | None = None,
     image: Literal["fourier", "pixels", "phase"] = "fourier",
@@ -36,7 +37,7 @@ def filters(
     layers that there are.
 
     Examples: reverie filters vgg16; reverie filters vgg16 relu4_1 --out f.png; reverie filters RUN body.2 --all;
-    reverie filters RUN --page page.png.
+    reverie filters RUN --page page.png; reverie filters runs/rbm-fashion --weights.
 
     Args:
         network: a pretrained network (vgg16 ...), a run, or a checkpoint inside one. Of a run it is the network that
@@ -45,6 +46,8 @@ def filters(
         channel: filters of the layer, from 0; by default 16 of them, evenly spaced.
         all: every filter of the layer.
         page: instead, the sheet to write with 8 filters of each of several layers.
+        weights: instead, the weights of 100 units of a layer that is linear in the image (the hidden units of an rbm,
+            the first layer of a dense autoencoder; by default the first such layer), grey being 0.
         steps: of gradient ascent.
         size: side of the images in pixels; by default the run's own, or enough for the layer.
         image: what is trained: fourier (coefficients, smooth, with natural colours), pixels, or phase (amplitudes as in
@@ -58,26 +61,37 @@ def filters(
     """
     from reverie.core.card import weights_of
     from reverie.dreaming import filters as dreaming
+    from reverie.dreaming.receptive import receptive_fields
     from reverie.inference.features import features_of
 
     if sum((bool(channel), all, bool(page))) > 1 or (page and (layer or out)):
         raise UsageError(
             f"Take LAYER, LAYER with {argument('channel')} or {argument('all')}, or {argument('page')} alone."
         )
-    if layer is None and (channel or all or (out and not page)):
+    if weights and page:
+        raise UsageError(f"Take {argument('weights')} or {argument('page')}.")
+    if layer is None and not weights and (channel or all or (out and not page)):
         raise UsageError(f"Name the layer: `reverie filters {network}` lists them.")
-    path = target(page or out, "filters.png", overwrite) if layer or page else None
+    path = target(page or out, "filters.png", overwrite) if layer or page or weights else None
     with bar(True) as progress:
         features = features_of(network, progress=progress)
-    if weights := weights_of(features.network):
-        name_weights(weights)
-    result: dict[str, Any] = {"network": features.name, "weights": weights}
+    if loaded := weights_of(features.network):
+        name_weights(loaded)
+    result: dict[str, Any] = {"network": features.name, "weights": loaded}
     if path is None:
         layers = {name: entry._asdict() for name, entry in (features.layers if json else features.main_layers).items()}
         if json:
             dump(result | {"layers": layers, "aliases": features.aliases})
         else:
             _list(features, layers)
+        return
+    if weights:
+        fields = receptive_fields(features, layer, "all" if all else channel or None)
+        fields.save(path)
+        layer = str(fields.origin["layer"])
+        report(
+            json, result | {"out": str(path), "layer": layer}, f"weights of {len(fields)} units of {layer}, in {path}"
+        )
         return
     options: dict[str, Any] = {"steps": steps, "size": size, "parametrisation": image, "objective": objective}
     stop = None

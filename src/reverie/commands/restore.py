@@ -32,11 +32,12 @@ def restore(
     """Restore degraded images: the observation, below it each restoration, below that the truth where it is known.
 
     Args:
-        run: a run directory of a diffusion model of images or of a denoising-autoencoder, or a checkpoint inside one.
-        task: denoise, inpaint, super-resolution or colorize.
+        run: a run directory of a diffusion model of images, of a denoising-autoencoder, rbm or dbn, or a checkpoint
+            inside one.
+        task: denoise, inpaint, super-resolution or colorize; of an rbm or dbn complete.
         images: image files, held-out:N or other references; none means the first held-out images.
-        mask: of inpaint, what is missing: left-half, right-half, top-half, bottom-half, center, random:0.5, or an image
-            file (white is missing); center by default.
+        mask: of inpaint and complete, what is missing: left-half, right-half, top-half, bottom-half, center,
+            random:0.5, or an image file (white is missing); center by default.
         scale: of super-resolution: pixels of a side that one pixel of the observation stands for; 2 by default.
         noise: standard deviation of the observation's noise, on images that span 2; 0.5 for denoise, else 0. Only of a
             diffusion model.
@@ -45,7 +46,7 @@ def restore(
         seed: of the first image: image i is restored as it is alone with seed + i.
         label: a class for a model of classes; several take turns.
         text: a caption for a model of captions; several take turns.
-        steps: of a diffusion model's sampler.
+        steps: of a diffusion model's sampler, or sweeps of an rbm's or dbn's Markov chain.
         number: how many held-out images.
         out: the sheet to write (.png ...), or X.npz for arrays; by default the first free of restored.png,
             restored-2.png ...

@@ -141,6 +141,11 @@ class Corrupts(Protocol):
         """The corruption that it was trained to undo."""
 
 
+class Completes(Protocol):
+    def complete(self, image: Tensor, mask: Tensor, noise: Noise, sweeps: int = 200, **condition: Any) -> Tensor:
+        """Images (B, C, H, W) with the pixels where ``mask`` (1 or B, 1, H, W) is false drawn anew under the others."""
+
+
 class HasSources(Protocol):
     def translation_pair(self, batch: Batch, **options: Any) -> tuple[Tensor, Tensor | None]:
         """The source images of a batch for ``translate``, and the target images if the data has them."""
@@ -154,6 +159,11 @@ class HasDomains(Protocol):
 class Diagnoses(Protocol):
     def diagnostics(self, train: Batch, held_out: Batch) -> dict[str, float]:
         """Diagnostics of training beside the losses, from training rows and held-out rows."""
+
+
+class Normalises(Protocol):
+    def log_partition(self) -> tuple[float, float, float]:
+        """log Z of an energy, on which all likelihoods depend, in nats, and the ends of its 95 % interval."""
 
 
 class HasScores(Protocol):
@@ -179,9 +189,11 @@ VERBS: dict[str, type] = {
     "features": LooksAtImages,
     "stages": Trains,
     "corrupt": Corrupts,
+    "complete": Completes,
     "translation_pair": HasSources,
     "domains": HasDomains,
     "diagnostics": Diagnoses,
+    "log_partition": Normalises,
     "held_out_scores": HasScores,
 }
 USED = tuple(VERBS)[: tuple(VERBS).index("denoiser")]  # the verbs for users; shared code calls the others

@@ -98,8 +98,8 @@ def binarised(grey: Arrays) -> Arrays:
         Noise.of_step(fold(0, "binary"), low, len(images[low : low + chunk])).uniform(*images.shape[1:]).numpy()
         for low in range(0, len(images), chunk)
     ]
-    drawn = np.concatenate([part < images[i * chunk : (i + 1) * chunk] / 255 for i, part in enumerate(parts)])
-    return of_images(drawn.astype(np.uint8) * 255, grey.rows.labels, grey.classes, grey.cut)
+    on = np.concatenate([part < images[i * chunk : (i + 1) * chunk] / 255 for i, part in enumerate(parts)])
+    return of_images(on.astype(np.uint8) * 255, grey.rows.labels, grey.classes, grey.cut)
 
 
 def digest(parts: Parts) -> str:

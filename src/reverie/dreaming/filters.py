@@ -174,7 +174,7 @@ def filters(
     """
     features = features_of(network, device)
     entry = features.layer(layer)
-    numbers = _numbers(channels, entry, layer)
+    numbers = numbers_of(channels, entry, layer)
     shape = features.size if size is None else (integer(argument("size"), size, 8, 4096),) * 2
     if size is None and features.name in NETWORKS:
         shape = (side_of(entry.stride),) * 2
@@ -293,9 +293,14 @@ def representative(layers: Mapping[str, Layer]) -> list[str]:
     return [[*group][-1][0] for _, group in itertools.groupby(wide, key=lambda item: item[1].stride)]
 
 
-def _numbers(channels: Any, layer: Layer, name: str) -> list[int]:
+def numbers_of(channels: Any, layer: Layer, name: str, few: int = FEW) -> list[int]:
+    """The filters that are asked for, by default ``few`` of them, evenly spaced.
+
+    Raises:
+        UsageError: no numbers, or some that the layer does not have.
+    """
     if channels is None or (isinstance(channels, str) and channels == "all"):
-        return evenly(layer.channels, layer.channels if channels else FEW)
+        return evenly(layer.channels, layer.channels if channels else few)
     channels = plain(channels)
     numbers = None if isinstance(channels, str) else integers([channels] if isinstance(channels, int) else channels)
     if not numbers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from reverie.core.batch import Batch
 from reverie.core.cache import Progress
 from reverie.core.card import Likelihood, card_of
 from reverie.core.memory import rows_at_once
-from reverie.core.verbs import Model, call
+from reverie.core.verbs import Model, call, verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Split
 from reverie.evaluation.estimate import Estimate
@@ -70,11 +71,21 @@ def likelihood(
         entries: dict[str, Any] = {"unit": "nats per image", "of": method.of, "kind": method.kind}
         entries |= {"held_out": len(nats), "exact": method.kind == "exact"}
         entries |= {"dequantisation": "uniform" if method.dequantised else "none", **method.options}
-        of = "" if method.of == "8-bit" else f"-{method.of}"
-        yield f"nll{method.name}{of}", Estimate.of_mean(nats), entries
+        of, value = "" if method.of == "8-bit" else f"-{method.of}", Estimate.of_mean(nats)
+        if method.kind == "estimate" and "log_partition" in verbs_of(model):
+            log_z = call(model, "log_partition")
+            value, entries = _widened(value, *log_z), entries | {"log_partition": log_z}
+        yield f"nll{method.name}{of}", value, entries
         if method.of == "8-bit":
             bits = nats / split.spec.dimensions / math.log(2)
             yield f"bits-per-dim{method.name}", Estimate.of_mean(bits), entries | {"unit": "bits per dimension"}
+
+
+def _widened(nats: Estimate, log_z: float, low: float, high: float) -> Estimate:
+    """The interval of a mean over images and of the estimate of log Z, as of independent errors."""
+    ends = (nats.value - nats.low, log_z - low), (nats.high - nats.value, high - log_z)
+    below, above = (math.hypot(*errors) for errors in ends)
+    return dataclasses.replace(nats, low=nats.value - below, high=nats.value + above)
 
 
 def _log_p(model: Model, split: Split, method: Likelihood, progress: Progress | None) -> Tensor:

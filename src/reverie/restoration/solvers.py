@@ -9,7 +9,7 @@ from torch import Tensor
 from reverie.core.card import card_of, name_of
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
-from reverie.core.verbs import Model, verbs_of
+from reverie.core.verbs import Model, call, verbs_of
 from reverie.diffusion.grids import uniform
 from reverie.diffusion.likelihood import even
 from reverie.diffusion.samplers import Denoise, ddim
@@ -40,14 +40,16 @@ def restore(
         observation: A x + noise of standard deviation ``noise_std``, on images that span 2.
         operator: A.
         noise: a stream a row.
-        steps: of the sampler.
+        steps: of the sampler, or sweeps of an energy model's Markov chain, which holds the known pixels fixed.
         cond: label or text of each row.
     Raises:
         UsageError: a model that restores nothing.
     """
     if not card_of(model).restores:
-        raise UsageError(f"{name_of(model)} restores nothing: a denoising-autoencoder and diffusion of images do.")
+        raise UsageError(f"{name_of(model)} restores nothing: a denoising-autoencoder, energy models and diffusion do.")
     with evaluating(model):
+        if "complete" in verbs_of(model):
+            return call(model, "complete", observation, operator.mask, noise, steps, **cond)
         if "denoiser" not in verbs_of(model):
             return model.decode(model.encode(observation, **cond), **cond)
         denoise = model.denoiser(**cond)

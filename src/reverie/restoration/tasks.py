@@ -29,7 +29,9 @@ from reverie.restoration import operators
 from reverie.restoration.solvers import restore as solve
 from reverie.training.progress import shows_progress
 
-Task = Literal["denoise", "inpaint", "super-resolution", "colorize"]
+Task = Literal["denoise", "inpaint", "complete", "super-resolution", "colorize"]
+
+MASKED = ("inpaint", "complete")  # tasks that have a mask
 
 
 @shows_progress
@@ -54,9 +56,9 @@ def restore(
     Args:
         model: a loaded model, or a run, whose card has the task.
         images: references, see ``rv.reconstruct``; by default the first held-out images.
-        task: "denoise", "inpaint", "super-resolution" or "colorize".
-        mask: of inpainting, what is missing: "left-half", "right-half", "top-half", "bottom-half", "center",
-            "random:0.5", an image file (white is missing) or a bool array (H, W); "center" by default.
+        task: "denoise", "inpaint", "complete" (by an energy model), "super-resolution" or "colorize".
+        mask: of inpainting and completion, what is missing: "left-half", "right-half", "top-half", "bottom-half",
+            "center", "random:0.5", an image file (white is missing) or a bool array (H, W); "center" by default.
         scale: of super-resolution: pixels of a side that one pixel of the observation stands for; 2 by default.
         noise: standard deviation of the observation's noise, on images that span 2; 0.5 for denoising, else 0. Only of
             a diffusion model: another has been trained to undo one corruption.
@@ -65,7 +67,7 @@ def restore(
         samples: restorations of each image.
         seed: of the first image, or one for each: image i is restored as it is alone with seed + i.
         label, text: conditions of the model, one for all images or one for each.
-        steps: of a diffusion model's sampler.
+        steps: of a diffusion model's sampler, or sweeps of an energy model's Markov chain.
         n: how many held-out images.
         progress: called after each chunk, (done, total, description).
     Raises:
@@ -75,17 +77,16 @@ def restore(
     model = model_of(model)
     card, spec, device = card_of(model), spec_of(model), device_of(model)
     if task not in card.restores:
-        able = listed(card.restores) or "nothing; a denoising-autoencoder and diffusion models of images do"
+        able = listed(card.restores) or "nothing; a denoising-autoencoder, energy and diffusion models of images do"
         close = suggest(task, list(card.restores))
         raise UsageError(f"{name_of(model)} does not restore by {task!r}.{close} It can restore: {able}.")
     samples, steps = integer(argument("samples"), samples, 1, 1000), integer(argument("steps"), steps, 1, 10_000)
-    for name, value, owner in (("mask", mask, "inpaint"), ("scale", scale, "super-resolution")):
-        if value is not None and task != owner:
-            raise UsageError(f"{argument(name)} is for the task {owner}, not for {task}.")
+    for name, value, owners in (("mask", mask, MASKED), ("scale", scale, ("super-resolution",))):
+        if value is not None and task not in owners:
+            raise UsageError(f"{argument(name)} is for the task {' or '.join(owners)}, not for {task}.")
     if noise is not None and "denoiser" not in verbs_of(model):
-        raise UsageError(
-            f"{argument('noise')} is for diffusion models: {name_of(model)} undoes the corruption it learnt."
-        )
+        does = "takes known pixels as they are" if task == "complete" else "undoes the corruption it learnt"
+        raise UsageError(f"{argument('noise')} is for diffusion models: {name_of(model)} {does}.")
     if not isinstance(degraded, bool | None):
         raise UsageError(f"{argument('degraded')} must be True, False or None, not {degraded!r}.")
     noise_std = (0.5 if task == "denoise" else 0.0) if noise is None else number(argument("noise"), noise, least=0)
@@ -141,7 +142,7 @@ def _operator(
     seeds: Sequence[int],
     device: torch.device,
 ) -> operators.Operator:
-    if task == "inpaint":
+    if task in MASKED:
         return operators.inpainting(_mask("center" if mask is None else mask, shape, seeds).to(device))
     if task == "super-resolution":
         scale = integer(argument("scale"), 2 if scale is None else scale, least=2)

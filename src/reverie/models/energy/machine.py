@@ -11,14 +11,17 @@ for the first term, so their variance is 1.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.core.annotations import Positive
 from reverie.core.noise import Noise
 
 Kind = Literal["binary", "gaussian"]
@@ -38,6 +41,7 @@ class Machine(nn.Module):
     """
 
     offset: Tensor
+    base_bias: Tensor
 
     def __init__(self, visible: int, hidden: int, classes: int = 0, kind: Kind = "binary"):
         super().__init__()
@@ -45,6 +49,7 @@ class Machine(nn.Module):
         self.weight = nn.Parameter(0.01 * torch.randn(visible, hidden))
         self.visible_bias, self.hidden_bias = nn.Parameter(torch.zeros(visible)), nn.Parameter(torch.zeros(hidden))
         self.register_buffer("offset", torch.zeros(visible))
+        self.register_buffer("base_bias", torch.zeros(visible))
 
     @property
     def units(self) -> tuple[int, int]:
@@ -54,65 +59,81 @@ class Machine(nn.Module):
 
     @torch.no_grad()
     def settle(self, mean: Tensor) -> None:
-        """Offsets and visible biases of the means (V,) of data."""
-        self.offset.copy_(mean)
+        """Offsets and visible biases of the means (V,) of data; ``base`` is independent units of these means."""
         pixels = len(mean) - self.classes
+        self.offset.copy_(mean)
         if self.kind == "binary":
-            self.visible_bias[:pixels] = mean[:pixels].clamp(0.01, 0.99).logit()
-        self.visible_bias[pixels:] = mean[pixels:].clamp(min=1e-3).log()
+            self.base_bias[:pixels] = mean[:pixels].clamp(0.01, 0.99).logit()
+        self.base_bias[pixels:] = mean[pixels:].clamp(min=1e-3).log()
+        self.visible_bias.copy_(self.base_bias)
+
+    @torch.no_grad()
+    def base(self) -> Machine:
+        """The machine of independent units from which annealing and training start."""
+        base = copy.deepcopy(self).requires_grad_(False)
+        base.visible_bias.copy_(self.base_bias)
+        base.weight.zero_()
+        base.hidden_bias.zero_()
+        return base
 
     # Conditionals
 
-    def inputs(self, v: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-        """Logits of the hidden units, (B, H); ``scale`` multiplies the weights, as annealing does."""
-        weight = self.weight.to(v.dtype)
-        return torch.addmm(self.hidden_bias.to(v.dtype), v - self.offset.to(v.dtype), weight * scale)
+    def inputs(self, v: Tensor) -> Tensor:
+        """Logits of the hidden units, (B, H)."""
+        return torch.addmm(self.hidden_bias.to(v.dtype), self._centred(v), self.weight.to(v.dtype))
+
+    def _centred(self, v: Tensor) -> Tensor:
+        return v - self.offset.to(v.dtype)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Logits of the hidden units, (B, H), for whoever looks at layers."""
+        return self.inputs(v)
 
     def hidden(self, v: Tensor) -> Tensor:
         """p(h = 1 | v), (B, H)."""
         return self.inputs(v).sigmoid()
 
-    def outputs(self, h: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+    def outputs(self, h: Tensor) -> Tensor:
         """Logits of the visible units, or the means of Gaussian ones less their offset, (B, V)."""
-        return torch.addmm(self.visible_bias.to(h.dtype), h - 0.5, self.weight.to(h.dtype).T * scale)
+        return torch.addmm(self.visible_bias.to(h.dtype), h - 0.5, self.weight.to(h.dtype).T)
 
-    def visible(self, h: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+    def visible(self, h: Tensor) -> Tensor:
         """Means of the visible units, (B, V); those of the label are probabilities with sum 1."""
-        outputs = self.outputs(h, scale)
+        outputs = self.outputs(h)
         pixels, label = outputs.split([outputs.shape[1] - self.classes, self.classes], 1)
         means = pixels.sigmoid() if self.kind == "binary" else pixels + self.offset[: pixels.shape[1]].to(h.dtype)
         return torch.cat([means, label.softmax(1)], 1) if self.classes else means
 
     # Draws
 
-    def draw_hidden(self, v: Tensor, noise: Noise, scale: float | Tensor = 1.0) -> Tensor:
+    def draw_hidden(self, v: Tensor, noise: Noise) -> Tensor:
         """h ~ p(h | v), (B, H) of v's type."""
-        return drawn(self.inputs(v, scale).sigmoid(), noise)
+        return bernoulli(self.hidden(v), noise)
 
-    def draw_visible(self, h: Tensor, noise: Noise, scale: float | Tensor = 1.0) -> Tensor:
+    def draw_visible(self, h: Tensor, noise: Noise) -> Tensor:
         """v ~ p(v | h), (B, V) of h's type."""
-        means = self.visible(h, scale)
+        means = self.visible(h)
         pixels, label = means.split([means.shape[1] - self.classes, self.classes], 1)
-        v = drawn(pixels, noise) if self.kind == "binary" else pixels + noise(pixels.shape[1]).to(h.dtype)
+        v = draw_units(pixels, self.kind, noise)
         if not self.classes:
             return v
         reached = label.cumsum(1) < noise.uniform(1).to(h.dtype) * label.sum(1, keepdim=True)
         return torch.cat([v, F.one_hot(reached.sum(1).clamp_(max=self.classes - 1), self.classes).to(v.dtype)], 1)
 
-    def sweep(self, v: Tensor, noise: Noise, scale: float | Tensor = 1.0) -> Tensor:
+    def sweep(self, v: Tensor, noise: Noise) -> Tensor:
         """One step of Gibbs sampling, (B, V)."""
-        return self.draw_visible(self.draw_hidden(v, noise, scale), noise, scale)
+        return self.draw_visible(self.draw_hidden(v, noise), noise)
 
     # Energies
 
-    def free_energy(self, v: Tensor, scale: float | Tensor = 1.0, inputs: Tensor | None = None) -> Tensor:
+    def free_energy(self, v: Tensor, inputs: Tensor | None = None) -> Tensor:
         """-log sum_h exp(-E(v, h)), (B,); ``inputs`` are those of ``v`` if they are there already."""
-        inputs = self.inputs(v, scale) if inputs is None else inputs
-        return self._own(v) - (F.softplus(inputs) - inputs / 2).sum(1)
+        inputs = self.inputs(v) if inputs is None else inputs
+        return self._own(v) - log_hidden(inputs)
 
     def _own(self, v: Tensor) -> Tensor:
         """The energy of the visible units alone, (B,)."""
-        centred, bias = v - self.offset.to(v.dtype), self.visible_bias.to(v.dtype)
+        centred, bias = self._centred(v), self.visible_bias.to(v.dtype)
         if self.kind == "binary":
             return -(centred @ bias)
         pixels = v.shape[1] - self.classes
@@ -120,15 +141,15 @@ class Machine(nn.Module):
         return energy - centred[:, pixels:] @ bias[pixels:]
 
     def log_base(self) -> Tensor:
-        """log Z with all weights 0, a float64 scalar: the units are independent."""
-        return self._log_visible(self.visible_bias.double()[None])[0] + self._log_hidden(self.hidden_bias.double())
+        """log Z of ``base``, a float64 scalar."""
+        return self.base()._log_visible(self.base_bias.double()[None])[0] + self.units[1] * math.log(2)
 
-    def draw_base(self, noise: Noise) -> Tensor:
-        """v (B, V) float32 from the distribution with all weights 0."""
-        return self.draw_visible(torch.full((len(noise), self.units[1]), 0.5, device=noise.device), noise)
-
-    def _log_hidden(self, inputs: Tensor) -> Tensor:
-        return (F.softplus(inputs) - inputs / 2).sum(-1)
+    def nll(self, v: Tensor, h: Tensor) -> Tensor:
+        """-log p(v | h) of units without a label, in nats (B,)."""
+        outputs = self.outputs(h)
+        if self.kind == "binary":
+            return F.binary_cross_entropy_with_logits(outputs, v, reduction="none").sum(1)
+        return (self._centred(v) - outputs).square().sum(1) / 2 + v.shape[1] * math.log(2 * math.pi) / 2
 
     def _log_visible(self, outputs: Tensor) -> Tensor:
         """log of the sum (or integral) over v of exp((v - m)'outputs), or of its Gaussian counterpart, (B,)."""
@@ -146,42 +167,89 @@ class Machine(nn.Module):
     @property
     def enumerable(self) -> bool:
         """Whether ``log_partition`` is a sum of at most 2^16 terms."""
-        return self.units[1] <= ENUMERATED
+        return self._by_visible or self.units[1] <= ENUMERATED
+
+    @property
+    def _by_visible(self) -> bool:
+        return self.kind == "binary" and not self.classes and self.units[0] < min(self.units[1], ENUMERATED + 1)
 
     def log_partition(self, rows: int = 4096) -> Tensor:
-        """log Z, exactly: a float64 scalar. Sums over all h, ``rows`` at a time."""
-        states = itertools.product((0.0, 1.0), repeat=self.units[1])
+        """log Z, exactly: a float64 scalar. Sums over all states of the smaller side, ``rows`` at a time."""
+        states = itertools.product((0.0, 1.0), repeat=min(self.units) if self._by_visible else self.units[1])
         parts = []
         while chunk := list(itertools.islice(states, rows)):
-            h = torch.tensor(chunk, dtype=torch.float64, device=self.weight.device)
-            own = (h - 0.5) @ self.hidden_bias.double()
-            parts.append((own + self._log_visible(self.outputs(h))).logsumexp(0))
+            units = torch.tensor(chunk, dtype=torch.float64, device=self.weight.device)
+            if self._by_visible:
+                log_p = -self.free_energy(units)
+            else:
+                log_p = (units - 0.5) @ self.hidden_bias.double() + self._log_visible(self.outputs(units))
+            parts.append(log_p.logsumexp(0))
         return torch.stack(parts).logsumexp(0)
 
     @torch.no_grad()
-    def anneal(self, noise: Noise, steps: int = 1000) -> Tensor:
-        """Logs of importance weights of Z, (chains,) float64, a chain for each stream of ``noise``.
+    def anneal(self, noise: Noise, steps: int = 1000) -> tuple[Tensor, Tensor]:
+        """Visible units (chains, V) and logs of importance weights (chains,) float64, a chain for each stream.
 
-        Annealed importance sampling (Neal, Statistics and Computing 2001; Salakhutdinov and Murray, ICML 2008): the
-        weights grow from 0 to their values in so many steps, with a sweep of Gibbs sampling at each. The mean of exp of
-        the result is an unbiased estimate of Z.
+        Annealed importance sampling (Neal, Statistics and Computing 2001; Salakhutdinov and Murray, ICML 2008): from
+        ``base`` the parameters grow to their values in so many steps, with a sweep of Gibbs sampling after each but the
+        last. The mean of exp of the weights is an unbiased estimate of Z.
         """
-        v, before = self.draw_base(noise), 0.0
+        rung = self.base()
+        v = rung.draw_visible(self.weight.new_full((len(noise), self.units[1]), 0.5), noise)
         log_weights = self.log_base().expand(len(noise)).clone()
         for step in range(1, steps + 1):
-            scale = step / steps
-            log_weights += (self.free_energy(v, before) - self.free_energy(v, scale)).double()
+            inputs, scale = self.inputs(v), step / steps
+            before = rung.free_energy(v, (step - 1) / steps * inputs)
+            rung.visible_bias.copy_(torch.lerp(self.base_bias, self.visible_bias, scale))
+            rung.weight.copy_(scale * self.weight)
+            log_weights += (before - rung.free_energy(v, scale * inputs)).double()
             if step < steps:
-                v = self.sweep(v, noise, scale)
-            before = scale
-        return log_weights
+                v = rung.draw_visible(bernoulli((scale * inputs).sigmoid(), noise), noise)
+        return v, log_weights
 
 
-def drawn(p: Tensor, noise: Noise) -> Tensor:
+def log_hidden(inputs: Tensor) -> Tensor:
+    """log of the sum over binary units h of exp((h - 1/2)'inputs), (..., H) to (...)."""
+    return (F.softplus(inputs) - inputs / 2).sum(-1)
+
+
+def draw_units(means: Tensor, kind: Kind, noise: Noise) -> Tensor:
+    """Binary units of these probabilities (B, D), or Gaussian ones of these means and variance 1; of that type."""
+    return bernoulli(means, noise) if kind == "binary" else means + noise(means.shape[1]).to(means.dtype)
+
+
+def bernoulli(p: Tensor, noise: Noise) -> Tensor:
     """0 or 1 with probabilities p (B, D), of p's type; from 32 random bits each, two of them from a word."""
     count = p.shape[1]
     words = noise.bits((count + 1) // 2).view(torch.int32)[:, :count]
     return (words.to(p.dtype) < (p - 0.5) * 2.0**32).to(p.dtype)
+
+
+@dataclass(frozen=True)
+class Units:
+    """What the pixels are.
+
+    Attributes:
+        visible: "binary": brightness is the probability that a pixel is on; "gaussian": continuous.
+        sigma: standard deviation of Gaussian pixels under the hidden units, on images that span 2.
+    """
+
+    visible: Kind = "binary"
+    sigma: Positive = 0.3
+
+    def values(self, image: Tensor) -> Tensor:
+        """Images (B, C, H, W) to probabilities of binary units or values of Gaussian ones, (B, V)."""
+        x = image.flatten(1)
+        return (x + 1) / 2 if self.visible == "binary" else x / self.sigma
+
+    def draw(self, image: Tensor, noise: Noise) -> Tensor:
+        """Visible units (B, V) of images: binary ones are on with the pixel's brightness as probability."""
+        values = self.values(image)
+        return bernoulli(values, noise) if self.visible == "binary" else values
+
+    def pixels(self, values: Tensor) -> Tensor:
+        """The inverse of ``values``, flat: (B, V) float32 in [-1, 1]."""
+        return (2 * values - 1 if self.visible == "binary" else values * self.sigma).float().clamp(-1, 1)
 
 
 def log_mean(log_weights: Tensor) -> tuple[float, float, float]:
