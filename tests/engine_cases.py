@@ -134,7 +134,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ddpm": [{"conditional": "text"}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],
-    "rbm": [{"visible": "gaussian", "conditional": "label", "k": 2, "sparsity": 1.0}, {"negative": "cd"}],
+    "rbm": [{"conditional": "label", "k": 2, "sparsity": 1.0}, {"negative": "cd"}],
     "gan": [{"conditional": "label", "packing": 2}],
     "dcgan": [
         {"loss": "wasserstein", "penalty_every": 2},
