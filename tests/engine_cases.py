@@ -112,6 +112,7 @@ SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16)
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that learn from another run: of what model
 STYLES = Path(__file__).parent / "styles"
 OPTIONS: dict[str, dict[str, Any]] = {
+    "sparse-autoencoder": {"k": 2},
     "pix2pix": {"task": "lines"},  # the bars have no pairs
     "style-net": {"encoder": "small", "style": str(STYLES / "checks.png"), "style_size": 16},
     "adain": {"encoder": "small", "styles": str(STYLES), "views": 16},
@@ -130,6 +131,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"conditional": "label"},
         {"free_bits": 0.5, "net": "dense"},
     ],
+    "sparse-autoencoder": [{"sparsity": "l1"}, {"sparsity": "kl", "class_weight": 0.1}],
     "autoencoder-kl": [{"adversarial_weight": 0.1, "adversarial_start": 0.0, "factor": 2}],
     "ddpm": [{"conditional": "text"}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],

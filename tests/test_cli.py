@@ -173,6 +173,7 @@ def some_data(tmp_path):
             Image.fromarray(rng.integers(0, 256, (12, 20, 3), np.uint8)).save(tmp_path / folder / f"{i:02}.png")
     np.savez(tmp_path / "volumes.npz", images=rng.integers(0, 256, (20, 8, 8, 8, 1), np.uint8))
     np.savez(tmp_path / "signals.npz", images=rng.random((20, 24), np.float32))
+    np.savez(tmp_path / "volts.npz", series=rng.uniform(-90, 40, (20, 24, 2)))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,8 @@ def some_data(tmp_path):
         ("my images", ["--size", "8x12", "--held-out", "0.3", "--channels", "1", "--background", "#ff8800"], "vae"),
         ("pairs", ["--size", "16", "--fit", "pad"], "pix2pix"),
         ("volumes.npz", [], "toys.linear:Linear"),
-        ("signals.npz", ["--medium", "sequence", "--held-out", "0.2"], "toys.linear:Linear"),
+        ("signals.npz", ["--medium", "sequence", "--held-out", "0.2"], "recurrent-autoencoder"),
+        ("volts.npz", ["--low", "-90", "--high", "40"], "recurrent-autoencoder"),
     ],
 )
 def test_the_command_that_data_advises_trains_on_the_same_data(call, some_data, source, options, model):

@@ -37,6 +37,7 @@ TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that cannot do
 RUNS: dict[str, str] = {}  # ... and where it is
 STYLES = Path(__file__).parent / "styles"
 NEEDED = {  # what else a model cannot do without here
+    "sparse-autoencoder": {"k": 2},
     "pix2pix": {"task": "lines"},  # the bars have no pairs
     "style-net": {"encoder": "small", "style": str(STYLES / "checks.png"), "style_size": 16},
     "adain": {"encoder": "small", "styles": str(STYLES), "views": 16},
@@ -56,6 +57,9 @@ VARIANTS = {
         {"conditional": "label"},
         {"free_bits": 0.5, "net": "dense"},
     ],
+    "stacked-autoencoder": [{"corruption_level": 0.0, "loss": "bce"}],
+    "sparse-autoencoder": [{"sparsity": "l1", "net": "conv"}, {"sparsity": "kl", "class_weight": 0.1}],
+    "recurrent-autoencoder": [{"depth": 2}],
     "autoencoder-kl": [{"adversarial_weight": 0.1}, {"factor": 2}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],

@@ -293,6 +293,7 @@ class World:
         for i, name in enumerate(("photo", "a", "b", "painting", "cat")):
             Image.fromarray(images_of(1, 3, i)[0]).save(self.folder / f"{name}.png")
         Image.fromarray(images_of(1, 3, 5)[0]).save(self.folder / "flower.jpg")
+        np.savez(self.folder / "series.npz", series=np.random.default_rng(0).uniform(-1, 1, (60, 12, 1)))
         film = [Image.fromarray(image) for image in images_of(3, 3, 5)]
         film[0].save(self.folder / "film.gif", save_all=True, append_images=film[1:])
         for block in BLOCKS:
@@ -362,6 +363,7 @@ NARROW = {
     "ddpm-textbook": ("--widths", "8", "8", "8", "--norm-groups", "4"),
     "latent-diffusion": ("--width", "8", "--codec-width", "8"),
     "distilled": (),
+    "stacked-autoencoder": (),
     "style-net": ("--width", "8", "--encoder", "small"),
     "adain": ("--width", "8", "--encoder", "small", "--views", "8"),
     "mine": (),

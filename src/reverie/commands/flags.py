@@ -40,6 +40,8 @@ class Request:
         held_out: share of the data to hold out, where it has no split of its own.
         channels: 1 (grey) or 3 (RGB); by default 1 where every image is grey.
         medium: what the rows of an .npz are, where their shape does not tell it.
+        low: value of an .npz that maps to -1 in the model, where the values are in no usual range.
+        high: value that maps to 1.
         out: run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         json: end with one line of JSON.
     """
@@ -51,6 +53,8 @@ class Request:
     held_out: float = 0.1
     channels: int | None = None
     medium: Literal["image", "video", "volume", "sequence"] | None = None
+    low: float | None = None
+    high: float | None = None
     out: str | None = None
     json: bool = False
 

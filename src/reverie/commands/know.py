@@ -80,6 +80,8 @@ def data(
     held_out: float = 0.1,
     channels: int | None = None,
     medium: Literal["image", "video", "volume", "sequence"] | None = None,
+    low: float | None = None,
+    high: float | None = None,
     json: bool = False,
 ) -> None:
     """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
@@ -94,6 +96,8 @@ def data(
         held_out: share of the data to hold out, where it has no split of its own.
         channels: 1 (grey) or 3 (RGB); by default 1 where every image is grey.
         medium: what the rows of an .npz are, where their shape does not tell it.
+        low: value of an .npz that maps to -1 in a model, where the values are in no usual range.
+        high: value that maps to 1.
         json: print the report as JSON.
     """
     from reverie.data import open_data
@@ -106,7 +110,7 @@ def data(
         return
     try:
         with bar(True) as progress:
-            dataset = open_data(source, size, channels, fit, background, held_out, medium, progress)
+            dataset = open_data(source, size, channels, fit, background, held_out, medium, progress, low=low, high=high)
     except TooFew as error:
         if json:  # the report is what was asked for, however little there is to train on
             dump(
@@ -144,9 +148,10 @@ def data(
         first = next(p for p in dataset.report.problems if p.kind == kind)
         out(f"  {count:6} {kind}: {first.action} (first: {first.file})")
     opened = {"size": size, "fit": fit, "background": background, "held_out": held_out, "channels": channels}
+    opened |= {"medium": medium, "low": low, "high": high}
     if dataset.spec.medium == "image":
         out(_which_model(dataset))
-    out(f"fingerprint {dataset.fingerprint[:16]}. {_next(dataset, source, opened | {'medium': medium})}")
+    out(f"fingerprint {dataset.fingerprint[:16]}. {_next(dataset, source, opened)}")
 
 
 def _which_model(dataset: Dataset) -> str:
@@ -168,13 +173,15 @@ def _next(dataset: Dataset, source: str, opened: dict[str, Any]) -> str:
     from reverie.core.registry import build
 
     flags = {name: value for name, value in opened.items() if value != getattr(Request(), name)}
-    rest = " ".join(f"--{name.replace('_', '-')} {quoted(value)}" for name, value in ({"data": source} | flags).items())
-    if dataset.spec.medium != "image":
+    words = {"data": quoted(source)} | {k: quoted(v) if isinstance(v, str) else v for k, v in flags.items()}
+    rest = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in words.items())
+    if dataset.spec.medium in ("video", "volume"):
         return (
             f"No built-in model learns from {dataset.spec.medium}s: write one (docs/extending.md). "
             f"Next: reverie train package.module:Model {rest}"
         )
     model = "pix2pix" if "source" in dataset.train else "vae"
+    model = "recurrent-autoencoder" if dataset.spec.medium == "sequence" else model
     try:
         with torch.device("meta"):  # asks whether the size fits, and allocates nothing
             build(model, dataset)

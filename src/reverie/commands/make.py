@@ -30,9 +30,8 @@ def train(arguments: list[str]) -> None:
     leader = rank() == 0
     with bar(leader) as progress:
         data = None if request.data == "none" else request.data
-        opened = {
-            name: getattr(request, name) for name in ("size", "fit", "background", "held_out", "channels", "medium")
-        }
+        names = ("size", "fit", "background", "held_out", "channels", "medium", "low", "high")
+        opened = {name: getattr(request, name) for name in names}
         run = start(model, data, **opened, out=request.out, progress=progress, **options)
     if leader:
         end_of(run, request.json)

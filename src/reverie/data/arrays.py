@@ -72,7 +72,7 @@ def from_columns(
     ends: dict[str, Any] = {"low": options.low, "high": options.high, "channels_first": channels_first}
     x = columns["x"]
     if not isinstance(x, Rows):
-        x = to_rows(x, f"{what}: images", problems, options.medium, **ends)
+        x = to_rows(x, f"{what}: {options.medium or 'image'}s", problems, options.medium, **ends)
     n, spec, stored = len(x.values), x.spec, {"x": x.values}
     if columns.get("source") is not None:
         source = to_rows(columns["source"], f"{what}: sources", problems, spec.medium, **ends)

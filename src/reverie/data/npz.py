@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from reverie.data.rows import Rows, to_rows
 from reverie.data.types import Problem
 
 KEYS = {  # column -> accepted names
-    "x": ("images", "x", "X", "arr_0", "data"),
+    "x": ("images", "series", "x", "X", "arr_0", "data"),
     "label": ("labels", "y", "Y"),
     "text": ("texts", "captions"),
     "source": ("sources", "source"),
@@ -45,6 +46,8 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
             arrays: dict[str, Any] = {column: archive[key] for column, key in keys.items() if key is not None}
             present = ", ".join(f"{k} {archive[k].shape}" for k in archive.files[:12]) if not arrays else ""
             statistics = {"mu", "sigma"} <= {*archive.files}
+            if keys["x"] == "series":
+                options = replace(options, medium=options.medium or "sequence")
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         what = "it contains pickled objects, which may run code" if "allow_pickle" in str(error) else str(error)
         raise ReverieError(f"{path} cannot be read as .npz: {what}. Save plain arrays with numpy.savez.") from None
@@ -72,7 +75,8 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
     if "x" not in arrays:
         raise ReverieError(
             f"{path} has no array with a known name of images (it has {present}). Name it images: uint8 (N, H, W) or "
-            "(N, H, W, C), with optional labels (N,) and texts (N,); or x_train, y_train, x_test, y_test."
+            "(N, H, W, C), with optional labels (N,) and texts (N,); or x_train, y_train, x_test, y_test. Time series "
+            "are named series: (N, L, C)."
         )
     return from_columns(arrays, str(path), options, cut=cut, problems=problems)
 

@@ -81,7 +81,8 @@ def open_options(
     if not is_finite(held_out) or not 0 < held_out < 1:
         raise UsageError(f"{argument('held_out')} must be between 0 and 1, not {held_out!r}.")
     if (low, high) != (None, None) and not is_range(low, high):
-        raise UsageError(f"low is {low} and high is {high}; both must be finite numbers, with low below high.")
+        ends = f"{argument('low')} is {low} and {argument('high')} is {high}"
+        raise UsageError(f"{ends}; both must be finite numbers, with low below high.")
     if medium is not None:
         medium_of(str(medium))
     extents = parse_size(size)

@@ -16,7 +16,7 @@ LAYOUTS = {
     "image": "(N, H, W) or (N, H, W, C) with C = 1, 3 or 4",
     "video": "(N, T, H, W) or (N, T, H, W, C) with C = 1 or 3",
     "volume": "(N, D, H, W) or (N, D, H, W, C)",
-    "sequence": "(N, L) or (N, C, L)",
+    "sequence": "(N, L), (N, L, C) or (N, C, L)",
 }
 INT16 = (-32768.0, 32768.0)  # symmetric, as in sound files
 
@@ -44,7 +44,7 @@ def to_rows(
         values: see ``LAYOUTS``; channels may also come first (tensors), second in clips.
         what: the array's name in messages.
         medium: None: from the shape; (N, H, W) and (N, H, W, C) are images, five dimensions volumes.
-        channels_first: try the first axis before the last; sequences always have channels first.
+        channels_first: try the first axis before the last; without it the longer axis of a sequence is its time.
         low, high: values that map to -1 and 1 in a model; 8-bit media are clipped to them. None: 0 to 255 for uint8,
             else the narrowest usual range that contains all values.
 
@@ -100,7 +100,10 @@ def _channels_last(
     if values.ndim == dims + 1:
         values = values[..., None]
     elif values.ndim == dims + 2 and medium == "sequence":
-        values = np.moveaxis(values, 1, 2)
+        if channels_first or values.shape[1] <= values.shape[2]:
+            if not channels_first:
+                problems.append(Problem("*", "channels-first", f"converted: {what} from (N, C, L)"))
+            values = np.moveaxis(values, 1, 2)
     elif values.ndim == dims + 2:
         axes = [1, 2] if medium == "video" else [1]
         last = values.ndim - 1
@@ -133,17 +136,17 @@ def _signal(values: np.ndarray, what: str, low: float | None, high: float | None
         ends = usual if low is None or high is None else (low, high)
         return Rows(np.ascontiguousarray(values), Spec("sequence", shape, channels, *ends, values.dtype.name))
     values = np.ascontiguousarray(values, np.float32)
+    if not np.isfinite(values).all():
+        raise ReverieError(f"{what} contain values that are not finite.")
     if low is None or high is None:
-        least, most = float(values.min()), float(values.max())
+        least, most = (float(f"{end:g}") for end in (values.min(), values.max()))
         ends_or_none = next(((a, b) for a, b in ((0.0, 1.0), (-1.0, 1.0)) if a <= least and most <= b), None)
-        if ends_or_none is None:  # also NaN
+        if ends_or_none is None:
             raise ReverieError(
                 f"{what} reach from {least:g} to {most:g}; floats in [-1, 1] are needed, or the values that map to "
-                "-1 and 1 in the model: low=, high=."
+                f"-1 and 1 in the model, such as {argument('low', least)} {argument('high', most)}."
             )
         low, high = ends_or_none
-    elif not np.isfinite(values).all():
-        raise ReverieError(f"{what} contain values that are not finite.")
     return Rows(values, Spec("sequence", shape, channels, low, high, "float32"))
 
 
@@ -166,7 +169,7 @@ def _to_uint8(
     if span is None:  # also NaN
         raise ReverieError(
             f"{what} are {values.dtype} from {least:g} to {most:g}; uint8, or floats in [0, 1], are needed, or the "
-            "values that map to -1 and 1 in the model: low=, high=."
+            f"values that map to -1 and 1 in the model: {argument('low')}, {argument('high')}."
         )
     if floats and span == (0.0, 255.0) and low is None:
         _check_one_range(values, what)

@@ -164,22 +164,41 @@ def plot_latent_map(
         axis.grid(alpha=0.3)
 
 
-def sequence_sheet(rows: np.ndarray, low: float, high: float, columns: int | None = None) -> np.ndarray:
-    """Sequences (N, L, C) as one uint8 image (H, W, 3): a plot each, a line per channel, from ``low`` to ``high``."""
+def sequence_sheet(
+    sets: Sequence[np.ndarray], low: float, high: float, columns: int | None = None, names: Sequence[str] = ()
+) -> np.ndarray:
+    """Sequences as one uint8 image (H, W, 3): a plot each, a line per channel, from ``low`` to ``high``.
+
+    Args:
+        sets: (N, L, C) each; sequence i of all of them is in one plot, the last set as thin lines over broad pale ones.
+        columns: plots in a row.
+        names: of the sets, above the plots.
+    """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from PIL import Image
 
-    most = math.ceil(math.sqrt(len(rows))) if columns is None else integer(argument("columns"), columns, least=1)
-    columns = max(1, min(len(rows), most))
-    lines = max(1, math.ceil(len(rows) / columns))
-    drawing = Figure(figsize=(2.4 * columns, 1.2 * lines), dpi=80, layout="constrained")
-    for index, (axis, row) in enumerate(zip(drawing.subplots(lines, columns, squeeze=False).flat, rows, strict=False)):
-        axis.plot(row, linewidth=0.6)
-        axis.set_ylim(low, high)
-        axis.set_title(str(index), fontsize=6)
-        axis.tick_params(labelsize=5)
-    for axis in list(drawing.axes)[len(rows) :]:
-        axis.remove()
+    count = len(sets[0])
+    most = math.ceil(math.sqrt(count)) if columns is None else integer(argument("columns"), columns, least=1)
+    columns = max(1, min(count, most))
+    lines = max(1, math.ceil(count / columns))
+    styles: list[dict[str, Any]] = [{"linewidth": 3.0, "alpha": 0.3}] * (len(sets) - 1) + [{"linewidth": 1.0}]
+    width = min(2.4, 20 / columns)
+    drawing = Figure(figsize=(width * columns, 1.4 * lines + 0.3 * bool(names)), dpi=100, layout="constrained")
+    for index, axis in enumerate(drawing.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat):
+        if index >= count:
+            axis.set_visible(False)
+            continue
+        for rows, style in zip(sets, styles, strict=True):
+            for channel in range(rows.shape[-1]):
+                axis.plot(rows[index, :, channel], color=f"C{channel % 10}", **style)
+        axis.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+        axis.set_title(str(index), fontsize=7, pad=2)
+        axis.tick_params(labelsize=6, length=2)
+        axis.grid(alpha=0.2)
+    if names:
+        handles = [Line2D([], [], color="C0", **style) for style in styles]
+        drawing.legend(handles, names, loc="outside upper left", ncols=len(sets), fontsize=8, frameon=False)
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png")
     with Image.open(buffer) as image:

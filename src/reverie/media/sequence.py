@@ -28,7 +28,7 @@ class Sequence(Medium):
         """A plot per sequence, a line per channel."""
         from reverie.media.plots import sequence_sheet
 
-        return sequence_sheet(rows, spec.low, spec.high, columns)
+        return sequence_sheet([rows], spec.low, spec.high, columns)
 
     def save(
         self, path: Path, rows: np.ndarray, spec: Spec, meta: Mapping[str, Any], origin: Origin | None = None

@@ -20,11 +20,16 @@ _SIDE = 84  # pixels to which rows of small images are enlarged, about
 def beside(rows: Sequence[np.ndarray], spec: Spec, columns: int = 8, names: Sequence[str] = ()) -> np.ndarray:
     """Sets of stored rows (N, *shape, C) as one uint8 image: a row of each set, one below the other, then the next.
 
-    Images may be grey in one set and in colour in another. Of other media ``columns`` of a set are a sheet.
+    Images may be grey in one set and in colour in another. Of clips and volumes ``columns`` of a set are a sheet;
+    sequences of all sets share their plots.
 
     Args:
         names: of the sets, to the left of their rows of images.
     """
+    if spec.medium == "sequence":
+        from reverie.media.plots import sequence_sheet
+
+        return sequence_sheet(rows, spec.low, spec.high, min(columns, 4), names)
     count = len(rows[0])
     starts = range(0, max(1, count), max(1, min(columns, count)))
     if spec.medium != "image":

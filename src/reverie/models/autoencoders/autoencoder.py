@@ -91,7 +91,10 @@ class Autoencoder(nn.Module):
 
     def reconstruction_loss(self, image: Tensor, target: Tensor) -> Tensor:
         """How far the reconstruction of an image is from a target, mean over pixels."""
-        output = self.decoder(self.encoder(image)).float()
+        return self.error(self.decoder(self.encoder(image)).float(), target)
+
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        """How far the image of a decoder's output is from a target, mean over pixels."""
         if self.kind == "perceptual":
             return feature_error(torch.tanh(output / 2), target).mean()
         if self.kind == "bce":

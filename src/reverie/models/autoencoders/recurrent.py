@@ -1,0 +1,43 @@
+"""Recurrent autoencoders: one LSTM reads a sample step by step, another writes it from the latent, backwards.
+
+Srivastava, Mansimov and Salakhutdinov, "Unsupervised learning of video representations using LSTMs", ICML 2015,
+arXiv:1502.04681.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from reverie.core.annotations import Channels, Count, Shape
+from reverie.core.card import Output
+from reverie.core.errors import UsageError
+from reverie.models.autoencoders.autoencoder import Autoencoder
+from reverie.nets.recurrent import SequenceDecoder, SequenceEncoder
+from reverie.nets.shapes import named
+
+
+def recurrent_autoencoder(
+    shape: Shape,
+    channels: Channels,
+    latent: Count = 64,
+    loss: Literal["mse", "l1", "bce"] = "mse",
+    width: Count = 128,
+    depth: Count = 1,
+) -> Autoencoder:
+    """An LSTM reads time series, or images row by row, into a latent; another writes them back.
+
+    Args:
+        shape: (length,) of the series, or (height, width) of images in pixels; one number for square images.
+        channels: values at a time, or 1 or 3 of images.
+        latent: numbers in a latent.
+        loss: "mse" mean (x - x')^2, "l1" mean |x - x'|, "bce" cross-entropy with values as probabilities.
+        width: units of a layer of the LSTMs.
+        depth: layers of each LSTM.
+    """
+    extents = (shape, shape) if isinstance(shape, int) else tuple(shape)
+    if len(extents) > 2:
+        raise UsageError(f"This model is for sequences and images, not for samples of shape {named(extents)}.")
+    encoder = SequenceEncoder(extents, channels, latent, width, depth)
+    decoder = SequenceDecoder(extents, channels, latent, width, depth)
+    output = Output("sequence" if len(extents) == 1 else "image", extents, channels)
+    return Autoencoder(encoder, decoder, output, latent, loss)
