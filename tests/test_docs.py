@@ -402,6 +402,9 @@ def tiny(words: tuple[str, ...]) -> tuple[str, ...]:
             added = ("--steps", "3", "-n", "2")
     elif verb == "filters":
         replaced, added = {"--steps": "1"}, () if "--steps" in rest else ("--steps", "1")
+    elif verb == "pretrain":
+        replaced = {"--labels": "10,20"}
+        added = ("--seeds", "2", "--steps", "2")
     elif verb == "interpolate":
         replaced = {"--frames": "3"}
         added = () if "--frames" in rest else ("--frames", "3")

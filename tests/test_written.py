@@ -431,8 +431,8 @@ def test_class_names_stand_in_plots_as_they_are(tmp_path, monkeypatch, real_plot
     subplots = Figure.subplots
     monkeypatch.setattr(Figure, "subplots", lambda self, *a, **k: figures.append(self) or subplots(self, *a, **k))
     points, labels = torch.randn(40, 2).numpy(), np.arange(40) % 4
-    plots.plot_latent_map(tmp_path / "a.png", points, labels, names, points[:0], "Latents")
-    entries = figures[0].axes[0].get_legend().get_texts()
+    plots.plot_latent_maps(tmp_path / "a.png", [plots.Panel("Latents", points, points[:0])], labels, names)
+    entries = figures[0].legends[0].get_texts()
     assert [entry.get_text() for entry in entries] == names and not any(e.get_parse_math() for e in entries)
     plots.plot_curves(tmp_path / "b.png", {"$loss_$2": ([1, 2], [0.5, 0.25])})
     assert labelled_grid(GREY, ["$0_$50"] * 3).std() > 0

@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from reverie import models
+    from reverie.codes.comparison import codes
+    from reverie.codes.pretraining import pretrain
     from reverie.core.annotations import Channels, Classes, FromData, Range, Shape, Side, SourceChannels, SubRun
     from reverie.core.batch import Batch
     from reverie.core.card import Card, Likelihood, Output, Space
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from reverie.workflow.train import train
 
 _HOMES = {  # public names by the module that holds them, each imported when it is first used
+    "codes.pretraining": ("pretrain",),
     "core.annotations": ("Channels", "Classes", "FromData", "Range", "Shape", "Side", "SourceChannels", "SubRun"),
     "core.batch": ("Batch",),
     "core.card": ("Card", "Likelihood", "Output", "Space"),
@@ -83,7 +86,12 @@ _HOMES = {  # public names by the module that holds them, each imported when it 
     "workflow.distill": ("distill",),
     "workflow.train": ("train",),
 }
-_MODULES = {"callbacks": "workflow.callbacks", "data": "data", "models": "models"}  # data may be called, as open_data
+_MODULES = {  # data and codes may be called
+    "callbacks": "workflow.callbacks",
+    "codes": "codes",
+    "data": "data",
+    "models": "models",
+}
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME_OF, *_MODULES])
 

@@ -38,6 +38,10 @@ use
   forward RUN             the forward process of diffusion: images under ever more noise
   view RUN [VIEW]         samples, latent-map, trajectory ... of a run as an image
 
+codes
+  codes RUN ...           maps of the codes of several models, scores, files  reverie codes RUN RUN --with pca
+  pretrain RUN ...        classifiers with few labels: from a run's encoder, and from random weights
+
 measure
   evaluate RUN            scores of its samples, with interval, floor and passport   reverie evaluate runs/vae-emoji
   doctor RUN              problems of a GAN's training, and what to do
@@ -65,7 +69,7 @@ _SMALLER = {  # what takes less memory
     "interpolate": "fewer --frames",
     "restore": "fewer images or --samples",
     **dict.fromkeys(("dream", "stylize"), "a smaller --size or --memory"),
-    **dict.fromkeys(("sample", "evaluate", "reconstruct", "forward", "view"), "a smaller -n"),
+    **dict.fromkeys(("sample", "evaluate", "reconstruct", "forward", "view", "codes"), "a smaller -n"),
 }
 _TRAIN = ("train", "resume", "rerun", "distill")
 

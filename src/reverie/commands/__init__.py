@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from reverie.commands.codes import codes, pretrain
 from reverie.commands.distill import distill
 from reverie.commands.dream import dream
 from reverie.commands.evaluate import evaluate
@@ -55,6 +56,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {  # whose flags depend on th
         dream,
         filters,
         stylize,
+        codes,
+        pretrain,
         doctor,
         export,
         import_,

@@ -53,11 +53,11 @@ class Probe:
         weight, bias = x.new_zeros(classes, x.shape[1]), x.new_zeros(classes)
         losses = []
         for decay in DECAYS:  # each starts where the last ended
-            weight, bias = _regression(x[rest], labels[rest], weight, bias, decay)
+            weight, bias = regression(x[rest], labels[rest], weight, bias, decay)
             losses.append(float(nn.functional.cross_entropy(x[held_out] @ weight.T + bias, labels[held_out])))
         best = DECAYS[losses.index(min(losses))]
         return cls(
-            mean, deviation, *_regression(x, labels, torch.zeros_like(weight), torch.zeros_like(bias), best), best
+            mean, deviation, *regression(x, labels, torch.zeros_like(weight), torch.zeros_like(bias), best), best
         )
 
     def probabilities(self, features: Tensor) -> Tensor:
@@ -74,8 +74,12 @@ class Probe:
         return float((self.predict(features) == labels).double().mean())
 
 
-def _regression(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, decay: float) -> tuple[Tensor, Tensor]:
-    """The minimum of mean cross-entropy + decay / 2 |weight|^2, by L-BFGS from a starting point."""
+def regression(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+    """Logistic regression: the minimum of mean cross-entropy + decay / 2 |weight|^2, by L-BFGS from a starting point.
+
+    Args:
+        x: (N, D); labels: (N,); weight: (K, D); bias: (K,).
+    """
     weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
     search = torch.optim.LBFGS([weight, bias], max_iter=100, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Number
@@ -21,6 +21,8 @@ from reverie.core.errors import UsageError
 from reverie.core.memory import rows_at_once
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
+from reverie.data.batches import in_order
+from reverie.data.types import Split
 from reverie.media import Spec, medium_of
 from reverie.media.medium import to_rows
 
@@ -201,6 +203,29 @@ def in_chunks(shape: Sequence[int], device: torch.device, rows: int) -> Iterator
     """Consecutive parts (low, high) of some rows, each as many as are computed at once."""
     chunk = rows_at_once(shape, device)
     return ((low, min(low + chunk, rows)) for low in range(0, rows, chunk))
+
+
+def encoded(
+    model: Model,
+    split: Split,
+    without: Collection[str] = (),
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Tensor:
+    """Latents (N, D) of all rows of a split, in order, flat and on the CPU.
+
+    Args:
+        without: conditions that the encoder does not get, such as "label" where it must not know the class.
+        progress: called after each chunk, (done, total, "encoding").
+    """
+    device, parts, done = device_of(model), list[Tensor](), 0
+    with evaluating(model):
+        for batch in in_order(split, rows_at_once(split.spec.shape, device, 256), device):
+            cond = {name: value for name, value in conditioning(model, batch).items() if name not in without}
+            parts.append(model.encode(batch["x"], **cond).flatten(1).float().cpu())
+            done += len(parts[-1])
+            if progress:
+                progress(done, len(split), "encoding")
+    return torch.cat(parts)
 
 
 def reconstruct(model: Model, batch: Batch) -> list[Tensor]:

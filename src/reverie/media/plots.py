@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -131,36 +131,94 @@ def plot_schedule(
     return Path(path)
 
 
-def plot_latent_map(
+class Panel(NamedTuple):
+    """A latent space in the plane: latents (N, 2), and samples (M, 2) of its prior behind them."""
+
+    title: str
+    points: np.ndarray
+    prior: np.ndarray
+
+
+def plot_latent_maps(
     path: Path | str | io.BytesIO,
-    points: np.ndarray,
+    panels: Sequence[Panel],
     labels: np.ndarray,
     classes: Sequence[str],
-    prior: np.ndarray,
-    title: str,
+    origin: Origin | None = None,
 ) -> None:
-    """Latents projected to a plane, coloured by class, over samples of N(0, I) in the same plane.
+    """Latents of the same samples in the plane, a panel for each space, coloured by class.
 
     Args:
-        points: (N, 2) projected latents.
         labels: (N,) class index, -1 for none.
-        prior: (M, 2) projected samples of N(0, I).
     """
-    with figure(path, width=7.6, height=5.8) as drawing:
-        axis = drawing.subplots()
-        if len(prior):
-            axis.scatter(*prior.T, s=12, facecolors="none", edgecolors="#b0b0b0", lw=0.5, label="N(0, I)", zorder=1)
-        present = [index for index in (-1, *range(len(classes))) if np.any(labels == index)]
-        for index in present:
-            members, color = points[labels == index], f"C{max(index, 0)}" if index < 10 else None
-            axis.scatter(*members.T, s=7, alpha=0.75, label=str(index), zorder=2, color=color)
+    columns = min(3, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    present = [index for index in (-1, *range(len(classes))) if np.any(labels == index)]
+    with figure(path, 5.4 * columns + 2.0, 5.4 * lines + 0.4, origin) as drawing:
+        grid = drawing.subplots(lines, columns, squeeze=False).flat
+        priors, classes_drawn = [], []
+        for axis, panel in zip(grid, panels, strict=False):
+            if len(panel.prior):
+                style: dict[str, Any] = {"facecolors": "none", "edgecolors": "#b0b0b0", "lw": 0.5}
+                priors = [axis.scatter(*panel.prior.T, s=12, label="N(0, I)", zorder=1, **style)]
+            classes_drawn = [
+                axis.scatter(
+                    *panel.points[labels == index].T,
+                    s=7,
+                    alpha=0.75,
+                    label=str(index),
+                    zorder=2,
+                    color=f"C{max(index, 0)}" if index < 10 else None,
+                )
+                for index in present
+            ]
+            axis.set_title(printable(panel.title), fontsize=10, parse_math=False)
+            axis.grid(alpha=0.3)
+        for axis in list(drawing.axes)[len(panels) :]:
+            axis.remove()
         if len(classes) <= 24:
-            legend = axis.legend(fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-            entries = legend.get_texts()[-len(present) :] if present else []
+            options: dict[str, Any] = {"fontsize": 8, "markerscale": 2, "frameon": False}
+            legend = drawing.legend(handles=priors + classes_drawn, loc="outside right center", **options)
+            entries = legend.get_texts()[len(priors) :]
             for entry, index in zip(entries, present, strict=True):  # after the legend, which leaves out "_name"
                 entry.set_parse_math(False)  # a "$" is a dollar
                 entry.set_text("images" if index < 0 else printable(classes[index]))
-        axis.set_title(title, fontsize=10)
+
+
+def plot_intervals(
+    path: Path | str | io.BytesIO,
+    x: Sequence[float],
+    curves: Mapping[str, np.ndarray],
+    styles: Mapping[str, Mapping[str, Any]],
+    axes: tuple[str, str],
+    title: str,
+    origin: Origin | None = None,
+) -> None:
+    """Curves over a logarithmic x with the intervals of their points as error bars.
+
+    Args:
+        curves: name -> (len(x), 3): values and the ends of their intervals; an end that is nan is not drawn.
+        styles: name -> options of the curve, such as its colour.
+        axes: what x and y are.
+    """
+    with figure(path, 7.6, 4.8, origin) as drawing:
+        axis = drawing.subplots()
+        for index, (name, points) in enumerate(curves.items()):
+            shift = 1.02 ** (index - (len(curves) - 1) / 2)  # or bars would hide one another
+            values, low, high = points.T
+            bars = np.nan_to_num([values - low, high - values])
+            style = {"marker": "o", "markersize": 4, "capsize": 3, "elinewidth": 1, **styles.get(name, {})}
+            axis.errorbar(np.array(x) * shift, values, bars, label=str(index), **style)
+        legend = axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        for entry, name in zip(legend.get_texts(), curves, strict=True):
+            entry.set_parse_math(False)
+            entry.set_text(printable(name))
+        axis.set_xscale("log")
+        axis.set_xticks(x, [f"{value:,}" for value in x])
+        axis.minorticks_off()
+        axis.set_xlabel(axes[0])
+        axis.set_ylabel(axes[1])
+        axis.set_title(printable(title), fontsize=10, parse_math=False)
         axis.grid(alpha=0.3)
 
 

@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from reverie.core.card import card_of
-from reverie.core.memory import rows_at_once
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model
-from reverie.data.batches import in_order
 from reverie.data.types import Dataset
-from reverie.inference.rows import conditioning, device_of, evaluating
+from reverie.inference.rows import encoded
 from reverie.media import plots
+from reverie.probability.pca import PCA
+
+_PRIOR = 1000  # samples of N(0, I) behind the latents
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The plane of latents: two of them as they are, more by their first two principal components.
+
+    Attributes:
+        axes: (D, 2); it is not centred, so that N(0, I) stays around 0.
+        note: how more than two become two.
+    """
+
+    axes: Tensor
+    note: str = ""
+
+    @classmethod
+    def of(cls, latents: Tensor) -> Plane:
+        """The plane of latents (N, D)."""
+        width = latents.shape[1]
+        if width <= 2 or len(latents) < 2:
+            return cls(torch.eye(width, 2))
+        pca = PCA.fit(latents, 2)
+        return cls(pca.axes.to(latents), f"first two principal components, {pca.share.sum():.0%} of the variance")
+
+    def __call__(self, latents: Tensor) -> np.ndarray:
+        """Latents (N, D) in the plane (N, 2)."""
+        return (latents @ self.axes).numpy()
+
+    def prior(self, model: Model) -> np.ndarray:
+        """Samples (M, 2) of a model's prior in the plane; none (0, 2) unless that is N(0, I)."""
+        space = card_of(model).space
+        count = _PRIOR if space and space.prior == "normal" else 0
+        return self(Noise.of_seeds(range(count))(len(self.axes)))
 
 
 def latent_map(model: Model, data: Dataset, count: int = 2000) -> np.ndarray:
@@ -23,27 +58,11 @@ def latent_map(model: Model, data: Dataset, count: int = 2000) -> np.ndarray:
 
     Where the latents have a prior N(0, I), its projection on the same plane is behind them.
     """
-    device, latents, labels = device_of(model), [], []
-    with evaluating(model):
-        for batch in in_order(data.held_out, rows_at_once(data.spec.shape, device, 256), device):
-            latents.append(model.encode(batch["x"], **conditioning(model, batch)).flatten(1).cpu())
-            labels.append(batch["label"].cpu())
-            if sum(map(len, latents)) >= count:
-                break
-    points, space = torch.cat(latents)[:count], card_of(model).space
-    prior = Noise.of_seeds(range(1000))(points.shape[1]) if space and space.prior == "normal" else points[:0]
-    title = f"Latents of {len(points):,} held-out images"
-    if points.shape[1] > 2:
-        centre = points.mean(0)
-        _, spread, axes = torch.linalg.svd(points - centre, full_matrices=False)
-        share = spread[:2].square().sum() / spread.square().sum().clamp(min=1e-12)
-        points, prior = points @ axes[:2].T, prior @ axes[:2].T  # not centred: N(0, I) stays around 0
-        title += f": first two principal components, {share:.0%} of the variance"
-    if points.shape[1] == 1:
-        points, prior = (torch.cat([p, torch.zeros_like(p)], 1) for p in (points, prior))
-    buffer = io.BytesIO()
-    plots.plot_latent_map(
-        buffer, points[:, :2].numpy(), torch.cat(labels)[:count].numpy(), data.classes, prior[:, :2].numpy(), title
-    )
+    split = data.held_out.take(slice(count))
+    latents = encoded(model, split)
+    plane, buffer = Plane.of(latents), io.BytesIO()
+    title = f"Latents of {len(latents):,} held-out images{': ' * bool(plane.note)}{plane.note}"
+    panel = plots.Panel(title, plane(latents), plane.prior(model))
+    plots.plot_latent_maps(buffer, [panel], np.asarray(split.labels), data.classes)
     with Image.open(buffer) as image:
         return np.asarray(image.convert("RGB"))

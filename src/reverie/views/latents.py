@@ -8,16 +8,14 @@ from torch import Tensor
 
 from reverie.core.card import card_of, name_of
 from reverie.core.errors import UsageError, argument
-from reverie.core.memory import rows_at_once
 from reverie.core.noise import Noise
 from reverie.core.values import check_finite, check_seeds, integer
 from reverie.core.verbs import Model, verbs_of
-from reverie.data.batches import in_order
 from reverie.data.types import Dataset
 from reverie.inference.load import data_of, spec_of
 from reverie.inference.origin import origin
 from reverie.inference.references import Reference, find_latent
-from reverie.inference.rows import conditioning, device_of, evaluating, in_chunks
+from reverie.inference.rows import device_of, encoded, evaluating, in_chunks
 from reverie.media import medium_of
 from reverie.media.images import Images
 from reverie.media.medium import to_uint8
@@ -39,17 +37,11 @@ def latent_statistics(model: Model, data: Dataset | None = None, limit: int = 10
     if not {"encode", "latent"} & set(verbs):
         raise UsageError(f"{name_of(model)} decodes, but neither encodes nor has latent(): there is no space to walk.")
     space = card_of(model).space
-    with evaluating(model):
-        if "encode" not in verbs or (space and space.encode == "invert"):
+    if "encode" not in verbs or (space and space.encode == "invert"):
+        with evaluating(model):
             latents = model.latent(Noise.of_seeds(range(limit), device)).flatten(1)
-            return latents.mean(0), latents.std(0)
-        parts: list[Tensor] = []
-        held_out = (data or data_of(model)).held_out
-        for batch in in_order(held_out, rows_at_once(held_out.spec.shape, device, 256), device):
-            parts.append(model.encode(batch["x"], **conditioning(model, batch)).flatten(1))
-            if sum(map(len, parts)) >= limit:
-                break
-    latents = torch.cat(parts)
+    else:
+        latents = encoded(model, (data or data_of(model)).held_out.take(slice(limit))).to(device)
     return latents.mean(0), latents.std(0, correction=min(1, len(latents) - 1))
 
 
