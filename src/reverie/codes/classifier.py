@@ -14,6 +14,7 @@ from reverie.core import registry
 from reverie.core.batch import Batch
 from reverie.core.card import card_of, config_of, name_of
 from reverie.core.errors import UsageError
+from reverie.core.layout import to_device_layout
 from reverie.core.verbs import Model
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset, Split
@@ -78,7 +79,7 @@ def rebuilt(model: Model, seed: int | None = None) -> Model:
         fresh = registry.build(config["name"], **config["kwargs"])
     if seed is None:
         fresh.load_state_dict(model.state_dict())
-    return fresh.to(device_of(model))
+    return to_device_layout(fresh, device_of(model))
 
 
 def model_parameters(model: Model, image: Tensor) -> list[nn.Parameter]:
