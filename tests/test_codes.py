@@ -16,7 +16,7 @@ from torch import nn
 import reverie as rv
 from reverie.codes import scores
 from reverie.codes.accuracies import over_seeds
-from reverie.codes.classifier import Classifier, model_parameters
+from reverie.codes.classifier import Classifier, linear_probe, model_parameters
 from reverie.codes.comparison import PCA_OF_PIXELS, codes
 from reverie.codes.pretraining import draw_labelled, pretrain
 from reverie.core import registry
@@ -237,8 +237,8 @@ class Planted(nn.Module):
 @pytest.fixture(scope="module")
 def planted():
     """A model whose code is the label, and data of noise whose labels no other code of one number tells."""
-    registry.MODELS.pop("planted", None)
     rv.register("planted")(Planted)
+    rv.register("rounds")(Rounds)
     model = rv.build("planted")
     weight = torch.where(Noise.of_seeds([5])(64) > 0, 1.0, -1.0) / 8
     with torch.no_grad():
@@ -249,25 +249,25 @@ def planted():
     x, labels = x[clear], (score > 0).long().numpy()[clear]
     splits = [Split({"x": x[a:b], "label": labels[a:b]}) for a, b in ((0, 900), (900, None))]
     yield model, Dataset("noise", splits[0].spec, ["minus", "plus"], *splits, "1" * 64, Report(len(x)))
-    del registry.MODELS["planted"]
+    del registry.MODELS["planted"], registry.MODELS["rounds"]
 
 
 def test_codes_that_are_the_label_need_few_labels_and_a_random_encoder_needs_many(planted):
     model, data = planted
     before = [parameter.clone() for parameter in model.parameters()]
-    result = pretrain(model, [8], seeds=3, data=data, steps=60)
+    result = pretrain(model, [8], seeds=3, data=data, steps=30)
     assert result["planted", "frozen", 8].estimate.value > 0.99
     assert result["planted", "pretrained", 8].estimate.value > 0.97
     assert result["planted", "random", 8].estimate.value < 0.75
     gain = result.gain(result["planted", "pretrained", 8])
     assert gain.low > 0.1 and all(map(torch.equal, before, model.parameters()))
     assert not torch.is_grad_enabled() or model.encoder.weight.grad is None
-    again = pretrain(model, [8], seeds=3, seed=3, data=data, steps=60)  # other labels, weights and batches
+    again = pretrain(model, [8], seeds=3, seed=3, data=data, steps=30)  # other labels, weights and batches
     for first, second in zip(result.accuracies, again.accuracies, strict=True):
         margin = np.hypot(first.estimate.half_width, second.estimate.half_width)
         assert abs(first.estimate.value - second.estimate.value) <= margin + 1e-9
         assert first.values != second.values or first.method == "frozen"
-    same = pretrain(model, [8], seeds=2, seed=1, data=data, steps=60)
+    same = pretrain(model, [8], seeds=2, seed=1, data=data, steps=30)
     assert [a.values for a in same.accuracies] == [a.values[1:] for a in result.accuracies]
 
 
@@ -275,14 +275,15 @@ def test_the_classifier_trains_the_encoder_and_nothing_else(planted):
     model, _ = planted
     image = torch.zeros(1, 1, 8, 8)
     assert [id(p) for p in model_parameters(model, image)] == [id(model.encoder.weight)]
-    classifier = Classifier(model, torch.tensor([1.0]), torch.tensor([2.0]), 3, model_parameters(model, image))
+    codes_ = torch.tensor([[0.0], [4.0]])
+    probe = linear_probe(codes_, torch.tensor([0, 1]), torch.tensor([[1.0], [5.0]]), 2)
+    assert probe.mean == 3 and probe.predict(codes_).tolist() == [0, 1]
+    classifier = Classifier(model, probe, model_parameters(model, image))
     optimizer = classifier.stages()[0].phases[0].optimizer
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert trained == {id(model.encoder.weight), id(classifier.linear.weight), id(classifier.linear.bias)}
-    assert torch.equal(classifier(image), torch.zeros(1, 3))
-    with torch.no_grad():
-        classifier.linear.weight.fill_(1)
-    assert torch.equal(classifier(image), torch.full((1, 3), -0.5))  # (0 - 1) / 2
+    x = Noise.of_seeds(range(5))(1, 8, 8)
+    torch.testing.assert_close(classifier(x).softmax(1), probe.probabilities(model.encode(x)))  # before training
 
 
 def test_labels_are_drawn_equally_from_all_classes_and_a_smaller_budget_is_part_of_a_larger_one():
@@ -351,7 +352,7 @@ def test_what_cannot_be_pretrained_is_refused_with_the_fix(planted):
         pretrain(model, [4], data=replace(data, train=bare[0], held_out=bare[1], classes=[]))
     for kind, message in ((Searches, "iterative search"), (Rounds, "no gradient"), (Planted, "not built by rv.build")):
         odd = kind()
-        odd.config = {"name": "planted", "kwargs": {}} if kind is not Planted else None
+        odd.config = {"name": "rounds" if kind is Rounds else "planted", "kwargs": {}} if kind is not Planted else None
         with pytest.raises(UsageError, match=message):
             pretrain(odd, [4], data=data)
     with pytest.raises(UsageError, match="seeds must be at least 2"):
@@ -362,11 +363,13 @@ def test_what_cannot_be_pretrained_is_refused_with_the_fix(planted):
 
 
 @pytest.fixture(scope="module")
-def runs(bars, tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs")
+def runs(tmp_path_factory):
+    path, labels = tmp_path_factory.mktemp("runs"), np.arange(160) % 2
+    images = np.random.default_rng(0).integers(0, 128, (160, 8, 8, 1)) + 60 * labels[:, None, None, None]
+    np.savez(path / "noise.npz", images=images.astype(np.uint8), labels=labels)
     for name, options in (("autoencoder", {}), ("vae", {"conditional": "label"})):
         options |= {"net": "dense", "hidden": (8,), "latent": 3, "batch_size": 8}
-        rv.train(name, bars, out=path / name, steps=1, quiet=True, **options)
+        rv.train(name, path / "noise.npz", out=path / name, steps=1, quiet=True, **options)
     return path
 
 

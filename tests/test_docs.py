@@ -173,7 +173,7 @@ def known_flags() -> set[str]:
         parameters = registry.signature(model) | registry.stage_options(model) | entry.sampling
         names |= {name for name, parameter in parameters.items() if has_flag(parameter)}
     for verb in COMMANDS:
-        names |= set(inspect.signature(command_of(verb)).parameters)
+        names |= {name.rstrip("_") for name in inspect.signature(command_of(verb)).parameters}
     return {"--" + name.replace("_", "-") for name in names} | {"--nproc_per_node"}
 
 

@@ -40,6 +40,7 @@ FILLERS = frozenset(
     + ("own", "whole", "aside")
 )
 CODE_LINES = 22_563  # without blanks, comments and docstrings
+CODE_LINES = 23_076  # without blanks, comments and docstrings
 
 
 def room(path: Path) -> str:

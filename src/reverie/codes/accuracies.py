@@ -77,7 +77,7 @@ class Pretraining:
 
     def table(self) -> list[tuple[str, ...]]:
         """A row for each encoder, number of labels and method."""
-        rows = []
+        rows = list[tuple[str, ...]]()
         for entry in self.accuracies:
             estimate, gain = entry.estimate, self.gain(entry)
             over = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" if entry.method != "random" else ""

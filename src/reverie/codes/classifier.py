@@ -18,46 +18,55 @@ from reverie.core.layout import to_device_layout
 from reverie.core.verbs import Model
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset, Split
+from reverie.evaluation.modes import Probe, regression
 from reverie.inference.rows import device_of, evaluating
 from reverie.optim.phase import Phase, Stage, adamw
 from reverie.training.loop import fit
 
 BATCH = 100
 WARMUP = 10  # steps
+DECAY = 0.01  # of a linear probe: cross-entropy + decay / 2 |weight|^2 is minimised
 
 
 class Classifier(nn.Module):
-    """Logits of classes: a linear layer, zero at first, on the standardised codes of a model.
+    """Logits of classes: a linear layer on the standardised codes of a model.
+
+    The layer begins as a probe of the codes: from other values it would at first distort an encoder that is good (Kumar
+    et al., ICLR 2022, arXiv:2202.10054).
 
     Args:
         model: with ``encode``; it is trained, too.
-        mean, deviation: (D,) of codes of unlabelled images.
-        classes: number of logits.
+        probe: of its codes.
         parameters: of the encoder.
     """
 
-    def __init__(
-        self, model: Model, mean: Tensor, deviation: Tensor, classes: int, parameters: Sequence[nn.Parameter] = ()
-    ):
+    def __init__(self, model: Model, probe: Probe, parameters: Sequence[nn.Parameter]):
         super().__init__()
         self.model, self.encoder_parameters = model, list(parameters)
-        self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
-        self.linear = nn.Linear(len(mean), classes)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.register_buffer("mean", probe.mean)
+        self.register_buffer("deviation", probe.deviation)
+        self.linear = nn.Linear(len(probe.mean), len(probe.bias))
+        self.linear.load_state_dict({"weight": probe.weight, "bias": probe.bias})
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, *shape) to logits (B, classes)."""
         return self.linear((self.model.encode(image).flatten(1).float() - self.mean) / self.deviation)
 
     def stages(self, lr: float = 1e-3, weight_decay: float = 0.01) -> list[Stage]:
-        optimizer = adamw([*self.encoder_parameters, *self.linear.parameters()], lr, weight_decay)
-        return [Stage([Phase("classify", optimizer, self.loss)])]
+        parameters = [*self.encoder_parameters, *self.linear.parameters()]
+        return [Stage([Phase("classify", adamw(parameters, lr, weight_decay), self.loss)])]
 
     def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """Cross-entropy, mean over images, in nats."""
         return {"loss": F.cross_entropy(self(batch["x"]).float(), batch["label"])}
+
+
+def linear_probe(codes: Tensor, labels: Tensor, unlabelled: Tensor, classes: int) -> Probe:
+    """Logistic regression of classes on codes (N, D), standardised by codes (M, D) of unlabelled images."""
+    deviation, mean = torch.std_mean(unlabelled, 0)
+    deviation = torch.where(deviation > 0, deviation, 1.0)
+    start = codes.new_zeros(classes, codes.shape[1]), codes.new_zeros(classes)
+    return Probe(mean, deviation, *regression((codes - mean) / deviation, labels, *start, DECAY), DECAY)
 
 
 def check_trainable(name: str, model: Model, image: Tensor) -> None:

@@ -21,6 +21,7 @@ from reverie.core.card import card_of
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import path_of
 from reverie.core.tables import html_table, text_table
+from reverie.core.terminal import printable
 from reverie.core.values import integer
 from reverie.data.types import Dataset, Split
 from reverie.evaluation.estimate import Estimate
@@ -132,13 +133,13 @@ def codes(
     """
     if split not in ("held-out", "train"):
         raise UsageError(f"{argument('split')} must be held-out or train, not {split!r}.")
-    models, asked = encoders(runs), integer(argument("n"), n, 1, 1_000_000)
+    models, requested = encoders(runs), integer(argument("n"), n, 1, 1_000_000)
     dataset = common_data(models, data)
     costs = [space.evaluations for model in models.values() if (space := card_of(model).space)]
     base = evenly(dataset.train, max(_FEW, FIT // max(costs, default=1)))[0]
     k = integer(argument("k"), k, 1, len(base))
-    test, test_rows = evenly(dataset.held_out, asked)
-    shown, rows = (test, test_rows) if split == "held-out" else evenly(dataset.train, asked)
+    test, test_rows = evenly(dataset.held_out, requested)
+    mapped, rows = (test, test_rows) if split == "held-out" else evenly(dataset.train, requested)
 
     def encode_with(name: str) -> Callable[[Split], Tensor]:
         def report(done: int, total: int, what: str) -> None:
@@ -157,21 +158,21 @@ def codes(
     parted = min(_labelled_classes(base), _labelled_classes(test)) > 1 and len(base) >= _LEAST
     for name, encode in to_codes.items():
         plane, of_test = Plane.of(of_base[name]), encode(test)
-        of_shown = of_test if shown is test else encode(shown)
+        of_shown = of_test if mapped is test else encode(mapped)
         values[name] = of_shown.numpy()
         if parted:
             measured[name] = _scores(of_base[name], base, of_test, test, plane, len(dataset.classes), k)
         prior = plane.prior(models[name]) if name in models else np.empty((0, 2))
         panels[name] = plots.Panel(_title(name, values[name], plane, measured.get(name)), plane(of_shown), prior)
-    notes = _notes(dataset, split, len(rows), asked, len(base), len(test), k if parted else 0)
+    notes = _notes(dataset, split, len(rows), requested, len(base), len(test), k if parted else 0)
     return Codes(
         values,
         panels,
         measured,
-        np.asarray(shown.labels),
+        np.asarray(mapped.labels),
         dataset.classes,
         [f"{split}:{row}" for row in rows],
-        shown.names,
+        mapped.names,
         notes,
         origin_of_codes("codes", models, dataset, n=n, pca=pca, split=split, k=k),
     )
@@ -208,17 +209,17 @@ def _scores(
 
 def _title(name: str, codes: np.ndarray, plane: Plane, measured: Mapping[str, Estimate] | None) -> str:
     width = codes.shape[1]
-    lines = [f"{name}: {width:,} number{'s' * (width > 1)}", plane.note or "as they are"]
+    lines = [f"{printable(name)}: {width:,} number{'s' * (width > 1)}", plane.note or "as they are"]
     if measured:
         knn = [f"{measured[key].value:.1%}" for key in ("knn", "knn_in_map")]
         lines.append(f"k-NN {knn[0]} in the code, {knn[1]} in the map")
     return "\n".join(lines)
 
 
-def _notes(dataset: Dataset, split: str, rows: int, asked: int, base: int, test: int, k: int) -> list[str]:
+def _notes(dataset: Dataset, split: str, rows: int, requested: int, base: int, test: int, k: int) -> list[str]:
     """Sentences on what was encoded, and on the protocol of the scores (k: 0 without scores)."""
     of_split = "held-out" if split == "held-out" else "training"
-    few = f": all that there are, of {asked:,} that were asked for" if rows < asked else ""
+    few = f": all that there are, of {requested:,} that were asked for" if rows < requested else ""
     notes = [f"{rows:,} {of_split} {dataset.spec.medium}s of {dataset.source}{few}."]
     if k:
         return [

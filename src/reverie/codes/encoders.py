@@ -37,7 +37,7 @@ def encoders(runs: Source | Sequence[Source]) -> dict[str, Model]:
         if space and space.kind == "tokens":
             raise UsageError(f"The codes of {name_of(model)} are tokens: names, without distances or directions.")
         weights = weights_of(model)
-        short = Path(weights["run"]).resolve().name if weights else name_of(model)
+        short = Path(weights["run"]).absolute().name if weights else name_of(model)
         names = (short, *(f"{short} ({number})" for number in range(2, len(sources) + 2)))
         models[next(name for name in names if name not in models)] = model
     return models

@@ -26,13 +26,10 @@ from reverie.core.verbs import Model
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset, Split
 from reverie.evaluation.estimate import shuffled
-from reverie.evaluation.modes import regression
 from reverie.inference.load import Source
 from reverie.inference.rows import device_of, encoded
 
-STEPS = {10: 100, 100: 200}  # of training by number of labels, up to which ...
-MOST_STEPS = 400  # ... and beyond
-DECAY = 0.01  # of the linear probe on frozen codes
+EPOCHS, LEAST_STEPS = 10, 50  # of training
 UNLABELLED, TEST = 2000, 5000  # training images that standardise codes, and held-out images, at most
 
 
@@ -60,7 +57,7 @@ def pretrain(
         seeds: how often each is repeated: other labelled images, initial weights and batches. At least 2.
         seed: the first of the seeds.
         data: other data than that of the runs, in their form.
-        steps: of training; by default 100 with up to 10 labels, 200 with up to 100, else 400.
+        steps: of training; by default those of ten epochs in batches of 100, at least 50.
         progress: called after each training, (done, total, description).
     Raises:
         UsageError: a model without such an encoder, data without labels, more labels than the data has of a class, or
@@ -116,8 +113,8 @@ def draw_labelled(labels: np.ndarray, budget: int, seed: int) -> np.ndarray:
     for index in range(len(classes)):
         members = np.flatnonzero(of_row == index)
         turn[members] = np.arange(len(members))
-    place = shuffled(len(classes), seed).numpy()[of_row]  # which class comes first in a turn
-    return order[np.lexsort((place, turn))[:budget]]
+    first = shuffled(len(classes), seed).numpy()[of_row]  # which class comes first in a turn
+    return order[np.lexsort((first, turn))[:budget]]
 
 
 class _Trial:
@@ -125,33 +122,23 @@ class _Trial:
 
     def __init__(self, name: str, model: Model, dataset: Dataset, unlabelled: Split, test: Split):
         self.name, self.model, self.dataset, self.unlabelled, self.test = name, model, dataset, unlabelled, test
-        self.statistics = _statistics(model, unlabelled)
-        self.test_codes, self.truth = self._standardised(test), torch.from_numpy(np.array(test.labels))
-
-    def _standardised(self, split: Split) -> Tensor:
-        mean, deviation = self.statistics
-        return (encoded(self.model, split, BLIND) - mean) / deviation
+        self.codes, self.test_codes = (encoded(model, split, BLIND) for split in (unlabelled, test))
 
     def accuracy(self, method: str, labelled: Split, steps: int, seed: int) -> float:
         """On the test images, after training on labelled ones."""
-        classes = len(self.dataset.classes)
+        model, codes = self.model, self.codes
+        if method == "random":
+            model = training.rebuilt(model, seed)
+            codes = encoded(model, self.unlabelled, BLIND)
+        labels = torch.from_numpy(np.array(labelled.labels))
+        probe = training.linear_probe(encoded(model, labelled, BLIND), labels, codes, len(self.dataset.classes))
         if method == "frozen":
-            x, labels = self._standardised(labelled), torch.from_numpy(np.array(labelled.labels))
-            weight, bias = regression(x, labels, torch.zeros(classes, x.shape[1]), torch.zeros(classes), DECAY)
-            predicted = (self.test_codes @ weight.T + bias).argmax(1)
-            return float((predicted == self.truth).double().mean())
-        model = training.rebuilt(self.model, None if method == "pretrained" else seed)
-        statistics_ = self.statistics if method == "pretrained" else _statistics(model, self.unlabelled)
+            return probe.accuracy(self.test_codes, torch.from_numpy(np.array(self.test.labels)))
+        model = training.rebuilt(model) if method == "pretrained" else model
         parameters = training.model_parameters(model, _image(labelled, model))
-        classifier = Classifier(model, *statistics_, classes, parameters)
-        training.train(classifier.to(device_of(model)), self.dataset, labelled, steps, seed)
+        classifier = Classifier(model, probe, parameters).to(device_of(model))
+        training.train(classifier, self.dataset, labelled, steps, seed)
         return training.accuracy(classifier, self.test)
-
-
-def _statistics(model: Model, split: Split) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (D,) of each number of the codes of a split; 1 where it is constant."""
-    deviation, mean = torch.std_mean(encoded(model, split, BLIND), 0)
-    return mean, torch.where(deviation > 0, deviation, 1.0)
 
 
 def _image(split: Split, model: Model) -> Tensor:
@@ -167,7 +154,7 @@ def _budgets(labels: Sequence[int]) -> list[int]:
 
 
 def _steps(budget: int) -> int:
-    return next((steps for most, steps in STEPS.items() if budget <= most), MOST_STEPS)
+    return max(LEAST_STEPS, EPOCHS * budget // training.BATCH)
 
 
 def _check_labels(dataset: Dataset, labels: np.ndarray, test: int, budgets: Sequence[int]) -> None:
@@ -198,7 +185,7 @@ def _notes(dataset: Dataset, test: int, lengths: Mapping[int, int]) -> list[str]
     return [
         f"Labels: equally many of each of {len(dataset.classes)} classes, of the training images of {dataset.source}. "
         f"Test: {test:,} held-out images, looked at once, after training.",
-        f"Pretrained and random: AdamW, {steps}, batches of at most {training.BATCH}. Frozen: logistic regression, "
-        f"penalty {DECAY:g} / 2 |w|^2.",
+        f"Frozen: logistic regression on codes, penalty {training.DECAY:g} / 2 |w|^2. Pretrained and random begin with "
+        f"theirs and train all weights by AdamW: {steps}, batches of at most {training.BATCH}.",
         "Intervals: 95 %, Student's t over seeds; over random: of the differences by seed.",
     ]

@@ -91,7 +91,7 @@ def pretrain(
         labels: numbers of labelled training images, with commas between: of each class equally many.
         seeds: how often each is repeated, with other labelled images and initial weights; at least 2.
         seed: the first of the seeds.
-        steps: of training; by default 100 with up to 10 labels, 200 with up to 100, else 400.
+        steps: of training; by default those of ten epochs in batches of 100, at least 50.
         data: other data than that of the runs, in their form.
         out_: the plot (.png, .pdf ...): accuracy over the number of labels, with 95 % intervals; by default the first
             free of pretrain.png, pretrain-2.png ...

@@ -134,7 +134,7 @@ def plot_schedule(
 class Panel(NamedTuple):
     """A latent space in the plane: latents (N, 2), and samples (M, 2) of its prior behind them."""
 
-    title: str
+    title: str  # printable, of one or more lines
     points: np.ndarray
     prior: np.ndarray
 
@@ -151,7 +151,7 @@ def plot_latent_maps(
     Args:
         labels: (N,) class index, -1 for none.
     """
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
     present = [index for index in (-1, *range(len(classes))) if np.any(labels == index)]
     with figure(path, 5.4 * columns + 2.0, 5.4 * lines + 0.4, origin) as drawing:
@@ -172,7 +172,8 @@ def plot_latent_maps(
                 )
                 for index in present
             ]
-            axis.set_title(printable(panel.title), fontsize=10, parse_math=False)
+            axis.set_title(panel.title, fontsize=10, parse_math=False)
+            axis.set_aspect("equal", adjustable="datalim")
             axis.grid(alpha=0.3)
         for axis in list(drawing.axes)[len(panels) :]:
             axis.remove()
