@@ -115,6 +115,16 @@ def bars(tmp_path_factory, home):
 
 
 @pytest.fixture(scope="session")
+def noisy_bars(tmp_path_factory, home):
+    """A .npz of 240 bars with noise, so that no two look the same and a tenth is held out."""
+    images, labels = tiny_arrays(240)
+    noise = np.random.default_rng(1).integers(0, 90, images.shape)
+    path = tmp_path_factory.mktemp("noisy-bars") / "noisy-bars.npz"
+    np.savez(path, images=(images * 0.6 + noise).astype(np.uint8), labels=labels)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
 def tiny() -> Dataset:
     """The same bars without a file."""
     images, labels = tiny_arrays(160)

@@ -56,6 +56,9 @@ OUTPUTS = {
     "interpolate": (["interpolate", "vae", "seed:1", "seed:2", "--frames", "2"], "--out", "a.webp", "morph.webp"),
     "restore": (["restore", "flow", "inpaint", "-n", "1", "--steps", "2"], "--out", "a.tiff", "restored.png"),
     "translate": (["translate", "pairs", "held-out:0"], "--out", "a.png", "translated.png"),
+    "anomalies": (["anomalies", "vae", "held-out:0", "--false-alarms", "0.5"], "--out", "a.png", "anomalies.png"),
+    "search": (["search", "vae", "held-out:0", "-n", "2"], "--out", "a.npz", "neighbours.png"),
+    "rates": (["rates", "vae", "-n", "2"], "--out", "a.png", "rates.png"),
     "runs": (["runs", "."], "--sheet", "a.png", None),
 }
 

@@ -14,8 +14,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from reverie import models
+    from reverie.codes.anomalies import anomalies
     from reverie.codes.comparison import codes
+    from reverie.codes.compression import rates
     from reverie.codes.pretraining import pretrain
+    from reverie.codes.retrieval import search
     from reverie.core.annotations import Channels, Classes, FromData, Range, Shape, Side, SourceChannels, SubRun
     from reverie.core.batch import Batch
     from reverie.core.card import Card, Likelihood, Output, Space
@@ -52,7 +55,10 @@ if TYPE_CHECKING:
     from reverie.workflow.train import train
 
 _HOMES = {  # public names by the module that holds them, each imported when it is first used
+    "codes.anomalies": ("anomalies",),
+    "codes.compression": ("rates",),
     "codes.pretraining": ("pretrain",),
+    "codes.retrieval": ("search",),
     "core.annotations": ("Channels", "Classes", "FromData", "Range", "Shape", "Side", "SourceChannels", "SubRun"),
     "core.batch": ("Batch",),
     "core.card": ("Card", "Likelihood", "Output", "Space"),

@@ -41,6 +41,9 @@ use
 codes
   codes RUN ...           maps of the codes of several models, scores, files  reverie codes RUN RUN --with pca
   pretrain RUN ...        classifiers with few labels: from a run's encoder, and from random weights
+  anomalies RUN DATA      unusual images: ROC curve, threshold, where in the image   reverie anomalies RUN mnist
+  search RUN IMAGE        the nearest images of a data set; --bits hashes codes   reverie search RUN a.png --data photos
+  rates RUN ...           compression by codes beside JPEG and WebP: bits per pixel against PSNR
 
 measure
   evaluate RUN            scores of its samples, with interval, floor and passport   reverie evaluate runs/vae-emoji

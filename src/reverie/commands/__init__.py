@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reverie.commands.codes import codes, pretrain
+from reverie.commands.detect import anomalies, rates, search
 from reverie.commands.distill import distill
 from reverie.commands.dream import dream
 from reverie.commands.evaluate import evaluate
@@ -58,6 +59,9 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {  # whose flags depend on th
         stylize,
         codes,
         pretrain,
+        anomalies,
+        search,
+        rates,
         doctor,
         export,
         import_,

@@ -82,7 +82,7 @@ def near_duplicates(hashes: np.ndarray, pixels: Callable[[np.ndarray], np.ndarra
             parts = [candidates]
             for step in (step for step in steps if step < n):
                 a, b = order[:-step], order[step:]
-                close = (_bit_count(hashes[a] ^ hashes[b]) <= NEAR_BITS) & (label[a] != label[b])
+                close = (bit_count(hashes[a] ^ hashes[b]) <= NEAR_BITS) & (label[a] != label[b])
                 parts.append(np.stack([np.minimum(a[close], b[close]), np.maximum(a[close], b[close])], axis=1))
             candidates = np.unique(np.concatenate(parts), axis=0)
         same = [_same(pixels(part[:, 0]), pixels(part[:, 1])) for part in _chunks(candidates, 256)]
@@ -141,7 +141,8 @@ def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return difference <= np.maximum(2.0, 0.15 * a.std(axis=1))
 
 
-def _bit_count(x: np.ndarray) -> np.ndarray:
+def bit_count(x: np.ndarray) -> np.ndarray:
+    """Number of ones in each word, uint64 (N,)."""
     if hasattr(np, "bitwise_count"):  # numpy 2
         return np.bitwise_count(x)
     return np.unpackbits(x.view(np.uint8).reshape(len(x), 8), axis=1).sum(axis=1)
