@@ -1,13 +1,11 @@
 """Training a restricted Boltzmann machine by contrastive divergence; its likelihood is watched while it learns.
 
-Contrastive divergence: Hinton, Neural Computation 2002. Persistent chains: Tieleman, ICML 2008. Trajectory annealed
-importance sampling and the machines of the training path: Bereux et al., arXiv:2405.15376. Sparsity: Lee, Ekanadham and
-Ng, NeurIPS 2007.
+Contrastive divergence: Hinton, Neural Computation 2002. Persistent chains: Tieleman, ICML 2008. Machines of the
+training path: Bereux et al., arXiv:2405.15376. Sparsity: Lee, Ekanadham and Ng, NeurIPS 2007.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -18,17 +16,18 @@ from torch import Tensor, nn
 from reverie.core.annotations import Count, Fraction, Range, Weight
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError, argument
-from reverie.core.noise import Noise, fold
-from reverie.models.energy.machine import Machine, bernoulli
+from reverie.core.noise import Noise, fold, mix
+from reverie.models.energy.machine import Machine, log_mean
 from reverie.models.energy.tempering import exchange
 from reverie.optim.phase import Phase, Stage
 
-_LEAST = 0.5  # effective share of the chains below which they are resampled by their weights
+_WAIT, _GROWTH = 50, 1.15  # estimates of the likelihood come after that many steps, and by that factor later
+_SHARE, _FEWEST, _MOST = 20, 50, 2000  # annealing steps of an estimate: a share of the steps so far, within bounds
 _COMPARED = 32  # chains that show how often neighbours on the training path would swap
 _SWAPS = 0.25  # rate of swaps below which a machine is added to the path
-_MOVED = 8  # rows of a batch to one watching chain that is moved
 _SETTLING = 20  # batches whose mean gives the first biases
 _APPROACH = 200  # steps of annealing to the weights of another run
+_RECENT = 0.1  # weight of the newest batch in the mean energy of data
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,14 @@ class Negative:
         negative: "pcd": chains that go on from step to step; "cd": chains that start at the data in each step.
         k: sweeps of Gibbs sampling in a step.
         chains: persistent ones, at least as many as a batch has rows.
-        ais_chains: other chains, whose weights estimate the likelihood along the training; 0: none.
+        ais_chains: chains of the estimates of the likelihood in the log; 0: none.
         snapshots: machines of the training path that are kept for tempering; 0: none.
     """
 
     negative: Literal["pcd", "cd"] = "pcd"
     k: Count = 1
     chains: Count = 1024
-    ais_chains: Annotated[int, Range(0)] = 256
+    ais_chains: Annotated[int, Range(0)] = 64
     snapshots: Annotated[int, Range(0, 64)] = 12
 
 
@@ -84,13 +83,7 @@ class Ascent:
 
 
 class Learner(nn.Module):
-    """A machine, the persistent chains that teach it, chains that watch it, and machines of its training path.
-
-    The watching chains follow the model from independent units on. Importance weights that follow the change of their
-    energy make them annealed importance sampling along the training: their mean estimates the partition function. They
-    must not teach: a gradient that raises the energy of the very states that weigh it makes Z too small, by the step
-    times the squared gradient of a state over the number of chains in every step. A weight is of the step that moved
-    its chain last, some steps ago.
+    """A machine, the persistent chains that teach it, estimates of its likelihood, and machines of its training path.
 
     Args:
         machine: the one that learns.
@@ -98,15 +91,15 @@ class Learner(nn.Module):
 
     chain: Tensor
     cursor: Tensor
-    ais_chain: Tensor
-    ais_energy: Tensor
-    ais_log_weight: Tensor
-    ais_cursor: Tensor
+    data_energy: Tensor
+    steps: Tensor
+    next_estimate: Tensor
+    likelihood: Tensor
     usage: Tensor
     path_chain: Tensor
     path_length: Tensor
     path_rate: Tensor
-    transient = ("chain", "cursor", "ais_*", "usage", "path_*")
+    transient = ("chain", "cursor", "data_energy", "steps", "next_estimate", "likelihood", "usage", "path_*")
 
     def __init__(self, machine: Machine, negative: Negative, sparsity: Sparsity):
         super().__init__()
@@ -115,10 +108,10 @@ class Learner(nn.Module):
         chains = negative.chains
         self.register_buffer("chain", torch.zeros(chains, visible))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("ais_chain", torch.zeros(negative.ais_chains, visible))
-        self.register_buffer("ais_energy", torch.zeros(negative.ais_chains))
-        self.register_buffer("ais_log_weight", torch.zeros(negative.ais_chains, dtype=torch.float64))
-        self.register_buffer("ais_cursor", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("data_energy", torch.zeros(()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("next_estimate", torch.ones((), dtype=torch.int64))
+        self.register_buffer("likelihood", torch.zeros(2))
         self.register_buffer("usage", torch.full((hidden,), 0.5))
         snapshots = negative.snapshots if self.persistent else 0
         self.path = nn.ModuleList(Machine(visible, hidden, machine.classes, machine.kind) for _ in range(snapshots))
@@ -156,7 +149,7 @@ class Learner(nn.Module):
         )
 
     def start(self, rows: Callable[[Batch], Tensor], batches: Any, fresh: bool) -> None:
-        """Offsets and biases of the data's means; chains that come from independent units, of known log Z."""
+        """Offsets and biases of the data's means; chains that come from independent units."""
         machine, chains = self.machine, len(self.chain)
         if self.persistent and chains < batches.batch_size:
             raise UsageError(
@@ -165,15 +158,11 @@ class Learner(nn.Module):
         if fresh:
             means = [rows(batches.global_batch(step)).mean(0) for step in range(_SETTLING)]
             machine.settle(torch.stack(means).mean(0))
-        count = chains + len(self.ais_chain)
-        noise = Noise.of_step(fold(batches.seed, "prepare", "chains"), 0, count, self.chain.device)
-        states, log_weights = machine.anneal(noise, 1 if fresh else _APPROACH)
-        self.chain.copy_(states[:chains])
-        self.ais_chain.copy_(states[chains:])
-        self.ais_log_weight.copy_(log_weights[chains:])
-        self.ais_energy.copy_(machine.free_energy(self.ais_chain))
+        noise = Noise.of_step(fold(batches.seed, "prepare", "chains"), 0, chains, self.chain.device)
+        self.chain.copy_(machine.anneal(noise, 1 if fresh else _APPROACH)[0])
         self.cursor.zero_()
-        self.ais_cursor.zero_()
+        self.steps.zero_()
+        self.next_estimate.fill_(1)
         self.usage.fill_(0.5)
         if len(self.path):
             self.path[0].load_state_dict(machine.base().state_dict())
@@ -225,33 +214,22 @@ class Learner(nn.Module):
             if self.cursor >= len(self.chain):
                 self.cursor.remainder_(len(self.chain))
                 self._extend_path()
-        if len(self.ais_chain):
-            log_z, effective = self._watch(batch)
-            likelihood = -stats[f"{self.negative.negative}/free_energy"] - log_z
-            metrics |= {"log_likelihood": likelihood, "effective_chains": effective}
+        self.steps.add_(1)
+        self.data_energy.lerp_(stats[f"{self.negative.negative}/free_energy"], _RECENT if self.steps > 1 else 1.0)
+        if self.negative.ais_chains:
+            if self.steps >= self.next_estimate:
+                self._estimate(batch)
+            metrics |= {"log_likelihood": self.likelihood[0], "log_likelihood_error": self.likelihood[1]}
         return metrics
 
-    def _watch(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Move some of the watching chains; log Z by their weights, and the share of them that these amount to."""
-        machine, chains = self.machine, len(self.ais_chain)
-        noise = batch.rng[: min(chains, -(-len(batch.rng) // _MOVED))]
-        slot = (self.ais_cursor + torch.arange(len(noise), device=noise.device)) % chains
-        self.ais_cursor.add_(len(noise)).remainder_(chains)
-        v = self.ais_chain[slot]
-        inputs = machine.inputs(v)
-        self.ais_log_weight[slot] += (self.ais_energy[slot] - machine.free_energy(v, inputs)).double()
-        v = machine.draw_visible(bernoulli(inputs.sigmoid(), noise), noise)
-        self.ais_chain[slot], self.ais_energy[slot] = v, machine.free_energy(v)
-        log_z = self.ais_log_weight.logsumexp(0) - math.log(chains)
-        share = self.ais_log_weight.softmax(0)
-        effective = 1 / share.square().sum() / chains
-        if effective < _LEAST:  # systematic resampling
-            at = (torch.arange(chains, device=share.device) + batch.shared.uniform(1)[0].double()) / chains
-            index = torch.searchsorted(share.cumsum(0), at).clamp(max=chains - 1)
-            self.ais_chain.copy_(self.ais_chain[index])
-            self.ais_energy.copy_(self.ais_energy[index])
-            self.ais_log_weight.fill_(log_z)
-        return log_z.float(), effective.float()
+    def _estimate(self, batch: Batch) -> None:
+        """The likelihood of recent batches by annealed importance sampling, with half the 95 % interval of log Z."""
+        count = self.negative.ais_chains
+        keys = mix(torch.arange(1, count + 1, device=self.chain.device)) ^ batch.shared.keys
+        steps = min(max(int(self.steps) // _SHARE, _FEWEST), _MOST)
+        log_z, _, high = log_mean(self.machine.anneal(Noise(mix(keys)), steps)[1])
+        self.likelihood[0], self.likelihood[1] = -self.data_energy - log_z, high - log_z
+        self.next_estimate.copy_((self.steps * _GROWTH).long() + _WAIT)
 
     def _extend_path(self) -> None:
         """Add the present machine to the path where its swaps with the last one have become rare.
