@@ -22,6 +22,7 @@ from reverie.codes.calibration import Calibration, saved
 from reverie.codes.detection import auc, average_precision
 from reverie.codes.detector import Detector, Score, Scores, available, check_score, error_map
 from reverie.codes.encoders import common_data
+from reverie.codes.pages import save_anomalies, scale_of
 from reverie.codes.rows import images_at, names_in
 from reverie.core.card import name_of
 from reverie.core.errors import UsageError, argument
@@ -97,8 +98,6 @@ class Anomalies:
             columns |= {f"normal-{name}": values for name, values in self.normal.items()}
             save_arrays(path, columns, self.origin)
             return path
-        from reverie.codes.pages import save_anomalies
-
         return save_anomalies(self, path)
 
     def summary(self) -> dict[str, Any]:
@@ -248,7 +247,7 @@ def _explained(
         peak: the error in a map that gets the brightest colour.
     """
     spec = spec_of(model)
-    columns = max(1, _WIDTH // max(86, spec.shape[-1] + 2))
+    columns = max(1, _WIDTH // (spec.shape[-1] * scale_of(spec.shape[-1]) + 2))
     if peak is None:
         return Images(medium_of(spec).to_storage(x, spec), spec, columns=columns, labels=labels, origin=made_by)
     from matplotlib import colormaps

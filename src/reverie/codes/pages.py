@@ -31,10 +31,15 @@ def save_anomalies(result: Anomalies, path: Path) -> Path:
     return montage.save(path, stacked(parts), result.origin)
 
 
-def enlarged(images: Images, scale: int | None = None) -> np.ndarray:
+def enlarged(images: Images) -> np.ndarray:
     """A grid of images, small ones enlarged to about 84 pixels across: uint8 (H, W, 1 or 3)."""
     width = images.shape[2] if images.spec.medium == "image" else _SIDE
-    return montage.from_image(images.grid(scale=max(1, round(_SIDE / width))))
+    return montage.from_image(images.grid(scale=scale_of(width)))
+
+
+def scale_of(width: int) -> int:
+    """The enlargement of images of so many pixels across."""
+    return max(1, round(_SIDE / width))
 
 
 def stacked(parts: list[np.ndarray]) -> np.ndarray:
