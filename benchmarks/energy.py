@@ -7,6 +7,7 @@
   of a whole epoch.
 - rbms: seconds of an update at equal chains, batch and sweeps, in an interpreter that has the package: `python -m venv
   V && V/bin/pip install rbms`, then `--rbms V/bin/python`.
+- retrieval: queries a second among 100,000 codes, beside brute force in NumPy (`benchmarks/retrieval.py`).
 
 Rounds take turns; ratios are those of the medians. The last line is the smaller of the two ratios over its aim (20 and
 1.5), named.
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from retrieval import throughput
 
 import reverie as rv
 from reverie.core.verbs import Model
@@ -135,6 +137,8 @@ def main() -> None:
         peer, mine = (statistics.median(column) for column in zip(*updates, strict=True))
         ratios["rbms"] = peer / mine
         print(f"rbms: {ratios['rbms']:.2f} times as fast an update (aim {AIMS['rbms']:g})")
+    for name, rate in throughput(rounds=flags.rounds).items():
+        print(f"retrieval, {name}: {rate:,.0f} queries/s")
     name = min(ratios, key=lambda name: ratios[name] / AIMS[name])
     print(f"ratio: {ratios[name] / AIMS[name]:.2f} of the aim, {name}")
 
