@@ -16,17 +16,19 @@ from torch import nn
 import reverie as rv
 from reverie.codes import scores
 from reverie.codes.accuracies import over_seeds
-from reverie.codes.classifier import Classifier, linear_probe, model_parameters
+from reverie.codes.classifier import Classifier, check_trainable, linear_probe, model_parameters, rebuilt
 from reverie.codes.comparison import PCA_OF_PIXELS, codes
 from reverie.codes.pretraining import draw_labelled, pretrain
 from reverie.core import registry
-from reverie.core.card import Card, Output, Space
+from reverie.core.card import Card, Output, Space, card_of
 from reverie.core.errors import ReverieError, Stopped, UsageError
 from reverie.core.noise import Noise
+from reverie.data.batches import in_order
 from reverie.data.types import Dataset, Report, Split
 from reverie.media.origin import origin_of
 from reverie.probability.pca import PCA
 from reverie.views.latent_map import Plane
+from test_contract import TEACHERS, make
 
 
 def normal(*shape, seed=0):
@@ -122,10 +124,10 @@ class Measures(nn.Module):
 
 
 def test_codes_that_are_the_label_score_one_and_no_encoder_is_told_the_label(tiny):
-    result = codes([Measures(1), Measures(3)], tiny, n=1000, pca=True, k=3)
+    result = codes([Measures(3), Measures(1)], tiny, n=1000, pca=True, k=3)
     names = ["Measures", "Measures (2)", PCA_OF_PIXELS]
     assert list(result.values) == list(result.panels) == list(result.scores) == names
-    assert [values.shape for values in result.values.values()] == [(32, 1), (32, 3), (32, 3)]
+    assert [values.shape for values in result.values.values()] == [(32, 3), (32, 1), (32, 3)]
     for name in names[:2]:
         measured = result.scores[name]
         assert measured["knn"].value == measured["knn_in_map"].value == measured["probe"].value == 1
@@ -133,7 +135,7 @@ def test_codes_that_are_the_label_score_one_and_no_encoder_is_told_the_label(tin
         assert not set(np.unique(result.values[name])) <= {0, 1}
     assert result.scores[PCA_OF_PIXELS]["scatter"].value < result.scores["Measures"]["scatter"].value
     assert "32 held-out images of tiny: all that there are, of 1,000 that were asked for." in result.notes[0]
-    assert [cell for row in result.table() for cell in row[:2]] == ["Measures", "1", "Measures (2)", "3", names[2], "3"]
+    assert [cell for row in result.table() for cell in row[:2]] == ["Measures", "3", "Measures (2)", "1", names[2], "3"]
     assert result._repr_png_().startswith(b"\x89PNG") and "linear probe" in repr(result)
 
 
@@ -168,7 +170,8 @@ def test_codes_are_written_with_labels_and_references_to_their_images(tiny, tmp_
         from pyarrow import parquet
 
         stored = parquet.read_table(result.save(tmp_path / "c.parquet"))
-        assert np.array_equal(stored["Measures:1"].to_numpy(), values[:, 1]) and b"reverie" in stored.schema.metadata
+        assert np.array_equal(stored["Measures:1"].to_numpy(), values[:, 1])
+        assert origin_of(tmp_path / "c.parquet") == origin_of(tmp_path / "c.npz")
     else:
         with pytest.raises(UsageError, match=r"reverie\[parquet\]"):
             result.save(tmp_path / "c.parquet")
@@ -323,6 +326,26 @@ def test_stopped_after_two_seeds_it_keeps_their_result(planted):
     with pytest.raises(KeyboardInterrupt) as ended:
         pretrain(model, **options, progress=stop_at(1))
     assert ended.type is KeyboardInterrupt
+
+
+ENCODERS = [name for name in registry.BUILT_IN if "encode" in registry.entry(name).verbs and name not in TEACHERS]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_model_that_encodes_can_begin_a_classifier_or_is_refused(name, tiny):
+    model = make(name, {}, tiny).requires_grad_(False)  # as it is loaded
+    image = next(in_order(tiny.train, 4))["x"]
+    if card_of(model).space.encode == "invert":
+        with pytest.raises(UsageError, match="iterative search"):
+            check_trainable(name, model, image)
+        return
+    check_trainable(name, model, image)
+    again, random = rebuilt(model), rebuilt(model, seed=1)
+    torch.testing.assert_close(again.eval().encode(image), model.encode(image))
+    assert not torch.allclose(random.eval().encode(image), model.encode(image))
+    names = {id(parameter): key for key, parameter in again.named_parameters()}
+    reached = {names[id(parameter)] for parameter in model_parameters(again, image)}
+    assert reached and not any("decoder" in key for key in reached) and reached < set(names.values())
 
 
 class Searches(Planted):

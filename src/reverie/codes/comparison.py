@@ -123,7 +123,7 @@ def codes(
         runs: a loaded model or a run, or several, each with a verb ``encode``.
         data: other data than that of the runs, in their form.
         n: how many images, evenly spaced over the split.
-        pca: also principal components of the pixels, as many numbers as in the largest code.
+        pca: also principal components of the pixels, as many as the first code has numbers.
         split: whose images are shown and exported; scores are always those of held-out images.
         k: neighbours.
         progress: called while images are encoded, (done, total, description).
@@ -151,7 +151,7 @@ def codes(
     to_codes = {name: encode_with(name) for name in models}
     of_base = {name: encode(base) for name, encode in to_codes.items()}
     if pca:
-        pixels = PCA.fit(_pixels(base), min(len(base), max(codes.shape[1] for codes in of_base.values())))
+        pixels = PCA.fit(_pixels(base), next(iter(of_base.values())).shape[1])
         to_codes[PCA_OF_PIXELS] = lambda part: pixels(_pixels(part))
         of_base[PCA_OF_PIXELS] = to_codes[PCA_OF_PIXELS](base)
     values, panels, measured = dict[str, np.ndarray](), dict[str, plots.Panel](), dict[str, dict[str, Estimate]]()

@@ -35,11 +35,11 @@ def codes(
 
     Args:
         runs: run directories of models that encode, or checkpoints inside them.
-        with_: pca: also principal components of the pixels, as many numbers as in the largest code.
+        with_: pca: also principal components of the pixels, as many as the first run's code has numbers.
         data: other data than that of the runs, in their form.
         number: how many images are shown or exported.
         split: whose images these are.
-        neighbours: k.
+        neighbours: how many of the nearest training images vote for a class.
         out_: the maps (.png, .pdf ...), or codes with labels and references to the images: .npz, .csv, .parquet (the
             parquet extra); by default the first free of codes.png, codes-2.png ...
         overwrite: replace a file that reverie did not write.

@@ -1,8 +1,8 @@
 """The origin of a file, inside the file: version, verb, run, checkpoint, seeds and options, as one JSON text.
 
 A PNG has it as the text "reverie"; JPEG, WebP, TIFF and AVIF as the EXIF ImageDescription; a GIF and an MP4 as their
-comment; an .npz as the array "reverie"; a JSON file at its top level; a folder as the file reverie.json in it. Other
-formats (BMP, PDF, .npy ...) carry none.
+comment; an .npz as the array "reverie"; a Parquet file in its schema; a JSON file at its top level; a folder as the
+file reverie.json in it. Other formats (BMP, PDF, CSV, .npy ...) carry none.
 """
 
 from __future__ import annotations
@@ -89,6 +89,10 @@ def _text_in(path: Path) -> str | None:
     if ending == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             return str(archive["reverie"]) if "reverie" in archive else None
+    if ending == ".parquet":
+        from pyarrow import parquet  # an extra; without it the file is not known as ours
+
+        return (parquet.read_schema(path).metadata or {}).get(b"reverie", b"null").decode("ascii")
     if ending == ".mp4":
         return _comment_of_mp4(path)
     with quiet(), Image.open(path, formats=("PNG", "GIF", *_EXIF)) as image:

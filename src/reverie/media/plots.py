@@ -205,7 +205,7 @@ def plot_intervals(
     with figure(path, 7.6, 4.8, origin) as drawing:
         axis = drawing.subplots()
         for index, (name, points) in enumerate(curves.items()):
-            shift = 1.02 ** (index - (len(curves) - 1) / 2)  # or bars would hide one another
+            shift = 1.07 ** (index - (len(curves) - 1) / 2)  # or bars would hide one another
             values, low, high = points.T
             bars = np.nan_to_num([values - low, high - values])
             style = {"marker": "o", "markersize": 4, "capsize": 3, "elinewidth": 1, **styles.get(name, {})}
