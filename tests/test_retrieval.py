@@ -79,9 +79,17 @@ def test_itq_keeps_the_distances_of_principal_components():
     assert torch.allclose(distances(components), distances(pca(codes.double())))
 
 
+def test_a_set_of_eight_images_is_searched_and_measured(run, tmp_path):
+    images = np.random.default_rng(4).integers(0, 256, (8, 8, 8, 1), np.uint8)
+    report = rv.search(run, "held-out:0", rv.open_data(images), n=3, bits=4).report
+    assert report["codes"] == report["queries"] == 8 and report["recall"]["low"] <= report["recall"]["value"]
+
+
 def test_more_bits_than_numbers_are_refused():
-    with pytest.raises(UsageError, match="bits is at most the size of a code, here 4, not 5"):
+    with pytest.raises(UsageError, match="bits is at most the size of a code, here 4, "):
         hashing.fit(torch.randn(9, 4), 5)
+    with pytest.raises(UsageError, match="number of images, here 3"):
+        hashing.fit(torch.randn(3, 8), 5)
 
 
 # Search

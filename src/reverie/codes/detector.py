@@ -37,6 +37,7 @@ SCORES: dict[Score, str] = {
     "latent": "Mahalanobis distance of the code from the training codes",
 }
 TRAINING_ROWS = 10_000  # most codes that the mean and covariance come from
+_LARGEST = 4096  # dimensions of a code that has a covariance
 _RIDGE = 1e-6  # added to the variances of codes, relative to their mean
 _SMOOTHING = 28  # pixels of a side for each pixel of the Gaussian's standard deviation
 
@@ -121,7 +122,7 @@ def available(model: Model) -> tuple[Score, ...]:
         names.append("likelihood")
     space = card_of(model).space
     if "encode" in verbs_of(model) and space and space.encode in ("exact", "mean") and space.kind != "tokens":
-        names.append("latent")
+        names += ["latent"] * (math.prod(space.shape) <= _LARGEST)
     if not names:
         raise UsageError(
             f"{name_of(model)} neither encodes images without a search nor states their likelihood at a moderate cost: "

@@ -62,12 +62,12 @@ def fit(codes: Tensor, bits: int, method: Method = "itq", seed: int = 0) -> Hash
             are rotated so that they lie as close to +-1 as they can.
         seed: of the first rotation.
     Raises:
-        UsageError: more bits than dimensions.
+        UsageError: more bits than dimensions or codes.
     """
-    if bits > codes.shape[1]:
+    if bits > min(codes.shape):
         raise UsageError(
-            f"{argument('bits')} is at most the size of a code, here {codes.shape[1]}, not {bits}. A run with a larger "
-            "latent space has longer codes."
+            f"{argument('bits')} is at most the size of a code, here {codes.shape[1]}, and the number of images, here "
+            f"{len(codes):,}; not {bits}. A run with a larger latent space has longer codes."
         )
     rows = codes[torch.linspace(0, len(codes) - 1, min(len(codes), _FIT)).long()].double()
     pca = PCA.fit(rows, bits)

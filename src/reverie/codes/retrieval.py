@@ -229,6 +229,8 @@ def _without(distances: np.ndarray, rows: np.ndarray, is_query: np.ndarray) -> t
 def _measured(finder: _Finder, dataset: Dataset, n: int) -> dict[str, Any]:
     """Recall of the exact neighbours and precision of classes, over held-out rows."""
     count, cut = len(dataset.held_out), len(dataset.train)
+    if count < 2:  # of very few images all are queries
+        count, cut = count + cut, 0
     chosen = cut + np.array(spread(count, min(_QUERIES, count)))
     queries, labels = finder.index.codes[chosen], labels_in(dataset)
     finders = (finder, _Finder(finder.index, finder.metric, True, None))
