@@ -61,7 +61,7 @@ def scikit_learn(train: np.ndarray, test: np.ndarray, rows: int = 10) -> tuple[f
 
 def ours(data: rv.Dataset, test: np.ndarray, goal: float) -> tuple[float, float, float]:
     """Seconds until the pseudo-likelihood is at least ``goal``, seconds of an epoch, and the value reached."""
-    model = rv.build("rbm", data, hidden=HIDDEN, snapshots=0, chains=OURS["batch_size"])
+    model = rv.build("rbm", data, hidden=HIDDEN, chains=OURS["batch_size"])
     steps = len(data.train) // OURS["batch_size"]
     spent, reached, value, began = 0.0, 0.0, -np.inf, time.perf_counter()
     for step in rv.fit(model, data, steps=steps, seed=0, **OURS):
@@ -81,7 +81,7 @@ def energies(model: Model, v: np.ndarray) -> np.ndarray:
 
 def our_update(data: rv.Dataset, seconds: float) -> float:
     """Median seconds of a training step, data and likelihood in the log included."""
-    model = rv.build("rbm", data, hidden=HIDDEN, snapshots=0, k=UPDATE["k"], chains=UPDATE["chains"])
+    model = rv.build("rbm", data, hidden=HIDDEN, k=UPDATE["k"], chains=UPDATE["chains"])
     options = OURS | {"batch_size": UPDATE["batch_size"], "lr": 0.01}
     times, began, start = [], time.perf_counter(), time.perf_counter()
     for _ in rv.fit(model, data, steps=10_000_000, seed=0, **options):

@@ -19,11 +19,11 @@ from reverie.core.noise import Noise
 from reverie.evaluation.estimate import Estimate
 from reverie.evaluation.likelihood import _widened
 from reverie.inference.features import features_of
-from reverie.models.energy import belief, contrastive
+from reverie.models.energy import belief
 from reverie.models.energy.belief import BeliefNet
 from reverie.models.energy.contrastive import Negative
 from reverie.models.energy.machine import Machine, Units, bernoulli, log_mean
-from reverie.models.energy.tempering import exchange, ladder
+from reverie.models.energy.tempering import exchange, ladder, spaced
 
 
 def states(units: int) -> torch.Tensor:
@@ -154,7 +154,7 @@ def test_draws_have_their_probabilities():
     assert ((rate - p[0]).abs() < 4 * (p[0] * (1 - p[0]) / 50_000).sqrt() + 1e-9).all()
 
 
-# Tempering along the training path
+# Tempering
 
 
 def test_the_exchange_ratio_is_that_of_the_enumerated_distributions():
@@ -186,15 +186,14 @@ def test_tempering_brings_a_chain_out_of_a_mode_that_gibbs_sampling_never_leaves
     deep = Machine(6, 6).double()
     deep.weight.copy_(12 * torch.eye(6) + 6)  # all units on, or all off
     deep.offset.fill_(0.5)
-    rungs = [deep.base()]
-    for scale in (0.03, 0.07, 0.12, 0.2, 0.35, 1.0):
-        rungs.append(Machine(6, 6).double())
-        rungs[-1].load_state_dict(deep.state_dict() | {"weight": scale * deep.weight})
+    rungs = spaced(deep)
     count, noise = 200, Noise.of_seeds(range(200))
     chains = [torch.ones(count, 6, dtype=torch.float64) for _ in rungs]
     for sweep in range(60):
         ladder(rungs, chains, noise, sweep % 2, lambda v: v)
     assert 0.35 < chains[-1].mean() < 0.65
+    for a, b, v, w in zip(rungs, rungs[1:], chains, chains[1:], strict=False):
+        assert exchange(a, b, v, w).clamp(max=0).exp().mean() > 0.3
     alone = torch.ones(count, 6, dtype=torch.float64)
     for _ in range(60):
         alone = deep.sweep(alone, noise)
@@ -235,10 +234,8 @@ def fitted(data, name="rbm", steps=250, lr=0.1, batch_size=64, **options) -> Bel
 
 @pytest.fixture(scope="module")
 def small(bars):
-    """An RBM of few hidden units, with a training path of frequent swaps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contrastive, "_SWAPS", 0.9)
-        return fitted(rv.open_data(bars), hidden=8, chains=512, lr=0.2)
+    """An RBM of few hidden units."""
+    return fitted(rv.open_data(bars), hidden=8, chains=512, lr=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -265,22 +262,8 @@ def test_persistent_chains_follow_the_model(small):
     assert ((chain.mean(0) - truth).abs() < 5 * (truth * (1 - truth) / len(chain)).sqrt() + 0.02).all()
 
 
-def test_the_training_path_is_kept_and_begins_without_weights(small):
-    rungs = small.top.rungs
-    norms = [float(rung.weight.detach().norm()) for rung in rungs]
-    assert len(rungs) >= 4 and norms[0] == 0 and norms == sorted(norms)
-
-
-def test_a_full_path_keeps_every_second_machine(small, bars):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contrastive, "_SWAPS", 0.9)
-        top = fitted(rv.open_data(bars), hidden=8, chains=512, lr=0.2, snapshots=3).top
-    assert 2 <= int(top.path_length) <= 3 and float(top.path_rate) < 0.82 and not top.path[0].weight.any()
-    assert torch.equal(top.machine.weight, small.top.machine.weight)  # the path changes nothing
-
-
 def test_sparsity_lowers_the_use_of_hidden_units(small, bars):
-    sparse = fitted(rv.open_data(bars), hidden=8, sparsity=3.0, sparsity_target=0.05, ais_chains=0, snapshots=0)
+    sparse = fitted(rv.open_data(bars), hidden=8, sparsity=3.0, sparsity_target=0.05, ais_chains=0)
     assert sparse.top.usage.mean() < 0.15 < 0.3 < small.top.usage.mean()
 
 
@@ -394,8 +377,9 @@ def test_the_bound_of_a_belief_network_is_below_the_enumerated_likelihood_and_te
 def test_samples_of_a_belief_network_have_its_enumerated_distribution():
     model, count = belief_net(), 20_000
     truth = (enumerated(model).exp() @ states(5)).float()
-    images = model.sample(Noise.of_seeds(range(count)), sweeps=25)
-    assert torch.allclose((images.flatten(1).mean(0) + 1) / 2, truth, atol=0.015)
+    for method in ("gibbs", "tempering"):
+        images = model.sample(Noise.of_seeds(range(count)), sweeps=25, method=method)
+        assert torch.allclose((images.flatten(1).mean(0) + 1) / 2, truth, atol=0.015)
 
 
 def test_a_second_layer_raises_the_bound():
@@ -433,7 +417,7 @@ def exact_bound(lower: Machine, upper: Machine, v: torch.Tensor) -> torch.Tensor
 
 def test_wake_sleep_changes_every_layer_and_raises_the_bound(bars):
     data = rv.open_data(bars)
-    options = {"hidden": (6, 8), "chains": 64, "ais_chains": 0, "snapshots": 0, "wake_sleep": 1e4}
+    options = {"hidden": (6, 8), "chains": 64, "ais_chains": 0, "wake_sleep": 1e4}
     first, tuned = (fitted(data, "dbn", steps, 8.0, **options) for steps in (1, 250))
     moved = [n for n, p in tuned.named_parameters() if not torch.equal(p, first.get_parameter(n))]
     assert {"layers.0.machine.weight", "layers.1.machine.weight", "up.0.weight", "up.0.bias"} <= set(moved)

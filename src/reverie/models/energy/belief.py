@@ -7,7 +7,7 @@ Salakhutdinov and Murray, "On the quantitative analysis of deep belief networks"
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -24,7 +24,7 @@ from reverie.core.noise import Noise, fold, mix
 from reverie.core.verbs import Frame
 from reverie.models.energy.contrastive import Ascent, Learner, Negative, Sparsity
 from reverie.models.energy.machine import Machine, Units, bernoulli, draw_units, log_mean
-from reverie.models.energy.tempering import gibbs, tempered
+from reverie.models.energy.tempering import gibbs, spaced, tempered
 from reverie.optim.phase import Stage
 from reverie.probability.conditioning import check_label
 
@@ -59,7 +59,7 @@ class BeliefNet(nn.Module):
         self.layers = nn.ModuleList(Learner(machine, negative, sparsity) for machine in machines)
         self.up = nn.ModuleList(nn.Linear(*machine.units) for machine in machines[:-1])
         self.output, self.units, self.wake_sleep = output, units, wake_sleep if len(machines) > 1 else 0.0
-        self._log_z: tuple[Any, tuple[float, float, float]] | None = None
+        self._cache: dict[str, tuple[Any, Any]] = {}
         self.without = ("log_prob",) if self.up else ("elbo",)
         for depth in range(len(self.up)):
             self._recognise(depth)
@@ -236,7 +236,7 @@ class BeliefNet(nn.Module):
         noise: Noise,
         label: Tensor | None = None,
         sweeps: Count = 200,
-        method: Literal["ptt", "gibbs"] = "ptt",
+        method: Literal["gibbs", "tempering"] = "gibbs",
     ) -> Iterator[Frame]:
         """A Markov chain of the top machine; frames show the pixels' probabilities after each sweep.
 
@@ -245,15 +245,15 @@ class BeliefNet(nn.Module):
         Args:
             label: (B,) clamps the units of the label; -1 leaves them free.
             sweeps: of all hidden and visible units. In float64, so that no rounding of a batch flips a draw.
-            method: "gibbs" sampling, or "ptt": chains of machines of the training path that swap states with it
-                (parallel trajectory tempering), which visit all classes; as "gibbs" without such machines.
+            method: "gibbs" sampling, or "tempering": chains of machines between independent units and the top that
+                swap states, so that a chain comes to all classes.
         """
         check_label(label, self.classes)
-        rungs, start = self.top.rungs, self.top.draw(noise).double()
-        if method == "ptt" and len(rungs) > 1:
-            chain = tempered(rungs, start, noise, sweeps, partial(self._clamped, label=label))
+        machine, start, clamp = self.top.machine, self.top.draw(noise).double(), partial(self._clamped, label=label)
+        if method == "tempering":
+            chain = tempered(self._cached("rungs", lambda: spaced(machine)), start, noise, sweeps, clamp)
         else:
-            chain = gibbs(self.top.machine, start, noise, sweeps, partial(self._clamped, label=label))
+            chain = gibbs(machine, start, noise, sweeps, clamp)
         for sweep, h in enumerate(chain, 1):
             yield Frame(sweep / sweeps, {"h": h.float()}, partial(self._render, h, noise))
 
@@ -273,7 +273,7 @@ class BeliefNet(nn.Module):
         noise: Noise,
         label: Tensor | None = None,
         sweeps: Count = 200,
-        method: Literal["ptt", "gibbs"] = "ptt",
+        method: Literal["gibbs", "tempering"] = "gibbs",
     ) -> Tensor:
         """Images (B, C, H, W) in [-1, 1]: the last frame of ``stream``."""
         *_, last = self.stream(noise, label, sweeps, method)
@@ -352,18 +352,22 @@ class BeliefNet(nn.Module):
         """log Z of the top machine and its 95 % interval: exact for few hidden units, else by annealed importance
         sampling. Computed once for these weights.
         """
+        return self._cached("log_partition", self._partition)
+
+    def _partition(self) -> tuple[float, float, float]:
+        machine, (chains, steps) = self.top.machine, _ANNEALED
+        if machine.enumerable:
+            value = float(machine.log_partition().detach())
+            return value, value, value
+        return log_mean(machine.anneal(Noise.of_seeds(range(chains), machine.weight.device), steps)[1])
+
+    def _cached(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A result that is computed once for the top machine's present weights."""
         machine = self.top.machine
         versions = [(id(x), x._version) for x in (*machine.parameters(), *machine.buffers())]
-        if self._log_z is None or self._log_z[0] != versions:
-            if machine.enumerable:
-                value = float(machine.log_partition())
-                result = (value, value, value)
-            else:
-                chains, steps = _ANNEALED
-                noise = Noise.of_seeds(range(chains), machine.weight.device)
-                result = log_mean(machine.anneal(noise, steps)[1])
-            self._log_z = versions, result
-        return self._log_z[1]
+        if self._cache.get(name, (None,))[0] != versions:
+            self._cache[name] = versions, compute()
+        return self._cache[name][1]
 
 
 def _logits(up: nn.Linear, v: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Training a restricted Boltzmann machine by contrastive divergence; its likelihood is watched while it learns.
 
-Contrastive divergence: Hinton, Neural Computation 2002. Persistent chains: Tieleman, ICML 2008. Machines of the
-training path: Bereux et al., arXiv:2405.15376. Sparsity: Lee, Ekanadham and Ng, NeurIPS 2007.
+Contrastive divergence: Hinton, Neural Computation 2002. Persistent chains: Tieleman, ICML 2008. Sparsity:
+Lee, Ekanadham and Ng, NeurIPS 2007.
 """
 
 from __future__ import annotations
@@ -18,13 +18,10 @@ from reverie.core.batch import Batch
 from reverie.core.errors import UsageError, argument
 from reverie.core.noise import Noise, fold, mix
 from reverie.models.energy.machine import Machine, log_mean
-from reverie.models.energy.tempering import exchange
 from reverie.optim.phase import Phase, Stage
 
 _WAIT, _GROWTH = 50, 1.15  # estimates of the likelihood come after that many steps, and by that factor later
 _SHARE, _FEWEST, _MOST = 20, 50, 2000  # annealing steps of an estimate: a share of the steps so far, within bounds
-_COMPARED = 32  # chains that show how often neighbours on the training path would swap
-_SWAPS = 0.25  # rate of swaps below which a machine is added to the path
 _SETTLING = 20  # batches whose mean gives the first biases
 _APPROACH = 200  # steps of annealing to the weights of another run
 _RECENT = 0.1  # weight of the newest batch in the mean energy of data
@@ -39,14 +36,12 @@ class Negative:
         k: sweeps of Gibbs sampling in a step.
         chains: persistent ones, at least as many as a batch has rows.
         ais_chains: chains of the estimates of the likelihood in the log; 0: none.
-        snapshots: machines of the training path that are kept for tempering; 0: none.
     """
 
     negative: Literal["pcd", "cd"] = "pcd"
     k: Count = 1
     chains: Count = 1024
     ais_chains: Annotated[int, Range(0)] = 64
-    snapshots: Annotated[int, Range(0, 64)] = 12
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ class Ascent:
 
 
 class Learner(nn.Module):
-    """A machine, the persistent chains that teach it, estimates of its likelihood, and machines of its training path.
+    """A machine, the persistent chains that teach it and estimates of its likelihood.
 
     Args:
         machine: the one that learns.
@@ -96,10 +91,7 @@ class Learner(nn.Module):
     next_estimate: Tensor
     likelihood: Tensor
     usage: Tensor
-    path_chain: Tensor
-    path_length: Tensor
-    path_rate: Tensor
-    transient = ("chain", "cursor", "data_energy", "steps", "next_estimate", "likelihood", "usage", "path_*")
+    transient = ("chain", "cursor", "data_energy", "steps", "next_estimate", "likelihood", "usage")
 
     def __init__(self, machine: Machine, negative: Negative, sparsity: Sparsity):
         super().__init__()
@@ -113,22 +105,11 @@ class Learner(nn.Module):
         self.register_buffer("next_estimate", torch.ones((), dtype=torch.int64))
         self.register_buffer("likelihood", torch.zeros(2))
         self.register_buffer("usage", torch.full((hidden,), 0.5))
-        snapshots = negative.snapshots if self.persistent else 0
-        self.path = nn.ModuleList(Machine(visible, hidden, machine.classes, machine.kind) for _ in range(snapshots))
-        self.path.requires_grad_(False)
-        self.register_buffer("path_chain", torch.zeros(min(chains, _COMPARED), visible))
-        self.register_buffer("path_length", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("path_rate", torch.tensor(_SWAPS))
 
     @property
     def persistent(self) -> bool:
         """Whether chains go on from step to step."""
         return self.negative.negative == "pcd"
-
-    @property
-    def rungs(self) -> list[Machine]:
-        """The machines of the training path, the present one last."""
-        return [*self.path[: int(self.path_length)], self.machine]
 
     def stage(self, rows: Callable[[Batch], Tensor], ascent: Ascent, name: str = "") -> Stage:
         """Training on visible units.
@@ -164,11 +145,6 @@ class Learner(nn.Module):
         self.steps.zero_()
         self.next_estimate.fill_(1)
         self.usage.fill_(0.5)
-        if len(self.path):
-            self.path[0].load_state_dict(machine.base().state_dict())
-            self.path_chain.copy_(self.chain[: len(self.path_chain)])
-            self.path_length.fill_(1)
-            self.path_rate.fill_(_SWAPS)
 
     def draw(self, noise: Noise) -> Tensor:
         """The state (B, V) of a chain for each stream; from the model without weights if there was no training."""
@@ -205,15 +181,12 @@ class Learner(nn.Module):
         return {"loss": loss, "free_energy": data.detach()}
 
     def keep(self, batch: Batch, outputs: Any, stats: Any) -> dict[str, Tensor]:
-        """The chains go on from where this step has brought them; the path and the estimate of log Z follow."""
+        """The chains go on from where this step has brought them; now and then the likelihood is estimated."""
         self.usage.lerp_(outputs["usage"].mean(0), 0.05)
         metrics = {"usage": self.usage.mean()}
         if self.persistent:
             self.chain[outputs["slot"]] = outputs["model"]
-            self.cursor.add_(len(outputs["slot"]))
-            if self.cursor >= len(self.chain):
-                self.cursor.remainder_(len(self.chain))
-                self._extend_path()
+            self.cursor.add_(len(outputs["slot"])).remainder_(len(self.chain))
         self.steps.add_(1)
         self.data_energy.lerp_(stats[f"{self.negative.negative}/free_energy"], _RECENT if self.steps > 1 else 1.0)
         if self.negative.ais_chains:
@@ -230,25 +203,3 @@ class Learner(nn.Module):
         log_z, _, high = log_mean(self.machine.anneal(Noise(mix(keys)), steps)[1])
         self.likelihood[0], self.likelihood[1] = -self.data_energy - log_z, high - log_z
         self.next_estimate.copy_((self.steps * _GROWTH).long() + _WAIT)
-
-    def _extend_path(self) -> None:
-        """Add the present machine to the path where its swaps with the last one have become rare.
-
-        Of a full path every second machine is dropped, and those to come are as far apart.
-        """
-        length = int(self.path_length)
-        if not length:
-            return
-        ours, theirs = self.chain[: len(self.path_chain)], self.path_chain
-        accepted = exchange(self.path[length - 1], self.machine, theirs, ours)  # type: ignore[arg-type]
-        if accepted.clamp(max=0).exp().mean() >= self.path_rate:
-            return
-        if length == len(self.path):
-            for index in range(0, length, 2):
-                self.path[index // 2].load_state_dict(self.path[index].state_dict())
-            length = (length + 1) // 2
-            self.path_rate.square_()
-        if length < len(self.path):
-            self.path[length].load_state_dict(self.machine.state_dict())
-            self.path_chain.copy_(ours)
-            self.path_length.fill_(length + 1)

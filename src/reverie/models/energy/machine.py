@@ -76,6 +76,15 @@ class Machine(nn.Module):
         base.hidden_bias.zero_()
         return base
 
+    @torch.no_grad()
+    def scaled(self, scale: float) -> Machine:
+        """The machine between ``base`` at 0 and this at 1 whose parameters are interpolated."""
+        rung = self.base()
+        rung.visible_bias.copy_(torch.lerp(self.base_bias, self.visible_bias, scale))
+        rung.hidden_bias.copy_(scale * self.hidden_bias)
+        rung.weight.copy_(scale * self.weight)
+        return rung
+
     # Conditionals
 
     def inputs(self, v: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
-"""Markov chains of a restricted Boltzmann machine: Gibbs sampling, and tempering along the path of its training.
+"""Markov chains of a restricted Boltzmann machine: Gibbs sampling, and tempering between independent units and it.
 
-Parallel trajectory tempering: Bereux, Decelle, Furtlehner, Rosset and Seoane, arXiv:2405.15376.
+Parallel tempering: Swendsen and Wang, Physical Review Letters 1986; of restricted Boltzmann machines: Desjardins et
+al., AISTATS 2010.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -12,6 +14,9 @@ from torch import Tensor
 
 from reverie.core.noise import Noise
 from reverie.models.energy.machine import Machine, bernoulli
+
+_CHAINS, _STEPS = 64, 200  # of the annealing that spaces machines
+_SPACING = 1.0  # standard deviation of the difference of neighbours' energies, nats
 
 Clamp = Callable[[Tensor], Tensor]  # visible units (B, V) with those replaced that are held fixed
 
@@ -25,15 +30,36 @@ def gibbs(machine: Machine, v: Tensor, noise: Noise, sweeps: int, clamp: Clamp) 
         yield h
 
 
+@torch.no_grad()
+def spaced(machine: Machine) -> list[Machine]:
+    """Machines in float64 from independent units to this one, between which chains swap about half of the time.
+
+    They are equally far apart by the standard deviation of the difference of neighbours' energies, measured while
+    chains are annealed in small steps.
+    """
+    noise = Noise.of_seeds(range(_CHAINS), machine.weight.device)
+    before = machine.base()
+    v, spreads = before.draw_visible(before.weight.new_full((_CHAINS, machine.units[1]), 0.5), noise), []
+    for step in range(1, _STEPS + 1):
+        rung = machine.scaled(step / _STEPS)
+        spreads.append((before.free_energy(v) - rung.free_energy(v)).std())
+        v, before = rung.sweep(v, noise), rung
+    length = torch.stack(spreads).cumsum(0)
+    count = max(2, math.ceil(float(length[-1]) / _SPACING))
+    goals = length[-1] * torch.arange(1, count, device=length.device) / count
+    steps = [0, *(torch.searchsorted(length, goals) + 1).tolist(), _STEPS]
+    return [machine.scaled(step / _STEPS).double() for step in sorted({*steps})]
+
+
 def tempered(rungs: Sequence[Machine], v: Tensor, noise: Noise, sweeps: int, clamp: Clamp) -> Iterator[Tensor]:
     """The hidden units (B, H) of the last of several machines in each sweep, in v's type.
 
     Each machine has a chain. In a sweep neighbours swap their states with the probability that leaves both
     distributions as they are, alternately the even and the odd pairs, then every chain makes a step of Gibbs sampling.
-    The first machine, whose units are independent, is drawn anew, so states come down the path that no chain has seen.
+    The first machine, whose units are independent, is drawn anew, so states come up that no chain has seen.
 
     Args:
-        rungs: machines along the training, the first without weights.
+        rungs: machines, the first without weights, see ``spaced``.
         v: (B, V), the last machine's first state.
     """
     half = v.new_full((len(v), rungs[0].units[1]), 0.5)
