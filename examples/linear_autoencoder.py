@@ -62,7 +62,7 @@ def main() -> None:
         def error(restored: np.ndarray) -> float:
             return float(np.square(restored - held_out).mean())
 
-        x = torch.from_numpy(data.held_out["x"]).movedim(-1, 1) / 127.5 - 1
+        x = torch.tensor(data.held_out["x"]).movedim(-1, 1) / 127.5 - 1
 
         def restored(model: torch.nn.Module) -> np.ndarray:
             with torch.no_grad():
@@ -90,9 +90,12 @@ def main() -> None:
                 if column == 0:
                     axis.set_ylabel(name, fontsize=8)
         for axis, (name, points) in zip(lower.subplots(1, 2), codes.items(), strict=True):
-            axis.scatter(*points.T, c=[f"C{label % 10}" for label in data.held_out.labels], s=4, alpha=0.6, lw=0)
+            for label, title in enumerate(data.classes):
+                members = points[data.held_out.labels == label]
+                axis.scatter(*members.T, color=f"C{label % 10}", s=6, alpha=0.7, lw=0, label=title)
             axis.set_title(f"two numbers an image: {name}", fontsize=10)
             axis.tick_params(labelsize=7)
+        lower.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8, markerscale=3)
     print(f"The plot is in {flags.out}.")
 
 

@@ -59,7 +59,7 @@ VARIANTS = {
     ],
     "stacked-autoencoder": [{"corruption_level": 0.0, "loss": "bce"}],
     "sparse-autoencoder": [{"sparsity": "l1", "net": "conv"}, {"sparsity": "kl", "class_weight": 0.1}],
-    "recurrent-autoencoder": [{"depth": 2}],
+    "recurrent-autoencoder": [{"depth": 2, "step": 4}],
     "autoencoder-kl": [{"adversarial_weight": 0.1}, {"factor": 2}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],

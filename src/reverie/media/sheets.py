@@ -29,6 +29,7 @@ def beside(rows: Sequence[np.ndarray], spec: Spec, columns: int = 8, names: Sequ
     if spec.medium == "sequence":
         from reverie.media.plots import sequence_sheet
 
+        names = ["sequence" if name == "image" else name for name in names]
         return sequence_sheet(rows, spec.low, spec.high, min(columns, 4), names)
     count = len(rows[0])
     starts = range(0, max(1, count), max(1, min(columns, count)))
