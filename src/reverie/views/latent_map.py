@@ -61,7 +61,7 @@ def latent_map(model: Model, data: Dataset, count: int = 2000) -> np.ndarray:
     split = data.held_out.take(slice(count))
     latents = encoded(model, split)
     plane, buffer = Plane.of(latents), io.BytesIO()
-    title = f"Latents of {len(latents):,} held-out images{': ' * bool(plane.note)}{plane.note}"
+    title = f"Latents of {len(latents):,} held-out {data.spec.medium}s{': ' * bool(plane.note)}{plane.note}"
     panel = plots.Panel(title, plane(latents), plane.prior(model))
     plots.plot_latent_maps(buffer, [panel], np.asarray(split.labels), data.classes)
     with Image.open(buffer) as image:
