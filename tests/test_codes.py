@@ -409,6 +409,7 @@ def test_the_verbs_write_maps_files_and_plots(runs, call, tmp_path, real_plots):
     result = json.loads(out)
     assert code == 0 and origin_of("pretrain.png")["labels"] == [2, 4], err
     assert len(result["accuracies"]) == 2 * 2 * 3 and all(len(a["values"]) == 2 for a in result["accuracies"])
+    assert {a["over_random"]["value"] for a in result["accuracies"] if a["method"] == "random"} == {0}
     code, out, err = call("pretrain", runs / "vae", "--labels", "4", "--seeds", 2, "--steps", 2, "--out", "p.pdf")
     assert code == 0 and "over random" in out and (tmp_path / "p.pdf").exists(), err
 

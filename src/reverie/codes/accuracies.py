@@ -6,7 +6,7 @@ import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -97,22 +97,16 @@ class Pretraining:
         return path
 
     def _plot(self, path: Path | io.BytesIO) -> None:
-        curves, styles = dict[str, Any](), dict[str, dict[str, Any]]()
-        names = list(dict.fromkeys(entry.encoder for entry in self.accuracies))
-        lines = {"pretrained": "-", "frozen": "--", "random": ":"}
+        panels: dict[str, dict[str, list[tuple[float, ...]]]] = {}
         for entry in self.accuracies:
-            name, estimate = f"{entry.encoder}: {entry.method}", entry.estimate
-            curves.setdefault(name, []).append((estimate.value, estimate.low, estimate.high))
-            styles[name] = {"color": f"C{names.index(entry.encoder) % 10}", "linestyle": lines[entry.method]}
-        x = sorted({entry.labels for entry in self.accuracies})
-        seeds = len(self.accuracies[0].values)
+            e, curves = entry.estimate, panels.setdefault(entry.encoder, {})
+            curves.setdefault(entry.method, []).append((e.value, e.low, e.high))
         plots.plot_intervals(
             path,
-            x,
-            {name: np.array(points) for name, points in curves.items()},
-            styles,
+            sorted({entry.labels for entry in self.accuracies}),
+            {name: {m: np.array(points) for m, points in curves.items()} for name, curves in panels.items()},
             ("labelled images", "accuracy on held-out images"),
-            f"Classifiers with few labels: mean and 95 % interval of {seeds} seeds",
+            f"Classifiers with few labels: mean and 95 % interval of {len(self.accuracies[0].values)} seeds",
             self.origin,
         )
 
@@ -121,6 +115,7 @@ class Pretraining:
         rows = [
             {"encoder": e.encoder, "method": e.method, "labels": e.labels, "accuracy": e.estimate.value}
             | {"low": e.estimate.low, "high": e.estimate.high, "values": list(e.values)}
+            | {"over_random": asdict(self.gain(e))}
             for e in self.accuracies
         ]
         return {"accuracies": rows, "notes": list(self.notes)}

@@ -189,38 +189,38 @@ def plot_latent_maps(
 def plot_intervals(
     path: Path | str | io.BytesIO,
     x: Sequence[float],
-    curves: Mapping[str, np.ndarray],
-    styles: Mapping[str, Mapping[str, Any]],
+    panels: Mapping[str, Mapping[str, np.ndarray]],
     axes: tuple[str, str],
     title: str,
     origin: Origin | None = None,
 ) -> None:
-    """Curves over a logarithmic x with the intervals of their points as error bars.
+    """Curves over a logarithmic x with the intervals of their points as error bars, in panels of one scale.
 
     Args:
-        curves: name -> (len(x), 3): values and the ends of their intervals; an end that is nan is not drawn.
-        styles: name -> options of the curve, such as its colour.
+        panels: title -> name of a curve -> (len(x), 3): values and the ends of their intervals.
         axes: what x and y are.
     """
-    with figure(path, 7.6, 4.8, origin) as drawing:
-        axis = drawing.subplots()
-        for index, (name, points) in enumerate(curves.items()):
-            shift = 1.07 ** (index - (len(curves) - 1) / 2)  # or bars would hide one another
-            values, low, high = points.T
-            bars = np.nan_to_num([values - low, high - values])
-            style = {"marker": "o", "markersize": 4, "capsize": 3, "elinewidth": 1, **styles.get(name, {})}
-            axis.errorbar(np.array(x) * shift, values, bars, label=str(index), **style)
-        legend = axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-        for entry, name in zip(legend.get_texts(), curves, strict=True):
-            entry.set_parse_math(False)
-            entry.set_text(printable(name))
-        axis.set_xscale("log")
-        axis.set_xticks(x, [f"{value:,}" for value in x])
-        axis.minorticks_off()
-        axis.set_xlabel(axes[0])
-        axis.set_ylabel(axes[1])
-        axis.set_title(printable(title), fontsize=10, parse_math=False)
-        axis.grid(alpha=0.3)
+    columns = min(4, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    with figure(path, 1.6 + 3.4 * columns, 0.8 + 3.4 * lines, origin) as drawing:
+        grid = drawing.subplots(lines, columns, squeeze=False, sharey=True).flat
+        for axis, (name, curves) in zip(grid, panels.items(), strict=False):
+            for index, (curve, points) in enumerate(curves.items()):
+                shift = 1.08 ** (index - (len(curves) - 1) / 2)  # or bars would hide one another
+                values, low, high = points.T
+                style: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 3, "elinewidth": 1}
+                axis.errorbar(np.array(x) * shift, values, [values - low, high - values], label=curve, **style)
+            axis.set_xscale("log")
+            axis.set_xticks(x, [f"{value:,}" for value in x])
+            axis.minorticks_off()
+            axis.set_xlabel(axes[0])
+            axis.set_title(printable(name), fontsize=9, parse_math=False)
+            axis.grid(alpha=0.3)
+        for axis in list(drawing.axes)[len(panels) :]:
+            axis.remove()
+        drawing.axes[0].set_ylabel(axes[1])
+        drawing.axes[0].legend(fontsize=8, loc="lower right")
+        drawing.suptitle(title, fontsize=10)
 
 
 def sequence_sheet(
