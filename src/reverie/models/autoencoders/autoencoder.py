@@ -79,7 +79,7 @@ class Autoencoder(nn.Module):
             output=self.output,
             latents={"z": Space((self.latent_size,), encode="exact")},
             weights=("vgg16",) if self.kind == "perceptual" else (),
-            caution="Note: an autoencoder is not trained to decode N(0, I); poor images are the lesson. A vae is.",
+            caution="Note: an autoencoder is not trained to decode N(0, I); poor samples are the lesson. A vae is.",
         )
 
     def stages(self, lr: Weight = 2e-3, weight_decay: Weight = 0.0) -> list[Stage]:
