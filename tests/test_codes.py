@@ -17,7 +17,7 @@ import reverie as rv
 from reverie.codes import scores
 from reverie.codes.accuracies import over_seeds
 from reverie.codes.classifier import Classifier, check_trainable, linear_probe, model_parameters, rebuilt
-from reverie.codes.comparison import PCA_OF_PIXELS, codes
+from reverie.codes.comparison import PCA_OF_INPUTS, codes
 from reverie.codes.pretraining import draw_labelled, pretrain
 from reverie.core import registry
 from reverie.core.card import Card, Output, Space, card_of
@@ -125,7 +125,7 @@ class Measures(nn.Module):
 
 def test_codes_that_are_the_label_score_one_and_no_encoder_is_told_the_label(tiny):
     result = codes([Measures(3), Measures(1)], tiny, n=1000, pca=True, k=3)
-    names = ["Measures", "Measures (2)", PCA_OF_PIXELS]
+    names = ["Measures", "Measures (2)", PCA_OF_INPUTS]
     assert list(result.values) == list(result.panels) == list(result.scores) == names
     assert [values.shape for values in result.values.values()] == [(32, 3), (32, 1), (32, 3)]
     for name in names[:2]:
@@ -133,7 +133,7 @@ def test_codes_that_are_the_label_score_one_and_no_encoder_is_told_the_label(tin
         assert measured["knn"].value == measured["knn_in_map"].value == measured["probe"].value == 1
         assert measured["knn"].low < 1 and measured["scatter"].low > 1
         assert not set(np.unique(result.values[name])) <= {0, 1}
-    assert result.scores[PCA_OF_PIXELS]["scatter"].value < result.scores["Measures"]["scatter"].value
+    assert result.scores[PCA_OF_INPUTS]["scatter"].value < result.scores["Measures"]["scatter"].value
     assert "32 held-out images of tiny: all that there are, of 1,000 that were asked for." in result.notes[0]
     assert [cell for row in result.table() for cell in row[:2]] == ["Measures", "3", "Measures (2)", "1", names[2], "3"]
     assert result._repr_png_().startswith(b"\x89PNG") and "linear probe" in repr(result)
@@ -143,7 +143,7 @@ def test_the_pixels_principal_components_are_fitted_to_training_images(tiny):
     result = codes(Measures(4), tiny, pca=True)
     sides = (tiny.train, tiny.held_out)
     train, test = (torch.from_numpy(split["x"].astype(np.float64)).flatten(1) / 127.5 - 1 for split in sides)
-    np.testing.assert_allclose(result.values[PCA_OF_PIXELS], PCA.fit(train, 4)(test).numpy(), atol=1e-4)
+    np.testing.assert_allclose(result.values[PCA_OF_INPUTS], PCA.fit(train, 4)(test).numpy(), atol=1e-4)
 
 
 def test_codes_are_written_with_labels_and_references_to_their_images(tiny, tmp_path):
@@ -401,7 +401,7 @@ def test_the_verbs_write_maps_files_and_plots(runs, call, tmp_path, real_plots):
     code, out, err = call("codes", *both, "--with", "pca", "-n", 10, "-k", 3, "--json")
     result = json.loads(out)
     assert code == 0 and result["out"] == "codes.png" and origin_of("codes.png")["verb"] == "codes", err
-    assert result["dimensions"] == {"autoencoder": 3, "vae": 3, PCA_OF_PIXELS: 3}
+    assert result["dimensions"] == {"autoencoder": 3, "vae": 3, PCA_OF_INPUTS: 3}
     assert set(result["scores"]["vae"]) == {"knn", "knn_in_map", "probe", "scatter"}
     code, out, err = call("codes", runs / "vae", "--out", "c.csv")
     assert code == 0 and "linear probe" in out and "k = 10" in out and (tmp_path / "c.csv").exists(), err

@@ -40,8 +40,9 @@ class Accuracy:
 
     @property
     def estimate(self) -> Estimate:
-        """The mean with its 95 % interval over seeds."""
-        return over_seeds(self.values)
+        """The mean with its 95 % interval over seeds, within 0 and 1."""
+        mean = over_seeds(self.values)
+        return Estimate(mean.value, max(0.0, mean.low), min(1.0, mean.high))
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:

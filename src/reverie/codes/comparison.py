@@ -35,7 +35,7 @@ FIT = 10_000  # training images that neighbours, probes and planes are fitted to
 _FEW = 1000  # and at least, of models whose ``encode`` is an iterative search
 _LEAST = 10  # of them for a linear probe
 COLUMNS = ("codes", "numbers", "k-NN", "k-NN in the map", "linear probe", "scatter ratio")
-PCA_OF_PIXELS = "pca of pixels"
+PCA_OF_INPUTS = "pca of inputs"
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,8 +152,8 @@ def codes(
     of_base = {name: encode(base) for name, encode in to_codes.items()}
     if pca:
         pixels = PCA.fit(_pixels(base), next(iter(of_base.values())).shape[1])
-        to_codes[PCA_OF_PIXELS] = lambda part: pixels(_pixels(part))
-        of_base[PCA_OF_PIXELS] = to_codes[PCA_OF_PIXELS](base)
+        to_codes[PCA_OF_INPUTS] = lambda part: pixels(_pixels(part))
+        of_base[PCA_OF_INPUTS] = to_codes[PCA_OF_INPUTS](base)
     values, panels, measured = dict[str, np.ndarray](), dict[str, plots.Panel](), dict[str, dict[str, Estimate]]()
     parted = min(_labelled_classes(base), _labelled_classes(test)) > 1 and len(base) >= _LEAST
     for name, encode in to_codes.items():
@@ -225,7 +225,7 @@ def _notes(dataset: Dataset, split: str, rows: int, requested: int, base: int, t
         return [
             *notes,
             f"Fitted to {base:,} training {dataset.spec.medium}s, tested on {test:,} held-out ones; k = {k}, Euclidean "
-            "distance; 95 % intervals over held-out images (Wilson; scatter: jackknife).",
+            "distance; 95 % intervals over held-out ones (Wilson; scatter: jackknife).",
         ]
     return [*notes, "No scores: they need labels of at least two classes, of training and of held-out images."]
 
