@@ -328,7 +328,9 @@ def test_stopped_after_two_seeds_it_keeps_their_result(planted):
     assert ended.type is KeyboardInterrupt
 
 
-ENCODERS = [name for name in registry.BUILT_IN if "encode" in registry.entry(name).verbs and name not in TEACHERS]
+ENCODERS = [
+    name for name in sorted(registry.BUILT_IN) if "encode" in registry.entry(name).verbs and name not in TEACHERS
+]
 
 
 @pytest.mark.parametrize("name", ENCODERS)
