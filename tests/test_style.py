@@ -234,7 +234,7 @@ def test_regions_make_tiles_smaller(features, monkeypatch):
 
 def test_memory_decides_on_the_history_of_lbfgs():
     image = 12 * 4000 * 2668
-    assert _history(RECIPE, 4e9, image / 16) == _history(RECIPE, float("inf"), image) == 20
+    assert _history(RECIPE, 4e9, image / 16) == _history(RECIPE, float("inf"), image) == 30
     assert 1 < _history(RECIPE, 4e9, image) < 8
     assert _history(RECIPE, 1e9, image) == 1
 
