@@ -70,7 +70,7 @@ class SparseCode(nn.Module):
         if options.sparsity == "kl":
             self.register_buffer("mean", torch.full((latent,), options.rate))
 
-    def forward(self, x: Tensor, progress: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, progress: float | Tensor = 1.0) -> Tensor:
         """(B, latent) to the code (B, latent).
 
         Args:
@@ -82,7 +82,7 @@ class SparseCode(nn.Module):
         if self.options.sparsity == "l1":
             return x.relu()
         k, units = self.options.k, x.shape[1]
-        largest = x.topk(round(k + (units - k) * max(0.0, 1 - 2 * progress)), 1)
+        largest = x.topk(round(k + (units - k) * max(0.0, 1 - 2 * float(progress))), 1)
         return torch.zeros_like(x).scatter(1, largest.indices, largest.values)
 
     def penalty(self, code: Tensor, dictionary: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class SparseAutoencoder(nn.Module):
 
     def codes(self, batch: Batch) -> dict[str, Tensor]:
         """``code`` (B, latent) of a batch."""
-        return {"code": self.code(self.autoencoder.encoder[0](batch["x"]), float(batch.progress))}  # type: ignore[index]
+        return {"code": self.code(self.autoencoder.encoder[0](batch["x"]), batch.progress)}  # type: ignore[index]
 
     def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
         """Reconstruction loss, penalty per pixel, and the class term; ``active`` counts units of a code."""

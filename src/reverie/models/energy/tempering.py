@@ -65,8 +65,7 @@ def tempered(rungs: Sequence[Machine], v: Tensor, noise: Noise, sweeps: int, cla
     half = v.new_full((len(v), rungs[0].units[1]), 0.5)
     states = [clamp(rungs[0].draw_visible(half, noise)) for _ in rungs[1:]] + [clamp(v)]
     for sweep in range(sweeps):
-        h = ladder(rungs, states, noise, sweep % 2, clamp)
-        yield h
+        yield ladder(rungs, states, noise, sweep % 2, clamp)
 
 
 def ladder(rungs: Sequence[Machine], states: list[Tensor], noise: Noise, parity: int, clamp: Clamp) -> Tensor:
