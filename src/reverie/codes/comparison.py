@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reverie.codes import scores
-from reverie.codes.encoders import BLIND, common_data, encoders, evenly, origin_of_codes
+from reverie.codes.encoders import BLIND, common_data, encoders, evenly_with_rows, origin_of_codes
 from reverie.codes.export import EXPORTS, write_codes
 from reverie.core.cache import Progress
 from reverie.core.card import card_of
@@ -25,6 +25,7 @@ from reverie.core.terminal import printable
 from reverie.core.values import integer
 from reverie.data.types import Dataset, Split
 from reverie.evaluation.estimate import Estimate
+from reverie.evaluation.likelihood import evenly
 from reverie.inference.load import Source
 from reverie.inference.rows import encoded
 from reverie.media import medium_of, plots
@@ -136,10 +137,10 @@ def codes(
     models, requested = encoders(runs), integer(argument("n"), n, 1, 1_000_000)
     dataset = common_data(models, data)
     costs = [space.evaluations for model in models.values() if (space := card_of(model).space)]
-    base = evenly(dataset.train, max(_FEW, FIT // max(costs, default=1)))[0]
+    base = evenly(dataset.train, max(_FEW, FIT // max(costs, default=1)))
     k = integer(argument("k"), k, 1, len(base))
-    test, test_rows = evenly(dataset.held_out, requested)
-    mapped, rows = (test, test_rows) if split == "held-out" else evenly(dataset.train, requested)
+    test, test_rows = evenly_with_rows(dataset.held_out, requested)
+    mapped, rows = (test, test_rows) if split == "held-out" else evenly_with_rows(dataset.train, requested)
 
     def encode_with(name: str) -> Callable[[Split], Tensor]:
         def report(done: int, total: int, what: str) -> None:

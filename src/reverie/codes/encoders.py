@@ -78,7 +78,7 @@ def origin_of_codes(verb: str, models: Mapping[str, Model], dataset: Dataset, **
     } | arguments
 
 
-def evenly(split: Split, most: int, labelled: bool = False) -> tuple[Split, list[int]]:
+def evenly_with_rows(split: Split, most: int, labelled: bool = False) -> tuple[Split, list[int]]:
     """At most so many rows of a split, evenly spaced, and which these are.
 
     Args:

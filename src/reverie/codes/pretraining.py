@@ -17,7 +17,7 @@ from torch import Tensor
 from reverie.codes import classifier as training
 from reverie.codes.accuracies import METHODS, Accuracy, Pretraining
 from reverie.codes.classifier import Classifier
-from reverie.codes.encoders import BLIND, common_data, encoders, evenly, origin_of_codes
+from reverie.codes.encoders import BLIND, common_data, encoders, evenly_with_rows, origin_of_codes
 from reverie.core.cache import Progress
 from reverie.core.errors import Stopped, UsageError, argument
 from reverie.core.options import listed
@@ -26,6 +26,7 @@ from reverie.core.verbs import Model
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset, Split
 from reverie.evaluation.estimate import shuffled
+from reverie.evaluation.likelihood import evenly
 from reverie.inference.load import Source
 from reverie.inference.rows import device_of, encoded
 
@@ -70,7 +71,7 @@ def pretrain(
     check_seeds(seed, seed + count - 1)
     lengths = {b: integer(argument("steps"), _steps(b) if steps is None else steps, 1) for b in budgets}
     labels_ = np.asarray(dataset.train.labels)
-    (unlabelled, _), (test, _) = evenly(dataset.train, UNLABELLED), evenly(dataset.held_out, TEST, labelled=True)
+    unlabelled, (test, _) = evenly(dataset.train, UNLABELLED), evenly_with_rows(dataset.held_out, TEST, labelled=True)
     _check_labels(dataset, labels_, len(test), budgets)
     for name, model in models.items():
         training.check_trainable(name, model, _image(unlabelled, model))
