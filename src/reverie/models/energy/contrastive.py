@@ -126,7 +126,6 @@ class Learner(nn.Module):
             forward=lambda batch: self.gibbs(rows(batch), batch),
             update=self.keep,
             gather=("slot", "model", "usage"),
-            precision="fp32",
         )
 
     def start(self, rows: Callable[[Batch], Tensor], batches: Any, fresh: bool) -> None:
