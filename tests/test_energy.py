@@ -383,15 +383,15 @@ def test_samples_of_a_belief_network_have_its_enumerated_distribution():
 
 
 def test_a_second_layer_raises_the_bound():
-    """A transposed copy has the likelihood of the layer below as its bound; learning its hidden units raises it."""
-    lower, upper = machine(visible=6, hidden=4), Machine(4, 6).double()
-    with torch.no_grad():
-        upper.weight.copy_(lower.weight.T)
-        upper.visible_bias.copy_(lower.hidden_bias + (0.5 - lower.offset) @ lower.weight)
-        upper.hidden_bias.copy_(lower.visible_bias)
-        upper.offset.fill_(0.5)
+    """A mirror has the likelihood of the layer below as its bound, for every draw; learning its units raises it."""
+    lower, upper = machine(visible=6, hidden=4), Machine(4, 8).double()
+    upper.settle(torch.rand(4).double())
+    upper.weight.data.zero_()
+    assert upper.mirror(lower)
     v, h = states(6)[[3, 20, 41, 62]], states(4)
-    alone = float(net(lower).log_prob(images_of(v)).mean())
+    exact = net(lower).log_prob(images_of(v))
+    assert torch.allclose(net(lower, upper).elbo(images_of(v)), exact)
+    alone = float(exact.mean())
     q = lower.hidden(v).detach()
     q = (h @ q.log().T + (1 - h) @ (1 - q).log().T).exp()  # (16, 4)
     assert float(exact_bound(lower, upper, v)) == pytest.approx(alone)
@@ -403,6 +403,11 @@ def test_a_second_layer_raises_the_bound():
     raised = float(exact_bound(lower, upper, v))
     bound = net(lower, upper).elbo(images_of(v.repeat_interleave(2000, 0)))
     assert raised > alone + 0.1 and float(bound.mean()) == pytest.approx(raised, abs=4 * float(bound.std()) / 89)
+
+
+def test_a_mirror_needs_binary_units_below_and_room_for_them():
+    assert not Machine(4, 5).mirror(Machine(6, 4))
+    assert not Machine(4, 6).mirror(Machine(6, 4, kind="gaussian"))
 
 
 @torch.no_grad()

@@ -127,9 +127,10 @@ class BeliefNet(nn.Module):
         return stages
 
     def _prepare(self, depth: int, batches: Any, fresh: bool) -> None:
+        below = self.machines[depth - 1] if depth else None
         if depth:
             self._recognise(depth - 1)
-        self.learners[depth].start(partial(self.rows, depth=depth), batches, fresh)
+        self.learners[depth].start(partial(self.rows, depth=depth), batches, fresh, below)
 
     @torch.no_grad()
     def _recognise(self, depth: int) -> None:

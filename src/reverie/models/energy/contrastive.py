@@ -128,8 +128,8 @@ class Learner(nn.Module):
             gather=("slot", "model", "usage"),
         )
 
-    def start(self, rows: Callable[[Batch], Tensor], batches: Any, fresh: bool) -> None:
-        """Offsets and biases of the data's means; chains that come from independent units."""
+    def start(self, rows: Callable[[Batch], Tensor], batches: Any, fresh: bool, below: Machine | None = None) -> None:
+        """Offsets and biases of the data's means, or the mirror of the machine below; chains by annealing."""
         machine, chains = self.machine, len(self.chain)
         if self.persistent and chains < batches.batch_size:
             raise UsageError(
@@ -138,6 +138,7 @@ class Learner(nn.Module):
         if fresh:
             means = [rows(batches.global_batch(step)).mean(0) for step in range(_SETTLING)]
             machine.settle(torch.stack(means).mean(0))
+            fresh = below is None or not machine.mirror(below)
         noise = Noise.of_step(fold(batches.seed, "prepare", "chains"), 0, chains, self.chain.device)
         self.chain.copy_(machine.anneal(noise, 1 if fresh else _APPROACH)[0])
         self.cursor.zero_()
