@@ -127,7 +127,7 @@ class BeliefNet(nn.Module):
         return stages
 
     def _prepare(self, depth: int, batches: Any, fresh: bool) -> None:
-        below = self.machines[depth - 1] if depth else None
+        below = self.learners[depth - 1] if depth else None
         if depth:
             self._recognise(depth - 1)
         self.learners[depth].start(partial(self.rows, depth=depth), batches, fresh, below)
