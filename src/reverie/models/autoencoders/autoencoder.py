@@ -5,7 +5,9 @@ Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural netwo
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -118,6 +120,19 @@ class Autoencoder(nn.Module):
     def sample(self, noise: Noise, **condition: Any) -> Tensor:
         """Decode N(0, I). Nothing in training put the latents there: this is why an autoencoder is no generator."""
         return self.decode(noise(self.latent_size))
+
+
+NETWORKS = ("autoencoder.encoder", "autoencoder.decoder")  # of a model around an ``Autoencoder``, for its card
+
+
+def inner(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of ``Autoencoder`` as the method of a model whose attribute ``autoencoder`` is one."""
+
+    @functools.wraps(method)
+    def outer(model: Any, *arguments: Any, **options: Any) -> Any:
+        return method(model.autoencoder, *arguments, **options)
+
+    return outer
 
 
 def autoencoder(

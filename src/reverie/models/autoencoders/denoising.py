@@ -16,7 +16,7 @@ from reverie.core.batch import Batch
 from reverie.core.card import Card
 from reverie.core.errors import UsageError, argument
 from reverie.core.noise import Noise
-from reverie.models.autoencoders.autoencoder import Autoencoder, Loss, Networks, autoencoder
+from reverie.models.autoencoders.autoencoder import NETWORKS, Autoencoder, Loss, Networks, autoencoder, inner
 from reverie.optim.phase import Phase, Stage, adamw
 
 Corruption = Literal["gaussian", "masking", "salt-and-pepper"]
@@ -53,8 +53,7 @@ class DenoisingAutoencoder(nn.Module):
 
     @property
     def card(self) -> Card:
-        networks = ("autoencoder.encoder", "autoencoder.decoder")
-        return replace(self.autoencoder.card, networks=networks, restores=("denoise",))
+        return replace(self.autoencoder.card, networks=NETWORKS, restores=("denoise",))
 
     def stages(self, lr: Weight = 2e-3, weight_decay: Weight = 0.0) -> list[Stage]:
         return [Stage([Phase("denoise", adamw(self.parameters(), lr, weight_decay), self.loss)])]
@@ -67,21 +66,8 @@ class DenoisingAutoencoder(nn.Module):
         """The corruption that this model was trained to undo."""
         return corrupt(image, rng, self.corruption, self.level)
 
-    def encode(self, image: Tensor, **condition: Any) -> Tensor:
-        """(B, C, H, W) to latents (B, latent)."""
-        return self.autoencoder.encode(image)
-
-    def features(self, image: Tensor) -> Tensor:
-        """The encoder's output (B, latent)."""
-        return self.autoencoder.features(image)
-
-    def decode(self, latent: Tensor, **condition: Any) -> Tensor:
-        """Latents (B, latent) to images (B, C, H, W)."""
-        return self.autoencoder.decode(latent)
-
-    def sample(self, noise: Noise, **condition: Any) -> Tensor:
-        """Decode N(0, I), see ``Autoencoder.sample``."""
-        return self.autoencoder.sample(noise)
+    encode, features = inner(Autoencoder.encode), inner(Autoencoder.features)
+    decode, sample = inner(Autoencoder.decode), inner(Autoencoder.sample)
 
 
 def denoising_autoencoder(

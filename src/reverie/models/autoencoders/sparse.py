@@ -20,7 +20,7 @@ from reverie.core.batch import Batch
 from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError, argument
 from reverie.core.noise import Noise
-from reverie.models.autoencoders.autoencoder import Autoencoder, Loss, Networks
+from reverie.models.autoencoders.autoencoder import NETWORKS, Autoencoder, Loss, Networks, inner
 from reverie.nets import shapes
 from reverie.optim.phase import Phase, Stage, adamw
 
@@ -126,9 +126,8 @@ class SparseAutoencoder(nn.Module):
 
     @property
     def card(self) -> Card:
-        networks = ("autoencoder.encoder", "autoencoder.decoder")
         columns = {"label"} if self.classifier is not None else ()
-        return replace(self.autoencoder.card, columns=columns, networks=networks)
+        return replace(self.autoencoder.card, columns=columns, networks=NETWORKS)
 
     @property
     def code(self) -> SparseCode:
@@ -183,17 +182,7 @@ class SparseAutoencoder(nn.Module):
 
     # Verbs
 
-    def encode(self, image: Tensor, **condition: Any) -> Tensor:
-        """(B, C, H, W) to sparse codes (B, latent)."""
-        return self.autoencoder.encode(image)
-
-    def features(self, image: Tensor) -> Tensor:
-        """The code (B, latent)."""
-        return self.autoencoder.features(image)
-
-    def decode(self, latent: Tensor, **condition: Any) -> Tensor:
-        """Codes (B, latent) to images (B, C, H, W)."""
-        return self.autoencoder.decode(latent)
+    encode, features, decode = inner(Autoencoder.encode), inner(Autoencoder.features), inner(Autoencoder.decode)
 
     def sample(self, noise: Noise, **condition: Any) -> Tensor:
         """Decode sparse codes of N(0, I), which nothing in training made likely: an autoencoder is no generator."""

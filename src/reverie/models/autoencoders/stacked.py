@@ -19,7 +19,7 @@ from reverie.core.annotations import Channels, Count, Fraction, Range, Shape, We
 from reverie.core.batch import Batch
 from reverie.core.card import Card
 from reverie.core.noise import Noise
-from reverie.models.autoencoders.autoencoder import Autoencoder, Networks, autoencoder
+from reverie.models.autoencoders.autoencoder import NETWORKS, Autoencoder, Networks, autoencoder, inner
 from reverie.optim.phase import Phase, Stage, adamw
 
 
@@ -37,7 +37,7 @@ class StackedAutoencoder(nn.Module):
 
     @property
     def card(self) -> Card:
-        return replace(self.autoencoder.card, networks=("autoencoder.encoder", "autoencoder.decoder"))
+        return replace(self.autoencoder.card, networks=NETWORKS)
 
     @property
     def halves(self) -> tuple[nn.Sequential, nn.Sequential]:
@@ -80,27 +80,12 @@ class StackedAutoencoder(nn.Module):
         """Values (B, units) of which masking noise sets a fraction to ``value``: black of pixels, 0 of activations."""
         return x.masked_fill(rng.bernoulli(self.corruption_level, x.shape[1]), value) if self.corruption_level else x
 
-    def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
-        """Reconstruction loss of the whole, mean over pixels."""
-        return self.autoencoder.loss(batch)
+    loss = inner(Autoencoder.loss)
 
     # Verbs
 
-    def encode(self, image: Tensor, **condition: Any) -> Tensor:
-        """(B, C, H, W) to latents (B, latent)."""
-        return self.autoencoder.encode(image)
-
-    def features(self, image: Tensor) -> Tensor:
-        """The encoder's output (B, latent)."""
-        return self.autoencoder.features(image)
-
-    def decode(self, latent: Tensor, **condition: Any) -> Tensor:
-        """Latents (B, latent) to images (B, C, H, W)."""
-        return self.autoencoder.decode(latent)
-
-    def sample(self, noise: Noise, **condition: Any) -> Tensor:
-        """Decode N(0, I), see ``Autoencoder.sample``."""
-        return self.autoencoder.sample(noise)
+    encode, features = inner(Autoencoder.encode), inner(Autoencoder.features)
+    decode, sample = inner(Autoencoder.decode), inner(Autoencoder.sample)
 
 
 def stacked_autoencoder(
