@@ -202,6 +202,25 @@ def test_runs_of_different_data_or_form_are_refused_with_the_fix(tiny):
         codes([a], large)
 
 
+def test_codes_are_of_the_latent_space_that_is_named_and_by_default_of_the_first(tiny):
+    model = TwoSpaces()
+    image = next(in_order(tiny.held_out, len(tiny.held_out)))["x"]
+    for space, width, priors in ((None, 2, 1000), ("z", 2, 1000), ("w", 3, 0)):
+        result = codes(model, tiny, space=space)
+        expected = model.encode(image, space=space).detach().numpy()
+        np.testing.assert_allclose(result.values["TwoSpaces"], expected, atol=1e-6)
+        assert expected.shape[1] == width and len(result.panels["TwoSpaces"].prior) == priors
+        assert result.origin["space"] == space
+    assert list(codes([model, Measures()], tiny, space="z").values) == ["TwoSpaces", "Measures"]
+    for models, space, message in (
+        (model, "u", "space must be one of z, w, v, not 'u' \\(latent spaces of TwoSpaces\\)"),
+        ([model, Measures()], "w", "space must be one of z, not 'w' \\(latent spaces of Measures\\)"),
+        (model, "v", "TwoSpaces does not encode to space='v'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            codes(models, tiny, space=space)
+
+
 def test_what_cannot_be_compared_is_refused(tiny):
     with pytest.raises(UsageError, match="at least one run"):
         codes([])
@@ -237,11 +256,29 @@ class Planted(nn.Module):
         return self.decoder(latent).view(-1, 1, 8, 8)
 
 
+class TwoSpaces(Planted):
+    """A second space, whose codes are a multiple of the first's and have no prior."""
+
+    def __init__(self):
+        super().__init__(2)
+        self.linear = nn.Linear(2, 3)
+
+    @property
+    def card(self):
+        spaces = {"z": Space((2,), "normal", "exact"), "w": Space((3,), encode="exact"), "v": Space((3,), "model")}
+        return Card(output=Output("image", (8, 8), 1), latents=spaces)
+
+    def encode(self, image, space=None, **condition):
+        z = self.encoder(image.flatten(1))
+        return self.linear(z) if space == "w" else z
+
+
 @pytest.fixture(scope="module")
 def planted():
     """A model whose code is the label, and data of noise whose labels no other code of one number tells."""
     rv.register("planted")(Planted)
     rv.register("rounds")(Rounds)
+    rv.register("two-spaces")(TwoSpaces)
     model = rv.build("planted")
     weight = torch.where(Noise.of_seeds([5])(64) > 0, 1.0, -1.0) / 8
     with torch.no_grad():
@@ -252,7 +289,8 @@ def planted():
     x, labels = x[clear], (score > 0).long().numpy()[clear]
     splits = [Split({"x": x[a:b], "label": labels[a:b]}) for a, b in ((0, 900), (900, None))]
     yield model, Dataset("noise", splits[0].spec, ["minus", "plus"], *splits, "1" * 64, Report(len(x)))
-    del registry.MODELS["planted"], registry.MODELS["rounds"]
+    for name in ("planted", "rounds", "two-spaces"):
+        del registry.MODELS[name]
 
 
 def test_codes_that_are_the_label_need_few_labels_and_a_random_encoder_needs_many(planted):
@@ -350,6 +388,23 @@ def test_every_model_that_encodes_can_begin_a_classifier_or_is_refused(name, tin
     assert reached and not any("decoder" in key for key in reached) and reached < set(names.values())
 
 
+def test_the_classifier_of_another_latent_space_is_trained_through_that_space(planted):
+    model, data = registry.build("two-spaces"), planted[1]
+    image = next(in_order(data.train.take(slice(4)), 4))["x"]
+    for space, parts in ((None, {"encoder"}), ("w", {"encoder", "linear"})):
+        reached = {id(parameter) for parameter in model_parameters(model, image, space)}
+        names = {name.split(".")[0] for name, parameter in model.named_parameters() if id(parameter) in reached}
+        assert names == parts
+    codes_ = model.encode(image, space="w").detach()
+    probe = linear_probe(codes_, torch.tensor([0, 1, 0, 1]), codes_, 2)
+    classifier = Classifier(model, probe, model_parameters(model, image, "w"), "w")
+    torch.testing.assert_close(classifier(image).softmax(1), probe.probabilities(codes_))
+    result = pretrain(model, [4], seeds=2, data=data, steps=2, space="w")
+    assert result.origin["space"] == "w"
+    with pytest.raises(UsageError, match="space must be one of z, w, v, not 'u'"):
+        pretrain(model, [4], data=data, space="u")
+
+
 class Searches(Planted):
     @property
     def card(self):
@@ -426,6 +481,8 @@ def test_the_verbs_name_the_flag_that_is_wrong(runs, call, tmp_path):
             ("pretrain", runs / "vae", "--labels", "4000"),
             "--labels: 4,000 labels are 2,000 images of each of 2 classes",
         ),
+        (("codes", runs / "vae", "--space", "w"), "--space must be one of z, not 'w' (latent spaces of vae)"),
+        (("pretrain", runs / "vae", "--space", "w"), "--space must be one of z, not 'w' (latent spaces of vae)"),
         (("pretrain", runs / "vae", "--out", "p.npz"), "Cannot write p.npz"),
     ):
         code, _, err = call(*words)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from reverie.core import registry
 from reverie.core.batch import Batch
-from reverie.core.card import card_of, config_of, name_of
+from reverie.core.card import config_of, name_of
 from reverie.core.errors import UsageError
 from reverie.core.layout import to_device_layout
 from reverie.core.verbs import Model
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset, Split
 from reverie.evaluation.modes import Probe, regression
-from reverie.inference.rows import device_of, evaluating
+from reverie.inference.rows import device_of, evaluating, space_of, space_option
 from reverie.optim.phase import Phase, Stage, adamw
 from reverie.training.loop import fit
 
@@ -38,11 +38,12 @@ class Classifier(nn.Module):
         model: with ``encode``; it is trained, too.
         probe: of its codes.
         parameters: of the encoder.
+        space: the latent space of the codes; by default the first.
     """
 
-    def __init__(self, model: Model, probe: Probe, parameters: Sequence[nn.Parameter]):
+    def __init__(self, model: Model, probe: Probe, parameters: Sequence[nn.Parameter], space: str | None = None):
         super().__init__()
-        self.model, self.encoder_parameters = model, list(parameters)
+        self.model, self.encoder_parameters, self.options = model, list(parameters), space_option(model, space)
         self.register_buffer("mean", probe.mean)
         self.register_buffer("deviation", probe.deviation)
         self.linear = nn.Linear(len(probe.mean), len(probe.bias))
@@ -50,7 +51,7 @@ class Classifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, *shape) to logits (B, classes)."""
-        return self.linear((self.model.encode(image).flatten(1).float() - self.mean) / self.deviation)
+        return self.linear((self.model.encode(image, **self.options).flatten(1).float() - self.mean) / self.deviation)
 
     def stages(self, lr: float = 1e-3, weight_decay: float = 0.01) -> list[Stage]:
         parameters = [*self.encoder_parameters, *self.linear.parameters()]
@@ -69,14 +70,14 @@ def linear_probe(codes: Tensor, labels: Tensor, unlabelled: Tensor, classes: int
     return Probe(mean, deviation, *regression((codes - mean) / deviation, labels, *start, DECAY), DECAY)
 
 
-def check_trainable(name: str, model: Model, image: Tensor) -> None:
+def check_trainable(name: str, model: Model, image: Tensor, space: str | None = None) -> None:
     """Raise a UsageError unless a model can be built anew and its ``encode`` passes gradients."""
-    space = card_of(model).space
-    if space and space.encode == "invert":
+    codes = space_of(model, space)
+    if codes and codes.encode == "invert":
         raise UsageError(f"{name} encodes by an iterative search: no gradient trains it. Take a model with an encoder.")
     if config_of(model)["kwargs"] is None:
         raise UsageError(f"{name} was not built by rv.build, so it cannot be built anew with random weights.")
-    if not model_parameters(rebuilt(model), image):
+    if not model_parameters(rebuilt(model), image, space):
         raise UsageError(f"The codes of {name_of(model)} have no gradient: its encoder cannot be trained.")
 
 
@@ -91,11 +92,11 @@ def rebuilt(model: Model, seed: int | None = None) -> Model:
     return to_device_layout(fresh, device_of(model))
 
 
-def model_parameters(model: Model, image: Tensor) -> list[nn.Parameter]:
+def model_parameters(model: Model, image: Tensor, space: str | None = None) -> list[nn.Parameter]:
     """The parameters of the encoder: those that a gradient of codes reaches."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.enable_grad():
-        code = model.encode(image)
+        code = model.encode(image, **space_option(model, space))
         if not code.requires_grad:
             return []
         grads = torch.autograd.grad(code.float().sum(), parameters, allow_unused=True)

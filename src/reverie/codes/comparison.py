@@ -17,7 +17,6 @@ from reverie.codes import scores
 from reverie.codes.encoders import BLIND, common_data, encoders, evenly_with_rows, origin_of_codes
 from reverie.codes.export import EXPORTS, write_codes
 from reverie.core.cache import Progress
-from reverie.core.card import card_of
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import path_of
 from reverie.core.tables import html_table, text_table
@@ -27,7 +26,7 @@ from reverie.data.types import Dataset, Split
 from reverie.evaluation.estimate import Estimate
 from reverie.evaluation.likelihood import evenly
 from reverie.inference.load import Source
-from reverie.inference.rows import encoded
+from reverie.inference.rows import encoded, space_of
 from reverie.media import medium_of, plots
 from reverie.probability.pca import PCA
 from reverie.views.latent_map import Plane
@@ -111,6 +110,7 @@ def codes(
     pca: bool = False,
     split: Literal["held-out", "train"] = "held-out",
     k: int = 10,
+    space: str | None = None,
     progress: Progress | None = None,
 ) -> Codes:
     """Encode the same images with several models, show the codes in the plane, and measure how they part the classes.
@@ -127,16 +127,18 @@ def codes(
         pca: also principal components of the pixels, as many as the first code has numbers.
         split: whose images are shown and exported; scores are always those of held-out images.
         k: neighbours.
+        space: the latent space of the codes, see a model's ``card.latents``; by default the first of each model.
         progress: called while images are encoded, (done, total, description).
     Raises:
-        UsageError: a model that does not encode, runs of different data, or an argument out of range.
+        UsageError: a model that does not encode or has no such space, runs of different data, or an argument out of
+            range.
         ReverieError: the data has changed since.
     """
     if split not in ("held-out", "train"):
         raise UsageError(f"{argument('split')} must be held-out or train, not {split!r}.")
-    models, requested = encoders(runs), integer(argument("n"), n, 1, 1_000_000)
+    models, requested = encoders(runs, space), integer(argument("n"), n, 1, 1_000_000)
     dataset = common_data(models, data)
-    costs = [space.evaluations for model in models.values() if (space := card_of(model).space)]
+    costs = [named.evaluations for model in models.values() if (named := space_of(model, space))]
     base = evenly(dataset.train, max(_FEW, FIT // max(costs, default=1)))
     k = integer(argument("k"), k, 1, len(base))
     test, test_rows = evenly_with_rows(dataset.held_out, requested)
@@ -147,7 +149,7 @@ def codes(
             if progress:
                 progress(done, total, f"{what} with {name}")
 
-        return lambda part: encoded(models[name], part, BLIND, report)
+        return lambda part: encoded(models[name], part, BLIND, report, space)
 
     to_codes = {name: encode_with(name) for name in models}
     of_base = {name: encode(base) for name, encode in to_codes.items()}
@@ -163,7 +165,7 @@ def codes(
         values[name] = of_shown.numpy()
         if parted:
             measured[name] = _scores(of_base[name], base, of_test, test, plane, len(dataset.classes), k)
-        prior = plane.prior(models[name]) if name in models else np.empty((0, 2))
+        prior = plane.prior(models[name], space) if name in models else np.empty((0, 2))
         panels[name] = plots.Panel(_title(name, values[name], plane, measured.get(name)), plane(of_shown), prior)
     notes = _notes(dataset, split, len(rows), requested, len(base), len(test), k if parted else 0)
     return Codes(
@@ -175,7 +177,7 @@ def codes(
         [f"{split}:{row}" for row in rows],
         mapped.names,
         notes,
-        origin_of_codes("codes", models, dataset, n=n, pca=pca, split=split, k=k),
+        origin_of_codes("codes", models, dataset, n=n, pca=pca, split=split, k=k, space=space),
     )
 
 

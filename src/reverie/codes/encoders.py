@@ -9,22 +9,24 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from reverie.core.card import card_of, info_of, name_of, weights_of
+from reverie.core.card import info_of, name_of, weights_of
 from reverie.core.errors import UsageError, argument
 from reverie.core.verbs import Model
 from reverie.data.types import Dataset, Split
 from reverie.inference.load import Source, data_of, model_of, need, spec_of
-from reverie.inference.rows import spread
+from reverie.inference.rows import space_of, spread
 from reverie.training.run import Run
 
 BLIND = ("label",)  # what an encoder must not be told where its codes are to tell the classes apart
 
 
-def encoders(runs: Source | Sequence[Source]) -> dict[str, Model]:
+def encoders(runs: Source | Sequence[Source], space: str | None = None) -> dict[str, Model]:
     """The models of runs by short unique names: those of their directories, or of the models.
 
+    Args:
+        space: the latent space of their codes; by default the first of each.
     Raises:
-        UsageError: no runs, one without a verb ``encode``, or one whose codes are tokens.
+        UsageError: no runs, one without a verb ``encode`` or without such a space, or one whose codes are tokens.
     """
     sources = [runs] if isinstance(runs, str | Path | Run | nn.Module) else list(runs)
     if not sources:
@@ -33,8 +35,10 @@ def encoders(runs: Source | Sequence[Source]) -> dict[str, Model]:
     for source in sources:
         model = model_of(source)
         need(model, "encode")
-        space = card_of(model).space
-        if space and space.kind == "tokens":
+        codes = space_of(model, space)
+        if space and codes and codes.encode is None:
+            raise UsageError(f"{name_of(model)} does not encode to {argument('space', space)}: name another space.")
+        if codes and codes.kind == "tokens":
             raise UsageError(f"The codes of {name_of(model)} are tokens: names, without distances or directions.")
         weights = weights_of(model)
         short = Path(weights["run"]).absolute().name if weights else name_of(model)

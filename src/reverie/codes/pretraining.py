@@ -41,6 +41,7 @@ def pretrain(
     seed: int = 0,
     data: Any = None,
     steps: int | None = None,
+    space: str | None = None,
     progress: Progress | None = None,
 ) -> Pretraining:
     """Classify with few labels: does it help to begin with the encoder of a run?
@@ -59,14 +60,15 @@ def pretrain(
         seed: the first of the seeds.
         data: other data than that of the runs, in their form.
         steps: of training; by default those of ten epochs in batches of 100, at least 50.
+        space: the latent space of the codes, see a model's ``card.latents``; by default the first of each model.
         progress: called after each training, (done, total, description).
     Raises:
-        UsageError: a model without such an encoder, data without labels, more labels than the data has of a class, or
-            fewer than classes.
+        UsageError: a model without such an encoder or space, data without labels, more labels than the data has of a
+            class, or fewer than classes.
         Stopped: Ctrl-C after at least two seeds; it holds the result of these.
     """
     budgets, count = _budgets(labels), integer(argument("seeds"), seeds, 2, 1000)
-    models = encoders(runs)
+    models = encoders(runs, space)
     dataset = common_data(models, data)
     check_seeds(seed, seed + count - 1)
     lengths = {b: integer(argument("steps"), _steps(b) if steps is None else steps, 1) for b in budgets}
@@ -74,11 +76,11 @@ def pretrain(
     unlabelled, (test, _) = evenly(dataset.train, UNLABELLED), evenly_with_rows(dataset.held_out, TEST, labelled=True)
     _check_labels(dataset, labels_, len(test), budgets)
     for name, model in models.items():
-        training.check_trainable(name, model, _image(unlabelled, model))
-    trials = [_Trial(name, model, dataset, unlabelled, test) for name, model in models.items()]
+        training.check_trainable(name, model, _image(unlabelled, model), space)
+    trials = [_Trial(name, model, dataset, unlabelled, test, space) for name, model in models.items()]
     cells = [(name, method, budget) for name in models for budget in budgets for method in METHODS]
     values: dict[tuple[str, str, int], list[float]] = {cell: [] for cell in cells}
-    options = {"labels": budgets, "seed": seed, "seeds": count, "steps": steps}
+    options = {"labels": budgets, "seed": seed, "seeds": count, "steps": steps, "space": space}
     made_by = origin_of_codes("pretrain", models, dataset, **options)
     try:
         for number, (current, trial, budget, method) in enumerate(
@@ -121,23 +123,27 @@ def draw_labelled(labels: np.ndarray, budget: int, seed: int) -> np.ndarray:
 class _Trial:
     """An encoder, and the images that standardise and test it."""
 
-    def __init__(self, name: str, model: Model, dataset: Dataset, unlabelled: Split, test: Split):
+    def __init__(self, name: str, model: Model, dataset: Dataset, unlabelled: Split, test: Split, space: str | None):
         self.name, self.model, self.dataset, self.unlabelled, self.test = name, model, dataset, unlabelled, test
-        self.codes, self.test_codes = (encoded(model, split, BLIND) for split in (unlabelled, test))
+        self.space = space
+        self.codes, self.test_codes = (self._encoded(model, split) for split in (unlabelled, test))
+
+    def _encoded(self, model: Model, split: Split) -> Tensor:
+        return encoded(model, split, BLIND, space=self.space)
 
     def accuracy(self, method: str, labelled: Split, steps: int, seed: int) -> float:
         """On the test images, after training on labelled ones."""
         model, codes = self.model, self.codes
         if method == "random":
             model = training.rebuilt(model, seed)
-            codes = encoded(model, self.unlabelled, BLIND)
+            codes = self._encoded(model, self.unlabelled)
         labels = torch.from_numpy(np.array(labelled.labels))
-        probe = training.linear_probe(encoded(model, labelled, BLIND), labels, codes, len(self.dataset.classes))
+        probe = training.linear_probe(self._encoded(model, labelled), labels, codes, len(self.dataset.classes))
         if method == "frozen":
             return probe.accuracy(self.test_codes, torch.from_numpy(np.array(self.test.labels)))
         model = training.rebuilt(model) if method == "pretrained" else model
-        parameters = training.model_parameters(model, _image(labelled, model))
-        classifier = Classifier(model, probe, parameters).to(device_of(model))
+        parameters = training.model_parameters(model, _image(labelled, model), self.space)
+        classifier = Classifier(model, probe, parameters, self.space).to(device_of(model))
         training.train(classifier, self.dataset, labelled, steps, seed)
         return training.accuracy(classifier, self.test)
 

@@ -20,6 +20,7 @@ def codes(
     number: Annotated[int, arg(aliases=["-n"])] = 2000,
     split: Literal["held-out", "train"] = "held-out",
     neighbours: Annotated[int, arg(aliases=["-k"])] = 10,
+    space: str | None = None,
     out_: Annotated[str | None, arg(name="out")] = None,
     overwrite: bool = False,
     json: bool = False,
@@ -40,6 +41,8 @@ def codes(
         number: how many images are shown or exported.
         split: whose images these are.
         neighbours: how many of the nearest training images vote for a class.
+        space: latent space of the codes, such as noise (of diffusion, found by inversion); by default the first of each
+            run.
         out_: the maps (.png, .pdf ...), or codes with labels and references to the images: .npz, .csv, .parquet (the
             parquet extra); by default the first free of codes.png, codes-2.png ...
         overwrite: replace a file that reverie did not write.
@@ -56,7 +59,7 @@ def codes(
     check_export(path)
     models = _loaded(runs)
     with bar(True) as progress:
-        result = compare(models, data, number, with_ == "pca", split, neighbours, progress)
+        result = compare(models, data, number, with_ == "pca", split, neighbours, space, progress)
     result.save(path)
     if json:
         weights = [model.loaded_from for model in models]
@@ -74,6 +77,7 @@ def pretrain(
     seed: int = 0,
     steps: int | None = None,
     data: str | None = None,
+    space: str | None = None,
     out_: Annotated[str | None, arg(name="out")] = None,
     overwrite: bool = False,
     json: bool = False,
@@ -93,6 +97,7 @@ def pretrain(
         seed: the first of the seeds.
         steps: of training; by default those of ten epochs in batches of 100, at least 50.
         data: other data than that of the runs, in their form.
+        space: latent space of the codes; by default the first of each run.
         out_: the plot (.png, .pdf ...): accuracy over the number of labels, with 95 % intervals; by default the first
             free of pretrain.png, pretrain-2.png ...
         overwrite: replace a file that reverie did not write.
@@ -107,7 +112,7 @@ def pretrain(
     models, numbers, stop = _loaded(runs), _numbers(labels), None
     try:
         with bar(True) as progress:
-            result: Any = measure(models, numbers, seeds, seed, data, steps, progress)
+            result: Any = measure(models, numbers, seeds, seed, data, steps, space, progress)
     except Stopped as error:
         result, stop = error.result, error
     result.save(path)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.core.values import integer
 from reverie.core.verbs import Model, verbs_of
 
@@ -242,7 +242,7 @@ def _read(kind: Any, content: Mapping[str, Any]) -> Any:
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in present.items()})
 
 
-def check_space(space: str | None, spaces: Mapping[str, Space]) -> str:
+def check_space(space: str | None, spaces: Mapping[str, Space], owner: str = "this model") -> str:
     """The name of a latent space; by default the first.
 
     Raises:
@@ -251,7 +251,8 @@ def check_space(space: str | None, spaces: Mapping[str, Space]) -> str:
     if space is None:
         return next(iter(spaces))
     if not isinstance(space, str) or space not in spaces:
-        raise UsageError(f"space must be one of {', '.join(spaces)}, not {space!r}.")
+        names = ", ".join(spaces)
+        raise UsageError(f"{argument('space')} must be one of {names}, not {space!r} (latent spaces of {owner}).")
     return space
 
 

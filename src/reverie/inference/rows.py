@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from reverie.core import distributed
 from reverie.core.batch import Batch
-from reverie.core.card import card_of, check_space, name_of
-from reverie.core.errors import UsageError
+from reverie.core.card import Space, card_of, check_space, name_of
+from reverie.core.errors import UsageError, argument
 from reverie.core.memory import rows_at_once
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model, verbs_of
@@ -64,19 +64,28 @@ def conditioning(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: batch[name] for name in card_of(model).conditions if name in batch}
 
 
+def space_of(model: Model, space: str | None) -> Space | None:
+    """A latent space of a model, by default the first; None of a model whose card has none.
+
+    Raises:
+        UsageError: the model has no such space.
+    """
+    if spaces := card_of(model).latents:
+        return spaces[check_space(space, spaces, name_of(model))]
+    if space is not None:
+        named = argument("space", space)
+        raise UsageError(f"The latents of {name_of(model)} have no named spaces: leave out {named}.")
+    return None
+
+
 def space_option(model: Model, space: str | None) -> dict[str, str]:
     """The option ``space`` of a model's verbs; none where it has at most one space.
 
     Raises:
         UsageError: the model has no such space.
     """
-    spaces = card_of(model).latents
-    if space is None:
-        return {}
-    if not spaces:
-        raise UsageError(f"The latents of {name_of(model)} have no named spaces: leave out space={space!r}.")
-    name = check_space(space, spaces)
-    return {"space": name} if len(spaces) > 1 else {}
+    space_of(model, space)
+    return {"space": space} if space and len(card_of(model).latents) > 1 else {}
 
 
 def checked_latents(model: Model, latents: Any, space: str | None = None, rows: int | None = None) -> Tensor:
@@ -93,8 +102,8 @@ def checked_latents(model: Model, latents: Any, space: str | None = None, rows: 
         z = torch.as_tensor(latents, dtype=torch.float32, device=device_of(model))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise UsageError(f"Latents must be a tensor or an array, not {type(latents).__name__}: {error}") from None
-    spaces = card_of(model).latents
-    shape = spaces[check_space(space, spaces)].shape if spaces else tuple(z.shape[1:])
+    named = space_of(model, space)
+    shape = named.shape if named else tuple(z.shape[1:])
     if not z.ndim or not len(z) or z.shape[1:] != shape or len(z) != (rows or len(z)):
         form = ", ".join(map(str, (rows or "N", *shape)))
         raise UsageError(f"Latents of {name_of(model)} must have the shape ({form}), not {tuple(z.shape)}.")
@@ -210,18 +219,20 @@ def encoded(
     split: Split,
     without: Collection[str] = (),
     progress: Callable[[int, int, str], None] | None = None,
+    space: str | None = None,
 ) -> Tensor:
     """Latents (N, D) of all rows of a split, in order, flat and on the CPU.
 
     Args:
         without: conditions that the encoder does not get, such as "label" where it must not know the class.
         progress: called after each chunk, (done, total, "encoding").
+        space: one of the card's latent spaces; by default the first.
     """
-    device, parts, done = device_of(model), list[Tensor](), 0
+    device, parts, done, options = device_of(model), list[Tensor](), 0, space_option(model, space)
     with evaluating(model):
         for batch in in_order(split, rows_at_once(split.spec.shape, device, 256), device):
             cond = {name: value for name, value in conditioning(model, batch).items() if name not in without}
-            parts.append(model.encode(batch["x"], **cond).flatten(1).float().cpu())
+            parts.append(model.encode(batch["x"], **cond, **options).flatten(1).float().cpu())
             done += len(parts[-1])
             if progress:
                 progress(done, len(split), "encoding")

@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reverie.core.card import card_of
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model
 from reverie.data.types import Dataset
-from reverie.inference.rows import encoded
+from reverie.inference.rows import encoded, space_of
 from reverie.media import plots
 from reverie.probability.pca import PCA
 
@@ -46,10 +45,10 @@ class Plane:
         """Latents (N, D) in the plane (N, 2)."""
         return (latents @ self.axes).numpy()
 
-    def prior(self, model: Model) -> np.ndarray:
-        """Samples (M, 2) of a model's prior in the plane; none (0, 2) unless that is N(0, I)."""
-        space = card_of(model).space
-        count = _PRIOR if space and space.prior == "normal" else 0
+    def prior(self, model: Model, space: str | None = None) -> np.ndarray:
+        """Samples (M, 2) of the prior of a latent space in the plane; none (0, 2) unless that is N(0, I)."""
+        named = space_of(model, space)
+        count = _PRIOR if named and named.prior == "normal" else 0
         return self(Noise.of_seeds(range(count))(len(self.axes)))
 
 
