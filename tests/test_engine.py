@@ -245,6 +245,33 @@ def test_update_sees_averaged_scalars_and_the_gathered_columns_alone_as_global_r
     assert len(torch.cat([stream.bits(1) for stream in streams]).unique()) == 36  # no two uses of a row share a stream
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_step_of_a_batch_counts_from_the_beginning_of_its_stage_also_after_a_resume(parts):
+    seen: list[tuple[str, int]] = []
+
+    def stages(model: Scales) -> list[Stage]:
+        def count(name: str) -> Callable[..., dict[str, Tensor]]:
+            def call(batch: Batch, *_: Any) -> dict[str, Tensor]:
+                seen.append((name, batch.step))
+                return {"loss": model.a.square().sum()}
+
+            return call
+
+        phases = [Phase("A", sgd(model.a), count("loss"))]
+        return [Stage(phases, forward=count("forward"), update=count("update")) for _ in range(2)]
+
+    model = Scales()
+    trainer = train(model, *stages(model), accumulate=parts)
+    for number, progress in ((4, 0.0), (5, 0.3), (6, 0.5), (7, 0.7)):
+        trainer.step(number, progress)
+    again = train(model, *stages(model), accumulate=parts)
+    again.load_state(trainer.state())
+    again.step(8, 0.9)
+    for name in ("forward", "loss"):
+        assert [step for which, step in seen if which == name] == [s for s in (0, 1, 0, 1, 2) for _ in range(parts)]
+    assert [step for which, step in seen if which == "update"] == [0, 1, 0, 1, 2]
+
+
 # Closures
 
 

@@ -25,6 +25,7 @@ class Batch(dict[str, Any]):
         row: (B,) int64, index in the global batch.
         progress: 0-dim, of the stage, in [0, 1].
         due: names of the phases that run in this step.
+        step: of the stage, from 0; unlike a comparison of tensors, one of this number waits for no device.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Batch(dict[str, Any]):
         row: Tensor | None = None,
         progress: Tensor | float = 1.0,
         due: frozenset[str] = frozenset(),
+        step: int = 0,
     ):
         super().__init__(columns or {})
         if rng is None:
@@ -44,7 +46,7 @@ class Batch(dict[str, Any]):
         self.shared = Noise.of_seeds([0], rng.device) if shared is None else shared
         self.row = torch.arange(len(rng), device=rng.device) if row is None else row
         self.progress = torch.as_tensor(progress, device=rng.device)
-        self.due = due
+        self.due, self.step = due, step
 
     def __missing__(self, name: str) -> Any:
         raise UsageError(
@@ -62,7 +64,7 @@ class Batch(dict[str, Any]):
 
     def replace(self, columns: Mapping[str, Any] | None = None, **attributes: Any) -> Batch:
         """The same batch with other columns or attributes."""
-        current = {name: getattr(self, name) for name in ("rng", "shared", "row", "progress", "due")}
+        current = {name: getattr(self, name) for name in ("rng", "shared", "row", "progress", "due", "step")}
         return Batch(self if columns is None else columns, **(current | attributes))
 
     def cut(self, low: int, high: int) -> Batch:

@@ -110,8 +110,7 @@ class Ascent:
 
         def loss(images: Tensor, batch: Batch) -> dict[str, Tensor]:
             rng = Noise(mix(batch.rng.keys ^ mix(channels)))
-            redirected = float(batch.progress) * self.steps < REDIRECTED
-            with RedirectedRectifiers() if redirected else contextlib.nullcontext():
+            with RedirectedRectifiers() if batch.step < REDIRECTED else contextlib.nullcontext():
                 views = transformed(clamp_pixels(images), rng)
                 return {"loss": -self.activations(features, layer, channels, views).sum()}
 

@@ -112,7 +112,7 @@ class Engine:
         due = [phase for phase in stage.phases if (number - self.began) % phase.every == 0]
         batch = self.batches(number)
         batch.progress = torch.full((), progress, device=batch.rng.device)  # created on the device: no copy, no wait
-        batch.due = frozenset(phase.name for phase in due)
+        batch.due, batch.step = frozenset(phase.name for phase in due), number - self.began
         step = _Step(self, stage, number, batch, due, warm or (number - self.began, self.warmup))
         metrics = step.run(progress)
         if stage.update:
@@ -323,6 +323,7 @@ class _Step:
             shared=self._shared("update"),
             progress=self.batch.progress,
             due=self.batch.due,
+            step=self.batch.step,
         )
         updates = self.stage.update(batch, outputs, stats)
         updates = {} if updates is None else updates
