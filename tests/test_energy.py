@@ -21,7 +21,7 @@ from reverie.evaluation.likelihood import _widened
 from reverie.inference.features import features_of
 from reverie.models.energy import belief
 from reverie.models.energy.belief import BeliefNet
-from reverie.models.energy.contrastive import Negative
+from reverie.models.energy.contrastive import Learner, Negative, Sparsity
 from reverie.models.energy.machine import Machine, Units, bernoulli, log_mean
 from reverie.models.energy.tempering import exchange, ladder, spaced
 
@@ -260,6 +260,18 @@ def test_persistent_chains_follow_the_model(small):
     truth = (m._log_visible(m.outputs(h)) + (h - 0.5) @ m.hidden_bias).softmax(0) @ m.visible(h)
     chain = small.top.chain
     assert ((chain.mean(0) - truth).abs() < 5 * (truth * (1 - truth) / len(chain)).sqrt() + 0.02).all()
+
+
+def test_a_step_waits_for_the_device_only_where_an_estimate_may_be_due():
+    """Tensors of the device "meta" have no values, so whatever needs one raises."""
+    learner = Learner(Machine(6, 4), Negative(chains=8), Sparsity()).to("meta")
+    outputs = {"usage": torch.rand(5, 4), "slot": torch.arange(5), "model": torch.rand(5, 6)}
+    outputs = {name: value.to("meta") for name, value in outputs.items()}
+    with torch.no_grad():
+        for step in range(1, 10):
+            learner.keep(Batch(step=step), outputs, {"pcd/free_energy": torch.zeros((), device="meta")})
+        with pytest.raises(RuntimeError, match="meta"):
+            learner.keep(Batch(step=10), outputs, {"pcd/free_energy": torch.zeros((), device="meta")})
 
 
 def test_sparsity_lowers_the_use_of_hidden_units(small, bars):

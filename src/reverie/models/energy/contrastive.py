@@ -22,6 +22,7 @@ from reverie.models.energy.machine import Machine, log_mean
 from reverie.optim.phase import Phase, Stage
 
 _WAIT, _GROWTH = 50, 1.15  # estimates of the likelihood come after that many steps, and by that factor later
+_LOOK = 10  # steps between two looks at whether one is due, each of which waits for the device
 _SHARE, _FEWEST, _MOST = 20, 50, 2000  # annealing steps of an estimate: a share of the steps so far, within bounds
 _SETTLING = 20  # batches whose mean gives the first biases
 _APPROACH = 200  # steps of annealing to the weights of another run
@@ -194,9 +195,10 @@ class Learner(nn.Module):
             self.chain[outputs["slot"]] = outputs["model"]
             self.cursor.add_(len(outputs["slot"])).remainder_(len(self.chain))
         self.steps.add_(1)
-        self.data_energy.lerp_(stats[f"{self.negative.negative}/free_energy"], _RECENT if self.steps > 1 else 1.0)
+        energy = stats[f"{self.negative.negative}/free_energy"]
+        self.data_energy.copy_(torch.where(self.steps > 1, self.data_energy.lerp(energy, _RECENT), energy))
         if self.negative.ais_chains:
-            if self.steps >= self.next_estimate:
+            if batch.step % _LOOK == 0 and self.steps >= self.next_estimate:
                 self._estimate(batch)
             metrics |= {"log_likelihood": self.likelihood[0], "log_likelihood_error": self.likelihood[1]}
         return metrics
