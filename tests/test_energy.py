@@ -399,7 +399,7 @@ def test_a_second_layer_raises_the_bound():
     lower, upper = machine(visible=6, hidden=4), Machine(4, 8).double()
     upper.settle(torch.rand(4).double())
     upper.weight.data.zero_()
-    assert upper.mirror(lower)
+    upper.mirror(lower)
     v, h = states(6)[[3, 20, 41, 62]], states(4)
     exact = net(lower).log_prob(images_of(v))
     assert torch.allclose(net(lower, upper).elbo(images_of(v)), exact)
@@ -418,8 +418,8 @@ def test_a_second_layer_raises_the_bound():
 
 
 def test_a_mirror_needs_binary_units_below_and_room_for_them():
-    assert not Machine(4, 5).mirror(Machine(6, 4))
-    assert not Machine(4, 6).mirror(Machine(6, 4, kind="gaussian"))
+    assert Machine(4, 6).mirrors(Machine(6, 4)) and not Machine(4, 5).mirrors(Machine(6, 4))
+    assert not Machine(4, 6).mirrors(Machine(6, 4, kind="gaussian"))
 
 
 @torch.no_grad()

@@ -114,23 +114,28 @@ class BeliefNet(nn.Module):
         """Gradient ascent of the likelihood, layer by layer, then of all together.
 
         Args:
-            lr: step on the mean over rows of the gradient.
+            lr: step on the gradient's mean over rows; a tenth for a layer that starts as a mirror, and for all together.
             momentum: of the gradient.
             weight_decay: of the weights, not of the biases.
         """
         ascent, stages = Ascent(lr, momentum, weight_decay), []
+        slow = replace(ascent, lr=lr / 10)  # for what has been learned: at the full rate its chains cannot follow
         for depth, learner in enumerate(self.learners):
-            stage = learner.stage(partial(self.rows, depth=depth), ascent, f"layer{depth + 1}")
+            steps = slow if self._mirrors(depth) else ascent
+            stage = learner.stage(partial(self.rows, depth=depth), steps, f"layer{depth + 1}")
             stages.append(replace(stage, prepare=partial(self._prepare, depth)))
         if self.wake_sleep:
-            stages.append(self._fine_tuning(replace(ascent, lr=lr / 10)))
+            stages.append(self._fine_tuning(slow))
         return stages
 
     def _prepare(self, depth: int, batches: Any, fresh: bool) -> None:
-        below = self.learners[depth - 1] if depth else None
+        below = self.learners[depth - 1] if self._mirrors(depth) else None
         if depth:
             self._recognise(depth - 1)
         self.learners[depth].start(partial(self.rows, depth=depth), batches, fresh, below)
+
+    def _mirrors(self, depth: int) -> bool:
+        return depth > 0 and self.machines[depth].mirrors(self.machines[depth - 1])
 
     @torch.no_grad()
     def _recognise(self, depth: int) -> None:

@@ -131,23 +131,29 @@ class Learner(nn.Module):
         )
 
     def start(self, rows: Callable[[Batch], Tensor], batches: Any, fresh: bool, below: Learner | None = None) -> None:
-        """Offsets and biases of the data's means, or the mirror of the machine below; chains that fit them."""
+        """Offsets and biases of the data's means, or the mirror of a machine; chains that fit them.
+
+        Args:
+            below: the one that is below.
+        """
         machine, chains = self.machine, len(self.chain)
         if self.persistent and chains < batches.batch_size:
             raise UsageError(
                 f"{argument('chains')} must be at least the batch size {batches.batch_size}, not {chains}."
             )
         noise = Noise.of_step(fold(batches.seed, "prepare", "chains"), 0, chains, self.chain.device)
-        mirrored: Learner | None = None
         if fresh:
             means = [rows(batches.global_batch(step)).mean(0) for step in range(_SETTLING)]
             machine.settle(torch.stack(means).mean(0))
-            mirrored = below if below and machine.mirror(below.machine) else None
-        if mirrored and self.persistent:  # the chains below, whose pixels are hidden units here; other units are even
-            spare = machine.units[1] - mirrored.machine.units[0]
-            self.chain.copy_(machine.draw_visible(F.pad(mirrored.chain, (0, spare), value=0.5), noise))
+            if below:
+                machine.mirror(below.machine)
+        if (
+            fresh and below and self.persistent
+        ):  # the chains below, whose pixels are hidden units here; other units are even
+            spare = machine.units[1] - below.machine.units[0]
+            self.chain.copy_(machine.draw_visible(F.pad(below.chain, (0, spare), value=0.5), noise))
         else:
-            self.chain.copy_(machine.anneal(noise, 1 if fresh else _APPROACH)[0])
+            self.chain.copy_(machine.anneal(noise, 1 if fresh and not below else _APPROACH)[0])
         self.cursor.zero_()
         self.steps.zero_()
         self.next_estimate.fill_(1)

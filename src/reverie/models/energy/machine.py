@@ -67,22 +67,22 @@ class Machine(nn.Module):
         self.base_bias[pixels:] = mean[pixels:].clamp(min=1e-3).log()
         self.visible_bias.copy_(self.base_bias)
 
-    @torch.no_grad()
-    def mirror(self, below: Machine) -> bool:
-        """Take the distribution of another machine's hidden units for that of the visible ones, if that can be done.
+    def mirrors(self, below: Machine) -> bool:
+        """Whether another machine's visible units are binary and no more than there are hidden units here."""
+        return below.kind == "binary" and below.units[0] <= self.units[1]
 
-        The first hidden units are then the other's visible ones, which must be binary and no more than there are hidden
-        units here. A stack of both is the other machine: what this one learns next can only raise the bound (Hinton,
-        Osindero and Teh 2006, section 4).
+    @torch.no_grad()
+    def mirror(self, below: Machine) -> None:
+        """Take the distribution of hidden units of a machine that this one ``mirrors`` for that of the visible ones.
+
+        The first hidden units are then the other's visible ones. A stack of both is the other machine: what this one
+        learns next can only raise the bound (Hinton, Osindero and Teh 2006, section 4).
         """
         pixels, count = below.units[1], below.units[0]
-        if below.kind != "binary" or count > self.units[1]:
-            return False
         weight, hidden = below.weight.T, below.hidden_bias - below.offset @ below.weight
         self.weight[:pixels, :count] = weight
         self.visible_bias[:pixels] = hidden + weight.sum(1) / 2
         self.hidden_bias[:count] = below.visible_bias - weight.sum(0) / 2 + self.offset[:pixels] @ weight
-        return True
 
     @torch.no_grad()
     def base(self) -> Machine:
