@@ -13,7 +13,7 @@ where the processor has them), scikit-learn in fp64, rbms in fp32.
 Rounds take turns; ratios are those of the medians. The last line is the smaller of the two ratios over its aim (20 and
 1.5), named.
 
-Run:  python benchmarks/energy.py [--rbms PYTHON] [--rounds 3] [--threads 2] [--data binary-mnist]
+Run:  python benchmarks/energy.py [--rbms PYTHON] [--rounds 3] [--threads 2] [--data binary-mnist:seeded]
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--data", default="binary-mnist")
+    parser.add_argument("--data", default="binary-mnist:seeded")
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     data = rv.open_data(flags.data)

@@ -278,7 +278,10 @@ def test_every_verb_of_a_run_of_series_works_from_the_command_line(call):
     ):
         code, out, error = call(*command)
         assert code == 0, error
-    assert {score["metric"] for score in json.loads(out)["scores"]} == {"mse", "psnr"}
+    scores = {score["metric"]: score["passport"] for score in json.loads(out)["scores"]}
+    assert scores.keys() == {"mse", "psnr"} and scores["mse"]["of"] == "reconstructions of held-out series"
+    table = call("evaluate", "run", "--metrics", "reconstruction")[1]
+    assert re.search(r"^Held-out series of \S+, 24 times;", table, re.MULTILINE)
     with np.load("r.npz") as saved:
         assert saved["image"].shape == saved["reconstruction"].shape == (3, 24, 2)
         assert saved["image"].min() < -30 and saved["image"].max() <= 40  # in volts

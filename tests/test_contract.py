@@ -212,6 +212,12 @@ def test_a_run_is_loaded_resumed_and_repeated_without_a_changed_bit(name, option
     assert same(weights(full), weights(rerun(full.path, tmp_path / "repeated", quiet=True)))
 
 
+def test_the_kinds_of_a_data_set_share_its_recipe():
+    chosen = recipes.recipe_for("rbm", "binary-mnist:seeded")
+    assert chosen == recipes.read("rbm-binary-mnist") == recipes.recipe_for("rbm", "binary-mnist:static:train")
+    assert recipes.recipe_for("rbm", "fashion:train") == recipes.read("rbm-fashion")
+
+
 @pytest.mark.parametrize("recipe", recipes.names())
 def test_every_recipe_runs_two_steps(recipe, bars, tmp_path):
     content = recipes.read(recipe)

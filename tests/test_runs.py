@@ -24,14 +24,20 @@ def test_runs_are_listed_with_status_steps_and_scores_and_their_samples_on_a_she
     how = {"steps": 2, "batch_size": 8, "quiet": True, "width": 8}
     first, second = (train("vae", bars, out=tmp_path / name, **how) for name in ("a", "more/b c"))
     (first.path / "evaluation").mkdir()
-    scores = {"scores": [{"metric": "kernel-small", "value": 0.5}, {"metric": "fid", "value": None}]}
+    elsewhere = {
+        "reference": {"fingerprint": "of other data"}
+    }  # its score would stand beside the name of the run's data
+    rows = [("kernel-small", 0.5, {}), ("fid", None, {}), ("nll", 84.5, elsewhere)]
+    scores = {"scores": [dict(zip(("metric", "value", "passport"), row, strict=True)) for row in rows]}
     (first.path / "evaluation" / "scores.json").write_text(json.dumps(scores))
     COMMANDS["runs"]([str(tmp_path), "--sheet", str(tmp_path / "sheet.png"), "--json"])
     rows = {row["run"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(rows) == [str(first.path), str(second.path)]
     row = rows[str(first.path)]
     assert (row["model"], row["status"], row["steps"], row["data"]) == ("vae", "finished", 2, bars)
-    assert row["scores"]["kernel-small"] == 0.5 and "psnr" in row["scores"] and "fid" not in row["scores"]
+    assert (
+        row["scores"]["kernel-small"] == 0.5 and "psnr" in row["scores"] and not {"fid", "nll"} & row["scores"].keys()
+    )
     assert Image.open(tmp_path / "sheet.png").width == 640
     COMMANDS["runs"]([str(tmp_path)])
     assert f"reverie evaluate '{second.path}'" in capsys.readouterr().out  # a path with a space can be pasted

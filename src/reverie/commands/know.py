@@ -115,6 +115,7 @@ def data(
         if json:  # the report is what was asked for, however little there is to train on
             dump(
                 {
+                    "source": source,
                     "usable": error.report.usable,
                     "medium": medium or "image",
                     "shape": [],
@@ -138,7 +139,7 @@ def data(
         f" ({', '.join(dataset.classes[:12])}{' ...' if len(dataset.classes) > 12 else ''})" if dataset.classes else ""
     )
     out(
-        f"{source}: {summary['usable']} usable {dataset.spec.medium}s of {dataset.spec}, "
+        f"{dataset.source}: {summary['usable']} usable {dataset.spec.medium}s of {dataset.spec}, "
         f"{summary['train']} to train on, {summary['held_out']} held out"
     )
     out(f"classes {len(dataset.classes)}{named}, captions {summary['captions']}, pairs {summary['pairs']}")

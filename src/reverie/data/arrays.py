@@ -30,6 +30,7 @@ class Arrays:
         classes, attributes: as in Dataset.
         cut: number of training rows, None if the source has no split.
         checked: the source has no copies and no near duplicates across its split.
+        name: of the source if its user's name stands for one of several, such as binary-mnist; else "".
     """
 
     rows: Split
@@ -38,6 +39,7 @@ class Arrays:
     attributes: list[str] = field(default_factory=list)
     checked: bool = False
     problems: list[Problem] = field(default_factory=list)
+    name: str = ""
 
     @property
     def spec(self) -> Spec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from reverie.core.cache import Progress
@@ -11,6 +12,7 @@ from reverie.data.sources import IN_MEMORY, open_data
 from reverie.data.types import Dataset
 from reverie.media import Spec
 
+_RENAMED = r"^binary-mnist(?!:static|:seeded)", "binary-mnist:seeded"  # recorded when there was no other
 _KEYS = ("source", "reopenable", "fingerprint", "counts")
 _REOPENED = ("fit", "background", "held_out", "requested")  # more of data that can be opened again
 
@@ -83,7 +85,7 @@ def reopen(provenance: dict[str, Any], data: Any = None, progress: Progress | No
         )
     if isinstance(data, Dataset):
         return _checked(data, record)
-    source = record["source"] if data is None else data
+    source = re.sub(*_RENAMED, record["source"]) if data is None else data
     requests = [record["requested"]]
     if record is not provenance:  # format 1 has the resulting channels, not the requested ones
         requests.append({"size": record["requested"]["size"]})

@@ -20,6 +20,7 @@ from reverie.core.fetching import download, expect, first_good, npm_pack, unpack
 from reverie.core.files import replacing
 from reverie.core.noise import Noise, fold
 from reverie.data.arrays import Arrays, of_images
+from reverie.data.binary import SEEDED, STATIC, binary_mnist, seeded, static
 from reverie.data.bundled import FASHION_CLASSES
 from reverie.data.photos import photos
 
@@ -55,7 +56,11 @@ def load_public(name: str, progress: home.Progress | None = None) -> Arrays:
     if name == "stacked-mnist":
         return stack(load_public("mnist", progress))
     if name == "binary-mnist":
-        return binarised(load_public("mnist", progress))
+        return binary_mnist(lambda: load_public("mnist", progress), progress)
+    if name == STATIC:
+        return static(progress)
+    if name == SEEDED:
+        return seeded(load_public("mnist", progress))
     if name == "photos":
         return photos(progress)
     public = PUBLIC[name]
@@ -86,20 +91,6 @@ def stack(grey: Arrays) -> Arrays:
         parts.append((np.concatenate([images[order] for order in orders], 3), codes))
     images, codes = (np.concatenate(both) for both in zip(*parts, strict=True))
     return of_images(images, codes, [f"{code:03}" for code in range(1000)], grey.cut)
-
-
-def binarised(grey: Arrays) -> Arrays:
-    """Each pixel is 255 with its brightness as probability, drawn once from a fixed seed.
-
-    The field's file of such draws (Larochelle and Murray, AISTATS 2011) has other draws: nats differ by some tenths.
-    """
-    images, chunk = grey.rows["x"], 8192
-    parts = [
-        Noise.of_step(fold(0, "binary"), low, len(images[low : low + chunk])).uniform(*images.shape[1:]).numpy()
-        for low in range(0, len(images), chunk)
-    ]
-    on = np.concatenate([part < images[i * chunk : (i + 1) * chunk] / 255 for i, part in enumerate(parts)])
-    return of_images(on.astype(np.uint8) * 255, grey.rows.labels, grey.classes, grey.cut)
 
 
 def digest(parts: Parts) -> str:

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 BUNDLED_NAMES = ("fashion", "emoji")
-PUBLIC_NAMES = ("mnist", "binary-mnist", "fashion-mnist", "cifar10", "stacked-mnist", "photos")
+PUBLIC_NAMES = (
+    "mnist",
+    "binary-mnist",
+    "binary-mnist:static",
+    "binary-mnist:seeded",
+    "fashion-mnist",
+    "cifar10",
+    "stacked-mnist",
+    "photos",
+)
 POSSIBLE = (
     f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
     "a folder of images, an .npz file, or WebDataset shards (x.tar, a folder of them, x-{000..003}.tar)"
@@ -89,13 +98,16 @@ def open_data(
     if not text.strip():
         raise UsageError(f'The name of the data is empty; the working folder is ".". Possible: {POSSIBLE}.')
     name, part = _split_name(text)
-    opened = {"source": anchored(text), "reopenable": True}
     if name in BUNDLED_NAMES or name in PUBLIC_NAMES or _is_npz(name):
         from reverie.data.arrays import dataset
 
         if not _is_npz(name) and Path(name).is_dir():
             warnings.warn(f"{name} is the data set of that name, not the folder: write ./{name}.", stacklevel=2)
-        return dataset(text, _named_arrays(name, options, progress), part, options, opened, progress)
+        arrays = _named_arrays(name, options, progress)
+        text = (arrays.name or name) + text[len(name) :]
+        opened = {"source": anchored(text), "reopenable": True}
+        return dataset(text, arrays, part, options, opened, progress)
+    opened = {"source": anchored(text), "reopenable": True}
     return _from_files(text, name, part, options, opened, progress)
 
 
@@ -190,14 +202,16 @@ def anchored(source: str) -> str:
 def _split_name(text: str) -> tuple[str, str | None]:
     """("cifar10", "held_out") from "cifar10:test"; part is "train", "held_out" or None."""
     head, colon, tail = text.rpartition(":")
-    if not colon or not head or _exists(text):
+    if not colon or not head or text in PUBLIC_NAMES or _exists(text):
         return text, None
     if tail == "train":
         return head, "train"
     if tail in HELD_OUT_NAMES:
         return head, "held_out"
     if head in BUNDLED_NAMES or head in PUBLIC_NAMES or (head != "hf" and _exists(head)):
-        raise UsageError(f'"{tail}" is no split of {head}; its splits are train and held_out (or test, val).')
+        kinds = [name for name in PUBLIC_NAMES if name.startswith(f"{head}:")]
+        kind = f" There are also {' and '.join(kinds)}." if kinds else ""
+        raise UsageError(f'"{tail}" is no split of {head}; its splits are train and held_out (or test, val).{kind}')
     return text, None
 
 

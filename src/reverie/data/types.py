@@ -153,6 +153,7 @@ class Dataset:
         """The output of ``reverie data D --json``."""
         both = (self.train, self.held_out)
         return {
+            "source": self.source,
             "usable": len(self.train) + len(self.held_out),
             "medium": self.spec.medium,
             "shape": list(self.spec.shape),

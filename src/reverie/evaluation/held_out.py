@@ -20,7 +20,7 @@ from reverie.evaluation.likelihood import MODERATE, likelihood
 from reverie.evaluation.passport import Refused, Score
 from reverie.evaluation.reconstruction import WINDOW, l1, mse, psnr, relative_sharpness, ssim
 from reverie.inference.rows import device_of, reconstruct
-from reverie.media import Spec
+from reverie.media import Spec, medium_of
 from reverie.media.medium import to_float
 
 
@@ -87,7 +87,7 @@ def _reconstructions(evaluation: Evaluation) -> tuple[Iterator[Pair], int, str]:
             image, *_, output = reconstruct(model, batch)
             yield image.cpu(), output.cpu()
 
-    return pairs(), len(held_out), "reconstructions of held-out images"
+    return pairs(), len(held_out), f"reconstructions of held-out {medium_of(held_out.spec).noun}"
 
 
 def _translations(evaluation: Evaluation) -> tuple[Iterator[Pair], int, str]:
@@ -106,9 +106,9 @@ def _translations(evaluation: Evaluation) -> tuple[Iterator[Pair], int, str]:
 
 _ROWS = 64  # rows of a batch
 _UNITS = {
-    "mse": "images in [-1, 1]",
-    "l1": "images in [-1, 1]",
-    "psnr": "dB, mean over images",
+    "mse": "values in [-1, 1]",
+    "l1": "values in [-1, 1]",
+    "psnr": "dB, mean over samples",
     "ssim": "at most 1",
     "lpips": "VGG-16, v0.1",
     "sharpness": "variance of the Laplacian over the original's",
@@ -119,6 +119,7 @@ def _compared(
     evaluation: Evaluation, measures: Mapping[str, Measure], pairs: Iterator[Pair], count: int, what: str
 ) -> Iterator[Score]:
     """The mean of each measure over the pairs; SSIM is refused where it is undefined."""
+    interval = f"95 %, over held-out {medium_of(evaluation.sets.held_out.spec).noun}"
     unfit = _unfit_for_ssim(evaluation.sets.held_out.spec) if "ssim" in measures else ""
     measures = {name: measure for name, measure in measures.items() if not (unfit and name == "ssim")}
     results: dict[str, list[Tensor]] = {name: [] for name in measures}
@@ -130,7 +131,7 @@ def _compared(
                 evaluation.progress(sum(map(len, next(iter(results.values())))), count, what)
     for name, values in results.items():
         better = "lower" if name in ("mse", "l1", "lpips") else "higher"
-        entries = {"unit": _UNITS[name], "interval": "95 %, over held-out images", "held_out": count, "of": what}
+        entries = {"unit": _UNITS[name], "interval": interval, "held_out": count, "of": what}
         yield evaluation.score(name, Estimate.of_mean(torch.cat(values)), None, better, **entries)
     if unfit:
         raise Refused(unfit, f"Use {listed(results)}.", "ssim")

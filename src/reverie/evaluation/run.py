@@ -264,6 +264,7 @@ def _of_data(trained: Dataset, real: Dataset, n: int) -> dict[str, Any]:
         "fingerprint": real.fingerprint,
         "n": n,
         "size": real.spec.square or list(real.spec.shape),
+        "medium": real.spec.medium,
         "channels": real.spec.channels,
         "held_out_trained_on": real is not trained and _trained_on(trained, real),
     }
@@ -349,7 +350,7 @@ def _sets_of_two(
     side = generated.spec.square or list(generated.spec.shape)
     of_fake = {"data": generated.source, "fingerprint": generated.fingerprint, "n": len(fakes), "size": side}
     of_reference = {"data": data.source, "split": "all", "fingerprint": data.fingerprint, "size": side}
-    of_reference |= {"n": len(reference), "channels": data.spec.channels}
+    of_reference |= {"n": len(reference), "medium": data.spec.medium, "channels": data.spec.channels}
     return Sets(fakes, reference, data.train, data.held_out, data.classes, of_fake, of_reference, disjoint=False)
 
 

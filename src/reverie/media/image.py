@@ -19,6 +19,7 @@ class Image(Medium):
     """uint8 (N, H, W, C), C = 1 (grey) or 3 (RGB)."""
 
     name = "image"
+    noun = "images"
     dims = 2
     augmentations = ("flip", "translate", "color")
     suffixes = tuple(sorted(decode.SUFFIXES))

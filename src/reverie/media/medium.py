@@ -60,6 +60,8 @@ class Medium(Protocol):
 
     Attributes:
         name: as in ``Spec.medium``.
+        noun: of several samples in messages.
+        unit: of their extents in messages.
         dims: spatial dimensions.
         storage: type of stored rows.
         augmentations: the suitable ones of flip, translate and color.
@@ -68,6 +70,8 @@ class Medium(Protocol):
     """
 
     name: str
+    noun: str
+    unit: str = "px"
     dims: int
     storage: np.dtype = np.dtype(np.uint8)
     augmentations: tuple[str, ...]

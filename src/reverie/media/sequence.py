@@ -17,6 +17,8 @@ class Sequence(Medium):
     """float32 or int16 (N, L, C); ``low`` and ``high`` of the spec map to -1 and 1."""
 
     name = "sequence"
+    noun = "series"
+    unit = "times"
     dims = 1
     storage = np.dtype(np.float32)
     augmentations = ("translate",)

@@ -20,6 +20,7 @@ class Video(Medium):
     """uint8 (N, T, H, W, C), C = 1 (grey) or 3 (RGB)."""
 
     name = "video"
+    noun = "clips"
     dims = 3
     augmentations = ("flip", "translate", "color")
     ending = ".webp"

@@ -18,6 +18,8 @@ class Volume(Medium):
     """uint8 (N, D, H, W, C) of any number of channels."""
 
     name = "volume"
+    noun = "volumes"
+    unit = "voxels"
     dims = 3
     augmentations = ("flip", "translate")
 

@@ -32,7 +32,10 @@ def label_classes(conditional: str, classes: int) -> int:
     """
     if conditional == "label" and classes < 2:
         option = argument("conditional", "label")
-        raise UsageError(f"{option} needs images with at least two classes (sub-folders are classes).")
+        have = "one class" if classes else "no labels"
+        raise UsageError(
+            f"{option} needs images with at least two classes (sub-folders are classes); these have {have}."
+        )
     return classes if conditional == "label" else 0
 
 

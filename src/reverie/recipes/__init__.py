@@ -24,8 +24,8 @@ def read(name: str) -> dict[str, Any]:
 
 
 def recipe_for(model: str, data: str, gpu: bool = False) -> dict[str, Any]:
-    """The recipe of this model on this data, else of the model on any data, else {}."""
-    for name in (f"{model}-{data}", model):
+    """The recipe of this model on this data set, of any split or kind; else of the model on any data, else {}."""
+    for name in (f"{model}-{data.partition(':')[0]}", model):
         if name in names():
             recipe = read(name)
             overrides = recipe.pop("gpu", {})

@@ -211,7 +211,8 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """A row in the list of runs: {"run", "model", "data", "status", "steps", "minutes", "scores"}.
 
-        Scores are those on held-out data at the end of training, and of ``reverie evaluate`` of the same weights.
+        Scores are those on held-out data at the end of training, and of ``reverie evaluate`` of the same weights on the
+        run's own data.
 
         Raises:
             ReverieError: evaluation/scores.json is damaged.
@@ -238,13 +239,19 @@ class Run:
             rows, of = content["scores"], (content.get("weights") or {}).get("checkpoint")
             if "result" in self.info and of not in (None, self.info["result"]["steps"]):
                 return {}  # of weights that have been trained since
-            scores = {row["metric"]: row["value"] for row in rows if row["value"] is not None}
+            scores = {
+                row["metric"]: row["value"] for row in rows if row["value"] is not None and self._of_own_data(row)
+            }
             if fault := fault_of(scores, dict[str, float], "scores"):
                 raise ValueError(fault)
             return scores
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             again = f"`reverie evaluate {quoted(self.path)}` writes a new one"
             raise ReverieError(f"{file} is damaged: {error}. Remove it; {again}.") from error
+
+    def _of_own_data(self, score: dict[str, Any]) -> bool:
+        trained_on = (self.info.get("data") or {}).get("fingerprint")
+        return score.get("passport", {}).get("reference", {}).get("fingerprint", trained_on) == trained_on
 
     @property
     def status(self) -> str:
