@@ -114,7 +114,7 @@ class BeliefNet(nn.Module):
         """Gradient ascent of the likelihood, layer by layer, then of all together.
 
         Args:
-            lr: step on the gradient's mean over rows; a tenth for a layer that starts as a mirror, and for all together.
+            lr: step on the gradient's mean over rows; a tenth for a layer that starts as a mirror and for all together.
             momentum: of the gradient.
             weight_decay: of the weights, not of the biases.
         """
