@@ -189,7 +189,7 @@ CASES = {
 }
 TOYS = {
     "flow": Case(lambda: RealNVP(8, 1, width=16, depth=2)),
-    "rbm": Case(lambda: RBMStack(8, 1, hidden=(16, 8), chains=32)),
+    "rbm-stack": Case(lambda: RBMStack(8, 1, hidden=(16, 8), chains=32)),
     "canvas": Case(lambda: Fresco(8, 1), columns={}),
     "voxels": Case(lambda: VoxelGAN((4, 8, 8), 1, latent=3, width=8), columns=images(1, 4, 8, 8)),
     "wide": Case(lambda: WideVAE((8, 12), 3, latent=3, width=8), columns=images(3, 8, 12)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from statistics import NormalDist
 
@@ -207,6 +208,24 @@ def test_the_thresholds_of_other_weights_are_refused_and_calibrated_anew(run, no
     (other / "anomalies.json").write_text('{"verb": "anomalies"}')
     with pytest.raises(ReverieError, match=r"anomalies.json is no calibration of reverie, or damaged"):
         rv.anomalies(other, "held-out:0")
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ({"false_alarms": 5.0}, "false_alarms cannot be 5"),
+        ({"normal": {}}, "it lacks normal.data"),
+        ({"thresholds": {"peak": math.nan}}, "thresholds.peak cannot be nan"),
+        ({"seed": "x"}, "seed"),
+    ],
+)
+def test_damaged_thresholds_are_refused_from_the_command_line(run, tmp_path, call, entry, why):
+    shutil.copytree(run, tmp_path / "copy")
+    rv.anomalies(tmp_path / "copy", false_alarms=0.1)
+    file = tmp_path / "copy" / "anomalies.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entry))
+    code, _, err = call("anomalies", "copy", "held-out:0")
+    assert code == 1 and "anomalies.json is no calibration of reverie, or damaged" in err and why in err, err
 
 
 def test_data_is_not_compared_with_itself(run, noisy_bars):

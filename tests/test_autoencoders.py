@@ -258,6 +258,18 @@ def test_series_are_rows_of_any_order_of_axes_and_their_name_is_their_medium(tmp
     assert rv.open_data(torch.from_numpy(x.swapaxes(1, 2)), medium="sequence").fingerprint == series.fingerprint
 
 
+def test_series_are_no_images_and_values_that_are_not_finite_are_named(bars, tmp_path, call):
+    np.savez("series.npz", series=waves() / 100)
+    rv.train("vae", bars, out=tmp_path / "vae", steps=1, batch_size=16, net="dense", hidden=(8,), quiet=True)
+    for words in (("codes", "vae", "--data", "series.npz"), ("search", "vae", "held-out:0", "--data", "series.npz")):
+        code, _, error = call(*words)
+        assert code == 2 and "series.npz holds series, and images are needed" in error, error
+    for name, values in (("images", np.full((20, 8, 8), np.nan)), ("series", np.full((20, 8), np.nan))):
+        np.savez("nan.npz", **{name: values})
+        code, _, error = call("train", "recurrent-autoencoder", "--data", "nan.npz", "--steps", 1)
+        assert code == 1 and "contain values that are not finite" in error, error
+
+
 def test_every_verb_of_a_run_of_series_works_from_the_command_line(call):
     np.savez("series.npz", series=waves())
     code, _, error = call("train", "recurrent-autoencoder", "--data", "series.npz", "--steps", 2)

@@ -18,7 +18,7 @@ from engine_cases import CASES, apart, build, doubles, engine, every_case, state
 from reverie.core import distributed
 
 STEPS = 3  # of each stage
-IN_PARTS = ("cyclegan", "dcgan-ada-hinge", "stylegan2", "rbm", "tokens", "l-bfgs")  # on two ranks also in two parts
+IN_PARTS = ("cyclegan", "dcgan-ada-hinge", "stylegan2", "rbm", "dbn", "tokens", "l-bfgs")  # on two ranks also in parts
 BATCH = 16  # two ranks have two groups of four images each
 
 

@@ -179,9 +179,32 @@ def test_an_index_is_built_once_and_refused_for_another_model_or_other_data(
     with pytest.raises(UsageError, match="no index of reverie"):
         rv.search(run, "held-out:0", n=3, index=tmp_path / "other.npz")
     columns = dict(np.load(file))
-    np.savez(file, **columns | {"codes": columns["codes"][1:]})
-    with pytest.raises(ReverieError, match="is damaged: codes are"):
-        rv.search(run, "held-out:0", n=3, index=file)
+    for codes in (columns["codes"][1:], columns["codes"][:, 1:]):  # of other rows, and of another size
+        np.savez(file, **columns | {"codes": codes})
+        with pytest.raises(ReverieError, match="is damaged: codes are"):
+            rv.search(run, "held-out:0", n=3, index=file)
+
+
+def test_the_command_names_what_is_wrong_with_an_index_and_touches_nothing(run, noisy_bars, tmp_path, call):
+    rv.train("autoencoder", noisy_bars, out=tmp_path / "b", **TINY | {"steps": 2})
+    rv.search(run, "held-out:0", n=3, index=tmp_path / "i.npz")
+    (tmp_path / "notes.npz").write_text("mine")
+    kept = {name: (tmp_path / name).read_bytes() for name in ("i.npz", "notes.npz")}
+    for source, index_file, message in (
+        (tmp_path / "b", "i.npz", "--index i.npz was built by"),
+        (run, "notes.npz", "--index notes.npz is no index of reverie. Nothing was touched. Name another file."),
+        (run, "i.txt", "--index i.txt must end in .npz."),
+        (run, "folder", "--index folder must end in .npz."),
+    ):
+        code, _, err = call("search", source, "held-out:0", "-n", 3, "--index", index_file)
+        assert code == 2 and message in err, err
+    assert all((tmp_path / name).read_bytes() == content for name, content in kept.items())
+
+
+def test_intervals_of_shares_stay_within_0_and_1():
+    entry = retrieval._entry(torch.tensor([1.0] * 30 + [0.9]))
+    assert entry["high"] == 1 and 0.9 < entry["low"] < entry["value"] < 1
+    assert retrieval._entry(torch.tensor([0.0] * 30 + [0.1]))["low"] == 0
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,27 @@ def uninterrupted(case: str) -> tuple[dict[str, Tensor], list[bytes]]:
 @every_case
 @pytest.mark.parametrize("stop", ["in the last stage", "at the end of the first stage", "before the first step"])
 def test_a_resumed_training_is_the_one_that_was_not_interrupted_to_the_bit(case, stop):
-    full, saved = uninterrupted(case)
     step = {"in the last stage": -3, "at the end of the first stage": STEPS, "before the first step": 0}[stop]
+    state, prepared = resumed(case, step)
+    assert not prepared
+    stages = len(engine(case).stages)
+    last = (stages - 1, STEPS * (stages - 1))
+    assert state["engine"]["stage"] == {0: (-1, 0), STEPS: (0, 0), -3: last}[step]
+
+
+@pytest.mark.parametrize("case", ["dbn", "rbm", "stacked-autoencoder"])
+def test_a_resume_in_the_middle_of_any_stage_changes_no_bit(case):
+    """Layers whose chains are at work, and fine-tuning on top of them."""
+    stages = len(engine(case).stages)
+    assert stages == {"dbn": 3, "rbm": 1, "stacked-autoencoder": 3}[case]
+    for stage in range(stages):
+        state, prepared = resumed(case, STEPS * stage + 1)
+        assert state["engine"]["stage"] == (stage, STEPS * stage) and not prepared
+
+
+def resumed(case: str, step: int) -> tuple[dict[str, Any], list[bool]]:
+    """Train on from what was saved before a step, to the same end: what was saved, and which stages began again."""
+    full, saved = uninterrupted(case)
     state = torch.load(io.BytesIO(saved[step]), weights_only=True)
     model = build(case)
     for tensor in (*model.parameters(), *model.buffers()):
@@ -180,10 +199,8 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted_to_the_bit(case,
     for stage in again.stages[: again.stage + 1]:
         stage.prepare = lambda *_: prepared.append(True)
     walk(again, STEPS, range(len(saved))[step])
-    assert apart(full, state_of(again)) == {} and not prepared
-    stages = len(again.stages)
-    last = (stages - 1, STEPS * (stages - 1))
-    assert state["engine"]["stage"] == {0: (-1, 0), STEPS: (0, 0), -3: last}[step]
+    assert apart(full, state_of(again)) == {}
+    return state, prepared
 
 
 # The house

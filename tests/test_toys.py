@@ -116,7 +116,7 @@ def test_an_rbm_s_gradient_with_chains_of_the_model_s_own_distribution_is_that_o
 
 
 def test_an_rbm_s_chains_belong_to_rows_and_all_take_their_turn():
-    trainer = engine("rbm", batch_size=12)
+    trainer = engine("rbm-stack", batch_size=12)
     layer = trainer.model.layers[0]
     trainer.step(0, 0.0)
     start = layer.chain.clone()
@@ -172,7 +172,7 @@ def test_a_code_follows_the_mean_of_its_latents_and_an_unused_one_is_revived_at_
 
 
 def test_a_stack_s_second_layer_leaves_the_first_as_it_is():
-    trainer = engine("rbm", RBMStack(8, 1, hidden=(16, 8), chains=32))
+    trainer = engine("rbm-stack", RBMStack(8, 1, hidden=(16, 8), chains=32))
     trainer.step(0, 0.0)
     first = {name: t.clone() for name, t in trainer.model.layers[0].state_dict().items()}
     trainer.step(1, 0.9)

@@ -28,13 +28,19 @@ class _Weights(TypedDict):
     sha256: str
 
 
+class _Normal(TypedDict):
+    data: str
+    fingerprint: str
+    rows: int
+
+
 class _Record(TypedDict):
     """The content of the file, see ``Calibration``."""
 
     verb: Literal["anomalies"]
     thresholds: dict[str, float]
     false_alarms: float
-    normal: dict[str, Any]
+    normal: _Normal
     seed: int
     weights: _Weights
 
@@ -107,6 +113,8 @@ def _content(path: Path) -> dict[str, Any]:
         content = read_json(path, links=False)
         if fault := fault_of(content, _Record):
             raise ValueError(fault)
+        if not 0 < content["false_alarms"] < 1:
+            raise ValueError(f"false_alarms cannot be {content['false_alarms']:g}")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ReverieError(

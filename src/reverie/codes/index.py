@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,6 +74,12 @@ def check_encodes(model: Model) -> None:
         raise UsageError(f"{name_of(model)} has no codes to compare: {reason}. An autoencoder or a vae has.")
 
 
+def check_index(file: Path | str) -> None:
+    """Raise a UsageError unless an index can have this name."""
+    if Path(file).suffix.lower() != ".npz":
+        raise UsageError(f"{argument('index', str(file))} must end in .npz.")
+
+
 def index_of(
     model: Model, data: Dataset, file: Path | None = None, graph: bool = False, progress: Progress | None = None
 ) -> Index:
@@ -87,8 +94,8 @@ def index_of(
         ReverieError: it is damaged.
     """
     weights = weights_of(model)
-    if file is not None and file.suffix.lower() != ".npz":
-        raise UsageError(f"{argument('index', str(file))} must end in .npz.")
+    if file is not None:
+        check_index(file)
     if graph:
         _faiss()
     if file is None and weights is not None:
@@ -133,9 +140,11 @@ def _columns(file: Path, model: Model, data: Dataset) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             columns = {name: archive[name] for name in ("codes", "graph") if name in archive}
-        codes, rows = columns["codes"], len(data.train) + len(data.held_out)
-        if codes.dtype != np.float32 or codes.ndim != 2 or len(codes) != rows or not np.isfinite(codes).all():
-            raise ValueError(f"codes are {codes.dtype} {codes.shape}, not finite float32 ({rows}, D)")
+        space = card_of(model).space
+        width = (math.prod(space.shape),) if space else ()
+        codes, shape = columns["codes"], (len(data.train) + len(data.held_out), *width)
+        if codes.dtype != np.float32 or codes.shape[: len(shape)] != shape or not np.isfinite(codes).all():
+            raise ValueError(f"codes are {codes.dtype} {codes.shape}, not finite float32 {shape}")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ReverieError(f"{file} is damaged: {error}. Remove it: it is built again.") from error
     return columns

@@ -248,7 +248,7 @@ def _measured(finder: _Finder, dataset: Dataset, n: int) -> dict[str, Any]:
 
 def _entry(values: Tensor) -> dict[str, float]:
     estimate = Estimate.of_mean(values)
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return {"value": estimate.value, "low": max(0.0, estimate.low), "high": min(1.0, estimate.high)}
 
 
 def _class_of(dataset: Dataset, label: int) -> str:

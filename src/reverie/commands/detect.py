@@ -132,13 +132,15 @@ def search(
         json: print {"out", "metric", "codes", "dimensions", "bits", "exact", "recall", "precision", "results",
             "weights"}.
     """
+    from reverie.codes.index import check_index
     from reverie.codes.retrieval import search as nearest
 
     if not images:
         raise UsageError("Name the images to search for: files, held-out:3, or a class of the run's data.")
     path = target(out_, "neighbours.png", overwrite, others=(*images, index))
     if index is not None:
-        target(index, "", False, (".npz",), "index", others=(*images, path))
+        check_index(index)
+        target(index, "", True, (".npz",), "index", others=(*images, path))
     model = load(run)
     with bar(True) as progress:
         result = nearest(model, list(images), data, number, metric, bits, hash, exact, recall, index, seed, progress)

@@ -46,11 +46,14 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
             arrays: dict[str, Any] = {column: archive[key] for column, key in keys.items() if key is not None}
             present = ", ".join(f"{k} {archive[k].shape}" for k in archive.files[:12]) if not arrays else ""
             statistics = {"mu", "sigma"} <= {*archive.files}
-            if keys["x"] == "series":
-                options = replace(options, medium=options.medium or "sequence")
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         what = "it contains pickled objects, which may run code" if "allow_pickle" in str(error) else str(error)
         raise ReverieError(f"{path} cannot be read as .npz: {what}. Save plain arrays with numpy.savez.") from None
+    if keys["x"] == "series":
+        if options.medium not in (None, "sequence"):
+            kind = f"{options.medium}s"
+            raise UsageError(f"{path} holds series, and {kind} are needed. If it holds {kind}, name the array images.")
+        options = replace(options, medium="sequence")
     problems: list[Problem] = []
     cut = None
     if "train" in arrays and "test" in arrays:

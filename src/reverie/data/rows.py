@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,6 +159,8 @@ def _to_uint8(
         return values
     least, most = float(values.min()), float(values.max())
     floats = values.dtype.kind == "f"
+    if math.isnan(least):
+        raise ReverieError(f"{what} contain values that are not finite.")
     spans = [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)] if floats else [(0.0, 255.0), (0.0, 65535.0)]
     if values.dtype.kind == "b":
         spans = [(0.0, 1.0)]
@@ -166,7 +169,7 @@ def _to_uint8(
     if low is not None and high is not None and np.isfinite([least, most]).all():
         span = (low, high)
         clipped = ", clipped to it" if least < low or most > high else ""
-    if span is None:  # also NaN
+    if span is None:
         raise ReverieError(
             f"{what} are {values.dtype} from {least:g} to {most:g}; uint8, or floats in [0, 1], are needed, or the "
             f"values that map to -1 and 1 in the model: {argument('low')}, {argument('high')}."

@@ -52,7 +52,9 @@ def receptive_fields(
         medium_of(spec).to_storage(weights / scale.clamp(min=1e-12), spec),
         spec,
         labels=list(map(str, numbers)),
-        origin=origin("filters", features.network, network=features.name, layer=layer, weights=True, channels=numbers),
+        origin=origin(
+            "filters", features.network, network=features.name, layer=layer, image="weights", channels=numbers
+        ),
         conditions={"channels": numbers, "scale": scale.flatten().tolist()},
     )
 
