@@ -90,11 +90,12 @@ def show(run: RunName, /, json: bool = False) -> None:
         "status": f"{summary['status']}, {summary['steps']} steps in {summary['minutes']:.1f} minutes",
         "scores": ", ".join(f"{name} {value:.4g}" for name, value in summary["scores"].items()) or "none yet",
         "can": ", ".join(result["verbs"]),
+        "reads": result["card"].get("reads", ""),
         "conditions": ", ".join(result["card"].get("conditions", {})) or "none",
         "checkpoints": ", ".join(map(str, result["checkpoints"])) or "none",
         "images": ", ".join(result["images"]) or "none yet",
     }
-    out(*(f"{name:12} {value}" for name, value in lines.items()))
+    out(*(f"{name:12} {value}" for name, value in lines.items() if value))
     if opened.interrupted:
         out(f"Next: reverie resume {quoted(path)}")
 

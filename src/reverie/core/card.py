@@ -110,6 +110,7 @@ class Card:
         restores: tasks of ``reverie.restoration`` that it can solve.
         serves: the purpose of an auxiliary model; THIS stands for the run.
         caution: a warning to print with its samples.
+        reads: how it reads the values of its data; printed when training starts.
         origin: runs that it builds on, by argument.
     Raises:
         UsageError: a field of the wrong type or value; the message names the field.
@@ -127,6 +128,7 @@ class Card:
     restores: tuple[str, ...] = ()
     serves: str = ""
     caution: str = ""
+    reads: str = ""
     origin: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -144,6 +146,7 @@ class Card:
             restores=_names,
             serves=_text,
             caution=_text,
+            reads=_text,
             origin=_texts,
         )
 

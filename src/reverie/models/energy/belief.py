@@ -104,6 +104,7 @@ class BeliefNet(nn.Module):
             latents={"h": Space((self.top.machine.units[1],), "model", "mean", kind="binary")},
             likelihoods=(likelihood,),
             restores=("complete",),
+            reads=self.units.reads,
         )
 
     # Training

@@ -264,6 +264,12 @@ class Units:
     visible: Kind = "binary"
     sigma: Positive = 0.3
 
+    @property
+    def reads(self) -> str:
+        """How grey is read, for the card; "" of Gaussian units."""
+        text = "Binary units read grey as the probability that a pixel is on; Gaussian ones (visible) read its value."
+        return text if self.visible == "binary" else ""
+
     def values(self, image: Tensor) -> Tensor:
         """Images (B, C, H, W) to probabilities of binary units or values of Gaussian ones, (B, V)."""
         x = image.flatten(1)
