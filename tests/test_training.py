@@ -20,6 +20,7 @@ from reverie.core.errors import ReverieError, UsageError
 from reverie.core.precision import pick_device, pick_precision
 from reverie.data.batches import Batches
 from reverie.optim.phase import Phase, Stage
+from reverie.training.callbacks import Callback
 from reverie.training.checkpoint import Checkpoint, load_checkpoint, newest_whole, save_checkpoint, steps_in
 from reverie.training.ema import EMA
 from reverie.training.plan import Plan
@@ -238,14 +239,21 @@ def test_a_disk_that_refuses_ends_training_with_a_sentence_and_costs_no_checkpoi
     train("vae", bars, out=tmp_path / "fits", steps=4, **shared)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = (tmp_path / "fits" / "checkpoints" / "00000004" / "model.safetensors").stat().st_size
+
+    class Fills(Callback):
+        def after(self, step):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
+
+    refusal = pytest.raises(ReverieError, match=r"Cannot write .*larger than .*Kept: ")
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
-        with pytest.raises(ReverieError, match=r"Cannot write .*larger than .*Kept: "):
-            train("vae", bars, out=tmp_path / "full", steps=4, **shared)
+        with refusal:
+            train("vae", bars, out=tmp_path / "full", steps=4, callbacks=[Fills()], **shared)
+        with refusal:
+            train("vae", bars, out=tmp_path / "new", steps=4, **shared)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert steps_in(tmp_path / "full" / "checkpoints") == []
-    assert not list((tmp_path / "full" / "checkpoints").iterdir())
+    assert [path.name for path in (tmp_path / "full" / "checkpoints").iterdir()] == ["00000000"]
+    assert not (tmp_path / "new").exists()
 
 
 def test_training_state_holds_no_pickled_code(bars, tmp_path):

@@ -204,6 +204,24 @@ def test_a_run_that_any_error_ends_says_that_it_failed(tiny, tmp_path):
     assert rv.resume(tmp_path / "run", model=Staged(), data=tiny, quiet=True).info["status"] == "finished"
 
 
+def test_an_error_in_the_first_step_leaves_no_folder_and_no_file_of_others_is_removed(tiny, tmp_path, capsys):
+    class Breaks(rv.callbacks.Callback):
+        def before(self, step):
+            raise ZeroDivisionError
+
+    class Writes(rv.callbacks.Callback):
+        def start(self, loop):
+            (tmp_path / "run" / "notes.txt").write_text("mine")
+
+    options = {"out": tmp_path / "run", "steps": 4, **SMALL | {"quiet": False}}
+    with pytest.raises(ZeroDivisionError):
+        rv.train(Staged(), tiny, callbacks=[Breaks()], **options)
+    assert not list(tmp_path.iterdir()) and "No step was made" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        rv.train(Staged(), tiny, callbacks=[Writes(), Breaks()], **options)
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "notes.txt"]
+
+
 def test_a_model_of_other_shapes_than_the_runs_is_refused(tiny, tmp_path):
     run = rv.train(Staged(), tiny, out=tmp_path / "run", steps=2, **SMALL)
     for call in (lambda m: rv.load(run, model=m), lambda m: rv.resume(run.path, steps=4, model=m, data=tiny)):

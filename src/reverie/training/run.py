@@ -8,6 +8,7 @@ samples.png, reconstructions.png, loss.png, latent-map.png, metrics.json   writt
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import html
 import json
@@ -297,6 +298,18 @@ class Run:
         for leftover in self.checkpoints.glob(".aside-*"):
             if re.fullmatch(r"\.aside-(old-)?\d+-\d+", leftover.name) and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove what a training has written here, and the directory unless something else is in it."""
+        for name in _OURS:
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def forget_after(self, step: int) -> None:
         """Drop log lines after ``step``: a crash lost those steps."""

@@ -184,7 +184,7 @@ def rerun(
         loop = parts.loop_of(run, built, opened, Options(**info["training"]), plan, callbacks, quiet)
         with parts.same_threads(original, loop.say):
             info["machine"] = machine()
-            with parts.created(run):
+            with parts.created(run, loop):
                 return drive(run, loop)
 
 

@@ -264,8 +264,8 @@ def _check_outside(path: Path, source: str) -> None:
 
 
 @contextlib.contextmanager
-def created(run: Run) -> Iterator[None]:
-    """``alone`` in a new run directory, with its run.json.
+def created(run: Run, loop: Loop) -> Iterator[None]:
+    """``alone`` in a new run directory, with its run.json; an error before the end of the first step removes it.
 
     Raises:
         UsageError: it is not free, inside the folder of its data, or another process trains it.
@@ -274,9 +274,15 @@ def created(run: Run) -> Iterator[None]:
         run.check_new()
         _check_outside(run.path, (run.info["data"] or {}).get("source", ""))
     with alone(run.path):
-        if distributed.rank() == 0:
-            Run.create(run.path, run.info)
-        yield
+        try:
+            if distributed.rank() == 0:
+                Run.create(run.path, run.info)
+            yield
+        except Exception:
+            if distributed.rank() == 0 and not loop.step:  # the corrected command takes the same path
+                run.discard()
+                loop.say(f"No step was made: {run.path} is removed.")
+            raise
 
 
 @contextlib.contextmanager

@@ -128,7 +128,7 @@ def train(
         path = Path(distributed.agree(str(out or fresh_path(name.rpartition(":")[2], source))))
         run = Run(path, info)
         loop = parts.loop_of(run, built, data, chosen, plan, callbacks, quiet)
-        with parts.created(run):  # only now that every option has been validated
+        with parts.created(run, loop):  # only now that every option has been validated
             return drive(run, loop)
 
 
@@ -197,6 +197,8 @@ def announce(run: Run, loop: Loop) -> None:
         f"{run.info['model']['name']} ({count / 1e6:.2f} M parameters) on {images}. {length}, "
         f"batch {options.batch_size}, {loop.precision}."
     )
+    if reads := card_of(loop.model).reads:
+        loop.say(reads)
     if isinstance(data, Dataset) and (met := data.report.counts()):
         kinds = ", ".join(f"{count} {kind}" for kind, count in met.items())
         side = "x".join(map(str, data.spec.shape)) if data.spec.medium == "image" else ""
