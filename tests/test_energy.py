@@ -353,9 +353,24 @@ def test_sparsity_lowers_the_use_of_hidden_units(small, bars):
     assert strict.top.usage.tolist() == pytest.approx([0.2] * 8, abs=0.03)
 
 
-def test_fewer_chains_than_rows_are_refused(bars, tmp_path):
+def test_fewer_chains_than_rows_are_refused_before_there_is_a_run(bars, tmp_path):
     with pytest.raises(UsageError, match="chains must be at least the batch size 64"):
         rv.train("rbm", bars, out=tmp_path / "r", steps=1, batch_size=64, chains=8, quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("visible", "announced"), [("binary", True), ("gaussian", False)])
+def test_the_training_and_the_run_say_how_grey_is_read(visible, announced, bars, tmp_path, call):
+    words = ("--data", bars, "--visible", visible, "--hidden", 4, "--batch-size", 8, "--steps", 1, "--out", "r")
+    code, _, error = call("train", "rbm", *words)
+    reading = "read grey as the probability that a pixel is on"
+    assert code == 0 and (reading in error) == announced, error
+    assert (reading in call("show", "r")[1]) == announced
+
+
+def test_a_wrong_option_names_the_system(bars):
+    with pytest.raises(UsageError, match=r"momentum of rbm must be from 0 to 0\.999"):
+        rv.train("rbm", bars, momentum=3.0, steps=1, quiet=True)
 
 
 def test_layers_that_have_been_trained_stay_as_they_are_to_the_bit(bars):

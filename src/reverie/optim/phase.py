@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
+from reverie.core.card import name_of
 from reverie.core.errors import UsageError
 from reverie.core.options import checked, method_parameters
 from reverie.core.verbs import verbs_of
@@ -104,7 +105,7 @@ def stages_of(model: Any, **options: Any) -> list[Stage]:
         UsageError: a model without stages, a stage without phases, phases with duplicate names or named "forward" or
             "update", a field out of its range.
     """
-    kind = type(model).__name__
+    kind = name_of(model)
     if "stages" not in verbs_of(model):
         raise UsageError(f"{kind} cannot be trained: it has no method stages() -> [Stage, ...].")
     parameters = method_parameters(type(model), "stages")

@@ -30,7 +30,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from reverie.core import registry
-from reverie.core.card import config_of
+from reverie.core.card import config_of, name_of
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import check_regular, disk_errors, flush, quoted, read_json, write_json
 from reverie.core.memory import TooLarge, limited
@@ -381,7 +381,7 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> No
         differ = sorted(name for name in expected.keys() | saved.keys() if expected.get(name) != saved.get(name))
         first = differ[0]
         raise UsageError(
-            f"The weights in {where} do not fit this {type(model).__name__}: {len(differ)} tensors differ, first "
+            f"The weights in {where} do not fit this {name_of(model)}: {len(differ)} tensors differ, first "
             f"{first!r} ({saved.get(first, 'missing')} in the run, {expected.get(first, 'missing')} in the model). "
             "Build the model with the arguments of the run, or copy the weights that fit by name and shape: "
             f"{argument('init')}."

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from reverie.core import registry
+from reverie.core.card import name_of
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.files import path_of
 from reverie.core.options import check_names, method_parameters
@@ -102,7 +103,7 @@ def split_options(model: nn.Module, options: dict[str, Any]) -> tuple[dict[str, 
     for name in options:
         if name not in stages and name not in training:
             raise UsageError(
-                f"{type(model).__name__} and its training have no option {name!r}."
+                f"{name_of(model)} and its training have no option {name!r}."
                 f"{suggest(name, [*stages, *training])} Its constructor's arguments were fixed when it was built."
             )
     chosen = {name: value for name, value in options.items() if name in stages}
