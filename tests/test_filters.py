@@ -350,3 +350,24 @@ def test_the_command_lists_layers_draws_filters_and_pages(call, bars, tmp_path):
     assert call("filters", run.path, "--out", "a.png")[0] == 2
     assert call("filters", run.path, "--page", "a.png", "--out", "b.png")[0] == 2
     assert call("filters", run.path, "encoder.out", "--all", "--channel", 1)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "option", [("--steps", 96), ("--size", 16), ("--image", "fourier"), ("--objective", "unit"), ("--seed", 0)]
+)
+def test_options_of_gradient_ascent_are_refused_where_there_is_none(option, call, tmp_path):
+    code, _, error = call("filters", "run", "--weights", *option)
+    assert code == 2 and f"{option[0]} is of gradient ascent: --weights takes none" in error
+    code, _, error = call("filters", "run", *option)
+    assert code == 2 and "Name the layer" in error
+
+
+def test_options_of_gradient_ascent_reach_it(call, bars, tmp_path):
+    run = rv.train("vae", bars, steps=1, width=8, batch_size=16, quiet=True, out=str(tmp_path / "run"))
+    options = {"steps": 2, "size": 16, "image": "pixels", "objective": "unit", "seed": 3}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    code, _, error = call("filters", run.path, "encoder.layers.1", "--channel", 0, *words, "--out", "f.png")
+    assert code == 0, error
+    written = origin_of("f.png")
+    options = options | {"size": [16, 16], "parametrisation": options.pop("image")}
+    assert {name: written[name] for name in options} == options

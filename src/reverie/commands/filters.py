@@ -24,11 +24,11 @@ def filters(
     all: bool = False,
     page: Annotated[str | None, arg(metavar="FILE")] = None,
     weights: bool = False,
-    steps: int = 96,
+    steps: int | None = None,
     size: int | None = None,
-    image: Literal["fourier", "pixels", "phase"] = "fourier",
-    objective: Literal["channel", "unit"] = "channel",
-    seed: int = 0,
+    image: Literal["fourier", "pixels", "phase"] | None = None,
+    objective: Literal["channel", "unit"] | None = None,
+    seed: int | None = None,
     out: str | None = None,
     overwrite: bool = False,
     json: bool = False,
@@ -48,12 +48,12 @@ def filters(
         page: instead, the sheet to write with 8 filters of each of several layers.
         weights: instead, the weights of 100 units of a layer that is linear in the image (the hidden units of an rbm,
             the first layer of a dense autoencoder; by default the first such layer), grey being 0.
-        steps: of gradient ascent.
+        steps: of gradient ascent; by default 96.
         size: side of the images in pixels; by default the run's own, or enough for the layer.
-        image: what is trained: fourier (coefficients, smooth, with natural colours), pixels, or phase (amplitudes as in
-            photographs).
-        objective: channel (the mean activation over the image) or unit (at its centre).
-        seed: of the noise and the transformations.
+        image: what is trained: fourier (coefficients, smooth, with natural colours; the default), pixels, or phase
+            (amplitudes as in photographs).
+        objective: channel (the mean activation over the image; the default) or unit (at its centre).
+        seed: of the noise and the transformations; by default 0.
         out: the sheet to write (.png ...), or X.npz for arrays; by default the first free of filters.png,
             filters-2.png ...
         overwrite: replace a file that reverie did not write.
@@ -70,7 +70,11 @@ def filters(
         )
     if weights and page:
         raise UsageError(f"Take {argument('weights')} or {argument('page')}.")
-    if layer is None and not weights and (channel or all or (out and not page)):
+    ascent = {"steps": steps, "size": size, "image": image, "objective": objective, "seed": seed}
+    options: dict[str, Any] = {name: value for name, value in ascent.items() if value is not None}
+    if weights and options:
+        raise UsageError(f"{argument(next(iter(options)))} is of gradient ascent: {argument('weights')} takes none.")
+    if layer is None and not weights and not page and (channel or all or out or options):
         raise UsageError(f"Name the layer: `reverie filters {network}` lists them.")
     path = target(page or out, "filters.png", overwrite) if layer or page or weights else None
     with bar(True) as progress:
@@ -93,11 +97,12 @@ def filters(
             json, result | {"out": str(path), "layer": layer}, f"weights of {len(fields)} units of {layer}, in {path}"
         )
         return
-    options: dict[str, Any] = {"steps": steps, "size": size, "parametrisation": image, "objective": objective}
+    if image:
+        options["parametrisation"] = options.pop("image")
     stop = None
     try:
         with bar(True) as progress:
-            options |= {"seed": seed, "progress": progress}
+            options["progress"] = progress
             if layer is None:
                 images: Any = dreaming.filter_page(features, **options)
             else:
