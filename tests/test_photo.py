@@ -51,5 +51,8 @@ def test_what_is_no_image_is_named(tmp_path):
     (tmp_path / "text.png").write_text("text")
     with pytest.raises(ReverieError, match="not-an-image"):
         open_photo(tmp_path / "text.png")
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
+    with pytest.raises(ReverieError, match=r"cut.png .*damaged or truncated \(its header cannot be read\)"):
+        open_photo(tmp_path / "cut.png")
     with pytest.raises(UsageError, match="size must be"):
         open_photo(COLOURS, 0)

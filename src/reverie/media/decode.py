@@ -266,8 +266,9 @@ def _open(data: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise Unusable("decompression-bomb", f"skipped: its header claims over {PIXEL_LIMIT:,} pixels") from None
     except Exception as error:
-        if data.startswith(MAGIC):
-            raise Unusable("truncated", f"skipped: damaged or truncated ({_short(error)})") from None
+        if data.startswith(MAGIC):  # Pillow names the buffer of what it cannot identify
+            reason = "its header cannot be read" if isinstance(error, UnidentifiedImageError) else _short(error)
+            raise Unusable("truncated", f"skipped: damaged or truncated ({reason})") from None
         if isinstance(error, UnidentifiedImageError):
             raise Unusable("not-an-image", "skipped: its content is no known image format") from None
         raise Unusable("not-an-image", f"skipped: cannot be read as an image ({_short(error)})") from None
