@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from statistics import NormalDist
@@ -52,6 +53,17 @@ def test_a_perfect_separation_has_an_interval_of_positive_width():
     estimate = detection.auc(np.arange(20.0), np.arange(30.0, 40.0))
     assert estimate.value == 1 and estimate.high == 1 and 0.6 < estimate.low < 0.8
     assert detection.auc(np.arange(30.0, 40.0), np.arange(20.0)).value == 0
+
+
+def test_equal_scores_have_no_interval():
+    for estimate, value in (
+        (detection.auc(np.full(30, 2.0), np.full(10, 2.0)), 0.5),
+        (detection.average_precision(np.full(30, 2.0), np.full(10, 2.0)), 0.25),
+    ):
+        assert estimate.value == value and math.isnan(estimate.low) and math.isnan(estimate.high)
+        assert detection.interval_text(estimate) == f"{value:.3f} [no interval]"
+    nearly = detection.auc(np.full(30, 2.0), np.append(np.full(9, 2.0), 3.0))
+    assert nearly.low < nearly.value < nearly.high
 
 
 def test_average_precision_is_the_sum_of_precision_times_gain_in_recall():
@@ -203,7 +215,12 @@ def test_the_thresholds_of_other_weights_are_refused_and_calibrated_anew(run, no
     code, _, err = call("anomalies", other, "held-out:0")
     assert code == 2 and "calibrated for checkpoint 3" in err and "calibrates anew" in err
     code, out, _ = call("anomalies", other, "--false-alarms", 0.1)
-    assert code == 0 and "reconstruction: threshold" in out
+    normal = rv.anomalies(other, false_alarms=0.1, keep=False).normal
+    rows = len(normal["peak"])
+    above = rows - math.ceil((rows + 1) * 0.9)
+    assert all((values > np.sort(values)[-above - 1]).sum() == above for values in normal.values())
+    lines = re.findall(r"^(\S+): threshold \S+: (\d+) of (\d+) normal images of .*, for a rate .* of 0\.1$", out, re.M)
+    assert code == 0 and lines == [(name, str(above), str(rows)) for name in normal], out
     assert call("anomalies", other, "held-out:0")[0] == 0
     (other / "anomalies.json").write_text('{"verb": "anomalies"}')
     with pytest.raises(ReverieError, match=r"anomalies.json is no calibration of reverie, or damaged"):

@@ -7,9 +7,10 @@ generative models know what they don't know?", ICLR 2019): the area under the cu
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class Anomalies:
     def summary(self) -> dict[str, Any]:
         """For JSON: the verdicts of up to 1,000 images beside the numbers."""
         detection = {
-            name: {key: {"value": e.value, "low": e.low, "high": e.high} for key, e in entry.items()}
+            name: {key: {field: _or_none(x) for field, x in asdict(e).items()} for key, e in entry.items()}
             for name, entry in self.detection.items()
         }
         rows = [
@@ -208,6 +209,11 @@ def anomalies(
 
 def _detection(normal: np.ndarray, anomalous: np.ndarray) -> dict[str, Estimate]:
     return {"auc": auc(normal, anomalous), "average-precision": average_precision(normal, anomalous)}
+
+
+def _or_none(value: float) -> float | None:
+    """For JSON, which has no nan."""
+    return None if math.isnan(value) else value
 
 
 def _files_of(data: Any) -> Any:

@@ -32,17 +32,22 @@ def auc(normal: np.ndarray, anomalous: np.ndarray) -> Estimate:
     """Area under the ROC curve: P(anomaly > normal row) + P(equal) / 2, of scores (N,) and (M,).
 
     The 95 % interval is DeLong's (DeLong, DeLong and Clarke-Pearson, Biometrics 1988). Where all anomalies are above
-    all normal rows, or below, its width would be 0; it is then Wilson's for a share of the smaller of N and M.
+    all normal rows, or below, its width would be 0; it is then Wilson's for a share of the smaller of N and M. Where
+    all scores are equal, or a set has a single row, there is none (nan).
     """
     above, below = _share_below(normal, anomalous), 1 - _share_below(anomalous, normal)
     value = float(above.mean())
     if value in (0.0, 1.0):
         return Estimate.of_share(torch.full((min(len(above), len(below)),), bool(value)))
-    if min(len(above), len(below)) < 2:
+    if min(len(above), len(below)) < 2 or _all_equal(normal, anomalous):
         return Estimate(value, math.nan, math.nan)
     error = math.sqrt(above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below))
     interval = Estimate.of_error(value, error)
     return Estimate(value, max(0.0, interval.low), min(1.0, interval.high))
+
+
+def _all_equal(normal: np.ndarray, anomalous: np.ndarray) -> bool:
+    return bool((normal == normal[0]).all() and (anomalous == normal[0]).all())
 
 
 def _share_below(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -60,8 +65,12 @@ def curves(normal: np.ndarray, anomalous: np.ndarray) -> Curves:
 def average_precision(normal: np.ndarray, anomalous: np.ndarray, seed: int = 0) -> Estimate:
     """Area under the precision-recall curve, as steps: the sum of precision times the gain in recall.
 
-    The 95 % interval is of percentiles of 500 bootstrap samples, drawn from both sets separately.
+    The 95 % interval is of percentiles of 500 bootstrap samples, drawn from both sets separately; where all scores are
+    equal there is none (nan).
     """
+    area = _area(curves(normal, anomalous))
+    if _all_equal(normal, anomalous):
+        return Estimate(area, math.nan, math.nan)
     is_anomaly, last = _ranked(normal, anomalous)
     rng, values = np.random.default_rng(seed), []
     sides = [np.flatnonzero(is_anomaly), np.flatnonzero(~is_anomaly)]
@@ -69,7 +78,13 @@ def average_precision(normal: np.ndarray, anomalous: np.ndarray, seed: int = 0) 
         resampled = [np.bincount(rng.choice(side, len(side)), minlength=len(is_anomaly)) for side in sides]
         values.append(_area(_curves(*(np.cumsum(counts)[last] for counts in resampled))))
     low, high = np.quantile(values, [0.025, 0.975])
-    return Estimate(_area(curves(normal, anomalous)), float(low), float(high))
+    return Estimate(area, float(low), float(high))
+
+
+def interval_text(estimate: Estimate) -> str:
+    """As "0.972 [0.968, 0.976]", or "0.500 [no interval]"."""
+    interval = "no interval" if math.isnan(estimate.low) else f"{estimate.low:.3f}, {estimate.high:.3f}"
+    return f"{estimate.value:.3f} [{interval}]"
 
 
 def _ranked(normal: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image as PILImage
 
-from reverie.codes.detection import curves
+from reverie.codes.detection import curves, interval_text
 from reverie.core.terminal import printable
-from reverie.evaluation.estimate import Estimate
 from reverie.media import montage, plots
 from reverie.media.images import Images
 
@@ -59,9 +58,9 @@ def _curves(result: Anomalies) -> np.ndarray:
         for name, estimates in result.detection.items():
             rates, width = curves(result.normal[name], result.scores[name]), 2.0 if name == result.score else 1.1
             alarms, detected = (np.append(0.0, values) for values in (rates.false_alarms, rates.detected))
-            roc.plot(alarms, detected, linewidth=width, label=f"{name}: {_interval(estimates['auc'])}")
+            roc.plot(alarms, detected, linewidth=width, label=f"{name}: {interval_text(estimates['auc'])}")
             precision = np.append(rates.precision[0], rates.precision)
-            entry = f"{name}: {_interval(estimates['average-precision'])}"
+            entry = f"{name}: {interval_text(estimates['average-precision'])}"
             pr.plot(detected, precision, linewidth=width, label=entry, drawstyle="steps-pre")
         _axes(roc, "ROC: area under the curve", "false alarms", "anomalies detected")
         count, normal = len(result), len(result.normal[result.score])
@@ -76,10 +75,6 @@ def _curves(result: Anomalies) -> np.ndarray:
         histogram.set_title(title, fontsize=10)
     with PILImage.open(buffer) as image:
         return np.asarray(image.convert("RGB"))
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def _axes(axis: Any, title: str, x: str, y: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from reverie.commands.shared import ImageNames, RunName, bar, load, note, out, report, table, target
 from reverie.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from reverie.codes.anomalies import Anomalies
+    from reverie.codes.detector import Score
 
 RunNames = Positional[Annotated[tuple[str, ...], arg(metavar="RUN [RUN ...]")]]
 
@@ -57,6 +61,7 @@ def anomalies(
             "images", "weights"}; of the images at most 1,000.
     """
     from reverie.codes.anomalies import anomalies as scored
+    from reverie.codes.detection import interval_text
 
     path, model = target(out_, "anomalies.png", overwrite, others=images) if images else None, load(run, data)
     source: Any = None if not images else images[0] if len(images) == 1 else list(images)
@@ -67,26 +72,30 @@ def anomalies(
     if json:
         report(True, {"out": path and str(path), **result.summary(), "weights": model.loaded_from})
         return
-    rate, rows = result.calibration.false_alarms, result.calibration.normal
-    level = f"threshold {result.threshold:.4g}: {rate:.3g} of {rows['rows']:,} normal images of {rows['data']} above it"
     if path is None:
-        lines = [f"{name}: threshold {value:.4g}" for name, value in result.calibration.thresholds.items()]
-        out(*lines, f"{rate:.3g} of {rows['rows']:,} normal images of {rows['data']} are above them.")
+        out(*(f"{name}: {_threshold(result, name)}" for name in result.calibration.thresholds))
         return
     if result.detection:
-        cells = [[name, *(_cell(estimate) for estimate in row.values())] for name, row in result.detection.items()]
-        share = len(result) / (len(result) + rows["rows"])
+        cells = [[name, *map(interval_text, row.values())] for name, row in result.detection.items()]
+        share = len(result) / (len(result) + result.calibration.normal["rows"])
         columns = ("score", "AUC (chance: 0.5)", f"average precision (chance: {share:.3f})")
         table(columns, cells, right=columns[1:])
+        if any("no interval" in cell for row in cells for cell in row):
+            note("No interval: all scores are equal, or a side has a single image.")
     elif len(result) <= 64:
         verdicts = zip(result.names, result.scores[result.score], result.verdicts, strict=True)
         cells = [[name, f"{value:.4g}", "anomaly" if is_anomaly else "normal"] for name, value, is_anomaly in verdicts]
         table(("image", result.score, "verdict"), cells, right=(result.score,))
+    level = _threshold(result, result.score)
     out(f"{int(result.verdicts.sum()):,} of {len(result):,} images are anomalies by {result.score} ({level}); {path}")
 
 
-def _cell(estimate: Any) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+def _threshold(result: Anomalies, score: Score) -> str:
+    """A threshold, how many normal images are above it (where they were scored now), and the rate that it is for."""
+    value, normal = result.calibration.thresholds[score], result.calibration.normal
+    images = f"{normal['rows']:,} normal images of {normal['data']}"
+    above = f"{(result.normal[score] > value).sum():,} of {images} above it" if result.normal else f"by {images}"
+    return f"threshold {value:.4g}: {above}, for a rate of false alarms of {result.calibration.false_alarms:.3g}"
 
 
 def search(
