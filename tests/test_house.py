@@ -39,7 +39,7 @@ FILLERS = frozenset(
     ("found", "told", "made", "said", "asked", "given", "one", "place", "shown", "drawn", "wanted", "known", "facts")
     + ("own", "whole", "aside")
 )
-CODE_LINES = 24_745
+CODE_LINES = 24_750
 
 
 def room(path: Path) -> str:

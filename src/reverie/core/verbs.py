@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from reverie.core.batch import Batch
+from reverie.core.cache import Progress
 from reverie.core.noise import Noise
 
 Model = Any  # an nn.Module with some of the verbs below (torch types every attribute of a Module as Tensor | Module)
@@ -162,7 +163,7 @@ class Diagnoses(Protocol):
 
 
 class Normalises(Protocol):
-    def log_partition(self) -> tuple[float, float, float]:
+    def log_partition(self, progress: Progress | None = None) -> tuple[float, float, float]:
         """log Z of an energy, on which all likelihoods depend, in nats, and the ends of its 95 % interval."""
 
 

@@ -34,7 +34,7 @@ def nll(evaluation: Evaluation) -> Iterator[Score]:
         of = {"binary": "of binary images", "density": "a density of continuous values", "tokens": "of tokens"}
         vae = " or ".join(argument("likelihood", name) for name in ("gaussian", "learned"))
         raise Refused(
-            f"Bits per dimension need 8-bit images; this model's likelihood is {of[others[0]]}.",
+            f"Bits per dimension need 8-bit images; this model's likelihood is {of[others[0]]}, in nats.",
             f"Train with a likelihood of 8-bit images (of a vae: {vae}).",
         )
 

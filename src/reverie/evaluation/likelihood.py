@@ -66,6 +66,8 @@ def likelihood(
     methods = affordable(model, most)
     if not methods:
         raise Refused("The model has no likelihood.", "Use distances of its samples: frechet, kernel, prdc.")
+    if "log_partition" in verbs_of(model):
+        call(model, "log_partition", progress)  # minutes of a large model; later calls have it at once
     for method in methods:
         nats = -_log_p(model, split, method, progress)
         entries: dict[str, Any] = {"unit": "nats per image", "of": method.of, "kind": method.kind}

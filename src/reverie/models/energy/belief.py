@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from reverie.core.annotations import Count, Range, Weight
 from reverie.core.batch import Batch
+from reverie.core.cache import Progress
 from reverie.core.card import Card, Likelihood, Output, Space
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise, fold, mix
@@ -355,18 +356,18 @@ class BeliefNet(nn.Module):
             [-machine.free_energy(self._labelled(v, label.expand(len(v)))) for label in labels]
         ).logsumexp(0)
 
-    def log_partition(self) -> tuple[float, float, float]:
+    def log_partition(self, progress: Progress | None = None) -> tuple[float, float, float]:
         """log Z of the top machine and its 95 % interval: exact for few hidden units, else by annealed importance
         sampling. Computed once for these weights.
         """
-        return self._cached("log_partition", self._partition)
+        return self._cached("log_partition", partial(self._partition, progress))
 
-    def _partition(self) -> tuple[float, float, float]:
+    def _partition(self, progress: Progress | None) -> tuple[float, float, float]:
         machine, (chains, steps) = self.top.machine, _ANNEALED
         if machine.enumerable:
             value = float(machine.log_partition().detach())
             return value, value, value
-        return log_mean(machine.anneal(Noise.of_seeds(range(chains), machine.weight.device), steps)[1])
+        return log_mean(machine.anneal(Noise.of_seeds(range(chains), machine.weight.device), steps, progress)[1])
 
     def _cached(self, name: str, compute: Callable[[], Any]) -> Any:
         """A result that is computed once for the top machine's present weights."""

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.annotations import Positive
+from reverie.core.cache import Progress
 from reverie.core.noise import Noise
 
 Kind = Literal["binary", "gaussian"]
@@ -213,7 +214,7 @@ class Machine(nn.Module):
         return torch.stack(parts).logsumexp(0)
 
     @torch.no_grad()
-    def anneal(self, noise: Noise, steps: int = 1000) -> tuple[Tensor, Tensor]:
+    def anneal(self, noise: Noise, steps: int = 1000, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
         """Visible units (chains, V) and logs of importance weights (chains,) float64, a chain for each stream.
 
         Annealed importance sampling (Neal, Statistics and Computing 2001; Salakhutdinov and Murray, ICML 2008): from
@@ -229,6 +230,8 @@ class Machine(nn.Module):
             rung.visible_bias.copy_(torch.lerp(self.base_bias, self.visible_bias, scale))
             rung.weight.copy_(scale * self.weight)
             log_weights += (before - rung.free_energy(v, scale * inputs)).double()
+            if progress:
+                progress(step, steps, "annealing to log Z")
             if step < steps:
                 v = rung.draw_visible(bernoulli((scale * inputs).sigmoid(), noise), noise)
         return v, log_weights
