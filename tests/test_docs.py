@@ -401,7 +401,8 @@ def tiny(words: tuple[str, ...]) -> tuple[str, ...]:
         if verb == "restore" and "--steps" not in rest:
             added = ("--steps", "3", "-n", "2")
     elif verb == "filters":
-        replaced, added = {"--steps": "1"}, () if "--steps" in rest else ("--steps", "1")
+        trains = "--weights" not in rest and len(rest) > 1 and not rest[1].startswith("--")  # images for a layer
+        replaced, added = {"--steps": "1"}, ("--steps", "1") if trains and "--steps" not in rest else ()
     elif verb == "pretrain":
         replaced = {"--labels": "10,20"}
         added = ("--seeds", "2", "--steps", "2")

@@ -198,7 +198,7 @@ def test_an_iterable_needs_a_length(npz) -> None:
         ([IMAGES[0], IMAGES[1][:10]] * 8, "several shapes"),
         (np.zeros((20, 5)), "fits no medium or several"),
         (np.zeros((20, 5, 5, 5)), "medium='volume'"),
-        (np.full((20, 5, 5), np.nan), "floats in"),
+        (np.full((20, 5, 5), np.nan), "values that are not finite"),
         ([*IMAGES[:9], IMAGES[9] / 255.0, *IMAGES[10:]], r"x of row 9 is floats, of row 0 uint8\."),
         (
             [image / (255.0 if row % 2 else 1) for row, image in enumerate(IMAGES)],

@@ -282,7 +282,7 @@ GREY = np.random.default_rng(0).integers(2, 250, (12, 8, 8), np.uint8)
     [
         ({"images": np.zeros((9, 8))}, "shape"),
         ({"images": np.zeros((9, 8, 8, 2), np.uint8)}, "shape"),
-        ({"images": np.full((9, 8, 8), np.nan)}, "floats in"),
+        ({"images": np.full((9, 8, 8), np.nan)}, "values that are not finite"),
         ({"pictures": np.zeros((9, 8, 8), np.uint8)}, "no array with a known name.*pictures"),
         ({"images": np.zeros((9, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "labels have shape"),
         ({"images": np.array([{}], object)}, "pickled"),
