@@ -27,6 +27,7 @@ RANKS = (  # lowest first: a package imports from its own rank and from lower on
         "views",
         "evaluation",
         "codes",
+        "compression",
         "editing",
         "restoration",
         "dreaming",
@@ -39,7 +40,7 @@ FILLERS = frozenset(
     ("found", "told", "made", "said", "asked", "given", "one", "place", "shown", "drawn", "wanted", "known", "facts")
     + ("own", "whole", "aside")
 )
-CODE_LINES = 24_750
+CODE_LINES = 29_000
 
 
 def room(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -147,6 +147,11 @@ class Completes(Protocol):
         """Images (B, C, H, W) with the pixels where ``mask`` (1 or B, 1, H, W) is false drawn anew under the others."""
 
 
+class Factorises(Protocol):
+    def conditionals(self, rows: int, **condition: Any) -> Generator[Any, Tensor, None]:
+        """The exact distribution of the levels of new rows by the chain rule, see ``probability.sequential``."""
+
+
 class HasSources(Protocol):
     def translation_pair(self, batch: Batch, **options: Any) -> tuple[Tensor, Tensor | None]:
         """The source images of a batch for ``translate``, and the target images if the data has them."""
@@ -191,6 +196,7 @@ VERBS: dict[str, type] = {
     "stages": Trains,
     "corrupt": Corrupts,
     "complete": Completes,
+    "conditionals": Factorises,
     "translation_pair": HasSources,
     "domains": HasDomains,
     "diagnostics": Diagnoses,

@@ -1,0 +1,96 @@
+"""A transformer over a sequence of vectors, causal or not, with a cache of keys and values.
+
+Vaswani et al., "Attention is all you need", NeurIPS 2017, arXiv:1706.03762; normalisation before each layer: Xiong et
+al., arXiv:2002.04745; normalised queries and keys: Henry et al., arXiv:2010.04245.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Cache:
+    """Keys and values of the positions so far, for sequences of at most ``length`` positions."""
+
+    def __init__(self, length: int):
+        self.length, self.filled = length, 0
+        self._blocks: list[tuple[Tensor, Tensor]] = []
+
+    def extend(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add keys and values (B, heads, n, d) of a block; returns those of all positions so far."""
+        if block == len(self._blocks):
+            shape = (*k.shape[:2], self.length, k.shape[3])
+            self._blocks.append((k.new_empty(shape), v.new_empty(shape)))
+        end = self.filled + k.shape[2]
+        for buffer, new in zip(self._blocks[block], (k, v), strict=True):
+            buffer[:, :, self.filled : end] = new
+        keys, values = self._blocks[block]
+        return keys[:, :, :end], values[:, :, :end]
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, heads: int, depth: int, causal: bool):
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.q_norm, self.k_norm = nn.LayerNorm(width // heads), nn.LayerNorm(width // heads)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        last_of_mlp = nn.Linear(4 * width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), last_of_mlp)
+        for last in (self.out, last_of_mlp):
+            nn.init.normal_(last.weight, std=0.02 * (2 * depth) ** -0.5)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache: Cache | None = None, index: int = 0) -> Tensor:
+        x = x + self.attention(self.norm1(x), mask, cache, index)
+        return x + self.mlp(self.norm2(x))
+
+    def attention(self, x: Tensor, mask: Tensor | None, cache: Cache | None, index: int) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, n, d) each
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        earlier = cache.filled if cache else 0
+        if cache:
+            k, v = cache.extend(index, k, v)
+        causal, new = self.causal and x.shape[1] > 1, x.shape[1]
+        if causal and (earlier or mask is not None):
+            allowed = torch.ones(new, k.shape[2], dtype=torch.bool, device=x.device).tril(earlier)
+            mask, causal = allowed if mask is None else allowed & mask, False
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+class Transformer(nn.Module):
+    """(B, N, width) to (B, N, width); positions are the caller's to embed.
+
+    Args:
+        width: channels of the sequence.
+        depth: blocks.
+        heads: of attention; they divide the width.
+        causal: whether position i sees only positions up to i.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, causal: bool = True):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"The {heads} heads must divide the width, {width}.")
+        self.blocks = nn.ModuleList(Block(width, heads, depth, causal) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Run all blocks.
+
+        Args:
+            x: (B, n, width): the whole sequence, or with a cache the positions that follow those in it.
+            mask: bool, true where a position may be seen, of a shape that broadcasts to (B, 1, n, all positions).
+            cache: of the earlier positions; x is added to it.
+        """
+        for index, block in enumerate(self.blocks):
+            x = block(x, mask, cache, index)
+        if cache:
+            cache.filled += x.shape[1]
+        return self.norm(x)

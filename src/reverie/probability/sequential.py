@@ -1,0 +1,80 @@
+"""Distributions of discrete values by the chain rule: group after group, each given all before.
+
+A model states its conditionals as a generator: it yields a ``Step``, the probabilities of the next values, and receives
+the values themselves. Whoever drives it decides what they are: drawn (``sampled``), partly fixed in advance
+(completion), or read from a file. So sampling, completion and compression share one implementation of a model's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """The distribution of the next values, independent of one another given all earlier ones.
+
+    Attributes:
+        index: (n,) int64, their places among the D values of a row, the same in all rows.
+        probs: (B, n, K) probabilities of the K levels; weights that do not sum to 1 are relative.
+    """
+
+    index: Tensor
+    probs: Tensor
+
+
+Conditionals = Generator[Step, Tensor, None]  # yields steps, receives levels (B, n) int64
+
+
+def driven(conditionals: Conditionals, choose: Callable[[Step], Tensor]) -> Iterator[tuple[Step, Tensor]]:
+    """Each step with the levels (B, n) that ``choose`` gives it, which the next step is conditioned on."""
+    step = next(conditionals, None)
+    while step is not None:
+        levels = choose(step)
+        yield step, levels
+        try:
+            step = conditionals.send(levels)
+        except StopIteration:
+            step = None
+
+
+def quantile(probs: Tensor, u: Tensor) -> Tensor:
+    """The level (...) at which the cumulative distribution of probs (..., K) exceeds u (...) in [0, 1)."""
+    cumulative = probs.double().cumsum(-1)
+    reached = cumulative <= u.double()[..., None] * cumulative[..., -1:]
+    return reached.sum(-1).clamp_(max=probs.shape[-1] - 1)
+
+
+def sampled(
+    conditionals: Conditionals, u: Tensor, levels: Tensor | None = None, fixed: Tensor | None = None
+) -> Iterator[Tensor]:
+    """The levels (B, D) int64 after each step; those to come are -1.
+
+    Args:
+        u: (B, D) uniform on [0, 1): a value's number is the same whatever the order or the grouping.
+        levels, fixed: (B, D) levels, and bool, where they are taken instead of drawn ones.
+    """
+    state = torch.full(u.shape, -1, dtype=torch.int64, device=u.device)
+
+    def choose(step: Step) -> Tensor:
+        values = quantile(step.probs, u[:, step.index])
+        if levels is not None and fixed is not None:
+            values = torch.where(fixed[:, step.index], levels[:, step.index], values)
+        return values
+
+    for step, values in driven(conditionals, choose):
+        state[:, step.index] = values
+        yield state
+
+
+def log_prob(conditionals: Conditionals, levels: Tensor) -> Tensor:
+    """log p of levels (B, D), step by step: nats (B,) float64."""
+    total = torch.zeros(len(levels), dtype=torch.float64, device=levels.device)
+    for step, values in driven(conditionals, lambda step: levels[:, step.index]):
+        probs = step.probs.double()
+        total += (probs.gather(-1, values[..., None])[..., 0] / probs.sum(-1)).log().sum(1)
+    return total
