@@ -13,7 +13,7 @@ def __getattr__(name: str) -> Any:
     from reverie.core.verbs import Model
     from reverie.data.types import Dataset
 
-    names = {re.sub(r"\W", "_", entry): entry for entry in registry.names()}
+    names = {_identifier(entry): entry for entry in registry.names()}
     if name not in names:
         raise AttributeError(f"module 'reverie.models' has no model {name!r}. Models: {', '.join(names)}.")
     model = names[name]
@@ -34,4 +34,9 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     from reverie.core import registry
 
-    return [name.replace("-", "_") for name in registry.names() if ":" not in name]
+    return [_identifier(name) for name in registry.names() if ":" not in name]
+
+
+def _identifier(name: str) -> str:
+    """A model's name in Python: "pixelcnn++" is pixelcnn_pp."""
+    return re.sub(r"\W", "_", name.replace("++", "_pp"))

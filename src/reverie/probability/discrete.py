@@ -49,9 +49,9 @@ def levels_of(x: Tensor, levels: int, rng: Noise | None = None) -> Tensor:
     return share.mul(levels - 1).round().long()
 
 
-def values_of(levels: Tensor, count: int) -> Tensor:
-    """Evenly spaced values in [-1, 1], float32, of levels 0 ... count - 1."""
-    return levels.float().mul(2 / (count - 1)).sub(1)
+def values_of(levels: Tensor, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Evenly spaced values in [-1, 1] of levels 0 ... count - 1."""
+    return levels.to(dtype).mul(2 / (count - 1)).sub(1)
 
 
 class Categorical(nn.Module):
