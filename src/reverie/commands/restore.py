@@ -32,9 +32,9 @@ def restore(
     """Restore degraded images: the observation, below it each restoration, below that the truth where it is known.
 
     Args:
-        run: a run directory of a diffusion model of images, of a denoising-autoencoder, rbm or dbn, or a checkpoint
-            inside one.
-        task: denoise, inpaint, super-resolution or colorize; of an rbm or dbn complete.
+        run: a run directory of a diffusion, energy or autoregressive model of images or of a denoising-autoencoder, or
+            a checkpoint inside one.
+        task: denoise, inpaint, super-resolution or colorize; complete of an energy or autoregressive model.
         images: image files, held-out:N or other references; none means the first held-out images.
         mask: of inpaint and complete, what is missing: left-half, right-half, top-half, bottom-half, center,
             random:0.5, or an image file (white is missing); center by default.

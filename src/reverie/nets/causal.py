@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -208,27 +207,28 @@ class Stream(nn.Module):
         level: int,
         number: int,
         x: Tensor,
-        given_by: Callable[[int, int], tuple[Tensor | None, Tensor | None]],
+        inputs: Callable[[int, int], tuple[Tensor | None, Tensor | None]],
         cache: Cache | None,
         outputs: dict[int, Tensor],
     ) -> tuple[Tensor, int]:
         """The level's output and the number of the next block, of the level's input and that of its first."""
         width, skips = -(-cache.width // 2**level) if cache else 0, []
-        for block in self.down[level]:  # type: ignore[union-attr]
-            aside, embedding = given_by(number, level)
+        down: Any = self.down[level]
+        for block in down:
+            aside, embedding = inputs(number, level)
             x = outputs[number] = block(x, aside, None, embedding, cache, width)
             skips.append(x)
             number += 1
         if level == len(self.up):
             return x, number
         low = self.shrink[level](x, cache, width)
-        inner = len(self.down[0]) * (2 * (len(self.up) - level) - 1)  # type: ignore[arg-type]
         if low is not None:
-            low, _ = self._level(level + 1, number, low, given_by, cache, outputs)
+            low, _ = self._level(level + 1, number, low, inputs, cache, outputs)
         x = x + self.grow[level](low, x, cache, width)
-        number += inner
-        for block in self.up[level]:  # type: ignore[union-attr]
-            aside, embedding = given_by(number, level)
+        number += len(down) * (2 * (len(self.up) - level) - 1)
+        up: Any = self.up[level]
+        for block in up:
+            aside, embedding = inputs(number, level)
             x = outputs[number] = block(x, aside, skips.pop(), embedding, cache, width)
             number += 1
         return x, number

@@ -16,6 +16,7 @@ from reverie.diffusion.samplers import Denoise, ddim
 from reverie.inference.rows import evaluating
 from reverie.restoration.operators import Operator
 
+ABLE = "a denoising-autoencoder, energy, autoregressive and diffusion models of images"  # to restore something
 _ETA = 0.85  # fresh noise of each step, as a share of the ancestral sampler's (Wang et al., section 4)
 _LAST = 2e-3  # sigma / alpha of the last step
 
@@ -40,13 +41,13 @@ def restore(
         observation: A x + noise of standard deviation ``noise_std``, on images that span 2.
         operator: A.
         noise: a stream a row.
-        steps: of the sampler, or sweeps of an energy model's Markov chain, which holds the known pixels fixed.
+        steps: of the sampler, or sweeps of an energy model's Markov chain. An autoregressive model draws once.
         cond: label or text of each row.
     Raises:
         UsageError: a model that restores nothing.
     """
     if not card_of(model).restores:
-        raise UsageError(f"{name_of(model)} restores nothing: a denoising-autoencoder, energy models and diffusion do.")
+        raise UsageError(f"{name_of(model)} restores nothing: {ABLE} do.")
     with evaluating(model):
         if "complete" in verbs_of(model):
             return call(model, "complete", observation, operator.mask, noise, steps, **cond)

@@ -26,6 +26,7 @@ from reverie.inference.rows import device_of, in_chunks
 from reverie.media import medium_of
 from reverie.media.images import Images, Sheet
 from reverie.restoration import operators
+from reverie.restoration.solvers import ABLE
 from reverie.restoration.solvers import restore as solve
 from reverie.training.progress import shows_progress
 
@@ -56,7 +57,7 @@ def restore(
     Args:
         model: a loaded model, or a run, whose card has the task.
         images: references, see ``rv.reconstruct``; by default the first held-out images.
-        task: "denoise", "inpaint", "complete" (by an energy model), "super-resolution" or "colorize".
+        task: "denoise", "inpaint", "complete" (by an energy or autoregressive model), "super-resolution" or "colorize".
         mask: of inpainting and completion, what is missing: "left-half", "right-half", "top-half", "bottom-half",
             "center", "random:0.5", an image file (white is missing) or a bool array (H, W); "center" by default.
         scale: of super-resolution: pixels of a side that one pixel of the observation stands for; 2 by default.
@@ -77,7 +78,7 @@ def restore(
     model = model_of(model)
     card, spec, device = card_of(model), spec_of(model), device_of(model)
     if task not in card.restores:
-        able = listed(card.restores) or "nothing; a denoising-autoencoder, energy and diffusion models of images do"
+        able = listed(card.restores) or f"nothing; {ABLE} do"
         close = suggest(task, list(card.restores))
         raise UsageError(f"{name_of(model)} does not restore by {task!r}.{close} It can restore: {able}.")
     samples, steps = integer(argument("samples"), samples, 1, 1000), integer(argument("steps"), steps, 1, 10_000)
