@@ -65,6 +65,8 @@ VARIANTS = {
     "dit": [{"conditional": "label"}],
     "rbm": [{"visible": "gaussian", "conditional": "label"}, {"negative": "cd", "k": 2}],
     "dbn": [{"conditional": "label", "hidden": (9, 8, 7), "wake_sleep": 0.0}],
+    "pixelcnn": [{"likelihood": "bernoulli", "conditional": "label"}],
+    "pixelcnn++": [{"conditional": "label", "dropout": 0.1}],
     "gan": [{"conditional": "label", "packing": 2}],
     "dcgan": [
         {"loss": "wasserstein"},
