@@ -78,21 +78,24 @@ class Shifted(nn.Module):
             return self.conv(F.pad(x, self.padding))
         piece = cache.of(self, lambda: self._start(x, width))
         (rows, columns), (left, *_), at, new = self.kernel, self.padding, piece.column, x.shape[3]
-        piece.buffer[:, :, -1, left + at : left + at + new] = x[:, :, 0]
+        piece.buffer[:, -1, left + at : left + at + new] = x[:, :, 0].mT
         due = piece.row % self.stride == 0 and (new > 1 or at % self.stride == 0)
-        y = self._output(piece, piece.buffer[:, :, :, at : at + new + columns - 1]) if due else None
+        y = self._output(piece, piece.buffer[:, :, at : at + new + columns - 1]) if due else None
         if piece.advance(new) and rows > 1:
-            piece.buffer[:, :, :-1] = piece.buffer[:, :, 1:].clone()
+            piece.buffer[:, :-1] = piece.buffer[:, 1:].clone()
         return y
 
     def _start(self, x: Tensor, width: int) -> Piece:
-        (rows, columns), weight = self.kernel, self.conv.weight.flatten(1)
-        return Piece(width, x.new_zeros(len(x), x.shape[1], rows, width + columns - 1), weight)
+        rows, columns = self.kernel
+        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)  # of a window with its channels last
+        return Piece(width, x.new_zeros(len(x), rows, width + columns - 1, x.shape[1]), weight)
 
     def _output(self, piece: Piece, window: Tensor) -> Tensor:
-        if window.shape[3] == self.kernel[1]:
+        """(B, rows, n, C) to (B, outputs, 1, n): a matrix product, of which convolutions in float64 make less."""
+        if window.shape[2] == self.kernel[1]:
             return F.linear(window.flatten(1), piece.weight, self.conv.bias)[:, :, None, None]
-        return F.conv2d(window, self.conv.weight, self.conv.bias, (1, self.stride))
+        windows = window.unfold(2, self.kernel[1], self.stride).permute(0, 2, 1, 4, 3).flatten(2)
+        return F.linear(windows, piece.weight, self.conv.bias).mT[:, :, None]
 
 
 class Pointwise(nn.Module):
@@ -103,9 +106,12 @@ class Pointwise(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2:] != (1, 1):
+        if x.shape[2] > 1:
             return self.conv(x)
-        return F.linear(x.flatten(1), self.conv.weight.flatten(1), self.conv.bias)[:, :, None, None]
+        weight, bias = self.conv.weight.flatten(1), self.conv.bias
+        if x.shape[3] == 1:
+            return F.linear(x.flatten(1), weight, bias)[:, :, None, None]
+        return F.linear(x[:, :, 0].mT, weight, bias).mT[:, :, None]
 
 
 class Doubled(nn.Module):

@@ -63,19 +63,13 @@ class LogisticMixture(nn.Module):
         """Probabilities (B, n, levels) of each channel in turn, of parameters (B, outputs, n)."""
         weights, means, log_scales, slopes = self._parts(precise(params))
         log_weights, x = weights.log_softmax(1), means.new_zeros(len(means), self.channels, means.shape[3])
-        edges = torch.arange(self.levels - 1, dtype=means.dtype, device=means.device).mul(2).add(1) / (self.levels - 1)
+        edges = values_of(torch.arange(self.levels + 1, device=means.device), self.levels, means.dtype)
+        edges = edges - 1 / (self.levels - 1)
+        edges[0], edges[-1] = -math.inf, math.inf
         for channel in range(self.channels):
             mean, log_scale = self._mean(channel, means, slopes, x), log_scales[:, channel]
-            z = (edges - 1 - mean[..., None]) * (-log_scale).exp()[..., None]  # (B, K, n, levels - 1)
-            below, above = F.pad(torch.sigmoid(z), (0, 1), value=1.0), F.pad(torch.sigmoid(-z), (1, 0), value=1.0)
-            upper = F.pad(z, (1, 0), value=-math.inf) > 0  # the difference in the tail that is near 0
-            bins = torch.where(
-                upper,
-                above - F.pad(above[..., 1:], (0, 1)),
-                below - F.pad(below[..., :-1], (1, 0)),
-            )
-            share = (log_weights - log_weights.logsumexp(1, keepdim=True)).exp()
-            level = yield torch.einsum("bkn,bknl->bnl", share, bins)
+            bins = _bins((edges - mean[..., None]) * (-log_scale).exp()[..., None])
+            level = yield torch.einsum("bkn,bknl->bnl", log_weights.softmax(1), bins)
             x[:, channel] = values_of(level, self.levels, x.dtype)
             log_weights = log_weights + self._log_bin(x[:, channel, None], level[:, None], mean, log_scale)
 
@@ -102,3 +96,12 @@ class LogisticMixture(nn.Module):
         # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b))
         between = torch.log(-torch.expm1(-2 * half * per_scale)).masked_fill(first | last, 0.0)
         return F.logsigmoid(high) + F.logsigmoid(-low) + between
+
+
+def _bins(z: Tensor) -> Tensor:
+    """The mass of the standard logistic distribution between edges (..., levels + 1), exact in both tails."""
+    upper = z > 0
+    tail = z.abs().neg_().sigmoid_()
+    signed = torch.where(upper, -tail, tail)  # the distribution function, less 1 where it is near 1
+    middle = upper[..., 1:] ^ upper[..., :-1]
+    return (signed[..., 1:] - signed[..., :-1]).add_(middle).clamp_(min=0)

@@ -59,7 +59,7 @@ def pixelcnn_pp(
     classes: Classes = 0,
     likelihood: Literal["mixture", "categorical", "bernoulli"] = "mixture",
     components: Count = 10,
-    widths: Annotated[tuple[int, ...], Range(1)] = (48, 96, 128),
+    widths: Annotated[tuple[int, ...], Range(1)] = (32, 64, 96),
     depth: Count = 2,
     dropout: Annotated[float, Range(0, 0.9)] = 0.0,
     reach: Count = 4,
