@@ -333,7 +333,7 @@ class World:
             textbook = ["train", "ddpm-textbook", "--data", "cifar10", "--out", "runs/textbook"]
             self.call(tiny(tuple(textbook)) + ("--out", "runs/textbook"))
             self.call(("export", "runs/textbook", "ddpm-cifar10-32"))
-        for name in dict.fromkeys(re.findall(r"\bruns/[\w-]+", text)):
+        for name in dict.fromkeys(re.findall(r"\bruns/[\w+-]+", text)):
             if name not in (except_for, "runs/imported") and not Path(name).exists():
                 assert name in self.sources, f"no documented command makes {name}"
                 self.run(self.sources[name])
@@ -359,6 +359,8 @@ def run_of(words: tuple[str, ...]) -> str | None:
 NARROW = {
     "rbm": ("--hidden", "8"),
     "dbn": ("--hidden", "8", "6"),
+    "pixelcnn": ("--width", "8", "--depth", "1"),
+    "pixelcnn++": ("--widths", "4", "6", "--depth", "1"),
     "dit": ("--width", "64", "--depth", "1"),
     "ddpm-textbook": ("--widths", "8", "8", "8", "--norm-groups", "4"),
     "latent-diffusion": ("--width", "8", "--codec-width", "8"),

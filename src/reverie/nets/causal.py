@@ -146,7 +146,7 @@ class Block(Protocol):
     def __call__(
         self,
         x: Tensor,
-        aside: Tensor | None,
+        across: Tensor | None,
         skip: Tensor | None,
         embedding: Tensor | None,
         cache: Cache | None,
@@ -155,7 +155,7 @@ class Block(Protocol):
         """(B, C, H, W) to the same shape.
 
         Args:
-            aside: of the other stream, at the same places.
+            across: of the other stream, at the same places.
             skip: of this stream, from the block's mirror image on the way down.
             embedding: (B, E) of the condition.
             cache, width: see ``Shifted``.
@@ -191,7 +191,7 @@ class Stream(nn.Module):
     def forward(
         self,
         x: Tensor,
-        aside: Callable[[int, int], Tensor | None],
+        across: Callable[[int, int], Tensor | None],
         embedding: Tensor | None = None,
         cache: Cache | None = None,
         outputs: dict[int, Tensor] | None = None,
@@ -200,12 +200,12 @@ class Stream(nn.Module):
 
         Args:
             x: (B, C, H, W), or with a cache the next columns.
-            aside: (block, level) to what the block gets of the other stream.
+            across: (block, level) to what the block gets of the other stream.
             embedding: of the condition.
             outputs: to update.
         """
         outputs = {} if outputs is None else outputs
-        self._level(0, 0, x, lambda *place: (aside(*place), embedding), cache, outputs)
+        self._level(0, 0, x, lambda *at: (across(*at), embedding), cache, outputs)
         return outputs
 
     def _level(
@@ -221,8 +221,8 @@ class Stream(nn.Module):
         width, skips = -(-cache.width // 2**level) if cache else 0, []
         down: Any = self.down[level]
         for block in down:
-            aside, embedding = inputs(number, level)
-            x = outputs[number] = block(x, aside, None, embedding, cache, width)
+            across, embedding = inputs(number, level)
+            x = outputs[number] = block(x, across, None, embedding, cache, width)
             skips.append(x)
             number += 1
         if level == len(self.up):
@@ -234,8 +234,8 @@ class Stream(nn.Module):
         number += len(down) * (2 * (len(self.up) - level) - 1)
         up: Any = self.up[level]
         for block in up:
-            aside, embedding = inputs(number, level)
-            x = outputs[number] = block(x, aside, skips.pop(), embedding, cache, width)
+            across, embedding = inputs(number, level)
+            x = outputs[number] = block(x, across, skips.pop(), embedding, cache, width)
             number += 1
         return x, number
 

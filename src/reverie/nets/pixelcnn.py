@@ -27,27 +27,27 @@ class Gated(nn.Module):
 
     Args:
         kernel, centred: see ``Shifted``.
-        aside: channels from the other stream, 0 for none.
+        across: channels from the other stream, 0 for none.
     """
 
-    def __init__(self, width: int, kernel: tuple[int, int], centred: bool, aside: int, embedding: int):
+    def __init__(self, width: int, kernel: tuple[int, int], centred: bool, across: int, embedding: int):
         super().__init__()
         self.conv = Shifted(width, 2 * width, kernel, centred)
-        self.aside = Pointwise(aside, 2 * width, bias=False) if aside else None
+        self.across = Pointwise(across, 2 * width, bias=False) if across else None
         self.condition = nn.Linear(embedding, 2 * width, bias=False) if embedding else None
         self.out = Pointwise(width, width)
 
     def forward(
         self,
         x: Tensor,
-        aside: Tensor | None,
+        across: Tensor | None,
         skip: Tensor | None,
         embedding: Tensor | None,
         cache: Cache | None,
         width: int,
     ) -> Tensor:
         """See ``causal.Block``."""
-        a, b = _with(self.conv(x, cache, width), self.aside, aside, self.condition, embedding).chunk(2, 1)
+        a, b = _with(self.conv(x, cache, width), self.across, across, self.condition, embedding).chunk(2, 1)
         return x + self.out(torch.tanh(a) * torch.sigmoid(b))
 
 
@@ -56,7 +56,7 @@ class Residual(nn.Module):
 
     Args:
         kernel, centred: see ``Shifted``.
-        aside: channels from the other stream, 0 for none.
+        across: channels from the other stream, 0 for none.
         skip: whether there is a shortcut from the way down.
         dropout: probability.
     """
@@ -66,14 +66,14 @@ class Residual(nn.Module):
         width: int,
         kernel: tuple[int, int],
         centred: bool,
-        aside: int,
+        across: int,
         embedding: int,
         skip: bool = False,
         dropout: float = 0.0,
     ):
         super().__init__()
         self.conv = Shifted(width, width, kernel, centred)
-        self.aside = Pointwise(aside, width, bias=False) if aside else None
+        self.across = Pointwise(across, width, bias=False) if across else None
         self.skip = Pointwise(width, width, bias=False) if skip else None
         self.condition = nn.Linear(embedding, width, bias=False) if embedding else None
         self.dropout = Dropout(dropout)
@@ -84,14 +84,14 @@ class Residual(nn.Module):
     def forward(
         self,
         x: Tensor,
-        aside: Tensor | None,
+        across: Tensor | None,
         skip: Tensor | None,
         embedding: Tensor | None,
         cache: Cache | None,
         width: int,
     ) -> Tensor:
         """See ``causal.Block``."""
-        h = _with(self.conv(F.elu(x), cache, width), self.aside, aside, self.condition, embedding)
+        h = _with(self.conv(F.elu(x), cache, width), self.across, across, self.condition, embedding)
         if self.skip is not None and skip is not None:
             h = h + self.skip(skip)
         a, b = self.out(self.dropout(F.elu(h))).chunk(2, 1)
@@ -99,11 +99,11 @@ class Residual(nn.Module):
 
 
 def _with(
-    h: Tensor, other: nn.Module | None, aside: Tensor | None, condition: nn.Module | None, embedding: Tensor | None
+    h: Tensor, other: nn.Module | None, across: Tensor | None, condition: nn.Module | None, embedding: Tensor | None
 ) -> Tensor:
     """h plus maps of the other stream and of the condition."""
-    if other is not None and aside is not None:
-        h = h + other(aside)
+    if other is not None and across is not None:
+        h = h + other(across)
     if condition is not None and embedding is not None:
         h = h + condition(embedding)[:, :, None, None].to(h.dtype)
     return h
@@ -116,7 +116,7 @@ class PixelCNN(nn.Module):
         shape: (H, W).
         channels: C.
         outputs: P.
-        vertical, horizontal: (width, aside, embedding, skip) to a block of the stream.
+        vertical, horizontal: (width, across, embedding, skip) to a block of the stream.
         widths: channels at each level; every further one has half the sides.
         depth: blocks of a level on the way down, and, but for the innermost, on the way up.
         reach: rows and columns to each side that the first layer sees.

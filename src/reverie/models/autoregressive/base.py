@@ -28,6 +28,7 @@ from reverie.probability.likelihoods import bits_per_dim
 from reverie.probability.sequential import Conditionals, Step, sampled
 
 READS = "Binary pixels: grey is read as the probability of white, and drawn anew in every step."
+_PASSES = 10  # of the network that take the time of a sample: one of arithmetic, in float64 and in small pieces
 Places = Generator[tuple[Tensor, Tensor], Tensor, None]
 
 
@@ -77,6 +78,7 @@ class Autoregressive(nn.Module):
             conditions=conditions,
             columns=conditions.keys(),
             likelihoods=(Likelihood("log_prob", "exact", of),),
+            evaluations=_PASSES,
             networks=("net",),
             restores=("complete",),
             reads=READS if of == "binary" else "",
@@ -182,12 +184,12 @@ class Autoregressive(nn.Module):
     def _frames(self, noise: Noise, levels: Tensor | None, fixed: Tensor | None, **options: Any) -> Iterator[Frame]:
         shape = (self.output.channels, *self.output.shape)
         values = self.output.channels * self.output.shape[0] * self.output.shape[1]
-        per_row, done, shown = values // self.output.shape[0], 0, 0
+        per_row, emitted = values // self.output.shape[0], 0
         for state in sampled(self.conditionals(len(noise), **options), noise.uniform(values), levels, fixed):
             done = int((state[0] >= 0).sum())
-            if done == values or done >= shown + per_row:
-                shown, drawn = done, state.clone()
-                yield Frame(done / values, {"levels": drawn}, partial(self._render, drawn.unflatten(1, shape)))
+            if done == values or done >= emitted + per_row:
+                emitted, so_far = done, state.clone()
+                yield Frame(done / values, {"levels": so_far}, partial(self._render, so_far.unflatten(1, shape)))
 
     def _render(self, levels: Tensor) -> dict[str, Tensor]:
         return {"image": torch.where(levels < 0, 0.0, self.distribution.values(levels))}

@@ -47,8 +47,8 @@ def pixelcnn(
         raise UsageError(f"{argument('kernel', kernel)} has no middle: try {argument('kernel', kernel + 1)}.")
     half = (kernel + 1) // 2
 
-    def block(up: bool, w: int, aside: int, embedding: int, skip: bool) -> nn.Module:
-        return Gated(w, (half, kernel) if up else (1, half), up, aside, embedding)
+    def block(up: bool, w: int, across: int, embedding: int, skip: bool) -> nn.Module:
+        return Gated(w, (half, kernel) if up else (1, half), up, across, embedding)
 
     return _model(shape, channels, classes, conditional, likelihood, 0, block, (width,), depth, reach)
 
@@ -83,8 +83,8 @@ def pixelcnn_pp(
     if not widths:
         raise UsageError(f"{argument('widths')} needs at least one level's channels.")
 
-    def block(up: bool, w: int, aside: int, embedding: int, skip: bool) -> nn.Module:
-        return Residual(w, (2, 3) if up else (2, 2), up, aside, embedding, skip, dropout)
+    def block(up: bool, w: int, across: int, embedding: int, skip: bool) -> nn.Module:
+        return Residual(w, (2, 3) if up else (2, 2), up, across, embedding, skip, dropout)
 
     return _model(shape, channels, classes, conditional, likelihood, components, block, widths, depth, reach)
 
