@@ -179,6 +179,21 @@ def test_low_temperatures_draw_likelier_images():
     assert cold > warm > hot
 
 
+def test_a_temperature_near_zero_draws_the_likeliest_level():
+    model = build("gated", (3, 3))
+    steps = sequential.driven(model.conditionals(2, temperature=1e-6), lambda step: step.probs.argmax(-1))
+    assert all(torch.equal(step.probs.sum(-1), torch.ones(2, 1, dtype=torch.float64)) for step, _ in steps)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (2, 3)])
+def test_images_of_any_shape_are_drawn_and_scored(shape):
+    model = build("mixture", shape, 3)
+    image = model.sample(Noise.of_seeds([0, 1]))
+    levels = model.distribution.levels_of(image).flatten(1)
+    exact = model.log_prob(Batch({"x": image}))
+    assert torch.allclose(exact, sequential.log_prob(model.conditionals(2), levels), atol=1e-9)
+
+
 def test_dropout_is_drawn_for_each_row():
     model = registry.build("pixelcnn++", shape=(6, 6), channels=1, widths=(8, 8), depth=1, dropout=0.5).train()
     for parameter in model.parameters():

@@ -138,8 +138,7 @@ class Autoregressive(nn.Module):
             by_channel, levels = distribution.conditionals(params), []
             probs = next(by_channel)
             for channel, at in enumerate(index):
-                weights = probs if temperature == 1 else probs.double().pow(1 / temperature)
-                levels.append((yield Step(at, weights)))
+                levels.append((yield Step(at, probs if temperature == 1 else _sharpened(probs, temperature))))
                 if channel + 1 < len(index):
                     probs = by_channel.send(levels[-1])
             try:
@@ -193,3 +192,8 @@ class Autoregressive(nn.Module):
 
     def _render(self, levels: Tensor) -> dict[str, Tensor]:
         return {"image": torch.where(levels < 0, 0.0, self.distribution.values(levels))}
+
+
+def _sharpened(probs: Tensor, temperature: float) -> Tensor:
+    """Relative weights, probs ^ (1 / temperature) with a largest of 1."""
+    return (probs / probs.amax(-1, keepdim=True)).pow(1 / temperature)
