@@ -200,7 +200,7 @@ def test_models_are_functions_with_flat_signatures(data):
     assert "vae" in dir(rv.models) and "Args" in rv.models.vae.__doc__
     assert rv.list_models("*gan*") == [name for name in rv.list_models() if "gan" in name]
     for name in registry.BUILT_IN:
-        assert callable(getattr(rv.models, name.replace("-", "_")))
+        assert callable(getattr(rv.models, name.replace("-", "_").replace("++", "_pp")))
     with pytest.raises(AttributeError, match="vea"):
         _ = rv.models.vea
     assert rv.models.dcgan(shape=(16, 16), channels=1, width=4).config["name"] == "dcgan"
