@@ -111,12 +111,12 @@ class PixelTransformer(nn.Module):
             self.register_buffer(name, index, persistent=False)
         count, size = tokens.shape
         self.start = nn.Embedding(classes + 1, width)  # the last row: no class
-        self.position = nn.Parameter(0.02 * torch.randn(count, width))
+        self.token_position = nn.Parameter(0.02 * torch.randn(count, width))
         self.embed = nn.Linear(size * channels * BASIS, width)
         self.transformer = Transformer(width, depth, heads)
         self.context = nn.Linear(width, local_width)
         self.around = nn.Linear(near.shape[1] * channels * BASIS, local_width)
-        self.place = nn.Parameter(0.02 * torch.randn(size, local_width))
+        self.pixel_position = nn.Parameter(0.02 * torch.randn(size, local_width))
         self.local = nn.Sequential(*(Residual(local_width, local_depth) for _ in range(local_depth)))
         self.norm, self.head = nn.LayerNorm(local_width), nn.Linear(local_width, outputs)
         nn.init.normal_(self.start.weight, std=0.02)
@@ -137,7 +137,7 @@ class PixelTransformer(nn.Module):
     def incremental(self, rows: int, label: Tensor | None = None) -> Generator[tuple[Tensor, Tensor], Tensor, None]:
         """The same in steps, with a cache, see ``models.autoregressive.base.Network``."""
         count = self.shape[0] * self.shape[1]
-        pixels, cache = self.position.new_zeros(rows, count + 1, self.channels * BASIS), Cache(len(self.tokens))
+        pixels, cache = self.token_position.new_zeros(rows, count + 1, self.channels * BASIS), Cache(len(self.tokens))
         channels = count * torch.arange(self.channels, device=pixels.device)[:, None]
         for token, places in enumerate(self.tokens):
             before = pixels[:, self.tokens[max(token - 1, 0) : token]].flatten(2)
@@ -155,12 +155,12 @@ class PixelTransformer(nn.Module):
         Args:
             before: features (B, n, pixels * C * BASIS) of the token before each of them; the first token has none.
         """
-        label = torch.full((rows,), -1, device=self.position.device) if label is None else label
+        label = torch.full((rows,), -1, device=self.token_position.device) if label is None else label
         x = self.embed(before)
         if first == 0:
             x = F.pad(x, (0, 0, 1, 0))
         x = x + self.start(label.remainder(self.start.num_embeddings))[:, None]
-        return self.context(self.transformer(x + self.position[first : first + x.shape[1]], cache=cache))
+        return self.context(self.transformer(x + self.token_position[first : first + x.shape[1]], cache=cache))
 
     def params(self, context: Tensor, pixels: Tensor, at: Tensor | slice) -> Tensor:
         """Parameters (B, n, P) of the pixels at some places.
@@ -170,4 +170,4 @@ class PixelTransformer(nn.Module):
             pixels: features of all that come before them; the others' are not used.
         """
         around = self.around(pixels[:, self.near[at]].flatten(2))
-        return self.head(self.norm(self.local(around + self.place[self.inside[at]] + context)))
+        return self.head(self.norm(self.local(around + self.pixel_position[self.inside[at]] + context)))
