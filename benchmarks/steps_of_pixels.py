@@ -50,7 +50,7 @@ class Result:
 
 def measure(flags: argparse.Namespace, pixels: int, within: str, out: Path) -> tuple[Result, np.ndarray]:
     """Train, score, and draw a few samples (N, H, W, C) to look at."""
-    binary = {"pixels": "binary"} if flags.data.startswith("binary-mnist") else {}
+    binary = {"likelihood": "bernoulli"} if flags.data.startswith("binary-mnist") else {}
     length = {"steps": flags.steps} if flags.steps else {"minutes": flags.minutes}
     options = {"pixels_per_step": pixels, "within": within, "sample_every": 10**9, **binary}
     run = rv.train("pixel-transformer", flags.data, out=out, seed=flags.seed, **length, **options)

@@ -34,7 +34,7 @@ def levels_of(rows, model, seed=0):
 
 @groups
 def test_a_pixel_depends_on_all_earlier_steps_and_on_nothing_else(pixels_per_step, within):
-    net = make(pixels_per_step=pixels_per_step, within=within, pixels="binary").net
+    net = make(pixels_per_step=pixels_per_step, within=within, likelihood="bernoulli").net
     jacobian = torch.autograd.functional.jacobian(net, torch.zeros(1, 1, 6, 6, dtype=torch.float64))
     depends = jacobian.reshape(2, 36, 36).abs().sum(0) > 0  # (pixel, on pixel)
     order = torch.empty(36, dtype=torch.int64)
@@ -73,16 +73,16 @@ def test_neighbours_are_the_earlier_pixels_of_the_square_around():
 @pytest.mark.parametrize("within", ["autoregressive", "independent"])
 @pytest.mark.parametrize("pixels_per_step", [1, 9, "rows"])
 def test_probabilities_of_all_binary_images_of_3x3_sum_to_one(pixels_per_step, within):
-    model = make(3, pixels_per_step=pixels_per_step, within=within, pixels="binary")
+    model = make(3, pixels_per_step=pixels_per_step, within=within, likelihood="bernoulli")
     every = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=9))).view(-1, 1, 3, 3)
     total = model.log_prob(Batch({"x": every}, rng=Noise.of_seeds(range(512)))).double().exp().sum().item()
     assert total == pytest.approx(1, abs=1e-9)
 
 
 @groups
-@pytest.mark.parametrize("channels", [1, 3])
-def test_step_by_step_with_a_cache_is_the_whole_image_at_once(pixels_per_step, within, channels):
-    model = make(channels=channels, pixels_per_step=pixels_per_step, within=within)
+@pytest.mark.parametrize("channels, likelihood", [(1, "categorical"), (3, "categorical"), (3, "mixture")])
+def test_step_by_step_with_a_cache_is_the_whole_image_at_once(pixels_per_step, within, channels, likelihood):
+    model = make(channels=channels, pixels_per_step=pixels_per_step, within=within, likelihood=likelihood)
     levels = levels_of(3, model)
     at_once = model._log_prob(levels)
     steps = log_prob(model.conditionals(3), levels.flatten(1))
@@ -98,7 +98,7 @@ def test_an_image_drawn_alone_is_the_same_in_a_batch_and_twice(within):
 
 
 def test_completion_keeps_the_known_pixels_and_depends_on_them():
-    model = make(pixels_per_step=4, pixels="binary").float()
+    model = make(pixels_per_step=4, likelihood="bernoulli").float()
     mask = torch.zeros(1, 1, 6, 6, dtype=torch.bool)
     mask[..., :2, :] = True
     black = torch.full((8, 1, 6, 6), -1.0)

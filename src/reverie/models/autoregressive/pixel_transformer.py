@@ -17,7 +17,8 @@ from reverie.models.autoregressive.base import Autoregressive
 from reverie.nets import shapes
 from reverie.nets.pixel_transformer import PixelTransformer
 from reverie.probability.conditioning import Conditioner, Conditioning
-from reverie.probability.discrete import Categorical
+from reverie.probability.discrete import Categorical, Distribution
+from reverie.probability.mixtures import LogisticMixture
 
 _HEAD = 32  # channels of a head of attention, at least, where the width has so many
 
@@ -28,7 +29,8 @@ def pixel_transformer(
     classes: Classes = 0,
     pixels_per_step: Annotated[int | Literal["rows"], Range(1)] = 16,
     within: Literal["autoregressive", "independent"] = "autoregressive",
-    pixels: Literal["8-bit", "binary"] = "8-bit",
+    likelihood: Literal["categorical", "mixture", "bernoulli"] = "categorical",
+    components: Count = 10,
     width: Count = 128,
     depth: Count = 4,
     local_width: Count = 128,
@@ -45,7 +47,9 @@ def pixel_transformer(
         pixels_per_step: pixels of a token: 1, 4, 16 ... (squares whose side divides those of the images), or rows.
         within: "autoregressive": each pixel given all before it; "independent": pixels of a token are independent
             given the tokens before, and drawn in one step.
-        pixels: "binary": black or white, grey being the probability of white.
+        likelihood: "categorical" (256 levels), "mixture" (of logistic distributions), or "bernoulli" (binary pixels;
+            grey is the probability of white).
+        components: of the mixture.
         width: channels of the transformer over tokens.
         depth: its blocks.
         local_width: channels of the network that is evaluated for every pixel.
@@ -53,9 +57,12 @@ def pixel_transformer(
         reach: pixels to each side that it sees of those that come before.
         conditional: "label": images of a class.
     """
-    size, levels = shapes.sides(shape), 2 if pixels == "binary" else 256
-    conditioner = Conditioner(Conditioning(conditional), classes)
-    distribution = Categorical(levels, channels)
+    size, conditioner = shapes.sides(shape), Conditioner(Conditioning(conditional), classes)
+    distribution: Distribution
+    if likelihood == "mixture":
+        distribution = LogisticMixture(components, channels)
+    else:
+        distribution = Categorical(2 if likelihood == "bernoulli" else 256, channels)
     heads = next(count for count in range(max(1, width // _HEAD), 0, -1) if width % count == 0)
     net = PixelTransformer(
         size,
