@@ -22,6 +22,7 @@ import numpy as np
 
 import reverie as rv
 from reverie.core.files import write_json
+from reverie.evaluation.likelihood import evenly, likelihood
 from reverie.media import montage
 from reverie.media.plots import figure
 from reverie.training.run import fresh_path
@@ -57,15 +58,20 @@ def measure(flags: argparse.Namespace, pixels: int, within: str, out: Path) -> t
     began = time.perf_counter()
     samples = rv.sample(run, flags.samples, seed=0).array
     rate = flags.samples / (time.perf_counter() - began)
-    scores = rv.evaluate(run, metrics=["nll"])
+    held_out = evenly(rv.open_data(flags.data).held_out, flags.held_out)
+    values = {name: estimate.value for name, estimate, _ in likelihood(rv.load(run), held_out)}
     distance = rv.evaluate(fake=samples, real=f"{flags.data}:train", metrics=["frechet"], backbone="small")["frechet"]
-    nll = scores["nll-binary" if binary else "bits-per-dim"]
-    seen = run.info["result"]["steps"] * run.info["training"]["batch_size"]
-    floor = distance.floor or 0.0
-    unit = "nats an image" if binary else "bits per dimension"
-    return Result(pixels, within, seen, nll.value, unit, distance.value, floor, rate), samples[
-        : flags.rows * flags.rows
-    ]
+    result = Result(
+        pixels=pixels,
+        within=within,
+        images_seen=run.info["result"]["steps"] * run.info["training"]["batch_size"],
+        nll=values["nll-binary" if binary else "bits-per-dim"],
+        unit="nats an image" if binary else "bits per dimension",
+        frechet=distance.value,
+        floor=distance.floor or 0.0,
+        samples_per_second=rate,
+    )
+    return result, samples[: flags.rows * flags.rows]
 
 
 def plot(path: Path, results: Sequence[Result], title: str) -> None:
@@ -111,6 +117,7 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, nargs="+", default=[1, 4, 16, 49, 196, 784])
     parser.add_argument("--within", nargs="+", choices=WITHIN, default=list(WITHIN))
     parser.add_argument("--samples", type=int, default=1000, help="that the Frechet distance is measured on")
+    parser.add_argument("--held-out", type=int, default=2000, help="images for the likelihood")
     parser.add_argument("--rows", type=int, default=6, help="of each square of samples")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
