@@ -91,7 +91,7 @@ def plot(path: Path, results: Sequence[Result], title: str) -> None:
             ticks = sorted({result.pixels for result in results})
             axis.set_xticks(ticks, [str(tick) for tick in ticks])
             axis.minorticks_off()
-            if name != "nll":
+            if name == "samples_per_second":
                 axis.set_yscale("log")
             axis.set_xlabel("pixels a step", fontsize=8)
             axis.set_title(label, fontsize=10)
