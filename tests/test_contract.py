@@ -67,6 +67,7 @@ VARIANTS = {
     "dbn": [{"conditional": "label", "hidden": (9, 8, 7), "wake_sleep": 0.0}],
     "pixelcnn": [{"likelihood": "bernoulli", "conditional": "label"}],
     "pixelcnn++": [{"conditional": "label", "dropout": 0.1}],
+    "pixel-transformer": [{"conditional": "label", "pixels_per_step": "rows", "within": "independent"}],
     "gan": [{"conditional": "label", "packing": 2}],
     "dcgan": [
         {"loss": "wasserstein"},

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reverie.core.noise import Noise
-from reverie.nets.transformer import Cache, Transformer
+from reverie.nets.transformer import Cache, Transformer, attend
 from reverie.probability.sequential import Step, driven, log_prob, quantile, sampled
 
 
@@ -32,6 +32,14 @@ def test_a_causal_transformer_sees_no_later_position(transformer):
     x = torch.randn(1, 5, 16, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(transformer, x)[0, :, :, 0].abs().sum((1, 3))  # (out, in)
     assert (jacobian.triu(1) == 0).all() and (jacobian.tril() > 0).sum() == 15
+
+
+def test_attention_over_few_positions_is_in_fp32_on_a_cpu_whatever_the_precision_of_the_run():
+    q, k, v = torch.randn(3, 1, 2, 5, 8).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        attended = attend(q, k, v, None, True)
+    exact = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double(), is_causal=True)
+    assert attended.dtype == torch.float32 and torch.allclose(attended.double(), exact, atol=1e-6)
 
 
 def test_masked_positions_change_nothing(transformer):
