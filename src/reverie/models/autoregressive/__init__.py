@@ -1,0 +1,1 @@
+"""Autoregressive models: each value given all before it."""
