@@ -17,6 +17,7 @@ from torch import Tensor
 from reverie.compression.pictures import Planes
 from reverie.core.errors import ReverieError
 from reverie.core.verbs import Model, call
+from reverie.probability.integer_logistic import SPANS
 from reverie.probability.sequential import Step, driven
 from reverie.probability.wavefront import Fronts, Layout, Portable, draw, groups_of, mixtures
 
@@ -101,7 +102,7 @@ def _in_order(fronts: Fronts) -> tuple[np.ndarray, np.ndarray]:
     """The digits (m,) of fronts and their counts (m, 4), in the order of ``wavefront.draw``."""
     digits, counts = list[np.ndarray](), list[np.ndarray]()
     for mixture, level in zip(fronts.mixtures, fronts.levels, strict=True):
-        spans = iter((64, 16, 4, 1))
+        spans = iter(SPANS)
 
         def choose(weights: np.ndarray, level: np.ndarray = level, spans: Iterator[int] = spans) -> np.ndarray:
             counts.append(weights)

@@ -7,6 +7,9 @@ on as if it did not (Bengio et al., arXiv:1308.3432).
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +32,7 @@ class IntegerLinear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, bias: bool = True, top: int = TOP):
         super().__init__(inputs, outputs, bias)
         self.top = top
-        self.fixed: tuple[Tensor, Tensor] | None = None
+        self.fixed: tuple[np.ndarray, np.ndarray] | None = None
 
     def integers(self) -> tuple[Tensor, Tensor]:
         """W (outputs, inputs) and b (outputs, 1), of which sum |W| top + |b| < 2^24 in every row.
@@ -46,16 +49,22 @@ class IntegerLinear(nn.Linear):
         bias = (self.bias.detach() * (_SCALE * UNIT)).round().clamp(-_BIAS_LIMIT, _BIAS_LIMIT)
         return weight, bias.double()[:, None]
 
-    def freeze(self, dtype: torch.dtype = torch.float64) -> None:
-        """From now on compute with integers, without gradients, carried by this type."""
+    def freeze(self, carrier: type[np.floating[Any]] = np.float32) -> None:
+        """From now on compute with integers, on the CPU, without gradients.
+
+        NumPy multiplies, which no setting of torch makes less precise than its type.
+        """
         weight, bias = self.integers()
-        self.fixed = weight.to(dtype), bias.to(dtype)
+        self.fixed = weight.numpy().astype(carrier), bias.numpy().astype(carrier)
 
     def forward(self, x: Tensor) -> Tensor:
         """(inputs, n) to (outputs, n); integers once it is frozen."""
         if self.fixed is not None:
             weight, bias = self.fixed
-            return (torch.addmm(bias, weight, x.to(weight.dtype)) / _SCALE + 0.5).floor()
+            y = weight @ x.numpy().astype(weight.dtype, copy=False)
+            y += bias + _SCALE // 2
+            y *= 1 / _SCALE
+            return torch.from_numpy(np.floor(y, out=y))
         weight, bias = (part.to(x.dtype) for part in self.integers())
         weight = self.weight * _SCALE + (weight - self.weight * _SCALE).detach()
         if self.bias is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -22,6 +22,10 @@ UNIFORM = 2.0**-12  # weight of the uniform distribution beside the mixture: no 
 _SIGMOID_BITS, _WEIGHT_BITS, _SLOPE_BITS = 24, 12, 10
 _PER_NAT, _NATS = 1024, 16  # resolution and end of the table of the sigmoid
 _EXACT = 160  # fractional bits of the integers of which tables are made
+
+_UNIFORM_COUNT = int(UNIFORM * (1 << _SIGMOID_BITS)) // LEVELS  # of a level, for each unit of weight
+SPANS = (64, 16, 4, 1)  # what the digits of a level count
+_DIGITS = np.arange(1, 4)[:, None]
 
 Choose = Callable[[np.ndarray], np.ndarray]  # counts (n, 4) of the digits, as exact float64, to digits (n,)
 
@@ -103,37 +107,39 @@ class Mixture:
         bound = 4 * LEVELS * FRACTION  # far outside: products stay small
         return cls(np.clip(means, -bound, bound), slope_table()[index], weight)
 
-    @property
+    @cached_property
     def total(self) -> np.ndarray:
         """The sum of all counts (n,)."""
-        return self.weight.sum(0) * ((1 << _SIGMOID_BITS) + int(UNIFORM * (1 << _SIGMOID_BITS)))
+        return self._weights * ((1 << _SIGMOID_BITS) + _UNIFORM_COUNT * LEVELS)
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        return self.weight.sum(0)
 
     def below(self, level: np.ndarray) -> np.ndarray:
         """The count of all levels below ``level`` (m, n) in 0 ... 256: int64 (m, n), 0 at 0 and ``total`` at 256."""
-        edge = level * FRACTION - FRACTION // 2
-        z = ((edge[:, None] - self.mean) * self.slope) >> _SLOPE_BITS  # (m, K, n)
-        z += _NATS * _PER_NAT
-        np.clip(z, 0, 2 * _NATS * _PER_NAT, out=z)
-        logistic = sigmoid_table().take(z)
-        logistic *= self.weight
-        uniform = level * (int(UNIFORM * (1 << _SIGMOID_BITS)) // LEVELS)
-        weights = self.weight.sum(0)
-        counts = logistic.sum(1) + uniform * weights
-        counts = np.where(level <= 0, 0, counts)
+        counts = np.where(level <= 0, 0, self._below(level))
         return np.where(level >= LEVELS, self.total, counts)
+
+    def _below(self, level: np.ndarray) -> np.ndarray:
+        z = (level * FRACTION - FRACTION // 2)[:, None] - self.mean  # (m, K, n)
+        z *= self.slope
+        z >>= _SLOPE_BITS
+        z += _NATS * _PER_NAT
+        counts = sigmoid_table().take(z, mode="clip")
+        counts *= self.weight
+        return counts.sum(1) + level * (_UNIFORM_COUNT * self._weights)
 
     def descend(self, choose: Choose) -> np.ndarray:
         """Levels (n,) int64, digit by digit: ``choose`` is asked four times for the next digit of base 4."""
         n = self.mean.shape[1]
-        rows, level = np.arange(n), np.zeros(n, np.int64)
-        low, high = np.zeros(n, np.int64), self.total
-        for span in (64, 16, 4, 1):
-            edges = np.empty((5, n), np.int64)
-            edges[0], edges[4] = low, high
-            edges[1:4] = self.below(level + span * np.arange(1, 4)[:, None])
-            digit = choose(np.diff(edges, axis=0).T.astype(np.float64))
-            level = level + span * digit
-            low, high = edges[digit, rows], edges[digit + 1, rows]
+        rows, level, edges = np.arange(n), np.zeros(n, np.int64), np.zeros((5, n), np.int64)
+        edges[4] = self.total
+        for span in SPANS:
+            edges[1:4] = self._below(level + span * _DIGITS)
+            digit = choose((edges[1:] - edges[:4]).T.astype(np.float64))
+            level += span * digit
+            edges[0], edges[4] = edges[digit, rows], edges[digit + 1, rows]
         return level
 
     def count(self, level: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from reverie.probability.integer_logistic import Mixture
 
 TILE = 256  # the side of a tile, pixels
 GROUP = 1 << 20  # pixels that are coded together, at most, unless a tile has more
-_AT_ONCE = 1 << 15  # pixels whose distributions are computed together
+_AT_ONCE = 1 << 13  # pixels whose distributions are computed together
 
 Choose = Callable[..., np.ndarray]
 

@@ -34,6 +34,7 @@ NEIGHBOURS = (  # (rows above, columns to the right), the nearest three first
     *((-2, column) for column in range(-3, 4)),
     *((-3, column) for column in range(-2, 3)),
 )
+_ROWS, _COLUMNS = np.array(NEIGHBOURS).T[:, :, None]
 _GREY = 128.0  # expected of the first pixel
 _FINE = 16  # of differences that enter a mean directly: units in a level
 _WINDOW = 24  # side of the part of a large image that a step trains on
@@ -101,8 +102,8 @@ class Codec(nn.Module):
 
     def context(self, canvas: Tensor, inside: Tensor, stride: int, at: Tensor) -> tuple[Tensor, ...]:
         """Predictions (C, n), differences of neighbours to them (22 C, n), and shared activations (width, n)."""
-        offsets = torch.tensor([row * stride + column for row, column in NEIGHBOURS], device=at.device)
-        index = at + offsets[:, None]  # (22, n)
+        offsets = torch.from_numpy(_ROWS * stride + _COLUMNS).to(at.device)
+        index = at + offsets  # (22, n)
         neighbours, there = canvas[:, index], inside[index]
         west, north, north_west = neighbours[:, :3].unbind(1)
         west = torch.where(there[0], west, torch.where(there[1], north, _GREY))
