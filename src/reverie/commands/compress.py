@@ -37,12 +37,14 @@ def compress(
         images: image files, or held-out:N; none with --data.
         data: a data set whose split is compressed to one file.
         split: of the data: held-out or train.
-        number: how many images of the split; all by default.
+        number: the first so many images of the split; all by default.
         out: the file (.rvc), or a folder where images are several; by default the image's name with .rvc.
         formats: measure PNG, WebP and JPEG XL, too.
         overwrite: replace a file that is there.
         json: print {"files", "bytes", "bits_per_dim", "ideal_bits", "formats", "portable", "weights"}.
     """
+    import numpy as np
+
     from reverie.compression import compress as module
     from reverie.inference.load import data_of
 
@@ -65,7 +67,8 @@ def compress(
     if data:
         chosen = data_of(model, data)
         rows = chosen.held_out if split == "held-out" else chosen.train
-        jobs = [(name, rows if number is None else rows[:number], path) for name, _, path in jobs]
+        rows = rows if number is None else rows.take(np.arange(min(number, len(rows))))
+        jobs = [(name, rows, path) for name, _, path in jobs]
     results = []
     with bar(True) as progress:
         for name, content, path in jobs:

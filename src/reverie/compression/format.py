@@ -9,7 +9,7 @@ Numbers are little-endian; counts and sizes have seven bits a byte, the lowest f
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -97,7 +97,7 @@ def _varint(number: int) -> bytes:
     return bytes([*digits, number])
 
 
-def _number(stream) -> int:  # type: ignore[no-untyped-def]
+def _number(stream: Iterator[int]) -> int:
     number = shift = 0
     while True:
         byte = next(stream)
@@ -109,5 +109,5 @@ def _number(stream) -> int:  # type: ignore[no-untyped-def]
             raise ValueError
 
 
-def _bytes(stream, count: int) -> bytes:  # type: ignore[no-untyped-def]
+def _bytes(stream: Iterator[int], count: int) -> bytes:
     return bytes(next(stream) for _ in range(count))

@@ -60,17 +60,21 @@ class IntegerLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(inputs, n) to (outputs, n); integers once it is frozen."""
         if self.fixed is not None:
-            weight, bias = self.fixed
-            y = weight @ x.numpy().astype(weight.dtype, copy=False)
-            y += bias + _SCALE // 2
+            matrix, shift = self.fixed
+            y = matrix @ x.numpy().astype(matrix.dtype, copy=False)
+            y += shift + _SCALE // 2
             y *= 1 / _SCALE
             return torch.from_numpy(np.floor(y, out=y))
         weight, bias = (part.to(x.dtype) for part in self.integers())
-        weight = self.weight * _SCALE + (weight - self.weight * _SCALE).detach()
+        weight = _passing(self.weight * _SCALE, weight)
         if self.bias is not None:
-            scaled = self.bias[:, None] * (_SCALE * UNIT)
-            bias = scaled + (bias - scaled).detach()
+            bias = _passing(self.bias[:, None] * (_SCALE * UNIT), bias)
         return torch.addmm(bias, weight, x) / _SCALE
+
+
+def _passing(value: Tensor, rounded: Tensor) -> Tensor:
+    """``rounded``, with the gradient of ``value``."""
+    return value + (rounded - value).detach()
 
 
 def clipped(y: Tensor) -> Tensor:

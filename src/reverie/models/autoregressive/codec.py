@@ -54,19 +54,21 @@ class Codec(nn.Module):
 
     def __init__(self, output: Output, width: int = 96, head: int = 48, mixture: int = 4):
         super().__init__()
-        self.output, self.channels, self.components = output, output.channels, mixture
+        self.output, self.channels = output, output.channels
+        self.sides = output.shape[0], output.shape[1]
         differences = self.channels * len(NEIGHBOURS)
         self.trunk = nn.ModuleList([IntegerLinear(differences + self.channels + 3, width), IntegerLinear(width, width)])
         before = range(self.channels)  # channels of the pixel that are known
         self.direct = nn.ModuleList(IntegerLinear(differences + c, 1, False, 255 * _FINE) for c in before)
         self.hidden = nn.ModuleList(IntegerLinear(width + c, head) for c in before)
         self.last = nn.ModuleList(IntegerLinear(head, 3 * mixture) for _ in before)
+        means, scales = torch.linspace(-0.5, 0.5, mixture), torch.full((mixture,), 2.0)
+        start = torch.cat([torch.zeros(mixture), means, scales])
         with torch.no_grad():
-            for direct, last in zip(self.direct, self.last, strict=True):
-                nn.init.zeros_(direct.weight)
-                last.weight.mul_(0.1)
-                means, scales = torch.linspace(-0.5, 0.5, mixture), torch.full((mixture,), 2.0)
-                last.bias.copy_(torch.cat([torch.zeros(mixture), means, scales]))
+            for layer in self.direct.parameters():
+                layer.zero_()
+            for name, parameter in self.last.named_parameters():
+                _ = parameter.mul_(0.1) if name.endswith("weight") else parameter.copy_(start)
 
     @property
     def card(self) -> Card:
@@ -154,7 +156,7 @@ class Codec(nn.Module):
     def log_prob(self, batch: Batch) -> Tensor:
         """log p of images, in nats (B,): that of the integers which code them."""
         levels, density = levels_of(batch["x"]).cpu(), self.portable()
-        layout = Layout.of(tiles_of([self.output.shape] * len(levels)), density)
+        layout = Layout.of(tiles_of([self.sides] * len(levels)), density)
         for place, view in layout.views(layout.canvas):
             view.copy_(levels[place])
         nats = np.zeros(len(levels))
@@ -168,7 +170,7 @@ class Codec(nn.Module):
     def sample(self, noise: Noise) -> Tensor:
         """Images (B, C, H, W) of the size of the data, pixel after pixel."""
         density, uniform = self.portable(), noise.uniform(self.channels, *self.output.shape).double().cpu()
-        layout = Layout.of(tiles_of([self.output.shape] * len(noise)), density)
+        layout = Layout.of(tiles_of([self.sides] * len(noise)), density)
         u, levels = torch.zeros_like(layout.canvas, dtype=torch.float64), uniform.float()
         for place, view in layout.views(u):
             view.copy_(uniform[place])
