@@ -177,12 +177,12 @@ def decompress(
             note_ = origin("decompress", model, file=Path(file).name, number=len(images))
             if many[file]:
                 folder = fresh_folder(paths[file], note_, overwrite)
-                places = [folder / f"{index:06d}.png" for index in range(len(images))]
+                destinations = [folder / f"{index:06d}.png" for index in range(len(images))]
             else:
-                places = [paths[file]]
-            for place, image in zip(places, images, strict=True):
-                montage.save(place, image, note_)
-            written += map(str, places)
+                destinations = [paths[file]]
+            for path, image in zip(destinations, images, strict=True):
+                montage.save(path, image, note_)
+            written += map(str, destinations)
     result = {"files": written, "number": len(written), "weights": model.loaded_from}
-    shown = written[0] if len(written) == 1 else f"{Path(written[0]).parent}"
-    report(json, result, f"{len(written)} image{'s' * (len(written) > 1)}, bit for bit, in {shown}")
+    where = written[0] if len(written) == 1 else f"{Path(written[0]).parent}"
+    report(json, result, f"{len(written)} image{'s' * (len(written) > 1)}, bit for bit, in {where}")

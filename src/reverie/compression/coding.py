@@ -88,8 +88,8 @@ def encode_planes(density: Portable, planes: Sequence[Planes], progress: Progres
     encoder, done = Encoder(), 0
     sizes = [plane.shape[1:] for plane, _ in planes]
     for channels, layout in _layouts(density, [coded for _, coded in planes], sizes):
-        for place, view in layout.views(layout.canvas):
-            view.copy_(torch.from_numpy(planes[place[0]][0][place[1:]].astype(np.float32)))
+        for tile, view in layout.views(layout.canvas):
+            view.copy_(torch.from_numpy(planes[tile[0]][0][tile[1:]].astype(np.float32)))
         for fronts in mixtures(density, layout, channels):
             encoder.put(*_in_order(fronts))
             done += len(fronts.at)
@@ -114,9 +114,9 @@ def _in_order(fronts: Fronts) -> tuple[np.ndarray, np.ndarray]:
     starts = np.cumsum(sizes) - sizes
     size, start = np.repeat(sizes, sizes), np.repeat(starts, sizes)
     rank = np.arange(len(size)) - start
-    place = start * len(digits) + np.arange(len(digits))[:, None] * size + rank  # (digits of a pixel, n)
-    values, weights = np.empty(place.size, np.int32), np.empty((place.size, 4))
-    values[place], weights[place] = np.stack(digits), np.stack(counts)
+    target = start * len(digits) + np.arange(len(digits))[:, None] * size + rank  # (digits of a pixel, n)
+    values, weights = np.empty(target.size, np.int32), np.empty((target.size, 4))
+    values[target], weights[target] = np.stack(digits), np.stack(counts)
     return values, weights
 
 
@@ -132,8 +132,8 @@ def decode_planes(
     planes = [np.empty((density.channels, *size), np.uint8) for size in sizes]
     for channels, layout in _layouts(density, coded, sizes):
         draw(density, layout, channels, lambda counts, at, channel: decoder.get(counts))
-        for place, view in layout.views(layout.canvas):
-            planes[place[0]][place[1:]] = view.numpy().astype(np.uint8)
+        for tile, view in layout.views(layout.canvas):
+            planes[tile[0]][tile[1:]] = view.numpy().astype(np.uint8)
         done += len(layout.at)
         if progress:
             progress(done)

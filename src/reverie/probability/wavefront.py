@@ -111,8 +111,8 @@ class Layout:
         """Each tile as (image, channels, rows, columns), and its view (C, height, width) of values (C, P)."""
         for image, top, left, height, width, first in self.tiles:
             shape, strides = (len(values), height, width), (values.stride(0), self.stride, 1)
-            place = image, slice(None), slice(top, top + height), slice(left, left + width)
-            yield place, values.as_strided(shape, strides, first)
+            position = image, slice(None), slice(top, top + height), slice(left, left + width)
+            yield position, values.as_strided(shape, strides, first)
 
     def image_of(self, at: Tensor) -> np.ndarray:
         """The image (n,) to which pixels (n,) of the canvas belong."""

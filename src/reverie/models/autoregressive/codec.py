@@ -129,9 +129,9 @@ class Codec(nn.Module):
         prediction, differences, x = context
         channel = len(values)
         errors = [(value - prediction[c])[None] for c, value in enumerate(values)]
-        known = torch.cat([x, *(companded(error).to(x) for error in errors)])
+        inputs = torch.cat([x, *(companded(error).to(x) for error in errors)])
         direct = torch.cat([differences, *(error * _FINE for error in errors)]).to(x)
-        hidden = clipped(self.hidden[channel](known))
+        hidden = clipped(self.hidden[channel](inputs))
         logits, means, scales = self.last[channel](hidden).chunk(3)
         means = means + self.direct[channel](direct) + FRACTION * prediction[channel]
         return logits, means, scales
@@ -157,8 +157,8 @@ class Codec(nn.Module):
         """log p of images, in nats (B,): that of the integers which code them."""
         levels, density = levels_of(batch["x"]).cpu(), self.portable()
         layout = Layout.of(tiles_of([self.sides] * len(levels)), density)
-        for place, view in layout.views(layout.canvas):
-            view.copy_(levels[place])
+        for tile, view in layout.views(layout.canvas):
+            view.copy_(levels[tile])
         nats = np.zeros(len(levels))
         for fronts in mixtures(density, layout, self.channels):
             image = layout.image_of(fronts.at)
@@ -172,11 +172,11 @@ class Codec(nn.Module):
         density, uniform = self.portable(), noise.uniform(self.channels, *self.output.shape).double().cpu()
         layout = Layout.of(tiles_of([self.sides] * len(noise)), density)
         u, levels = torch.zeros_like(layout.canvas, dtype=torch.float64), uniform.float()
-        for place, view in layout.views(u):
-            view.copy_(uniform[place])
+        for tile, view in layout.views(u):
+            view.copy_(uniform[tile])
         draw(density, layout, self.channels, partial(_drawn, u.numpy()))
-        for place, view in layout.views(layout.canvas):
-            levels[place] = view
+        for tile, view in layout.views(layout.canvas):
+            levels[tile] = view
         return (levels / 127.5 - 1).to(noise.device)
 
 
