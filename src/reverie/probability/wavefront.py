@@ -7,6 +7,7 @@ et al., arXiv:1601.06759). Images are cut into tiles that know nothing of one an
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -120,24 +121,17 @@ class Layout:
         return images[np.searchsorted(firsts, at.numpy(), "right") - 1]
 
 
-def tiles_of(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int, int, int, int]]:
-    """The tiles (image, top, left, height, width) of images of these (height, width), in order."""
-    return [
-        (image, top, left, min(TILE, height - top), min(TILE, width - left))
-        for image, (height, width) in enumerate(sizes)
-        for top in range(0, height, TILE)
-        for left in range(0, width, TILE)
-    ]
-
-
 def groups_of(sizes: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int, int, int, int]]]:
-    """Tiles that are coded together: as many as have no more than ``GROUP`` pixels."""
+    """Tiles (image, top, left, height, width) of images of these (height, width), in order, in groups of ``GROUP``."""
     group, pixels = list[tuple[int, int, int, int, int]](), 0
-    for tile in tiles_of(sizes):
-        if group and pixels + tile[3] * tile[4] > GROUP:
-            yield group
-            group, pixels = [], 0
-        group, pixels = [*group, tile], pixels + tile[3] * tile[4]
+    for image, (height, width) in enumerate(sizes):
+        for top, left in itertools.product(range(0, height, TILE), range(0, width, TILE)):
+            tile = image, top, left, min(TILE, height - top), min(TILE, width - left)
+            if group and pixels + tile[3] * tile[4] > GROUP:
+                yield group
+                group, pixels = [], 0
+            group.append(tile)
+            pixels += tile[3] * tile[4]
     if group:
         yield group
 

@@ -26,7 +26,7 @@ from reverie.nets.integer import UNIT, IntegerLinear, clipped
 from reverie.optim.muon import Muon
 from reverie.optim.phase import Phase, Stage
 from reverie.probability.integer_logistic import FRACTION, LARGEST, SMALLEST, UNIFORM, Mixture
-from reverie.probability.wavefront import Layout, draw, mixtures, tiles_of
+from reverie.probability.wavefront import Layout, draw, groups_of, mixtures
 
 NEIGHBOURS = (  # (rows above, columns to the right), the nearest three first
     *((0, -1), (-1, 0), (-1, -1), (-1, 1), (-1, 2), (-1, -2), (-1, -3)),
@@ -37,6 +37,7 @@ NEIGHBOURS = (  # (rows above, columns to the right), the nearest three first
 _ROWS, _COLUMNS = np.array(NEIGHBOURS).T[:, :, None]
 _GREY = 128.0  # expected of the first pixel
 _FINE = 16  # of differences that enter a mean directly: units in a level
+_SCORED = 1 << 23  # pixels of held-out images that are scored, most of a minute
 _WINDOW = 24  # side of the part of a large image that a step trains on
 
 
@@ -72,7 +73,13 @@ class Codec(nn.Module):
 
     @property
     def card(self) -> Card:
-        return Card(output=self.output, likelihoods=(Likelihood("log_prob", "exact", "8-bit"),))
+        pixels = self.sides[0] * self.sides[1]
+        evaluations = 8 * math.ceil(pixels / min(pixels, _WINDOW**2))  # by time: of a sample beside a row of a step
+        return Card(
+            output=self.output,
+            likelihoods=(Likelihood("log_prob", "exact", "8-bit", rows=max(32, _SCORED // pixels)),),
+            evaluations=evaluations,
+        )
 
     # Training
 
@@ -156,27 +163,30 @@ class Codec(nn.Module):
     def log_prob(self, batch: Batch) -> Tensor:
         """log p of images, in nats (B,): that of the integers which code them."""
         levels, density = levels_of(batch["x"]).cpu(), self.portable()
-        layout = Layout.of(tiles_of([self.sides] * len(levels)), density)
-        for tile, view in layout.views(layout.canvas):
-            view.copy_(levels[tile])
         nats = np.zeros(len(levels))
-        for fronts in mixtures(density, layout, self.channels):
-            image = layout.image_of(fronts.at)
-            for law, values in zip(fronts.mixtures, fronts.levels, strict=True):
-                nats += np.bincount(image, np.log(law.count(values) / law.total), len(levels))
+        for group in groups_of([self.sides] * len(levels)):
+            layout = Layout.of(group, density)
+            for tile, view in layout.views(layout.canvas):
+                view.copy_(levels[tile])
+            for fronts in mixtures(density, layout, self.channels):
+                image = layout.image_of(fronts.at)
+                for law, values in zip(fronts.mixtures, fronts.levels, strict=True):
+                    nats += np.bincount(image, np.log(law.count(values) / law.total), len(levels))
         return torch.from_numpy(nats).to(batch["x"])
 
     @torch.no_grad()
     def sample(self, noise: Noise) -> Tensor:
         """Images (B, C, H, W) of the size of the data, pixel after pixel."""
         density, uniform = self.portable(), noise.uniform(self.channels, *self.output.shape).double().cpu()
-        layout = Layout.of(tiles_of([self.sides] * len(noise)), density)
-        u, levels = torch.zeros_like(layout.canvas, dtype=torch.float64), uniform.float()
-        for tile, view in layout.views(u):
-            view.copy_(uniform[tile])
-        draw(density, layout, self.channels, partial(_drawn, u.numpy()))
-        for tile, view in layout.views(layout.canvas):
-            levels[tile] = view
+        levels = uniform.float()
+        for group in groups_of([self.sides] * len(noise)):
+            layout = Layout.of(group, density)
+            u = torch.zeros_like(layout.canvas, dtype=torch.float64)
+            for tile, view in layout.views(u):
+                view.copy_(uniform[tile])
+            draw(density, layout, self.channels, partial(_drawn, u.numpy()))
+            for tile, view in layout.views(layout.canvas):
+                levels[tile] = view
         return (levels / 127.5 - 1).to(noise.device)
 
 
