@@ -35,6 +35,7 @@ NEIGHBOURS = (  # (rows above, columns to the right), the nearest three first
     *((-3, column) for column in range(-2, 3)),
 )
 _ROWS, _COLUMNS = np.array(NEIGHBOURS).T[:, :, None]
+_ROOTS = torch.tensor([math.copysign(math.isqrt(4096 * abs(d)), d) for d in range(-255, 256)])
 _GREY = 128.0  # expected of the first pixel
 _FINE = 16  # of differences that enter a mean directly: units in a level
 _SCORED = 1 << 23  # pixels of held-out images that are scored, most of a minute
@@ -208,11 +209,8 @@ def levels_of(image: Tensor) -> Tensor:
 
 
 def companded(difference: Tensor) -> Tensor:
-    """Differences of levels as activations, -1021 ... 1021: 64 times their root, with their sign, rounded down.
-
-    The root of an integer is far enough from the next integer, or is one, that its rounding does not matter.
-    """
-    return difference.sign() * (difference.abs() * 4096).double().sqrt().floor().to(difference.dtype)
+    """Differences of levels -255 ... 255 as activations: 64 times their root, with their sign, towards 0."""
+    return _ROOTS.to(difference.device)[difference.long() + 255]
 
 
 def log_prob(level: Tensor, logits: Tensor, means: Tensor, scales: Tensor) -> Tensor:
