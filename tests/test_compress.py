@@ -210,6 +210,14 @@ def test_a_grey_image_in_a_model_of_colours_codes_one_channel(models):
     assert grey.bits < 0.8 * colour.bits
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_map_of_bits_sums_to_the_ideal_length(models, channels):
+    for image in (smooth(20, 30, 3), noise(9, 7, 2)):
+        bits = rv.bits_map(models[channels], image)
+        assert bits.shape == image.shape[:2] and (bits > 0).all()
+        assert bits.sum() == pytest.approx(compress(models[channels], image).bits, rel=1e-9)
+
+
 def test_samples_do_not_depend_on_their_batch_and_are_likely(models):
     model = models[1]
     together = model.sample(Noise.of_seeds(range(4)))
@@ -342,5 +350,7 @@ def test_a_split_is_one_file_and_comes_back_as_a_folder(run, noisy_bars, call):
     assert code == 2 and "is there already" in error
     code, _, error = call("decompress", "bars.rvc")
     assert code == 2 and "--run" in error and "codec" in error
+    code, _, _ = call("compress", run, "held-out:0", "--out", "one.rvc", "--map", "map.png", "--no-formats")
+    assert code == 0 and Image.open("map.png").size == (8, 8)
     code, _, error = call("compress", run)
     assert code == 2 and "Name images" in error

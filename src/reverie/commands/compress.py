@@ -21,6 +21,7 @@ def compress(
     split: Literal["held-out", "train"] = "held-out",
     number: Annotated[int | None, arg(aliases=["-n"])] = None,
     out: str | None = None,
+    map: Annotated[str | None, arg(metavar="FILE")] = None,
     formats: bool = True,
     overwrite: bool = False,
     json: bool = False,
@@ -39,6 +40,7 @@ def compress(
         split: of the data: held-out or train.
         number: the first so many images of the split; all by default.
         out: the file (.rvc), or a folder where images are several; by default the image's name with .rvc.
+        map: of one image: where its bits are, as an image (.png ...).
         formats: measure PNG, WebP and JPEG XL, too.
         overwrite: replace a file that is there.
         json: print {"files", "bytes", "bits_per_dim", "ideal_bits", "formats", "portable", "weights"}.
@@ -46,10 +48,16 @@ def compress(
     import numpy as np
 
     from reverie.compression import compress as module
+    from reverie.compression.heat import bits_map, coloured
     from reverie.inference.load import data_of
+    from reverie.inference.origin import origin
+    from reverie.media import montage
 
     if bool(images) == bool(data):
         raise UsageError("Name images to compress, or --data with a data set, and not both.")
+    if map and len(images) != 1:
+        raise UsageError("--map draws the bits of one image: name one.")
+    heat = target(map, "", overwrite, flag="map", others=images) if map else None
     jobs: list[tuple[str, Any, Path]] = []
     if images:
         folder = None if len(images) == 1 and not (out and Path(out).is_dir()) else Path(out or ".")
@@ -75,6 +83,10 @@ def compress(
             compressed = module.compress(model, content, progress)
             compressed.save(path)
             results.append((name, path, compressed, compressed.formats() if formats else {}))
+    if heat:
+        montage.save(
+            heat, coloured(bits_map(model, results[0][2].images[0])), origin("compress", model, image=images[0])
+        )
     _print(model, results, json)
 
 
