@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from reverie.codes.compression import rates
     from reverie.codes.pretraining import pretrain
     from reverie.codes.retrieval import search
+    from reverie.compression.compress import Compressed, compress, decompress
+    from reverie.compression.heat import bits_map
     from reverie.core.annotations import Channels, Classes, FromData, Range, Shape, Side, SourceChannels, SubRun
     from reverie.core.batch import Batch
     from reverie.core.card import Card, Likelihood, Output, Space
@@ -59,6 +61,8 @@ _HOMES = {  # public names by the module that holds them, each imported when it 
     "codes.compression": ("rates",),
     "codes.pretraining": ("pretrain",),
     "codes.retrieval": ("search",),
+    "compression.compress": ("Compressed", "compress", "decompress"),
+    "compression.heat": ("bits_map",),
     "core.annotations": ("Channels", "Classes", "FromData", "Range", "Shape", "Side", "SourceChannels", "SubRun"),
     "core.batch": ("Batch",),
     "core.card": ("Card", "Likelihood", "Output", "Space"),

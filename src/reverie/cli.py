@@ -45,6 +45,10 @@ codes
   search RUN IMAGE        the nearest images of a data set; --bits hashes codes   reverie search RUN a.png --data photos
   rates RUN ...           compression by codes beside JPEG and WebP: bits per pixel against PSNR
 
+compress
+  compress RUN IMAGE ...  images without loss, beside PNG, WebP and JPEG XL   reverie compress runs/codec-photos a.png
+  decompress FILE ...     the images of such files; --run RUN names the run that compressed them
+
 measure
   evaluate RUN            scores of its samples, with interval, floor and passport   reverie evaluate runs/vae-emoji
   doctor RUN              problems of a GAN's training, and what to do

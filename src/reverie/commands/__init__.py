@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reverie.commands.codes import codes, pretrain
+from reverie.commands.compress import compress, decompress
 from reverie.commands.detect import anomalies, rates, search
 from reverie.commands.distill import distill
 from reverie.commands.dream import dream
@@ -62,6 +63,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {  # whose flags depend on th
         anomalies,
         search,
         rates,
+        compress,
+        decompress,
         doctor,
         export,
         import_,

@@ -152,6 +152,11 @@ class Factorises(Protocol):
         """The exact distribution of the levels of new rows by the chain rule, see ``probability.sequential``."""
 
 
+class CodesPortably(Protocol):
+    def portable(self) -> Any:
+        """Its density of images of any size in integers, equal on every machine, see ``probability.wavefront``."""
+
+
 class HasSources(Protocol):
     def translation_pair(self, batch: Batch, **options: Any) -> tuple[Tensor, Tensor | None]:
         """The source images of a batch for ``translate``, and the target images if the data has them."""
@@ -197,6 +202,7 @@ VERBS: dict[str, type] = {
     "corrupt": Corrupts,
     "complete": Completes,
     "conditionals": Factorises,
+    "portable": CodesPortably,
     "translation_pair": HasSources,
     "domains": HasDomains,
     "diagnostics": Diagnoses,

@@ -1,0 +1,1 @@
+"""Lossless compression of images by models that state exact probabilities."""

@@ -1,0 +1,356 @@
+"""Lossless compression: the same bytes back, everywhere, and as few as the probabilities allow."""
+
+from __future__ import annotations
+
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from threadpoolctl import threadpool_limits
+from torch import nn
+
+import reverie as rv
+from processes import reverie
+from reverie.compression import coding
+from reverie.compression.compress import compress, decompress
+from reverie.compression.format import Header, pack, unpack
+from reverie.core.batch import Batch
+from reverie.core.card import Card, Likelihood, Output
+from reverie.core.errors import ReverieError, UsageError
+from reverie.core.noise import Noise
+from reverie.models.autoregressive.codec import NEIGHBOURS, levels_of, log_prob
+from reverie.nets.integer import IntegerLinear
+from reverie.probability import sequential, wavefront
+from reverie.probability.integer_logistic import Mixture, sigmoid_table, slope_table, weight_table
+from reverie.probability.sequential import Step
+
+PHOTOS = Path(__file__).parent / "photos"
+
+
+def perturbed(channels: int, seed: int = 0, **options):
+    model = rv.build("codec", shape=(8, 8), channels=channels, width=24, head=16, **options).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / max(8, parameter.shape[-1]))
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {channels: perturbed(channels) for channels in (1, 3)}
+
+
+@pytest.fixture(scope="module")
+def run(noisy_bars, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compress") / "codec"
+    rv.train("codec", noisy_bars, out=out, steps=30, batch_size=16, quiet=True, width=16, head=8)
+    return out
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(math.prod(shape)).integers(0, 256, shape).astype(np.uint8)
+
+
+def smooth(height: int, width: int, channels: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    base = (100 + 60 * np.sin(y / 9) * np.cos(x / 7))[..., None] + 9 * np.arange(channels)
+    return (base + np.random.default_rng(0).normal(0, 3, base.shape)).clip(0, 255).astype(np.uint8)
+
+
+# Integers
+
+
+def test_tables_are_the_functions_that_they_stand_for_to_one_unit():
+    z = (np.arange(len(sigmoid_table())) - 16 * 1024) / 1024
+    assert np.abs(sigmoid_table() - 2**24 / (1 + np.exp(-z))).max() <= 1 and (np.diff(sigmoid_table()) >= 0).all()
+    assert np.abs(weight_table() - 2**12 * np.exp(-np.arange(161) / 16)).max() <= 1
+    scale = 2.0 ** (np.arange(89) / 8 - 4)
+    assert np.abs(slope_table() - 64 * 1024 / scale).max() <= 1
+    assert slope_table()[8 * 5] == Fraction(64 * 1024, 2)  # a scale of 2
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    rng = np.random.default_rng(0)
+    logits, means, scales = (
+        rng.integers(-40, 40, (3, 50)),
+        rng.integers(-900, 5000, (3, 50)),
+        rng.integers(-40, 70, (3, 50)),
+    )
+    return Mixture.of_outputs(logits, means, scales)
+
+
+def test_counts_of_all_levels_are_positive_and_sum_to_the_total_exactly(mixture):
+    counts = np.stack([mixture.count(np.full(50, level)) for level in range(256)])
+    assert (counts > 0).all() and (counts.sum(0) == mixture.total).all()
+
+
+def test_digits_of_a_level_have_its_probability(mixture):
+    level, p = np.random.default_rng(1).integers(0, 256, 50), np.ones(50)
+    spans = iter((64, 16, 4, 1))
+
+    def choose(counts: np.ndarray) -> np.ndarray:
+        digit = level // next(spans) % 4
+        p[:] *= counts[np.arange(50), digit] / counts.sum(1)
+        return digit
+
+    assert (mixture.descend(choose) == level).all()
+    assert p == pytest.approx(mixture.count(level) / mixture.total, rel=1e-12)
+
+
+def test_integer_layers_give_equal_sums_in_any_order_and_carrier():
+    torch.manual_seed(0)
+    layer = IntegerLinear(300, 40)
+    with torch.no_grad():
+        layer.weight.mul_(200)  # rows that must be scaled down
+    weight, bias = layer.integers()
+    assert (weight.abs().sum(1) * layer.top + bias[:, 0].abs()).max() + 512 < 2**24
+    x = torch.randint(-1023, 1024, (300, 500)).float()
+    exact = (weight.long() @ x.long() + bias.long() + 256) // 512  # integers throughout
+    results = []
+    for carrier in (np.float32, np.float64):
+        layer.freeze(carrier)
+        results += [layer(x), layer(x[:, :7]), layer(x.double())]
+    order = torch.randperm(300)
+    layer.fixed = layer.fixed[0][:, order.numpy()], layer.fixed[1]
+    results.append(layer(x[order]))
+    for result in results:
+        assert torch.equal(result.long(), exact[:, : result.shape[1]])
+
+
+def test_the_density_of_training_is_that_of_coding(models):
+    for channels, model in models.items():
+        x = torch.from_numpy(smooth(8, 8, channels)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        bits = float(model.loss(Batch({"x": x}))["loss"])
+        exact = -float(model.log_prob(Batch({"x": x}))) / math.log(2) / x.numel()
+        assert bits == pytest.approx(exact, rel=0.01)
+
+
+def test_the_differentiable_log_probabilities_sum_to_one():
+    logits, means, scales = torch.randn(3, 1) * 60, torch.tensor([[-80.0], [300.0], [4000.0]]), torch.randn(3, 1) * 200
+    nats = log_prob(torch.arange(256.0), *(part.expand(3, 256) for part in (logits, means, scales)))
+    assert float(nats.double().exp().sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_pixel_depends_on_no_later_pixel(models):
+    model = models[3]
+    assert all((row, column) < (0, 0) and column < -row * model.slope for row, column in NEIGHBOURS)
+    x = torch.rand(1, 3, 8, 8) * 2 - 1
+    laws = []
+    for changed in (0.0, 1.0):
+        y = x.clone()
+        y[:, 1, 4, 3] += changed  # the second channel of the pixel (4, 3)
+        laws.append(levels_of(y.clamp(-1, 1)))
+    layout = wavefront.Layout.of([(0, 0, 0, 8, 8)], model.portable())
+    place, view = next(layout.views(layout.canvas))
+    contexts = []
+    for levels in laws:
+        view.copy_(levels[place])
+        contexts.append(torch.cat(model.context(layout.canvas, layout.inside, layout.stride, layout.at)))
+    differs = {int(layout.at[i]) for i in (contexts[0] != contexts[1]).any(0).nonzero()[:, 0]}
+    first = layout.tiles[0][5]
+    later = {first + y * layout.stride + x for y in range(8) for x in range(8) if (y, x) > (4, 3)}
+    assert differs and differs <= later
+
+
+# Images
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 4), (1, 23, 3), (17, 1, 1), (9, 14, 2), (13, 11, 3), (12, 10, 4)])
+def test_the_same_bytes_come_back_from_any_size_and_kind(models, channels, shape):
+    for image in (noise(*shape), np.full(shape, 200, np.uint8), smooth(*shape)):
+        (back,) = decompress(compress(models[channels], image), models[channels])
+        assert back.dtype == np.uint8 and np.array_equal(back, image)
+
+
+def test_tiles_and_groups_of_a_large_image_come_back(models, monkeypatch):
+    monkeypatch.setattr(wavefront, "TILE", 16)
+    monkeypatch.setattr(wavefront, "GROUP", 600)
+    image = smooth(40, 50, 3)
+    images = [image, image[:17], image[:, :5]]
+    for back, one in zip(decompress(compress(models[3], images), models[3]), images, strict=True):
+        assert np.array_equal(back, one)
+
+
+def test_a_photograph_takes_what_its_probability_says_within_two_percent(models):
+    image = np.asarray(Image.open(PHOTOS / "cat.webp").convert("RGB"))[:64, :80]
+    compressed = compress(models[3], image)
+    assert compressed.bits <= 8 * compressed.payload < 1.02 * compressed.bits
+    x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    model = rv.build("codec", shape=(64, 80), channels=3, width=24, head=16).eval()
+    model.load_state_dict(models[3].state_dict())
+    assert compressed.bits == pytest.approx(-float(model.log_prob(Batch({"x": x}))) / math.log(2), rel=1e-6)
+    assert len(compressed.data) - compressed.payload < 40
+
+
+def test_the_file_is_the_same_under_any_threads_carriers_and_autocast(models, monkeypatch):
+    image = smooth(30, 40, 3)
+    data = compress(models[3], image).data
+    with threadpool_limits(2):
+        assert compress(models[3], image).data == data
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compress(models[3], image).data == data and np.array_equal(decompress(data, models[3])[0], image)
+    freeze = IntegerLinear.freeze
+    monkeypatch.setattr(IntegerLinear, "freeze", lambda layer: freeze(layer, np.float64))
+    assert compress(models[3], image).data == data
+    monkeypatch.setattr(wavefront, "_AT_ONCE", 1)
+    assert compress(models[3], image).data == data
+
+
+def test_a_grey_image_in_a_model_of_colours_codes_one_channel(models):
+    image = smooth(20, 20, 1)
+    grey, colour = compress(models[3], image), compress(models[3], image.repeat(3, 2))
+    assert grey.bits < 0.8 * colour.bits
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_map_of_bits_sums_to_the_ideal_length(models, channels):
+    for image in (smooth(20, 30, 3), noise(9, 7, 2)):
+        bits = rv.bits_map(models[channels], image)
+        assert bits.shape == image.shape[:2] and (bits > 0).all()
+        assert bits.sum() == pytest.approx(compress(models[channels], image).bits, rel=1e-9)
+
+
+def test_samples_do_not_depend_on_their_batch_and_are_likely(models):
+    model = models[1]
+    together = model.sample(Noise.of_seeds(range(4)))
+    assert torch.equal(model.sample(Noise.of_seeds([2])), together[2:3])
+    assert model.log_prob(Batch({"x": together})).mean() > model.log_prob(Batch({"x": torch.rand(4, 1, 8, 8)})).mean()
+
+
+# Damage
+
+
+def test_a_header_survives_and_every_damaged_byte_is_refused(models):
+    header = Header("codec", b"abcd", b"", 3, [(8, 9)] * 300 + [(1, 70_000)], 12345)
+    assert unpack(pack(header, b"payload!"), "f") == (header, b"payload!")
+    data = compress(models[1], smooth(12, 12, 1)).data
+    for at in range(len(data)):
+        for bit in (1, 128):
+            damaged = data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]
+            with pytest.raises(ReverieError, match=r"damaged|not written|version"):
+                decompress(damaged, models[1])
+        with pytest.raises(ReverieError, match=r"damaged|not written"):
+            decompress(data[:at], models[1])
+
+
+def test_foreign_files_other_weights_and_other_pixels_are_refused_with_the_reason(models, tmp_path):
+    with pytest.raises(ReverieError, match="does not begin with RVC"):
+        decompress(PHOTOS / "cat.webp", models[1])
+    with pytest.raises(ReverieError, match="cannot be read"):
+        decompress(tmp_path / "none.rvc", models[1])
+    image = smooth(9, 9, 1)
+    compressed = compress(models[1], image)
+    with pytest.raises(UsageError, match=r"weights .*Name the run"):
+        decompress(compressed, perturbed(1, seed=1))
+    header, payload = unpack(compressed.data, "f")
+    forged = pack(Header(header.model, header.weights, b"", 1, [(9, 8)], header.pixels), payload)
+    with pytest.raises(ReverieError, match="other pixels"):
+        decompress(forged, models[1])
+    later = compressed.data[:3] + b"\x63" + compressed.data[4:]
+    with pytest.raises(ReverieError, match="version 99"):
+        decompress(later, models[1])
+
+
+def test_images_that_cannot_be_kept_exactly_are_refused(models, tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    Image.new("CMYK", (4, 4)).save(tmp_path / "print.tif")
+    for name, reason in (("deep.png", "16-bit"), ("print.tif", "CMYK"), ("none.png", "no image file")):
+        with pytest.raises(UsageError, match=reason):
+            compress(models[1], tmp_path / name)
+    with pytest.raises(UsageError, match="same channels"):
+        compress(models[1], [noise(4, 4, 1), noise(4, 4, 3)])
+    with pytest.raises(UsageError, match="no images"):
+        compress(models[1], [])
+
+
+# Any exact model
+
+
+class Walk(nn.Module):
+    """Levels of 4 x 4 grey images, each near the one before, in floating point."""
+
+    def __init__(self):
+        super().__init__()
+        self.width = nn.Parameter(torch.tensor(9.0))
+
+    @property
+    def card(self):
+        return Card(output=Output("image", (4, 4), 1), likelihoods=(Likelihood("log_prob", "exact", "8-bit"),))
+
+    def log_prob(self, batch):
+        return sequential.log_prob(self.conditionals(len(batch["x"])), levels_of(batch["x"]).long().flatten(1))
+
+    def conditionals(self, rows):
+        level = torch.full((rows,), 128)
+        for place in range(16):
+            distance = (torch.arange(256) - level[:, None]) / self.width.double()
+            level = (yield Step(torch.tensor([place]), (-distance.abs()).exp()[:, None]))[:, 0]
+
+
+def test_any_model_with_exact_conditionals_compresses_images_of_its_size(monkeypatch):
+    model, rng = Walk(), np.random.default_rng(0)
+    steps = rng.integers(-20, 21, (70, 16))
+    images = list((128 + steps.cumsum(1)).clip(0, 255).astype(np.uint8).reshape(70, 4, 4, 1))
+    compressed = compress(model, images)
+    assert not compressed.portable and compressed.bits <= 8 * compressed.payload < 1.02 * compressed.bits + 64
+    assert all(map(np.array_equal, decompress(compressed, model), images))
+    with pytest.raises(UsageError, match="images of 4x4x1 only"):
+        compress(model, noise(5, 5, 1))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    with pytest.warns(UserWarning, match="another environment"):
+        assert len(decompress(compressed, model)) == 70
+
+
+def test_a_model_without_exact_probabilities_says_what_compresses():
+    with pytest.raises(UsageError, match="reverie train codec"):
+        compress(rv.build("vae", shape=(8, 8), channels=1, width=8, latent=2), noise(8, 8, 1))
+
+
+def test_a_missing_library_says_how_to_install_it(models, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "constriction", None)
+    with pytest.raises(ReverieError, match=r"pip install 'reverie\[compress\]'"):
+        coding.Encoder()
+
+
+# The command line
+
+
+def test_the_command_line_there_and_back_with_other_threads(run, tmp_path):
+    Image.fromarray(smooth(20, 31, 3)).save(tmp_path / "a.png")
+    Image.fromarray(noise(6, 5, 4)).save(tmp_path / "b.png")
+    done = reverie("compress", run, "a.png", "b.png", "--out", "small", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["portable"] and {"PNG", "WebP"} <= set(result["formats"])
+    assert result["bytes"] == [(tmp_path / "small" / f"{name}.rvc").stat().st_size for name in "ab"]
+    files = ["small/a.rvc", "small/b.rvc"]
+    back = reverie("decompress", *files, "--run", run, "--out", "back", cwd=tmp_path, OMP_NUM_THREADS="2")
+    assert back.returncode == 0, back.stderr
+    for name in ("a.png", "b.png"):
+        assert np.array_equal(*(np.asarray(Image.open(tmp_path / folder / name)) for folder in (".", "back")))
+
+
+def test_a_split_is_one_file_and_comes_back_as_a_folder(run, noisy_bars, call):
+    code, text, _ = call("compress", run, "--data", noisy_bars, "-n", 5, "--out", "bars.rvc")
+    assert code == 0 and "under PNG" in text
+    code, text, _ = call("decompress", "bars.rvc", "--run", run)
+    assert code == 0 and "5 images, bit for bit" in text
+    images = [np.asarray(Image.open(f"bars/{index:06d}.png")) for index in range(5)]
+    held_out = np.asarray(rv.open_data(noisy_bars).held_out["x"][:5])[..., 0]
+    assert np.array_equal(np.stack(images), held_out)
+    code, _, error = call("compress", run, "held-out:0", "--out", "bars.rvc")
+    assert code == 2 and "is there already" in error
+    code, _, error = call("decompress", "bars.rvc")
+    assert code == 2 and "--run" in error and "codec" in error
+    code, _, _ = call("compress", run, "held-out:0", "--out", "one.rvc", "--map", "map.png", "--no-formats")
+    assert code == 0 and Image.open("map.png").size == (8, 8)
+    code, _, error = call("compress", run)
+    assert code == 2 and "Name images" in error
