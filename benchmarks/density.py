@@ -1,7 +1,7 @@
 """How fast is a density model trained and sampled: reverie against other libraries, same architecture, same weights?
 
-- glow: a training step of 14x14x4 maps (28x28 grey images, squeezed) through couplings with networks of 3x3, 1x1 and 3x3
-  convolutions and invertible 1x1 convolutions: against `normflows` (GlowBlock).
+- glow: a training step of 14x14x4 maps (28x28 grey images, squeezed) through couplings with networks of 3x3, 1x1 and
+  3x3 convolutions and invertible 1x1 convolutions: against `normflows` (GlowBlock).
 - splines: a training step of 784 features through coupling splines with dense networks: against `zuko` (NICE with
   MonotonicRQSTransform). Parity: both must give the log-likelihood of held-out rows of equal weights (float64, within
   1e-6); a step is forward, backward and Adam's update. reverie steps in the precision that it picks, the peers as their

@@ -1,7 +1,9 @@
 """Invertible layers of normalizing flows on maps with channels last, x (B, H, W, C).
 
-Each returns y and log |det dy / dx| in nats, of rows (B,) or, where it is the same for all rows, 0-dim; ``inverse`` gives
-x of y. Affine couplings: Dinh et al., "Density estimation using Real NVP", arXiv:1605.08803. ActNorm and invertible 1x1
+Each returns y and log |det dy / dx| in nats, of rows (B,) or, where it is the same for all rows, 0-dim; ``inverse``
+gives x of y.
+
+Affine couplings: Dinh et al., "Density estimation using Real NVP", arXiv:1605.08803. ActNorm and invertible 1x1
 convolutions: Kingma and Dhariwal, "Glow", arXiv:1807.03039. Spline couplings: Durkan et al., arXiv:1906.04032.
 """
 
