@@ -36,9 +36,10 @@ class CouplingNet(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """(B, inputs, H, W), label (B,) to (B, outputs, H, W)."""
-        h = self.stem(x) + self.position
+        h = self.stem(x)
+        h = h + self.position.to(h.dtype)  # else a bf16 map would become a fp32 one
         if self.embedding is not None:
-            h = h + embed_label(self.embedding, label, len(x))[:, :, None, None]
+            h = h + embed_label(self.embedding, label, len(x))[:, :, None, None].to(h.dtype)
         for block in self.blocks:
             h = h + block(h)
         return self.head(F.relu(h))
