@@ -108,7 +108,16 @@ class Case:
     warm: Callable[[Any], None] = lambda model: None  # buffers away from where they start
 
 
-SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "norm_groups": 4, "pool_size": 12}
+SMALL = {
+    "width": 8,
+    "depth": 1,
+    "hidden": (16,),
+    "latent": 3,
+    "widths": (8, 16),
+    "norm_groups": 4,
+    "pool_size": 12,
+    "couplings": 2,
+}
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that learn from another run: of what model
 STYLES = Path(__file__).parent / "styles"
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -137,6 +146,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],
     "rbm": [{"conditional": "label", "k": 2, "sparsity": 1.0}, {"negative": "cd"}],
+    "realnvp": [{"levels": 2, "logit": 0.05}],
+    "glow": [{"conditional": "label", "levels": 2, "dequantisation": "variational"}],
     "gan": [{"conditional": "label", "packing": 2}],
     "dcgan": [
         {"loss": "wasserstein", "penalty_every": 2},

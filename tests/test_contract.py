@@ -32,7 +32,16 @@ from reverie.training.run import Run
 from reverie.workflow.again import rerun, resume
 from reverie.workflow.train import train
 
-SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "norm_groups": 4, "pool_size": 12}
+SMALL = {
+    "width": 8,
+    "depth": 1,
+    "hidden": (16,),
+    "latent": 3,
+    "widths": (8, 16),
+    "norm_groups": 4,
+    "pool_size": 12,
+    "couplings": 2,
+}
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that cannot do without another's run: of what model
 RUNS: dict[str, str] = {}  # ... and where it is
 STYLES = Path(__file__).parent / "styles"
@@ -68,6 +77,8 @@ VARIANTS = {
     "pixelcnn": [{"likelihood": "bernoulli", "conditional": "label"}],
     "pixelcnn++": [{"conditional": "label", "dropout": 0.1}],
     "pixel-transformer": [{"conditional": "label", "pixels_per_step": "rows", "within": "independent"}],
+    "realnvp": [{"levels": 2, "logit": 0.05}],
+    "glow": [{"conditional": "label", "levels": 2, "dequantisation": "variational"}],
     "gan": [{"conditional": "label", "packing": 2}],
     "dcgan": [
         {"loss": "wasserstein"},
