@@ -144,14 +144,14 @@ class Quantisation:
         levels: of the numbers of a vector ("fsq"); there are as many codes as their product.
         codes: entries of the codebook.
         code_width: numbers of an entry.
-        decay: share of its old mean that an entry keeps in a step.
+        code_decay: share of its old mean that an entry keeps in a step.
     """
 
     quantiser: Literal["fsq", "codebook"] = "fsq"
     levels: Annotated[tuple[int, ...], Range(2, 4096)] = (8, 5, 5, 5)
     codes: Annotated[int, Range(2, MOST_CODES)] = 512
     code_width: Count = 8
-    decay: Fraction = 0.99
+    code_decay: Fraction = 0.99
 
     def __post_init__(self) -> None:
         if not self.levels or math.prod(self.levels) > MOST_CODES:
@@ -160,4 +160,4 @@ class Quantisation:
             )
 
     def build(self) -> FSQ | Codebook:
-        return FSQ(self.levels) if self.quantiser == "fsq" else Codebook(self.codes, self.code_width, self.decay)
+        return FSQ(self.levels) if self.quantiser == "fsq" else Codebook(self.codes, self.code_width, self.code_decay)

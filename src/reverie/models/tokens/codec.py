@@ -18,7 +18,12 @@ from reverie.optim.phase import Stage
 
 def _lack(model: Model) -> str:
     space = card_of(model).space
-    if {"encode", "decode", "features"} <= set(verbs_of(model)) and space and space.kind == "tokens" and space.encode == "exact":
+    if (
+        {"encode", "decode", "features"} <= set(verbs_of(model))
+        and space
+        and space.kind == "tokens"
+        and space.encode == "exact"
+    ):
         return ""
     return "no tokens. Train one that has: reverie train vq-vae."
 

@@ -33,16 +33,18 @@ STEPS = 8  # of sampling, by default
 _MEAN_MASKED = 2 / math.pi  # share of the tokens that the cosine schedule masks, on average
 
 
-def masked_counts(length: int, steps: int) -> list[int]:
-    """How many of ``length`` tokens are still masked after each step: the cosine schedule, at least one fewer a step.
+def masked_count(masked: Tensor, share: float, start: Tensor) -> Tensor:
+    """How many tokens stay masked after a step: the cosine schedule, at least one fewer, none after the last.
 
-    More steps than tokens are as many as tokens.
+    Args:
+        masked: (B,) int64, how many are masked before it.
+        share: of the steps that are done after it.
+        start: (B,) int64, how many were masked before the first.
     """
-    counts, steps = [length], min(steps, length)
-    for step in range(1, steps + 1):
-        target = math.floor(length * math.cos(math.pi / 2 * step / steps))
-        counts.append(min(max(target, steps - step), counts[-1] - 1))
-    return counts[1:]
+    if share >= 1:
+        return torch.zeros_like(masked)
+    target = (start.double() * math.cos(math.pi / 2 * share)).long()
+    return target.minimum(masked - 1).clamp(min=0)
 
 
 def random_mask(noise: Noise, count: Tensor, length: int) -> Tensor:
@@ -79,6 +81,7 @@ class MaskGIT(nn.Module):
             evaluations=STEPS,
             weights=(*conditioner.weights, *codec.weights),
             networks=("net.transformer", *codec.networks),
+            restores=("complete",),
         )
 
     # Training
@@ -138,7 +141,7 @@ class MaskGIT(nn.Module):
             label, text: the condition; None is the null condition.
             guidance: logits are null + guidance * (conditional - null): 1 is as trained, above it clearer and less
                 varied.
-            steps: evaluations of the network.
+            steps: evaluations of the network; more than there are tokens are of no use.
             temperature: divides the logits; 0 takes the most probable tokens.
             choice_temperature: of the Gumbel noise on the confidence by which tokens are kept, falling to 0 in the last
                 step: more is more varied.
@@ -160,11 +163,12 @@ class MaskGIT(nn.Module):
         temperature: float = 1.0,
         choice_temperature: float = 4.5,
     ) -> Iterator[Frame]:
-        """The frames of ``stream`` from tokens (B, T) as many of which are unknown (-1) in each row."""
+        """The frames of ``stream`` from tokens (B, T) of which some are unknown (-1)."""
         rows, length = tokens.shape
         prefixes = [self.net.prefix(rows, label, text), *([self.net.prefix(rows)] if guidance != 1 else [])]
-        counts = masked_counts(int((tokens[0] < 0).sum()), steps)
-        for step, count in enumerate(counts, 1):
+        start = (tokens < 0).sum(1)
+        for step in range(1, steps + 1):
+            count = masked_count((tokens < 0).sum(1), step / steps, start)
             logits, *null = (self.net(tokens, prefix).double() for prefix in prefixes)
             if null:
                 logits = null[0] + guidance * (logits - null[0])
@@ -172,9 +176,9 @@ class MaskGIT(nn.Module):
             values = quantile(log_p.exp(), noise.uniform(length))
             confidence = log_p.gather(2, values[..., None])[..., 0]
             gumbel = -(-noise.uniform(length).double().clamp(min=1e-12).log()).log()
-            confidence = confidence + choice_temperature * (1 - step / len(counts)) * gumbel
+            confidence = confidence + choice_temperature * (1 - step / steps) * gumbel
             confidence = confidence.masked_fill(tokens >= 0, math.inf)  # what is known stays
-            known = confidence.argsort(dim=1, descending=True, stable=True).argsort(1) < length - count
+            known = confidence.argsort(dim=1, descending=True, stable=True).argsort(1) < length - count[:, None]
             tokens = torch.where(tokens >= 0, tokens, values.masked_fill(~known, -1))
             yield self.token_codec.frame(tokens)
 
@@ -186,6 +190,20 @@ class MaskGIT(nn.Module):
         """Tokens (B, h, w) of new images: see ``stream``."""
         *_, last = self.stream(noise, **options)
         return last.tensors["tokens"].unflatten(1, self.token_codec.space.shape)
+
+    def complete(self, image: Tensor, mask: Tensor, noise: Noise, sweeps: int = STEPS, **condition: Any) -> Tensor:
+        """Images (B, C, H, W) with the pixels where ``mask`` (1 or B, 1, H, W) is false filled in by ``stream``.
+
+        A token is drawn anew where it or a neighbour stands for an unknown pixel.
+
+        Args:
+            sweeps: evaluations of the network, at most one for each token.
+        """
+        unknown = F.adaptive_max_pool2d((~mask).float().expand(len(image), -1, -1, -1), self.token_codec.space.shape)
+        unknown = F.max_pool2d(unknown, 3, stride=1, padding=1).flatten(1) > 0
+        tokens = self.token_codec.tokens(image * mask).masked_fill(unknown, -1)
+        *_, last = self.filled_in(tokens, noise, steps=min(sweeps, self.net.length), **condition)
+        return torch.where(mask, image, self.token_codec.image(last.tensors["tokens"]))
 
     # The codec's verbs
 
