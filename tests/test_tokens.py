@@ -104,7 +104,7 @@ def test_tokens_are_the_image_to_the_decoder(quantiser):
 
 
 def test_wrong_options_are_refused_with_the_fix():
-    with pytest.raises(UsageError, match="factor=4 needs a size that it divides; 30 is not. Try size='32'"):
+    with pytest.raises(UsageError, match=r"factor=4 needs a size that it divides; 30 is not\. Try size='32'"):
         rv.build("vq-vae", shape=30, channels=1)
     with pytest.raises(UsageError, match="at most 1048576"):
         rv.build("vq-vae", shape=8, channels=1, levels=(4096, 4096))

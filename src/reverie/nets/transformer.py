@@ -6,9 +6,13 @@ al., arXiv:2002.04745; normalised queries and keys: Henry et al., arXiv:2010.042
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_SHORT = 256  # positions up to which the gradient of bf16 attention on a CPU takes longer than that of fp32
 
 
 class Cache:
@@ -28,6 +32,16 @@ class Cache:
             buffer[:, :, self.filled : end] = new
         keys, values = self._blocks[block]
         return keys[:, :, :end], values[:, :, :end]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Attention of (B, heads, n, d)."""
+    short = q.device.type == "cpu" and k.shape[2] <= _SHORT
+    context = torch.autocast("cpu", enabled=False) if short else contextlib.nullcontext()
+    with context:
+        if short and v.dtype == torch.bfloat16:
+            q, k, v = q.float(), k.float(), v.float()
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 class Block(nn.Module):
@@ -60,8 +74,7 @@ class Block(nn.Module):
         if causal and (earlier or mask is not None):
             allowed = torch.ones(new, k.shape[2], dtype=torch.bool, device=x.device).tril(earlier)
             mask, causal = allowed if mask is None else allowed & mask, False
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        return self.out(attended.transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v, mask, causal).transpose(1, 2).flatten(2))
 
 
 class Transformer(nn.Module):

@@ -229,7 +229,7 @@ def maskgit(
     quantisation: Quantisation = Quantisation(),
     codec_width: Count = 64,
     codec_lr: Weight = 2e-3,
-    width: Count = 192,
+    width: Count = 128,
     depth: Count = 4,
     heads: Count = 4,
     conditioning: Conditioning = Conditioning(),
