@@ -169,17 +169,19 @@ class MaskGIT(nn.Module):
         start = (tokens < 0).sum(1)
         for step in range(1, steps + 1):
             count = masked_count((tokens < 0).sum(1), step / steps, start)
-            logits, *null = (self.net(tokens, prefix).double() for prefix in prefixes)
+            unknown = tokens < 0
+            logits, *null = (self.net(tokens, prefix, chosen=unknown) for prefix in prefixes)  # (M, K)
             if null:
                 logits = null[0] + guidance * (logits - null[0])
-            log_p = (logits / max(temperature, 1e-3)).log_softmax(2)
-            values = quantile(log_p.exp(), noise.uniform(length))
-            confidence = log_p.gather(2, values[..., None])[..., 0]
-            gumbel = -(-noise.uniform(length).double().clamp(min=1e-12).log()).log()
-            confidence = confidence + choice_temperature * (1 - step / steps) * gumbel
-            confidence = confidence.masked_fill(tokens >= 0, math.inf)  # what is known stays
+            log_p = (logits / max(temperature, 1e-3)).log_softmax(1)
+            drawn = quantile(log_p.exp(), noise.uniform(length)[unknown])
+            gumbel = -(-noise.uniform(length)[unknown].double().clamp(min=1e-12).log()).log()
+            confidence = torch.full(tokens.shape, math.inf, dtype=torch.float64, device=tokens.device)  # of the known
+            confidence[unknown] = (
+                log_p.gather(1, drawn[:, None])[:, 0] + choice_temperature * (1 - step / steps) * gumbel
+            )
             known = confidence.argsort(dim=1, descending=True, stable=True).argsort(1) < length - count[:, None]
-            tokens = torch.where(tokens >= 0, tokens, values.masked_fill(~known, -1))
+            tokens = tokens.masked_scatter(unknown, drawn).masked_fill(~known, -1)
             yield self.token_codec.frame(tokens)
 
     def sample(self, noise: Noise, **options: Any) -> Tensor:

@@ -88,8 +88,10 @@ class TokenNetwork(nn.Module):
         words = self.text_proj(cond["tokens"]).float().expand(rows, -1, -1)
         return Prefix(words, cond["mask"].expand(rows, -1), None)
 
-    def forward(self, tokens: Tensor, prefix: Prefix, cache: Cache | None = None) -> Tensor:
-        """Logits (B, n, K) at n places.
+    def forward(
+        self, tokens: Tensor, prefix: Prefix, cache: Cache | None = None, chosen: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, n, K) at n places, or (M, K) at those of them where ``chosen`` (B, n) is true.
 
         Args:
             tokens: (B, n) int64: the inputs of a causal network are those before the places, -1 before the first; with
@@ -105,5 +107,5 @@ class TokenNetwork(nn.Module):
             x = x + prefix.label
         if words is not None:
             x = torch.cat([words.to(x.dtype), x], 1)
-        x = self.transformer(x, prefix.mask_over(place + count), cache)
-        return self.head(x[:, -count:]).float()
+        x = self.transformer(x, prefix.mask_over(place + count), cache)[:, -count:]
+        return self.head(x if chosen is None else x[chosen]).float()
