@@ -41,13 +41,13 @@ def token_lengths(
 def histogram_bits(training: np.ndarray, tokens: np.ndarray, codes: int) -> np.ndarray:
     """Bits (N,) of tokens (N, T) whose places are independent, by histograms of training tokens (M, T).
 
-    A code's probability at a place is that of its count there with half as many further ones as there are codes,
+    A code's probability at a position is that of its count there with half as many further ones as there are codes,
     distributed as the tokens of all places are, and those with 1/2 each.
     """
     overall = np.bincount(training.ravel(), minlength=codes) + 0.5
     overall = overall / overall.sum()
     bits = np.zeros(len(tokens))
-    for place in range(tokens.shape[1]):
-        count = np.bincount(training[:, place], minlength=codes) + codes / 2 * overall
-        bits -= np.log2(count / count.sum())[tokens[:, place]]
+    for position in range(tokens.shape[1]):
+        count = np.bincount(training[:, position], minlength=codes) + codes / 2 * overall
+        bits -= np.log2(count / count.sum())[tokens[:, position]]
     return bits

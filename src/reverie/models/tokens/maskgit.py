@@ -174,14 +174,14 @@ class MaskGIT(nn.Module):
             if null:
                 logits = null[0] + guidance * (logits - null[0])
             log_p = (logits / max(temperature, 1e-3)).log_softmax(1)
-            drawn = quantile(log_p.exp(), noise.uniform(length)[unknown])
+            draws = quantile(log_p.exp(), noise.uniform(length)[unknown])
             gumbel = -(-noise.uniform(length)[unknown].double().clamp(min=1e-12).log()).log()
             confidence = torch.full(tokens.shape, math.inf, dtype=torch.float64, device=tokens.device)  # of the known
             confidence[unknown] = (
-                log_p.gather(1, drawn[:, None])[:, 0] + choice_temperature * (1 - step / steps) * gumbel
+                log_p.gather(1, draws[:, None])[:, 0] + choice_temperature * (1 - step / steps) * gumbel
             )
-            known = confidence.argsort(dim=1, descending=True, stable=True).argsort(1) < length - count[:, None]
-            tokens = tokens.masked_scatter(unknown, drawn).masked_fill(~known, -1)
+            kept = confidence.argsort(dim=1, descending=True, stable=True).argsort(1) < length - count[:, None]
+            tokens = tokens.masked_scatter(unknown, draws).masked_fill(~kept, -1)
             yield self.token_codec.frame(tokens)
 
     def sample(self, noise: Noise, **options: Any) -> Tensor:

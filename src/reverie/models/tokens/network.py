@@ -99,13 +99,13 @@ class TokenNetwork(nn.Module):
         """
         first = cache is None or not cache.filled
         words = prefix.words if first else None
-        place = 0 if first else cache.filled - prefix.length if cache else 0
+        start = 0 if first else cache.filled - prefix.length if cache else 0
         count = tokens.shape[1]
         index = torch.where(tokens < 0, self.embedding.num_embeddings - 1, tokens)
-        x = self.embedding(index) + self.positions[place : place + count]
+        x = self.embedding(index) + self.positions[start : start + count]
         if prefix.label is not None:
             x = x + prefix.label
         if words is not None:
             x = torch.cat([words.to(x.dtype), x], 1)
-        x = self.transformer(x, prefix.mask_over(place + count), cache)[:, -count:]
+        x = self.transformer(x, prefix.mask_over(start + count), cache)[:, -count:]
         return self.head(x if chosen is None else x[chosen]).float()

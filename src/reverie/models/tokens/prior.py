@@ -120,12 +120,12 @@ class TokenTransformer(nn.Module):
         branches = [(prefix, Cache(prefix.length + self.net.length)) for prefix in prefixes]
         device = self.net.positions.device
         token = torch.full((rows, 1), -1, dtype=torch.int64, device=device)
-        for place in range(self.net.length):
+        for position in range(self.net.length):
             logits, *null = (self.net(token, prefix, cache)[:, -1] for prefix, cache in branches)
             if null:
                 logits = null[0] + guidance * (logits - null[0])
             probs = probabilities(logits, temperature, top_k, top_p)
-            token = yield Step(torch.tensor([place], device=device), probs[:, None])
+            token = yield Step(torch.tensor([position], device=device), probs[:, None])
 
     # Sampling
 
