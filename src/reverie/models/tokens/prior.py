@@ -56,11 +56,12 @@ class TokenTransformer(nn.Module):
         token_codec: images to tokens and back.
         net: causal; it has the conditioner.
         output: what it makes.
+        token_dropout: share of the inputs that are unknown in training.
     """
 
-    def __init__(self, token_codec: TokenCodec, net: TokenNetwork, output: Output):
+    def __init__(self, token_codec: TokenCodec, net: TokenNetwork, output: Output, token_dropout: float = 0.0):
         super().__init__()
-        self.token_codec, self.net, self.output = token_codec, net, output
+        self.token_codec, self.net, self.output, self.token_dropout = token_codec, net, output, token_dropout
 
     @property
     def card(self) -> Card:
@@ -84,17 +85,30 @@ class TokenTransformer(nn.Module):
         return [*self.token_codec.stages(weight_decay), Stage([phase], name="prior")]
 
     def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
-        """-log p(tokens | condition) per token, the condition left out at times; ``nll`` in nats per image."""
+        """-log p(tokens | condition) per token, the condition and some inputs left out; ``nll``: nats per image."""
         tokens = self.token_codec.tokens(batch["x"])
         cond = self.net.conditioner.drop(batch, batch.rng)
-        nll = -self.token_log_prob(tokens, **cond).mean()
+        unknown = batch.rng.bernoulli(self.token_dropout, self.net.length)
+        nll = -self.token_log_prob(tokens, unknown=unknown, **cond).mean()
         return {"loss": nll / self.token_codec.length, "nll": nll}
 
     # Likelihood
 
-    def token_log_prob(self, tokens: Tensor, label: Tensor | None = None, text: Sequence[str] | None = None) -> Tensor:
-        """log p(tokens (B, T) | condition), nats (B,)."""
+    def token_log_prob(
+        self,
+        tokens: Tensor,
+        label: Tensor | None = None,
+        text: Sequence[str] | None = None,
+        unknown: Tensor | None = None,
+    ) -> Tensor:
+        """log p(tokens (B, T) | condition), nats (B,).
+
+        Args:
+            unknown: (B, T) bool, inputs that the network does not get: then it is no likelihood, but a harder task.
+        """
         before = F.pad(tokens[:, :-1], (1, 0), value=-1)
+        if unknown is not None:
+            before = before.masked_fill(unknown, -1)
         logits = self.net(before, self.net.prefix(len(tokens), label, text))
         return -F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens).sum(1)
 
@@ -192,6 +206,7 @@ def token_transformer(
     width: Count = 128,
     depth: Count = 4,
     heads: Count = 4,
+    token_dropout: Fraction = 0.1,
     conditioning: Conditioning = Conditioning(),
 ) -> TokenTransformer:
     """A causal transformer over the tokens of a vq-vae, by class or by caption: the first DALL-E, in small.
@@ -208,10 +223,11 @@ def token_transformer(
         width: channels of the transformer.
         depth: its blocks.
         heads: of its attention; they divide the width.
+        token_dropout: share of the earlier tokens that are hidden from it in training: it overfits less.
     """
     output = Output("image", sides(shape), channels)
     options = {"factor": factor, "width": codec_width, **vars(quantisation)}
     coder = token_codec(codec, "token-transformer", output, codec_lr, **options)
     conditioner = Conditioner(conditioning, classes)
     net = TokenNetwork(coder.codes, coder.length, width, depth, heads, True, conditioner)
-    return TokenTransformer(coder, net, output)
+    return TokenTransformer(coder, net, output, token_dropout)
