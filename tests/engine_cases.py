@@ -142,6 +142,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "sparse-autoencoder": [{"sparsity": "l1"}, {"sparsity": "kl", "class_weight": 0.1}],
     "autoencoder-kl": [{"adversarial_weight": 0.1, "adversarial_start": 0.0, "factor": 2}],
+    "vq-vae": [
+        {"quantiser": "codebook", "codes": 12, "code_decay": 0.5},
+        {"adversarial_weight": 0.1, "adversarial_start": 0.0},
+    ],
+    "token-transformer": [{"conditional": "text"}],
+    "maskgit": [{"conditional": "label"}],
     "ddpm": [{"conditional": "text"}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],

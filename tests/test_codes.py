@@ -18,6 +18,7 @@ from reverie.codes import scores
 from reverie.codes.accuracies import over_seeds
 from reverie.codes.classifier import Classifier, check_trainable, linear_probe, model_parameters, rebuilt
 from reverie.codes.comparison import PCA_OF_INPUTS, codes
+from reverie.codes.encoders import encoders
 from reverie.codes.pretraining import draw_labelled, pretrain
 from reverie.core import registry
 from reverie.core.card import Card, Output, Space, card_of
@@ -378,6 +379,10 @@ def test_every_model_that_encodes_can_begin_a_classifier_or_is_refused(name, tin
     if card_of(model).space.encode == "invert":
         with pytest.raises(UsageError, match="iterative search"):
             check_trainable(name, model, image)
+        return
+    if card_of(model).space.kind == "tokens":
+        with pytest.raises(UsageError, match="are tokens: names, without distances"):
+            encoders(model)
         return
     check_trainable(name, model, image)
     again, random = rebuilt(model), rebuilt(model, seed=1)

@@ -70,6 +70,12 @@ VARIANTS = {
     "sparse-autoencoder": [{"sparsity": "l1", "net": "conv"}, {"sparsity": "kl", "class_weight": 0.1}],
     "recurrent-autoencoder": [{"depth": 2, "step": 4}],
     "autoencoder-kl": [{"adversarial_weight": 0.1}, {"factor": 2}],
+    "vq-vae": [
+        {"quantiser": "codebook", "codes": 12, "code_decay": 0.5},
+        {"adversarial_weight": 0.1, "levels": (3, 3)},
+    ],
+    "token-transformer": [{"conditional": "label"}],
+    "maskgit": [{"conditional": "label", "quantiser": "codebook", "codes": 12}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],
     "rbm": [{"visible": "gaussian", "conditional": "label"}, {"negative": "cd", "k": 2}],

@@ -18,14 +18,22 @@ from reverie.nets import dcgan
 from reverie.optim.phase import Metrics, Phase
 
 # Losses whose gradient is, on purpose, that of another function: what they detach is held while they are differenced.
+STRAIGHT = "the gradient of the codes goes straight through to the latents"
+OF_TOKENS = ("vq-vae", "token-transformer", "maskgit", "tokens")
 HELD = {
     "distilled": "the student's own steps, from which it learns, pass no gradient on",
-    "tokens": "the gradient of the codes goes straight through to the latents",
+    **{case: STRAIGHT for case in CASES if case.startswith(OF_TOKENS)},
 }
 # Parameters that a loss does not see, by case and name.
 BALANCED = "adding a constant to all logits changes nothing"
+SHIFTED = "a constant added to every key's score leaves the softmax as it is"
 UNMOVED = {
-    "ddpm-textbook": {"*.to_k.bias": "a constant added to every key's score leaves the softmax as it is"},
+    "ddpm-textbook": {"*.to_k.bias": SHIFTED},
+    "token-transformer": {"*.k_norm.bias": SHIFTED},
+    "token-transformer-text": {"*.k_norm.bias": SHIFTED},
+    "maskgit": {"*.k_norm.bias": SHIFTED},
+    "maskgit-label": {"*.k_norm.bias": SHIFTED},
+    "vq-vae-0.1-0.0": {"discriminator.2.bias": "hinge, all logits within the margins: as with wasserstein"},
     "dcgan-wasserstein-2": {"discriminator.head.bias": BALANCED},
     "r3gan": {"discriminator.head.bias": BALANCED},
     "r3gan-diffaugment-2": {"discriminator.head.bias": BALANCED},

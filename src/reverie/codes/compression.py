@@ -1,8 +1,8 @@
 """Compression: codes quantised and entropy-coded, beside JPEG and WebP, as rate and distortion.
 
 A code is quantised uniformly, dimension by dimension, and its rate is the ideal length under a histogram of training
-codes: what an arithmetic coder reaches to within a few bits per file. The decoder and the histograms are not counted,
-as JPEG's decoder and tables of constants are not.
+codes: what an arithmetic coder reaches to within a few bits per file. Tokens are coded as they are, see ``tokens``. The
+decoder and the histograms are not counted, as JPEG's decoder and tables of constants are not.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 
 from reverie.codes.encoders import common_data, encoders
 from reverie.codes.pages import plot_rates
+from reverie.codes.tokens import token_lengths
 from reverie.core.card import card_of, name_of, reconstructs
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import path_of
@@ -49,8 +50,9 @@ class Point:
 
     Attributes:
         codec: the name of a run, or "JPEG" or "WebP".
-        counted: "codes"; of the two formats the bytes of "files", of files "without headers", or of one "mosaic".
-        setting: the quantiser's step in deviations of the codes (0: no quantiser, no rate), or the quality.
+        counted: "codes", by their histogram; "codes by prior"; of the two formats the bytes of "files", of files
+            "without headers", or of one "mosaic".
+        setting: the quantiser's step in deviations of the codes (0: no quantiser), or the quality.
         bits_per_pixel: mean over images; nan without a quantiser.
         psnr: in dB, of the mean squared error over all images and channels, of 8-bit images.
         ssim: mean over images; nan for images below 11 pixels.
@@ -133,12 +135,12 @@ def rates(
         models: runs or loaded models that encode and decode images.
         data: whose held-out images; by default the data of the runs. Histograms are fitted to its training images.
         n: how many held-out images, evenly spaced; all if there are fewer.
-        steps: of the quantiser, in root mean square deviations of the codes.
+        steps: of the quantiser, in root mean square deviations of the codes; tokens need none.
         progress: called after each part, (done, total, description).
     Raises:
         UsageError: a model that does not reconstruct 8-bit images, runs on different data, steps that are too small.
     """
-    named = encoders(models)
+    named = encoders(models, tokens=True)
     dataset, n = common_data(named, data), integer(argument("n"), n, 1, 100_000)
     if dataset.spec.medium != "image" or dataset.spec.dtype not in ("", "uint8"):
         raise UsageError(f"JPEG and WebP hold 8-bit images, and these are {dataset.spec.medium}s of {dataset.spec}.")
@@ -170,6 +172,11 @@ def _of_model(codec: str, model: Model, training: Split, held_out: Split, steps:
     images, pixels = np.asarray(held_out["x"]), math.prod(held_out.spec.shape)
     without = card_of(model).conditions  # a class would have to be sent, too
     known_codes, codes = (encoded(model, split, without).double().numpy() for split in (training, held_out))
+    if (space := card_of(model).space) and space.kind == "tokens":
+        quality = _quality(images, _decoded(model, codes))
+        for counted, bits in token_lengths(model, known_codes.astype(int), codes.astype(int), space.codes, held_out):
+            yield Point(codec, counted, 0.0, bits.mean() / pixels, *quality)
+        return
     deviation = float(np.sqrt(known_codes.var(0).mean())) or 1.0
     yield Point(codec, "codes", 0.0, math.nan, *_quality(images, _decoded(model, codes)))
     for step in steps:

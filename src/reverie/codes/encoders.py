@@ -20,13 +20,15 @@ from reverie.training.run import Run
 BLIND = ("label",)  # what an encoder must not be told where its codes are to tell the classes apart
 
 
-def encoders(runs: Source | Sequence[Source], space: str | None = None) -> dict[str, Model]:
+def encoders(runs: Source | Sequence[Source], space: str | None = None, tokens: bool = False) -> dict[str, Model]:
     """The models of runs by short unique names: those of their directories, or of the models.
 
     Args:
         space: the latent space of their codes; by default the first of each.
+        tokens: whether codes may be tokens.
     Raises:
-        UsageError: no runs, one without a verb ``encode`` or without such a space, or one whose codes are tokens.
+        UsageError: no runs, one without a verb ``encode`` or without such a space, or one whose codes are tokens where
+            these have no meaning.
     """
     sources = [runs] if isinstance(runs, str | Path | Run | nn.Module) else list(runs)
     if not sources:
@@ -38,7 +40,7 @@ def encoders(runs: Source | Sequence[Source], space: str | None = None) -> dict[
         codes = space_of(model, space)
         if space and codes and codes.encode is None:
             raise UsageError(f"{name_of(model)} does not encode to {argument('space', space)}: name another space.")
-        if codes and codes.kind == "tokens":
+        if codes and codes.kind == "tokens" and not tokens:
             raise UsageError(f"The codes of {name_of(model)} are tokens: names, without distances or directions.")
         weights = weights_of(model)
         short = Path(weights["run"]).absolute().name if weights else name_of(model)

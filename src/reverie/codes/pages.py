@@ -101,13 +101,14 @@ def plot_rates(result: Rates, path: Path) -> None:
     """PSNR and SSIM over bits per pixel: a colour for each codec, a line style for what is counted."""
     codecs, measures = list(dict.fromkeys(point.codec for point in result.points)), ["psnr"]
     measures += ["ssim"] * all(np.isfinite(point.ssim) for point in result.points)
-    styles = {"codes": "-", "files": ":", "without headers": "--", "mosaic": "-"}
+    styles = {"codes": "-", "codes by prior": "-", "files": ":", "without headers": "--", "mosaic": "-"}
     with plots.figure(path, 5.6 * len(measures) + 2.2, 5.2, result.origin) as drawing:
         for axis, measure in zip(np.atleast_1d(drawing.subplots(1, len(measures))), measures, strict=True):
             for index, ((codec, counted), points) in enumerate(result.curves.items()):
                 x, y = ([getattr(point, name) for point in points] for name in ("bits_per_pixel", measure))
                 style: dict[str, Any] = {"linestyle": styles[counted], "color": f"C{codecs.index(codec) % 10}"}
-                axis.plot(x, y, marker="o", markersize=3, label=str(index), **style)
+                marker = {"marker": "*", "markersize": 9} if len(points) == 1 else {"marker": "o", "markersize": 3}
+                axis.plot(x, y, label=str(index), **marker, **style)
             for codec, point in result.ceilings.items():
                 axis.axhline(getattr(point, measure), color=f"C{codecs.index(codec) % 10}", linewidth=0.8, alpha=0.6)
             axis.set_xscale("log")

@@ -45,6 +45,7 @@ class Space:
             search); None: it cannot.
         kind: type of the values.
         evaluations: network evaluations per ``encode``.
+        codes: number of different tokens; 0 of other kinds.
     """
 
     shape: tuple[int, ...]
@@ -52,9 +53,10 @@ class Space:
     encode: Literal["exact", "mean", "invert"] | None = None
     kind: Literal["real", "binary", "tokens"] = "real"
     evaluations: int = 1
+    codes: int = 0
 
     def __post_init__(self) -> None:
-        _settle(self, shape=_integers, evaluations=integer)
+        _settle(self, shape=_integers, evaluations=integer, codes=integer)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reverie.core.card import card_of
+from reverie.core.card import card_of, name_of
 from reverie.core.errors import UsageError, argument
 from reverie.core.values import integer
 from reverie.inference.load import Source, model_of, need
 from reverie.inference.origin import origin
 from reverie.inference.references import Reference, find_latent
+from reverie.inference.rows import space_of
 from reverie.inference.verbs import decode
 from reverie.media.images import Images
 
@@ -56,12 +57,14 @@ def interpolate(
             line.
         space: one of the card's latent spaces; by default the first.
     Raises:
-        UsageError: a model that does not decode, an unknown reference, path or space, an end that is not one image or
-            latent, fewer than 2 frames.
+        UsageError: a model that does not decode, a space of tokens, an unknown reference, path or space, an end that
+            is not one image or latent, fewer than 2 frames.
     """
     model = model_of(model)
     need(model, "decode")
     integer(argument("frames"), frames, 2, 10_000)
+    if (walked := space_of(model, space)) and walked.kind == "tokens":
+        raise UsageError(f"The latents of {name_of(model)} are tokens: names, without a path from one to another.")
     if path not in ("auto", "lerp", "slerp"):
         raise UsageError(f"{argument('path')} must be 'auto', 'lerp' or 'slerp', not {path!r}.")
     if path == "auto":

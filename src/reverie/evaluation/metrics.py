@@ -11,6 +11,7 @@ from reverie.evaluation.diversity import copies, mode_coverage, stacked_modes
 from reverie.evaluation.fidelity import Metric, frechet, frechet_infinity, inception_score, kernel, prdc
 from reverie.evaluation.held_out import lpips, nll, reconstruction, sharpness, translation
 from reverie.evaluation.passport import Refusal, Refused, Scores
+from reverie.evaluation.tokens import token_usage
 
 FEW = 200  # images that the score of a class needs on each side
 
@@ -36,9 +37,10 @@ METRICS: dict[str, tuple[str, Callable[[str], Metric]]] = {
     "reconstruction": ("MSE, PSNR and SSIM (of images) of held-out samples' reconstructions", lambda _: reconstruction),
     "translation": ("L1, PSNR and SSIM of translated held-out images, if the data has pairs", lambda _: translation),
     "lpips": ("perceptual distance of held-out images' reconstructions, or of translations", lambda _: lpips),
+    "token-usage": ("share of the codes that held-out images use, and the perplexity", lambda _: token_usage),
     "sharpness": ("sharpness of held-out images' reconstructions, or of translations", lambda _: sharpness),
 }
-UNSAMPLED = ("nll", "reconstruction", "lpips", "sharpness")  # they need no generated images
+UNSAMPLED = ("nll", "reconstruction", "lpips", "sharpness", "token-usage")  # they need no generated images
 PER_CLASS = ("fid", "fid-infinity", "kid", "frechet", "frechet-infinity", "kernel", "prdc")
 
 

@@ -50,6 +50,7 @@ DEFAULT = [
     "memorisation",
     "nll",
     "reconstruction",
+    "token-usage",
 ]
 TARGET = ("frechet", "kernel")  # of translations against the target domain
 INCEPTION = ("fid", "fid-infinity", "kid")
@@ -187,6 +188,7 @@ def _applies(metric: str, sets: Sets) -> bool:
         "modes": "sample" in verbs and len(sets.classes) > 1 and not stacked,
         "stacked-modes": "sample" in verbs and stacked,
         "nll": bool(affordable(sets.model, MODERATE)),
+        "token-usage": (space := card_of(sets.model).space) is not None and space.kind == "tokens",
         "reconstruction": sets.model is not None and reconstructs(sets.model),
     }.get(metric, "sample" in verbs)
 

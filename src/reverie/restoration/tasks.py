@@ -57,7 +57,8 @@ def restore(
     Args:
         model: a loaded model, or a run, whose card has the task.
         images: references, see ``rv.reconstruct``; by default the first held-out images.
-        task: "denoise", "inpaint", "complete" (by an energy or autoregressive model), "super-resolution" or "colorize".
+        task: "denoise", "inpaint", "complete" (by an energy or autoregressive model, or maskgit), "super-resolution" or
+            "colorize".
         mask: of inpainting and completion, what is missing: "left-half", "right-half", "top-half", "bottom-half",
             "center", "random:0.5", an image file (white is missing) or a bool array (H, W); "center" by default.
         scale: of super-resolution: pixels of a side that one pixel of the observation stands for; 2 by default.
@@ -68,7 +69,7 @@ def restore(
         samples: restorations of each image.
         seed: of the first image, or one for each: image i is restored as it is alone with seed + i.
         label, text: conditions of the model, one for all images or one for each.
-        steps: of a diffusion model's sampler, or sweeps of an energy model's Markov chain.
+        steps: of the sampler, or sweeps of an energy model's Markov chain.
         n: how many held-out images.
         progress: called after each chunk, (done, total, description).
     Raises:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from reverie.core.card import info_of
+from reverie.core.card import card_of, info_of, name_of
+from reverie.core.errors import UsageError
 from reverie.inference.load import Source, data_of, model_of, need
 from reverie.inference.origin import origin
 from reverie.inference.references import Reference, batch_of
@@ -54,10 +55,12 @@ def traverse(
         columns: images in a row.
         reach: how far to each side, in standard deviations of that latent over held-out images.
     Raises:
-        UsageError: a model that does not decode, fewer than 1 row or 2 columns.
+        UsageError: a model that does not decode, or to tokens, fewer than 1 row or 2 columns.
     """
     model = model_of(model)
     need(model, "decode")
+    if (space := card_of(model).space) and space.kind == "tokens":
+        raise UsageError(f"The latents of {name_of(model)} are tokens: names, without directions to move in.")
     return latent_views.traverse(model, None, image, latents, columns, reach)[0]
 
 

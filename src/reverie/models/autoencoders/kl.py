@@ -8,8 +8,9 @@ Deviations are listed in docs/systems/latent-diffusion.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -90,6 +91,41 @@ class CodecLoss:
     adversarial_start: Fraction = 0.5
 
 
+class Realism(Protocol):
+    """Weights of the terms that judge more than single pixels, see ``CodecLoss``."""
+
+    @property
+    def perceptual_weight(self) -> float: ...
+    @property
+    def adversarial_weight(self) -> float: ...
+    @property
+    def adversarial_start(self) -> float: ...
+
+
+def realism_loss(
+    terms: Realism, discriminator: nn.Module | None, batch: Batch, reconstructed: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of LPIPS and the generator's adversarial loss, and both terms as metrics."""
+    x = batch["x"]
+    loss, metrics = torch.zeros((), device=x.device), dict[str, Tensor]()
+    if terms.perceptual_weight:
+        metrics["perceptual"] = lpips(x.device)(reconstructed, x).mean()
+        loss = loss + terms.perceptual_weight * metrics["perceptual"]
+    if discriminator is not None:
+        metrics["adversarial"] = -discriminator(reconstructed).float().mean()
+        counts = (batch.progress >= terms.adversarial_start).float()  # a tensor: no wait for the device
+        loss = loss + terms.adversarial_weight * counts * metrics["adversarial"]
+    return loss, metrics
+
+
+def patch_d_loss(discriminator: nn.Module | None, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
+    """The hinge loss: logits of real patches above 1, of ``reconstructed`` ones below -1."""
+    assert discriminator is not None
+    real, fake = (discriminator(x).float() for x in (batch["x"], outputs["reconstructed"]))
+    loss = GAN_LOSSES["hinge"].d_loss(real, fake).mean() / 2
+    return {"loss": loss, "real_logit": real.mean(), "fake_logit": fake.mean()}
+
+
 class AutoencoderKL(nn.Module):
     """q(z|x) = N(mean, exp(log_var)) over maps of latents, with a small KL to N(0, I); no generator.
 
@@ -142,21 +178,12 @@ class AutoencoderKL(nn.Module):
         error = self.error(reconstructed, x)
         loss = error + terms.kl_weight * kl.mean()
         metrics = {"reconstruction": error, "kl": kl.flatten(1).sum(1).mean()}
-        if terms.perceptual_weight:
-            metrics["perceptual"] = lpips(x.device)(reconstructed, x).mean()
-            loss = loss + terms.perceptual_weight * metrics["perceptual"]
-        if self.discriminator is not None:
-            metrics["adversarial"] = -self.discriminator(reconstructed).float().mean()
-            counts = (batch.progress >= terms.adversarial_start).float()  # a tensor: no wait for the device
-            loss = loss + terms.adversarial_weight * counts * metrics["adversarial"]
-        return {"loss": loss, **metrics}
+        weighted, more = realism_loss(terms, self.discriminator, batch, reconstructed)
+        return {"loss": loss + weighted, **metrics, **more}
 
     def d_loss(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
-        """The hinge loss: logits of real patches above 1, of reconstructed ones below -1."""
-        assert self.discriminator is not None
-        real, fake = (self.discriminator(x).float() for x in (batch["x"], outputs["reconstructed"]))
-        loss = GAN_LOSSES["hinge"].d_loss(real, fake).mean() / 2
-        return {"loss": loss, "real_logit": real.mean(), "fake_logit": fake.mean()}
+        """See ``patch_d_loss``."""
+        return patch_d_loss(self.discriminator, batch, outputs)
 
     def reconstruct(self, batch: Batch) -> Outputs:
         """``reconstructed``: x decoded from a draw of q(z|x), (B, C, H, W); ``kl``: the KL of each latent in nats."""

@@ -1,0 +1,1 @@
+"""Images as tokens, and distributions of the tokens."""
