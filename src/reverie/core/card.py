@@ -66,7 +66,8 @@ class Likelihood:
         kind: "exact", "bound" (from below) or "estimate". A density of dequantised data is a lower bound of 8-bit
             probabilities.
         of: "8-bit" or "binary" values, the "density" of floats, or "tokens".
-        dequantised: whether uniform noise turns 8-bit values into continuous ones for a density.
+        dequantised: whether noise turns 8-bit values into continuous ones for a density.
+        dequantisation: distribution of that noise: "uniform", or "variational" (learned).
         suffix: of the score's name ("iw32", "ode").
         evaluations: network evaluations per row.
         options: of the verb.
@@ -81,6 +82,7 @@ class Likelihood:
     evaluations: int = 1
     options: Mapping[str, int] = field(default_factory=dict)
     rows: int = 0
+    dequantisation: Literal["uniform", "variational"] = "uniform"
 
     def __post_init__(self) -> None:
         _settle(self, evaluations=integer, options=_counts, rows=integer)

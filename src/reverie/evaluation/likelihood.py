@@ -72,7 +72,7 @@ def likelihood(
         nats = -_log_p(model, split, method, progress)
         entries: dict[str, Any] = {"unit": "nats per image", "of": method.of, "kind": method.kind}
         entries |= {"held_out": len(nats), "exact": method.kind == "exact"}
-        entries |= {"dequantisation": "uniform" if method.dequantised else "none", **method.options}
+        entries |= {"dequantisation": method.dequantisation if method.dequantised else "none", **method.options}
         of, value = "" if method.of == "8-bit" else f"-{method.of}", Estimate.of_mean(nats)
         if method.kind == "estimate" and "log_partition" in verbs_of(model):
             log_z = call(model, "log_partition")
