@@ -109,7 +109,8 @@ class Case:
 
 
 SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "norm_groups": 4, "pool_size": 12}
-TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that learn from another run: of what model
+# models that learn from another run: of what model
+TEACHERS = {"distilled": "ddpm", "editor": "stylegan2", "learned-inverse": "tarflow"}
 STYLES = Path(__file__).parent / "styles"
 OPTIONS: dict[str, dict[str, Any]] = {
     "sparse-autoencoder": {"k": 2},
@@ -136,6 +137,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ddpm": [{"conditional": "text"}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],
+    "tarflow": [{"conditional": "label"}],
     "rbm": [{"conditional": "label", "k": 2, "sparsity": 1.0}, {"negative": "cd"}],
     "gan": [{"conditional": "label", "packing": 2}],
     "dcgan": [

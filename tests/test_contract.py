@@ -33,7 +33,11 @@ from reverie.workflow.again import rerun, resume
 from reverie.workflow.train import train
 
 SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "norm_groups": 4, "pool_size": 12}
-TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that cannot do without another's run: of what model
+TEACHERS = {
+    "distilled": "ddpm",
+    "editor": "stylegan2",
+    "learned-inverse": "tarflow",
+}  # models that cannot do without another's run: of what model
 RUNS: dict[str, str] = {}  # ... and where it is
 STYLES = Path(__file__).parent / "styles"
 NEEDED = {  # what else a model cannot do without here
@@ -63,6 +67,8 @@ VARIANTS = {
     "autoencoder-kl": [{"adversarial_weight": 0.1}, {"factor": 2}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],
+    "tarflow": [{"conditional": "label"}, {"sigma": 0.0, "flow_steps": 3}],
+    "learned-inverse": [{"adversarial_weight": 0.0, "decoded": 0.5}],
     "rbm": [{"visible": "gaussian", "conditional": "label"}, {"negative": "cd", "k": 2}],
     "dbn": [{"conditional": "label", "hidden": (9, 8, 7), "wake_sleep": 0.0}],
     "gan": [{"conditional": "label", "packing": 2}],

@@ -81,7 +81,7 @@ class PatchAutoregression(nn.Module):
             shift, log_scale = self.terms(self.transformer(inputs, cache=cache), rows.dtype)
             if guided:
                 scale = 1 + (guidance - 1) * i / max(self.count - 1, 1)
-                shift, log_scale = (torch.lerp(*term.chunk(2)[::-1], scale) for term in (shift, log_scale))
+                shift, log_scale = (torch.lerp(term[len(z) :], term[: len(z)], scale) for term in (shift, log_scale))
             done.append(rows[:, i : i + 1] * log_scale.exp() + shift)
         return self.from_rows(torch.cat(done, 1))
 

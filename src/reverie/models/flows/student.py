@@ -27,7 +27,7 @@ from reverie.models.flows.tarflow import TarFlow
 from reverie.models.gans.base import GAN, Adversarial
 from reverie.models.gans.plain import Networks, r3gan
 from reverie.nets.shapes import sides
-from reverie.optim.phase import Metrics, Outputs, Stage
+from reverie.optim.phase import Metrics, Outputs, Phase, Stage, adamw
 
 
 class LearnedInverse(nn.Module):
@@ -73,31 +73,41 @@ class LearnedInverse(nn.Module):
             lr: peak learning rate of the generator.
             d_lr: that of D; 0 is the same.
         """
+        if not self.adversarial_weight:
+            optimizer = adamw(self.gan.generator.parameters(), lr)
+            return [Stage([Phase("G", optimizer, self.g_loss)], forward=self.generate)]
         (stage,) = self.gan.stages(lr, d_lr)
         *discriminator, generator = stage.phases
-        phases = [*(discriminator if self.adversarial_weight else ()), replace(generator, loss=self.g_loss)]
-        return [replace(stage, phases=phases, forward=self.generate)]
+        return [replace(stage, phases=[*discriminator, replace(generator, loss=self.g_loss)], forward=self.generate)]
 
     def generate(self, batch: Batch) -> Outputs:
         """Fakes of new z for the discriminator, and the generator's images of z whose images are known."""
-        outputs = dict(self.gan.generate_fakes(batch))
-        z, targets = self.pairs(batch, outputs.get("label"))
-        return outputs | {"targets": targets, "images": self.gan.generator(z, outputs.get("label")).float()}
+        generator = self.gan.generator
+        label = generator.random_label(batch.rng, batch.get("label"))
+        z, targets = self.pairs(batch, label)
+        outputs = {"targets": targets, "images": generator(z, label).float()}
+        if label is not None:
+            outputs["label"] = label
+        if self.adversarial_weight:
+            outputs["fakes"] = self.gan.generate(batch.rng, label)
+        return outputs
 
     @torch.no_grad()
     def pairs(self, batch: Batch, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """z (B, D) and the images (B, C, H, W) that they stand for.
 
-        z is that of the image with the noise of the flow's training; the image is without it. The first rows, as many
-        as ``decoded`` says, are new z and what the teacher makes of them.
+        z is that of the image with the noise of the flow's training; the image is without it. Of a share ``decoded`` of
+        the rows z is new, and the image what the teacher makes of it.
         """
         x, rng, flow = batch["x"], batch.rng, self.flow
         with torch.autocast(x.device.type, enabled=False):
             noisy, _ = flow.dequantiser(x, label, rng)
             z, targets = flow.transform(noisy, label)[0], x
-            if count := round(self.decoded * len(x)):
-                new, cond = flow.latent(rng[:count]), None if label is None else label[:count]
-                z, targets = torch.cat([new, z[count:]]), torch.cat([self.decoded_images(new, cond), x[count:]])
+            if self.decoded:
+                new = ((batch.row + 1) * self.decoded).floor() > (batch.row * self.decoded).floor()
+                z[new] = flow.latent(rng[new])
+                targets = targets.clone()
+                targets[new] = self.decoded_images(z[new], None if label is None else label[new])
         return z, targets
 
     def decoded_images(self, z: Tensor, label: Tensor | None) -> Tensor:

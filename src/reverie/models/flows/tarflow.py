@@ -6,7 +6,6 @@ noisy images is cleaned by one step along its score. Deviations are listed in do
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Literal
 
@@ -74,7 +73,7 @@ class TarFlow(nn.Module):
         return [Stage([Phase("nll", Muon(self, lr, weight_decay), self.loss, clip=_CLIP)])]
 
     def loss(self, batch: Batch, outputs: object = None) -> dict[str, Tensor]:
-        """-log p of noisy images in nats per dimension; with sigma 0 the bound of 8-bit images in bits per dimension."""
+        """-log p of noisy images in nats per dimension; with sigma 0 the bound of 8-bit ones in bits per dimension."""
         if not self.sigma:
             return self.flow.loss(batch)
         label = drop_label(batch.get("label"), batch.rng) if self.classes else None
@@ -174,12 +173,12 @@ def tarflow(
             f"{argument('patch_size', patch_size)} does not divide {shapes.named(size)}. Here it can be {fits}."
         )
     heads = next(count for count in range(max(1, width // _HEAD), 0, -1) if width % count == 0)
-    steps = [
-        PatchAutoregression(
-            (channels, *size), patch_size, width, depth, heads, labels, backwards=bool(index % 2), offset=0
-        )
-        for index in range(flow_steps)
-    ]
+
+    def step(odd: int) -> PatchAutoregression:
+        offset = odd * patch_size // 2  # so that every border of patches is inside a patch of the next step
+        return PatchAutoregression((channels, *size), patch_size, width, depth, heads, labels, bool(odd), offset)
+
     noise = GaussianNoise(sigma) if sigma else UniformDequantiser()
     output = Output("image", size, channels)
-    return TarFlow(NormalizingFlow(PatchFlow(steps, (channels, *size)), output, noise, labels), sigma)
+    transform = PatchFlow([step(index % 2) for index in range(flow_steps)], (channels, *size))
+    return TarFlow(NormalizingFlow(transform, output, noise, labels), sigma)
