@@ -17,11 +17,11 @@ from reverie.core.annotations import Count, Positive, Weight
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Likelihood, Output, Space
 from reverie.core.noise import Noise
-from reverie.models.flows.actnorm import fit_actnorm
 from reverie.optim.muon import Muon
 from reverie.optim.phase import Phase, Stage
 from reverie.probability.conditioning import check_label, drop_label
 from reverie.probability.dequantisation import UniformDequantiser, normal_log_prob
+from reverie.probability.transforms import fit_actnorm
 
 _SAMPLES = 16  # of the dequantisation noise, in the importance-weighted bound
 

@@ -1,0 +1,44 @@
+"""The network of a coupling layer: what it is shown of a map, to parameters of the transform of the rest."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reverie.nets.shapes import Shape
+from reverie.nets.unet import embed_label
+
+
+class CouplingNet(nn.Module):
+    """A residual network with a learned map of positions; 0 at the start of training.
+
+    Args:
+        shape: (height, width) of the map.
+        inputs, outputs: channels.
+        width: of the residual blocks.
+        depth: residual blocks, a 3x3 and a 1x1 convolution each.
+        classes: of the label; 0: it is ignored.
+    """
+
+    def __init__(self, shape: Shape, inputs: int, outputs: int, width: int, depth: int, classes: int = 0):
+        super().__init__()
+        self.stem = nn.Conv2d(inputs, width, 3, padding=1)
+        self.position = nn.Parameter(torch.zeros(1, width, *shape))
+        self.embedding = nn.Embedding(classes + 1, width) if classes else None  # the last row: any class
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1))
+            for _ in range(depth)
+        )
+        self.head = nn.Conv2d(width, outputs, 3, padding=1)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """(B, inputs, H, W), label (B,) to (B, outputs, H, W)."""
+        h = self.stem(x) + self.position
+        if self.embedding is not None:
+            h = h + embed_label(self.embedding, label, len(x))[:, :, None, None]
+        for block in self.blocks:
+            h = h + block(h)
+        return self.head(F.relu(h))

@@ -1,0 +1,62 @@
+"""Monotone rational-quadratic splines (Durkan et al., "Neural spline flows", arXiv:1906.04032, section 3.1)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LEAST_BIN = 1e-3  # share of the interval
+_LEAST_SLOPE = 1e-3
+
+
+def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    """y, and log dy / dx; outside [-bound, bound] the identity, with a continuous slope.
+
+    Args:
+        x: (...), any values.
+        raw: (..., 3 K - 1): logits of K widths and of K heights of bins, and K - 1 slopes at the knots between them; at
+            0 the spline is the identity.
+        bound: of the interval.
+        inverse: x is y, and the other way round; the logarithm is of dx / dy.
+    """
+    bins = (raw.shape[-1] + 1) // 3
+    widths, heights, slopes = raw.split([bins, bins, bins - 1], -1)
+    xs, ys = _knots(widths, bound), _knots(heights, bound)
+    # a softplus that is 1 at 0
+    slopes = F.pad(_LEAST_SLOPE + F.softplus(slopes + math.log(math.expm1(1 - _LEAST_SLOPE))), (1, 1), value=1.0)
+    inside = x.abs() <= bound
+    x_in = x.clamp(-bound, bound)
+    edges = (ys if inverse else xs)[..., 1:-1]
+    index = (x_in[..., None] >= edges).sum(-1, keepdim=True)
+    x0, x1 = (xs.gather(-1, index + end).squeeze(-1) for end in (0, 1))
+    y0, y1 = (ys.gather(-1, index + end).squeeze(-1) for end in (0, 1))
+    d0, d1 = (slopes.gather(-1, index + end).squeeze(-1) for end in (0, 1))
+    width, height = x1 - x0, y1 - y0
+    s = height / width
+    if inverse:
+        rise = x_in - y0
+        bend = rise * (d0 + d1 - 2 * s)
+        a, b, c = height * (s - d0) + bend, height * d0 - bend, -s * rise
+        t = 2 * c / (-b - (b * b - 4 * a * c).clamp(min=0).sqrt())  # the root of (B.12) without cancellation
+        out = x0 + t * width
+    else:
+        t = (x_in - x0) / width
+    product = t * (1 - t)
+    denominator = s + (d0 + d1 - 2 * s) * product
+    if not inverse:
+        out = y0 + height * (s * t * t + d0 * product) / denominator
+    slope = s * s * (d1 * t * t + 2 * s * product + d0 * (1 - t).square()) / denominator.square()
+    log_slope = -slope.log() if inverse else slope.log()
+    return torch.where(inside, out, x), torch.where(inside, log_slope, 0.0)
+
+
+def _knots(logits: Tensor, bound: float) -> Tensor:
+    """K + 1 increasing knots from -bound to bound, of logits (..., K)."""
+    bins = logits.shape[-1]
+    shares = _LEAST_BIN + (1 - _LEAST_BIN * bins) * logits.softmax(-1)
+    inner = bound * (2 * shares[..., :-1].cumsum(-1) - 1)
+    inner = F.pad(inner, (1, 0), value=-bound)
+    return F.pad(inner, (0, 1), value=bound)
