@@ -19,7 +19,9 @@ _BOUND = 4.0  # of |log-scale|: at most a factor of 55 in one step
 
 
 class PatchAutoregression(nn.Module):
-    """z_i = (x_i - shift(x_<i)) exp(-log_scale(x_<i)) of the patches x_i of an image, in one order of them.
+    """z_i = (L x_i - shift(x_<i)) exp(-log_scale(x_<i)) of the patches x_i of an image, in one order of them.
+
+    L is a learned unit triangular matrix: what a value has in common with those before it in its patch is taken away.
 
     Args:
         shape: (C, H, W) of the images.
@@ -50,6 +52,7 @@ class PatchAutoregression(nn.Module):
         self.label_embedding = nn.Embedding(classes + 1, width) if classes else None  # the last row: any class
         self.transformer = Transformer(width, depth, heads)
         self.out = nn.Linear(width, 2 * features)
+        self.mixing = nn.Parameter(torch.zeros(features, features))  # below its diagonal that of L
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -58,7 +61,7 @@ class PatchAutoregression(nn.Module):
         rows = self.to_rows(x)
         inputs = F.pad(self.stem(rows[:, :-1]), (0, 0, 1, 0)) + self.context(label, len(x))
         shift, log_scale = self.terms(self.transformer(inputs), rows.dtype)
-        return self.from_rows((rows - shift) * (-log_scale).exp()), -log_scale.flatten(1).sum(1)
+        return self.from_rows((self.mixed(rows) - shift) * (-log_scale).exp()), -log_scale.flatten(1).sum(1)
 
     def inverse(self, z: Tensor, label: Tensor | None = None, guidance: float = 1.0) -> Tensor:
         """x (B, C, H, W) of z (B, C, H, W), patch after patch.
@@ -82,8 +85,18 @@ class PatchAutoregression(nn.Module):
             if guided:
                 scale = 1 + (guidance - 1) * i / max(self.count - 1, 1)
                 shift, log_scale = (torch.lerp(term[len(z) :], term[: len(z)], scale) for term in (shift, log_scale))
-            done.append(rows[:, i : i + 1] * log_scale.exp() + shift)
+            done.append(self.unmixed(rows[:, i : i + 1] * log_scale.exp() + shift))
         return self.from_rows(torch.cat(done, 1))
+
+    def mixed(self, rows: Tensor) -> Tensor:
+        """L x of patches (B, n, features), in their precision."""
+        with torch.autocast(rows.device.type, enabled=False):
+            return rows + rows @ self.mixing.tril(-1).T
+
+    def unmixed(self, rows: Tensor) -> Tensor:
+        """The inverse of ``mixed``."""
+        solved = torch.linalg.solve_triangular(self.mixing, rows.flatten(0, 1).T, upper=False, unitriangular=True)
+        return solved.T.reshape(rows.shape)
 
     def terms(self, hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Shift and log-scale (B, n, features), in the precision of what they apply to."""
