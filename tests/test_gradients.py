@@ -24,8 +24,12 @@ HELD = {
 }
 # Parameters that a loss does not see, by case and name.
 BALANCED = "adding a constant to all logits changes nothing"
+SHIFTED = "a constant added to every key's score leaves the softmax as it is"
 UNMOVED = {
-    "ddpm-textbook": {"*.to_k.bias": "a constant added to every key's score leaves the softmax as it is"},
+    "ddpm-textbook": {"*.to_k.bias": SHIFTED},
+    "tarflow": {"*.k_norm.bias": SHIFTED},
+    "tarflow-label": {"*.k_norm.bias": SHIFTED},
+    "learned-inverse": {"gan.discriminator.head.bias": BALANCED},
     "dcgan-wasserstein-2": {"discriminator.head.bias": BALANCED},
     "r3gan": {"discriminator.head.bias": BALANCED},
     "r3gan-diffaugment-2": {"discriminator.head.bias": BALANCED},
