@@ -26,7 +26,6 @@ from reverie.probability.conditioning import check_label, drop_label, label_clas
 from reverie.probability.dequantisation import UniformDequantiser
 
 _HEAD = 32  # channels of a head of attention, at least, where the width has so many
-_CLIP = 1.0
 
 
 class GaussianNoise(nn.Module):
@@ -70,7 +69,7 @@ class TarFlow(nn.Module):
     # Training
 
     def stages(self, lr: Weight = 2e-3, weight_decay: Weight = 0.0) -> list[Stage]:
-        return [Stage([Phase("nll", Muon(self, lr, weight_decay), self.loss, clip=_CLIP)])]
+        return [Stage([Phase("nll", Muon(self, lr, weight_decay), self.loss)])]
 
     def loss(self, batch: Batch, outputs: object = None) -> dict[str, Tensor]:
         """-log p of noisy images in nats per dimension; with sigma 0 the bound of 8-bit ones in bits per dimension."""
