@@ -111,6 +111,17 @@ class Case:
 SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "norm_groups": 4, "pool_size": 12}
 # models that learn from another run: of what model
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2", "learned-inverse": "tarflow"}
+SMALL = {
+    "width": 8,
+    "depth": 1,
+    "hidden": (16,),
+    "latent": 3,
+    "widths": (8, 16),
+    "norm_groups": 4,
+    "pool_size": 12,
+    "couplings": 2,
+}
+TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that learn from another run: of what model
 STYLES = Path(__file__).parent / "styles"
 OPTIONS: dict[str, dict[str, Any]] = {
     "sparse-autoencoder": {"k": 2},
@@ -139,6 +150,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dit": [{"conditional": "label"}],
     "tarflow": [{"conditional": "label"}],
     "rbm": [{"conditional": "label", "k": 2, "sparsity": 1.0}, {"negative": "cd"}],
+    "realnvp": [{"levels": 2, "logit": 0.05}],
+    "glow": [{"conditional": "label", "levels": 2, "dequantisation": "variational"}],
     "gan": [{"conditional": "label", "packing": 2}],
     "dcgan": [
         {"loss": "wasserstein", "penalty_every": 2},

@@ -38,6 +38,17 @@ TEACHERS = {
     "editor": "stylegan2",
     "learned-inverse": "tarflow",
 }  # models that cannot do without another's run: of what model
+SMALL = {
+    "width": 8,
+    "depth": 1,
+    "hidden": (16,),
+    "latent": 3,
+    "widths": (8, 16),
+    "norm_groups": 4,
+    "pool_size": 12,
+    "couplings": 2,
+}
+TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that cannot do without another's run: of what model
 RUNS: dict[str, str] = {}  # ... and where it is
 STYLES = Path(__file__).parent / "styles"
 NEEDED = {  # what else a model cannot do without here
@@ -71,6 +82,8 @@ VARIANTS = {
     "learned-inverse": [{"adversarial_weight": 0.0, "decoded": 0.5}],
     "rbm": [{"visible": "gaussian", "conditional": "label"}, {"negative": "cd", "k": 2}],
     "dbn": [{"conditional": "label", "hidden": (9, 8, 7), "wake_sleep": 0.0}],
+    "realnvp": [{"levels": 2, "logit": 0.05}],
+    "glow": [{"conditional": "label", "levels": 2, "dequantisation": "variational"}],
     "gan": [{"conditional": "label", "packing": 2}],
     "dcgan": [
         {"loss": "wasserstein"},

@@ -1,4 +1,4 @@
-"""The network of a coupling layer: what it is shown of a map, to parameters of the transform of the rest."""
+"""The network of a coupling layer: from one part of a map to the parameters of the transform of the rest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class CouplingNet(nn.Module):
         shape: (height, width) of the map.
         inputs, outputs: channels.
         width: of the residual blocks.
-        depth: residual blocks, a 3x3 and a 1x1 convolution each.
+        depth: residual blocks, two 1x1 convolutions each.
         classes: of the label; 0: it is ignored.
     """
 
@@ -27,7 +27,7 @@ class CouplingNet(nn.Module):
         self.position = nn.Parameter(torch.zeros(1, width, *shape))
         self.embedding = nn.Embedding(classes + 1, width) if classes else None  # the last row: any class
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1))
+            nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1))
             for _ in range(depth)
         )
         self.head = nn.Conv2d(width, outputs, 3, padding=1)
@@ -36,9 +36,10 @@ class CouplingNet(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """(B, inputs, H, W), label (B,) to (B, outputs, H, W)."""
-        h = self.stem(x) + self.position
+        h = self.stem(x)
+        h = h + self.position.to(h.dtype)  # else a bf16 map would become a fp32 one
         if self.embedding is not None:
-            h = h + embed_label(self.embedding, label, len(x))[:, :, None, None]
+            h = h + embed_label(self.embedding, label, len(x))[:, :, None, None].to(h.dtype)
         for block in self.blocks:
             h = h + block(h)
         return self.head(F.relu(h))

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LEAST_BIN = 1e-3  # share of the interval
-_LEAST_SLOPE = 1e-3
+_LOG_SLOPE = math.log(1e3)  # largest logarithm of a slope at a knot, and of the mean slope of a bin
 
 
 def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -17,16 +16,15 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = Fal
 
     Args:
         x: (...), any values.
-        raw: (..., 3 K - 1): logits of K widths and of K heights of bins, and K - 1 slopes at the knots between them; at
-            0 the spline is the identity.
+        raw: (..., 3 K - 1): logits of K widths and of K heights of bins, and K - 1 log-slopes at the knots between
+            them, any values: they are bounded smoothly. At 0 the spline is the identity.
         bound: of the interval.
         inverse: x is y, and the other way round; the logarithm is of dx / dy.
     """
     bins = (raw.shape[-1] + 1) // 3
     widths, heights, slopes = raw.split([bins, bins, bins - 1], -1)
     xs, ys = _knots(widths, bound), _knots(heights, bound)
-    # a softplus that is 1 at 0
-    slopes = F.pad(_LEAST_SLOPE + F.softplus(slopes + math.log(math.expm1(1 - _LEAST_SLOPE))), (1, 1), value=1.0)
+    slopes = F.pad(_bounded(slopes, _LOG_SLOPE).exp(), (1, 1), value=1.0)
     inside = x.abs() <= bound
     x_in = x.clamp(-bound, bound)
     edges = (ys if inverse else xs)[..., 1:-1]
@@ -55,8 +53,12 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = Fal
 
 def _knots(logits: Tensor, bound: float) -> Tensor:
     """K + 1 increasing knots from -bound to bound, of logits (..., K)."""
-    bins = logits.shape[-1]
-    shares = _LEAST_BIN + (1 - _LEAST_BIN * bins) * logits.softmax(-1)
+    shares = _bounded(logits, _LOG_SLOPE / 2).softmax(-1)
     inner = bound * (2 * shares[..., :-1].cumsum(-1) - 1)
     inner = F.pad(inner, (1, 0), value=-bound)
     return F.pad(inner, (0, 1), value=bound)
+
+
+def _bounded(x: Tensor, most: float) -> Tensor:
+    """x near 0, within ``most`` of it everywhere."""
+    return x / (1 + x.abs() / most)

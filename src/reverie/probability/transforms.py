@@ -1,7 +1,9 @@
 """Invertible layers of normalizing flows on maps with channels last, x (B, H, W, C).
 
-Each returns y and log |det dy / dx| in nats, of rows (B,) or, where it is the same for all rows, 0-dim; ``inverse`` gives
-x of y. Affine couplings: Dinh et al., "Density estimation using Real NVP", arXiv:1605.08803. ActNorm and invertible 1x1
+Each returns y and log |det dy / dx| in nats, of rows (B,) or, where it is the same for all rows, 0-dim; ``inverse``
+gives x of y.
+
+Affine couplings: Dinh et al., "Density estimation using Real NVP", arXiv:1605.08803. ActNorm and invertible 1x1
 convolutions: Kingma and Dhariwal, "Glow", arXiv:1807.03039. Spline couplings: Durkan et al., arXiv:1906.04032.
 """
 
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from reverie.probability.splines import rational_quadratic
 
 _LEAST_STD = 1e-3
-_MOST_LOG_SCALE = 3.0  # of one coupling
+_MOST_LOG_SCALE = 1.0  # of one coupling
 
 
 class ActNorm(nn.Module):
@@ -124,7 +126,7 @@ class Elementwise(Protocol):
 
 
 class Affine:
-    """x exp(log_scale) + shift, with log_scale within 3 of 0."""
+    """x exp(log_scale) + shift, with log_scale within 1 of 0."""
 
     parameters = 2
 
@@ -142,31 +144,44 @@ class Affine:
         return (y - shift) * (-log_scale).exp()
 
 
-class AffineSpline:
-    """An affine function, then a monotone rational-quadratic spline on [-bound, bound], the identity beyond.
+class Spline:
+    """A monotone rational-quadratic spline on [-bound, bound], the identity beyond.
 
     Args:
         bins: of the spline.
     """
 
-    def __init__(self, bins: int = 8, bound: float = 4.0):
-        self.bins, self.bound, self.affine = bins, bound, Affine()
-        self.parameters = 2 + 3 * bins - 1
+    def __init__(self, bins: int = 8, bound: float = 5.0):
+        self.bound, self.parameters = bound, 3 * bins - 1
+
+    def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        return rational_quadratic(x, raw.unflatten(-1, (-1, self.parameters)), self.bound)
+
+    def inverse(self, y: Tensor, raw: Tensor) -> Tensor:
+        return rational_quadratic(y, raw.unflatten(-1, (-1, self.parameters)), self.bound, inverse=True)[0]
+
+
+class AffineSpline:
+    """An affine function, then a spline."""
+
+    def __init__(self, bins: int = 8):
+        self.affine, self.spline = Affine(), Spline(bins)
+        self.parameters = self.affine.parameters + self.spline.parameters
 
     def split(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameters of the affine function, and of the spline (B, H, W, C, 3 bins - 1)."""
-        affine, spline = raw.tensor_split([2 * x.shape[-1]], -1)
-        return affine, spline.unflatten(-1, (x.shape[-1], -1))
+        """Parameters of the affine function, and of the spline."""
+        affine, spline = raw.tensor_split([self.affine.parameters * x.shape[-1]], -1)
+        return affine, spline
 
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         affine, spline = self.split(x, raw)
         x, log_scale = self.affine.forward(x, affine)
-        y, log_slope = rational_quadratic(x, spline, self.bound)
+        y, log_slope = self.spline.forward(x, spline)
         return y, log_scale + log_slope
 
     def inverse(self, y: Tensor, raw: Tensor) -> Tensor:
         affine, spline = self.split(y, raw)
-        return self.affine.inverse(rational_quadratic(y, spline, self.bound, inverse=True)[0], affine)
+        return self.affine.inverse(self.spline.inverse(y, spline), affine)
 
 
 class Coupling(nn.Module):

@@ -23,6 +23,7 @@ from reverie.probability.conditioning import check_label, drop_label
 from reverie.probability.dequantisation import UniformDequantiser, normal_log_prob
 from reverie.probability.transforms import fit_actnorm
 
+_CLIP = 1.0  # largest gradient norm: an outlier's z squared would drive a whole step
 _SAMPLES = 16  # of the dequantisation noise, in the importance-weighted bound
 
 
@@ -91,7 +92,7 @@ class NormalizingFlow(nn.Module):
 
     def stages(self, lr: Weight = 1e-3, weight_decay: Weight = 0.0) -> list[Stage]:
         """Maximum likelihood; before its first step every ActNorm is fitted to the first batch."""
-        nll = Phase("nll", self.optimizer(self, lr, weight_decay), self.loss)
+        nll = Phase("nll", self.optimizer(self, lr, weight_decay), self.loss, clip=_CLIP)
         return [Stage([nll], prepare=self._prepare, precision=self.precision)]
 
     def _prepare(self, batches: Any, fresh: bool) -> None:

@@ -36,7 +36,7 @@ class Architecture:
         levels: each halves the map; 0: as many as fit, at most 3.
         conditional: "label": the coupling networks get the class.
         dequantisation: noise within the bins of 8-bit levels: "uniform", or "variational", learned: a tighter bound.
-        logit: alpha of logit(alpha + (1 - 2 alpha) x) before the flow; 0: none.
+        logit: alpha of logit(alpha + (1 - 2 alpha) x) before the flow, of pixels in [0, 1]; 0: none.
     """
 
     width: Count = 96
@@ -45,7 +45,7 @@ class Architecture:
     levels: Annotated[int, Range(0, 8)] = 0
     conditional: Literal["none", "label"] = "none"
     dequantisation: Literal["uniform", "variational"] = "uniform"
-    logit: Annotated[float, Range(0, 0.4)] = 0.0
+    logit: Annotated[float, Range(0, 0.4)] = 1e-6
 
 
 def multi_scale_flow(
