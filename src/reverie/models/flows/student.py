@@ -103,8 +103,8 @@ class LearnedInverse(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             noisy, _ = flow.dequantiser(x, label, rng)
             z, targets = flow.transform(noisy, label)[0], x
-            if self.decoded:
-                new = ((batch.row + 1) * self.decoded).floor() > (batch.row * self.decoded).floor()
+            new = ((batch.row + 1) * self.decoded).floor() > (batch.row * self.decoded).floor()
+            if self.decoded and new.any():
                 z[new] = flow.latent(rng[new])
                 targets = targets.clone()
                 targets[new] = self.decoded_images(z[new], None if label is None else label[new])
