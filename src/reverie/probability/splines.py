@@ -22,16 +22,17 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = Fal
         inverse: x is y, and the other way round; the logarithm is of dx / dy.
     """
     bins = (raw.shape[-1] + 1) // 3
-    widths, heights, slopes = raw.split([bins, bins, bins - 1], -1)
-    xs, ys = _knots(widths, bound), _knots(heights, bound)
-    slopes = F.pad(_bounded(slopes, _LOG_SLOPE).exp(), (1, 1), value=1.0)
+    logits, log_slopes = raw.split([2 * bins, bins - 1], -1)
+    sizes = _bounded(logits.unflatten(-1, (2, bins)), _LOG_SLOPE / 2).exp()  # a softmax of bounded logits
+    inner = bound * (2 * sizes[..., :-1].cumsum(-1) / sizes.sum(-1, keepdim=True) - 1)
+    corners = F.pad(F.pad(inner, (1, 0), value=-bound), (0, 1), value=bound)  # (..., 2, K + 1): x and y of each knot
+    slopes = F.pad(_bounded(log_slopes, _LOG_SLOPE).exp(), (1, 1), value=1.0)
     inside = x.abs() <= bound
     x_in = x.clamp(-bound, bound)
-    edges = (ys if inverse else xs)[..., 1:-1]
-    index = (x_in[..., None] >= edges).sum(-1, keepdim=True)
-    x0, x1 = (xs.gather(-1, index + end).squeeze(-1) for end in (0, 1))
-    y0, y1 = (ys.gather(-1, index + end).squeeze(-1) for end in (0, 1))
-    d0, d1 = (slopes.gather(-1, index + end).squeeze(-1) for end in (0, 1))
+    index = (x_in[..., None] >= corners[..., 1 if inverse else 0, 1:-1]).sum(-1)
+    ends = (index[..., None, None] + torch.arange(2, device=x.device)).expand(*x.shape, 3, 2)
+    knots = torch.cat([corners, slopes[..., None, :]], -2).gather(-1, ends)  # one gather: its gradient is slow
+    (x0, x1), (y0, y1), (d0, d1) = (pair.unbind(-1) for pair in knots.unbind(-2))
     width, height = x1 - x0, y1 - y0
     s = height / width
     if inverse:
@@ -49,14 +50,6 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = Fal
     slope = s * s * (d1 * t * t + 2 * s * product + d0 * (1 - t).square()) / denominator.square()
     log_slope = -slope.log() if inverse else slope.log()
     return torch.where(inside, out, x), torch.where(inside, log_slope, 0.0)
-
-
-def _knots(logits: Tensor, bound: float) -> Tensor:
-    """K + 1 increasing knots from -bound to bound, of logits (..., K)."""
-    shares = _bounded(logits, _LOG_SLOPE / 2).softmax(-1)
-    inner = bound * (2 * shares[..., :-1].cumsum(-1) - 1)
-    inner = F.pad(inner, (1, 0), value=-bound)
-    return F.pad(inner, (0, 1), value=bound)
 
 
 def _bounded(x: Tensor, most: float) -> Tensor:

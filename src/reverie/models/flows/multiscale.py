@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import torch
 from torch import Tensor, nn
 
 from reverie.core.annotations import Count, Range, Shape
@@ -14,6 +15,7 @@ from reverie.core.errors import UsageError, argument
 from reverie.models.flows.base import NormalizingFlow
 from reverie.nets import shapes
 from reverie.nets.coupling import CouplingNet
+from reverie.optim.phase import adamw
 from reverie.probability.conditioning import label_classes
 from reverie.probability.dequantisation import VariationalDequantiser
 from reverie.probability.multiscale import MultiScale, Steps, squeeze, unsqueeze
@@ -74,7 +76,12 @@ def multi_scale_flow(
     transform = MultiScale((channels, *size), levels, preprocess)
     variational = architecture.dequantisation == "variational"
     dequantiser = VariationalDequantiser(DequantisationFlow(size, channels, net)) if variational else None
-    return NormalizingFlow(transform, Output("image", size, channels), dequantiser, labels)
+    return NormalizingFlow(transform, Output("image", size, channels), dequantiser, labels, _adamw)
+
+
+def _adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Not Muon, which moves the many small outputs of a spline's network too far."""
+    return adamw(module.parameters(), lr, weight_decay)
 
 
 def coupling_layers(
