@@ -108,9 +108,6 @@ class Case:
     warm: Callable[[Any], None] = lambda model: None  # buffers away from where they start
 
 
-SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "norm_groups": 4, "pool_size": 12}
-# models that learn from another run: of what model
-TEACHERS = {"distilled": "ddpm", "editor": "stylegan2", "learned-inverse": "tarflow"}
 SMALL = {
     "width": 8,
     "depth": 1,
@@ -121,7 +118,8 @@ SMALL = {
     "pool_size": 12,
     "couplings": 2,
 }
-TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that learn from another run: of what model
+# models that learn from another run: of what model
+TEACHERS = {"distilled": "ddpm", "editor": "stylegan2", "learned-inverse": "tarflow"}
 STYLES = Path(__file__).parent / "styles"
 OPTIONS: dict[str, dict[str, Any]] = {
     "sparse-autoencoder": {"k": 2},

@@ -32,12 +32,6 @@ from reverie.training.run import Run
 from reverie.workflow.again import rerun, resume
 from reverie.workflow.train import train
 
-SMALL = {"width": 8, "depth": 1, "hidden": (16,), "latent": 3, "widths": (8, 16), "norm_groups": 4, "pool_size": 12}
-TEACHERS = {
-    "distilled": "ddpm",
-    "editor": "stylegan2",
-    "learned-inverse": "tarflow",
-}  # models that cannot do without another's run: of what model
 SMALL = {
     "width": 8,
     "depth": 1,
@@ -48,7 +42,8 @@ SMALL = {
     "pool_size": 12,
     "couplings": 2,
 }
-TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that cannot do without another's run: of what model
+# models that cannot do without another's run: of what model
+TEACHERS = {"distilled": "ddpm", "editor": "stylegan2", "learned-inverse": "tarflow"}
 RUNS: dict[str, str] = {}  # ... and where it is
 STYLES = Path(__file__).parent / "styles"
 NEEDED = {  # what else a model cannot do without here

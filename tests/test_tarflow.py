@@ -270,6 +270,16 @@ def test_distilling_a_flow_makes_its_learned_inverse(flow_run, tmp_path, capsys)
     assert (rv.sample(student, 4, label=[0, 1]) == before).all()
 
 
+@pytest.mark.parametrize("name", ["glow", "spline-flow"])
+def test_coupling_flows_are_distilled_too(name, bars, tmp_path):
+    options = {"steps": 2, "batch_size": 16, "quiet": True}
+    flow = train(name, bars, out=tmp_path / "flow", width=8, couplings=2, **options)
+    run = train(
+        "learned-inverse", bars, out=tmp_path / "quick", teacher=str(flow.path), decoded=0.5, width=8, **options
+    )
+    assert rv.sample(run, 3).shape == (3, 8, 8, 1)
+
+
 # Wrong use
 
 
