@@ -118,7 +118,8 @@ SMALL = {
     "pool_size": 12,
     "couplings": 2,
 }
-TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that learn from another run: of what model
+# models that learn from another run: of what model
+TEACHERS = {"distilled": "ddpm", "editor": "stylegan2", "learned-inverse": "tarflow"}
 STYLES = Path(__file__).parent / "styles"
 OPTIONS: dict[str, dict[str, Any]] = {
     "sparse-autoencoder": {"k": 2},
@@ -151,6 +152,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ddpm": [{"conditional": "text"}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],
+    "tarflow": [{"conditional": "label"}],
     "rbm": [{"conditional": "label", "k": 2, "sparsity": 1.0}, {"negative": "cd"}],
     "realnvp": [{"levels": 2, "logit": 0.05}],
     "glow": [{"conditional": "label", "levels": 2, "dequantisation": "variational"}],

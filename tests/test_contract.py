@@ -42,7 +42,8 @@ SMALL = {
     "pool_size": 12,
     "couplings": 2,
 }
-TEACHERS = {"distilled": "ddpm", "editor": "stylegan2"}  # models that cannot do without another's run: of what model
+# models that cannot do without another's run: of what model
+TEACHERS = {"distilled": "ddpm", "editor": "stylegan2", "learned-inverse": "tarflow"}
 RUNS: dict[str, str] = {}  # ... and where it is
 STYLES = Path(__file__).parent / "styles"
 NEEDED = {  # what else a model cannot do without here
@@ -78,6 +79,8 @@ VARIANTS = {
     "maskgit": [{"conditional": "label", "quantiser": "codebook", "codes": 12}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],
+    "tarflow": [{"conditional": "label"}, {"sigma": 0.0, "flow_steps": 3}],
+    "learned-inverse": [{"adversarial_weight": 0.0, "decoded": 0.5}],
     "rbm": [{"visible": "gaussian", "conditional": "label"}, {"negative": "cd", "k": 2}],
     "dbn": [{"conditional": "label", "hidden": (9, 8, 7), "wake_sleep": 0.0}],
     "pixelcnn": [{"likelihood": "bernoulli", "conditional": "label"}],

@@ -350,7 +350,8 @@ def run_of(words: tuple[str, ...]) -> str | None:
         return words[words.index("--out") + 1]
     data = words[words.index("--data") + 1] if "--data" in words else "fashion"
     if words[0] == "distill":
-        model = "editor" if "--direction" in words else "distilled"
+        flow = words[1].startswith("runs/tarflow")
+        model = "editor" if "--direction" in words else "learned-inverse" if flow else "distilled"
         return f"runs/{model}-{words[1].rpartition('-')[2]}"
     model = words[1] if len(words) > 1 and not words[1].startswith("-") else "vae"
     return f"runs/{model.rpartition(':')[2]}-{Path(data).name}"
@@ -365,6 +366,7 @@ NARROW = {
     "ddpm-textbook": ("--widths", "8", "8", "8", "--norm-groups", "4"),
     "latent-diffusion": ("--width", "8", "--codec-width", "8"),
     "distilled": (),
+    "tarflow": ("--width", "16", "--depth", "1"),
     "stacked-autoencoder": (),
     "style-net": ("--width", "8", "--encoder", "small"),
     "adain": ("--width", "8", "--encoder", "small", "--views", "8"),

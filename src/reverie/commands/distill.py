@@ -9,28 +9,29 @@ from reverie.commands.shared import RunName, bar
 def distill(
     run: RunName,
     /,
-    steps: int = 4,
-    guidance: float = 1.0,
+    steps: int | None = None,
+    guidance: float | None = None,
     direction: str | None = None,
-    strength: float = 2.0,
+    strength: float | None = None,
     minutes: float | None = None,
     data: str | None = None,
     seed: int = 0,
     out: str | None = None,
     json: bool = False,
 ) -> None:
-    """Make a quick model of a slow one: a few-step copy of a diffusion run, or a StyleGAN's direction as an editor.
+    """Make a quick model of a slow one: of a diffusion run, of a normalizing flow, of a direction of a StyleGAN.
 
-    More options: reverie train distilled --teacher RUN, reverie train editor --teacher RUN.
+    A few-step copy, a learned inverse, an editor. More options: reverie train distilled --teacher RUN, the same with
+    learned-inverse or editor.
 
     Args:
-        run: a diffusion run (ddpm, edm, flow-matching, dit, latent-diffusion), or with --direction a stylegan2 or
-            stylegan run, or a checkpoint inside one.
-        steps: in how many steps the new run samples.
-        guidance: scale of classifier-free guidance that the new run learns; 1 is none.
+        run: a diffusion run (ddpm, edm, flow-matching, dit, latent-diffusion), a normalizing flow, or with
+            --direction a stylegan2 or stylegan run, or a checkpoint inside one.
+        steps: of a diffusion run: in how many steps the new run samples, by default 4.
+        guidance: of a diffusion run: scale of classifier-free guidance that the new run learns, by default 1, none.
         direction: of a StyleGAN: a principal component of its styles ("1"), or two classes ("3-7"); the new run
             applies it to any image (reverie translate).
-        strength: how far that is, in standard deviations or in ways from class to class.
+        strength: how far that is, in standard deviations or in ways from class to class; by default 2.
         minutes: how long to train.
         data: images whose labels or captions to learn with; by default those of the run.
         seed: of every random number.

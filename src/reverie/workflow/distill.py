@@ -6,8 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from reverie.core import registry
+from reverie.core.errors import UsageError, argument
 from reverie.core.files import path_of
 from reverie.data import open_like, reopen
+from reverie.models.flows.base import NormalizingFlow
+from reverie.models.flows.tarflow import TarFlow
 from reverie.training.record import DataOnly
 from reverie.training.run import Run, locate
 from reverie.workflow.train import train
@@ -15,30 +19,31 @@ from reverie.workflow.train import train
 
 def distill(
     run: Run | Path | str,
-    steps: int = 4,
-    guidance: float = 1.0,
+    steps: int | None = None,
+    guidance: float | None = None,
     direction: str | None = None,
-    strength: float = 2.0,
+    strength: float | None = None,
     minutes: float | None = None,
     data: Any = None,
     progress: Callable[[int, int, str], None] | None = None,
     **options: Any,
 ) -> Run:
-    """A few-step copy of a diffusion run, or with ``direction`` a StyleGAN's direction as a feed-forward editor.
+    """A few-step copy of a diffusion run, the learned inverse of a flow, or a direction of a StyleGAN as an editor.
 
     Args:
-        run: a diffusion run, or with ``direction`` a stylegan2 or stylegan run, or a checkpoint inside one.
-        steps: in which the new run samples.
-        guidance: scale of classifier-free guidance that the new run learns; 1 is none.
+        run: a diffusion run, a normalizing flow, or with ``direction`` a stylegan2 or stylegan run, or a checkpoint
+            inside one.
+        steps: in which the new run of a diffusion run samples; by default 4.
+        guidance: scale of classifier-free guidance that it learns; by default 1, none.
         direction: a principal component of the styles ("1"), or two classes ("3-7"); the new run applies it to any
             image.
-        strength: how far, in standard deviations or in ways from class to class.
+        strength: how far, in standard deviations or in ways from class to class; by default 2.
         minutes: how long to train.
         data: its labels or captions condition the training; by default the data of the run.
         progress: called while data is read, (done, total, description).
         options: more of ``rv.train``: out, seed, quiet ...
     Raises:
-        UsageError: a run that cannot be the teacher.
+        UsageError: a run that cannot be the teacher, an option that is not of its kind of student.
     """
     path = run.path if isinstance(run, Run) else path_of("run", run)
     teacher = Run.open(locate(path)[0])
@@ -46,7 +51,19 @@ def distill(
     record = teacher.info["data"]
     images = reopen(record, progress=progress) if data is None else open_like(data, record, progress)
     length: dict[str, Any] = {} if minutes is None else {"minutes": minutes}
-    name, kwargs = "distilled", dict[str, Any](student_steps=steps, guidance=guidance)
-    if direction is not None:
-        name, kwargs = "editor", {"direction": direction, "strength": strength}
+    chosen = {"steps": steps, "guidance": guidance, "direction": direction, "strength": strength}
+    name, kwargs = _student(teacher.info["model"]["name"], {k: v for k, v in chosen.items() if v is not None})
     return train(name, images, progress=progress, teacher=str(path), **kwargs, **length, **options)
+
+
+def _student(teacher: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The system that learns from runs of a model, and its arguments."""
+    if "direction" in options:
+        name, arguments = "editor", {"direction": "direction", "strength": "strength"}
+    elif issubclass(registry.entry(teacher).kind(), NormalizingFlow | TarFlow):
+        name, arguments = "learned-inverse", {}
+    else:
+        name, arguments = "distilled", {"steps": "student_steps", "guidance": "guidance"}
+    if odd := [option for option in options if option not in arguments]:
+        raise UsageError(f"{argument(odd[0])} is no option of {name}, which learns from {teacher} here: leave it out.")
+    return name, {arguments[option]: value for option, value in options.items()}
