@@ -26,16 +26,9 @@ HELD = {
 }
 # Parameters that a loss does not see, by case and name.
 BALANCED = "adding a constant to all logits changes nothing"
-SHIFTED = "a constant added to every key's score leaves the softmax as it is"
 UNMOVED = {
-    "ddpm-textbook": {"*.to_k.bias": SHIFTED},
-    "token-transformer": {"*.k_norm.bias": SHIFTED},
-    "token-transformer-text": {"*.k_norm.bias": SHIFTED},
-    "maskgit": {"*.k_norm.bias": SHIFTED},
-    "maskgit-label": {"*.k_norm.bias": SHIFTED},
+    "ddpm-textbook": {"*.to_k.bias": "a constant added to every key's score leaves the softmax as it is"},
     "vq-vae-0.1-0.0": {"discriminator.2.bias": "hinge, all logits within the margins: as with wasserstein"},
-    "tarflow": {"*.k_norm.bias": SHIFTED},
-    "tarflow-label": {"*.k_norm.bias": SHIFTED},
     "learned-inverse": {"gan.discriminator.head.bias": BALANCED},
     "dcgan-wasserstein-2": {"discriminator.head.bias": BALANCED},
     "r3gan": {"discriminator.head.bias": BALANCED},

@@ -51,7 +51,8 @@ class Block(nn.Module):
         super().__init__()
         self.heads, self.causal = heads, causal
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.q_norm, self.k_norm = nn.LayerNorm(width // heads), nn.LayerNorm(width // heads)
+        self.q_norm = nn.LayerNorm(width // heads)
+        self.k_norm = nn.LayerNorm(width // heads, bias=False)  # one would add the same to the score of every key
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         last_of_mlp = nn.Linear(4 * width, width)
