@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +18,6 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 import reverie as rv
-from processes import reverie
 from reverie.compression import coding
 from reverie.compression.compress import compress, decompress
 from reverie.compression.format import Header, pack, unpack
@@ -323,16 +325,23 @@ def test_a_missing_library_says_how_to_install_it(models, monkeypatch):
 # The command line
 
 
+def fresh(threads: int, *arguments, cwd):
+    """``reverie ARGUMENTS`` in an interpreter of its own: threads are counted when torch is imported."""
+    words = [sys.executable, "-m", "reverie", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
 def test_the_command_line_there_and_back_with_other_threads(run, tmp_path):
     Image.fromarray(smooth(20, 31, 3)).save(tmp_path / "a.png")
     Image.fromarray(noise(6, 5, 4)).save(tmp_path / "b.png")
-    done = reverie("compress", run, "a.png", "b.png", "--out", "small", "--json", cwd=tmp_path)
+    done = fresh(1, "compress", run, "a.png", "b.png", "--out", "small", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["portable"] and {"PNG", "WebP"} <= set(result["formats"])
     assert result["bytes"] == [(tmp_path / "small" / f"{name}.rvc").stat().st_size for name in "ab"]
     files = ["small/a.rvc", "small/b.rvc"]
-    back = reverie("decompress", *files, "--run", run, "--out", "back", cwd=tmp_path, OMP_NUM_THREADS="2")
+    back = fresh(2, "decompress", *files, "--run", run, "--out", "back", cwd=tmp_path)
     assert back.returncode == 0, back.stderr
     for name in ("a.png", "b.png"):
         assert np.array_equal(*(np.asarray(Image.open(tmp_path / folder / name)) for folder in (".", "back")))
