@@ -21,6 +21,7 @@ from reverie.optim.phase import Metrics, Phase
 STRAIGHT = "the gradient of the codes goes straight through to the latents"
 OF_TOKENS = ("vq-vae", "token-transformer", "maskgit", "tokens")
 HELD = {
+    "codec": "weights and activations are rounded, and their gradient goes straight through",
     "distilled": "the student's own steps, from which it learns, pass no gradient on",
     **{case: STRAIGHT for case in CASES if case.startswith(OF_TOKENS)},
 }

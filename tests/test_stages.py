@@ -188,7 +188,7 @@ def resumed(case: str, step: int) -> tuple[dict[str, Any], list[bool]]:
     full, saved = uninterrupted(case)
     state = torch.load(io.BytesIO(saved[step]), weights_only=True)
     model = build(case)
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in model.state_dict(keep_vars=True).values():
         tensor.data.fill_(0)  # nothing is left of how it was built
     again = engine(case, model)
     again.model.load_state_dict(state["model"])
