@@ -24,6 +24,7 @@ from reverie.core import registry
 from reverie.core.card import Card, Output, Space, card_of
 from reverie.core.errors import ReverieError, Stopped, UsageError
 from reverie.core.noise import Noise
+from reverie.core.verbs import verbs_of
 from reverie.data.batches import in_order
 from reverie.data.types import Dataset, Report, Split
 from reverie.media.origin import origin_of

@@ -66,8 +66,8 @@ def evaluate(arguments: list[str]) -> None:
 
     Metrics: fid, fid-infinity, kid (Inception features, fetched once: see reverie weights); frechet, frechet-infinity,
     kernel, prdc (by --backbone); is, is-inception, is-probe; modes, stacked-modes; memorisation; nll, reconstruction,
-    translation, lpips, sharpness, token-usage. A number whose protocol is not met is refused, with the reason and what to ask for
-    instead.
+    translation, lpips, sharpness, token-usage. A number whose protocol is not met is refused, with the reason and what
+    to ask for instead.
 
     The floor is the same number for real images in the place of the generated ones: no generator should beat it by
     much, and one that does may be copying. A run's own flags say how it samples; they stand in the passport.
