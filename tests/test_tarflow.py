@@ -17,6 +17,7 @@ from reverie.core.batch import Batch
 from reverie.core.card import Output, card_of
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
+from reverie.core.verbs import verbs_of
 from reverie.models.flows.base import NormalizingFlow
 from reverie.models.flows.student import LearnedInverse
 from reverie.models.flows.tarflow import GaussianNoise, TarFlow, tarflow
@@ -24,7 +25,7 @@ from reverie.models.gans.base import GAN
 from reverie.models.gans.generators import LatentGenerator
 from reverie.optim.phase import stages_of
 from reverie.probability.autoregression import PatchAutoregression
-from reverie.workflow.distill import distill
+from reverie.workflow.distill import _student, distill
 from reverie.workflow.train import train
 
 
@@ -287,6 +288,15 @@ def test_coupling_flows_are_distilled_too(name, bars, tmp_path):
 def test_options_of_other_students_are_refused(flow_run, options, option):
     with pytest.raises(UsageError, match=f"{option}.* is no option of learned-inverse"):
         distill(flow_run, quiet=True, **options)
+
+
+def test_the_card_decides_which_student_a_run_gets(flow_run):
+    assert _student(flow_run.info, {}) == ("learned-inverse", {})
+    assert _student(flow_run.info, {"direction": "1"}) == ("editor", {"direction": "1"})
+    for name, kwargs in {"flow-matching": {"width": 8}, "r3gan": {"width": 8}, "vae": {"width": 8}}.items():
+        model = registry.build(name, shape=8, channels=1, classes=2, **kwargs)
+        info = {"model": model.config, "verbs": verbs_of(model), "card": card_of(model).to_json()}
+        assert _student(info, {"steps": 2}) == ("distilled", {"student_steps": 2})
 
 
 TEACHER = {"name": "tarflow", "kwargs": {"shape": 8, "channels": 1, "classes": 5, "width": 16}, "run": "runs/flow"}

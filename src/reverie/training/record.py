@@ -22,6 +22,7 @@ class Space(TypedDict, total=False):
     """A latent space, as on the card."""
 
     encode: str | None
+    prior: str | None
 
 
 class CardRecord(TypedDict, total=False):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reverie.core import registry
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import path_of
 from reverie.data import open_like, reopen
-from reverie.models.flows.base import NormalizingFlow
-from reverie.models.flows.tarflow import TarFlow
 from reverie.training.record import DataOnly
 from reverie.training.run import Run, locate
 from reverie.workflow.train import train
@@ -52,18 +49,26 @@ def distill(
     images = reopen(record, progress=progress) if data is None else open_like(data, record, progress)
     length: dict[str, Any] = {} if minutes is None else {"minutes": minutes}
     chosen = {"steps": steps, "guidance": guidance, "direction": direction, "strength": strength}
-    name, kwargs = _student(teacher.info["model"]["name"], {k: v for k, v in chosen.items() if v is not None})
+    name, kwargs = _student(teacher.info, {k: v for k, v in chosen.items() if v is not None})
     return train(name, images, progress=progress, teacher=str(path), **kwargs, **length, **options)
 
 
-def _student(teacher: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The system that learns from runs of a model, and its arguments."""
+def _student(teacher: Mapping[str, Any], options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The system that learns from runs with this run.json, and its arguments."""
     if "direction" in options:
         name, arguments = "editor", {"direction": "direction", "strength": "strength"}
-    elif issubclass(registry.entry(teacher).kind(), NormalizingFlow | TarFlow):
+    elif _inverts(teacher):
         name, arguments = "learned-inverse", {}
     else:
         name, arguments = "distilled", {"steps": "student_steps", "guidance": "guidance"}
     if odd := [option for option in options if option not in arguments]:
-        raise UsageError(f"{argument(odd[0])} is no option of {name}, which learns from {teacher} here: leave it out.")
+        owner = teacher["model"]["name"]
+        raise UsageError(f"{argument(odd[0])} is no option of {name}, which learns from {owner} here: leave it out.")
     return name, {arguments[option]: value for option, value in options.items()}
+
+
+def _inverts(teacher: Mapping[str, Any]) -> bool:
+    """Whether its model is an exact function from images to latents of a normal prior, and has the inverse."""
+    space: Mapping[str, Any] = next(iter(teacher.get("card", {}).get("latents", {}).values()), {})
+    exact = space.get("encode") == "exact" and space.get("prior") == "normal"
+    return exact and "decode" in teacher.get("verbs", ())

@@ -191,4 +191,4 @@ def _lack(teacher: Model) -> str:
     if isinstance(teacher, NormalizingFlow | TarFlow):
         return ""
     able = registry.where(lambda entry: issubclass(entry.kind(), NormalizingFlow | TarFlow))
-    return f"no exact z of an image. Take one of: {', '.join(able)}."
+    return f"no exact z of dequantised images. Take one of: {', '.join(able)}."
