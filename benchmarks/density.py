@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from reverie.core.layout import to_device_layout
 from reverie.core.precision import pick_precision
+from reverie.nets.layers.thin import ThinConv3x3
 from reverie.optim.phase import adamw
 from reverie.probability.dequantisation import normal_log_prob
 from reverie.probability.multiscale import Steps
@@ -64,11 +65,11 @@ class ConvNet(nn.Module):
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(inputs, WIDTH, 3, padding=1),
+            ThinConv3x3(inputs, WIDTH),
             nn.ReLU(),
             nn.Conv2d(WIDTH, WIDTH, 1),
             nn.ReLU(),
-            nn.Conv2d(WIDTH, outputs, 3, padding=1),
+            ThinConv3x3(WIDTH, outputs),
         )
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:

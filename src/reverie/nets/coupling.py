@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.nets.layers.thin import ThinConv3x3
 from reverie.nets.shapes import Shape
 from reverie.nets.unet import embed_label
 
@@ -23,14 +24,14 @@ class CouplingNet(nn.Module):
 
     def __init__(self, shape: Shape, inputs: int, outputs: int, width: int, depth: int, classes: int = 0):
         super().__init__()
-        self.stem = nn.Conv2d(inputs, width, 3, padding=1)
+        self.stem = ThinConv3x3(inputs, width)
         self.position = nn.Parameter(torch.zeros(1, width, *shape))
         self.embedding = nn.Embedding(classes + 1, width) if classes else None  # the last row: any class
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1))
             for _ in range(depth)
         )
-        self.head = nn.Conv2d(width, outputs, 3, padding=1)
+        self.head = ThinConv3x3(width, outputs)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _LOG_SLOPE = math.log(1e3)  # largest logarithm of a slope at a knot, and of the mean slope of a bin
 
@@ -21,19 +22,10 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = Fal
         bound: of the interval.
         inverse: x is y, and the other way round; the logarithm is of dx / dy.
     """
-    bins = (raw.shape[-1] + 1) // 3
-    logits, log_slopes = raw.split([2 * bins, bins - 1], -1)
-    sizes = _bounded(logits.unflatten(-1, (2, bins)), _LOG_SLOPE / 2).exp()  # a softmax of bounded logits
-    inner = bound * (2 * sizes[..., :-1].cumsum(-1) / sizes.sum(-1, keepdim=True) - 1)
-    corners = F.pad(F.pad(inner, (1, 0), value=-bound), (0, 1), value=bound)  # (..., 2, K + 1): x and y of each knot
-    slopes = F.pad(_bounded(log_slopes, _LOG_SLOPE).exp(), (1, 1), value=1.0)
     inside = x.abs() <= bound
     x_in = x.clamp(-bound, bound)
-    index = (x_in[..., None] >= corners[..., 1 if inverse else 0, 1:-1]).sum(-1)
-    ends = (index[..., None, None] + torch.arange(2, device=x.device)).expand(*x.shape, 3, 2)
-    knots = torch.cat([corners, slopes[..., None, :]], -2).gather(-1, ends)  # one gather: its gradient is slow
-    (x0, x1), (y0, y1), (d0, d1) = (pair.unbind(-1) for pair in knots.unbind(-2))
-    width, height = x1 - x0, y1 - y0
+    bins = _Bin.apply(x_in.flatten(), raw.flatten(0, -2), bound, inverse)
+    x0, y0, width, height, d0, d1 = bins.view(6, *x.shape)
     s = height / width
     if inverse:
         rise = x_in - y0
@@ -52,6 +44,45 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = Fal
     return torch.where(inside, out, x), torch.where(inside, log_slope, 0.0)
 
 
-def _bounded(x: Tensor, most: float) -> Tensor:
-    """x near 0, within ``most`` of it everywhere."""
-    return x / (1 + x.abs() / most)
+class _Bin(torch.autograd.Function):
+    """The bin of each x (N,): lower left corner, width, height, slopes at both ends (6, N); raw (N, P) has a gradient.
+
+    A value's bin depends on few of its parameters, so one formula for the gradient is faster than autograd's, array by
+    array. Parameters lie in planes. Sizes are not differences of corners, which would cancel in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, raw: Tensor, bound: float, inverse: bool) -> Tensor:
+        bins, planes = (raw.shape[-1] + 1) // 3, raw.T.contiguous()
+        logits, log_slopes = planes[: 2 * bins].unflatten(0, (2, bins)), planes[2 * bins :]
+        flat = logits.abs().div_(_LOG_SLOPE / 2).add_(1)
+        sizes = (logits / flat).exp_()  # a softmax of bounded logits
+        sums = sizes.cumsum(1)
+        unit = 2 * bound / sums[:, -1]
+        knots = (sums[int(inverse), :-1] * unit[int(inverse)]).sub_(bound)
+        index = (x >= knots).sum(0)
+        at = index.expand(2, 1, -1)
+        size, lower = sizes.gather(1, at)[:, 0], sums.gather(1, (at - 1).clamp(min=0))[:, 0] * (index > 0)
+        ends = torch.stack([index - 1, index])
+        between = (ends >= 0) & (ends < bins - 1)
+        ends = ends.clamp(0, bins - 2)
+        log_slope = log_slopes.gather(0, ends) * between
+        bend = log_slope.abs().div_(_LOG_SLOPE).add_(1)
+        slope = (log_slope / bend).exp_()
+        ctx.save_for_backward(flat, sizes, index, unit, lower, size, ends, slope / bend.square() * between)
+        ctx.bound = bound
+        return torch.cat([lower * unit - bound, size * unit, slope])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
+        flat, sizes, index, unit, lower, size, ends, slope_gradient = ctx.saved_tensors
+        bins, (of_lower, of_size, of_slope) = sizes.shape[1], grad.split(2)
+        of_total = (of_lower * lower + of_size * size) / (2 * ctx.bound) * unit
+        number = torch.arange(bins, device=index.device)[:, None]
+        below, upto = (torch.clamp(index + step - number, 0, 1).to(grad.dtype) for step in (0, 1))  # 0 or 1
+        of_bins = torch.addcmul(-of_total[:, None], below, (of_lower - of_size)[:, None])
+        of_bins.addcmul_(upto, of_size[:, None]).mul_(unit[:, None])
+        of_bins.mul_(sizes).div_(flat).div_(flat)
+        of_slopes = sizes.new_zeros(bins - 1, len(index)).scatter_add_(0, ends, of_slope * slope_gradient)
+        return None, torch.cat([of_bins.flatten(0, 1), of_slopes]).T.contiguous(), None, None

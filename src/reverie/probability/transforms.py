@@ -205,7 +205,7 @@ class Coupling(nn.Module):
     def forward(self, x: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         a, b = x.tensor_split([self.kept], -1)
         y, log_slope = self.elementwise.forward(b, self.raw(a, label, context))
-        return torch.cat([a, y], -1), log_slope.flatten(1).sum(1)
+        return torch.cat([a, y], -1), log_slope.sum((1, 2, 3))
 
     def inverse(self, y: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         a, b = y.tensor_split([self.kept], -1)
