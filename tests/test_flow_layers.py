@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+import reverie as rv
 from reverie.nets.layers.thin import ThinConv3x3
 from reverie.probability.splines import rational_quadratic
+from reverie.probability.transforms import fit_actnorm
+
 
 @pytest.mark.parametrize("inverse", [False, True])
 def test_the_gradient_of_a_spline_is_that_of_differences(inverse):
@@ -36,3 +39,17 @@ def test_a_thin_convolution_is_torch_s_and_so_are_its_gradients_in_every_layout(
         ):
             torch.testing.assert_close(mine, other)
         assert torch.autograd.gradgradcheck(lambda x: thin(x).sin(), x[:1])
+
+
+@pytest.mark.parametrize("name, spread", [("glow", 0.04), ("spline-flow", 0.025)])
+def test_images_come_back_from_z_in_float32_where_couplings_are_as_strong_as_trained_ones(name, spread):
+    torch.manual_seed(0)
+    model = rv.build(name, shape=16, channels=1, width=32).eval()
+    image = torch.randint(0, 256, (16, 1, 16, 16)) / 127.5 - 1
+    for parameter in model.parameters():
+        parameter.data.add_(spread * torch.randn_like(parameter))
+    fit_actnorm(model.transform, image)
+    with torch.no_grad():
+        z = model.encode(image)
+        assert z.dtype == torch.float32
+        torch.testing.assert_close(model.decode(z), image, rtol=0, atol=5e-6)

@@ -69,21 +69,22 @@ class NormalisedConv1x1(nn.Module):
         self.lower, self.upper = nn.Parameter(lower.tril(-1)), nn.Parameter(upper.triu(1))
         self.log_s = nn.Parameter(upper.diag().abs().log())
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """L with a diagonal of 1, and U + diag(s)."""
+    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """P, L with a diagonal of 1, and U + diag(s)."""
         eye = torch.eye(len(self.sign), dtype=self.sign.dtype, device=self.sign.device)
-        return self.lower.tril(-1) + eye, self.upper.triu(1) + torch.diag(self.sign * self.log_s.exp())
+        lower, upper = self.lower.tril(-1) + eye, self.upper.triu(1) + torch.diag(self.sign * self.log_s.exp())
+        return self.permutation.to(dtype), lower.to(dtype), upper.to(dtype)
 
     def forward(self, x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):
-            lower, upper = self.factors()
-            weight = self.permutation @ (lower @ upper)
-            y = F.linear(x, weight * self.norm.log_scale.exp(), weight @ self.norm.shift)
+            permutation, lower, upper = self.factors(x.dtype)
+            weight = permutation @ (lower @ upper)
+            y = F.linear(x, weight * self.norm.log_scale.exp(), weight @ self.norm.shift.to(x.dtype))
         return y, (self.norm.log_scale.sum() + self.log_s.sum()) * _positions(x)
 
     def inverse(self, y: Tensor, *_: Any) -> Tensor:
-        lower, upper = self.factors()
-        columns = self.permutation.T @ y.flatten(0, -2).T
+        permutation, lower, upper = self.factors(y.dtype)
+        columns = permutation.T @ y.flatten(0, -2).T
         columns = torch.linalg.solve_triangular(lower, columns, upper=False, unitriangular=True)
         columns = torch.linalg.solve_triangular(upper, columns, upper=True)
         return self.norm.inverse(columns.T.view_as(y))
@@ -198,9 +199,10 @@ class Coupling(nn.Module):
         self.net, self.elementwise, self.kept = net, elementwise, kept
 
     def raw(self, a: Tensor, label: Tensor | None, context: Tensor | None) -> Tensor:
-        """Parameters of the elementwise function, in the precision of the flow."""
+        """Parameters of the elementwise function, of the type of ``a``, which may be a finer one than the network's."""
         inputs = a if context is None else torch.cat([a, context], -1)
-        return self.net(inputs.permute(0, 3, 1, 2), label).permute(0, 2, 3, 1).to(a.dtype)
+        dtype = next(self.net.parameters()).dtype
+        return self.net(inputs.permute(0, 3, 1, 2).to(dtype), label).permute(0, 2, 3, 1).to(a.dtype)
 
     def forward(self, x: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         a, b = x.tensor_split([self.kept], -1)

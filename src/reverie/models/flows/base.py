@@ -50,6 +50,7 @@ class NormalizingFlow(nn.Module):
         classes: number of classes that the transform is conditioned on; 0 for none.
         optimizer: (module, lr, weight_decay) to the optimiser.
         precision: of the training: "fp32", or None for the run's.
+        values: type of the transformed values, at least, in ``encode`` and ``decode``.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class NormalizingFlow(nn.Module):
         classes: int = 0,
         optimizer: Callable[[nn.Module, float, float], torch.optim.Optimizer] = Muon,
         precision: Literal["fp32"] | None = None,
+        values: torch.dtype = torch.float32,
     ):
         super().__init__()
         self.transform, self.output, self.classes = transform, output, classes
         self.dequantiser = UniformDequantiser() if dequantiser is None else dequantiser
-        self.optimizer, self.precision = optimizer, precision
+        self.optimizer, self.precision, self.values = optimizer, precision, values
 
     @property
     def dimensions(self) -> int:
@@ -133,7 +135,7 @@ class NormalizingFlow(nn.Module):
     def encode(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to z (B, D), exactly, at the centre of the levels' bins."""
         check_label(label, self.classes)
-        return self.transform(image, label if self.classes else None)[0]
+        return self.transform(self._values(image), label if self.classes else None)[0].to(image.dtype)
 
     def features(self, image: Tensor) -> Tensor:
         """As ``encode``: the layers are those of the coupling networks."""
@@ -142,7 +144,11 @@ class NormalizingFlow(nn.Module):
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         """z (B, D) to images (B, C, H, W) in [-1, 1]."""
         check_label(label, self.classes)
-        return self.transform.inverse(latent, label if self.classes else None).clamp(-1, 1)  # type: ignore[operator]
+        x = self.transform.inverse(self._values(latent), label if self.classes else None)  # type: ignore[operator]
+        return x.to(latent.dtype).clamp(-1, 1)
+
+    def _values(self, x: Tensor) -> Tensor:
+        return x if x.device.type == "mps" else x.to(torch.promote_types(x.dtype, self.values))  # it has no float64
 
     def latent(self, noise: Noise, label: Tensor | None = None) -> Tensor:
         """z (B, D) of N(0, I)."""

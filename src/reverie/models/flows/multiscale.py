@@ -76,7 +76,9 @@ def multi_scale_flow(
     transform = MultiScale((channels, *size), levels, preprocess)
     variational = architecture.dequantisation == "variational"
     dequantiser = VariationalDequantiser(DequantisationFlow(size, channels, net)) if variational else None
-    return NormalizingFlow(transform, Output("image", size, channels), dequantiser, labels, _adamw)
+    return NormalizingFlow(
+        transform, Output("image", size, channels), dequantiser, labels, _adamw, values=torch.float64
+    )
 
 
 def _adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
