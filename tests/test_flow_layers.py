@@ -41,7 +41,7 @@ def test_a_thin_convolution_is_torch_s_and_so_are_its_gradients_in_every_layout(
         assert torch.autograd.gradgradcheck(lambda x: thin(x).sin(), x[:1])
 
 
-@pytest.mark.parametrize("name, spread", [("glow", 0.04), ("spline-flow", 0.025)])
+@pytest.mark.parametrize("name, spread", [("glow", 0.04), ("spline-flow", 0.02)])
 def test_images_come_back_from_z_in_float32_where_couplings_are_as_strong_as_trained_ones(name, spread):
     torch.manual_seed(0)
     model = rv.build(name, shape=16, channels=1, width=32).eval()
