@@ -14,6 +14,7 @@ Run:  python benchmarks/flows.py [--data fashion-mnist] [--minutes 15] [--distil
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -74,7 +75,7 @@ def held_out_nll(flags: argparse.Namespace, model: rv.Model) -> tuple[float | No
     values = {name: estimate.value for name, estimate, _ in likelihood(model, held_out)}
     if card.likelihoods[0].of == "density":
         name = next(name for name in values if name.startswith("nll"))
-        return values[name] / (card.output.channels * np.prod(card.output.shape)), "nats/dim of noisy images, exact"
+        return values[name] / (card.output.channels * math.prod(card.output.shape)), "nats/dim of noisy images, exact"
     return values["bits-per-dim-bound"], "bits/dim, bound"
 
 
