@@ -45,8 +45,8 @@ def driven(conditionals: Conditionals, choose: Callable[[Step], Tensor]) -> Iter
 def quantile(probs: Tensor, u: Tensor) -> Tensor:
     """The level (...) at which the cumulative distribution of probs (..., K) exceeds u (...) in [0, 1)."""
     cumulative = probs.double().cumsum(-1)
-    reached = cumulative <= u.double()[..., None] * cumulative[..., -1:]
-    return reached.sum(-1).clamp_(max=probs.shape[-1] - 1)
+    threshold = u.double()[..., None] * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, threshold, right=True)[..., 0].clamp_(max=probs.shape[-1] - 1)
 
 
 def sampled(

@@ -46,7 +46,7 @@ def probabilities(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_
         descending = probs.sort(descending=True).values
         needed = descending.cumsum(-1) - descending < top_p * probs.sum(-1, keepdim=True)
         probs = probs * (probs >= descending.masked_fill(~needed, 2).amin(-1, keepdim=True))
-    return probs / probs.sum(-1, keepdim=True)
+    return probs / probs.sum(-1, keepdim=True) if top_k or top_p < 1 else probs
 
 
 class TokenTransformer(nn.Module):

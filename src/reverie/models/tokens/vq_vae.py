@@ -38,7 +38,7 @@ class TokenLoss:
 
     commitment_weight: Weight = 0.25
     perceptual_weight: Weight = 0.0
-    adversarial_weight: Weight = 0.0
+    adversarial_weight: Weight = 0.05
     adversarial_start: Fraction = 0.5
 
 
