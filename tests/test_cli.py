@@ -255,7 +255,7 @@ def test_resume_and_rerun_work_from_the_command_line(run, bars, call, tmp_path):
         (["interpolate", "{run}", "held-out:0", "held-out:1", "--frames", "1"], 2, "--frames must be at least 2"),
         (["interpolate", "{run}", "held-out:0", "held-out:1", "--seconds", "0"], 2, "above 0 and at most 600"),
         (["interpolate", "{run}", "held-out:0", "held-out:1", "--seconds", "1e30"], 2, "above 0 and at most 600"),
-        (["restore", "{run}", "denoise", "x.png"], 2, "does not restore by 'denoise'"),
+        (["restore", "{run}", "denoise", "x.png"], 2, "vae restores nothing"),
         (["reconstruct", "{run}", "text.png"], 1, "text.png"),
         (["train", "vae", "--lr", "nan"], 2, "--lr: nan is no finite number"),
         (["train", "vae", "--lr", "inf"], 2, "--lr: inf is no finite number"),

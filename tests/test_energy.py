@@ -16,6 +16,7 @@ from reverie.core.batch import Batch
 from reverie.core.card import Output
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise, fold
+from reverie.diffusion.frames import last_image
 from reverie.evaluation.estimate import Estimate
 from reverie.evaluation.likelihood import _widened
 from reverie.inference.features import features_of
@@ -411,7 +412,7 @@ def test_completed_pixels_have_the_conditional_distribution_of_the_known_ones():
     v, count = states(4), 20_000
     image = torch.tensor([1.0, -1.0, 0.3, 0.3]).expand(count, 1, 1, 4)
     mask = torch.tensor([True, True, False, False]).view(1, 1, 1, 4)
-    result = net(m).complete(image, mask, Noise.of_seeds(range(count)), sweeps=30)
+    result = last_image(net(m).complete(image, mask, Noise.of_seeds(range(count)), sweeps=30))
     assert torch.equal(result[..., :2], image[..., :2])
     p = (-m.free_energy(v)).softmax(0) * ((v[:, 0] == 1) & (v[:, 1] == 0))
     truth = (p / p.sum()) @ v[:, 2:]

@@ -11,6 +11,7 @@ import reverie as rv
 from reverie.core import registry
 from reverie.core.batch import Batch
 from reverie.core.noise import Noise
+from reverie.diffusion.frames import last_image
 from reverie.nets.layers.dropout import Drawing, drawing
 from reverie.probability import sequential
 from reverie.probability.discrete import Categorical
@@ -152,12 +153,17 @@ def test_completion_keeps_known_pixels_and_is_a_sample_given_them(kind):
     image = model.sample(Noise.of_seeds(range(50, 54)), **condition)
     mask = torch.ones(1, 1, 6, 5, dtype=torch.bool)
     mask[:, :, 3:] = False
-    completed = model.complete(image * mask, mask, Noise.of_seeds(range(4)), **condition)
+    frames = list(model.complete(image * mask, mask, Noise.of_seeds(range(4)), **condition))
+    assert [frame.progress for frame in frames] == [1 / 3, 2 / 3, 1.0]  # a frame for each missing row
+    for row, frame in enumerate(frames, 4):
+        assert torch.equal(frame.render()["image"][:, :, :row], frames[-1].render()["image"][:, :, :row])
+    completed = last_image(frames)
     assert torch.equal(completed[:, :, :3], image[:, :, :3])
     u, levels = noise.uniform(30), model.distribution.levels_of(image).flatten(1)
     *_, expected = sequential.sampled(model.conditionals(4, **condition), u, levels, mask.expand(4, 1, 6, 5).flatten(1))
     assert torch.equal(model.distribution.levels_of(completed).flatten(1), expected)
-    assert torch.equal(model.complete(image, mask, Noise.of_seeds(range(4)), **condition), completed)
+    again = last_image(model.complete(image, mask, Noise.of_seeds(range(4)), **condition))
+    assert torch.equal(again, completed)
     assert not torch.equal(completed[:, :, 3:], image[:, :, 3:])
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from reverie.media.images import Images, Sheet
     from reverie.optim.phase import Phase, Stage
     from reverie.restoration.operators import Operator
-    from reverie.restoration.tasks import restore
+    from reverie.restoration.tasks import restore, restore_stream
     from reverie.training.doctor import doctor
     from reverie.training.loop import fit
     from reverie.training.run import Run, runs
@@ -87,7 +87,7 @@ _HOMES = {  # public names by the module that holds them, each imported when it 
     "media.images": ("Images", "Sheet"),
     "optim.phase": ("Phase", "Stage"),
     "restoration.operators": ("Operator",),
-    "restoration.tasks": ("restore",),
+    "restoration.tasks": ("restore", "restore_stream"),
     "training.doctor": ("doctor",),
     "training.loop": ("fit",),
     "training.run": ("Run", "runs"),

@@ -22,7 +22,7 @@ train
   train [MODEL]           train a model into a run directory           reverie train flow-matching --data emoji
   resume RUN              continue a run, bit for bit; --steps N or --minutes M extends it, also when it is finished
   rerun RUN               repeat a run from its run.json
-  distill RUN             a copy of a diffusion run that samples in 1 to 4 steps; a StyleGAN's direction as an editor
+  distill RUN             a diffusion run in 1 to 4 steps, a flow in one; a StyleGAN's direction as an editor
 
 use
   sample RUN              new samples, or a film of sampling           reverie sample runs/flow-matching-emoji -n 64
@@ -30,7 +30,7 @@ use
   interpolate RUN A B     a morph between two images                   reverie interpolate RUN a.png b.png --out m.webp
   traverse RUN            one latent at a time
   mix RUN                 style mixing of a StyleGAN
-  restore RUN TASK IMAGE  denoise, inpaint, super-resolution, colorize reverie restore RUN inpaint --mask left-half
+  restore RUN TASK IMAGE  denoise, inpaint, complete, super-resolution, colorize; --stream FILE films it
   translate RUN IMAGE     an image of one domain as one of another     reverie translate runs/pix2pix-emoji a.png
   dream IMAGE             DeepDream, and films that zoom into it       reverie dream cat.jpg --film zoom.webp
   filters NET [LAYER]     what the filters of a network, or of a run's, respond to   reverie filters vgg16 relu4_1

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from reverie.data.types import Dataset
 
 FEW = 2000  # training images, below which a GAN needs augmentation of its discriminator's images: docs/choosing.md
+_SMALL = 64  # pixels of a side, above which a step for each pixel takes too long
 
 
 def models(pattern: Positional[Annotated[str, arg(metavar="[PATTERN]")]] = "*", /, json: bool = False) -> None:
@@ -158,8 +159,10 @@ def data(
 def _which_model(dataset: Dataset) -> str:
     """A first choice by purpose and number of images, from the measurements of docs/choosing.md."""
     best = "flow-matching or r3gan (5 minutes)" if len(dataset.train) >= FEW else "stylegan2 or ddpm (20 minutes)"
+    small = max(dataset.spec.shape) <= _SMALL
+    exact = f", {'pixelcnn++ for an exact likelihood (15 minutes), ' * small}codec for lossless files (10 minutes)"
     pairs = ", pix2pix for its pairs (15 minutes)" if "source" in dataset.train else ""
-    return f"which model: vae for a first look (3 minutes), {best} for good samples{pairs}; see docs/choosing.md"
+    return f"which model: vae for a first look (3 minutes), {best} for good samples{pairs}{exact}; see docs/choosing.md"
 
 
 def _next(dataset: Dataset, source: str, opened: dict[str, Any]) -> str:

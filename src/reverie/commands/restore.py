@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -25,6 +25,7 @@ def restore(
     steps: int = 50,
     number: Annotated[int, arg(aliases=["-n"])] = 8,
     out: str | None = None,
+    stream: Annotated[str | None, arg(metavar="FILE")] = None,
     data: str | None = None,
     overwrite: bool = False,
     json: bool = False,
@@ -34,7 +35,7 @@ def restore(
     Args:
         run: a run directory of a diffusion, energy or autoregressive model of images or of a denoising-autoencoder, or
             a checkpoint inside one.
-        task: denoise, inpaint, super-resolution or colorize; complete of an energy or autoregressive model.
+        task: denoise, inpaint, super-resolution or colorize; complete of an energy or autoregressive model or maskgit.
         images: image files, held-out:N or other references; none means the first held-out images.
         mask: of inpaint and complete, what is missing: left-half, right-half, top-half, bottom-half, center,
             random:0.5, or an image file (white is missing); center by default.
@@ -49,33 +50,45 @@ def restore(
         steps: of a diffusion model's sampler, or sweeps of an rbm's or dbn's Markov chain.
         number: how many held-out images.
         out: the sheet to write (.png ...), or X.npz for arrays; by default the first free of restored.png,
-            restored-2.png ...
+            restored-2.png ..., and nothing beside a --stream.
+        stream: the restorations while they appear: a film (.webp, .gif, .mp4), or a strip (.png ...). An autoregressive
+            model draws row by row; of a diffusion model it is the estimate of each step.
         data: where the run's data is now, if it has moved.
         overwrite: replace a file that reverie did not write.
         json: print the result as JSON.
     """
     from reverie.restoration.tasks import restore as restored
+    from reverie.restoration.tasks import save_restoration
 
-    path, model = target(out, "restored.png", overwrite, others=(*images, mask)), load(run, data)
-    with bar(True) as progress:
-        sheet = restored(
-            model,
-            list(images),
-            task,  # type: ignore[arg-type]
-            mask=mask,
-            scale=scale,
-            noise=noise,
-            degraded=degraded,
-            samples=samples,
-            seed=seed,
-            label=list(label) or None,
-            text=list(text) or None,
-            steps=steps,
-            n=number,
-            progress=progress,
-        )
-    sheet.save(path)
-    rows = list(sheet.rows)
-    result = {"out": str(path), "number": len(sheet), "samples": samples, "rows": rows, "weights": model.loaded_from}
-    many = f"{len(sheet)} image{'s' * (len(sheet) > 1)}, {samples} restoration{'s' * (samples > 1)} of each"
-    report(json, result, f"{many}, in {path} (rows: {', '.join(rows)})")
+    film = target(stream, "", overwrite, (".mp4",), "stream", others=(*images, mask)) if stream else None
+    path = None
+    if out or not film:
+        path = target(out, "restored.png", overwrite, others=(*images, mask, film))
+    model = load(run, data)
+    options: dict[str, Any] = {
+        "images": list(images),
+        "task": task,
+        "mask": mask,
+        "scale": scale,
+        "noise": noise,
+        "degraded": degraded,
+        "samples": samples,
+        "seed": seed,
+        "label": list(label) or None,
+        "text": list(text) or None,
+        "steps": steps,
+        "n": number,
+    }
+    result: dict[str, Any] = {"samples": samples, "weights": model.loaded_from}
+    lines = []
+    if film:
+        result |= {"stream": str(film), "frames": save_restoration(film, model, **options)}
+        lines.append(f"{result['frames']} states of restoration in {film}")
+    if path:
+        with bar(True) as progress:
+            sheet = restored(model, **options, progress=progress)
+        sheet.save(path)
+        result |= {"out": str(path), "number": len(sheet), "rows": list(sheet.rows)}
+        many = f"{len(sheet)} image{'s' * (len(sheet) > 1)}, {samples} restoration{'s' * (samples > 1)} of each"
+        lines.append(f"{many}, in {path} (rows: {', '.join(sheet.rows)})")
+    report(json, result, *lines)

@@ -143,8 +143,10 @@ class Corrupts(Protocol):
 
 
 class Completes(Protocol):
-    def complete(self, image: Tensor, mask: Tensor, noise: Noise, sweeps: int = 200, **condition: Any) -> Tensor:
-        """Images (B, C, H, W) with the pixels where ``mask`` (1 or B, 1, H, W) is false drawn anew under the others."""
+    def complete(
+        self, image: Tensor, mask: Tensor, noise: Noise, sweeps: int = 200, **condition: Any
+    ) -> Iterator[Frame]:
+        """The states of images (B, C, H, W) whose pixels where ``mask`` (1 or B, 1, H, W) is false are drawn anew."""
 
 
 class Factorises(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -9,19 +11,31 @@ from torch import Tensor
 from reverie.core.card import card_of, name_of
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
-from reverie.core.verbs import Model, call, verbs_of
+from reverie.core.verbs import Frame, Model, call, verbs_of
+from reverie.diffusion.frames import last_image
 from reverie.diffusion.grids import uniform
 from reverie.diffusion.likelihood import even
-from reverie.diffusion.samplers import Denoise, ddim
+from reverie.diffusion.samplers import Denoise, Steps, ddim
 from reverie.inference.rows import evaluating
 from reverie.restoration.operators import Operator
 
-ABLE = "a denoising-autoencoder, energy, autoregressive and diffusion models of images"  # to restore something
+ABLE = "a denoising-autoencoder, maskgit, energy, autoregressive and diffusion models of images"  # to restore something
 _ETA = 0.85  # fresh noise of each step, as a share of the ancestral sampler's (Wang et al., section 4)
 _LAST = 2e-3  # sigma / alpha of the last step
 
 
-def restore(
+def restore(model: Model, observation: Tensor, operator: Operator, noise: Noise, **options: Any) -> Tensor:
+    """Images (B, C, H, W) for observations: the last state of ``restoring``, whose arguments these are."""
+    with evaluating(model):
+        return last_image(restoring(model, observation, operator, noise, **options))
+
+
+def in_steps(model: Model) -> bool:
+    """Whether its restorations appear step by step."""
+    return not {"complete", "denoiser"}.isdisjoint(verbs_of(model))
+
+
+def restoring(
     model: Model,
     observation: Tensor,
     operator: Operator,
@@ -29,12 +43,12 @@ def restore(
     noise_std: float = 0.0,
     steps: int = 50,
     **cond: Any,
-) -> Tensor:
-    """Images (B, C, H, W) for observations, one for each row and stream of noise.
+) -> Iterator[Frame]:
+    """The states of restoration; the image of the last is the restoration of each row, by its stream of noise.
 
     A model with a ``denoiser`` samples from the posterior: where nothing is missing exactly, by the reverse process
     from the observation on; else approximately, by DDIM steps whose estimates agree with the observation (DDNM). A
-    model that was trained to undo a corruption reconstructs.
+    model that was trained to undo a corruption reconstructs, in one pass.
 
     Args:
         model: whose card has ``restores``.
@@ -48,22 +62,33 @@ def restore(
     """
     if not card_of(model).restores:
         raise UsageError(f"{name_of(model)} restores nothing: {ABLE} do.")
-    with evaluating(model):
-        if "complete" in verbs_of(model):
-            return call(model, "complete", observation, operator.mask, noise, steps, **cond)
-        if "denoiser" not in verbs_of(model):
-            return model.decode(model.encode(observation, **cond), **cond)
+    if "complete" in verbs_of(model):
+        yield from call(model, "complete", observation, operator.mask, noise, steps, **cond)
+    elif "denoiser" not in verbs_of(model):
+        yield _frame(1.0, model.decode(model.encode(observation, **cond), **cond))
+    else:
         denoise = model.denoiser(**cond)
         if operator.is_identity and noise_std:
-            return denoised(denoise, observation, noise, noise_std, steps)
-        return null_space(denoise, observation, operator, noise, uniform(model.schedule, steps), noise_std)
+            solver, total = denoised(denoise, observation, noise, noise_std, steps), steps + 1
+        else:
+            grid = uniform(model.schedule, steps)
+            solver, total = null_space(denoise, observation, operator, noise, grid, noise_std), steps
+        for step, (_, x0) in enumerate(solver, 1):  # the last x is its estimate
+            yield _frame(step / total, x0)
 
 
-def denoised(denoise: Denoise, observation: Tensor, noise: Noise, noise_std: float, steps: int) -> Tensor:
+def _frame(progress: float, image: Tensor) -> Frame:
+    return Frame(progress, {"image": image}, partial(_render, image))
+
+
+def _render(image: Tensor) -> dict[str, Tensor]:
+    return {"image": image.clamp(-1, 1)}
+
+
+def denoised(denoise: Denoise, observation: Tensor, noise: Noise, noise_std: float, steps: int) -> Steps:
     """A sample of p(x0 | y = x0 + noise_std e): y is a state of the reverse process, which goes on from there."""
     grid = [*even(noise_std, min(_LAST, noise_std / 2), steps), (1.0, 0.0)]
-    *_, (x, _) = ddim(denoise, grid[0][0] * observation, grid, noise, eta=1.0)
-    return x.clamp(-1, 1)
+    return ddim(denoise, grid[0][0] * observation, grid, noise, eta=1.0)
 
 
 def null_space(
@@ -73,7 +98,7 @@ def null_space(
     noise: Noise,
     grid: list[tuple[float, float]],
     noise_std: float = 0.0,
-) -> Tensor:
+) -> Steps:
     """DDNM (Wang et al., ICLR 2023, arXiv:2212.00490): every estimate of x0 is made to agree with the observation.
 
     With noise in the observation the agreement is weighted by min(1, sigma / (alpha noise_std)), so that the last steps
@@ -86,5 +111,4 @@ def null_space(
 
     shape = operator.pseudo_inverse(observation).shape[1:]
     start = noise(*shape).to(observation) * (grid[0][0] ** 2 + grid[0][1] ** 2) ** 0.5
-    *_, (x, _) = ddim(consistent, start, grid, noise, eta=_ETA)
-    return x.clamp(-1, 1)
+    return ddim(consistent, start, grid, noise, eta=_ETA)

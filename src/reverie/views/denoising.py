@@ -60,12 +60,18 @@ def trajectory(model: Model, data: Dataset | None = None, count: int = 4, seed: 
 
 def save_trajectory(path: Path, model: Model, count: int, seed: int, options: dict[str, Any]) -> int:
     """Write the states of sampling as a film or a strip, as the ending says; returns the number of frames."""
-    frames = list(stream(model, count, seed, **options))
+    frames = stream(model, count, seed, **options)
     conditions = {name: options.get(name) for name in ("label", "text")}
     chosen = {name: value for name, value in options.items() if name not in conditions}
     made_by = origin("sample", model, range(seed, seed + count), chosen, **conditions, stream=True)
+    return save_frames(path, frames, made_by)
+
+
+def save_frames(path: Path, frames: Iterable[Frame], made_by: dict[str, Any], columns: int = 8) -> int:
+    """Write frames as a film with so many columns, or a strip, as the ending says; returns their number."""
+    frames = list(frames)
     if ending_of(path) in FILMS:
-        save_film(path, film(frames), seconds=min(6.0, 0.25 * len(frames)), hold=1.0, origin=made_by)
+        save_film(path, film(frames, columns), seconds=min(6.0, 0.25 * len(frames)), hold=1.0, origin=made_by)
     else:
         save(path, strip(frames), made_by)
     return len(frames)

@@ -8,6 +8,7 @@ leaves only what is new.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, Protocol
@@ -153,7 +154,7 @@ class Autoregressive(nn.Module):
             label: (B,) classes; -1 is any.
             temperature: below 1 samples are likelier and less varied, above 1 the opposite.
         """
-        return self._frames(noise, None, None, label=label, temperature=temperature)
+        return self._frames(noise, label=label, temperature=temperature)
 
     def sample(self, noise: Noise, label: Tensor | None = None, temperature: Positive = 1.0) -> Tensor:
         """Images (B, C, H, W) in [-1, 1]: value after value, each drawn given all before it.
@@ -167,8 +168,8 @@ class Autoregressive(nn.Module):
 
     def complete(
         self, image: Tensor, mask: Tensor, noise: Noise, sweeps: int = 1, label: Tensor | None = None
-    ) -> Tensor:
-        """Images whose pixels under ``mask`` (1 or B, 1, H, W) are kept; the others are drawn.
+    ) -> Iterator[Frame]:
+        """Images whose pixels under ``mask`` (1 or B, 1, H, W) are kept, while the others are drawn row by row.
 
         A pixel is drawn given those before it, drawn or known. So a missing end (the lower half, in the order of rows)
         is a draw from p(missing | known); of known pixels that come later, earlier ones know nothing.
@@ -176,22 +177,30 @@ class Autoregressive(nn.Module):
         Args:
             sweeps: one is all there is to do.
         """
-        fixed = mask.expand_as(image).flatten(1)
-        *_, last = self._frames(noise, self.distribution.levels_of(image).flatten(1), fixed, label=label)
-        return torch.where(mask, image, last.render()["image"])
+        return self._frames(noise, image, mask, label=label)
 
-    def _frames(self, noise: Noise, levels: Tensor | None, fixed: Tensor | None, **options: Any) -> Iterator[Frame]:
+    def _frames(
+        self, noise: Noise, image: Tensor | None = None, mask: Tensor | None = None, **options: Any
+    ) -> Iterator[Frame]:
+        """A frame for as many new values as a row has, until all that are not known are drawn."""
         shape = (self.output.channels, *self.output.shape)
-        values = self.output.channels * self.output.shape[0] * self.output.shape[1]
-        per_row, emitted = values // self.output.shape[0], 0
+        values = math.prod(shape)
+        levels = None if image is None else self.distribution.levels_of(image).flatten(1)
+        fixed = None if mask is None else mask.expand(-1, *shape).flatten(1)
+        missing = torch.ones(1, values, dtype=torch.bool, device=noise.device) if fixed is None else ~fixed
+        total, per_row, emitted = int(missing.sum()), len(missing) * values // self.output.shape[0], 0
         for state in sampled(self.conditionals(len(noise), **options), noise.uniform(values), levels, fixed):
-            done = int((state[0] >= 0).sum())
-            if done == values or done >= emitted + per_row:
+            done = int((missing & (state[: len(missing)] >= 0)).sum())
+            if done == total or done >= emitted + per_row:
                 emitted, so_far = done, state.clone()
-                yield Frame(done / values, {"levels": so_far}, partial(self._render, so_far.unflatten(1, shape)))
+                render = partial(self._render, so_far.unflatten(1, shape), image, mask)
+                yield Frame(done / max(total, 1), {"levels": so_far}, render)
+            if done == total:
+                return
 
-    def _render(self, levels: Tensor) -> dict[str, Tensor]:
-        return {"image": torch.where(levels < 0, 0.0, self.distribution.values(levels))}
+    def _render(self, levels: Tensor, image: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
+        pixels = torch.where(levels < 0, 0.0, self.distribution.values(levels))
+        return {"image": pixels if image is None or mask is None else torch.where(mask, image, pixels)}
 
 
 def _sharpened(probs: Tensor, temperature: float) -> Tensor:

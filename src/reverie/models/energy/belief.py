@@ -287,8 +287,10 @@ class BeliefNet(nn.Module):
         *_, last = self.stream(noise, label, sweeps, method)
         return last.render()["image"]
 
-    def complete(self, image: Tensor, mask: Tensor, noise: Noise, sweeps: int = 200, **condition: Any) -> Tensor:
-        """Images whose pixels under ``mask`` (1 or B, 1, H, W) are kept; the others are those of a Markov chain.
+    def complete(
+        self, image: Tensor, mask: Tensor, noise: Noise, sweeps: int = 200, **condition: Any
+    ) -> Iterator[Frame]:
+        """Images whose pixels under ``mask`` (1 or B, 1, H, W) are kept; a frame shows the others after each sweep.
 
         Known units are clamped at their probabilities. With several layers each sweep goes up, through the top machine
         and down again, which is exact for a single machine only.
@@ -298,7 +300,7 @@ class BeliefNet(nn.Module):
         values, base = self.units.values(image).double(), self.machines[0].base()
         half = values.new_full((len(values), base.units[1]), 0.5)
         means = base.visible(half)[:, : values.shape[1]]
-        for _ in range(sweeps):
+        for sweep in range(1, sweeps + 1):
             v = torch.where(keep, values, draw_units(means, self.units.visible, noise))
             for up in self.recognition:
                 v = bernoulli(_logits(up, v).sigmoid(), noise)
@@ -307,7 +309,10 @@ class BeliefNet(nn.Module):
             means = self._unlabelled(self.top.machine.visible(h))
             for machine in reversed(self.machines[:-1]):
                 means = machine.visible(bernoulli(means, noise))
-        return torch.where(keep.view_as(image), image, self._image(means))
+            yield Frame(sweep / sweeps, {"h": h.float()}, partial(self._completed, means, image, mask))
+
+    def _completed(self, means: Tensor, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return {"image": torch.where(mask, image, self._image(means))}
 
     # Likelihood
 

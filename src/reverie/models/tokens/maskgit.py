@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -193,7 +195,9 @@ class MaskGIT(nn.Module):
         *_, last = self.stream(noise, **options)
         return last.tensors["tokens"].unflatten(1, self.token_codec.space.shape)
 
-    def complete(self, image: Tensor, mask: Tensor, noise: Noise, sweeps: int = STEPS, **condition: Any) -> Tensor:
+    def complete(
+        self, image: Tensor, mask: Tensor, noise: Noise, sweeps: int = STEPS, **condition: Any
+    ) -> Iterator[Frame]:
         """Images (B, C, H, W) with the pixels where ``mask`` (1 or B, 1, H, W) is false filled in by ``stream``.
 
         A token is drawn anew where it or a neighbour stands for an unknown pixel.
@@ -204,8 +208,8 @@ class MaskGIT(nn.Module):
         unknown = F.adaptive_max_pool2d((~mask).float().expand(len(image), -1, -1, -1), self.token_codec.space.shape)
         unknown = F.max_pool2d(unknown, 3, stride=1, padding=1).flatten(1) > 0
         tokens = self.token_codec.tokens(image * mask).masked_fill(unknown, -1)
-        *_, last = self.filled_in(tokens, noise, steps=min(sweeps, self.net.length), **condition)
-        return torch.where(mask, image, self.token_codec.image(last.tensors["tokens"]))
+        for frame in self.filled_in(tokens, noise, steps=min(sweeps, self.net.length), **condition):
+            yield replace(frame, render=partial(_completed, frame, image, mask))
 
     # The codec's verbs
 
@@ -220,6 +224,10 @@ class MaskGIT(nn.Module):
     def features(self, image: Tensor) -> Tensor:
         """The vectors (B, d, h, w) of the codec's encoder, before they become tokens."""
         return self.token_codec.codec.features(image)
+
+
+def _completed(frame: Frame, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    return {"image": torch.where(mask, image, frame.render()["image"])}
 
 
 def maskgit(
