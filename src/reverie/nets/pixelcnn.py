@@ -19,7 +19,6 @@ from reverie.nets.layers.dropout import Dropout
 from reverie.nets.unet import embed_label
 
 _EMBEDDING = 64  # of the condition
-_CODES = 32  # channels of a token's embedding
 
 
 class Gated(nn.Module):
@@ -121,7 +120,6 @@ class PixelCNN(nn.Module):
         depth: blocks of a level on the way down, and, but for the innermost, on the way up.
         reach: rows and columns to each side that the first layer sees.
         classes: of the condition, 0 for none.
-        codes: number of tokens, where the values are tokens; 0: they are in [-1, 1].
     """
 
     def __init__(
@@ -135,7 +133,6 @@ class PixelCNN(nn.Module):
         depth: int,
         reach: int = 4,
         classes: int = 0,
-        codes: int = 0,
         context: int = 0,
     ):
         super().__init__()
@@ -143,9 +140,8 @@ class PixelCNN(nn.Module):
             raise UsageError("A PixelCNN takes a class, not a caption.")
         height, width = shape
         self.shape, self.channels, wide = (height, width), channels, widths[0]
-        self.codes = nn.Embedding(codes, _CODES) if codes else None
         self.label = nn.Embedding(classes + 1, _EMBEDDING) if classes else None
-        seen, embedding = channels * (_CODES if codes else 2) + 1, _EMBEDDING if classes else 0
+        seen, embedding = 2 * channels + 1, _EMBEDDING if classes else 0
         self.above = Shifted(seen, wide, (reach, 2 * reach + 1), centred=True)
         self.left = Shifted(seen, wide, (1, reach), centred=False)
         self.row = nn.Parameter(torch.zeros(1, wide, height, 1))
@@ -169,11 +165,7 @@ class PixelCNN(nn.Module):
 
     def seen(self, values: Tensor) -> Tensor:
         """What is looked at of values: themselves, whether they are the least, and that they are inside the image."""
-        if self.codes is None:
-            parts = [values, (values < -0.999).to(values.dtype)]
-        else:
-            parts = [self.codes(values.long()).movedim(4, 2).flatten(1, 2)]
-        return torch.cat([*parts, torch.ones_like(parts[0][:, :1])], 1)
+        return torch.cat([values, (values < -0.999).to(values.dtype), torch.ones_like(values[:, :1])], 1)
 
     def params(self, x: Tensor) -> Tensor:
         """The last layer, which is not of lower precision under autocast: its outputs are logits and means."""

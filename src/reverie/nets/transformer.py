@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_HEAD = 32  # channels of a head, at least
 _SHORT = 256  # positions up to which the gradient of bf16 attention on a CPU takes longer than that of fp32
 
 
@@ -76,6 +77,11 @@ class Block(nn.Module):
             allowed = torch.ones(new, k.shape[2], dtype=torch.bool, device=x.device).tril(earlier)
             mask, causal = allowed if mask is None else allowed & mask, False
         return self.out(attend(q, k, v, mask, causal).transpose(1, 2).flatten(2))
+
+
+def heads_of(width: int) -> int:
+    """Heads of attention that divide the width, of 32 channels where it has so many."""
+    return next(count for count in range(max(1, width // _HEAD), 0, -1) if width % count == 0)
 
 
 class Transformer(nn.Module):

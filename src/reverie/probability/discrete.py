@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reverie.core.noise import Noise
 
-Of = Literal["8-bit", "binary", "tokens"]
+Of = Literal["8-bit", "binary"]
 ByChannel = Generator[Tensor, Tensor, None]  # yields probabilities (B, n, K), receives levels (B, n) int64
 
 
@@ -63,25 +63,24 @@ class Categorical(nn.Module):
     Args:
         levels: of a value; 2: binary.
         channels: at a place.
-        of: what the levels are; tokens are seen by a network as their numbers.
     """
 
-    def __init__(self, levels: int = 256, channels: int = 1, of: Of | None = None):
+    def __init__(self, levels: int = 256, channels: int = 1):
         super().__init__()
         self.levels, self.channels, self.outputs = levels, channels, levels * channels
-        self.of: Of = of or ("binary" if levels == 2 else "8-bit")
+        self.of: Of = "binary" if levels == 2 else "8-bit"
         pairs = channels * (channels - 1) // 2
         self.tables = nn.ModuleList(nn.Embedding(levels, levels) for _ in range(pairs))
         for table in self.tables:
             nn.init.zeros_(table.weight)  # type: ignore[arg-type]
 
     def levels_of(self, x: Tensor, rng: Noise | None = None) -> Tensor:
-        """The levels (B, C, ...) int64 of values in [-1, 1], or of tokens in float."""
-        return x.round().long() if self.of == "tokens" else levels_of(x, self.levels, rng)
+        """The levels (B, C, ...) int64 of values in [-1, 1]."""
+        return levels_of(x, self.levels, rng)
 
     def values(self, levels: Tensor) -> Tensor:
-        """In [-1, 1], or the tokens' numbers: float32."""
-        return levels.float() if self.of == "tokens" else values_of(levels, self.levels)
+        """In [-1, 1], float32."""
+        return values_of(levels, self.levels)
 
     def log_prob(self, levels: Tensor, params: Tensor) -> Tensor:
         """log p of levels (B, C, *S) given logits (B, C K, *S): nats (B,)."""

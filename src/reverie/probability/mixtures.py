@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.noise import Noise
-from reverie.probability.discrete import ByChannel, Of, levels_of, precise, values_of
+from reverie.probability.discrete import ByChannel, Categorical, Distribution, Of, levels_of, precise, values_of
 
 _LEAST = -7.0  # log of the smallest scale: a component may hold one of 256 levels with near certainty
 
@@ -105,3 +105,10 @@ def _bins(z: Tensor) -> Tensor:
     signed = torch.where(upper, -tail, tail)  # the distribution function, less 1 where it is near 1
     middle = upper[..., 1:] ^ upper[..., :-1]
     return (signed[..., 1:] - signed[..., :-1]).add_(middle).clamp_(min=0)
+
+
+def distribution_of(likelihood: str, channels: int, components: int = 0) -> Distribution:
+    """The distribution of a pixel: "mixture" (of logistics), "categorical" (256 levels) or "bernoulli" (binary)."""
+    if likelihood == "mixture":
+        return LogisticMixture(components, channels)
+    return Categorical(2 if likelihood == "bernoulli" else 256, channels)

@@ -16,11 +16,9 @@ from reverie.core.options import either
 from reverie.models.autoregressive.base import Autoregressive
 from reverie.nets import shapes
 from reverie.nets.pixel_transformer import PixelTransformer
+from reverie.nets.transformer import heads_of
 from reverie.probability.conditioning import Conditioner, Conditioning
-from reverie.probability.discrete import Categorical, Distribution
-from reverie.probability.mixtures import LogisticMixture
-
-_HEAD = 32  # channels of a head of attention, at least, where the width has so many
+from reverie.probability.mixtures import distribution_of
 
 
 def pixel_transformer(
@@ -58,12 +56,7 @@ def pixel_transformer(
         conditional: "label": images of a class.
     """
     size, conditioner = shapes.sides(shape), Conditioner(Conditioning(conditional), classes)
-    distribution: Distribution
-    if likelihood == "mixture":
-        distribution = LogisticMixture(components, channels)
-    else:
-        distribution = Categorical(2 if likelihood == "bernoulli" else 256, channels)
-    heads = next(count for count in range(max(1, width // _HEAD), 0, -1) if width % count == 0)
+    distribution = distribution_of(likelihood, channels, components)
     net = PixelTransformer(
         size,
         channels,
@@ -72,7 +65,7 @@ def pixel_transformer(
         within == "autoregressive",
         width,
         depth,
-        heads,
+        heads_of(width),
         local_width,
         local_depth,
         reach,

@@ -15,8 +15,7 @@ from reverie.models.autoregressive.base import Autoregressive
 from reverie.nets import shapes
 from reverie.nets.pixelcnn import Gated, PixelCNN, Residual
 from reverie.probability.conditioning import Conditioner, Conditioning
-from reverie.probability.discrete import Categorical, Distribution
-from reverie.probability.mixtures import LogisticMixture
+from reverie.probability.mixtures import distribution_of
 
 
 def pixelcnn(
@@ -102,11 +101,7 @@ def _model(
     reach: int,
 ) -> Autoregressive:
     size, conditioner = shapes.sides(shape), Conditioner(Conditioning(conditional), classes)
-    distribution: Distribution
-    if likelihood == "mixture":
-        distribution = LogisticMixture(components, channels)
-    else:
-        distribution = Categorical(2 if likelihood == "bernoulli" else 256, channels)
+    distribution = distribution_of(likelihood, channels, components)
 
     def vertical(*options: Any) -> nn.Module:
         return block(True, *options)

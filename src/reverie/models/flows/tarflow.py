@@ -19,13 +19,12 @@ from reverie.core.errors import UsageError, argument
 from reverie.core.noise import Noise
 from reverie.models.flows.base import NormalizingFlow
 from reverie.nets import shapes
+from reverie.nets.transformer import heads_of
 from reverie.optim.muon import Muon
 from reverie.optim.phase import Phase, Stage
 from reverie.probability.autoregression import PatchAutoregression, PatchFlow
 from reverie.probability.conditioning import check_label, drop_label, label_classes, random_label
 from reverie.probability.dequantisation import UniformDequantiser
-
-_HEAD = 32  # channels of a head of attention, at least, where the width has so many
 
 
 class GaussianNoise(nn.Module):
@@ -171,11 +170,12 @@ def tarflow(
         raise UsageError(
             f"{argument('patch_size', patch_size)} does not divide {shapes.named(size)}. Here it can be {fits}."
         )
-    heads = next(count for count in range(max(1, width // _HEAD), 0, -1) if width % count == 0)
 
     def step(odd: int) -> PatchAutoregression:
         offset = odd * patch_size // 2  # so that every border of patches is inside a patch of the next step
-        return PatchAutoregression((channels, *size), patch_size, width, depth, heads, labels, bool(odd), offset)
+        return PatchAutoregression(
+            (channels, *size), patch_size, width, depth, heads_of(width), labels, bool(odd), offset
+        )
 
     noise = GaussianNoise(sigma) if sigma else UniformDequantiser()
     output = Output("image", size, channels)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.card import Output, Space, card_of
+from reverie.core.noise import Noise
 from reverie.core.registry import build
 from reverie.core.submodel import frozen, submodel
 from reverie.core.verbs import Frame, Model, verbs_of
@@ -90,3 +91,32 @@ def token_codec(codec: dict[str, Any] | str, model: str, output: Output, lr: flo
         example = f"reverie train vq-vae, then reverie train {model} --codec RUN"
         return TokenCodec(frozen(submodel(codec, "codec", output, example, _lack)), True)
     return TokenCodec(build("vq-vae", shape=output.shape, channels=output.channels, **options), False, lr)
+
+
+# Methods of every prior: a model with a ``token_codec`` and a ``stream``
+
+
+def sample(model: Any, noise: Noise, **options: Any) -> Tensor:
+    """Images (B, C, H, W): see ``stream`` for conditions and options."""
+    return model.decode(model.latent(noise, **options))
+
+
+def latent(model: Any, noise: Noise, **options: Any) -> Tensor:
+    """Tokens (B, h, w) of new images: see ``stream``."""
+    *_, last = model.stream(noise, **options)
+    return last.tensors["tokens"].unflatten(1, model.token_codec.space.shape)
+
+
+def encode(model: Any, image: Tensor, **condition: Any) -> Tensor:
+    """(B, C, H, W) to tokens (B, h, w) int64."""
+    return model.token_codec.codec.encode(image)
+
+
+def decode(model: Any, latent: Tensor, **condition: Any) -> Tensor:
+    """Tokens (B, h, w), -1 where unknown, to images (B, C, H, W)."""
+    return model.token_codec.codec.decode(latent)
+
+
+def features(model: Any, image: Tensor) -> Tensor:
+    """The vectors (B, d, h, w) of the codec's encoder, before they become tokens."""
+    return model.token_codec.codec.features(image)

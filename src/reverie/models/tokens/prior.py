@@ -19,6 +19,7 @@ from reverie.core.batch import Batch
 from reverie.core.card import Card, Likelihood, Output
 from reverie.core.noise import Noise
 from reverie.core.verbs import Frame
+from reverie.models.tokens import codec as codec_verbs
 from reverie.models.tokens.codec import TokenCodec, token_codec
 from reverie.models.tokens.network import TokenNetwork
 from reverie.nets.shapes import sides
@@ -170,28 +171,9 @@ class TokenTransformer(nn.Module):
         for tokens in sampled(steps, noise.uniform(self.net.length)):
             yield self.token_codec.frame(tokens)
 
-    def sample(self, noise: Noise, **options: Any) -> Tensor:
-        """Images (B, C, H, W): see ``stream`` for conditions and options."""
-        return self.decode(self.latent(noise, **options))
+    sample, latent = codec_verbs.sample, codec_verbs.latent
 
-    def latent(self, noise: Noise, **options: Any) -> Tensor:
-        """Tokens (B, h, w) of new images: see ``stream``."""
-        *_, last = self.stream(noise, **options)
-        return last.tensors["tokens"].unflatten(1, self.token_codec.space.shape)
-
-    # The codec's verbs
-
-    def encode(self, image: Tensor, **condition: Any) -> Tensor:
-        """(B, C, H, W) to tokens (B, h, w) int64."""
-        return self.token_codec.codec.encode(image)
-
-    def decode(self, latent: Tensor, **condition: Any) -> Tensor:
-        """Tokens (B, h, w), -1 where unknown, to images (B, C, H, W)."""
-        return self.token_codec.codec.decode(latent)
-
-    def features(self, image: Tensor) -> Tensor:
-        """The vectors (B, d, h, w) of the codec's encoder, before they become tokens."""
-        return self.token_codec.codec.features(image)
+    encode, decode, features = codec_verbs.encode, codec_verbs.decode, codec_verbs.features
 
 
 def token_transformer(
