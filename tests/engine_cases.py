@@ -117,6 +117,7 @@ SMALL = {
     "norm_groups": 4,
     "pool_size": 12,
     "couplings": 2,
+    "depths": (1, 1),
 }
 # models that learn from another run: of what model
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2", "learned-inverse": "tarflow"}

@@ -41,6 +41,7 @@ SMALL = {
     "norm_groups": 4,
     "pool_size": 12,
     "couplings": 2,
+    "depths": (1, 1),
 }
 # models that cannot do without another's run: of what model
 TEACHERS = {"distilled": "ddpm", "editor": "stylegan2", "learned-inverse": "tarflow"}
@@ -79,7 +80,7 @@ VARIANTS = {
     "maskgit": [{"conditional": "label", "quantiser": "codebook", "codes": 12}],
     "latent-diffusion": [{"schedule": "cosine", "conditional": "label"}],
     "dit": [{"conditional": "label"}],
-    "tarflow": [{"conditional": "label"}, {"sigma": 0.0, "flow_steps": 3}],
+    "tarflow": [{"conditional": "label"}, {"sigma": 0.0, "depths": (1, 2, 1)}],
     "learned-inverse": [{"adversarial_weight": 0.0, "decoded": 0.5}],
     "rbm": [{"visible": "gaussian", "conditional": "label"}, {"negative": "cd", "k": 2}],
     "dbn": [{"conditional": "label", "hidden": (9, 8, 7), "wake_sleep": 0.0}],

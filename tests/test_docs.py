@@ -367,7 +367,7 @@ NARROW = {
     "ddpm-textbook": ("--widths", "8", "8", "8", "--norm-groups", "4"),
     "latent-diffusion": ("--width", "8", "--codec-width", "8"),
     "distilled": (),
-    "tarflow": ("--width", "16", "--depth", "1"),
+    "tarflow": ("--width", "16", "--depths", "1", "1"),
     "stacked-autoencoder": (),
     "style-net": ("--width", "8", "--encoder", "small"),
     "adain": ("--width", "8", "--encoder", "small", "--views", "8"),

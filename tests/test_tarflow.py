@@ -40,7 +40,7 @@ def lively(model: nn.Module, scale: float = 0.2) -> nn.Module:
 
 def model(side=8, dtype=torch.float64, scale=0.2, **options) -> TarFlow:
     torch.manual_seed(0)
-    return lively(tarflow(side, 1, width=16, depth=1, **options), scale).to(dtype)
+    return lively(tarflow(side, 1, **{"width": 16, "depths": (1, 1, 1, 1), **options}), scale).to(dtype)
 
 
 def images(count=3, side=8, dtype=torch.float64) -> Tensor:
@@ -64,7 +64,7 @@ def test_a_step_is_triangular_over_patches_in_its_own_order(backwards):
     assert inside.triu(1).abs().max() == 0 and inside.tril(-1).abs().max() > 0
 
 
-@pytest.mark.parametrize("options", [{"conditional": "label", "classes": 3}, {"patch_size": 2, "flow_steps": 3}])
+@pytest.mark.parametrize("options", [{"conditional": "label", "classes": 3}, {"patch_size": 2, "depths": (1, 1, 2)}])
 def test_the_log_determinant_is_that_of_autograds_jacobian(options):
     flow, label = model(**options).flow, torch.tensor([1]) if "classes" in options else None
     x = images(1)
@@ -92,7 +92,7 @@ def test_the_inverse_with_a_cache_is_the_inverse_without():
 
 
 def test_directions_alternate_and_the_grid_moves():
-    steps = model(flow_steps=4).flow.transform.steps
+    steps = model().flow.transform.steps
     assert [step.backwards for step in steps] == [False, True, False, True]
     assert [step.offset for step in steps] == [0, 2, 0, 2]
 
@@ -140,7 +140,7 @@ def test_a_step_guided_by_2_has_twice_the_shift_at_its_last_patch():
 
 def test_denoising_is_the_posterior_mean_of_a_gaussian():
     """Of a flow whose density is N(m, s^2 + sigma^2), the noisy version of N(m, s^2)."""
-    made, mean, deviation = model(flow_steps=1, sigma=0.3), 0.2, 0.5
+    made, mean, deviation = model(depths=(1,), sigma=0.3), 0.2, 0.5
     step, total = made.flow.transform.steps[0], deviation**2 + 0.3**2
     nn.init.zeros_(step.out.weight), nn.init.zeros_(step.mixing)
     raw = 4 * math.atanh(0.5 * math.log(total) / 4)
@@ -165,7 +165,7 @@ def test_fifty_seeds_at_a_high_rate_stay_finite():
     x = images(8, 4, torch.float32).clamp(-1, 1)
     for seed in range(50):
         torch.manual_seed(seed)
-        made = tarflow(4, 1, width=8, depth=1, patch_size=2, flow_steps=2)
+        made = tarflow(4, 1, width=8, depths=(1, 1), patch_size=2)
         (stage,) = stages_of(made, lr=0.05)
         (phase,) = stage.phases
         for step in range(3):
@@ -252,7 +252,7 @@ def test_pairs_are_images_and_their_z_and_of_new_z_what_the_flow_decodes():
 
 @pytest.fixture(scope="module")
 def flow_run(bars, tmp_path_factory):
-    options = {"width": 16, "depth": 1, "conditional": "label", "steps": 20, "batch_size": 16, "quiet": True}
+    options = {"width": 16, "depths": (1, 1), "conditional": "label", "steps": 20, "batch_size": 16, "quiet": True}
     return train("tarflow", bars, out=tmp_path_factory.mktemp("flow") / "run", **options)
 
 

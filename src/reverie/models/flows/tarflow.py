@@ -7,12 +7,12 @@ noisy images is cleaned by one step along its score. Deviations are listed in do
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
-from reverie.core.annotations import Channels, Classes, Count, Positive, Shape, Weight
+from reverie.core.annotations import Channels, Classes, Count, Positive, Range, Shape, Weight
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Likelihood, Output
 from reverie.core.errors import UsageError, argument
@@ -145,9 +145,8 @@ def tarflow(
     classes: Classes = 0,
     patch_size: Count = 4,
     width: Count = 128,
-    flow_steps: Count = 4,
-    depth: Count = 2,
-    sigma: Weight = 0.05,
+    depths: Annotated[tuple[int, ...], Range(1)] = (1, 1, 1, 5),
+    sigma: Weight = 0.1,
     conditional: Literal["none", "label"] = "none",
 ) -> TarFlow:
     """A flow whose every step is a causal transformer over patches.
@@ -158,20 +157,24 @@ def tarflow(
         classes: number of classes in the data.
         patch_size: side in pixels of the squares that are one token.
         width: channels of a token.
-        flow_steps: steps of the flow, from the first patch to the last and back in turns.
-        depth: blocks of a step's transformer.
+        depths: blocks of the transformer of each step of the flow, from the image to z; the steps go from the first
+            patch to the last and back in turns. Most of the network belongs into the last, which is sampled first (Gu
+            et al., "STARFlow", arXiv:2506.06276).
         sigma: standard deviation of the noise in training, of images in [-1, 1]; 0: uniform noise over the bins of
             8-bit levels, whose likelihood is a bound.
         conditional: "label": the transformers get the class.
     """
     size, labels = shapes.sides(shape), label_classes(conditional, classes)
+    if not depths:
+        raise UsageError(f"{argument('depths')} needs at least one step's blocks.")
     if not shapes.divides(patch_size, size):
         fits = ", ".join(str(side) for side in range(1, min(size) + 1) if shapes.divides(side, size))
         raise UsageError(
             f"{argument('patch_size', patch_size)} does not divide {shapes.named(size)}. Here it can be {fits}."
         )
 
-    def step(odd: int) -> PatchAutoregression:
+    def step(index: int) -> PatchAutoregression:
+        odd, depth = index % 2, depths[index]
         offset = odd * patch_size // 2  # so that every border of patches is inside a patch of the next step
         return PatchAutoregression(
             (channels, *size), patch_size, width, depth, heads_of(width), labels, bool(odd), offset
@@ -179,5 +182,5 @@ def tarflow(
 
     noise = GaussianNoise(sigma) if sigma else UniformDequantiser()
     output = Output("image", size, channels)
-    transform = PatchFlow([step(index % 2) for index in range(flow_steps)], (channels, *size))
+    transform = PatchFlow([step(index) for index in range(len(depths))], (channels, *size))
     return TarFlow(NormalizingFlow(transform, output, noise, labels), sigma)
