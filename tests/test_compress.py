@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,54 +11,25 @@ import pytest
 import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
-from torch import nn
 
 import reverie as rv
+from compression_cases import Walk, noise, perturbed, smooth
 from reverie.compression import coding
 from reverie.compression.compress import compress, decompress
-from reverie.compression.format import Header, pack, unpack
 from reverie.core.batch import Batch
-from reverie.core.card import Card, Likelihood, Output
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.noise import Noise
 from reverie.models.autoregressive.codec import NEIGHBOURS, levels_of, log_prob
 from reverie.nets.integer import IntegerLinear
-from reverie.probability import sequential, wavefront
+from reverie.probability import wavefront
 from reverie.probability.integer_logistic import Mixture, sigmoid_table, slope_table, weight_table
-from reverie.probability.sequential import Step
 
 PHOTOS = Path(__file__).parent / "photos"
-
-
-def perturbed(channels: int, seed: int = 0, **options):
-    model = rv.build("codec", shape=(8, 8), channels=channels, width=24, head=16, **options).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) / max(8, parameter.shape[-1]))
-    return model.requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
 def models():
     return {channels: perturbed(channels) for channels in (1, 3)}
-
-
-@pytest.fixture(scope="module")
-def run(noisy_bars, tmp_path_factory):
-    out = tmp_path_factory.mktemp("compress") / "codec"
-    rv.train("codec", noisy_bars, out=out, steps=30, batch_size=16, quiet=True, width=16, head=8)
-    return out
-
-
-def noise(*shape: int) -> np.ndarray:
-    return np.random.default_rng(math.prod(shape)).integers(0, 256, shape).astype(np.uint8)
-
-
-def smooth(height: int, width: int, channels: int) -> np.ndarray:
-    y, x = np.mgrid[:height, :width]
-    base = (100 + 60 * np.sin(y / 9) * np.cos(x / 7))[..., None] + 9 * np.arange(channels)
-    return (base + np.random.default_rng(0).normal(0, 3, base.shape)).clip(0, 255).astype(np.uint8)
 
 
 # Integers
@@ -208,6 +175,8 @@ def test_the_file_is_the_same_under_any_threads_carriers_and_autocast(models, mo
 
 def test_a_grey_image_in_a_model_of_colours_codes_one_channel(models):
     image = smooth(20, 20, 1)
+    both = [image, smooth(9, 9, 3)]
+    assert all(map(np.array_equal, decompress(compress(models[3], both), models[3]), both))
     grey, colour = compress(models[3], image), compress(models[3], image.repeat(3, 2))
     assert grey.bits < 0.8 * colour.bits
 
@@ -227,74 +196,7 @@ def test_samples_do_not_depend_on_their_batch_and_are_likely(models):
     assert model.log_prob(Batch({"x": together})).mean() > model.log_prob(Batch({"x": torch.rand(4, 1, 8, 8)})).mean()
 
 
-# Damage
-
-
-def test_a_header_survives_and_every_damaged_byte_is_refused(models):
-    header = Header("codec", b"abcd", b"", 3, [(8, 9)] * 300 + [(1, 70_000)], 12345)
-    assert unpack(pack(header, b"payload!"), "f") == (header, b"payload!")
-    data = compress(models[1], smooth(12, 12, 1)).data
-    for at in range(len(data)):
-        for bit in (1, 128):
-            damaged = data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]
-            with pytest.raises(ReverieError, match=r"damaged|not written|version"):
-                decompress(damaged, models[1])
-        with pytest.raises(ReverieError, match=r"damaged|not written"):
-            decompress(data[:at], models[1])
-
-
-def test_foreign_files_other_weights_and_other_pixels_are_refused_with_the_reason(models, tmp_path):
-    with pytest.raises(ReverieError, match="does not begin with RVC"):
-        decompress(PHOTOS / "cat.webp", models[1])
-    with pytest.raises(ReverieError, match="cannot be read"):
-        decompress(tmp_path / "none.rvc", models[1])
-    image = smooth(9, 9, 1)
-    compressed = compress(models[1], image)
-    with pytest.raises(UsageError, match=r"weights .*Name the run"):
-        decompress(compressed, perturbed(1, seed=1))
-    header, payload = unpack(compressed.data, "f")
-    forged = pack(Header(header.model, header.weights, b"", 1, [(9, 8)], header.pixels), payload)
-    with pytest.raises(ReverieError, match="other pixels"):
-        decompress(forged, models[1])
-    later = compressed.data[:3] + b"\x63" + compressed.data[4:]
-    with pytest.raises(ReverieError, match="version 99"):
-        decompress(later, models[1])
-
-
-def test_images_that_cannot_be_kept_exactly_are_refused(models, tmp_path):
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
-    Image.new("CMYK", (4, 4)).save(tmp_path / "print.tif")
-    for name, reason in (("deep.png", "16-bit"), ("print.tif", "CMYK"), ("none.png", "no image file")):
-        with pytest.raises(UsageError, match=reason):
-            compress(models[1], tmp_path / name)
-    with pytest.raises(UsageError, match="same channels"):
-        compress(models[1], [noise(4, 4, 1), noise(4, 4, 3)])
-    with pytest.raises(UsageError, match="no images"):
-        compress(models[1], [])
-
-
 # Any exact model
-
-
-class Walk(nn.Module):
-    """Levels of 4 x 4 grey images, each near the one before, in floating point."""
-
-    def __init__(self):
-        super().__init__()
-        self.width = nn.Parameter(torch.tensor(9.0))
-
-    @property
-    def card(self):
-        return Card(output=Output("image", (4, 4), 1), likelihoods=(Likelihood("log_prob", "exact", "8-bit"),))
-
-    def log_prob(self, batch):
-        return sequential.log_prob(self.conditionals(len(batch["x"])), levels_of(batch["x"]).long().flatten(1))
-
-    def conditionals(self, rows):
-        level = torch.full((rows,), 128)
-        for place in range(16):
-            distance = (torch.arange(256) - level[:, None]) / self.width.double()
-            level = (yield Step(torch.tensor([place]), (-distance.abs()).exp()[:, None]))[:, 0]
 
 
 def test_any_model_with_exact_conditionals_compresses_images_of_its_size(monkeypatch):
@@ -320,46 +222,3 @@ def test_a_missing_library_says_how_to_install_it(models, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "constriction", None)
     with pytest.raises(ReverieError, match=r"pip install 'reverie\[compress\]'"):
         coding.Encoder()
-
-
-# The command line
-
-
-def fresh(threads: int, *arguments, cwd):
-    """``reverie ARGUMENTS`` in an interpreter of its own: threads are counted when torch is imported."""
-    words = [sys.executable, "-m", "reverie", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment)
-
-
-def test_the_command_line_there_and_back_with_other_threads(run, tmp_path):
-    Image.fromarray(smooth(20, 31, 3)).save(tmp_path / "a.png")
-    Image.fromarray(noise(6, 5, 4)).save(tmp_path / "b.png")
-    done = fresh(1, "compress", run, "a.png", "b.png", "--out", "small", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["portable"] and {"PNG", "WebP"} <= set(result["formats"])
-    assert result["bytes"] == [(tmp_path / "small" / f"{name}.rvc").stat().st_size for name in "ab"]
-    files = ["small/a.rvc", "small/b.rvc"]
-    back = fresh(2, "decompress", *files, "--run", run, "--out", "back", cwd=tmp_path)
-    assert back.returncode == 0, back.stderr
-    for name in ("a.png", "b.png"):
-        assert np.array_equal(*(np.asarray(Image.open(tmp_path / folder / name)) for folder in (".", "back")))
-
-
-def test_a_split_is_one_file_and_comes_back_as_a_folder(run, noisy_bars, call):
-    code, text, _ = call("compress", run, "--data", noisy_bars, "-n", 5, "--out", "bars.rvc")
-    assert code == 0 and "under PNG" in text
-    code, text, _ = call("decompress", "bars.rvc", "--run", run)
-    assert code == 0 and "5 images, bit for bit" in text
-    images = [np.asarray(Image.open(f"bars/{index:06d}.png")) for index in range(5)]
-    held_out = np.asarray(rv.open_data(noisy_bars).held_out["x"][:5])[..., 0]
-    assert np.array_equal(np.stack(images), held_out)
-    code, _, error = call("compress", run, "held-out:0", "--out", "bars.rvc")
-    assert code == 2 and "is there already" in error
-    code, _, error = call("decompress", "bars.rvc")
-    assert code == 2 and "--run" in error and "codec" in error
-    code, _, _ = call("compress", run, "held-out:0", "--out", "one.rvc", "--map", "map.png", "--no-formats")
-    assert code == 0 and Image.open("map.png").size == (8, 8)
-    code, _, error = call("compress", run)
-    assert code == 2 and "Name images" in error

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from reverie.commands.shared import ImageNames, RunName, bar, load, note, report, table, target
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
+from reverie.core.files import is_file
+from reverie.core.values import integer
 
-ENDING = ".rvc"
+_LOSSLESS = (".png", ".tif", ".tiff")
 
 
 def compress(
@@ -39,17 +43,16 @@ def compress(
         data: a data set whose split is compressed to one file.
         split: of the data: held-out or train.
         number: the first so many images of the split; all by default.
-        out: the file (.rvc), or a folder where images are several; by default the image's name with .rvc.
-        map: of one image: where its bits are, as an image (.png ...).
+        out: the file (.rvc), or a folder; by default the image's name with .rvc, in the working folder.
+        map: of one image and a codec: where its bits are, as an image (.png ...).
         formats: measure PNG, WebP and JPEG XL, too.
         overwrite: replace a file that is there.
-        json: print {"files", "bytes", "bits_per_dim", "ideal_bits", "formats", "portable", "weights"}.
+        json: print {"files", "bytes", "input_bytes", "bits_per_dim", "ideal_bits", "formats", "portable", "weights"}.
     """
-    import numpy as np
-
     from reverie.compression import compress as module
-    from reverie.compression.heat import bits_map, coloured
-    from reverie.inference.load import data_of
+    from reverie.compression.format import ENDING, is_compressed
+    from reverie.compression.heat import bits_map, check_portable, picture
+    from reverie.compression.inputs import check_reference, open_data_images
     from reverie.inference.origin import origin
     from reverie.media import montage
 
@@ -57,55 +60,71 @@ def compress(
         raise UsageError("Name images to compress, or --data with a data set, and not both.")
     if map and len(images) != 1:
         raise UsageError("--map draws the bits of one image: name one.")
-    heat = target(map, "", overwrite, flag="map", others=images) if map else None
-    jobs: list[tuple[str, Any, Path]] = []
-    if images:
-        folder = None if len(images) == 1 and not (out and Path(out).is_dir()) else Path(out or ".")
-        if folder and folder.suffix == ENDING:
-            raise UsageError(f"--out {out}: several images are several files, so --out is a folder.")
-        names = _names(images)
-        for image, name in zip(images, names, strict=True):
-            where = str(folder / name) if folder else out
-            jobs.append((image, image, target(where, name, overwrite, (ENDING,), others=(*images,))))
-    else:
-        jobs.append(
-            (str(data), None, target(out, f"{Path(str(data)).name.split(':')[0]}{ENDING}", overwrite, (ENDING,)))
-        )
+    if number is not None:
+        integer(argument("number"), number, 1)
+    images = tuple(dict.fromkeys(images))
+    for image in images:
+        check_reference(image)
+    names = [(Path(image).stem if is_file(image) else image.replace(":", "-"), ENDING) for image in images]
+    paths = list[Path]()
+    for path in _paths(names or [(Path(str(data)).name.split(":")[0], ENDING)], out):
+        if path.suffix.lower() != ENDING:
+            raise UsageError(f"--out {path}: compressed files end in {ENDING}, and a folder that is not there in /.")
+        if not overwrite and is_compressed(path):
+            raise UsageError(
+                f"--out {path} is there already and may be the only copy of its images. Replace it: --overwrite."
+            )
+        paths.append(target(str(path), "", overwrite, (ENDING,), others=(*images, *paths)))
+    heat = target(map, "", overwrite, (), "map", others=(*images, *paths)) if map else None
     model = load(run)
-    if data:
-        chosen = data_of(model, data)
-        rows = chosen.held_out if split == "held-out" else chosen.train
-        rows = rows if number is None else rows.take(np.arange(min(number, len(rows))))
-        jobs = [(name, rows, path) for name, _, path in jobs]
+    if heat:
+        check_portable(model)
     results = []
     with bar(True) as progress:
-        for name, content, path in jobs:
+        for name, path in zip(images or (str(data),), paths, strict=True):
+            content = name if images else open_data_images(model, name, split, number)
             compressed = module.compress(model, content, progress)
             compressed.save(path)
             results.append((name, path, compressed, compressed.formats() if formats else {}))
     if heat:
-        montage.save(
-            heat, coloured(bits_map(model, results[0][2].images[0])), origin("compress", model, image=images[0])
-        )
+        heat_map = picture(bits_map(model, results[0][2].images[0]))
+        montage.save(heat, heat_map, origin("compress", model, image=images[0]))
     _print(model, results, json)
 
 
-def _names(images: tuple[str, ...]) -> list[str]:
-    names = [Path(image).name.replace(":", "-") for image in images]
-    stems = [name.rsplit(".", 1)[0] for name in names]
-    chosen = [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, names, strict=True)]
-    if len(set(chosen)) < len(chosen):
-        raise UsageError("Several images have the same name: compress them with --out to different files.")
-    return [name + ENDING for name in chosen]
+def _paths(names: Sequence[tuple[str, str]], out: str | None) -> list[Path]:
+    """Where results of these names and endings go: to ``out``, below it, or, without it, in the working folder.
+
+    Equal names are numbered, as x.rvc, x-2.rvc; without ``out``, names of what is there already are left out, too.
+    """
+    from reverie.media.origin import ending_of
+
+    if out is not None and not (out.endswith(("/", os.sep)) or Path(out).is_dir()):
+        if len(names) == 1:
+            return [Path(out)]
+        if ending_of(out):
+            raise UsageError(f"--out {out}: several images are several files, so --out is a folder.")
+    paths = list[Path]()
+    for stem, ending in names:
+        path, number = Path(out or "", stem + ending), 1
+        while path in paths or (out is None and os.path.lexists(path)):
+            number += 1
+            path = Path(out or "", f"{stem}-{number}{ending}")
+        paths.append(path)
+    return paths
 
 
 def _print(model: Any, results: list[tuple[str, Path, Any, dict[str, int]]], json: bool) -> None:
     columns = list(dict.fromkeys(kind for *_, formats in results for kind in formats))
-    rows = []
+    rows, inputs = list[list[str]](), list[int | None]()
     for name, path, compressed, formats in results:
         values = sum(image.size for image in compressed.images)
+        inputs.append(Path(name).stat().st_size if is_file(name) else None)
         cells = [f"{8 * formats[kind] / values:.3f}" if kind in formats else "-" for kind in columns]
-        rows.append([name, str(path), f"{len(compressed.data):,}", f"{compressed.bits_per_dim:.3f}", *cells])
+        original = "-" if inputs[-1] is None else f"{inputs[-1]:,}"
+        rows.append([name, original, str(path), f"{len(compressed.data):,}", f"{compressed.bits_per_dim:.3f}", *cells])
+        if compressed.bits > 8 * values:
+            note(f"{path} takes more than the {values:,} bytes of the pixels: {name} is unlike the training data.")
     total = {kind: sum(formats.get(kind, 0) for *_, formats in results) for kind in columns}
     size = sum(len(compressed.data) for _, _, compressed, _ in results)
     values = sum(image.size for _, _, compressed, _ in results for image in compressed.images)
@@ -113,6 +132,7 @@ def _print(model: Any, results: list[tuple[str, Path, Any, dict[str, int]]], jso
     content = {
         "files": [str(path) for _, path, _, _ in results],
         "bytes": [len(compressed.data) for _, _, compressed, _ in results],
+        "input_bytes": inputs,
         "bits_per_dim": 8 * size / values,
         "ideal_bits": sum(compressed.bits for _, _, compressed, _ in results),
         "formats": {kind: {"bytes": total[kind], "bits_per_dim": 8 * total[kind] / values} for kind in columns},
@@ -127,11 +147,16 @@ def _print(model: Any, results: list[tuple[str, Path, Any, dict[str, int]]], jso
     if json:
         report(True, content)
         return
-    table(("image", "file", "bytes", "bits/dim", *columns), rows, right=("bytes", "bits/dim", *columns))
-    beside = ", ".join(f"{100 * (1 - size / total[kind]):.1f} % under {kind}" for kind in columns if total[kind] > size)
-    more = ", ".join(f"{100 * (size / total[kind] - 1):.1f} % over {kind}" for kind in columns if total[kind] <= size)
-    lines = "; ".join(filter(None, (beside, more)))
-    report(False, {}, f"{size:,} bytes, {8 * size / values:.3f} bits per dimension{': ' if lines else ''}{lines}")
+    right = ("file bytes", "bytes", "bits/dim", *columns)
+    table(("image", "file bytes", "written", "bytes", "bits/dim", *columns), rows, right)
+    beside = "; ".join(f"{_compared(size / total[kind])} {kind}" for kind in columns)
+    report(False, {}, f"{size:,} bytes, {8 * size / values:.3f} bits per dimension{': ' * bool(beside)}{beside}")
+
+
+def _compared(ratio: float) -> str:
+    if ratio > 2:
+        return f"{ratio:.1f} times"
+    return f"{100 * abs(ratio - 1):.1f} % {'under' if ratio < 1 else 'over'}"
 
 
 def decompress(
@@ -142,47 +167,49 @@ def decompress(
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
-    """The images of compressed files, bit for bit, as PNG.
+    """The images of compressed files, bit for bit, as PNG or TIFF.
 
     Example: reverie decompress photo.rvc --run runs/codec-photos.
 
     Args:
         files: written by `reverie compress`.
         run: the run that compressed them.
-        out: the image (.png ...), or a folder where images are several; by default the file's name with .png, or a
-            folder of its name.
+        out: the image (.png, .tif), or a folder; by default the file's name with .png, or a folder of its name where it
+            holds several images, in the working folder.
         overwrite: replace a file that reverie did not write.
         json: print {"files", "number", "weights"}.
     """
     from reverie.compression.compress import decompress as decompressed
-    from reverie.compression.format import unpack
-    from reverie.core.files import is_file
+    from reverie.compression.compress import opened
+    from reverie.compression.format import ENDING
     from reverie.inference.origin import origin
     from reverie.media import montage
-    from reverie.media.origin import fresh_folder
+    from reverie.media.origin import ending_of, fresh_folder
 
     if not files:
         raise UsageError("Name the files to decompress.")
-    headers = {}
+    unique = dict[str, str]()
     for file in files:
-        if not is_file(file):
-            raise UsageError(f"There is no file {file!r:.200}.")
-        headers[file], _ = unpack(Path(file).read_bytes(), file)
+        unique.setdefault(os.path.realpath(file), file)
+    files = (*unique.values(),)
+    headers = {file: opened(file)[0] for file in files}
     if run is None:
-        first = next(iter(headers.values()))
+        first = headers[files[0]]
         raise UsageError(
-            f"{files[0]} was compressed by a run of {first.model} with weights {first.weights.hex()}: name it with "
-            "--run."
+            f"{files[0]} was compressed by a run of {first.model} with weights {first.weights.hex()}. Name that run's "
+            f"folder, such as --run runs/{first.model}-fashion; `reverie runs` lists those in runs."
         )
-    many = {file: len(header.sizes) > 1 for file, header in headers.items()}
-    single = len(files) == 1 and not many[files[0]] and not (out and Path(out).is_dir())
-    written: list[str] = []
-    paths = {}
-    for file in files:
-        name = Path(file).name.removesuffix(ENDING) + ("" if many[file] else ".png")
-        where = out if single or (len(files) == 1 and many[file]) else str(Path(out or ".") / name)
-        paths[file] = target(where, name, overwrite, ("", ".png") if many[file] else (), others=files)
-    model = load(run)
+    many = {file: len(headers[file].shapes) > 1 for file in files}
+    names = [(Path(file).name.removesuffix(ENDING), "" if many[file] else ".png") for file in files]
+    into = [Path(out)] if out and len(files) == 1 and many[files[0]] else _paths(names, out)
+    paths = dict[str, Path]()
+    for file, path in zip(files, into, strict=True):
+        if many[file] and ending_of(path):
+            raise UsageError(f"{file} holds {len(headers[file].shapes)} images: --out is a folder, not {path}.")
+        if not many[file] and path.suffix.lower() not in _LOSSLESS:
+            raise UsageError(f"--out {path}: only {', '.join(_LOSSLESS)} keep every pixel; a new folder ends in /.")
+        paths[file] = target(str(path), "", overwrite, ("",) if many[file] else (), others=(*files, *paths.values()))
+    model, written = load(run), list[str]()
     with bar(True) as progress:
         for file in files:
             images = decompressed(file, model, progress)
@@ -196,5 +223,6 @@ def decompress(
                 montage.save(path, image, note_)
             written += map(str, destinations)
     result = {"files": written, "number": len(written), "weights": model.loaded_from}
-    where = written[0] if len(written) == 1 else f"{Path(written[0]).parent}"
-    report(json, result, f"{len(written)} image{'s' * (len(written) > 1)}, bit for bit, in {where}")
+    folders = ", ".join(dict.fromkeys(str(Path(path).parent) for path in written))
+    where = f"1 image, bit for bit, in {written[0]}" if len(written) == 1 else None
+    report(json, result, where or f"{len(written)} images, bit for bit, in {folders}")

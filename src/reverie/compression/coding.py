@@ -22,6 +22,8 @@ from reverie.probability.sequential import Step, driven
 from reverie.probability.wavefront import Fronts, Layout, Portable, draw, groups_of, mixtures
 
 Progress = Callable[[int], None]  # pixels that are done
+_COARSE = 2.0**-24  # the coder's unit of a probability, and the least that a value has
+LEAST_BITS = -math.log2(1 - 255 * _COARSE)  # of one of 256 values
 _ROWS = 64  # images whose conditionals are computed together
 
 
@@ -59,17 +61,32 @@ class Encoder:
         return self.coder.get_compressed().astype("<u4").tobytes()
 
 
+class NotCoded(Exception):
+    """Bytes that no encoder wrote for these probabilities."""
+
+
 class Decoder:
-    """Reads what an ``Encoder`` wrote. Raises ValueError for a number of bytes that it cannot have written."""
+    """Reads what an ``Encoder`` wrote. Raises NotCoded where that cannot have been written, or is at its end."""
 
     def __init__(self, data: bytes):
+        if len(data) % 4:
+            raise NotCoded
         stream = constriction()
         self.coder = stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
         self.family = stream.model.Categorical(perfect=False)
+        self.bits = 8.0 * len(data) + 64  # that may still be read; 64 is the state of the coder
 
     def get(self, weights: np.ndarray) -> np.ndarray:
         """Values (n,) int64 by weights (n, K) float64."""
-        return self.coder.decode(self.family, np.ascontiguousarray(weights)).astype(np.int64)
+        try:
+            values = self.coder.decode(self.family, np.ascontiguousarray(weights)).astype(np.int64)
+        except AssertionError:  # the library's, of bytes that stand for no value
+            raise NotCoded from None
+        p = weights[np.arange(len(values)), values] / weights.sum(1)
+        self.bits += float(np.log2(p + 2 * _COARSE).sum())
+        if self.bits < 0:  # the library reads on, in zeros
+            raise NotCoded
+        return values
 
 
 # Portable densities
@@ -129,10 +146,12 @@ def decode_planes(
 ) -> list[np.ndarray]:
     """Planes (C, H, W) of these sizes and numbers of coded channels."""
     decoder, done = Decoder(data), 0
-    planes = [np.empty((density.channels, *size), np.uint8) for size in sizes]
+    planes: list[Any] = [None] * len(sizes)
     for channels, layout in _layouts(density, coded, sizes):
         draw(density, layout, channels, lambda counts, at, channel: decoder.get(counts))
         for tile, view in layout.views(layout.canvas):
+            if planes[tile[0]] is None:
+                planes[tile[0]] = np.empty((density.channels, *sizes[tile[0]]), np.uint8)
             planes[tile[0]][tile[1:]] = view.numpy().astype(np.uint8)
         done += len(layout.at)
         if progress:
@@ -181,6 +200,8 @@ def decode_rows(model: Model, data: bytes, count: int, values: int, progress: Pr
 
 
 def _weights(step: Step) -> np.ndarray:
-    """Probabilities (B n, K) float64, none of them zero."""
+    """Probabilities (B n, K) float64, none of them zero. Raises a ReverieError unless they are finite."""
     probs = step.probs.detach().double().cpu().numpy().reshape(-1, step.probs.shape[-1])
+    if not np.isfinite(probs).all():
+        raise ReverieError("The model's probabilities are not finite: it cannot compress.")
     return np.maximum(probs, math.ldexp(1.0, -40))

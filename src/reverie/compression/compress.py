@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import platform
 import warnings
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from reverie.compression import coding
-from reverie.compression.format import Header, pack, unpack
+from reverie.compression.format import Header, checksum_of, pack, unpack
 from reverie.compression.formats import sizes as sizes_of_formats
-from reverie.compression.pictures import image_of, open_image, planes_of
+from reverie.compression.inputs import open_images
+from reverie.compression.pictures import image_of, planes_of
 from reverie.core.card import card_of, name_of
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.files import atomic, path_of
+from reverie.core.files import atomic, exists, is_file, path_of
 from reverie.core.verbs import Model, call, verbs_of
-from reverie.data import Split
 from reverie.inference.load import Source, model_of
-from reverie.inference.references import find_row
 from reverie.inference.rows import device_of, evaluating
-from reverie.media.images import Images
+from reverie.training.run import Run
 
 Progress = Callable[[int, int, str], None]
 
@@ -81,17 +79,15 @@ def compress(model: Source, images: Any, progress: Progress | None = None) -> Co
     Args:
         model: a run, or a loaded model.
         images: a file, "held-out:3", a Pillow image, uint8 (H, W) or (H, W, C), ``Images``, a split of data, or a list
-            of the first four. All have the same channels.
+            of the first four. Images named of the run's data are taken from their source, at their own size.
         progress: called after each part, (done, total, description).
     Raises:
         UsageError: a model without exact conditionals, images that it cannot code, none at all.
         ReverieError: a file that cannot be read, or a library that is missing.
     """
     model = model_of(model)
-    arrays, portable = _images(model, images), _is_portable(model)
-    if len({array.shape[2] for array in arrays}) > 1:
-        kinds = ", ".join(sorted({_kind(array.shape[2]) for array in arrays}))
-        raise UsageError(f"Images of one file must have the same channels, not {kinds}. Compress them one by one.")
+    portable = is_portable(model)
+    arrays = open_images(model, images)
     total = sum(array.shape[0] * array.shape[1] for array in arrays)
 
     def report(done: int) -> None:
@@ -104,12 +100,13 @@ def compress(model: Source, images: Any, progress: Progress | None = None) -> Co
             planes = [plane for array in arrays for plane in planes_of(array, density.channels)]
             encoder = coding.encode_planes(density, planes, report)
         else:
-            _check_fits(model, arrays)
+            for array in arrays:
+                _check_fits(model, array.shape)
             rows = np.stack([array.transpose(2, 0, 1).ravel() for array in arrays])
             encoder = coding.encode_rows(model, rows, lambda done: report(done * total // len(arrays)))
-    sizes = [(array.shape[0], array.shape[1]) for array in arrays]
     environment = b"" if portable else _environment(model)
-    header = Header(name_of(model), _hash(model), environment, arrays[0].shape[2], sizes, _checksum(arrays))
+    shapes = [array.shape for array in arrays]
+    header = Header(name_of(model), _hash(model), environment, shapes, checksum_of(arrays))
     payload = encoder.bytes()
     return Compressed(pack(header, payload), encoder.bits, len(payload), arrays, portable)
 
@@ -127,17 +124,10 @@ def decompress(
         UsageError: other weights than those of the file.
         ReverieError: no such file, damaged, of a later version, or not decoded to the pixels that were coded.
     """
-    model, name = model_of(model), "The file"
-    data = file.data if isinstance(file, Compressed) else file
-    if not isinstance(data, bytes):
-        name = str(data)
-        try:
-            data = path_of("file", data).read_bytes()
-        except OSError as error:
-            raise ReverieError(f"{name} cannot be read: {error.strerror or error}.") from None
-    header, payload = unpack(data, name)
+    header, payload, name = opened(file)
+    model = model_of(model)
     _check_same(model, header, name)
-    total = sum(height * width for height, width in header.sizes)
+    total = sum(height * width for height, width, _ in header.shapes)
 
     def report(done: int) -> None:
         if progress:
@@ -146,73 +136,75 @@ def decompress(
     try:
         with evaluating(model):
             images = _decoded(model, header, payload, report)
-    except ValueError as error:
-        if isinstance(error, ReverieError):
-            raise
-        raise ReverieError(f"{name} holds coded values that {name_of(model)} cannot have written.") from None
-    if _checksum(images) != header.pixels:
+    except coding.NotCoded:
+        raise ReverieError(f"{name} is damaged: {name_of(model)} cannot have written its coded values.") from None
+    if checksum_of(images) != header.checksum:
         why = "It was written in another environment." if header.environment else "Its content was changed."
         raise ReverieError(f"{name} was decoded to other pixels than were coded: nothing of it can be used. {why}")
     return images
 
 
+def opened(file: bytes | Path | str | Compressed) -> tuple[Header, bytes, str]:
+    """The header, the coded values and the name of a compressed file. Raises a ReverieError for any other file."""
+    if isinstance(file, bytes | Compressed):
+        name, data = "The file", file if isinstance(file, bytes) else file.data
+    else:
+        name = str(file)
+        if isinstance(file, Run | nn.Module) or (exists(path_of("file", file)) and Path(file).is_dir()):
+            raise UsageError(f"{name:.200} is no compressed file. The file comes first, the run second.")
+        if not is_file(file):
+            raise UsageError(f"There is no file {name!r:.200}.")
+        try:
+            data = Path(file).read_bytes()
+        except OSError as error:
+            raise ReverieError(f"{name} cannot be read: {error.strerror or error}.") from None
+    return *unpack(data, name), name
+
+
 def _decoded(model: Model, header: Header, payload: bytes, report: Callable[[int], None]) -> list[np.ndarray]:
     if header.environment:
-        height, width = header.sizes[0]
-        shape, count = (header.channels, height, width), len(header.sizes)
-        rows = coding.decode_rows(model, payload, count, math.prod(shape), lambda n: report(n * height * width))
-        return [row.reshape(shape).transpose(1, 2, 0) for row in rows]
+        (height, width, channels), count = header.shapes[0], len(header.shapes)
+        values = height * width * channels
+        rows = coding.decode_rows(model, payload, count, values, lambda n: report(n * height * width))
+        return [row.reshape(channels, height, width).transpose(1, 2, 0) for row in rows]
     density = call(model, "portable")
-    blank = np.zeros((1, 1, header.channels), np.uint8)
-    coded = [channels for _, channels in planes_of(blank, density.channels)]  # of the planes of an image
-    sizes = [size for size in header.sizes for _ in coded]
-    planes = coding.decode_planes(density, payload, sizes, coded * len(header.sizes), report)
-    return [image_of(planes[i : i + len(coded)], coded[0]) for i in range(0, len(planes), len(coded))]
+    coded = {c: [n for _, n in planes_of(np.zeros((1, 1, c), np.uint8), density.channels)] for c in range(1, 5)}
+    sizes = [(height, width) for height, width, channels in header.shapes for _ in coded[channels]]
+    each = [n for _, _, channels in header.shapes for n in coded[channels]]
+    planes = iter(coding.decode_planes(density, payload, sizes, each, report))
+    return [image_of([next(planes) for _ in coded[c]], coded[c][0]) for _, _, c in header.shapes]
 
 
-def _is_portable(model: Model) -> bool:
-    """Whether the model codes in integers. Raises a UsageError for a model with no exact 8-bit probabilities."""
+def is_portable(model: Model) -> bool:
+    """Whether the model codes in integers.
+
+    Raises:
+        UsageError: a model with no exact 8-bit probabilities.
+        ReverieError: weights that are not finite.
+    """
     verbs, likelihoods = verbs_of(model), card_of(model).likelihoods
+    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+        raise ReverieError(f"Weights of {name_of(model)} are not finite: it cannot compress.")
     if "portable" in verbs:
         return True
     exact = any(entry.kind == "exact" and entry.of == "8-bit" for entry in likelihoods)
     if "conditionals" not in verbs or not exact:
+        binary = any(entry.of == "binary" for entry in likelihoods)
+        why = "has binary pixels" if binary else "states no exact probabilities of 8-bit values, one after the other"
         raise UsageError(
-            f"{name_of(model)} does not state exact probabilities of 8-bit values one after the other, so it cannot "
-            "compress without loss. Train a codec: reverie train codec --data FOLDER."
+            f"This {name_of(model)} {why}, so it cannot compress without loss. Train a codec: reverie train codec "
+            "--data FOLDER."
         )
     return False
 
 
-def _images(model: Model, images: Any) -> list[np.ndarray]:
-    if isinstance(images, Split):
-        images = list(np.asarray(images["x"]))
-    elif isinstance(images, Images):
-        images = list(images.array)
-    elif not isinstance(images, list | tuple):
-        images = [images]
-    if not images:
-        raise UsageError("There are no images to compress.")
-    return [open_image(_in_data(model, image)) for image in images]
-
-
-def _in_data(model: Model, image: Any) -> Any:
-    """held-out:3 and train:3 as their pixels in the run's data; anything else as it is."""
-    if isinstance(image, str) and image.partition(":")[0] in ("held-out", "train"):
-        split, index = find_row(model, image)
-        return np.asarray(split["x"][index])
-    return image
-
-
-def _check_fits(model: Model, arrays: Sequence[np.ndarray]) -> None:
+def _check_fits(model: Model, shape: tuple[int, ...]) -> None:
     output = card_of(model).output
-    shape = None if output is None else (*output.shape, output.channels)
-    for array in arrays:
-        if array.shape != shape:
-            raise UsageError(
-                f"{name_of(model)} compresses images of {output} only, and this one has "
-                f"{'x'.join(map(str, array.shape))}. A codec compresses images of any size: reverie train codec."
-            )
+    if output is None or shape != (*output.shape, output.channels):
+        raise UsageError(
+            f"{name_of(model)} compresses images of {output} only, and this one has {'x'.join(map(str, shape))}. A "
+            "codec compresses images of any size: reverie train codec."
+        )
 
 
 def _check_same(model: Model, header: Header, name: str) -> None:
@@ -222,6 +214,11 @@ def _check_same(model: Model, header: Header, name: str) -> None:
             f"{name} was compressed by {header.model} with weights {header.weights.hex()}, and {mine}. "
             f"Name the run that compressed it with {argument('run')}."
         )
+    if is_portable(model) == bool(header.environment):
+        raise ReverieError(f"{name} is damaged: {name_of(model)} does not write files of its kind.")
+    if header.environment:
+        for shape in {*header.shapes}:
+            _check_fits(model, shape)
     if header.environment and header.environment != _environment(model):
         warnings.warn(
             f"{name} was compressed in another environment (processor, torch, threads or device): its rounding may "
@@ -247,14 +244,3 @@ def _environment(model: Model) -> bytes:
     parts += [torch.get_num_threads(), device.type, torch.get_float32_matmul_precision()]
     parts += [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
     return hashlib.blake2s(repr(parts).encode(), digest_size=4).digest()
-
-
-def _checksum(images: Sequence[np.ndarray]) -> int:
-    checksum = 0
-    for image in images:
-        checksum = zlib.crc32(np.ascontiguousarray(image).tobytes(), checksum)
-    return checksum
-
-
-def _kind(channels: int) -> str:
-    return ("grey", "grey with alpha", "RGB", "RGB with alpha")[channels - 1]

@@ -46,6 +46,6 @@ def sizes(images: Sequence[np.ndarray]) -> dict[str, int]:
     encoders: dict[str, Callable[[np.ndarray], bytes]] = {"PNG": png}
     if max(max(image.shape[:2]) for image in images) <= LARGEST_WEBP:
         encoders["WebP"] = webp
-    if images[0].shape[2] != 2 and (encode := jpeg_xl()):
+    if all(image.shape[2] != 2 for image in images) and (encode := jpeg_xl()):
         encoders["JPEG XL"] = encode
     return {name: sum(len(encode(image)) for image in images) for name, encode in encoders.items()}

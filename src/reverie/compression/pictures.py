@@ -17,11 +17,13 @@ from reverie.media import decode
 Planes = tuple[np.ndarray, int]  # uint8 (C, H, W), and how many of its channels are coded: 1 where all are equal
 
 
-def open_image(image: Any) -> np.ndarray:
-    """uint8 (H, W, C) of a file, a Pillow image or an array; C is 1, 2 (with alpha), 3 or 4 (with alpha).
+def open_image(image: Any, name: str = "The image") -> np.ndarray:
+    """uint8 (H, W, C) of a file, its bytes, a Pillow image or an array; C is 1, 2 (with alpha), 3 or 4 (with alpha).
 
     Palettes become the colours that they stand for, and images are turned upright as their EXIF orientation says.
 
+    Args:
+        name: of what is no file, for messages.
     Raises:
         UsageError: something else, or an image whose pixels are not 8-bit grey or RGB.
         ReverieError: a file that cannot be read as an image.
@@ -32,20 +34,22 @@ def open_image(image: Any) -> np.ndarray:
             raise UsageError(f"An array of {image.dtype} {image.shape} is no image: uint8 (H, W) or (H, W, 1 to 4).")
         return array
     if isinstance(image, Image.Image):
-        return _pixels(image, "The image")
-    if not isinstance(image, str | Path) or not is_file(image):
-        raise UsageError(f"There is no image file {str(image)!r:.200}.")
+        return _pixels(image, name)
+    if not isinstance(image, bytes):
+        name = str(image)
+        if not is_file(image):
+            raise UsageError(f"There is no image file {name!r:.200}.")
     try:
         with decode.quiet():
-            data = Path(image).read_bytes()
+            data = image if isinstance(image, bytes) else Path(image).read_bytes()
             decode.inspect(data)
-            return _pixels(Image.open(io.BytesIO(data)), str(image))
+            return _pixels(Image.open(io.BytesIO(data)), name)
     except decode.Unusable as error:
-        raise ReverieError(f"{image} {error.message}") from None
+        raise ReverieError(f"{name} {error.message}") from None
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's decoders, of damaged data
         if isinstance(error, ReverieError):
             raise
-        raise ReverieError(f"{image} cannot be read as an image: {error}.") from None
+        raise ReverieError(f"{name} cannot be read as an image: {error}.") from None
 
 
 def _pixels(image: Image.Image, name: str) -> np.ndarray:

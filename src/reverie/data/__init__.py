@@ -10,10 +10,21 @@ from types import ModuleType
 from typing import Any
 
 from reverie.data.provenance import open_like, reopen
-from reverie.data.sources import image_files, load_image, open_data
+from reverie.data.sources import image_files, load_image, open_data, originals
 from reverie.data.types import Dataset, Problem, Report, Split
 
-__all__ = ["Dataset", "Problem", "Report", "Split", "image_files", "load_image", "open_data", "open_like", "reopen"]
+__all__ = [
+    "Dataset",
+    "Problem",
+    "Report",
+    "Split",
+    "image_files",
+    "load_image",
+    "open_data",
+    "open_like",
+    "originals",
+    "reopen",
+]
 
 
 class _Callable(ModuleType):

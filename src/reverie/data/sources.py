@@ -15,7 +15,7 @@ from reverie.core.errors import ReverieError, UsageError, suggest
 from reverie.core.files import exists, is_file
 from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.options import WHITE, Background, OpenOptions, open_options, parse_background
-from reverie.data.types import Dataset, Report
+from reverie.data.types import Dataset, Report, Split
 from reverie.media import Size, Spec, parse_size
 
 if TYPE_CHECKING:
@@ -152,6 +152,28 @@ def _only_images(name: str, options: OpenOptions) -> None:
         raise UsageError(f"{name} holds images; a {options.medium} must be an array: an .npz file, or from Python.")
     if options.low is not None:
         raise UsageError(f"{name} holds 8-bit images; low and high are for arrays of other ranges.")
+
+
+def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
+    """Images of a split as their source holds them, neither resized nor converted: uint8 (H, W, C), or files' bytes.
+
+    Data from Python is not kept: of it, images are as they were opened.
+
+    Raises:
+        ReverieError: a file that cannot be read any more.
+    """
+    if not data.opened.get("reopenable"):
+        return list(split["x"])
+    name, _ = _split_name(data.opened["source"])
+    if name in BUNDLED_NAMES or name in PUBLIC_NAMES or _is_npz(name):
+        rows = _named_arrays(name, open_options(), None).rows
+        index = {row: number for number, row in enumerate(rows.names)}
+        return [rows["x"][index[row]] for row in split.names]
+    files = {item.name: item.file for item in _listing(name).items}
+    try:
+        return [files[row].read() for row in split.names]
+    except (KeyError, OSError) as error:
+        raise ReverieError(f"{name} has changed since it was opened: {error} cannot be read.") from None
 
 
 def load_image(

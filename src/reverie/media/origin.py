@@ -27,7 +27,7 @@ Origin = Mapping[str, Any]
 _LIMIT = 60_000  # characters; a JPEG holds 64 KiB
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _EXIF = ("JPEG", "WEBP", "TIFF", "AVIF")
-_OTHERS = (".npz", ".npy", ".mp4", ".svg", ".json")  # endings beside Pillow's
+_OTHERS = (".npz", ".npy", ".mp4", ".svg", ".json", ".rvc")  # endings beside Pillow's
 
 
 def ending_of(path: Path | str) -> str:

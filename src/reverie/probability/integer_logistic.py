@@ -6,6 +6,7 @@ exponential is ever computed in floating point. A level is found, or coded, as f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -26,6 +27,8 @@ _EXACT = 160  # fractional bits of the integers of which tables are made
 _UNIFORM_COUNT = int(UNIFORM * (1 << _SIGMOID_BITS)) // LEVELS  # of a level, for each unit of weight
 SPANS = (64, 16, 4, 1)  # what the digits of a level count
 _DIGITS = np.arange(1, 4)[:, None]
+_REST = (LEVELS - 1) * _UNIFORM_COUNT  # count of all other levels, at least
+LEAST_BITS = -math.log2(1 - _REST / ((1 << _SIGMOID_BITS) + LEVELS * _UNIFORM_COUNT))  # -log2 p of a level, at least
 
 Choose = Callable[[np.ndarray], np.ndarray]  # counts (n, 4) of the digits, as exact float64, to digits (n,)
 
