@@ -142,6 +142,8 @@ def test_the_same_bytes_come_back_from_any_size_and_kind(models, channels, shape
 def test_tiles_and_groups_of_a_large_image_come_back(models, monkeypatch):
     monkeypatch.setattr(wavefront, "TILE", 16)
     monkeypatch.setattr(wavefront, "GROUP", 600)
+    monkeypatch.setattr(wavefront, "_TILES", 2)
+    assert [len(group) for group in wavefront.groups_of([(1, 1)] * 5)] == [2, 2, 1]
     image = smooth(40, 50, 3)
     images = [image, image[:17], image[:, :5]]
     for back, one in zip(decompress(compress(models[3], images), models[3]), images, strict=True):

@@ -60,8 +60,8 @@ def compress(
         raise UsageError("Name images to compress, or --data with a data set, and not both.")
     if map and len(images) != 1:
         raise UsageError("--map draws the bits of one image: name one.")
-    if number is not None:
-        integer(argument("number"), number, 1)
+    if number is not None and integer(argument("number"), number, 1) and not data:
+        raise UsageError("--number is of --data: name the images themselves.")
     images = tuple(dict.fromkeys(images))
     for image in images:
         check_reference(image)

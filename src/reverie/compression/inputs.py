@@ -62,7 +62,8 @@ def check_reference(image: str | Path) -> None:
     if is_file(image):
         return
     if exists(image):
-        raise UsageError(f"{image} is a folder. Its images: {argument('data', str(image))}, or name them one by one.")
+        split = argument("data", str(image))
+        raise UsageError(f"{image} is a folder. Name its files one by one, or compress a split of them with {split}.")
     if not colon or kind not in ("held-out", "train"):
         raise UsageError(f"There is no image file {str(image)!r:.200}. Of the run's data: held-out:3, train:3.")
     if not number.isdecimal():

@@ -21,6 +21,7 @@ from reverie.probability.integer_logistic import Mixture
 
 TILE = 256  # the side of a tile, pixels
 GROUP = 1 << 20  # pixels that are coded together, at most, unless a tile has more
+_TILES = 1 << 14  # tiles that are coded together, at most
 _AT_ONCE = 1 << 13  # pixels whose distributions are computed together
 
 Choose = Callable[..., np.ndarray]
@@ -127,7 +128,7 @@ def groups_of(sizes: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int,
     for image, (height, width) in enumerate(sizes):
         for top, left in itertools.product(range(0, height, TILE), range(0, width, TILE)):
             tile = image, top, left, min(TILE, height - top), min(TILE, width - left)
-            if group and pixels + tile[3] * tile[4] > GROUP:
+            if group and (pixels + tile[3] * tile[4] > GROUP or len(group) == _TILES):
                 yield group
                 group, pixels = [], 0
             group.append(tile)
