@@ -149,3 +149,10 @@ def test_the_table_has_the_bytes_of_the_input_and_a_note_of_images_unlike_the_tr
     assert code == 0 and f"{Path('a/x.png').stat().st_size:,}" in text and "file bytes" in text
     assert "s/x-2.rvc takes more than the 63 bytes of the pixels" in error
     assert [_compared(ratio) for ratio in (0.9, 1.5, 38.84)] == ["10.0 % under", "50.0 % over", "38.8 times"]
+
+
+def test_every_folder_of_the_images_is_reported(run, pictures, call):
+    assert call("compress", run, "--data", "fashion", "-n", 2, "--out", "two.rvc", "--no-formats")[0] == 0
+    assert call("compress", run, "a/x.png", "--no-formats")[0] == 0
+    code, text, _ = call("decompress", "two.rvc", "x.rvc", "--run", run, "--out", "mixed")
+    assert code == 0 and "3 images, bit for bit, in mixed/two, mixed" in text
