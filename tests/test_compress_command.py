@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 import reverie as rv
-from compression_cases import noise, smooth
+from compression_cases import noise, perturbed, smooth
 from reverie.commands.compress import _compared
+from reverie.compression.compress import compress
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,7 @@ def test_formats_that_decompress_writes_keep_every_pixel(run, tmp_path, monkeypa
 def test_what_would_lose_pixels_or_files_is_refused_before_the_work(run, pictures, call):
     assert call("compress", run, "a/x.png", "--out", "x.rvc", "--no-formats")[0] == 0
     assert call("compress", run, "--data", "fashion", "-n", 2, "--out", "two.rvc", "--no-formats")[0] == 0
+    compress(perturbed(1), noise(4, 4, 1)).save("foreign.rvc")
     for words, reason in (
         (("compress", run, "a/x.png", "--out", "b/x.png", "--overwrite"), "compressed files end in .rvc"),
         (("compress", run, "a/x.png", "--out", "x.jpg"), "compressed files end in .rvc"),
@@ -123,6 +125,7 @@ def test_what_would_lose_pixels_or_files_is_refused_before_the_work(run, picture
         (("decompress", "two.rvc", "--run", run, "--out", "two.png"), "--out is a folder"),
         (("decompress", "x.rvc"), "Name that run's folder"),
         (("decompress", "a"), "is no compressed file"),
+        (("decompress", "x.rvc", "foreign.rvc", "--run", run), "foreign.rvc was compressed by codec with weights"),
     ):
         before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
         code, _, error = call(*words)
@@ -131,6 +134,8 @@ def test_what_would_lose_pixels_or_files_is_refused_before_the_work(run, picture
 
 
 def test_a_codec_compresses_data_as_its_source_holds_it(run, pictures, call):
+    bits = rv.bits_map(run, "held-out:0")
+    assert bits.sum() == pytest.approx(rv.compress(run, "held-out:0").bits)
     names = [Path("many", f"{index}.png") for index in range(12)]
     Path("many").mkdir()
     for index, name in enumerate(names):  # sizes, channels and alpha of all kinds

@@ -179,8 +179,8 @@ def decompress(
         overwrite: replace a file that reverie did not write.
         json: print {"files", "number", "weights"}.
     """
+    from reverie.compression.compress import check_weights, opened
     from reverie.compression.compress import decompress as decompressed
-    from reverie.compression.compress import opened
     from reverie.compression.format import ENDING
     from reverie.inference.origin import origin
     from reverie.media import montage
@@ -210,6 +210,8 @@ def decompress(
             raise UsageError(f"--out {path}: only {', '.join(_LOSSLESS)} keep every pixel; a new folder ends in /.")
         paths[file] = target(str(path), "", overwrite, ("",) if many[file] else (), others=(*files, *paths.values()))
     model, written = load(run), list[str]()
+    for file, header in headers.items():
+        check_weights(model, header, file)
     with bar(True) as progress:
         for file in files:
             images = decompressed(file, model, progress)

@@ -207,13 +207,18 @@ def _check_fits(model: Model, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_same(model: Model, header: Header, name: str) -> None:
+def check_weights(model: Model, header: Header, name: str) -> None:
+    """Raise a UsageError for weights other than those that compressed a file of this name."""
     if header.model != name_of(model) or header.weights != _hash(model):
         mine = f"this is {name_of(model)} with weights {_hash(model).hex()}"
         raise UsageError(
             f"{name} was compressed by {header.model} with weights {header.weights.hex()}, and {mine}. "
             f"Name the run that compressed it with {argument('run')}."
         )
+
+
+def _check_same(model: Model, header: Header, name: str) -> None:
+    check_weights(model, header, name)
     if is_portable(model) == bool(header.environment):
         raise ReverieError(f"{name} is damaged: {name_of(model)} does not write files of its kind.")
     if header.environment:
