@@ -25,7 +25,8 @@ class EvaluateFlags:
         run: a run directory, or a checkpoint inside one.
         metrics: names with commas between; by default all that apply and need no download.
         number: how many samples, or held-out images to translate; 2000, or 5000 where fid is asked for. Of --fake:
-            at most so many.
+            at most so many. Where no metric needs samples (nll, reconstruction ...): at most so many held-out images,
+            by default all.
         data: real images other than the run's own.
         fake: generated images of any source (a folder, FILE.npz, ...), instead of a run.
         real: what to compare them with.
@@ -97,7 +98,8 @@ def evaluate(arguments: list[str]) -> None:
     for line in scores.notes:
         out(line)
     if scores.folder and scores.scores:
-        note(f"Next: look at {scores.folder}/scores.png; every number's passport is in {scores.folder}/scores.json.")
+        look = f"look at {scores.folder}/scores.png; " if scores.scores[0].passport["fake"].get("n") else ""
+        note(f"Next: {look}every number's passport is in {scores.folder}/scores.json.")
 
 
 def _folder(flags: EvaluateFlags) -> str | None:

@@ -58,6 +58,11 @@ class Space:
     def __post_init__(self) -> None:
         _settle(self, shape=_integers, evaluations=integer, codes=integer)
 
+    @property
+    def lossless(self) -> bool:
+        """Whether it is that of a flow: the image's exact function and inverse, with a normal prior."""
+        return self.encode == "exact" and self.prior == "normal"
+
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -94,6 +99,13 @@ class Likelihood:
         """Suffix of the score's name: "" if exact, "-bound", "-bound-iw32", "-ode" ..."""
         kind = {"exact": "", "bound": "-bound", "estimate": "" if self.suffix else "-estimate"}[self.kind]
         return kind + (f"-{self.suffix}" if self.suffix else "")
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of its scores: in nats ("nll", "nll-bound-tokens"), and of 8-bit values in bits per dimension."""
+        if self.of == "8-bit":
+            return f"nll{self.name}", f"bits-per-dim{self.name}"
+        return (f"nll{self.name}-{self.of}",)
 
 
 @dataclass(frozen=True)

@@ -73,14 +73,15 @@ def likelihood(
         entries: dict[str, Any] = {"unit": "nats per image", "of": method.of, "kind": method.kind}
         entries |= {"held_out": len(nats), "exact": method.kind == "exact"}
         entries |= {"dequantisation": method.dequantisation if method.dequantised else "none", **method.options}
-        of, value = "" if method.of == "8-bit" else f"-{method.of}", Estimate.of_mean(nats)
+        name, *in_bits = method.scores
+        value = Estimate.of_mean(nats)
         if method.kind == "estimate" and "log_partition" in verbs_of(model):
             log_z = call(model, "log_partition")
             value, entries = _widened(value, *log_z), entries | {"log_partition": log_z}
-        yield f"nll{method.name}{of}", value, entries
-        if method.of == "8-bit":
+        yield name, value, entries
+        for name in in_bits:
             bits = nats / split.spec.dimensions / math.log(2)
-            yield f"bits-per-dim{method.name}", Estimate.of_mean(bits), entries | {"unit": "bits per dimension"}
+            yield name, Estimate.of_mean(bits), entries | {"unit": "bits per dimension"}
 
 
 def _widened(nats: Estimate, log_z: float, low: float, high: float) -> Estimate:

@@ -44,11 +44,12 @@ UNSAMPLED = ("nll", "reconstruction", "lpips", "sharpness", "token-usage")  # th
 PER_CLASS = ("fid", "fid-infinity", "kid", "frechet", "frechet-infinity", "kernel", "prdc")
 
 
-def check(metrics: Sequence[str]) -> None:
-    """Raise a UsageError that lists the metrics unless all of these are among them."""
+def check(metrics: Sequence[str], likelihoods: Sequence[str] = ()) -> None:
+    """Raise a UsageError that lists the metrics, and the run's likelihoods, unless all of these are metrics."""
+    able = list(dict.fromkeys([*METRICS, *likelihoods]))
     for name in metrics:
         if not isinstance(name, str) or name not in METRICS:
-            raise UsageError(f"There is no metric {name!r}.{suggest(name, list(METRICS))} Known: {', '.join(METRICS)}.")
+            raise UsageError(f"There is no metric {name!r}.{suggest(name, able)} Known: {', '.join(able)}.")
 
 
 def measure(evaluation: Evaluation, metrics: Sequence[str], per_class: bool = False) -> Scores:

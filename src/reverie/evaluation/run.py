@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from reverie.data import Dataset, Split, open_data
 from reverie.data.split import hash_rows
 from reverie.evaluation.base import Evaluation, Sets
 from reverie.evaluation.estimate import shuffled
-from reverie.evaluation.likelihood import MODERATE, affordable
+from reverie.evaluation.likelihood import MODERATE, affordable, evenly
 from reverie.evaluation.metrics import UNSAMPLED, check, measure
 from reverie.evaluation.passport import Scores
 from reverie.evaluation.sheet import write_sheet
@@ -53,6 +54,7 @@ DEFAULT = [
     "token-usage",
 ]
 TARGET = ("frechet", "kernel")  # of translations against the target domain
+_LIKELIHOODS = ("nll-", "bits-per-dim")  # names of single scores that a run may have
 INCEPTION = ("fid", "fid-infinity", "kid")
 NUMBER, NUMBER_FID = 2000, 5000  # images by default, and for FID
 _BUNDLED = ("fashion", "emoji", "fashion-mnist")  # what the bundled encoder was trained on
@@ -83,8 +85,10 @@ def evaluate(
     Args:
         run: a run directory or a checkpoint inside one, or its loaded model; samples ``n`` images with the
             seeds ``seed``, ``seed`` + 1 ..., or translates ``n`` held-out ones.
-        metrics: one or more of ``reverie.evaluation.metrics.METRICS``; None: all that apply and need no download.
-        n: number of images; 2,000 by default, 5,000 for FID. Of ``fake``: at most this many.
+        metrics: one or more of ``reverie.evaluation.metrics.METRICS``, where a likelihood's own name ("nll-tokens")
+            means nll; None: all that apply and need no download.
+        n: number of images; 2,000 by default, 5,000 for FID. Of ``fake``: at most this many. Where no metric needs
+            samples (nll, reconstruction ...): at most this many held-out images, evenly spaced; by default all.
         data: real data other than the run's, as for ``open_data``; or the run's own data if it came from Python.
         fake, real: two sources of images instead of a run, each as for ``reverie.data`` or an array (N, H, W, C); both
             are compared in full, exact copies included, at the size of ``fake``.
@@ -110,8 +114,7 @@ def evaluate(
     if (run is None) == (fake is None) or (fake is None) != (real is None):
         raise UsageError(f"Name a RUN, or {fake_flag} and {real_flag}.")
     metrics = [] if metrics is None else listed_values(metrics)
-    check(metrics)
-    names = list(dict.fromkeys(metrics or DEFAULT))
+    check([name for name in metrics if run is None or not str(name).startswith(_LIKELIHOODS)])
     n = n if n is None else integer("The number of images", n, least=1)
     seed = integer("seed", seed)
     check_seeds(seed, seed + (n or NUMBER_FID) - 1)
@@ -123,16 +126,23 @@ def evaluate(
         else:
             loaded = load(run, device, model=model)
         options = complete(loaded, options)
+        likelihoods = [name for method in card_of(loaded).likelihoods for name in method.scores]
+        metrics = ["nll" if name in likelihoods else name for name in metrics]
+        check(metrics, likelihoods)
+        names, limit = list(dict.fromkeys(metrics or DEFAULT)), n
         n = n or (NUMBER_FID if set(names) & set(INCEPTION[:2]) else NUMBER)
         if translates(loaded):
             sets = _sets_of_translator(loaded, str(_path(run)), n, data, seed, progress, options)
         else:
             samples = "sample" in verbs_of(loaded) and not set(names) <= set(UNSAMPLED)
             sets = _sets_of_run(loaded, str(_path(run)), n if samples else 0, data, seed, progress, options)
+            if limit and not samples:
+                sets = replace(sets, held_out=evenly(sets.held_out, limit))
         if not metrics:
             names = [name for name in names if _applies(name, sets)]
     else:
         assert fake is not None and real is not None
+        names = list(dict.fromkeys(metrics or DEFAULT))
         if unused := [name for name, value in options.items() if value is not None]:
             raise UsageError(f"Sampling options ({', '.join(unused)}) are for a RUN, not for {fake_flag}, {real_flag}.")
         sets = _sets_of_two(fake, real, n, size, seed, progress)

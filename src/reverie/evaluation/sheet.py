@@ -20,12 +20,13 @@ _PER_SIDE = 32  # images on each side of the sheet
 def write_sheet(scores: Scores, sets: Sets, folder: Path) -> None:
     """Write scores.json, scores.png (generated images beside real ones or their truth, and scores) and closest.png.
 
+    Without generated images there is no scores.png: there is nothing to look at.
     scores.json keeps scores of other metrics from earlier evaluations: each has its own passport.
     """
     folder.mkdir(parents=True, exist_ok=True)
     origin = {"verb": "evaluate", "weights": scores.weights}
     write_json(folder / "scores.json", complete_origin(origin) | _merged(folder / "scores.json", scores.summary()))
-    if not scores.scores:
+    if not scores.scores or not len(sets.fake):
         return
     _plot(scores, sets, folder / "scores.png", origin)
     if pairs := scores.images.get("pairs"):
