@@ -263,6 +263,20 @@ def test_without_a_task_the_first_of_the_model_is_used(run):
         rv.restore(model, image, "inpaint")
 
 
+def test_a_model_that_draws_row_by_row_completes_downwards_and_warns_of_pixels_that_it_ignores():
+    model = rv.build("pixelcnn", shape=8, channels=1, width=4, depth=1)
+    image = -torch.ones(1, 1, 8, 8)
+    observation = rv.restore(model, image)["observation"].array[0, :, :, 0]
+    assert (observation[:4] == 0).all() and (observation[4:] > 100).all()
+    with pytest.warns(UserWarning, match="known pixels after missing ones"):
+        rv.restore(model, image, mask="center")
+
+
+def test_a_task_in_the_place_of_the_images_is_an_error_that_says_the_order(run):
+    with pytest.raises(UsageError, match="images come before the task"):
+        rv.restore(run, "inpaint", ["held-out:0"])
+
+
 def test_a_denoising_autoencoder_restores_by_one_pass(tmp_path):
     options = {"width": 4, "latent": 4, "quiet": True, "device": "cpu"}
     run = rv.train("denoising-autoencoder", "fashion", 8, out=tmp_path / "run", steps=2, **options)

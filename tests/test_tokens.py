@@ -11,6 +11,7 @@ import torch
 
 import reverie as rv
 from reverie.codes.tokens import histogram_bits
+from reverie.commands.make import end_of
 from reverie.core.batch import Batch
 from reverie.core.errors import UsageError
 from reverie.core.noise import Noise
@@ -207,6 +208,24 @@ def test_known_pixels_are_kept_in_a_completed_image():
     assert torch.equal(completed.masked_select(mask), IMAGES.masked_select(mask)) and torch.equal(completed, other)
 
 
+def test_a_prior_in_the_order_of_rows_completes_by_its_own_conditionals():
+    model = small("token-transformer", levels=(3, 3))
+    mask = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    mask[..., 4:, :] = False
+    noise = Noise.of_seeds(range(4))
+    with torch.no_grad():
+        images = (IMAGES, IMAGES.masked_fill(~mask, 1.0))
+        completed, other = (last_image(model.complete(x, mask, Noise.of_seeds(range(4)))) for x in images)
+        from_nothing = last_image(model.complete(IMAGES, torch.zeros_like(mask), Noise.of_seeds(range(4))))
+        sample = model.sample(noise)
+    assert torch.equal(completed.masked_select(mask), IMAGES.masked_select(mask)) and torch.equal(completed, other)
+    assert not torch.equal(completed, IMAGES) and torch.equal(from_nothing, sample)
+
+
+def test_the_smallest_temperature_is_the_most_probable_token():
+    assert probabilities(torch.tensor([1.0, 3.0, 2.0]), 1e-320).tolist() == [0, 1, 0]
+
+
 def test_the_bound_of_any_order_is_that_of_the_mean_over_orders():
     model = small("maskgit", levels=(3,)).double()
     images = IMAGES[:1].double()
@@ -243,7 +262,7 @@ def test_the_length_of_evenly_distributed_tokens_is_their_number_of_bits():
     assert bits == pytest.approx(6, abs=0.01)  # each place has eight of the sixteen codes
 
 
-def test_tokens_have_no_path_and_their_rates_are_exact(noisy_bars, tmp_path):
+def test_tokens_have_no_path_and_their_rates_are_exact(noisy_bars, tmp_path, capsys):
     common = {"steps": 2, "batch_size": 16, "quiet": True, "width": 8}
     run = rv.train("token-transformer", noisy_bars, out=tmp_path / "t", levels=(3, 3), codec_width=8, depth=1, **common)
     for refused in (lambda: rv.interpolate(run, "held-out:0", "held-out:1"), lambda: rv.traverse(run)):
@@ -253,9 +272,16 @@ def test_tokens_have_no_path_and_their_rates_are_exact(noisy_bars, tmp_path):
     by_histogram, by_prior = (result.curves["t", counted][0] for counted in ("codes", "codes by prior"))
     assert by_histogram.psnr == by_prior.psnr and 0 < by_histogram.bits_per_pixel <= 4 * math.log2(9) / 64 + 0.1
     result.save(tmp_path / "r.png")
+    end_of(run, False)
+    assert "traverse" not in capsys.readouterr().out
+    few = rv.evaluate(run, metrics=["nll-tokens"], n=3)
+    assert few["nll-tokens"].passport["held_out"] == 3 and not few.refused
+    assert not (run.path / "evaluation" / "scores.png").exists()  # without a sample there is nothing to look at
     scores = rv.evaluate(run, metrics=["nll", "token-usage"])
     assert {"nll-tokens", "token-usage", "token-perplexity"} <= {score.metric for score in scores.scores}
     codec = rv.train("vq-vae", noisy_bars, out=tmp_path / "codec", levels=(3, 3), **common)
+    with pytest.raises(UsageError, match=r"vq-vae cannot sample.*reverie train maskgit --codec"):
+        rv.sample(codec)
     prior = rv.train("maskgit", noisy_bars, out=tmp_path / "m", codec=str(codec.path), depth=1, **common)
     before, after = rv.load(codec).state_dict(), rv.load(prior).token_codec.codec.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)

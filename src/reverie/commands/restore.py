@@ -35,10 +35,12 @@ def restore(
     Args:
         run: a run directory of a diffusion, energy or autoregressive model of images or of a denoising-autoencoder, or
             a checkpoint inside one.
-        task: denoise, inpaint, super-resolution or colorize; complete of an energy or autoregressive model or maskgit.
+        task: denoise, inpaint, super-resolution or colorize; complete of an energy or autoregressive model or
+            one of tokens.
         images: image files, held-out:N or other references; none means the first held-out images.
         mask: of inpaint and complete, what is missing: left-half, right-half, top-half, bottom-half, center,
-            random:0.5, or an image file (white is missing); center by default.
+            random:0.5, or an image file (white is missing); by default center, or bottom-half of a model that draws
+            row by row, which ignores known pixels after missing ones.
         scale: of super-resolution: pixels of a side that one pixel of the observation stands for; 2 by default.
         noise: standard deviation of the observation's noise, on images that span 2; 0.5 for denoise, else 0. Only of a
             diffusion model.
@@ -59,6 +61,7 @@ def restore(
     """
     from reverie.restoration.tasks import restore as restored
     from reverie.restoration.tasks import save_restoration
+    from reverie.views.denoising import states_in
 
     film = target(stream, "", overwrite, (".mp4",), "stream", others=(*images, mask)) if stream else None
     path = None
@@ -83,7 +86,7 @@ def restore(
     lines = []
     if film:
         result |= {"stream": str(film), "frames": save_restoration(film, model, **options)}
-        lines.append(f"{result['frames']} states of restoration in {film}")
+        lines.append(f"{states_in(film, result['frames'])} of restoration in {film}")
     if path:
         with bar(True) as progress:
             sheet = restored(model, **options, progress=progress)

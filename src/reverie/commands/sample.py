@@ -73,7 +73,7 @@ def _sample(flags: SampleFlags, options: dict[str, Any]) -> None:
     from reverie.inference.sampling import sample as sample_images
     from reverie.media.montage import check_ending, enlargement
     from reverie.media.origin import ending_of
-    from reverie.views.denoising import save_trajectory
+    from reverie.views.denoising import save_trajectory, states_in
 
     count = integer("-n", flags.number if flags.number is not None else 8 if flags.stream else 64, least=1)
     check_seeds(flags.seed, flags.seed + count - 1)
@@ -95,7 +95,7 @@ def _sample(flags: SampleFlags, options: dict[str, Any]) -> None:
     many, lines = f"{count} sample{'s' * (count > 1)}", []
     if film:
         result |= {"stream": str(film), "frames": save_trajectory(film, model, count, flags.seed, cond | options)}
-        lines.append(f"{result['frames']} states of {many} in {film}")
+        lines.append(f"{states_in(film, result['frames'])} of {many} in {film}")
     if path and not ending_of(path):
         with bar(leader) as progress:
             options |= {"overwrite": flags.overwrite, "progress": progress, "shard": True}

@@ -37,6 +37,14 @@ class Operator:
     mask: Tensor | None = None
     is_identity: bool = False
 
+    @property
+    def ignores_known_pixels(self) -> bool:
+        """Whether a known pixel comes after a missing one, in the order of rows."""
+        if self.mask is None:
+            return False
+        missing_before = (~self.mask.flatten(1)).cummax(1).values
+        return bool((self.mask.flatten(1) & missing_before).any())
+
     def project(self, x: Tensor, observation: Tensor, weight: float = 1.0) -> Tensor:
         """x with the part that the observation determines replaced: x + weight A+ (y - A x)."""
         return x + weight * self.pseudo_inverse(observation - self.forward(x))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -86,6 +87,8 @@ def prepare(
     if not card.restores:
         raise UsageError(f"{name_of(model)} restores nothing; {ABLE} do.")
     name = card.restores[0] if task is None else task
+    if isinstance(images, str) and images in get_args(Task) and not isinstance(task, str):
+        raise UsageError(f"The images come before the task: rv.restore(run, images, {images!r}).")
     if name not in card.restores:
         close, able = suggest(name, list(card.restores)), listed(card.restores)
         raise UsageError(f"{name_of(model)} does not restore by {name!r}.{close} It can restore: {able}.")
@@ -101,7 +104,15 @@ def prepare(
     noise_std = (0.5 if name == "denoise" else 0.0) if noise is None else number(argument("noise"), noise, least=0)
     x = batch_of(model, images, n)["x"]
     seeds = seeds_of(seed, len(x))
-    operator = _operator(name, mask, scale, (spec.shape[0], spec.shape[1]), spec.channels, seeds, device)
+    operator = _operator(
+        name, _default_mask(model) if mask is None else mask, scale, spec.shape, spec.channels, seeds, device
+    )
+    if name == "complete" and "conditionals" in verbs_of(model) and operator.ignores_known_pixels:
+        warnings.warn(
+            f"{name_of(model)} draws in the order of rows: known pixels after missing ones do not guide them. "
+            f"{argument('mask', 'bottom-half')} leaves none.",
+            stacklevel=4,
+        )
     files = isinstance(images, str | Path) or (isinstance(images, list | tuple) and bool(images))
     listed_images = [images] if isinstance(images, str | Path) else list(images) if files else []
     all_files = bool(listed_images) and all(isinstance(image, str | Path) and is_file(image) for image in listed_images)
@@ -133,13 +144,13 @@ def _operator(
     task: str,
     mask: Any,
     scale: int | None,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     channels: int,
     seeds: Sequence[int],
     device: torch.device,
 ) -> operators.Operator:
     if task in MASKED:
-        return operators.inpainting(_mask("center" if mask is None else mask, shape, seeds).to(device))
+        return operators.inpainting(_mask(mask, (shape[0], shape[1]), seeds).to(device))
     if task == "super-resolution":
         scale = integer(argument("scale"), 2 if scale is None else scale, least=2)
         if any(side % scale for side in shape):
@@ -151,6 +162,11 @@ def _operator(
             raise UsageError("This model makes grey images: there is no colour to restore.")
         return operators.grey()
     return operators.identity()
+
+
+def _default_mask(model: Model) -> str:
+    """What is missing by default: the end, of a model that draws value after value."""
+    return "bottom-half" if "conditionals" in verbs_of(model) else "center"
 
 
 def _mask(mask: Any, shape: tuple[int, int], seeds: Sequence[int]) -> Tensor:

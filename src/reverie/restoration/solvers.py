@@ -19,7 +19,7 @@ from reverie.diffusion.samplers import Denoise, Steps, ddim
 from reverie.inference.rows import evaluating
 from reverie.restoration.operators import Operator
 
-ABLE = "a denoising-autoencoder, maskgit, energy, autoregressive and diffusion models of images"  # to restore something
+ABLE = "a denoising-autoencoder, energy, autoregressive, token and diffusion models of images"  # to restore something
 _ETA = 0.85  # fresh noise of each step, as a share of the ancestral sampler's (Wang et al., section 4)
 _LAST = 2e-3  # sigma / alpha of the last step
 

@@ -51,10 +51,11 @@ def restore(
     Args:
         model: a loaded model, or a run, whose card has the task.
         images: references, see ``rv.reconstruct``; by default the first held-out images.
-        task: "denoise", "inpaint", "complete" (by an energy or autoregressive model, or maskgit), "super-resolution" or
-            "colorize"; by default the first that the model has.
+        task: "denoise", "inpaint", "complete" (by an energy or autoregressive model or one of tokens),
+            "super-resolution" or "colorize"; by default the first that the model has.
         mask: of inpainting and completion, what is missing: "left-half", "right-half", "top-half", "bottom-half",
-            "center", "random:0.5", an image file (white is missing) or a bool array (H, W); "center" by default.
+            "center", "random:0.5", an image file (white is missing) or a bool array (H, W); by default "center", or
+            "bottom-half" of a model that draws row by row, which ignores known pixels after missing ones.
         scale: of super-resolution: pixels of a side that one pixel of the observation stands for; 2 by default.
         noise: standard deviation of the observation's noise, on images that span 2; 0.5 for denoising, else 0. Only of
             a diffusion model: another has been trained to undo one corruption.
@@ -97,8 +98,8 @@ def restore_stream(
 ) -> Iterator[Frame]:
     """The states of ``restore``, from the observations to the restorations; ``frame.render()["image"]`` are images.
 
-    An autoregressive model draws row after row, an energy model shows each sweep and maskgit each step. Of a diffusion
-    model it is the estimate of each step.
+    An autoregressive model draws row after row, an energy model shows each sweep, one of tokens each step. Of a
+    diffusion model it is the estimate of each step.
 
     Args:
         others: as for ``restore``; ``samples`` restorations of the first image come first.

@@ -30,6 +30,7 @@ from reverie.media.origin import ending_of
 from reverie.media.plots import plot_schedule
 from reverie.media.sheets import beside
 
+STRIP = 12  # states that a strip shows
 _TIMES = 20_000  # times in the plot's histogram
 
 
@@ -42,7 +43,7 @@ def _beside(rows: list[np.ndarray], columns: int) -> np.ndarray:
     return beside(rows, Spec("image", rows[0].shape[1:3], rows[0].shape[3]), columns)
 
 
-def strip(frames: Sequence[Frame], columns: int = 12) -> np.ndarray:
+def strip(frames: Sequence[Frame], columns: int = STRIP) -> np.ndarray:
     """One uint8 image (H, W, C): time from left to right; for each sample a row for each image of a frame.
 
     Args:
@@ -75,6 +76,11 @@ def save_frames(path: Path, frames: Iterable[Frame], made_by: dict[str, Any], co
     else:
         save(path, strip(frames), made_by)
     return len(frames)
+
+
+def states_in(path: Path, frames: int) -> str:
+    """How many states a written file shows: "28 states" of a film, "12 of 28 states" of a strip."""
+    return f"{STRIP} of {frames} states" if frames > STRIP and ending_of(path) not in FILMS else f"{frames} states"
 
 
 def forward(model: Model, batch: Batch, columns: int = 9) -> np.ndarray:

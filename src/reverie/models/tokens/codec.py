@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.card import Output, Space, card_of
@@ -94,6 +95,21 @@ def token_codec(codec: dict[str, Any] | str, model: str, output: Output, lr: flo
 
 
 # Methods of every prior: a model with a ``token_codec`` and a ``stream``
+
+
+def known_tokens(model: Any, image: Tensor, mask: Tensor) -> Tensor:
+    """Tokens (B, T) of images whose pixels are known where ``mask`` (1 or B, 1, H, W) is true.
+
+    A token is unknown, -1, where it or a neighbour stands for an unknown pixel.
+    """
+    unknown = F.adaptive_max_pool2d((~mask).float().expand(len(image), -1, -1, -1), model.token_codec.space.shape)
+    unknown = F.max_pool2d(unknown, 3, stride=1, padding=1).flatten(1) > 0
+    return model.token_codec.tokens(image * mask).masked_fill(unknown, -1)
+
+
+def completed(frame: Frame, image: Tensor, mask: Tensor) -> Frame:
+    """The frame, whose image has the known pixels of another."""
+    return replace(frame, render=lambda: {"image": torch.where(mask, image, frame.render()["image"])})
 
 
 def sample(model: Any, noise: Noise, **options: Any) -> Tensor:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -199,17 +197,11 @@ class MaskGIT(nn.Module):
         Args:
             sweeps: evaluations of the network, at most one for each token.
         """
-        unknown = F.adaptive_max_pool2d((~mask).float().expand(len(image), -1, -1, -1), self.token_codec.space.shape)
-        unknown = F.max_pool2d(unknown, 3, stride=1, padding=1).flatten(1) > 0
-        tokens = self.token_codec.tokens(image * mask).masked_fill(unknown, -1)
+        tokens = codec_verbs.known_tokens(self, image, mask)
         for frame in self.filled_in(tokens, noise, steps=min(sweeps, self.net.length), **condition):
-            yield replace(frame, render=partial(_completed, frame, image, mask))
+            yield codec_verbs.completed(frame, image, mask)
 
     encode, decode, features = codec_verbs.encode, codec_verbs.decode, codec_verbs.features
-
-
-def _completed(frame: Frame, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    return {"image": torch.where(mask, image, frame.render()["image"])}
 
 
 def maskgit(

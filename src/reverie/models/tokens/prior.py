@@ -40,7 +40,8 @@ def probabilities(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_
         top_p: only the most probable are kept, as many as reach this probability together (Holtzman et al.,
             arXiv:1904.09751).
     """
-    probs = (logits.double() / temperature).softmax(-1)
+    logits = logits.double()
+    probs = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)  # finite, however small it is
     if top_k and top_k < probs.shape[-1]:
         probs = probs * (probs >= probs.topk(top_k).values[..., -1:])
     if top_p < 1:
@@ -76,6 +77,7 @@ class TokenTransformer(nn.Module):
             evaluations=codec.length,
             weights=(*conditioner.weights, *codec.weights),
             networks=("net.transformer", *codec.networks),
+            restores=("complete",),
         )
 
     # Training
@@ -172,6 +174,23 @@ class TokenTransformer(nn.Module):
             yield self.token_codec.frame(tokens)
 
     sample, latent = codec_verbs.sample, codec_verbs.latent
+
+    def complete(self, image: Tensor, mask: Tensor, noise: Noise, sweeps: int = 1, **condition: Any) -> Iterator[Frame]:
+        """Images (B, C, H, W) with the pixels where ``mask`` (1 or B, 1, H, W) is false filled in, row by row.
+
+        A token is drawn anew, given those before it, where it or a neighbour stands for an unknown pixel; known tokens
+        that come later do not guide it.
+
+        Args:
+            sweeps: one is all there is to do.
+        """
+        fixed = codec_verbs.known_tokens(self, image, mask)
+        steps, last = self.conditionals(len(noise), **condition), self.net.length - 1
+        states = sampled(steps, noise.uniform(self.net.length), fixed, fixed >= 0)
+        for position, tokens in enumerate(states):
+            if position == last or (fixed[:, position] < 0).any():
+                frame = self.token_codec.frame(torch.where(tokens < 0, fixed, tokens))
+                yield codec_verbs.completed(frame, image, mask)
 
     encode, decode, features = codec_verbs.encode, codec_verbs.decode, codec_verbs.features
 
