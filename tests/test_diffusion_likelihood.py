@@ -333,4 +333,4 @@ def test_the_end_of_training_scores_by_the_quick_bound_alone():
     model, some = Telling(), ramp(10)
     scores = held_out_scores(model, Dataset("", some.spec, [], some, some, "", Report(20)))
     assert set(model.calls) == {"elbo"}
-    assert scores == {"elbo_nats_per_image": -1, "bits_per_dim_upper_bound": pytest.approx(1 / 64 / math.log(2))}
+    assert scores == {"nll-bound": 1, "bits-per-dim-bound": pytest.approx(1 / 64 / math.log(2))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from reverie.nets.layers.dropout import Drawing, drawing
 from reverie.probability import sequential
 from reverie.probability.discrete import Categorical
 from reverie.probability.mixtures import LogisticMixture
+from reverie.training.bar import same_as_loss
 
 SMALL = {  # by name: every network, likelihood and condition
     "gated": ("pixelcnn", {"width": 6, "depth": 2}),
@@ -231,6 +233,15 @@ def test_grey_pixels_of_binary_data_are_drawn():
     assert set(levels.unique().tolist()) == {0, 1} and not torch.equal(levels[0], levels[1])
     drawn = model.log_prob(Batch({"x": model.distribution.values(levels)}))
     assert torch.allclose(model.log_prob(grey), drawn)
+
+
+def test_the_loss_in_bits_is_one_curve():
+    model = build("binary", (6, 6))
+    assert same_as_loss(model.loss(Batch({"x": torch.zeros(2, 1, 6, 6)}))) == set()
+    metrics = build("mixture-of-classes").loss(Batch({"x": torch.zeros(2, 1, 7, 6)}))
+    assert float(metrics["bits_per_dim"]) == pytest.approx(float(metrics["loss"]) / math.log(2))
+    assert same_as_loss(metrics) == {"loss"}
+    assert same_as_loss(["D/loss", "prior/loss", "prior/bits_per_dim"]) == {"prior/loss"}
 
 
 def test_the_name_of_pixelcnn_pp_in_python(tiny):

@@ -112,7 +112,9 @@ def _say_end(run: Any, result: Any, stopped: bool) -> None:
     after = {"sample": ["sample {} -n 64 --out grid.png", "evaluate {}"]}
     after |= {"stylize": ["stylize PHOTO [STYLE ...] --net {}"], "translate": ["translate {}"]}
     commands = next((texts for verb, texts in after.items() if verb in verbs), ["reconstruct {}"])
-    spaces = [*card.get("latents", {}).values()]
-    if "decode" in verbs and {"encode", "latent"} & set(verbs) and not (spaces and spaces[0]["encode"] == "invert"):
-        commands.append("traverse {}")
+    space: dict[str, Any] = next(iter(card.get("latents", {}).values()), {})
+    if "decode" in verbs and (space.get("encode"), space.get("prior")) == ("exact", "normal"):
+        commands.append("interpolate {} seed:1 seed:2 --out morph.webp")  # one of a flow's dimensions shows nothing
+    elif "decode" in verbs and {"encode", "latent"} & set(verbs):
+        commands += ["traverse {}"] * (space.get("encode") != "invert" and space.get("kind") != "tokens")
     out("Next: " + ", or ".join(f"reverie {command.format(path)}" for command in commands))

@@ -50,7 +50,8 @@ Curves = Mapping[str, tuple[Sequence[int], Sequence[float]]]  # name -> training
 
 
 def plot_curves(path: Path | str | io.BytesIO, curves: Curves, origin: Origin | None = None) -> None:
-    """Losses in panels of their own, the first row; every other metric in smaller panels below.
+    """Losses in panels of their own, the first row; every other metric in smaller panels below. Without a loss the
+    first metric stands for it.
 
     Raw values are faint, their running mean strong.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -13,6 +14,14 @@ from reverie.training.progress import clock, console, speed
 
 if TYPE_CHECKING:
     from reverie.training.loop import Loop, Step
+
+
+BITS = "bits_per_dim"  # a metric of models of 8-bit images: their loss, in this unit
+
+
+def same_as_loss(names: Collection[str]) -> set[str]:
+    """The losses among the names of metrics that are there in bits per dimension, too."""
+    return {name for name in names if name.rpartition("/")[2] == "loss" and name[: -len("loss")] + BITS in names}
 
 
 class Bar(Callback):
@@ -65,8 +74,9 @@ class Bar(Callback):
     def _status(self, step: Step) -> str:
         assert step.line is not None
         loop, rate = step.loop, step.line["images_per_second"]
-        losses = {name.replace("/", " "): x for name, x in step.line.items() if name.rpartition("/")[2] == "loss"}
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        names = [name for name in step.line if name.rpartition("/")[2] in ("loss", BITS)]
+        losses = [name for name in names if name not in same_as_loss(names)]
+        numbers = "  ".join(f"{' '.join(dict.fromkeys(name.split('/')))} {step.line[name]:.4g}" for name in losses)
         if loop.plan.expected is None:
             left = "measuring the speed"
         elif loop.plan.clock and loop.plan.end is None:

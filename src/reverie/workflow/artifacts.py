@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reverie.core.card import name_of, reconstructs
+from reverie.core.cache import Progress
+from reverie.core.card import card_of, name_of, reconstructs
 from reverie.core.memory import rows_at_once
 from reverie.core.verbs import Model, verbs_of
 from reverie.data.batches import in_order
@@ -19,9 +20,8 @@ from reverie.inference.rows import device_of, reconstruct
 from reverie.media import montage, plots
 from reverie.media.origin import Origin
 from reverie.probability.likelihoods import bits_per_dim
+from reverie.training.bar import BITS, same_as_loss
 from reverie.views import VIEWS, View, views_of
-
-_BITS = {"exact": "bits_per_dim", "bound": "bits_per_dim_upper_bound", "estimate": "bits_per_dim_estimate"}
 
 
 def preview_of(model: Model, data: Dataset | None, verbs: set[str]) -> View | None:
@@ -31,9 +31,13 @@ def preview_of(model: Model, data: Dataset | None, verbs: set[str]) -> View | No
 
 
 @torch.no_grad()
-def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
-    """Means over held-out data: reconstruction error, and the likelihood or its bound if it is fast to compute."""
+def held_out_scores(model: Model, data: Dataset, progress: Progress | None = None) -> dict[str, float]:
+    """Means over held-out data: the likelihood or its bound if it is fast to compute, by the names of ``evaluate``, and
+    the reconstruction error, unless the model loses nothing.
+    """
     model.eval()
+    space = card_of(model).space
+    errors = reconstructs(model) and not (space and space.lossless)
     verbs, device = verbs_of(model), device_of(model)
     likelihoods = affordable(model, GLANCE)
     sums: dict[str, float] = {}
@@ -42,41 +46,50 @@ def held_out_scores(model: Model, data: Dataset) -> dict[str, float]:
     starts = range(0, len(data.held_out), at_once)
     for low, batch in zip(starts, in_order(data.held_out, at_once, device), strict=True):
         values: dict[str, Tensor] = {}
-        if reconstructs(model):
+        if errors:
             clean, *_, output = reconstruct(model, batch)
             values |= {"mse": mse(clean, output), "psnr": psnr(clean, output)}
         for method in likelihoods:
             if not method.rows or low < method.rows:
-                values[f"{method.verb}_nats_per_image"] = nats_of(model, method, batch)
+                values[method.scores[0]] = -nats_of(model, method, batch)
         if "held_out_scores" in verbs:  # scores of the model itself
             values |= model.held_out_scores(batch)
         for name, rows in values.items():
             sums[name] = sums.get(name, 0.0) + float(rows.double().sum())
             counts[name] = counts.get(name, 0) + len(rows)
+        if progress:
+            progress(low + len(batch["x"]), len(data.held_out), "scores of held-out images")
     scores = {name: value / counts[name] for name, value in sums.items()}
-    for method in likelihoods:
-        if method.of == "8-bit":
-            scores[_BITS[method.kind]] = bits_per_dim(-scores[f"{method.verb}_nats_per_image"], data.spec.dimensions)
-    return scores
+    in_bits = [(name, method.scores[0]) for method in likelihoods for name in method.scores[1:]]
+    return {name: bits_per_dim(scores[nats], data.spec.dimensions) for name, nats in in_bits} | scores
 
 
 def loss_curve(lines: list[dict[str, Any]], path: Path, origin: Origin | None = None) -> None:
-    """The losses of metrics.jsonl over the steps, and below them every other metric."""
+    """The losses of metrics.jsonl over the steps, in bits per dimension where they are known, and below them every
+    other metric.
+    """
     exclude = {"step", "seconds", "lr", "images_per_second", "progress", "stage"}
-    names = sorted({name for line in lines for name in line} - exclude, key=lambda n: (not n.endswith("loss"), n))
+    logged = {name for line in lines for name in line} - exclude
+    names = sorted(logged - same_as_loss(logged), key=lambda n: (not n.endswith(("loss", BITS)), n))
     curves = {name: [line for line in lines if name in line] for name in names}  # some are logged now and then only
     if curves:
-        steps = {n: ([line["step"] for line in logged], [line[n] for line in logged]) for n, logged in curves.items()}
+        steps = {n: ([line["step"] for line in some], [line[n] for line in some]) for n, some in curves.items()}
         plots.plot_curves(path, steps, origin)
 
 
 def write_artifacts(
-    model: Model, data: Dataset | None, lines: list[dict[str, Any]], folder: Path, count: int
+    model: Model,
+    data: Dataset | None,
+    lines: list[dict[str, Any]],
+    folder: Path,
+    count: int,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Write a finished run's images and plots to ``folder``; returns the held-out scores.
 
     Args:
         count: how many samples.
+        progress: called as (done, total, what) while held-out data is scored.
     """
     views = [view for view in views_of(model, data) if view.use == "end"]
     origin = {"verb": "train", "run": folder.name, "model": name_of(model), "step": lines[-1]["step"] if lines else 0}
@@ -85,4 +98,4 @@ def write_artifacts(
     for view in views:
         montage.save(folder / f"{view.name}.png", view.render(model, data), origin)
     loss_curve(lines, folder / "loss.png", origin)
-    return {} if data is None else held_out_scores(model, data)
+    return {} if data is None else held_out_scores(model, data, progress)

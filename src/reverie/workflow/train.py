@@ -27,11 +27,13 @@ from reverie.data.options import WHITE, Background
 from reverie.inference.conditions import vocabulary
 from reverie.media import Size, parse_size
 from reverie.recipes import recipe_for
+from reverie.training.bar import Bar
 from reverie.training.callbacks import Callback
 from reverie.training.formats import FORMAT
 from reverie.training.loop import Loop
 from reverie.training.options import Options, sort_options, split_options
 from reverie.training.plan import Plan
+from reverie.training.progress import bar
 from reverie.training.run import Run, check_free, fresh_path, machine, versions
 from reverie.workflow import artifacts, parts
 from reverie.workflow.monitors import Previews
@@ -102,12 +104,13 @@ def train(
             kwargs = {key: value for key, fact in decided if (value := values.get(fact)) is not None} | kwargs
         start: dict[str, Any] = {}
         if module is not None:
-            built, filled = module, list[str]()
+            built, filled = module, dict[str, Any]()
             start["given"] = weights_hash(module.state_dict())
         else:
             built = parts.build(name, kwargs, data, chosen.seed)
             filled = parts.fill(built)
             start |= {"files": files} if (files := parts.hashes(name, kwargs)) else {}
+            start |= {"sub_runs": filled} if filled else {}
         if chosen.init:
             start["init"] = parts.begin_from(built, chosen.init, filled)
         info = {
@@ -197,6 +200,9 @@ def announce(run: Run, loop: Loop) -> None:
         f"{run.info['model']['name']} ({count / 1e6:.2f} M parameters) on {images}. {length}, "
         f"batch {options.batch_size}, {loop.precision}."
     )
+    if len(stages := loop.engine.stages) > 1 and all(stage.name for stage in stages):
+        names = [stage.name for stage in stages]
+        loop.say(f"Stages, one after the other: {', '.join(names[:8])}{' ...' * (len(names) > 8)}.")
     if reads := card_of(loop.model).reads:
         loop.say(reads)
     if isinstance(data, Dataset) and (met := data.report.counts()):
@@ -221,11 +227,12 @@ def finish(run: Run, loop: Loop) -> None:
     """Write the final images and scores."""
     previews = next(callback for callback in loop.callbacks if isinstance(callback, Previews))
     count = max(previews.ROW, previews.count(loop, max(4.0, 0.02 * loop.elapsed)))
-    data = loop.data if isinstance(loop.data, Dataset) else None
+    data, trained = loop.data if isinstance(loop.data, Dataset) else None, loop.elapsed
     try:
-        scores = artifacts.write_artifacts(loop.engine.best, data, run.metrics(), run.path, count)
+        with bar(any(isinstance(callback, Bar) and callback.show for callback in loop.callbacks)) as progress:
+            scores = artifacts.write_artifacts(loop.engine.best, data, run.metrics(), run.path, count, progress)
     except Exception as error:  # in the model's verbs, or a disk error; the training is complete in any case
-        close(run, loop, "finished")
+        close(run, loop, "finished", trained)
         text = " ".join(str(error).split())
         message = text if isinstance(error, ReverieError) else f"{type(error).__name__}: {text}"
         raise ReverieError(
@@ -236,19 +243,20 @@ def finish(run: Run, loop: Loop) -> None:
         loop.say(f"Warning: NaN or infinite on held-out data, and not recorded: {', '.join(strange)}.")
         scores = {name: value for name, value in scores.items() if name not in strange}
     write_json(run.path / "metrics.json", {"step": loop.step, "held_out": scores})
-    close(run, loop, "finished", held_out=scores)
+    close(run, loop, "finished", trained, held_out=scores)
     text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
     text = f" Held-out data: {text}." if text else ""
-    loop.say(f"Finished {loop.step} steps in {loop.elapsed:.0f} s.{text}")
+    closing = f"final images and scores took {loop.elapsed - trained:.0f} s"
+    loop.say(f"Finished {loop.step} steps in {trained:.0f} s; {closing}.{text}")
 
 
-def close(run: Run, loop: Loop, status: str, **entries: Any) -> None:
-    """Write the final state to run.json."""
+def close(run: Run, loop: Loop, status: str, trained: float | None = None, **entries: Any) -> None:
+    """Write the final state to run.json; ``trained`` are the seconds of training, by default all."""
     seconds = loop.elapsed
     result = {
         "run": str(run.path),
         "steps": loop.step,
-        "images_per_second": round(loop.step * loop.options.batch_size / seconds, 3),
+        "images_per_second": round(loop.step * loop.options.batch_size / (trained or seconds), 3),
         "seconds": round(seconds, 2),
     }
     run.update(status=status, seconds=result["seconds"], plan=loop.plan.state(), result=result, **entries)

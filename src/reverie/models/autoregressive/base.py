@@ -92,12 +92,12 @@ class Autoregressive(nn.Module):
         return [Stage([Phase("nll", self.optimizer(trained, lr, weight_decay), self.loss)])]
 
     def loss(self, batch: Batch, outputs: Any = None) -> dict[str, Tensor]:
-        """-log p per value, in nats; ``nll`` in nats per image, or ``bits`` per dimension of 8-bit images."""
+        """-log p per value, in nats; ``nll`` in nats per image, or ``bits_per_dim`` of 8-bit images."""
         levels = self.distribution.levels_of(batch["x"], batch.rng)
         nll = -self._log_prob(levels, **self.conditioner.drop(batch, batch.rng)).mean()
         values = levels[0].numel()
         of_8_bit = self.distribution.of == "8-bit"
-        return {"loss": nll / values, **({"bits": nll * bits_per_dim(1, values)} if of_8_bit else {"nll": nll})}
+        return {"loss": nll / values, **({"bits_per_dim": nll * bits_per_dim(1, values)} if of_8_bit else {"nll": nll})}
 
     def log_prob(self, batch: Batch) -> Tensor:
         """log p(image), given its label where it is known, in nats (B,): exact.

@@ -106,7 +106,7 @@ class Codec(nn.Module):
         values = [canvas[channel, at] for channel in range(self.channels)]
         nats = [-log_prob(value, *self.parameters_of(context, values[:c])) for c, value in enumerate(values)]
         loss = torch.stack([channel.mean() for channel in nats]).mean() / math.log(2)
-        return {"loss": loss}
+        return {"loss": loss, "bits_per_dim": loss.detach()}
 
     # The density
 
