@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -15,7 +16,7 @@ import reverie as rv
 from reverie.commands.distill import distill
 from reverie.core import registry
 from reverie.core.batch import Batch
-from reverie.core.errors import UsageError
+from reverie.core.errors import ReverieError, UsageError
 from reverie.core.noise import Noise
 from reverie.diffusion.samplers import ddim
 from reverie.diffusion.schedules import Cosine, Karras, Linear, RectifiedFlow
@@ -248,6 +249,22 @@ def test_the_teacher_stays_as_it_was_and_the_student_does_not(teacher, student):
         kept, moved = part(weights, "teacher"), part(weights, "student")
         assert kept.keys() == average.keys() and all(torch.equal(kept[name], average[name]) for name in average)
         assert any(not torch.equal(moved[name], average[name]) for name in average)
+
+
+def test_a_rerun_takes_the_teacher_as_it_was_from_any_folder_and_refuses_another(teacher, bars, tmp_path, monkeypatch):
+    shutil.copytree(teacher.path, tmp_path / "slow")
+    monkeypatch.chdir(tmp_path)
+    run = train("distilled", bars, out=tmp_path / "quick", teacher="slow", steps=1, batch_size=8, quiet=True)
+    assert run.info["sub_runs"]["teacher"]["step"] == 60
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    rv.resume(tmp_path / "slow", steps=61, quiet=True)
+    again = rv.rerun(run.path, tmp_path / "again", quiet=True)
+    expected, weights = saved(run).weights, saved(again).weights
+    assert all(torch.equal(expected[name], weights[name]) for name in expected)
+    shutil.rmtree(tmp_path / "slow" / "checkpoints" / "00000060")
+    with pytest.raises(ReverieError, match="no longer has the weights"):
+        rv.rerun(run.path, tmp_path / "third", quiet=True)
 
 
 def test_sampling_needs_no_teacher(student):

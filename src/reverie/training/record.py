@@ -100,6 +100,14 @@ class InitRecord(TypedDict):
     missing: list[str]
 
 
+class SubRunRecord(TypedDict):
+    """A run that is a part of the model, as it was: its absolute path, the step and the hash of its weights."""
+
+    run: str
+    step: int
+    weights: str
+
+
 class Result(TypedDict):
     """The end of a training."""
 
@@ -141,6 +149,7 @@ class RunRecord(_Modelled, total=False):
     caption_words: list[str]
     code: str
     files: dict[str, str]
+    sub_runs: dict[str, SubRunRecord]
     imported: str
     rerun_of: str
 

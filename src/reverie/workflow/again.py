@@ -166,6 +166,7 @@ def rerun(
         "init",
         "code",
         "files",
+        "sub_runs",
     )
     plan = Plan.from_state(old["plan"]).fixed()
     info = {key: old[key] for key in kept if key in old} | {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from reverie.data import Dataset, image_files, reopen
 from reverie.dreaming.photo import open_photo
 from reverie.training.bar import Bar
 from reverie.training.callbacks import Callback, Checkpoints, Log, TensorBoard, as_list
-from reverie.training.checkpoint import same_class, trained
+from reverie.training.checkpoint import Checkpoint, same_class, trained
 from reverie.training.loop import Loop
 from reverie.training.options import Options
 from reverie.training.plan import Plan
@@ -99,15 +99,41 @@ def check_hashes(info: dict[str, Any], path: Path) -> None:
                 )
 
 
-def fill(model: Model) -> list[str]:
-    """Load the weights of sub-runs into a fresh model's sub-modules; returns the names of those arguments."""
-    filled = []
+def fill(model: Model, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Load the weights of sub-runs into a fresh model's sub-modules.
+
+    Args:
+        before: what this returned when the run was trained: the weights must be the same.
+    Returns:
+        for run.json, by argument: {"run" (its absolute path), "step", "weights" (their hash)}.
+    Raises:
+        ReverieError: a sub-run has been trained on, and its checkpoint of that step is gone.
+    """
+    filled = {}
     for key in registry.sub_runs(config_of(model)["name"]):
         argument = config_of(model)["kwargs"].get(key)
         if isinstance(argument, dict) and "run" in argument:
-            submodule(model, key).load_state_dict(trained(argument["run"])[1].averaged)
-            filled.append(key)
+            run, saved, digest = _sub_run(argument["run"], (before or {}).get(key))
+            submodule(model, key).load_state_dict(saved.averaged)
+            filled[key] = {"run": str(run.path.absolute()), "step": saved.step, "weights": digest}
     return filled
+
+
+def _sub_run(path: str, before: Mapping[str, Any] | None) -> tuple[Run, Checkpoint, str]:
+    """A sub-run, its checkpoint, and the hash of its weights; ``before``: as it was, where it may have moved since."""
+    if before is not None and not Path(path).exists():  # a relative path, from another folder
+        path = before["run"]
+    run, saved = trained(path)
+    digest = weights_hash(saved.averaged)
+    if before is None or digest == before["weights"]:
+        return run, saved, digest
+    earlier = run.checkpoints / f"{before['step']:08d}"
+    if earlier.is_dir() and saved.step != before["step"]:
+        return _sub_run(str(earlier), before)
+    raise ReverieError(
+        f"{path} at step {saved.step} no longer has the weights that this run was trained with (those of step "
+        f"{before['step']}; their hash differs). A rerun needs the same weights; `reverie train` takes those of today."
+    )
 
 
 def submodule(model: Model, key: str) -> nn.Module:
@@ -115,7 +141,7 @@ def submodule(model: Model, key: str) -> nn.Module:
     return next(module for name, module in model.named_modules() if name.rpartition(".")[2] == key)
 
 
-def begin_from(model: Model, path: str, filled: Sequence[str], weights: str | None = None) -> dict[str, Any]:
+def begin_from(model: Model, path: str, filled: Collection[str], weights: str | None = None) -> dict[str, Any]:
     """Copy the averaged weights of a run into a fresh model, where name and shape agree.
 
     Args:
@@ -182,7 +208,7 @@ def model_of(info: dict[str, Any], path: Path, data: Dataset | None, model: nn.M
     if fresh and begun and weights_hash(model.state_dict()) != begun:
         raise UsageError(f"The model passed does not have the initial weights of {path} (hash {begun}).")
     if fresh:
-        filled = [] if begun else fill(model)
+        filled = {} if begun else fill(model, info.get("sub_runs"))
         if init := info.get("init"):
             begin_from(model, init["run"], filled, init["weights"])
     return model
