@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -387,3 +388,5 @@ def test_a_latent_of_zeros_is_the_same_at_every_temperature_and_noise_scales_wit
     z = model.latent(noise())
     torch.testing.assert_close(model.sample(noise(), temperature=0.5), model.decode(0.5 * z))
     assert z.shape == (4, *card_of(model).latents["z"].shape)
+    first, second = rv.sample(model, 2, temperature=0.0)
+    assert np.array_equal(first, second)

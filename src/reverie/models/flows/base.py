@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from reverie.core.annotations import Count, Positive, Weight
+from reverie.core.annotations import Count, Weight
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Likelihood, Output, Space
 from reverie.core.noise import Noise
@@ -154,10 +154,10 @@ class NormalizingFlow(nn.Module):
         """z (B, D) of N(0, I)."""
         return noise(self.dimensions).to(next(self.parameters()))
 
-    def sample(self, noise: Noise, label: Tensor | None = None, temperature: Positive = 1.0) -> Tensor:
+    def sample(self, noise: Noise, label: Tensor | None = None, temperature: Weight = 1.0) -> Tensor:
         """Images (B, C, H, W).
 
         Args:
-            temperature: standard deviation of z; below 1 the images are more typical and less varied.
+            temperature: standard deviation of z; below 1 images are more typical and less varied, at 0 there is one.
         """
         return self.decode(self.latent(noise) * temperature, label)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reverie.adversarial.losses import LossName
 from reverie.core import registry
-from reverie.core.annotations import Channels, Classes, Count, Fraction, Positive, Shape, SubRun, Weight
+from reverie.core.annotations import Channels, Classes, Count, Fraction, Shape, SubRun, Weight
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Output
 from reverie.core.errors import UsageError
@@ -127,11 +127,11 @@ class LearnedInverse(nn.Module):
 
     # Verbs
 
-    def sample(self, noise: Noise, label: Tensor | None = None, temperature: Positive = 1.0) -> Tensor:
+    def sample(self, noise: Noise, label: Tensor | None = None, temperature: Weight = 1.0) -> Tensor:
         """Images (B, C, H, W) in one evaluation; no label is a random one.
 
         Args:
-            temperature: standard deviation of z; below 1 the images are more typical and less varied.
+            temperature: standard deviation of z; below 1 images are more typical and less varied, at 0 there is one.
         """
         return self.gan.sample(noise, label, temperature)
 
