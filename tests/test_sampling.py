@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from reverie.media.montage import save_film
 from reverie.models.diffusion.base import Diffusion
 from reverie.probability.conditioning import Conditioner
 from reverie.views import denoising
+from reverie.views.denoising import states_in
 from reverie.workflow.train import train
 
 SYSTEMS = ("ddpm", "edm", "flow-matching")
@@ -202,6 +204,11 @@ def test_a_word_that_no_training_caption_has_is_a_warning(runs):
     assert rv.Run.open(runs / "words").info["caption_words"] == sorted({*WORDS[0].split(), *WORDS[1].split()})
 
 
+def test_a_strip_says_how_many_of_the_states_it_shows():
+    assert states_in(Path("a.png"), 28) == "12 of 28 states" and states_in(Path("a.png"), 12) == "12 states"
+    assert states_in(Path("a.webp"), 28) == "28 states"
+
+
 @pytest.mark.parametrize("ending, frames", [("webp", 4), ("gif", 4), ("png", 1)])
 def test_the_stream_is_written_as_its_ending_says(runs, call, tmp_path, ending, frames):
     code, out, _ = call("sample", runs / "plain", "--steps", 3, "--stream", f"way.{ending}", "--json")
@@ -240,7 +247,7 @@ def test_forward_shows_held_out_or_named_images_and_plots_the_schedule(runs, cal
         (["sample", "classes", "--label", "-1"], "Classes: 0"),
         (["sample", "classes", "--text", "a bar"], "trained without captions"),
         (["sample", "words", "--label", "1"], "trained without classes"),
-        (["sample", "vae", "--sampler", "ddim"], "vae has no option 'sampler'"),
+        (["sample", "vae", "--sampler", "ddim"], "vae has no option --sampler"),
         (["sample", "vae", "--steps", "9"], "edm, flow-matching"),
         (["sample", "vae", "--stream", "a.webp"], "edm, flow-matching"),
         (["sample", "classifier"], "--classifier"),
@@ -256,7 +263,7 @@ def test_forward_shows_held_out_or_named_images_and_plots_the_schedule(runs, cal
         (["sample", "plain", "--autoguide", "{vae}", "--guidance", "2"], "weaker diffusion model"),
         (["sample", "plain", "--autoguide", "{classes}", "--guidance", "2"], "conditions"),
         (["sample", "plain", "--autoguide", "{plain}", "--classifier", "{classifier}", "--label", "1"], "not both"),
-        (["evaluate", "vae", "--sampler", "ddim"], "vae has no option 'sampler'"),
+        (["evaluate", "vae", "--sampler", "ddim"], "vae has no option --sampler"),
         (
             ["evaluate", "plain", "-n", "20", "--metrics", "kernel", "--steps", "0"],
             "--steps of ddpm must be from 1 to 10000",
@@ -360,7 +367,7 @@ def test_the_passport_has_every_argument_of_sampling_given_or_default(bars, call
         assert code == 0, err
         assert json.loads(out)["scores"][0]["passport"]["fake"]["sampling"] == {"truncation": value}
     code, _, err = call("evaluate", run.path, "--trunctaion", 0.5)
-    assert code == 2 and 'Did you mean "truncation"' in err
+    assert code == 2 and 'Did you mean "--truncation"' in err
     code, _, err = call("evaluate", "--fake", bars, "--real", bars, "--truncation", 0.5)
     assert code == 2 and "truncation" in err
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import reverie as rv
 from reverie.commands.distill import distill as command
+from reverie.commands.make import end_of
 from reverie.core import registry
 from reverie.core.batch import Batch
 from reverie.core.card import Output, card_of
@@ -271,10 +272,18 @@ def test_distilling_a_flow_makes_its_learned_inverse(flow_run, tmp_path, capsys)
     assert (rv.sample(student, 4, label=[0, 1]) == before).all()
 
 
+def test_a_finished_flow_is_scored_by_its_density_alone_and_no_single_latent_is_suggested(flow_run, capsys):
+    assert list(flow_run.info["held_out"]) == ["nll-noisy-density"]  # not by errors of rounding
+    end_of(flow_run, False)
+    advice = capsys.readouterr().out.splitlines()[-1]
+    assert "interpolate" in advice and "traverse" not in advice
+
+
 @pytest.mark.parametrize("name", ["glow", "spline-flow"])
 def test_coupling_flows_are_distilled_too(name, bars, tmp_path):
     options = {"steps": 2, "batch_size": 16, "quiet": True}
     flow = train(name, bars, out=tmp_path / "flow", width=8, couplings=2, **options)
+    assert list(flow.info["held_out"]) == ["bits-per-dim-bound", "nll-bound"]
     run = train(
         "learned-inverse", bars, out=tmp_path / "quick", teacher=str(flow.path), decoded=0.5, width=8, **options
     )
@@ -286,7 +295,7 @@ def test_coupling_flows_are_distilled_too(name, bars, tmp_path):
 
 @pytest.mark.parametrize("options, option", [({"guidance": 2.0}, "guidance"), ({"steps": 4}, "steps")])
 def test_options_of_other_students_are_refused(flow_run, options, option):
-    with pytest.raises(UsageError, match=f"{option}.* is no option of learned-inverse"):
+    with pytest.raises(UsageError, match=f"{option}.* is no option of learned-inverse.*reverie train learned-inverse"):
         distill(flow_run, quiet=True, **options)
 
 

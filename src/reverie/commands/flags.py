@@ -15,9 +15,9 @@ from docstring_parser import parse as parse_docstring
 from reverie.commands.shared import parse
 from reverie.core import registry
 from reverie.core.annotations import SubRun, mark_of
-from reverie.core.errors import UsageError, suggest
+from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.files import is_file
-from reverie.core.options import EMPTY, Parameters, check_names, has_flag, listed, option_groups, type_of
+from reverie.core.options import EMPTY, Parameters, check_names, has_flag, listed, option_groups, some, type_of
 from reverie.core.precision import pick_device
 from reverie.recipes import recipe_for
 from reverie.training.options import Options
@@ -216,6 +216,7 @@ def _refuse(flag: str, model: str, names: list[str], options: Parameters) -> Non
     """The UsageError for a flag that a run's model does not have."""
     name = flag.lstrip("-").partition("=")[0].replace("-", "_")
     others = registry.with_option(name)
-    where = f" These models have it: {listed(others)}." if others else ""
-    has = f"It has: {listed(options)}." if options else "It has none of its own."
-    raise UsageError(f"{model} has no option {name!r} when it samples.{suggest(name, names)} {has}{where}")
+    where = f" These models have it: {some(others)}." if others else ""
+    has = f"It has: {listed(map(argument, options))}." if options else "It has none of its own."
+    close = suggest(argument(name), [argument(other) for other in names])
+    raise UsageError(f"{model} has no option {argument(name)} when it samples.{close} {has}{where}")

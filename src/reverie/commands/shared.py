@@ -97,6 +97,12 @@ def _choice_or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | 
     )
 
 
+_MORE = {  # where a verb's other options are
+    "distill": "All options of the training: reverie train STUDENT --teacher RUN, where STUDENT is distilled (of "
+    "diffusion models), learned-inverse (of flows) or editor (of StyleGANs)."
+}
+
+
 def parse(function: Any, arguments: list[str], verb: str, **how: Any) -> Any:
     """``tyro.cli`` for ``reverie VERB``; its messages quote arguments, and are printable too."""
     message = io.StringIO()
@@ -105,6 +111,8 @@ def parse(function: Any, arguments: list[str], verb: str, **how: Any) -> Any:
             return tyro.cli(function, args=arguments, prog=f"reverie {verb}", **how)
     except SystemExit:
         note(*re.sub(r"\x1b\[[0-9;]*m", "", message.getvalue()).splitlines())  # without tyro's colours
+        if message.getvalue() and verb in _MORE:
+            note(_MORE[verb])
         raise
 
 

@@ -9,7 +9,7 @@ import sys
 import types
 import typing
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from reverie.core.annotations import Range, SubRun, mark_of
@@ -160,6 +160,11 @@ def accepted(model: Model, verb: str, options: dict[str, Any]) -> dict[str, Any]
 def listed(names: Iterable[str]) -> str:
     """Names for a sentence."""
     return ", ".join(names)
+
+
+def some(names: Sequence[str], most: int = 6) -> str:
+    """The first of many models for a sentence."""
+    return listed(names) if len(names) <= most else f"{listed(names[:most])} ... (all: reverie models)"
 
 
 def either(names: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from reverie.core import registry
 from reverie.core.annotations import SubRun, mark_of
 from reverie.core.card import card_of, info_of, name_of
 from reverie.core.errors import UsageError, argument, suggest
-from reverie.core.options import EMPTY, checked, listed, sampling_options
+from reverie.core.options import EMPTY, checked, listed, sampling_options, some
 from reverie.core.values import check_finite, check_seeds, integer, plain
 from reverie.core.verbs import Model, verbs_of
 from reverie.inference.load import load
@@ -144,10 +144,13 @@ def guides_in(options: dict[str, Any]) -> list[Model]:
 
 
 def _no_option(owner: str, name: str, known_names: list[str]) -> UsageError:
-    has = f"It has: {listed(known_names)}." if known_names else "It has none."
+    flags = [argument(known_name) for known_name in known_names]
+    has = f"It has: {listed(flags)}." if flags else "It has none."
     others = registry.with_option(name)
-    where = f" These models have it: {listed(others)}." if others else ""
-    return UsageError(f"{owner} has no option {name!r} when it samples.{suggest(name, known_names)} {has}{where}")
+    where = f" These models have it: {some(others)}." if others else ""
+    return UsageError(
+        f"{owner} has no option {argument(name)!r} when it samples.{suggest(argument(name), flags)} {has}{where}"
+    )
 
 
 def _bound(model: Model, name: str, parameter: inspect.Parameter, value: Any) -> Any:

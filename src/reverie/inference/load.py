@@ -12,7 +12,7 @@ from reverie.core.card import card_of, data_with, info_of, name_of
 from reverie.core.errors import UsageError
 from reverie.core.files import path_of
 from reverie.core.layout import to_device_layout
-from reverie.core.options import listed
+from reverie.core.options import listed, some
 from reverie.core.precision import pick_device
 from reverie.core.verbs import USED, Model, verbs_of
 from reverie.data import Dataset, open_like, provenance, reopen
@@ -73,12 +73,16 @@ def build(name: str, data: Dataset | None = None, **kwargs: Any) -> Model:
 
 def need(model: Model, *verbs: str) -> None:
     """Raise a UsageError that says what there is, unless the model has these verbs."""
-    able, serves = verbs_of(model), card_of(model).serves
+    able, card = verbs_of(model), card_of(model)
     for verb in verbs:
         if verb not in able:
-            can = f"It can {listed(v for v in able if v in USED)}."
-            others = listed(registry.with_verb(verb))
-            help_ = f"It is an auxiliary model: {serves}" if serves else f"{can} These models can {verb}: {others}."
+            help_ = f"It can {listed(v for v in able if v in USED)}."
+            if card.serves:
+                help_ = f"It is an auxiliary model: {card.serves}"
+            elif verb == "sample" and card.space and card.space.kind == "tokens" and "decode" in able:
+                help_ += " Train a prior of its tokens: reverie train maskgit --codec RUN."
+            else:
+                help_ += f" These models can {verb}: {some(registry.with_verb(verb))}."
             raise UsageError(f"{name_of(model)} cannot {verb}. {help_}")
 
 

@@ -160,7 +160,8 @@ def find_latent(model: Model, reference: Reference, space: str | None = None) ->
         if len(x) != 1:
             raise UsageError(f"One image is needed, not {len(x)}.")
         return model.encode(x, **options)
-    if "latent" in verbs and isinstance(reference, str) and card_of(model).classes:
+    in_data = kind in ("held-out", "train") and number.isdecimal()
+    if "latent" in verbs and isinstance(reference, str) and card_of(model).classes and not in_data:
         label = torch.tensor([label_index(model, reference)], device=device)
         return model.latent(Noise.of_seeds([0], device), label=label, **options)
     raise UsageError(

@@ -63,7 +63,10 @@ def _student(teacher: Mapping[str, Any], options: dict[str, Any]) -> tuple[str, 
         name, arguments = "distilled", {"steps": "student_steps", "guidance": "guidance"}
     if odd := [option for option in options if option not in arguments]:
         owner = teacher["model"]["name"]
-        raise UsageError(f"{argument(odd[0])} is no option of {name}, which learns from {owner} here: leave it out.")
+        raise UsageError(
+            f"{argument(odd[0])} is no option of {name}, which learns from {owner} here: leave it out. All options of "
+            f"its training: `reverie train {name} --teacher RUN`."
+        )
     return name, {arguments[option]: value for option, value in options.items()}
 
 

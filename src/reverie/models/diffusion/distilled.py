@@ -202,7 +202,8 @@ def _lack(teacher: Model) -> str:
     if isinstance(teacher, Diffusion):
         return ""
     able = registry.where(lambda entry: issubclass(entry.kind(), Diffusion))
-    return f"no steps to save. Distil one of: {', '.join(able)}."
+    flows = registry.where(lambda entry: "change of variables" in entry.taxonomy)
+    return f"no steps to save. Distil a diffusion model ({', '.join(able)}) or a flow ({', '.join(flows)})."
 
 
 def distilled(
