@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from reverie.core.annotations import Channels, Classes, Count, Positive, Range, Shape, Weight
+from reverie.core.annotations import Channels, Classes, Count, Range, Shape, Weight
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Likelihood, Output
 from reverie.core.errors import UsageError, argument
@@ -109,7 +109,7 @@ class TarFlow(nn.Module):
         noise: Noise,
         label: Tensor | None = None,
         guidance: Weight = 1.0,
-        temperature: Positive = 1.0,
+        temperature: Weight = 1.0,
         denoise: bool = True,
     ) -> Tensor:
         """Images (B, C, H, W); no label is a random one.
