@@ -154,7 +154,7 @@ def test_denoising_is_the_posterior_mean_of_a_gaussian():
 
 def test_a_sample_without_a_label_is_of_a_random_class():
     made = model(conditional="label", classes=3)
-    by_seed = made.sample(Noise.of_seeds(range(24)), denoise=False)
+    by_seed = made.sample(Noise.of_seeds(range(24)), temperature=1.0, denoise=False)
     noise = Noise.of_seeds(range(24))
     z = made.latent(noise)
     drawn = noise.integers(3)

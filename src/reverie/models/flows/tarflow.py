@@ -109,7 +109,7 @@ class TarFlow(nn.Module):
         noise: Noise,
         label: Tensor | None = None,
         guidance: Weight = 1.0,
-        temperature: Weight = 1.0,
+        temperature: Weight = 0.9,
         denoise: bool = True,
     ) -> Tensor:
         """Images (B, C, H, W); no label is a random one.
@@ -117,7 +117,8 @@ class TarFlow(nn.Module):
         Args:
             guidance: how far shifts and log-scales are extrapolated from those of any class to those of the label, in
                 full at the last patch of each step; 1: not.
-            temperature: standard deviation of z; below 1 the images are more typical and less varied.
+            temperature: standard deviation of z; below 1 the images are more typical and less varied. At 1 samples are
+                those of the density; likelihoods are always of 1.
             denoise: remove the noise that the flow was trained with, by one step along the score.
         """
         check_label(label, self.classes)
