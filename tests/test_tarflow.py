@@ -116,7 +116,7 @@ def test_guidance_of_1_is_none_and_more_moves_away_from_the_samples_of_any_class
     )
     plain = made.flow.transform.inverse(made.latent(noise()), label)
     of_any = made.flow.transform.inverse(made.latent(noise()), torch.full((3,), -1))
-    sampled = made.sample(noise(), label, guidance=1.0, denoise=False)
+    sampled = made.sample(noise(), label, guidance=1.0, temperature=1.0, denoise=False)
     assert torch.equal(sampled, plain.clamp(-1, 1))
     guided = made.flow.transform.inverse(made.latent(noise()), label, 2.0)
     none = made.flow.transform.inverse(made.latent(noise()), label, 1 + 1e-9)
