@@ -122,7 +122,6 @@ def test_evaluate_spares_files_of_others_in_its_folder(runs, call, tmp_path):
     assert code == 0 and "Weights of" in err and json.loads(out)["weights"]["checkpoint"] == 2
     assert call(*words, "mine")[0] == 0
     assert origin_of(tmp_path / "mine" / "scores.json")["verb"] == "evaluate"
-    assert origin_of(tmp_path / "mine" / "scores.png")["weights"]["run"] == str(runs / "vae")
 
 
 def test_images_of_a_run_name_its_model_and_step(runs):
