@@ -228,7 +228,7 @@ def linear_student(**options) -> LearnedInverse:
 
 @pytest.mark.parametrize("decoded", [0.0, 0.5])
 def test_the_learned_inverse_of_a_linear_flow_is_the_exact_inverse(decoded):
-    student = linear_student(decoded=decoded)
+    student = linear_student(paired=1 - decoded, decoded=decoded)
     x = Noise.of_seeds(range(64))(1, 4, 4).mul(0.2).clamp(-1, 1)
     (stage,) = stages_of(student, lr=3e-2)
     (phase,) = stage.phases
@@ -243,11 +243,12 @@ def test_the_learned_inverse_of_a_linear_flow_is_the_exact_inverse(decoded):
 
 
 def test_pairs_are_images_and_their_z_and_of_new_z_what_the_flow_decodes():
-    student = linear_student(decoded=0.5)
-    x = images(4, 4, torch.float32).clamp(-1, 1)
-    z, targets = student.pairs(Batch({"x": x}), None)
-    assert torch.equal(targets[::2], x[::2]) and not torch.isclose(targets[1::2], x[1::2]).any(1).all()
-    assert torch.allclose(z[::2], student.flow.transform(x[::2])[0])
+    student = linear_student(paired=0.25, decoded=0.25)
+    x = images(8, 4, torch.float32).clamp(-1, 1)
+    z, targets, chosen = student.pairs(Batch({"x": x}), None)
+    assert chosen.nonzero()[:, 0].tolist() == [0, 2, 4, 6]
+    assert torch.equal(targets[1::2], x[2::4]) and not torch.isclose(targets[::2], x[::4]).any(1).all()
+    assert torch.allclose(z[1::2], student.flow.transform(x[2::4])[0])
     assert torch.allclose(student.flow.transform.inverse(z).clamp(-1, 1), targets, atol=1e-5)
 
 

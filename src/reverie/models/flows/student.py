@@ -18,7 +18,7 @@ from reverie.core import registry
 from reverie.core.annotations import Channels, Classes, Count, Fraction, Shape, SubRun, Weight
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Output
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.core.noise import Noise
 from reverie.core.submodel import frozen, submodel
 from reverie.core.verbs import Model
@@ -38,6 +38,7 @@ class LearnedInverse(nn.Module):
         gan: its generator is the student, of z as large as the flow's.
         mse_weight: weight of the squared error of images that the generator should return from their z.
         adversarial_weight: weight of the generator's loss against the discriminator, on new z; 0: none.
+        paired: share of each batch that is encoded to learn from.
         decoded: share of each batch whose z are new, and whose images the flow decodes.
     """
 
@@ -47,11 +48,13 @@ class LearnedInverse(nn.Module):
         gan: GAN,
         mse_weight: float = 10.0,
         adversarial_weight: float = 1.0,
+        paired: float = 0.25,
         decoded: float = 0.0,
     ):
         super().__init__()
         self.teacher, self.gan = frozen(teacher), gan
-        self.mse_weight, self.adversarial_weight, self.decoded = mse_weight, adversarial_weight, decoded
+        self.mse_weight, self.adversarial_weight = mse_weight, adversarial_weight
+        self.paired, self.decoded = paired, decoded
         if not adversarial_weight:
             gan.discriminator.requires_grad_(False)
 
@@ -63,6 +66,11 @@ class LearnedInverse(nn.Module):
     def flow(self) -> NormalizingFlow:
         """The teacher's transform, its noise and its density."""
         return self.teacher.flow if isinstance(self.teacher, TarFlow) else self.teacher
+
+    @property
+    def share(self) -> float:
+        """Of each batch, pairs."""
+        return min(1.0, self.paired + self.decoded)
 
     # Training
 
@@ -84,8 +92,9 @@ class LearnedInverse(nn.Module):
         """Fakes of new z for the discriminator, and the generator's images of z whose images are known."""
         generator = self.gan.generator
         label = generator.random_label(batch.rng, batch.get("label"))
-        z, targets = self.pairs(batch, label)
-        outputs = {"targets": targets, "images": generator(z, label).float()}
+        z, targets, chosen = self.pairs(batch, label)
+        images = generator(z, None if label is None else label[chosen]).float()
+        outputs = {"targets": targets, "images": images}
         if label is not None:
             outputs["label"] = label
         if self.adversarial_weight:
@@ -93,22 +102,25 @@ class LearnedInverse(nn.Module):
         return outputs
 
     @torch.no_grad()
-    def pairs(self, batch: Batch, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """z (B, D) and the images (B, C, H, W) that they stand for.
+    def pairs(self, batch: Batch, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """z (P, D), the images (P, C, H, W) that they stand for, and which rows (B,) of the batch these are.
 
-        z is that of the image with the noise of the flow's training; the image is without it. Of a share ``decoded`` of
-        the rows z is new, and the image what the teacher makes of it.
+        In a share ``paired`` of the rows z is that of the image with the noise of the flow's training; the image is
+        without it. In a share ``decoded`` z is new, and the image what the teacher makes of it.
         """
-        x, rng, flow = batch["x"], batch.rng, self.flow
-        with torch.autocast(x.device.type, enabled=False):
-            noisy, _ = flow.dequantiser(x, label, rng)
-            z, targets = flow.transform(noisy, label)[0], x
-            new = ((batch.row + 1) * self.decoded).floor() > (batch.row * self.decoded).floor()
-            if self.decoded and new.any():
-                z[new] = flow.latent(rng[new])
-                targets = targets.clone()
+        share = self.share
+        chosen = _spread(batch.row, share)
+        new = _spread((batch.row[chosen] * share).ceil(), self.decoded / share) if share else chosen[chosen]
+        x, rng, flow = batch["x"][chosen], batch.rng[chosen], self.flow
+        label = None if label is None else label[chosen]
+        noisy, _ = flow.dequantiser(x, label, rng)
+        z, targets = flow.transform(noisy, label)[0], x
+        if self.decoded and new.any():
+            z[new] = flow.latent(rng[new])
+            targets = targets.clone()
+            with torch.autocast(x.device.type, enabled=False):
                 targets[new] = self.decoded_images(z[new], None if label is None else label[new])
-        return z, targets
+        return z, targets, chosen
 
     def decoded_images(self, z: Tensor, label: Tensor | None) -> Tensor:
         """The teacher's images (B, C, H, W) of z, without the noise of its training."""
@@ -117,7 +129,8 @@ class LearnedInverse(nn.Module):
 
     def g_loss(self, batch: Batch, outputs: Outputs) -> Metrics:
         """mse_weight |G(z) - x|^2 of pairs + adversarial_weight times the loss against D of new z."""
-        mse = F.mse_loss(outputs["images"], outputs["targets"])
+        error = F.mse_loss(outputs["images"], outputs["targets"], reduction="none").sum() / batch["x"][0].numel()
+        mse = error / max(batch.rows * self.share, 1.0)  # by no part's own number of pairs, so that parts add up
         if not self.adversarial_weight:
             return {"loss": self.mse_weight * mse, "mse": mse}
         metrics = self.gan.g_loss(batch, outputs)
@@ -157,6 +170,7 @@ def learned_inverse(
     depth: Count = 1,
     mse_weight: Weight = 10.0,
     adversarial_weight: Weight = 1.0,
+    paired: Fraction = 0.25,
     decoded: Fraction = 0.0,
     loss: LossName = "r3",
 ) -> LearnedInverse:
@@ -171,20 +185,23 @@ def learned_inverse(
         depth: residual blocks a level.
         mse_weight: weight of the squared error of images that the network should return from the flow's z.
         adversarial_weight: weight of the loss against a discriminator, which keeps the images sharp; 0: none.
-        decoded: share of each batch whose z are new, and whose images the flow decodes; the others are images of the
-            data, which the flow encodes in one pass.
+        paired: share of each batch that the flow encodes, in one pass, to learn from; all of it is for the
+            discriminator.
+        decoded: share of each batch whose z are new, and whose images the flow decodes, also to learn from.
         loss: of generator and discriminator, as of a GAN.
     """
     size = sides(shape)
     model: Any = submodel(teacher, "teacher", Output("image", size, channels), "reverie distill RUN", _lack)
     if model.classes not in (0, classes):
         raise UsageError(f"The teacher knows {model.classes} classes, and these images have {classes}: take its data.")
+    if mse_weight and not paired + decoded:
+        raise UsageError(f"{argument('paired')} and {argument('decoded')} cannot both be 0: there would be no pairs.")
     if mse_weight == adversarial_weight == 0:
         raise UsageError("mse_weight and adversarial_weight cannot both be 0: nothing would be learned.")
     flow = model.flow if isinstance(model, TarFlow) else model
     networks = Networks(latent=flow.dimensions, width=width, conditional="label" if model.classes else "none")
     gan = r3gan(shape, channels, classes, depth, networks, Adversarial(loss, penalty_every=4))
-    return LearnedInverse(model, gan, mse_weight, adversarial_weight, decoded)
+    return LearnedInverse(model, gan, mse_weight, adversarial_weight, paired, decoded)
 
 
 def _lack(teacher: Model) -> str:
@@ -192,3 +209,8 @@ def _lack(teacher: Model) -> str:
         return ""
     able = registry.where(lambda entry: issubclass(entry.kind(), NormalizingFlow | TarFlow))
     return f"no exact z of dequantised images. Take one of: {', '.join(able)}."
+
+
+def _spread(row: Tensor, share: float) -> Tensor:
+    """(B,) to bool (B,): a share of the rows, evenly spread."""
+    return ((row + 1) * share).ceil() > (row * share).ceil()
