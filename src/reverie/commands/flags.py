@@ -15,9 +15,9 @@ from docstring_parser import parse as parse_docstring
 from reverie.commands.shared import parse
 from reverie.core import registry
 from reverie.core.annotations import SubRun, mark_of
-from reverie.core.errors import UsageError, argument, suggest
+from reverie.core.errors import UsageError
 from reverie.core.files import is_file
-from reverie.core.options import EMPTY, Parameters, check_names, has_flag, listed, option_groups, some, type_of
+from reverie.core.options import EMPTY, Parameters, check_names, has_flag, listed, option_groups, type_of
 from reverie.core.precision import pick_device
 from reverie.recipes import recipe_for
 from reverie.training.options import Options
@@ -171,7 +171,7 @@ def run_flags(general: type[General], verb: str, arguments: list[str], doc: str)
     parsed: Any
     parsed, unknown = parse(flags, arguments, verb, config=config, return_unknown_args=True)
     if odd := [item for item in unknown if item.startswith("-")]:
-        _refuse(odd[0], name, [*vars(parsed.general), *options], options)
+        raise registry.no_option(name, _name(odd[0]), options, vars(parsed.general))
     if unknown:
         raise UsageError(f"{listed(unknown)}: too much. See reverie {verb} --help.")
     return parsed.general, vars(getattr(parsed, kind.__name__))
@@ -212,11 +212,6 @@ def _of_run(run: str) -> tuple[str, Parameters, dict[str, str]]:
     return info["model"]["name"], options, _documentation(*_documents(entry.kind(), "sample", "stream", "translate"))
 
 
-def _refuse(flag: str, model: str, names: list[str], options: Parameters) -> None:
-    """The UsageError for a flag that a run's model does not have."""
-    name = flag.lstrip("-").partition("=")[0].replace("-", "_")
-    others = registry.with_option(name)
-    where = f" These models have it: {some(others)}." if others else ""
-    has = f"It has: {listed(map(argument, options))}." if options else "It has none of its own."
-    close = suggest(argument(name), [argument(other) for other in names])
-    raise UsageError(f"{model} has no option {argument(name)} when it samples.{close} {has}{where}")
+def _name(flag: str) -> str:
+    """The name of the option that a word of the command line sets: "--top-k=5" sets top_k."""
+    return flag.lstrip("-").partition("=")[0].replace("-", "_")

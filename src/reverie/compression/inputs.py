@@ -46,7 +46,7 @@ def open_images(model: Model, images: Any) -> list[np.ndarray]:
 
 def _open(model: Model, image: Any) -> np.ndarray:
     if isinstance(image, Image.Image | np.ndarray):
-        return open_image(np.asarray(image) if isinstance(image, np.ndarray) else image)
+        return open_image(image)
     if not isinstance(image, str | Path):
         raise UsageError(f"{type(image).__name__} is no image. Possible: {_KINDS}.")
     check_reference(image)

@@ -15,7 +15,7 @@ import inspect
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +35,7 @@ from reverie.core.options import (
     method_parameters,
     model_class,
     sampling_options,
+    some,
     system_parameters,
 )
 from reverie.core.verbs import verbs_of
@@ -176,6 +177,21 @@ def with_verb(verb: str) -> list[str]:
 def with_option(name: str) -> list[str]:
     """The models with this sampling or translation option."""
     return where(lambda entry: name in entry.sampling)
+
+
+def no_option(owner: str, name: str, options: Iterable[str], general: Iterable[str] = ()) -> UsageError:
+    """What to raise for an option that the model ``owner`` does not have when it samples.
+
+    Args:
+        options: that it has.
+        general: those of the verb, which may be meant, too.
+    """
+    flags = [argument(option) for option in options]
+    has = f"It has: {listed(flags)}." if flags else "It has none of its own."
+    others = with_option(name)
+    elsewhere = f" These models have it: {some(others)}." if others else ""
+    close = suggest(argument(name), [*map(argument, general), *flags])
+    return UsageError(f"{owner} has no option {argument(name)} when it samples.{close} {has}{elsewhere}")
 
 
 def entry(name: str) -> Entry:

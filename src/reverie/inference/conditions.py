@@ -15,7 +15,7 @@ from reverie.core import registry
 from reverie.core.annotations import SubRun, mark_of
 from reverie.core.card import card_of, info_of, name_of
 from reverie.core.errors import UsageError, argument, suggest
-from reverie.core.options import EMPTY, checked, listed, sampling_options, some
+from reverie.core.options import EMPTY, checked, listed, sampling_options
 from reverie.core.values import check_finite, check_seeds, integer, plain
 from reverie.core.verbs import Model, verbs_of
 from reverie.inference.load import load
@@ -128,7 +128,7 @@ def complete(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     parameters, owner, complete_ = sampling_options(model), name_of(model), dict[str, Any]()
     for name, value in options.items():
         if name not in parameters:
-            raise _no_option(owner, name, list(parameters))
+            raise registry.no_option(owner, name, parameters)
         value = plain(value.value if isinstance(value, Unsliced) else value)
         if value is not None:
             complete_[name] = _bound(model, name, parameters[name], value)
@@ -141,16 +141,6 @@ def guides_in(options: dict[str, Any]) -> list[Model]:
     """The models among complete options."""
     values = [value.value for value in options.values() if isinstance(value, Unsliced)]
     return [value for value in values if isinstance(value, nn.Module)]
-
-
-def _no_option(owner: str, name: str, known_names: list[str]) -> UsageError:
-    flags = [argument(known_name) for known_name in known_names]
-    has = f"It has: {listed(flags)}." if flags else "It has none."
-    others = registry.with_option(name)
-    where = f" These models have it: {some(others)}." if others else ""
-    return UsageError(
-        f"{owner} has no option {argument(name)!r} when it samples.{suggest(argument(name), flags)} {has}{where}"
-    )
 
 
 def _bound(model: Model, name: str, parameter: inspect.Parameter, value: Any) -> Any:
