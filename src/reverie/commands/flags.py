@@ -27,12 +27,10 @@ General = TypeVar("General")
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """Which data, and where the run goes.
+class Opening:
+    """How data is opened: arguments of ``open_data``.
 
     Attributes:
-        data: a folder, fashion, emoji, mnist, binary-mnist, fashion-mnist, cifar10, stacked-mnist, photos,
-            FILE.npz, SHARD.tar or hf:owner/name; none for a model that learns from no data.
         size: side of square images in pixels, or HEIGHTxWIDTH such as 48x64; by default their own where they agree and
             are square, else 64.
         fit: crop fills the size and keeps the centre of an image of another shape, pad keeps all of it.
@@ -42,11 +40,10 @@ class Request:
         medium: what the rows of an .npz are, where their shape does not tell it.
         low: value of an .npz that maps to -1 in the model, where the values are in no usual range.
         high: value that maps to 1.
-        out: run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
-        json: end with one line of JSON.
+        layout: how to read a folder or zip, where the report of reverie data names a wrong one: stylegan, unpaired,
+            pairs, names, side-by-side, classes or images.
     """
 
-    data: str = "fashion"
     size: str | None = None
     fit: Literal["crop", "pad"] = "crop"
     background: str = "white"
@@ -55,6 +52,25 @@ class Request:
     medium: Literal["image", "video", "volume", "sequence"] | None = None
     low: float | None = None
     high: float | None = None
+    layout: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The arguments that are not the default."""
+        return {name: value for name, value in vars(self).items() if value != getattr(type(self), name)}
+
+
+@dataclasses.dataclass
+class Request(Opening):
+    """Which data, and where the run goes.
+
+    Attributes:
+        data: a folder or zip, fashion, emoji, mnist, binary-mnist, fashion-mnist, cifar10, stacked-mnist, photos,
+            FILE.npz, SHARD.tar or hf:owner/name; none for a model that learns from no data.
+        out: run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
+        json: end with one line of JSON.
+    """
+
+    data: str = "fashion"
     out: str | None = None
     json: bool = False
 

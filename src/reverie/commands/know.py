@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from reverie.commands.flags import Opening
 from reverie.commands.shared import RunName, bar, dump, note, out, table
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import quoted
@@ -75,32 +76,19 @@ def doctor(run: RunName, /, json: bool = False) -> None:
 def data(
     source: Positional[Annotated[str | None, arg(metavar="[SOURCE]")]] = None,
     /,
-    size: str | None = None,
-    fit: Literal["crop", "pad"] = "crop",
-    background: str = "white",
-    held_out: float = 0.1,
-    channels: int | None = None,
-    medium: Literal["image", "video", "volume", "sequence"] | None = None,
-    low: float | None = None,
-    high: float | None = None,
+    opening: OmitArgPrefixes[Opening] = Opening(),
+    explain: bool = False,
     json: bool = False,
 ) -> None:
     """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
 
     Args:
-        source: a folder, fashion, emoji, mnist, binary-mnist, fashion-mnist, cifar10, stacked-mnist, photos,
+        source: a folder or zip, fashion, emoji, mnist, binary-mnist, fashion-mnist, cifar10, stacked-mnist, photos,
             FILE.npz, SHARD.tar or hf:owner/name.
-        size: side of square images in pixels, or HEIGHTxWIDTH such as 48x64; by default their own where they agree and
-            are square, else 64.
-        fit: crop fills the size and keeps the centre of an image of another shape, pad keeps all of it.
-        background: colour behind transparent pixels and in the padding: a name, "#ff8800" or 10,20,30.
-        held_out: share of the data to hold out, where it has no split of its own.
-        channels: 1 (grey) or 3 (RGB); by default 1 where every image is grey.
-        medium: what the rows of an .npz are, where their shape does not tell it.
-        low: value of an .npz that maps to -1 in a model, where the values are in no usual range.
-        high: value that maps to 1.
+        explain: say of every layout why it fits or not, and read nothing.
         json: print the report as JSON.
     """
+    from reverie.data import explain as explain_layouts
     from reverie.data import open_data
     from reverie.data.intake import TooFew
 
@@ -109,16 +97,25 @@ def data(
 
         out(f"SOURCE is {POSSIBLE}.", "Next: reverie data emoji")
         return
+    if explain:
+        answers = explain_layouts(source)
+        if json:
+            dump([dict(zip(("layout", "fits", "why"), row, strict=True)) for row in answers])
+        else:
+            table(("layout", "fits", "why"), answers)
+            out(f"Next: reverie data {quoted(source)} --layout NAME")
+        return
     try:
         with bar(True) as progress:
-            dataset = open_data(source, size, channels, fit, background, held_out, medium, progress, low=low, high=high)
+            dataset = open_data(source, progress=progress, **vars(opening))
     except TooFew as error:
         if json:  # the report is what was asked for, however little there is to train on
             dump(
                 {
                     "source": source,
+                    "read_as": error.report.read_as,
                     "usable": error.report.usable,
-                    "medium": medium or "image",
+                    "medium": opening.medium or "image",
                     "shape": [],
                     "channels": 0,
                     "classes": [],
@@ -139,6 +136,8 @@ def data(
     named = (
         f" ({', '.join(dataset.classes[:12])}{' ...' if len(dataset.classes) > 12 else ''})" if dataset.classes else ""
     )
+    if dataset.report.read_as:
+        out(f"read as: {dataset.report.read_as}")
     out(
         f"{dataset.source}: {summary['usable']} usable {dataset.spec.medium}s of {dataset.spec}, "
         f"{summary['train']} to train on, {summary['held_out']} held out"
@@ -149,11 +148,9 @@ def data(
     for kind, count in dataset.report.counts().items():
         first = next(p for p in dataset.report.problems if p.kind == kind)
         out(f"  {count:6} {kind}: {first.action} (first: {first.file})")
-    opened = {"size": size, "fit": fit, "background": background, "held_out": held_out, "channels": channels}
-    opened |= {"medium": medium, "low": low, "high": high}
     if dataset.spec.medium == "image":
         out(_which_model(dataset))
-    out(f"fingerprint {dataset.fingerprint[:16]}. {_next(dataset, source, opened)}")
+    out(f"fingerprint {dataset.fingerprint[:16]}. {_next(dataset, source, opening)}")
 
 
 def _which_model(dataset: Dataset) -> str:
@@ -165,26 +162,21 @@ def _which_model(dataset: Dataset) -> str:
     return f"which model: vae for a first look (3 minutes), {best} for good samples{pairs}{exact}; see docs/choosing.md"
 
 
-def _next(dataset: Dataset, source: str, opened: dict[str, Any]) -> str:
-    """The command that trains on a data set, opened with the same options; or what it lacks.
-
-    Args:
-        opened: options of ``data`` and ``train``, given or default.
-    """
+def _next(dataset: Dataset, source: str, opening: Opening) -> str:
+    """The command that trains on a data set, opened with the same options; or what it lacks."""
     import torch
 
-    from reverie.commands.flags import Request
     from reverie.core.registry import build
 
-    flags = {name: value for name, value in opened.items() if value != getattr(Request(), name)}
-    words = {"data": quoted(source)} | {k: quoted(v) if isinstance(v, str) else v for k, v in flags.items()}
+    flags = {name: quoted(value) if isinstance(value, str) else value for name, value in opening.given().items()}
+    words = {"data": quoted(source)} | flags
     rest = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in words.items())
     if dataset.spec.medium in ("video", "volume"):
         return (
             f"No built-in model learns from {dataset.spec.medium}s: write one (docs/extending.md). "
             f"Next: reverie train package.module:Model {rest}"
         )
-    model = "pix2pix" if "source" in dataset.train else "vae"
+    model = "pix2pix" if "source" in dataset.train else "cyclegan" if dataset.classes == ["A", "B"] else "vae"
     model = "recurrent-autoencoder" if dataset.spec.medium == "sequence" else model
     try:
         with torch.device("meta"):  # asks whether the size fits, and allocates nothing

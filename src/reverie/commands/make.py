@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from reverie.commands.shared import RunName, bar, dump, out
@@ -13,7 +14,7 @@ def train(arguments: list[str]) -> None:
     """Train a model into a run directory: weights, sample grids, loss curves, latent map, scores."""
     named = bool(arguments) and not arguments[0].startswith("-")
     model, rest = (arguments[0], arguments[1:]) if named else ("vae", arguments)
-    from reverie.commands.flags import train_flags
+    from reverie.commands.flags import Opening, train_flags
     from reverie.core.registry import accept
 
     model = accept(model)
@@ -30,8 +31,7 @@ def train(arguments: list[str]) -> None:
     leader = rank() == 0
     with bar(leader) as progress:
         data = None if request.data == "none" else request.data
-        names = ("size", "fit", "background", "held_out", "channels", "medium", "low", "high")
-        opened = {name: getattr(request, name) for name in names}
+        opened = {field.name: getattr(request, field.name) for field in fields(Opening)}
         run = start(model, data, **opened, out=request.out, progress=progress, **options)
     if leader:
         end_of(run, request.json)

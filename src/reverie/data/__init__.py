@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from reverie.data.provenance import open_like, reopen
-from reverie.data.sources import image_files, load_image, open_data, originals
+from reverie.data.sources import explain, image_files, load_image, open_data, originals
 from reverie.data.types import Dataset, Problem, Report, Split
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Problem",
     "Report",
     "Split",
+    "explain",
     "image_files",
     "load_image",
     "open_data",

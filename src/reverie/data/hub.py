@@ -32,7 +32,7 @@ def list_hub(name: str) -> Listing:
         ) from None
     splits: dict[str, Any] = dict(loaded) if hasattr(loaded, "keys") else {"train": loaded}
     both = "train" in splits and any(name in HELD_OUT_NAMES for name in splits)
-    listing = Listing([])
+    listing = Listing([], read_as=f"a set of the hub, splits {', '.join(splits)}")
     for split in sorted(splits, key=lambda split: split == "train"):  # held-out first: a copy is dropped from training
         if both and split != "train" and split not in HELD_OUT_NAMES:
             listing.problems.append(Problem(split, "outside-splits", "skipped: neither training nor test"))

@@ -131,7 +131,7 @@ class Memory:
             return error
 
     def _inspect(self, file: File) -> tuple[str, tuple[int, int]]:
-        key = f"{file.path}\0{file.offset}"
+        key = f"{file.path}\0{file.offset}" + f"\0{file.half}" * bool(file.half)
         entry = self.old.get(key)
         if not (isinstance(entry, list) and len(entry) == 5 and entry[:2] == [file.size, file.mtime_ns]):
             entry = [file.size, file.mtime_ns, *_inspect(file)]
@@ -156,9 +156,9 @@ def _inspect(file: File) -> list[Any]:
     except Exception as error:  # a reader may be another library's
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return ["", "unreadable", f"skipped: cannot be read ({reason})"]
-    sha = hashlib.sha256(data).hexdigest()
+    sha = hashlib.sha256(data + file.half.encode()).hexdigest()
     try:
-        return [sha, *decode.inspect(data)]
+        return [sha, *decode.inspect(data, file.half)]
     except decode.Unusable as error:
         return [sha, error.kind, error.action]
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -15,26 +19,64 @@ HELD_OUT_NAMES = ("test", "val", "valid", "validation", "held_out", "held-out")
 
 
 @dataclass(frozen=True, slots=True)
+class Packing:
+    """How a zip holds a member.
+
+    Attributes:
+        size: bytes in the zip.
+        crc: CRC-32 of the unpacked bytes.
+        deflated: or stored.
+    """
+
+    size: int
+    crc: int
+    deflated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class File:
-    """Encoded bytes: a file, a part of one (a tar member), or the result of ``reader``.
+    """Encoded bytes: a file, a part of one (a member of a tar or zip), or the result of ``reader``.
 
     ``path``, ``offset``, and ``size`` and ``mtime_ns`` as listed identify it in the cache.
+
+    Attributes:
+        offset: of the bytes in the file; of a zip's member, of its header; -1: the complete file.
+        half: "left" or "right" half of the image in it, "" for all of it.
     """
 
     path: str
     size: int = 0
     mtime_ns: int = 0
-    offset: int = -1  # -1: the complete file
+    offset: int = -1
     reader: Callable[[], bytes] | None = None
+    packing: Packing | None = None
+    half: str = ""
 
     def read(self) -> bytes:
+        """All bytes. Raises OSError, or what the reader raises."""
         if self.reader is not None:
             return self.reader()
         with Path(self.path).open("rb") as handle:
             if self.offset < 0:
                 return handle.read()
             handle.seek(self.offset)
-            return handle.read(self.size)
+            return handle.read(self.size) if self.packing is None else _unpack(handle, self.size, self.packing)
+
+
+def _unpack(handle: BinaryIO, size: int, packing: Packing) -> bytes:
+    """A zip's member, at its local header. Raises OSError if it is damaged."""
+    header = handle.read(30)
+    if len(header) < 30 or header[:4] != b"PK\3\4":
+        raise OSError("its place in the zip holds something else")
+    handle.seek(sum(struct.unpack("<HH", header[26:])), os.SEEK_CUR)  # behind its name and extra field
+    data = handle.read(packing.size)
+    try:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1) if packing.deflated else data
+    except zlib.error as error:
+        raise OSError(f"damaged in the zip: {error}") from None
+    if len(data) != size or zlib.crc32(data) != packing.crc:
+        raise OSError("damaged in the zip: its checksum differs")
+    return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +107,7 @@ class Listing:
     items: list[Item]
     problems: list[Problem] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
+    read_as: str = ""  # the layout in words, for the report
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:

@@ -14,6 +14,7 @@ from reverie.media.spec import is_range
 
 Background = str | Sequence[int]  # "white", "#ff8800", "10,20,30" or (10, 20, 30)
 WHITE = (255, 255, 255)
+CHOICES = ("layout",)  # arguments of ``open_data`` that ``train`` passes on
 DEFAULT_SIZE = 64  # if the images' sizes differ, are not square, or exceed MAX_OWN_SIZE
 MAX_OWN_SIZE = 256
 
@@ -31,6 +32,7 @@ class OpenOptions:
     low: float | None = None
     high: float | None = None
     copies: bool = False
+    layout: str | None = None
 
     def image_shape(self, common: tuple[int, int] | None) -> tuple[int, int]:
         """(height, width) of images: as requested, else their ``common`` size if it is square and small.
@@ -48,7 +50,7 @@ class OpenOptions:
     def opened(self) -> dict[str, Any]:
         """These options for the provenance; ``requested`` has those that the result does not determine."""
         requested = {"size": self.size and list(self.size), "channels": self.channels, "low": self.low}
-        requested |= {"high": self.high}
+        requested |= {"high": self.high, "layout": self.layout}
         return {
             "fit": self.fit,
             "background": list(self.background),
@@ -67,6 +69,7 @@ def open_options(
     low: float | None = None,
     high: float | None = None,
     copies: bool = False,
+    layout: str | None = None,
 ) -> OpenOptions:
     """Parse and check.
 
@@ -88,7 +91,7 @@ def open_options(
     extents = parse_size(size)
     colour = parse_background(background)
     low, high, channels = _plain(low), _plain(high), channels and int(channels)
-    return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies)
+    return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, layout)
 
 
 def _plain(number: float | None) -> float | None:

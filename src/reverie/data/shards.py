@@ -10,8 +10,8 @@ from typing import Any
 
 from reverie.core.errors import UsageError
 from reverie.core.terminal import printable
-from reverie.data.folder import ignored, suffix
 from reverie.data.items import File, Item, Listing
+from reverie.data.tree import ignored, suffix
 from reverie.data.types import Problem
 from reverie.media.decode import SUFFIXES
 
@@ -34,7 +34,7 @@ def expand(pattern: str) -> list[Path]:
 
 def list_shards(shards: list[Path]) -> Listing:
     """All images of the shards. A missing or truncated shard is reported; its readable images are used."""
-    listing = Listing([])
+    listing = Listing([], read_as=f"WebDataset, {len(shards):,} shard{'s' * (len(shards) != 1)}")
     for shard in shards:
         _list_shard(shard, listing)
     return listing

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from reverie.core.cache import Progress, check_progress
-from reverie.core.errors import ReverieError, UsageError, suggest
+from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
 from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.options import WHITE, Background, OpenOptions, open_options, parse_background
@@ -34,7 +34,8 @@ PUBLIC_NAMES = (
 )
 POSSIBLE = (
     f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
-    "a folder of images, an .npz file, or WebDataset shards (x.tar, a folder of them, x-{000..003}.tar)"
+    "a folder of images or a .zip of one, an .npz file, or WebDataset shards (x.tar, a folder of them, "
+    "x-{000..003}.tar)"
 )
 
 IN_MEMORY: WeakValueDictionary[str, Dataset] = WeakValueDictionary()  # fingerprint -> data from Python, while in use
@@ -54,6 +55,7 @@ def open_data(
     texts: Sequence[str] | None = None,
     low: float | None = None,
     high: float | None = None,
+    layout: str | None = None,
 ) -> Dataset:
     """Data for training, in two splits without common samples.
 
@@ -75,13 +77,16 @@ def open_data(
         copies: keep exact copies, such as those among generated images to evaluate.
         labels, texts: (N,), for objects: numbers or names of classes, captions.
         low, high: values of arrays that map to -1 and 1 in a model, if they are in no usual range.
+        layout: of a folder or zip, a name of ``data.layouts.LAYOUTS``; None: recognised, and named in the report.
 
     Raises:
         UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
         ReverieError: too few images (``TooFew``, with ``report``), or a source or the cache folder fails.
     """
     check_progress(progress)
-    options = open_options(size, channels, fit, background, held_out, medium, low, high, copies)
+    options = open_options(size, channels, fit, background, held_out, medium, low, high, copies, layout)
+    if layout is not None:
+        _check_layout(source, layout)
     if not isinstance(source, str | os.PathLike):
         from reverie.data.arrays import dataset
         from reverie.data.memory import name_of, read_object
@@ -111,6 +116,16 @@ def open_data(
     return _from_files(text, name, part, options, opened, progress)
 
 
+def _check_layout(source: Any, layout: str) -> None:
+    """Raise UsageError for an unknown layout, or one of a source that has none."""
+    from reverie.data.layouts import check_layout
+
+    check_layout(layout)
+    path = Path(_split_name(os.fspath(source))[0]).expanduser() if isinstance(source, str | os.PathLike) else None
+    if path is None or not (exists(path) and (path.is_dir() or path.suffix.lower() == ".zip")):
+        raise UsageError(f"{argument('layout')} is for folders and zips of images.")
+
+
 def _named_arrays(name: str, options: OpenOptions, progress: Progress | None) -> Any:
     if name not in BUNDLED_NAMES and name not in PUBLIC_NAMES:
         from reverie.data.npz import load_npz
@@ -130,7 +145,7 @@ def _from_files(
     text: str, name: str, part: str | None, options: OpenOptions, opened: dict[str, Any], progress: Progress | None
 ) -> Dataset:
     """Folders, shards and hub sets: decode files into the store."""
-    listing = _listing(name)
+    listing = _listing(name, options.layout)
     _only_images(name, options)
     from reverie.data import intake, store
     from reverie.data.plan import make_plan
@@ -144,7 +159,7 @@ def _from_files(
     common = next(iter(sizes)) if len(sizes) == 1 else None
     form = decode.Form(options.image_shape(common), options.channels or 3, options.fit, options.background)
     plan = make_plan(seen, form, options.channels is None, options.held_out, listing.attributes)
-    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress)
+    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, listing.read_as)
 
 
 def _only_images(name: str, options: OpenOptions) -> None:
@@ -169,7 +184,8 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
         rows = _named_arrays(name, open_options(), None).rows
         index = {row: number for number, row in enumerate(rows.names)}
         return [rows["x"][index[row]] for row in split.names]
-    files = {item.name: item.file for item in _listing(name).items}
+    listing = _listing(name, data.opened.get("requested", {}).get("layout"))
+    files = {item.name: item.file for item in listing.items}
     try:
         return [files[row].read() for row in split.names]
     except (KeyError, OSError) as error:
@@ -248,7 +264,24 @@ def _is_npz(source: str) -> bool:
     return source.lower().endswith(".npz") and _exists(source) and Path(source).is_file()
 
 
-def _listing(source: str) -> Listing:
+def explain(source: str | os.PathLike[str]) -> list[tuple[str, str, str]]:
+    """Of every layout: its name, whether a folder or zip fits it ("yes", "no", "ask", "on request" ...), and why.
+
+    Raises:
+        UsageError: neither a folder nor a zip.
+        ReverieError: a damaged zip.
+    """
+    from reverie.data import layouts, tree
+
+    path = Path(source).expanduser()
+    if exists(path) and path.is_dir():
+        return layouts.explain(tree.of_folder(path))
+    if is_file(path) and path.suffix.lower() == ".zip":
+        return layouts.explain(tree.of_zip(path))
+    raise UsageError(f"{path} is no folder and no zip; other sources have no layouts.")
+
+
+def _listing(source: str, layout: str | None = None) -> Listing:
     if source.startswith("hf:"):
         from reverie.data.hub import list_hub
 
@@ -256,18 +289,22 @@ def _listing(source: str) -> Listing:
         if not 1 <= len(name.split("/")) <= 2 or not all(name.split("/")):
             raise UsageError(f"{source} is no set on the hub; the form is hf:owner/name.")
         return list_hub(name)
-    from reverie.data import folder, shards
+    from reverie.data import shards, tree
+    from reverie.data.layouts import list_tree
 
     path = Path(source)
     try:
         if path.is_dir():
-            listing = folder.list_folder(path)
-            tars = [] if listing.items else sorted(path.glob("*.tar"))
-            if tars:
-                others = [problem for problem in listing.problems if problem.file != "*.tar"]
-                listing = shards.list_shards(tars)
-                listing.problems += others
+            files = tree.of_folder(path)
+            tars = [] if files.images else sorted(path.glob("*.tar"))
+            if not tars:
+                return list_tree(files, layout)
+            others = [name for name in files.files if tree.suffix(name) != ".tar"]
+            listing = shards.list_shards(tars)
+            listing.problems += files.problems + tree.ignored(others)
             return listing
+        if source.lower().endswith(".zip") and path.is_file():
+            return list_tree(tree.of_zip(path), layout)
         if source.lower().endswith(".tar"):
             paths = shards.expand(source)
             if any(shard.exists() for shard in paths):

@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,13 @@ def open_or_build(
     opened: dict[str, Any],
     part: str | None = None,
     progress: home.Progress | None = None,
+    read_as: str = "",
 ) -> Dataset:
     """The data set of a plan, from its store; builds the store if there is no complete one.
 
-    ``opened`` goes into the provenance. A second process that needs the same store waits for the first. ``part``
-    ("train", "held_out") takes only that split, and splits it again. Raises TooFew, and ReverieError if the cache
-    folder cannot be written.
+    ``opened`` goes into the provenance, ``read_as`` into the report. A second process that needs the same store waits
+    for the first. ``part`` ("train", "held_out") takes only that split, and splits it again. Raises TooFew, and
+    ReverieError if the cache folder cannot be written.
     """
     final = home.home() / "stores" / plan.key()
     meta = _complete_meta(final)
@@ -70,7 +72,7 @@ def open_or_build(
             raise home.cannot_write(
                 error, "the image store", "Finished chunks are kept, and the next call resumes there. "
             ) from error
-    return _open(source, final, meta, problems, opened, part, plan.held_out)
+    return _open(source, final, meta, Report(0, problems, read_as), opened, part, plan.held_out)
 
 
 def _complete_meta(folder: Path) -> dict[str, Any] | None:
@@ -115,7 +117,7 @@ def _open(
     source: str,
     folder: Path,
     meta: dict[str, Any],
-    problems: list[Problem],
+    report: Report,
     opened: dict[str, Any],
     part: str | None,
     held_out: float,
@@ -154,7 +156,9 @@ def _open(
         train=rows.take(train),
         held_out=rows.take(test),
         fingerprint=digest,
-        report=Report(usable, problems + [Problem(*problem) for problem in meta["problems"]]),
+        report=replace(
+            report, usable=usable, problems=report.problems + [Problem(*problem) for problem in meta["problems"]]
+        ),
         attributes=attributes,
         opened=opened,
     )
@@ -299,7 +303,7 @@ def _decode_row(row: Seen, form: decode.Form, paired: bool) -> tuple[dict[str, A
                 data = file.read()
             except Exception as error:  # deleted or forbidden since it was listed
                 raise decode.Unusable("unreadable", f"skipped: cannot be read ({error})") from None
-            array, new = decode.decode(data, form, Path(file.path).suffix if file.offset < 0 else "")
+            array, new = decode.decode(data, form, Path(file.path).suffix if file.offset < 0 else "", file.half)
             arrays.append(array)
             notes += new if name == "images" else [(kind, action + _OF_SOURCE) for kind, action in new]
             record["grey"][name] = bool((array == array[..., :1]).all())

@@ -88,10 +88,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of intake: ``problems`` lists every file that was skipped, converted or ignored."""
+    """The result of intake.
+
+    Attributes:
+        usable: number of samples.
+        problems: every file that was skipped, converted or ignored.
+        read_as: the layout in words; "" for arrays and other sources that have none.
+    """
 
     usable: int
     problems: list[Problem] = field(default_factory=list)
+    read_as: str = ""
 
     def counts(self) -> dict[str, int]:
         """Kind of problem -> number of files, most frequent first."""
@@ -154,6 +161,7 @@ class Dataset:
         both = (self.train, self.held_out)
         return {
             "source": self.source,
+            "read_as": self.report.read_as,
             "usable": len(self.train) + len(self.held_out),
             "medium": self.spec.medium,
             "shape": list(self.spec.shape),

@@ -85,11 +85,12 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def inspect(data: bytes) -> tuple[int, int]:
-    """(width, height) of an encoded image from its header alone. Raises Unusable."""
+def inspect(data: bytes, half: str = "") -> tuple[int, int]:
+    """(width, height) of an encoded image, or of its ``half``, from its header alone. Raises Unusable."""
     if not data:
         raise Unusable("zero-byte", "skipped: the file is empty")
-    return _open(data).size
+    width, height = _open(data).size
+    return (width // 2 if half else width, height)
 
 
 def upright_size(image: Image.Image | bytes) -> tuple[int, int]:
@@ -111,11 +112,12 @@ def warn_of_fit(size: tuple[int, int], form: Form) -> None:
         )
 
 
-def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[Note]]:
+def decode(data: bytes, form: Form, suffix: str = "", half: str = "") -> tuple[np.ndarray, list[Note]]:
     """Decode, turn upright, composite, scale to 8 bits and fit.
 
     Args:
         suffix: the file's extension, to detect another format's extension; "" for no check.
+        half: "left" or "right", of an image that is two side by side.
 
     Returns:
         uint8 (H, W, channels), and the conversions. Raises Unusable.
@@ -137,6 +139,10 @@ def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[
         if turn is not None:
             image = image.transpose(turn)
             notes.append(("exif-rotation", "converted: turned upright as its EXIF orientation says"))
+        if half:
+            middle = image.width // 2
+            left = 0 if half == "left" else image.width - middle
+            image = image.crop((left, 0, left + middle, image.height))
         _odd_shape(image.size, form, notes)
         if image.mode == "L" and form.channels == 3:
             notes.append(("grey", "converted: grey to RGB"))

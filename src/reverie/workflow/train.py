@@ -16,14 +16,14 @@ from torch import nn
 from reverie.core import distributed, registry
 from reverie.core.cache import check_progress
 from reverie.core.card import card_of, config_of
-from reverie.core.errors import ReverieError, argument, of_argument
+from reverie.core.errors import ReverieError, UsageError, argument, of_argument
 from reverie.core.files import quoted, write_json
 from reverie.core.precision import keep_memory, pick_device, repeatable
 from reverie.core.state import weights_hash
 from reverie.core.verbs import verbs_of
 from reverie.data import Dataset, open_data
 from reverie.data.memory import name_of
-from reverie.data.options import WHITE, Background
+from reverie.data.options import CHOICES, WHITE, Background
 from reverie.inference.conditions import vocabulary
 from reverie.media import Size, parse_size
 from reverie.recipes import recipe_for
@@ -68,7 +68,8 @@ def train(
         quiet: print nothing.
         progress: called while data is read, (done, total, description).
         callbacks: additional callbacks, see ``reverie.callbacks``.
-        options: of the model, of its stages, and fields of ``Options``; by default the recipe's values.
+        options: of the model, of its stages, and fields of ``Options``; by default the recipe's values. Also the other
+            arguments of ``open_data``: ``layout`` ...
     Raises:
         UsageError: an unknown name or an invalid value.
         ReverieError: unusable data, a disk error, or diverged training; the message states what was kept.
@@ -81,6 +82,9 @@ def train(
     source = _source(data)
     recipe = recipe_for(name, source, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs: dict[str, Any] = {}
+    chosen_data = {option: options.pop(option) for option in CHOICES if option in options}
+    if isinstance(data, Dataset) and any(value is not None for value in chosen_data.values()):
+        raise UsageError(f"The data set is open already: {', '.join(chosen_data)} are arguments of open_data.")
     if module is None:
         kwargs, stage_options, training = sort_options(name, options)
         kwargs = parts.named(name, recipe.get("model", {}) | kwargs)  # before the data is prepared
@@ -96,7 +100,8 @@ def train(
         distributed.rows(chosen.batch_size)
         if data is not None and not isinstance(data, Dataset):
             with of_argument("data"):
-                data = open_data(data, size, channels, fit, background, held_out, medium, progress, low=low, high=high)
+                own = (size, channels, fit, background, held_out, medium, progress)
+                data = open_data(data, *own, low=low, high=high, **chosen_data)
         elif module is None and data is None:  # else the data decides
             shape = parse_size(size)
             values = {"channels": channels, "shape": shape, "side": shape and shape[0]}

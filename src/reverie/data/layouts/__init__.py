@@ -1,0 +1,74 @@
+"""Layouts of folders and zips: recognised by what they are, named in the report, chosen by ``layout``."""
+
+from __future__ import annotations
+
+from reverie.core.errors import UsageError, argument, suggest
+from reverie.data.captions import Captions
+from reverie.data.items import Listing
+from reverie.data.layouts import folders, pairs, published
+from reverie.data.layouts.base import Layout, Match, described
+from reverie.data.tree import Tree, ignored
+from reverie.data.types import Problem
+from reverie.media.origin import NOTE
+
+LAYOUTS: dict[str, Layout] = {  # in the order in which they are tried; the last one fits every tree
+    layout.name: layout
+    for layout in (
+        published.STYLEGAN,
+        pairs.UNPAIRED,
+        pairs.PAIRS,
+        pairs.NAMES,
+        pairs.SIDE_BY_SIDE,
+        folders.CLASSES,
+        folders.IMAGES,
+    )
+}
+
+
+def check_layout(name: str | None) -> str | None:
+    """The name itself. Raises UsageError for an unknown one."""
+    if name is not None and name not in LAYOUTS:
+        possible = ", ".join(LAYOUTS)
+        raise UsageError(f"{argument('layout')} {name!r} is none of {possible}.{suggest(str(name), list(LAYOUTS))}")
+    return name
+
+
+def explain(tree: Tree) -> list[tuple[str, str, str]]:
+    """(name, "yes", "no", "ask" or "on request", why) of every layout, in the order in which they are tried."""
+    return [(name, match.answer, match.why) for name, match in _matches(tree)]
+
+
+def _matches(tree: Tree) -> list[tuple[str, Match]]:
+    return [(name, layout.match(tree)) for name, layout in LAYOUTS.items()]
+
+
+def list_tree(tree: Tree, wanted: str | None = None) -> Listing:
+    """The items of a tree in the layout ``wanted``, or in the first that fits.
+
+    Raises:
+        UsageError: the layout wanted does not fit, or two fit and only the user can tell which one is meant.
+    """
+    problems = list(tree.problems)
+    if wanted is not None:
+        chosen, match = wanted, LAYOUTS[wanted].match(tree)
+        if match.read is None:
+            raise UsageError(f"{tree.name} cannot be read with {argument('layout', wanted)}: {match.why}.")
+    else:
+        for chosen, match in _matches(tree):
+            if match.answer == "ask":
+                raise UsageError(f"{tree.name}: {match.why}.")
+            if match.answer == "yes":
+                break
+            if match.answer == "on request":
+                hint = f"used as other layouts say: {match.why}; {argument('layout', chosen)} reads it so"
+                problems.append(Problem("*", "layout", hint))
+    assert match.read is not None
+    reading = match.read()
+    captions = Captions(tree.files, problems)
+    used = captions.used(tree.images) | reading.used
+    problems += reading.problems
+    problems += ignored(
+        name for name in tree.files if name not in tree.images and name not in used and not name.endswith(NOTE)
+    )
+    items, attributes = described(reading, captions)
+    return Listing(items, problems, attributes, reading.said)

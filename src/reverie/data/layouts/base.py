@@ -1,0 +1,115 @@
+"""What a layout is, and what several of them share: splits, and words about images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from reverie.core.terminal import printable
+from reverie.data.captions import Captions
+from reverie.data.items import HELD_OUT_NAMES, Item
+from reverie.data.tree import Tree
+from reverie.data.types import Problem
+
+TRAIN_NAMES = ("train", "training")
+
+
+@dataclass
+class Reading:
+    """A tree read in one layout.
+
+    Attributes:
+        said: what it was read as, in words for the report.
+        items: path of the image -> its item; of pairs, of the target.
+        used: other files that were read.
+        problems: files that were not used, and why.
+        attributes: names of the items' attributes.
+    """
+
+    said: str
+    items: dict[str, Item]
+    used: set[str] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
+    attributes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A layout's answer about a tree.
+
+    Attributes:
+        why: it fits or not.
+        read: reads the tree; None if it does not fit.
+        answer: "yes"; "no"; "ask": only the user can tell; "on request": it may fit, and is read so if asked for.
+    """
+
+    why: str
+    read: Callable[[], Reading] | None = None
+    answer: str = "no"
+
+    @classmethod
+    def yes(cls, why: str, read: Callable[[], Reading]) -> Match:
+        return cls(why, read, "yes")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to arrange images in folders.
+
+    Attributes:
+        name: for ``layout``.
+        about: what it looks like.
+        match: says whether a tree has it.
+    """
+
+    name: str
+    about: str
+    match: Callable[[Tree], Match]
+
+
+def split_of(folder: str) -> str | None:
+    """ "train" or "held_out" by a folder's name, such as train, val2017 or Test; None if it names no split."""
+    name = re.sub(r"[-_]?(19|20)\d\d$", "", folder.lower())
+    return "train" if name in TRAIN_NAMES else "held_out" if name in HELD_OUT_NAMES else None
+
+
+def by_split(tree: Tree, names: Iterable[str], problems: list[Problem]) -> list[tuple[str | None, str, list[str]]]:
+    """(split, its folder, names): train/ and one of test/, val/ ... if both contain images, else all as one.
+
+    Held-out images come first, so that an image in both splits is dropped from training.
+    """
+    names = list(names)
+    tops: dict[str, list[str]] = {}
+    for name in names:
+        head, slash, _ = tree.below(name).partition("/")
+        tops.setdefault(head if slash else "", []).append(name)
+    sides = {top: side for top in tops if (side := split_of(top))}
+    if {*sides.values()} != {"train", "held_out"}:
+        return [(None, tree.root, names)]
+    for top in tops.keys() - sides.keys():
+        problems += [
+            Problem(printable(name), "outside-splits", "skipped: neither in train/ nor in test/") for name in tops[top]
+        ]
+    order = sorted(sides, key=lambda top: sides[top] == "train")
+    return [(sides[top], f"{tree.root}{top}/", tops[top]) for top in order]
+
+
+def described(reading: Reading, captions: Captions) -> tuple[list[Item], list[str]]:
+    """The items with the words of captions and tables, and the names of their attributes."""
+    names, numbers = captions.attributes(reading.items)
+    items = [captions.describe(item, name) for name, item in reading.items.items()]
+    if not reading.attributes:
+        items = [replace(item, attributes=numbers[name]) for item, name in zip(items, reading.items, strict=True)]
+    return items, reading.attributes or names
+
+
+def count(n: int, noun: str) -> str:
+    """ "1 image", "1,067 images"."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def split_words(branches: list[tuple[str | None, str, list[str]]]) -> str:
+    """ ", train 100 / test 20" of named splits, else ""."""
+    parts = [f"{prefix.rstrip('/').rpartition('/')[2]} {len(names):,}" for side, prefix, names in branches if side]
+    return f", {' / '.join(sorted(parts, key=lambda part: not part.startswith('train')))}" if parts else ""

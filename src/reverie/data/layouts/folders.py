@@ -1,0 +1,78 @@
+"""Class folders, and images without any arrangement."""
+
+from __future__ import annotations
+
+import re
+
+from reverie.core.terminal import printable
+from reverie.data.items import Item
+from reverie.data.layouts.base import Layout, Match, Reading, by_split, count, split_words
+from reverie.data.tree import Tree
+from reverie.data.types import Problem
+
+
+def _classes(tree: Tree) -> Match:
+    folders = _folders(tree)
+    if len(folders) < 2:
+        return Match("no two folders with images below one another's parent")
+    if _are_parts(folders):
+        first, last = min(folders), max(folders)
+        why = f"folders {first} to {last} are numbered parts of one set"
+        return Match(why, lambda: _read_classes(tree), "on request")
+    return Match.yes(f"{len(folders)} folders with images: {_some(folders)}", lambda: _read_classes(tree))
+
+
+def _images(tree: Tree) -> Match:
+    return Match.yes("images in any folders", lambda: _read_images(tree))
+
+
+CLASSES = Layout("classes", "a folder for each class: cat/1.jpg, dog/2.jpg; also in train/ and test/", _classes)
+IMAGES = Layout("images", "images in any folders, without classes; also in train/ and test/", _images)
+
+
+def _folders(tree: Tree) -> list[str]:
+    """Names of the folders that would be classes."""
+    found: set[str] = set()
+    for _, prefix, names in by_split(tree, tree.images, []):
+        found |= {head for name in names if (head := _class_of(name, prefix))}
+    return sorted(found)
+
+
+def _class_of(name: str, prefix: str) -> str:
+    head, slash, _ = name[len(prefix) :].partition("/")
+    return head if slash else ""
+
+
+def _are_parts(folders: list[str]) -> bool:
+    """Whether the names are numbers from 0 or 1 on, of one width: 00000, 00001 ... as StyleGAN's tools write."""
+    if len({len(name) for name in folders}) > 1 or not all(re.fullmatch(r"\d{4,}", name) for name in folders):
+        return False
+    numbers = [int(name) for name in folders]
+    return min(numbers) <= 1 and max(numbers) < 2 * len(numbers)
+
+
+def _read_classes(tree: Tree) -> Reading:
+    problems: list[Problem] = []
+    branches = by_split(tree, tree.images, problems)
+    items = {
+        name: Item(printable(name), tree.files[name], printable(label) if label else None, "", split)
+        for split, prefix, names in branches
+        for name in names
+        for label in [_class_of(name, prefix)]
+    }
+    kinds = {item.label for item in items.values() if item.label is not None}
+    said = f"class folders, {len(kinds)} classes, {count(len(items), 'image')}{split_words(branches)}"
+    return Reading(said, items, problems=problems)
+
+
+def _read_images(tree: Tree) -> Reading:
+    problems: list[Problem] = []
+    branches = by_split(tree, tree.images, problems)
+    items = {
+        name: Item(printable(name), tree.files[name], None, "", split) for split, _, names in branches for name in names
+    }
+    return Reading(f"images, {len(items):,}{split_words(branches)}", items, problems=problems)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(printable, names[:4])) + (" ..." if len(names) > 4 else "")

@@ -1,0 +1,300 @@
+"""Two images a sample: pairs in two folders, by names or side by side; and two piles without pairs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from reverie.core.errors import argument
+from reverie.core.terminal import printable
+from reverie.data.items import HELD_OUT_NAMES, Item
+from reverie.data.layouts.base import TRAIN_NAMES, Layout, Match, Reading, by_split, split_of, split_words
+from reverie.data.tree import Tree
+from reverie.data.types import Problem
+from reverie.media import decode
+
+SIDES = (("a", "b"), ("source", "target"), ("input", "target"), ("input", "output"))  # the source first
+ENOUGH = 0.9  # share of images with a partner, from which on two folders are pairs
+LOOKED_AT = 32  # images whose halves are compared
+GRID = 24  # cells of a side, on which they are
+ALIKE = 0.15  # correlation of the edges of two halves that show the same
+_UNITED = re.compile(rf"({'|'.join([*TRAIN_NAMES, *HELD_OUT_NAMES])})[-_]?([ab])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of an image in two piles: its split, its side (0: the source's), and what its partner's name would be."""
+
+    split: str | None
+    side: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Piles:
+    """Two folders of images, in each split.
+
+    Attributes:
+        places: path -> its place.
+        outside: images in neither.
+        united: the folders' names say split and side, as trainA and testB of CycleGAN's published sets.
+    """
+
+    places: dict[str, Place]
+    outside: list[str]
+    united: bool = False
+
+    @property
+    def partners(self) -> list[tuple[str, str]]:
+        """(target, source) of equal keys, in the order of the targets."""
+        sources = {(place.split, place.key): name for name, place in self.places.items() if place.side == 0}
+        targets = [(name, (place.split, place.key)) for name, place in self.places.items() if place.side == 1]
+        return [(name, sources[key]) for name, key in targets if key in sources]
+
+    @property
+    def share(self) -> float:
+        """Of the images of the larger side, those with a partner."""
+        return len(self.partners) / max(Counter(place.side for place in self.places.values()).values())
+
+    @property
+    def counted(self) -> str:
+        """ "trainA 1,067 / trainB 1,334"."""
+        counts = Counter((place.split or "", place.side) for place in self.places.values())
+        names = {"train": "train", "held_out": "test", "": ""}
+        order = sorted(counts, key=lambda key: (key[0] == "held_out", key[1]))
+        return " / ".join(f"{names[split]}{'AB'[side]} {counts[split, side]:,}" for split, side in order)
+
+
+def piles_of(tree: Tree) -> Piles | str:
+    """The two piles of a tree, or why there are none."""
+    heads = {tree.below(name).partition("/")[0] for name in tree.images if "/" in tree.below(name)}
+    united = {head: found for head in heads if (found := _UNITED.fullmatch(head))}
+    sides = {head: (split_of(found[1]), "ab".index(found[2].lower())) for head, found in united.items()}
+    if {("train", 0), ("train", 1)} <= {*sides.values()}:
+        places, outside = dict[str, Place](), []
+        for name in tree.images:
+            head, _, rest = tree.below(name).partition("/")
+            if head in sides:
+                places[name] = Place(*sides[head], _key(rest, "ab"))
+            else:
+                outside.append(name)
+        return Piles(places, outside, united=True)
+    places, outside = {}, []
+    for split, prefix, names in by_split(tree, tree.images, outside_problems := []):
+        found = _two_sides({name: name[len(prefix) :] for name in names}, split)
+        if isinstance(found, str):
+            return found
+        places |= found[0]
+        outside += found[1]
+    outside += [name for name in tree.images if name not in places and name not in outside]
+    del outside_problems[:]
+    return Piles(places, outside)
+
+
+def _two_sides(names: dict[str, str], split: str | None) -> tuple[dict[str, Place], list[str]] | str:
+    """The places of images (path -> path below their split), and the images outside of both sides."""
+    heads = {rest.partition("/")[0] for rest in names.values() if "/" in rest}
+    lower = {head.lower(): head for head in heads}
+    pair = next((pair for pair in SIDES if {*pair} <= lower.keys()), None)
+    if pair is None:
+        return "no folders A and B, source and target, or input and output"
+    if others := sorted(heads - {lower[side] for side in pair}):
+        also = f"{len(others)} others" if len(others) > 2 else " and ".join(map(printable, others))
+        return f"beside {lower[pair[0]]} and {lower[pair[1]]} there are {also}: classes"
+    inner = {rest.split("/")[1] for rest in names.values() if rest.count("/") > 1}
+    by_inner = split is None and {split_of(name) for name in inner} == {"train", "held_out"}
+    places: dict[str, Place] = {}
+    for name, rest in names.items():
+        head, slash, inside = rest.partition("/")
+        side = {lower[side]: i for i, side in enumerate(pair)}.get(head if slash else "")
+        if side is None:
+            continue
+        own = split
+        if by_inner and (own := split_of(inside.partition("/")[0])) is not None:
+            inside = inside.partition("/")[2]
+        places[name] = Place(own, side, _key(inside, pair))
+    return places, [name for name in names if name not in places]
+
+
+def _key(inside: str, sides: str | tuple[str, ...]) -> str:
+    """A path without its ending and its side's own mark: 1_A.jpg and 1_B.png are partners."""
+    stem = os.fspath(PurePosixPath(inside).with_suffix(""))
+    return re.sub(rf"[-_]({'|'.join(sides)})$", "", stem, flags=re.IGNORECASE)
+
+
+# Pairs and piles in folders
+
+
+def _pairs(tree: Tree) -> Match:
+    piles = piles_of(tree)
+    if isinstance(piles, str):
+        return Match(piles)
+    n, share = len(piles.partners), piles.share
+    if not n:
+        return Match("no image of one folder has the name of one in the other")
+    why = f"{n} of {max(n, round(n / share))} images have a partner of the same name in the other folder"
+    if share >= ENOUGH and not piles.united:
+        return Match.yes(why, lambda: _read_pairs(tree, piles))
+    if piles.united:
+        return Match(why, lambda: _read_pairs(tree, piles), "on request")
+    choices = f"{argument('layout', 'pairs')} takes these pairs, {argument('layout', 'unpaired')} two piles without"
+    return Match(f"{why}: {choices} pairs", lambda: _read_pairs(tree, piles), "ask")
+
+
+def _unpaired(tree: Tree) -> Match:
+    piles = piles_of(tree)
+    if isinstance(piles, str):
+        return Match(piles)
+    if piles.united:
+        return Match.yes("folders of a split and a side", lambda: _read_unpaired(tree, piles))
+    if not piles.partners:
+        return Match.yes("two folders without a name in common", lambda: _read_unpaired(tree, piles))
+    return Match(f"{len(piles.partners)} names are in both folders", lambda: _read_unpaired(tree, piles), "possible")
+
+
+def _read_pairs(tree: Tree, piles: Piles) -> Reading:
+    pairs = piles.partners
+    items = {
+        name: Item(printable(name), tree.files[name], None, "", piles.places[name].split, tree.files[source])
+        for name, source in _held_out_first(pairs, piles)
+    }
+    taken = {name for pair in pairs for name in pair}
+    problems = [
+        Problem(printable(name), "unpaired", "skipped: no image of the same name in the other folder")
+        for name in tree.images
+        if name in piles.places and name not in taken
+    ]
+    said = f"pairs of two folders, {len(pairs):,} of {piles.counted}"
+    return Reading(said, items, problems=problems + _outside(piles))
+
+
+def _held_out_first(pairs: list[tuple[str, str]], piles: Piles) -> list[tuple[str, str]]:
+    return sorted(pairs, key=lambda pair: piles.places[pair[0]].split == "train")
+
+
+def _read_unpaired(tree: Tree, piles: Piles) -> Reading:
+    ordered = sorted(piles.places, key=lambda name: piles.places[name].split == "train")
+    items = {
+        name: Item(printable(name), tree.files[name], "AB"[place.side], "", place.split)
+        for name in ordered
+        for place in [piles.places[name]]
+    }
+    title = "CycleGAN folders" if piles.united else "two piles"
+    return Reading(f"{title}, {piles.counted}, unpaired", items, problems=_outside(piles))
+
+
+def _outside(piles: Piles) -> list[Problem]:
+    return [Problem(printable(name), "outside-splits", "skipped: in neither folder") for name in piles.outside]
+
+
+UNPAIRED = Layout("unpaired", "trainA/, trainB/, testA/, testB/; or A/ and B/ without names in common", _unpaired)
+PAIRS = Layout("pairs", "A/x.png and B/x.png are a pair (also source/ and target/, input/ and output/)", _pairs)
+
+# Pairs in one folder
+
+
+def _names(tree: Tree) -> Match:
+    best: dict[str, str] = {}
+    for pair in SIDES:
+        found = _marked(tree.images, pair)
+        best = found if len(found) > len(best) else best
+    share = 2 * len(best) / max(1, len(tree.images))
+    if not best:
+        return Match("no names that end in _source and _target, _A and _B, _input and _output")
+    why = f"{2 * len(best)} of {len(tree.images)} images are pairs by the ends of their names, such as _A and _B"
+    return Match(why, lambda: _read_names(tree, best), "yes" if share >= ENOUGH else "on request")
+
+
+def _marked(images: list[str], pair: tuple[str, str]) -> dict[str, str]:
+    """Target -> source, of names in one folder that end in the two marks."""
+    sides: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    for name in images:
+        stem = os.fspath(PurePosixPath(name).with_suffix(""))
+        found = re.fullmatch(rf"(.+)[-_.]({pair[0]}|{pair[1]})", stem, re.IGNORECASE | re.DOTALL)
+        if found:
+            sides[found[2].lower() == pair[1]].setdefault(found[1], name)
+    return {target: sides[0][stem] for stem, target in sides[1].items() if stem in sides[0]}
+
+
+def _read_names(tree: Tree, partner: dict[str, str]) -> Reading:
+    problems: list[Problem] = []
+    branches = by_split(tree, [name for name in tree.images if name in partner], problems)
+    items = {
+        name: Item(printable(name), tree.files[name], None, "", split, tree.files[partner[name]])
+        for split, _, names in branches
+        for name in names
+    }
+    taken = {*partner, *partner.values()}
+    problems += [
+        Problem(printable(name), "unpaired", "skipped: no other half by its name")
+        for name in tree.images
+        if name not in taken
+    ]
+    return Reading(f"pairs by names, {len(items):,}{split_words(branches)}", items, problems=problems)
+
+
+NAMES = Layout("names", "x_source.png and x_target.png are a pair (also _A and _B, _input and _output)", _names)
+
+# Pairs in one image
+
+
+def _side_by_side(tree: Tree) -> Match:
+    step = max(1, len(tree.images) // LOOKED_AT)
+    halves: list[np.ndarray] = []
+    with decode.quiet():
+        for name in tree.images[::step]:
+            try:
+                image = decode.read(tree.files[name].read())
+            except (OSError, decode.Unusable):
+                continue
+            if image.width != 2 * image.height:
+                return Match("not every image is twice as wide as high")
+            halves.append(_edges(image))
+    if len(halves) < 2:
+        return Match("too few images to tell")
+    own, other = _likeness(np.stack(halves))
+    read = lambda: _read_halves(tree)  # noqa: E731
+    if own >= ALIKE and own >= 2 * other:
+        return Match.yes(f"all are twice as wide as high, and their halves agree (edges correlate by {own:.2f})", read)
+    return Match("every image is twice as wide as high, as two joined halves of a pair would be", read, "on request")
+
+
+def _edges(image: Image.Image) -> np.ndarray:
+    """Strength of the edges of both halves, float64 (2, GRID * GRID), without what all rows or all columns share."""
+    grey = np.asarray(image.convert("L").resize((8 * GRID, 4 * GRID), Image.Resampling.BOX), np.float64)
+    halves = np.stack([grey[:, : 4 * GRID], grey[:, 4 * GRID :]])
+    strength = np.hypot(*np.gradient(halves, axis=(1, 2)))
+    cells = strength.reshape(2, GRID, 4, GRID, 4).mean(axis=(2, 4))
+    cells = cells - cells.mean(1, keepdims=True) - cells.mean(2, keepdims=True) + cells.mean((1, 2), keepdims=True)
+    flat = cells.reshape(2, -1)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
+
+
+def _likeness(halves: np.ndarray) -> tuple[float, float]:
+    """Mean correlation of the halves (N, 2, D) of an image, and, in size, of halves of different images."""
+    table = halves[:, 0] @ halves[:, 1].T
+    n = len(table)
+    return float(np.trace(table) / n), float(abs((table.sum() - np.trace(table)) / (n * (n - 1))))
+
+
+def _read_halves(tree: Tree) -> Reading:
+    problems: list[Problem] = []
+    branches = by_split(tree, tree.images, problems)
+    items = {}
+    for split, _, names in branches:
+        for name in names:
+            left, right = (replace(tree.files[name], half=half) for half in ("left", "right"))
+            items[name] = Item(printable(name), right, None, "", split, left)
+    said = (
+        f"pairs side by side, {len(items):,}{split_words(branches)}: the left half is the source, the right the image"
+    )
+    return Reading(said, items, problems=problems)
+
+
+SIDE_BY_SIDE = Layout("side-by-side", "each image is a pair: the source on its left half", _side_by_side)

@@ -1,0 +1,78 @@
+"""Layouts that tools of the field write, recognised by their own files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from reverie.core.terminal import printable
+from reverie.data.items import Item
+from reverie.data.layouts.base import Layout, Match, Reading, count
+from reverie.data.tree import Tree
+from reverie.data.types import Problem
+
+
+def _stylegan(tree: Tree) -> Match:
+    name = f"{tree.root}dataset.json" if f"{tree.root}dataset.json" in tree.files else "dataset.json"
+    if name not in tree.files:
+        return Match("no dataset.json")
+    try:
+        content = json.loads(tree.files[name].read())
+    except (OSError, ValueError, RecursionError) as error:
+        return Match(f"{name} is no JSON: {str(error)[:80]}")
+    if not isinstance(content, dict) or "labels" not in content:
+        return Match(f'{name} has no "labels"')
+    return Match.yes(f"{name} has labels", lambda: _read_stylegan(tree, name, content["labels"]))
+
+
+def _read_stylegan(tree: Tree, table: str, rows: Any) -> Reading:
+    problems: list[Problem] = []
+    labels: dict[str, Any] = {}
+    folder = table.rpartition("/")[0]
+    for row in rows if isinstance(rows, list) else []:
+        if not (isinstance(row, list) and len(row) == 2 and isinstance(row[0], str)):
+            problems.append(Problem(printable(table), "bad-caption", f"skipped: {row!r:.60} is no name and label"))
+            continue
+        path = f"{folder}/{row[0]}".lstrip("/").replace("\\", "/")
+        if path not in tree.files:
+            action = f"skipped: it names {printable(path)}, which does not exist"
+            problems.append(Problem(printable(table), "bad-caption", action))
+        labels[path] = row[1]
+    vectors = {name: value for name, value in labels.items() if _is_vector(value)}
+    hot = all(sorted(value)[-1] == 1 and sum(map(bool, value)) == 1 for value in vectors.values())
+    width = max((len(value) for value in vectors.values()), default=0)
+    items = {}
+    for name in tree.images:
+        value, label, attributes = labels.get(name), None, ()
+        if name in vectors:
+            label, attributes = (value.index(1), ()) if hot else (None, tuple(map(float, value)))
+        elif isinstance(value, int | str) and not isinstance(value, bool):
+            label = value
+        items[name] = Item(printable(name), tree.files[name], label, attributes=attributes)
+    names = [] if hot or not vectors else [str(i) for i in range(width)]
+    if names:
+        items = {name: _padded(item, width) for name, item in items.items()}
+    missing = sum(name not in labels for name in tree.images) if labels else 0
+    if missing:
+        problems.append(Problem(printable(table), "bad-caption", f"used without a label: {count(missing, 'image')}"))
+    what = "labels" if labels else "no labels"
+    said = f"StyleGAN's dataset.json with {what}, {count(len(items), 'image')}; folders are parts, not classes"
+    return Reading(said, items, {table}, problems, names)
+
+
+def _padded(item: Item, width: int) -> Item:
+    return replace(item, attributes=(*item.attributes, *[0.0] * (width - len(item.attributes))))
+
+
+def _is_vector(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) > 0
+        and all(isinstance(number, int | float) for number in value)
+    )
+
+
+STYLEGAN = Layout("stylegan", "dataset.json with labels beside 00000/, 00001/ ..., in a folder or a zip", _stylegan)

@@ -1,0 +1,173 @@
+"""The files of a folder or a zip by their relative paths: what layouts look at."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from reverie.core.errors import ReverieError
+from reverie.core.terminal import printable
+from reverie.data.items import File, Packing
+from reverie.data.types import Problem
+from reverie.media.decode import SUFFIXES
+
+LARGEST = 1 << 30  # bytes of a zip's member that are unpacked in memory
+
+
+@dataclass
+class Tree:
+    """Files of a source.
+
+    Attributes:
+        name: of the source, for messages.
+        files: relative path, with "/", -> File; sorted by path.
+        problems: of finding them.
+    """
+
+    name: str
+    files: dict[str, File]
+    problems: list[Problem] = field(default_factory=list)
+
+    @cached_property
+    def images(self) -> list[str]:
+        """Paths with the suffix of an image, in the order of the files."""
+        return [name for name in self.files if suffix(name) in SUFFIXES]
+
+    @cached_property
+    def root(self) -> str:
+        """The lone folders, with "/", that hold every image; "" if the first level has images or several folders."""
+        root = ""
+        while self.images:
+            heads = {name[len(root) :].partition("/")[0] for name in self.images}
+            if len(heads) > 1 or root + next(iter(heads)) in self.files:
+                break
+            root += next(iter(heads)) + "/"
+        return root
+
+    def below(self, name: str) -> str:
+        """The path of a file without the lone folders above."""
+        return name[len(self.root) :]
+
+
+def suffix(name: str) -> str:
+    """The lower-case suffix, such as ".png"."""
+    return PurePosixPath(name).suffix.lower()
+
+
+def of_folder(root: Path) -> Tree:
+    """Every visible regular file under ``root``.
+
+    Links are followed; a folder reached twice (a loop, or two links) is entered once. Run directories below ``root``
+    are skipped: their images are generated.
+    """
+    tree = Tree(str(root), {})
+    seen: set[tuple[int, int]] = set()
+    todo: list[tuple[str, str]] = [(os.fspath(root), "")]
+    while todo:
+        folder, prefix = todo.pop()
+        try:
+            identity = Path(folder).stat()
+            if (identity.st_dev, identity.st_ino) in seen and identity.st_ino:
+                tree.problems.append(
+                    Problem(printable(prefix), "symlink-loop", "skipped: this folder was reached before")
+                )
+                continue
+            seen.add((identity.st_dev, identity.st_ino))
+            with os.scandir(folder) as entries:
+                listed = sorted(entries, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            tree.problems.append(Problem(printable(prefix or "."), "unreadable", f"skipped: {error.strerror or error}"))
+            continue
+        if prefix and _is_run(Path(folder)):
+            tree.problems.append(Problem(printable(prefix), "run", "skipped: a run directory of reverie, not data"))
+            continue
+        folders = []
+        for entry in listed:
+            name = prefix + entry.name
+            if _is_hidden(entry.name):
+                tree.problems.append(Problem(printable(name), "hidden", "skipped: hidden"))
+                continue
+            try:
+                if entry.is_dir():
+                    folders.append((entry.path, name + "/"))
+                elif entry.is_file():
+                    stat = entry.stat()
+                    tree.files[name] = File(entry.path, stat.st_size, stat.st_mtime_ns)
+                elif entry.is_symlink():
+                    tree.problems.append(Problem(printable(name), "broken-link", "skipped: the link is broken"))
+                else:
+                    tree.problems.append(Problem(printable(name), "not-a-file", "skipped: a pipe, socket or device"))
+            except OSError as error:  # ELOOP: a link to itself
+                tree.problems.append(Problem(printable(name), "broken-link", f"skipped: {error.strerror or error}"))
+        todo += reversed(folders)
+    tree.files = _sorted(tree.files)
+    return tree
+
+
+def of_zip(path: Path) -> Tree:
+    """Every visible file in a zip, read from it without unpacking.
+
+    Raises:
+        ReverieError: no zip, or a damaged one.
+    """
+    tree = Tree(str(path), {})
+    try:
+        stat = path.stat()
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ReverieError(f"{path} cannot be read as a zip: {getattr(error, 'strerror', None) or error}.") from None
+    for member in members:
+        name = member.filename.replace("\\", "/").removeprefix("./").lstrip("/")
+        if member.is_dir() or not name:
+            continue
+        if any(_is_hidden(part) for part in name.split("/")):
+            tree.problems.append(Problem(printable(name), "hidden", "skipped: hidden"))
+        elif member.flag_bits & 1:
+            tree.problems.append(Problem(printable(name), "unreadable", "skipped: encrypted"))
+        elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            how = zipfile.compressor_names.get(member.compress_type, "an unknown method")
+            tree.problems.append(Problem(printable(name), "unreadable", f"skipped: compressed by {how}, not deflate"))
+        elif member.file_size > LARGEST or member.compress_size > stat.st_size:
+            tree.problems.append(
+                Problem(printable(name), "decompression-bomb", f"skipped: it claims {member.file_size:,} bytes")
+            )
+        else:
+            packing = Packing(member.compress_size, member.CRC, member.compress_type == zipfile.ZIP_DEFLATED)
+            tree.files[name] = File(
+                str(path), member.file_size, stat.st_mtime_ns, member.header_offset, packing=packing
+            )
+    tree.files = _sorted(tree.files)
+    return tree
+
+
+def ignored(names: Iterable[str]) -> list[Problem]:
+    """One problem per extension of files that are neither images nor words about them."""
+    count = Counter(suffix(name) for name in names)
+    return [
+        Problem(f"*{extension}" if extension else "(no extension)", "ignored", f"ignored: {n} file{'s' * (n > 1)}")
+        for extension, n in sorted(count.items())
+    ]
+
+
+def _sorted(files: dict[str, File]) -> dict[str, File]:
+    return dict(sorted(files.items(), key=lambda pair: os.fsencode(pair[0])))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether it has a run.json of reverie."""
+    try:
+        info = json.loads((folder / "run.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(info, dict) and {"reverie", "model"} <= info.keys()
