@@ -18,7 +18,8 @@ from PIL import Image, features
 
 import reverie as rv
 from reverie.core.errors import ReverieError, UsageError
-from reverie.data.folder import list_folder
+from reverie.data.layouts import list_tree
+from reverie.data.tree import of_folder
 from reverie.inference import sampling
 from reverie.inference.sampling import check_memory
 from reverie.media import Spec, medium_of, montage, plots
@@ -334,7 +335,7 @@ def test_another_request_is_refused_with_the_difference_named(runs, call, tmp_pa
     assert code == 2 and "weights was" in err and contents(tmp_path / "many") == before
     assert call("sample", runs / "vae", "-n", 2, "--seed", 7, "--out", "many", "--overwrite")[0] == 0
     assert sorted(contents(tmp_path / "many")) == ["000000.png", "000001.png", NOTE]
-    assert not list_folder(tmp_path / "many").problems  # the note is no stray file
+    assert not list_tree(of_folder(tmp_path / "many")).problems  # the note is no stray file
 
 
 def test_a_request_that_cannot_be_sampled_leaves_no_folder(runs, call, tmp_path):

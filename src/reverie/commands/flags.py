@@ -59,7 +59,7 @@ class Opening:
         return {name: value for name, value in vars(self).items() if value != getattr(type(self), name)}
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Request(Opening):
     """Which data, and where the run goes.
 

@@ -129,7 +129,16 @@ class Batches(NoData):
         if self.augment:
             rng = Noise.of_step(fold(self.seed, step, "augment"), start, rows, self.device)
             spatial = self.augment(spatial, rng)
-        return spatial | _others(self.split, index, self.device)
+        return spatial | _others(self.split, index, self.device) | self._drawn(step, start, index)
+
+    def _drawn(self, step: int, start: int, index: np.ndarray) -> dict[str, list[str]]:
+        """One caption of each row, where images have several."""
+        captions = self.split.get("captions")
+        if captions is None:
+            return {}
+        rng = Noise.of_step(fold(self.seed, step, "caption"), start, len(index))
+        share = rng.uniform().flatten().tolist()
+        return {"text": [captions[i][int(u * len(captions[i]))] for i, u in zip(index, share, strict=True)]}
 
     def in_order(self, rows: int) -> Iterator[Batch]:
         return in_order(self.split, rows, self.device)
@@ -143,8 +152,9 @@ def _float(name: str, column: Tensor | np.ndarray, index: np.ndarray, spec: Spec
 
 
 def _others(split: Split, index: np.ndarray, device: torch.device) -> dict[str, Any]:
-    """Rows of the columns that are not spatial."""
-    return {name: take(column, index, device) for name, column in split.columns.items() if name not in SPATIAL}
+    """Rows of the columns that are not spatial; of several captions, the first."""
+    others = (name for name in split.columns if name not in SPATIAL and name != "captions")
+    return {name: take(split[name], index, device) for name in others}
 
 
 def take(column: np.ndarray | list[str], index: np.ndarray, device: torch.device) -> Tensor | list[str]:

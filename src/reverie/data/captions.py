@@ -1,72 +1,107 @@
-"""Captions, labels and attributes of an image folder: NAME.txt, metadata.csv and metadata.jsonl."""
+"""Words about the images of a folder: NAME.txt, tables (CSV, JSON lines, Parquet) and COCO's JSON."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-from collections.abc import Iterable
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from reverie.core.errors import ReverieError
 from reverie.core.terminal import printable
-from reverie.data.items import File, Item
+from reverie.data import words
+from reverie.data.items import File, Item, natural_key
 from reverie.data.types import Problem
+from reverie.data.words import Row
+from reverie.media.decode import SUFFIXES
 
-TABLES = ("metadata.csv", "metadata.jsonl")
-RESERVED = ("file_name", "text", "caption", "label")  # other numeric columns are attributes
+TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's imagefolder: always about images
+TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+TEXT_ENDINGS = (".txt", ".caption")
+FILES = ("file_name", "filename", "file", "image", "image_path", "path", "img", "image_id", "filepath", "image_name")
+TEXTS = ("text", "caption", "captions", "texts", "prompt", "description")
+LABELS = ("label", "labels")
+SAMPLED = 200  # rows of a table that are looked at to tell whether it is about the images
 
 
 class Captions:
-    """Captions, labels and attributes from the text files of a folder.
+    """Captions, labels and attributes from the text files of a source.
 
     Args:
-        files: every file, path relative to the folder -> File.
+        files: every file, relative path -> File.
         problems: unreadable rows, and rows of missing images, are appended here.
+
+    Attributes:
+        rows: image -> its row: "text" (a list of captions), "label" (a name, a number or a list of them), and others.
+        tables: the files that rows are from.
     """
 
     def __init__(self, files: dict[str, File], problems: list[Problem]):
         self.files, self.problems = files, problems
-        self.rows: dict[str, dict[str, Any]] = {}
+        self.rows: dict[str, Row] = {}
+        self.tables: dict[str, int] = {}
+        self._find = _Finder([name for name in files if _suffix(name) in SUFFIXES])
         for name in files:
-            if PurePosixPath(name).name.lower() in TABLES:
+            if _suffix(name) in TABLE_ENDINGS:
                 self._read_table(name)
+            elif _suffix(name) == ".json":
+                self._read_coco(name)
+        self._texts = {_stem(name): name for name in files if _suffix(name) in TEXT_ENDINGS}
+        self._names_of_labels = self._several_labels()
 
     def used(self, images: Iterable[str]) -> set[str]:
-        """The files that are captions: tables, and texts with an image's stem."""
-        texts = {self._text_file(name) for name in images}
-        return {name for name in self.files if name in texts or PurePosixPath(name).name.lower() in TABLES}
+        """The files that are about the images: tables, and texts with an image's stem."""
+        return {*self.tables, *(text for name in images if (text := self._texts.get(_stem(name))))}
 
     def describe(self, item: Item, name: str) -> Item:
-        """The item with its caption, and its label if a table has one."""
+        """The item with its captions, and its label if a table has one."""
         row = self.rows.get(name, {})
-        text = row.get("text") or row.get("caption") or ""
-        if not text and (file := self._text_file(name)) in self.files:
-            text = self._read_text(file)
+        texts = [" ".join(str(text).split()) for text in row.get("text", [])]
+        if not any(texts) and (file := self._texts.get(_stem(name))):
+            texts = [" ".join(self._read_text(file).split())]
+        texts = [text for text in texts if text]
         label = row.get("label")
+        if self._names_of_labels:
+            label = None
+        elif isinstance(label, list):
+            label = label[0] if label else None
         label = item.label if label is None or label == "" else label
-        label = label if isinstance(label, int) else label and str(label)
-        return replace(item, text=" ".join(str(text).split()), label=label)
+        label = label if label is None or (isinstance(label, int) and not isinstance(label, bool)) else str(label)
+        several = tuple(texts) if len(texts) > 1 else ()
+        return replace(item, text=texts[0] if texts else "", texts=several, label=label)
 
     def attributes(self, images: Iterable[str]) -> tuple[list[str], dict[str, tuple[float, ...]]]:
-        """The purely numeric columns in the tables' order, and each image's values; 0 for a missing one."""
-        columns = dict.fromkeys(name for row in self.rows.values() for name in row if name not in RESERVED)
+        """The purely numeric columns in the tables' order, and each image's values; 0 for a missing one.
+
+        Where images have several labels, each label is an attribute, 0 or 1.
+        """
+        images = list(images)
+        columns = dict.fromkeys(name for row in self.rows.values() for name in row if name not in ("text", "label"))
         numbers = {
             name: {image: _number(row.get(name)) for image, row in self.rows.items() if row.get(name) not in (None, "")}
             for name in columns
-            if isinstance(name, str)
         }
         names = [name for name, values in numbers.items() if values and None not in values.values()]
-        by_image = {image: tuple(numbers[name].get(image) or 0.0 for name in names) for image in images}
         for name in names:
-            if gaps := sum(image not in numbers[name] for image in by_image):
+            if gaps := sum(image not in numbers[name] for image in images):
                 self._report(name, "missing-attribute", f"used: {gaps} images without a value have 0")
-        return names, by_image
+        labels = {image: {str(label) for label in self._labels_of(image)} for image in images}
+        by_image = {
+            image: (
+                *(numbers[name].get(image) or 0.0 for name in names),
+                *(float(label in labels[image]) for label in self._names_of_labels),
+            )
+            for image in images
+        }
+        return [*names, *self._names_of_labels], by_image
 
-    def _text_file(self, name: str) -> str:
-        return str(PurePosixPath(name).with_suffix(".txt"))
+    def said(self) -> str:
+        """The tables in words for the report, such as "; metadata.csv about 12 images"."""
+        return "".join(f"; {printable(name)} about {n:,} images" for name, n in self.tables.items())
+
+    # Texts beside images
 
     def _read_text(self, name: str) -> str:
         try:
@@ -74,50 +109,164 @@ class Captions:
         except OSError as error:
             self._report(name, "unreadable", f"caption skipped: {error.strerror or error}")
             return ""
-        try:
-            return data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            self._report(name, "bad-caption", "used: not UTF-8, read as Latin-1")
-            return data.decode("latin-1")
+        text, assumed = words.decode_text(data)
+        if assumed:
+            self._report(name, "bad-caption" if assumed.startswith("not") else "encoding", f"used: {assumed}")
+        return text
+
+    # Tables
 
     def _read_table(self, name: str) -> None:
-        folder = PurePosixPath(name).parent
-        text = self._read_text(name)
-        if name.lower().endswith(".csv"):
-            rows: list[tuple[int, Any]] = list(enumerate(self._csv_rows(name, text), start=2))
-        else:
-            rows = [(i, _json(line)) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        for line, row in rows:
-            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-                self._report(name, "bad-caption", f"skipped: row {line} has no file_name")
-                continue
-            image = str(folder / row["file_name"].replace("\\", "/"))
-            if image not in self.files:
-                self._report(name, "bad-caption", f"skipped: row {line} names {printable(image)}, which does not exist")
-                continue
-            if image in self.rows:
-                self._report(name, "bad-caption", f"used: row {line} repeats {printable(image)}; the last row counts")
-            if extra := row.pop(None, None):  # DictReader's key for surplus fields
-                action = f"used: row {line} has {len(extra)} more fields than the header, which are ignored"
-                self._report(name, "bad-caption", action)
-            self.rows[image] = row
+        must, kept = PurePosixPath(name).name.lower() in TABLES, len(self.problems)
+        try:
+            rows, notes = self._rows_of(name)
+        except (OSError, ReverieError) as error:
+            rows, notes = [], [f"skipped: {error}"]
+        if not must and not self._is_about_images(name, rows):
+            del self.problems[kept:]
+            return
+        self.tables[name] = 0
+        for note in notes:
+            self._report(name, "bad-caption", note)
+        for row in rows:
+            self._add_row(name, row)
 
-    def _csv_rows(self, name: str, text: str) -> list[dict[Any, Any]]:
-        """The rows of a table; an unclosed quotation mark is reported, because it swallows other rows."""
+    def _rows_of(self, name: str) -> tuple[list[Row], list[str]]:
+        if _suffix(name) == ".parquet":
+            return words.read_parquet(self.files[name].read(), printable(name)), []
+        text = self._read_text(name)
+        return (words.read_jsonl(text), []) if _suffix(name) == ".jsonl" else words.read_csv(text, TEXTS)
+
+    def _is_about_images(self, table: str, rows: Sequence[Row]) -> bool:
+        """Whether at least half of its first rows name images."""
+        some = rows[:SAMPLED]
+        found = sum(self._image_of(table, row) is not None for row in some)
+        return bool(found) and 2 * found >= len(some)
+
+    def _image_of(self, table: str, row: Row) -> str | None:
+        column = _column(row, FILES)
+        name = row.get(column) if column else None
+        return self._find(PurePosixPath(table).parent, name) if isinstance(name, str) and name else None
+
+    def _add_row(self, table: str, row: Row) -> None:
+        line = row.pop("", 0)
+        column = _column(row, FILES)
+        if column is None or not isinstance(row[column], str) or not row[column]:
+            self._report(table, "bad-caption", f"skipped: row {line} has no file_name")
+            return
+        image = self._image_of(table, row)
+        if image is None:
+            missing = printable(row[column])
+            self._report(table, "bad-caption", f"skipped: row {line} names {missing}, which does not exist")
+            return
+        texts, labels = _column(row, TEXTS), _column(row, LABELS)
+        others = {str(name): value for name, value in row.items() if name not in (column, texts, labels)}
+        text = row.get(texts) if texts else None
+        captions = [part for part in (text if isinstance(text, list) else [text]) if part not in (None, "")]
+        label = row.get(labels) if labels else None
+        before = self.rows.get(image)
+        if before is not None and captions and captions != before["text"]:  # one caption a row, several rows an image
+            captions = list(dict.fromkeys([*before["text"], *captions]))
+        elif before is not None:
+            action = f"used: row {line} repeats {printable(image)}; the last row counts"
+            self._report(table, "bad-caption", action)
+        else:
+            self.tables[table] = self.tables.get(table, 0) + 1
+        self.rows[image] = {**(before or {}), **others, "text": captions, "label": label}
+
+    def _read_coco(self, name: str) -> None:
+        """COCO's JSON: images, annotations with captions or categories."""
+        if self.files[name].size > 1 << 31:
+            return
         try:
-            return _read_csv(text, strict=True)
-        except csv.Error as error:
-            broken = f"used, but a quotation mark is unclosed or inside a field ({error})"
-        try:
-            rows = _read_csv(text, strict=False)
-        except csv.Error as error:
-            self._report(name, "bad-caption", f"skipped: {error}")
+            text, _ = words.decode_text(self.files[name].read())
+        except OSError:
+            return
+        if '"annotations"' not in text or '"images"' not in text:
+            return
+        content = words.read_json(text)
+        parts = ("images", "annotations")
+        if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
+            return
+        categories = {row["id"]: row.get("name") for row in content.get("categories") or [] if "id" in row}
+        found: dict[Any, Row] = {}
+        lost = 0
+        for row in content["images"]:
+            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+                continue
+            image = self._find(PurePosixPath(name).parent, row["file_name"])
+            lost += image is None
+            if image is not None:
+                found[row.get("id")] = self.rows.setdefault(image, {"text": [], "label": None})
+        for row in content["annotations"]:
+            about = found.get(row.get("image_id")) if isinstance(row, dict) else None
+            if about is None:
+                continue
+            if isinstance(row.get("caption"), str):
+                about["text"] = [*about["text"], row["caption"]]
+            elif row.get("category_id") in categories:
+                label = str(categories[row["category_id"]])
+                about["label"] = list(dict.fromkeys([*(about["label"] or []), label]))
+        if not found:
+            return
+        self.tables[name] = len(found)
+        if lost:
+            self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
+
+    # Several labels
+
+    def _several_labels(self) -> list[str]:
+        """The distinct labels, if an image has none or several of them; else nothing."""
+        lists = [row["label"] for row in self.rows.values() if isinstance(row.get("label"), list)]
+        if all(len(labels) == 1 for labels in lists):
             return []
-        self._report(name, "bad-caption", broken)
-        return rows
+        names = sorted({str(label) for image in self.rows for label in self._labels_of(image)}, key=natural_key)
+        counts = Counter(len(labels) for labels in lists)
+        said = ", ".join(f"{n} images have {k}" for k, n in sorted(counts.items()))
+        self._report("*", "several-labels", f"used as attributes, 0 or 1 each, instead of classes: {said}")
+        return names
+
+    def _labels_of(self, image: str) -> list[Any]:
+        label = self.rows.get(image, {}).get("label")
+        return label if isinstance(label, list) else [] if label in (None, "") else [label]
 
     def _report(self, name: str, kind: str, action: str) -> None:
         self.problems.append(Problem(printable(name), kind, action))
+
+
+class _Finder:
+    """Images by the names that tables give them: relative to the table, composed or decomposed, or by the bare name."""
+
+    def __init__(self, images: Iterable[str]):
+        self.exact = {_composed(name): name for name in images}
+        bare: dict[str, list[str]] = {}
+        for name in self.exact.values():
+            path = PurePosixPath(_composed(name))
+            for key in {path.name, path.stem}:
+                bare.setdefault(key, []).append(name)
+        self.bare = {key: names[0] for key, names in bare.items() if len(names) == 1}
+
+    def __call__(self, folder: PurePosixPath, name: str) -> str | None:
+        written = _composed(name.replace("\\", "/")).removeprefix("./")
+        return self.exact.get(str(folder / written)) or self.exact.get(written) or self.bare.get(written)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _stem(name: str) -> str:
+    return _composed(str(PurePosixPath(name).with_suffix("")))
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _column(row: Row, names: Sequence[str]) -> str | None:
+    """The first of the names that a row has, in any case."""
+    lower = {str(column).strip().lower(): column for column in row}
+    return next((lower[name] for name in names if name in lower), None)
 
 
 def _number(value: Any) -> float | None:
@@ -125,15 +274,4 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
-
-
-def _read_csv(text: str, strict: bool) -> list[dict[Any, Any]]:
-    return list(csv.DictReader(io.StringIO(text, newline=""), strict=strict))
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    return number if abs(number) < float("inf") else None

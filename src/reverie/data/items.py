@@ -89,6 +89,7 @@ class Item:
         split: "train", "held_out", or None if the source has no split.
         source: the source image of the pair, None without pairs.
         attributes: one number for each of the listing's ``attributes``.
+        texts: all captions if there are several, the first of which is ``text``.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Item:
     split: str | None = None
     source: File | None = None
     attributes: tuple[float, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 @dataclass

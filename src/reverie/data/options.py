@@ -49,7 +49,7 @@ class OpenOptions:
     @property
     def opened(self) -> dict[str, Any]:
         """These options for the provenance; ``requested`` has those that the result does not determine."""
-        requested = {"size": self.size and list(self.size), "channels": self.channels, "low": self.low}
+        requested: dict[str, Any] = {"size": self.size and list(self.size), "channels": self.channels, "low": self.low}
         requested |= {"high": self.high, "layout": self.layout}
         return {
             "fit": self.fit,

@@ -46,8 +46,9 @@ class Plan:
         return digest.hexdigest()[:40]
 
     def digest_of(self, row: Seen) -> bytes:
-        """The attributes' part of keys and fingerprints: empty without attributes."""
-        return json.dumps([self.attributes, row.item.attributes]).encode() if self.attributes else b""
+        """The part of attributes and of several captions in keys and fingerprints: empty without them."""
+        attributes = json.dumps([self.attributes, row.item.attributes]).encode() if self.attributes else b""
+        return attributes + (json.dumps(row.item.texts).encode() if row.item.texts else b"")
 
 
 def make_plan(seen: list[Seen], form: decode.Form, find_channels: bool, held_out: float, attributes: list[str]) -> Plan:

@@ -133,6 +133,8 @@ def _open(
     columns["label"] = np.array(meta["labels"], np.int64)
     if meta["texts"] is not None:
         columns["text"] = meta["texts"]
+    if meta.get("captions"):
+        columns["captions"] = meta["captions"]
     if attributes := meta.get("attributes", []):
         columns["attributes"] = np.memmap(folder / "attributes.f32", np.float32, "r", shape=(n, len(attributes)))
     spec = Spec("image", shape, meta["channels"]["images"])
@@ -217,6 +219,9 @@ def _build(
         "names": [row.item.name for row in rows],
         "labels": labels.tolist(),
         "texts": [row.item.text for row in rows] if any(row.item.text for row in rows) else None,
+        "captions": [list(row.item.texts or (row.item.text,)) for row in rows]
+        if any(row.item.texts for row in rows)
+        else [],
         "classes": classes,
         "attributes": plan.attributes,
         "seconds": seconds[group][order].tolist(),

@@ -132,8 +132,8 @@ def of_zip(path: Path) -> Tree:
         elif member.flag_bits & 1:
             tree.problems.append(Problem(printable(name), "unreadable", "skipped: encrypted"))
         elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            how = zipfile.compressor_names.get(member.compress_type, "an unknown method")
-            tree.problems.append(Problem(printable(name), "unreadable", f"skipped: compressed by {how}, not deflate"))
+            method = f"by method {member.compress_type} of zip; only deflate is read"
+            tree.problems.append(Problem(printable(name), "unreadable", f"skipped: compressed {method}"))
         elif member.file_size > LARGEST or member.compress_size > stat.st_size:
             tree.problems.append(
                 Problem(printable(name), "decompression-bomb", f"skipped: it claims {member.file_size:,} bytes")

@@ -10,7 +10,7 @@ import numpy as np
 
 from reverie.media.spec import Spec
 
-Column = np.ndarray | list[str]  # rows first
+Column = np.ndarray | list[str] | list[list[str]]  # rows first
 SPATIAL = ("x", "source", "mask")  # columns with the extents of a sample, which are augmented together
 
 
@@ -20,7 +20,8 @@ class Split:
 
     Attributes:
         columns: ``x`` (N, *shape, C) in the medium's type, usually a read-only memory map; optionally ``label`` (N,)
-            int64 (class index, -1 for none), ``text`` (N captions, "" for none), ``attributes`` (N, A) float32,
+            int64 (class index, -1 for none), ``text`` (N captions, "" for none), ``captions`` (all captions of each
+            image, where one has several; ``text`` is then the first), ``attributes`` (N, A) float32,
             ``source`` (N, *shape, C') (the source of each pair), ``mask`` (N, *shape, 1) uint8 (255 where marked), or
             others.
         names: of the samples: paths inside the source, or row numbers (the default).
@@ -63,6 +64,12 @@ class Split:
     def labels(self) -> np.ndarray:
         """int64 (N,), all -1 if the data has no labels."""
         return self.columns["label"] if "label" in self.columns else np.full(len(self), -1, np.int64)  # type: ignore[return-value]
+
+    @property
+    def every_text(self) -> list[str]:
+        """All captions of all rows, several of an image if it has them; empty without captions."""
+        several = self.columns.get("captions")
+        return list(self.columns.get("text", [])) if several is None else [text for texts in several for text in texts]
 
     def take(self, rows: np.ndarray | slice) -> Split:
         """These rows as a split."""

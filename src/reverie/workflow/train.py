@@ -142,7 +142,7 @@ def train(
 
 def _caption_words(model: nn.Module, data: Dataset | None) -> dict[str, list[str]]:
     """The words that a model of captions learns from, so that sampling can warn of others."""
-    captions = data.train.get("text") if data is not None and "text" in card_of(model).conditions else None
+    captions = data.train.every_text if data is not None and "text" in card_of(model).conditions else None
     return {"caption_words": sorted(vocabulary(captions))} if captions else {}
 
 

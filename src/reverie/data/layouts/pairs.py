@@ -74,8 +74,8 @@ class Piles:
 def piles_of(tree: Tree) -> Piles | str:
     """The two piles of a tree, or why there are none."""
     heads = {tree.below(name).partition("/")[0] for name in tree.images if "/" in tree.below(name)}
-    united = {head: found for head in heads if (found := _UNITED.fullmatch(head))}
-    sides = {head: (split_of(found[1]), "ab".index(found[2].lower())) for head, found in united.items()}
+    united = {head: match for head in heads if (match := _UNITED.fullmatch(head))}
+    sides = {head: (split_of(match[1]), "ab".index(match[2].lower())) for head, match in united.items()}
     if {("train", 0), ("train", 1)} <= {*sides.values()}:
         places, outside = dict[str, Place](), []
         for name in tree.images:
@@ -86,19 +86,16 @@ def piles_of(tree: Tree) -> Piles | str:
                 outside.append(name)
         return Piles(places, outside, united=True)
     places, outside = {}, []
-    for split, prefix, names in by_split(tree, tree.images, outside_problems := []):
+    for split, prefix, names in by_split(tree, tree.images, []):
         found = _two_sides({name: name[len(prefix) :] for name in names}, split)
         if isinstance(found, str):
             return found
-        places |= found[0]
-        outside += found[1]
-    outside += [name for name in tree.images if name not in places and name not in outside]
-    del outside_problems[:]
-    return Piles(places, outside)
+        places |= found
+    return Piles(places, [name for name in tree.images if name not in places])
 
 
-def _two_sides(names: dict[str, str], split: str | None) -> tuple[dict[str, Place], list[str]] | str:
-    """The places of images (path -> path below their split), and the images outside of both sides."""
+def _two_sides(names: dict[str, str], split: str | None) -> dict[str, Place] | str:
+    """The places of images (path -> path below their split); without those outside of both sides."""
     heads = {rest.partition("/")[0] for rest in names.values() if "/" in rest}
     lower = {head.lower(): head for head in heads}
     pair = next((pair for pair in SIDES if {*pair} <= lower.keys()), None)
@@ -119,7 +116,7 @@ def _two_sides(names: dict[str, str], split: str | None) -> tuple[dict[str, Plac
         if by_inner and (own := split_of(inside.partition("/")[0])) is not None:
             inside = inside.partition("/")[2]
         places[name] = Place(own, side, _key(inside, pair))
-    return places, [name for name in names if name not in places]
+    return places
 
 
 def _key(inside: str, sides: str | tuple[str, ...]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from reverie.core.terminal import printable
@@ -40,30 +39,25 @@ def _read_stylegan(tree: Tree, table: str, rows: Any) -> Reading:
             action = f"skipped: it names {printable(path)}, which does not exist"
             problems.append(Problem(printable(table), "bad-caption", action))
         labels[path] = row[1]
-    vectors = {name: value for name, value in labels.items() if _is_vector(value)}
+    vectors: dict[str, Sequence[float]] = {name: value for name, value in labels.items() if _is_vector(value)}
     hot = all(sorted(value)[-1] == 1 and sum(map(bool, value)) == 1 for value in vectors.values())
     width = max((len(value) for value in vectors.values()), default=0)
+    names = [] if hot else [str(i) for i in range(width)]
     items = {}
     for name in tree.images:
-        value, label, attributes = labels.get(name), None, ()
-        if name in vectors:
-            label, attributes = (value.index(1), ()) if hot else (None, tuple(map(float, value)))
-        elif isinstance(value, int | str) and not isinstance(value, bool):
-            label = value
-        items[name] = Item(printable(name), tree.files[name], label, attributes=attributes)
-    names = [] if hot or not vectors else [str(i) for i in range(width)]
-    if names:
-        items = {name: _padded(item, width) for name, item in items.items()}
+        value = labels.get(name)
+        label = value if isinstance(value, int | str) and not isinstance(value, bool) else None
+        vector = vectors.get(name, ())
+        if hot and vector:
+            label, vector = vector.index(1), ()
+        numbers = (*map(float, vector), *[0.0] * (len(names) - len(vector))) if names else ()
+        items[name] = Item(printable(name), tree.files[name], label, attributes=numbers)
     missing = sum(name not in labels for name in tree.images) if labels else 0
     if missing:
         problems.append(Problem(printable(table), "bad-caption", f"used without a label: {count(missing, 'image')}"))
     what = "labels" if labels else "no labels"
     said = f"StyleGAN's dataset.json with {what}, {count(len(items), 'image')}; folders are parts, not classes"
     return Reading(said, items, {table}, problems, names)
-
-
-def _padded(item: Item, width: int) -> Item:
-    return replace(item, attributes=(*item.attributes, *[0.0] * (width - len(item.attributes))))
 
 
 def _is_vector(value: Any) -> bool:

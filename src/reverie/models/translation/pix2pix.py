@@ -81,8 +81,9 @@ class Translator(nn.Module):
     @property
     def card(self) -> Card:
         remedy = (
-            "A/x.png and B/x.png are a pair. Two folders without pairs are for `reverie train cyclegan`; --task colour "
-            "or lines make pairs of any images."
+            f"A/x.png and B/x.png are a pair; so are the halves of an image with {argument('layout', 'side-by-side')}. "
+            "Two folders without pairs are for `reverie train cyclegan`; --task colour or lines make pairs of any "
+            "images."
         )
         return Card(
             output=self.output,

@@ -1,0 +1,116 @@
+"""Text files of unknown encodings and dialects: captions and tables."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from reverie.core.errors import ReverieError
+
+MARKS = {  # byte order mark -> encoding; the long ones first
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+DELIMITERS = ",;\t|"
+
+Row = dict[str, Any]
+
+
+def decode_text(data: bytes) -> tuple[str, str]:
+    """The text of a file, and what had to be assumed, "" for UTF-8.
+
+    A byte order mark decides. Without one, zeros in every second byte are UTF-16; what is no UTF-8 is Latin-1.
+    """
+    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "")
+    if not encoding and len(data) > 1 and len(data) % 2 == 0:
+        zeros = [data[side::2].count(0) * 2 for side in (0, 1)]
+        if max(zeros) * 2 > len(data) and min(zeros) * 8 < len(data):
+            encoding = "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+    try:
+        text = data.decode(encoding or "utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1"), f"not {(encoding or 'utf-8').removesuffix('-sig').upper()}, read as Latin-1"
+    return text, f"read as {encoding.upper()}" if encoding.startswith(("utf-16", "utf-32")) else ""
+
+
+def read_csv(text: str, ends_with_words: Sequence[str] = ()) -> tuple[list[Row], list[str]]:
+    """The rows of a table with a header, and what was unusual.
+
+    The delimiter is that of the header. Surplus fields belong to the last column if its name is in ``ends_with_words``:
+    captions with commas that nobody quoted. An unclosed quotation mark is unusual, because it swallows other rows.
+    """
+    notes: list[str] = []
+    head = text.lstrip("\r\n").partition("\n")[0]
+    delimiter = max(DELIMITERS, key=lambda mark: (head.count(mark), mark == ","))
+    if delimiter != ",":
+        name = {"\t": "tabs", ";": "semicolons", "|": "bars"}[delimiter]
+        notes.append(f"used: its fields are divided by {name}")
+    try:
+        table = _rows(text, delimiter, strict=True)
+    except csv.Error as error:
+        try:
+            table = _rows(text, delimiter, strict=False)
+        except csv.Error:
+            return [], [f"skipped: {error}"]
+        notes.append(f"used, but a quotation mark is unclosed or inside a field ({error})")
+    if not table:
+        return [], notes
+    header, rows, joined = table[0], [], 0
+    for line, fields in enumerate(table[1:], start=2):
+        if not fields:
+            continue
+        extra = len(fields) - len(header)
+        if extra > 0 and header[-1].strip().lower() in ends_with_words:
+            fields = [*fields[: len(header) - 1], delimiter.join(fields[len(header) - 1 :])]
+            joined += 1
+        elif extra > 0:
+            notes.append(f"used: row {line} has {extra} more fields than the header, which are ignored")
+        rows.append({"": line, **dict(zip(header, fields, strict=False))})
+    if joined:
+        mark = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}[delimiter]
+        notes.append(f"used: {joined} rows have {mark} in {header[-1]} that are not quoted; all of it is the text")
+    return rows, notes
+
+
+def read_jsonl(text: str) -> list[Row]:
+    """A row for each line that is not blank; one that is no JSON object is empty but for its number, key ""."""
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    found = [(number, read_json(line)) for number, line in lines]
+    return [{**(row if isinstance(row, dict) else {}), "": number} for number, row in found]
+
+
+def read_json(text: str) -> Any:
+    """A JSON value; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def read_parquet(data: bytes, what: str) -> list[Row]:
+    """The rows of a Parquet table.
+
+    Raises:
+        ReverieError: no pyarrow, or a damaged file.
+    """
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise ReverieError(f"{what} needs pyarrow: pip install 'reverie[parquet]'") from None
+    try:
+        rows = parquet.read_table(io.BytesIO(data)).to_pylist()
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        raise ReverieError(f"{what} cannot be read as Parquet: {' '.join(str(error).split())[:160]}") from None
+    return [{**row, "": number} for number, row in enumerate(rows)]
+
+
+def _rows(text: str, delimiter: str, strict: bool) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict))
