@@ -151,8 +151,10 @@ def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "table", "action"),
     [
-        ("metadata.csv", "file_name,text\n0000.png,a\n0000.png,b", "row 3 repeats 0000.png; the last row counts"),
-        ("metadata.csv", "file_name,text\n0000.png,b,c,d", "row 2 has 2 more fields than the header"),
+        ("metadata.csv", "file_name,text,n\n0000.png,b,1\n0000.png,b,2", "row 3 repeats 0000.png; the last row counts"),
+        ("metadata.csv", "file_name,text,n\n0000.png,b,1,2,3", "row 2 has 2 more fields than the header"),
+        ("metadata.csv", "file_name,text\n0000.png,b, c, d", "1 rows have commas in text that are not quoted"),
+        ("metadata.csv", "file_name;text\n0000.png;b, c", "its fields are divided by semicolons"),
         ("metadata.csv", 'file_name,text\n0000.png,b\n0001.png,"c\n0002.png,d', "a quotation mark is unclosed"),
         ("metadata.csv", 'file_name,text\n0000.png,"b\n0001.png,"c', "a quotation mark is unclosed"),
         ("metadata.jsonl", "[" * 100_000 + '\n{"file_name": "0000.png", "text": "b"}', "row 1 has no file_name"),

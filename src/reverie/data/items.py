@@ -15,6 +15,7 @@ import numpy as np
 
 from reverie.data.types import Problem
 
+HEADER = 1 << 18  # bytes, in which an image's size stands
 HELD_OUT_NAMES = ("test", "val", "valid", "validation", "held_out", "held-out")
 
 
@@ -51,6 +52,14 @@ class File:
     reader: Callable[[], bytes] | None = None
     packing: Packing | None = None
     half: str = ""
+
+    def head(self) -> bytes:
+        """The first bytes, enough for the header of an image; all of a zip's member. Raises as ``read`` does."""
+        if self.reader is not None or self.packing is not None:
+            return self.read()
+        with Path(self.path).open("rb") as handle:
+            handle.seek(max(self.offset, 0))
+            return handle.read(HEADER if self.offset < 0 else min(HEADER, self.size))
 
     def read(self) -> bytes:
         """All bytes. Raises OSError, or what the reader raises."""

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from reverie.core.errors import argument
 from reverie.core.terminal import printable
-from reverie.data.items import HELD_OUT_NAMES, Item
+from reverie.data.items import HELD_OUT_NAMES, File, Item
 from reverie.data.layouts.base import TRAIN_NAMES, Layout, Match, Reading, by_split, split_of, split_words
 from reverie.data.tree import Tree
 from reverie.data.types import Problem
@@ -22,6 +23,7 @@ from reverie.media import decode
 SIDES = (("a", "b"), ("source", "target"), ("input", "target"), ("input", "output"))  # the source first
 ENOUGH = 0.9  # share of images with a partner, from which on two folders are pairs
 LOOKED_AT = 32  # images whose halves are compared
+FEWEST = 4  # of them
 GRID = 24  # cells of a side, on which they are
 ALIKE = 0.15  # correlation of the edges of two halves that show the same
 _UNITED = re.compile(rf"({'|'.join([*TRAIN_NAMES, *HELD_OUT_NAMES])})[-_]?([ab])", re.IGNORECASE)
@@ -242,24 +244,32 @@ NAMES = Layout("names", "x_source.png and x_target.png are a pair (also _A and _
 
 
 def _side_by_side(tree: Tree) -> Match:
-    step = max(1, len(tree.images) // LOOKED_AT)
-    halves: list[np.ndarray] = []
+    some = [tree.files[name] for name in tree.images[:: max(1, len(tree.images) // LOOKED_AT)]]
     with decode.quiet():
-        for name in tree.images[::step]:
-            try:
-                image = decode.read(tree.files[name].read())
-            except (OSError, decode.Unusable):
-                continue
-            if image.width != 2 * image.height:
-                return Match("not every image is twice as wide as high")
-            halves.append(_edges(image))
-    if len(halves) < 2:
-        return Match("too few images to tell")
-    own, other = _likeness(np.stack(halves))
-    read = lambda: _read_halves(tree)  # noqa: E731
+        sizes = [size for file in some if (size := _size(file))]
+        if len(sizes) < FEWEST or any(width != 2 * height for width, height in sizes):
+            return Match("not every image is twice as wide as high")
+        images = [image for file in some if (image := _image(file))]
+    own, other = _likeness(np.stack([_edges(image) for image in images]))
+    read = partial(_read_halves, tree)
     if own >= ALIKE and own >= 2 * other:
         return Match.yes(f"all are twice as wide as high, and their halves agree (edges correlate by {own:.2f})", read)
     return Match("every image is twice as wide as high, as two joined halves of a pair would be", read, "on request")
+
+
+def _size(file: File) -> tuple[int, int] | None:
+    """(width, height) in pixels by its header; None: it has none within reach, so intake will say what is wrong."""
+    try:
+        return decode.inspect(file.head())
+    except (OSError, decode.Unusable):
+        return None
+
+
+def _image(file: File) -> Image.Image | None:
+    try:
+        return decode.read(file.read())
+    except (OSError, decode.Unusable):
+        return None
 
 
 def _edges(image: Image.Image) -> np.ndarray:
