@@ -151,8 +151,12 @@ def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "table", "action"),
     [
-        ("metadata.csv", "file_name,text,n\n0000.png,b,1\n0000.png,b,2", "row 3 repeats 0000.png; the last row counts"),
-        ("metadata.csv", "file_name,text,n\n0000.png,b,1,2,3", "row 2 has 2 more fields than the header"),
+        (
+            "metadata.csv",
+            "file_name,text,note\n0000.png,b,x\n0000.png,b,y",
+            "row 3 repeats 0000.png; the last row",
+        ),
+        ("metadata.csv", "file_name,text,note\n0000.png,b,x,y,z", "row 2 has 2 more fields than the header"),
         ("metadata.csv", "file_name,text\n0000.png,b, c, d", "1 rows have commas in text that are not quoted"),
         ("metadata.csv", "file_name;text\n0000.png;b, c", "its fields are divided by semicolons"),
         ("metadata.csv", 'file_name,text\n0000.png,b\n0001.png,"c\n0002.png,d', "a quotation mark is unclosed"),

@@ -42,6 +42,11 @@ class Opening:
         high: value that maps to 1.
         layout: how to read a folder or zip, where the report of reverie data names a wrong one: stylegan, unpaired,
             pairs, names, side-by-side, classes or images.
+        classes: only these classes: a,b.
+        where: only images whose columns fulfil a condition: "age >= 18 and style == 'ink'".
+        limit: at most so many images, chosen by their content.
+        resolution_at_least: only files whose image's shorter side has so many pixels.
+        dedupe: of images that look the same, keep one.
     """
 
     size: str | None = None
@@ -53,6 +58,11 @@ class Opening:
     low: float | None = None
     high: float | None = None
     layout: str | None = None
+    classes: str | None = None
+    where: str | None = None
+    limit: int | None = None
+    resolution_at_least: int | None = None
+    dedupe: bool = False
 
     def given(self) -> dict[str, Any]:
         """The arguments that are not the default."""

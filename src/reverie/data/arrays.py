@@ -13,6 +13,7 @@ import numpy as np
 from reverie.core import cache as home
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.data import split
+from reverie.data.choose import Choice, chosen, limited
 from reverie.data.columns import attribute_column, label_column, text_column
 from reverie.data.intake import MIN_IMAGES, TooFew, parallel
 from reverie.data.options import OpenOptions
@@ -109,6 +110,7 @@ def dataset(
     """Resize and split; ``part`` selects one split, which is then split again. Raises TooFew."""
     if not arrays.checked and not options.copies:
         arrays = _without_copies(arrays)
+    arrays = _chosen(arrays, options.choice)
     if len(arrays.rows) < MIN_IMAGES:
         raise TooFew(source, Report(len(arrays.rows), arrays.problems), files=False)
     if part is None and arrays.cut is not None and arrays.cut < MIN_IMAGES:
@@ -131,6 +133,45 @@ def dataset(
         attributes=arrays.attributes,
         opened=options.opened | (opened or {}),
     )
+
+
+def _chosen(arrays: Arrays, choice: Choice) -> Arrays:
+    """The rows that are asked for; the classes are then those of them."""
+    if choice.resolution_at_least:
+        raise UsageError(f"{argument('resolution_at_least')} is for files; these images have one size.")
+    rows, names, problems = arrays.rows, arrays.classes, list(arrays.problems)
+    labels = [names[label] if label >= 0 else None for label in rows.labels]
+    keep = np.ones(len(rows), bool)
+    if choice.classes or choice.where:
+        texts, numbers = rows.get("text") or [""] * len(rows), rows.get("attributes")
+        columns = [
+            {"file_name": name, "label": label, "text": text}
+            | ({} if numbers is None else dict(zip(arrays.attributes, numbers[i].tolist(), strict=True)))
+            for i, (name, label, text) in enumerate(zip(rows.names, labels, texts, strict=True))
+        ]
+        keep = chosen(choice, labels, columns, problems)
+    if choice.limit:
+        inside = np.flatnonzero(keep)
+        keep[inside] = limited(choice, _hashes(rows.take(keep)), problems)
+    if choice.dedupe:
+        left = _near(arrays.take(keep, None))
+        inside = np.flatnonzero(keep)
+        group = split.groups(left, len(inside))
+        keep[inside[group != np.arange(len(inside))]] = False
+        problems += [
+            Problem(rows.names[inside[i]], "near-duplicate", f"left out as asked: looks like {rows.names[inside[k]]}")
+            for i, k in enumerate(group)
+            if i != k
+        ]
+    if keep.all():
+        return replace(arrays, problems=problems)
+    cut = None if arrays.cut is None else int(keep[: arrays.cut].sum())
+    arrays = replace(arrays.take(keep, cut), problems=problems)
+    if not choice.classes:
+        return arrays
+    kept = [name for name in names if name in choice.classes]
+    index = np.array([kept.index(name) if name in kept else -1 for name in names], np.int64)
+    return replace(arrays, rows=arrays.rows | {"label": index[arrays.rows.labels]}, classes=kept)
 
 
 def _frozen(rows: Split) -> Split:
@@ -239,16 +280,22 @@ def _split(arrays: Arrays, held_out: float, fraction: Callable[[str], float]) ->
             f"{len(rows)} samples cannot be split into training and held-out ones; use the complete set."
         )
     fractions = np.array([fraction(sha) for sha in _hashes(rows)])
-    near = np.zeros((0, 2), np.int64)
-    if arrays.spec.medium != "sequence":
-        middles = rows["x"] if rows["x"].ndim == 4 else rows["x"][:, rows["x"].shape[1] // 2]
-        colours = 3 if middles.shape[-1] >= 3 else 1
-        hashes = np.array(list(parallel(lambda p: split.difference_hash(p[..., :colours]), middles)), np.uint64)
-        near = split.near_duplicates(hashes, lambda index: rows["x"][index])
+    near = _near(arrays)
     is_held_out = split.divide(fractions, split.groups(near, len(rows)), held_out)
     problems = split.near_problems(rows.names, near, is_held_out)
     order = np.argsort(is_held_out, kind="stable")
     return replace(arrays.take(order, int((~is_held_out).sum())), problems=arrays.problems + problems)
+
+
+def _near(arrays: Arrays) -> np.ndarray:
+    """Pairs of rows that look the same, by image, middle frame or slice."""
+    rows = arrays.rows
+    if arrays.spec.medium == "sequence":
+        return np.zeros((0, 2), np.int64)
+    middles = rows["x"] if rows["x"].ndim == 4 else rows["x"][:, rows["x"].shape[1] // 2]
+    colours = 3 if middles.shape[-1] >= 3 else 1
+    hashes = np.array(list(parallel(lambda p: split.difference_hash(p[..., :colours]), middles)), np.uint64)
+    return split.near_duplicates(hashes, lambda index: rows["x"][index])
 
 
 def of_images(

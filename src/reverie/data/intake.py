@@ -65,9 +65,10 @@ class TooFew(ReverieError):
 
 
 def survey(
-    listing: Listing, what: str, progress: home.Progress | None = None, copies: bool = False
+    listing: Listing, what: str, progress: home.Progress | None = None, copies: bool = False, at_least: int = 0
 ) -> tuple[list[Seen], list[Problem]]:
-    """Read and hash every listed file (or use the cache), check its header, drop exact copies (unless ``copies``).
+    """Read and hash every listed file (or use the cache), check its header, drop exact copies (unless ``copies``) and
+    images whose shorter side is below ``at_least`` pixels.
 
     Returns:
         the usable items in listing order, and the problems of the listing and of the other files.
@@ -88,6 +89,10 @@ def survey(
                 problems.append(Problem(item.name, result.kind, result.action))
                 continue
             sha, source_sha, size = result
+            if min(size) < at_least:
+                action = f"left out as asked: {size[0]} x {size[1]} pixels are below {at_least}"
+                problems.append(Problem(item.name, "low-resolution", action))
+                continue
             if sha in first and not copies:
                 problems.append(Problem(item.name, "duplicate", f"skipped: the same file as {first[sha]}"))
                 continue

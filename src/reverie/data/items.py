@@ -6,10 +6,10 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -119,6 +119,17 @@ class Listing:
     problems: list[Problem] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
     read_as: str = ""  # the layout in words, for the report
+    rows: list[Mapping[str, Any]] = field(default_factory=list)  # columns of each item, for conditions; empty: none
+
+    def columns(self) -> list[Mapping[str, Any]]:
+        """Of each item: its row, label, text, attributes and file name."""
+        rows = self.rows or [{}] * len(self.items)
+        return [
+            {"file_name": item.name, "label": item.label, "text": item.text}
+            | dict(zip(self.attributes, item.attributes, strict=False))
+            | {str(name): value for name, value in row.items() if name not in ("label", "text")}
+            for item, row in zip(self.items, rows, strict=True)
+        ]
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:

@@ -9,12 +9,21 @@ from typing import Any
 
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.values import integers, is_finite
+from reverie.data.choose import Choice
 from reverie.media import Size, medium_of, parse_size
 from reverie.media.spec import is_range
 
 Background = str | Sequence[int]  # "white", "#ff8800", "10,20,30" or (10, 20, 30)
 WHITE = (255, 255, 255)
-CHOICES = ("layout",)  # arguments of ``open_data`` that ``train`` passes on
+CHOICES = (
+    "layout",
+    "classes",
+    "where",
+    "limit",
+    "resolution_at_least",
+    "dedupe",
+)  # arguments of ``open_data`` that ``train`` passes on
+ALL = Choice()
 DEFAULT_SIZE = 64  # if the images' sizes differ, are not square, or exceed MAX_OWN_SIZE
 MAX_OWN_SIZE = 256
 
@@ -33,6 +42,7 @@ class OpenOptions:
     high: float | None = None
     copies: bool = False
     layout: str | None = None
+    choice: Choice = ALL
 
     def image_shape(self, common: tuple[int, int] | None) -> tuple[int, int]:
         """(height, width) of images: as requested, else their ``common`` size if it is square and small.
@@ -50,7 +60,7 @@ class OpenOptions:
     def opened(self) -> dict[str, Any]:
         """These options for the provenance; ``requested`` has those that the result does not determine."""
         requested: dict[str, Any] = {"size": self.size and list(self.size), "channels": self.channels, "low": self.low}
-        requested |= {"high": self.high, "layout": self.layout}
+        requested |= {"high": self.high, "layout": self.layout, **self.choice.as_dict()}
         return {
             "fit": self.fit,
             "background": list(self.background),
@@ -70,6 +80,7 @@ def open_options(
     high: float | None = None,
     copies: bool = False,
     layout: str | None = None,
+    choice: Choice = ALL,
 ) -> OpenOptions:
     """Parse and check.
 
@@ -91,7 +102,7 @@ def open_options(
     extents = parse_size(size)
     colour = parse_background(background)
     low, high, channels = _plain(low), _plain(high), channels and int(channels)
-    return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, layout)
+    return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, layout, choice)
 
 
 def _plain(number: float | None) -> float | None:

@@ -25,6 +25,7 @@ class Plan:
         find_channels: store one channel if every image is grey.
         held_out: fraction of the images to hold out.
         attributes: names of the items' attributes.
+        dedupe: keep one of the images that look the same.
     """
 
     rows: list[Seen]
@@ -32,6 +33,7 @@ class Plan:
     find_channels: bool
     held_out: float
     attributes: list[str] = field(default_factory=list)
+    dedupe: bool = False
 
     @property
     def paired(self) -> bool:
@@ -39,6 +41,8 @@ class Plan:
 
     def key(self) -> str:
         digest = hashlib.sha256(json.dumps([VERSION, self.form.as_dict(), self.find_channels, self.held_out]).encode())
+        if self.dedupe:
+            digest.update(b"dedupe")
         for row in self.rows:
             item = row.item
             digest.update(json.dumps([row.sha, row.source_sha, item.name, item.label, item.text, item.split]).encode())
@@ -51,12 +55,19 @@ class Plan:
         return attributes + (json.dumps(row.item.texts).encode() if row.item.texts else b"")
 
 
-def make_plan(seen: list[Seen], form: decode.Form, find_channels: bool, held_out: float, attributes: list[str]) -> Plan:
+def make_plan(
+    seen: list[Seen],
+    form: decode.Form,
+    find_channels: bool,
+    held_out: float,
+    attributes: list[str],
+    dedupe: bool = False,
+) -> Plan:
     """Order the rows by content, independent of names and of the file system's order."""
     shas = [row.sha for row in seen]
     is_held_out = held_out_rows(seen, np.arange(len(seen)), held_out)
     order = order_rows(is_held_out, np.array([split.second_fraction(sha) for sha in shas]), np.arange(len(seen)), shas)
-    return Plan([seen[i] for i in order], form, find_channels, held_out, attributes)
+    return Plan([seen[i] for i in order], form, find_channels, held_out, attributes, dedupe)
 
 
 def held_out_rows(rows: list[Seen], group: np.ndarray, held_out: float) -> np.ndarray:

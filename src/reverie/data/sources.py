@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from reverie.core.cache import Progress, check_progress
 from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
+from reverie.data.choose import Choice
 from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.options import WHITE, Background, OpenOptions, open_options, parse_background
 from reverie.data.types import Dataset, Report, Split
@@ -56,6 +57,11 @@ def open_data(
     low: float | None = None,
     high: float | None = None,
     layout: str | None = None,
+    classes: str | Sequence[str] | None = None,
+    where: str | None = None,
+    limit: int | None = None,
+    resolution_at_least: int | None = None,
+    dedupe: bool = False,
 ) -> Dataset:
     """Data for training, in two splits without common samples.
 
@@ -78,13 +84,20 @@ def open_data(
         labels, texts: (N,), for objects: numbers or names of classes, captions.
         low, high: values of arrays that map to -1 and 1 in a model, if they are in no usual range.
         layout: of a folder or zip, a name of ``data.layouts.LAYOUTS``; None: recognised, and named in the report.
+        classes: only these, a list or "a,b".
+        where: only images whose columns fulfil this, such as ``age >= 18 and style == 'ink'``: columns of tables,
+            attributes, ``label``, ``text``, ``file_name``.
+        limit: at most so many images, chosen by their content.
+        resolution_at_least: only files whose image's shorter side has so many pixels.
+        dedupe: of images that look the same, keep one.
 
     Raises:
         UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
         ReverieError: too few images (``TooFew``, with ``report``), or a source or the cache folder fails.
     """
     check_progress(progress)
-    options = open_options(size, channels, fit, background, held_out, medium, low, high, copies, layout)
+    choice = Choice.of(classes, where, limit, resolution_at_least, dedupe)
+    options = open_options(size, channels, fit, background, held_out, medium, low, high, copies, layout, choice)
     if layout is not None:
         _check_layout(source, layout)
     if not isinstance(source, str | os.PathLike):
@@ -147,18 +160,24 @@ def _from_files(
     """Folders, shards and hub sets: decode files into the store."""
     listing = _listing(name, options.layout)
     _only_images(name, options)
-    from reverie.data import intake, store
+    from reverie.data import choose, intake, store
     from reverie.data.plan import make_plan
     from reverie.media import decode
 
-    seen, problems = intake.survey(listing, name, progress, options.copies)
+    if options.choice.classes or options.choice.where:
+        labels = [None if item.label is None else str(item.label) for item in listing.items]
+        keep = choose.chosen(options.choice, labels, listing.columns(), listing.problems)
+        listing.items = [item for item, kept in zip(listing.items, keep, strict=True) if kept]
+    seen, problems = intake.survey(listing, name, progress, options.copies, options.choice.resolution_at_least)
+    kept = choose.limited(options.choice, [image.sha for image in seen], problems)
+    seen = [image for image, inside in zip(seen, kept, strict=True) if inside]
     splits = [image.item.split for image in seen]
     if part is None and "held_out" in splits and splits.count("train") < intake.MIN_IMAGES:
         raise intake.TooFew(text, Report(len(seen), problems), splits.count("train"))
     sizes = {image.size[::-1] for image in seen}
     common = next(iter(sizes)) if len(sizes) == 1 else None
     form = decode.Form(options.image_shape(common), options.channels or 3, options.fit, options.background)
-    plan = make_plan(seen, form, options.channels is None, options.held_out, listing.attributes)
+    plan = make_plan(seen, form, options.channels is None, options.held_out, listing.attributes, options.choice.dedupe)
     return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, listing.read_as)
 
 

@@ -191,6 +191,13 @@ def _build(
     rows = [plan.rows[i] for i in good]
     near = _near(part, form, records, good)
     group = split.groups(np.concatenate([near, same_source(rows)]), len(rows))
+    if plan.dedupe and len(near):
+        keep = _leaders([row.item.split == "held_out" for row in rows], split.groups(near, len(rows)), new, rows)
+        good, rows, near = good[keep], [rows[i] for i in keep], near[:0]
+        group = split.groups(same_source(rows), len(rows))
+        if len(rows) < MIN_IMAGES:
+            shutil.rmtree(part)
+            raise TooFew(source, Report(len(rows), problems + new))
     is_held_out = held_out_rows(rows, group, plan.held_out)
     new += split.near_problems([row.item.name for row in rows], near, is_held_out)
     new += [
@@ -234,6 +241,17 @@ def _build(
     _write(part / _DIGESTS, {path.name: [_sha256(path), *_state(path)] for path in paths})
     (part / "progress.jsonl").unlink()
     return meta
+
+
+def _leaders(held_out: list[bool], group: np.ndarray, problems: list[Problem], rows: list[Seen]) -> np.ndarray:
+    """Of each group of near duplicates one row, a held-out one if there is one; the others are reported."""
+    leader: dict[int, int] = {}
+    for i in sorted(range(len(rows)), key=lambda i: not held_out[i]):
+        first = leader.setdefault(int(group[i]), i)
+        if first != i:
+            action = f"left out as asked: looks like {rows[first].item.name}"
+            problems.append(Problem(rows[i].item.name, "near-duplicate", action))
+    return np.array(sorted(leader.values()), np.int64)
 
 
 def _is_relevant(action: str, channels: dict[str, int], plan: Plan) -> bool:

@@ -71,4 +71,5 @@ def list_tree(tree: Tree, wanted: str | None = None) -> Listing:
         name for name in tree.files if name not in tree.images and name not in used and not name.endswith(NOTE)
     )
     items, attributes = described(reading, captions)
-    return Listing(items, problems, attributes, reading.said + captions.said())
+    rows = [captions.rows.get(name, {}) for name in reading.items]
+    return Listing(items, problems, attributes, reading.said + captions.said(), rows)

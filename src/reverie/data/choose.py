@@ -1,0 +1,174 @@
+"""Choosing what to learn from: classes, a condition on columns, a number of images, a resolution."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from reverie.core.errors import UsageError, argument, suggest
+from reverie.core.values import integers
+from reverie.data.split import second_fraction
+from reverie.data.types import Problem
+
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_TERM = re.compile(
+    r"""\s*(?P<column>"[^"]+"|[^=<>!"']+?)\s*(?P<sign>==|!=|<=|>=|<|>)\s*(?P<value>"[^"]*"|'[^']*'|[^=<>!"']+?)\s*"""
+)
+_AND = re.compile(r"""\s+and\s+(?=(?:[^"']|"[^"]*"|'[^']*')*$)""")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of a source's images are used.
+
+    Attributes:
+        classes: names of the only ones; empty: all.
+        where: a condition on columns, such as ``age >= 18 and style == "ink"``; "": none.
+        limit: at most so many, by content, so that the same are chosen whatever their names; 0: all.
+        resolution_at_least: of the shorter side of a file's image, in pixels.
+        dedupe: of images that look the same, keep one.
+    """
+
+    classes: tuple[str, ...] = ()
+    where: str = ""
+    limit: int = 0
+    resolution_at_least: int = 0
+    dedupe: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        classes: str | Sequence[str] | None,
+        where: str | None,
+        limit: int | None,
+        resolution: int | None,
+        dedupe: bool,
+    ) -> Choice:
+        """Parsed and checked.
+
+        Raises:
+            UsageError: a condition that cannot be read, a number below 1.
+        """
+        if isinstance(classes, str):
+            classes = [part.strip() for part in classes.split(",")]
+        names = tuple(str(name) for name in classes or ())
+        if classes is not None and not all(names):
+            raise UsageError(f"{argument('classes')} is a list of names, such as a,b.")
+        for name, number in (("limit", limit), ("resolution_at_least", resolution)):
+            if number is not None and ((whole := integers([number])) is None or whole[0] < 1):
+                raise UsageError(f"{argument(name)} must be a whole number above 0, not {number!r}.")
+        if where is not None:
+            parse_condition(where)
+        return cls(names, where or "", int(limit or 0), int(resolution or 0), bool(dedupe))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Those that choose anything, as arguments of ``open_data``."""
+        chosen = {name: value for name, value in asdict(self).items() if value}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One comparison of a condition."""
+
+    column: str
+    sign: str
+    value: str
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """Numbers are compared as numbers, other values as text; a missing one fulfils nothing."""
+        value = row.get(self.column)
+        if value is None or value == "":
+            return False
+        values = value if isinstance(value, list | tuple) else [value]
+        compare = COMPARISONS[self.sign]
+        several = all if self.sign == "!=" else any
+        return several(compare(*_comparable(each, self.value, self.sign)) for each in values)
+
+
+def _comparable(left: Any, right: str, sign: str) -> tuple[Any, Any]:
+    try:
+        return float(left), float(right)
+    except (TypeError, ValueError):
+        return (str(left), right) if sign in ("==", "!=") else (0, float("nan"))  # words have no order
+
+
+def parse_condition(text: str) -> list[Term]:
+    """``a == b and c > 1`` as terms that must all hold.
+
+    Raises:
+        UsageError: another form.
+    """
+    terms = []
+    for part in _AND.split(text):
+        match = _TERM.fullmatch(part)
+        if match is None:
+            raise UsageError(
+                f"{argument('where')} is a condition such as \"age >= 18 and style == 'ink'\", not {text!r:.80}."
+            )
+        terms.append(Term(match["column"].strip('"'), match["sign"], match["value"].strip("\"'")))
+    return terms
+
+
+def chosen(
+    choice: Choice, labels: Sequence[str | None], rows: Sequence[Mapping[str, Any]], problems: list[Problem]
+) -> np.ndarray:
+    """Whether an image is of the classes and fulfils the condition, bool (N,).
+
+    Args:
+        labels: names of the images' classes.
+        rows: the columns of each image by name.
+        problems: what is left out is appended, in one line each.
+
+    Raises:
+        UsageError: an unknown class or column.
+    """
+    keep = np.ones(len(labels), bool)
+    if choice.classes:
+        known = {str(label) for label in labels if label is not None}
+        for name in choice.classes:
+            if name not in known:
+                some = ", ".join(sorted(known)[:12]) or "none"
+                raise UsageError(f"There is no class {name!r}.{suggest(name, sorted(known))} The data has: {some}.")
+        keep &= np.array([label is not None and str(label) in choice.classes for label in labels], bool)
+        _left_out(problems, int((~keep).sum()), f"of other classes than {', '.join(choice.classes)}")
+    if choice.where:
+        terms = parse_condition(choice.where)
+        columns = {str(column) for row in rows for column in row}
+        for term in terms:
+            if term.column not in columns:
+                raise UsageError(
+                    f"No image has a column {term.column!r}.{suggest(term.column, sorted(columns))} Columns: "
+                    f"{', '.join(sorted(columns))}."
+                )
+        fulfils = np.array([all(term.holds(row) for term in terms) for row in rows], bool)
+        _left_out(problems, int((keep & ~fulfils).sum()), f"where not {choice.where}")
+        keep &= fulfils
+    return keep
+
+
+def limited(choice: Choice, shas: Sequence[str], problems: list[Problem]) -> np.ndarray:
+    """Whether an image is among the first ``limit`` by content, bool (N,)."""
+    keep = np.ones(len(shas), bool)
+    if choice.limit and len(shas) > choice.limit:
+        order = np.argsort([second_fraction(sha) for sha in shas], kind="stable")
+        keep[order[choice.limit :]] = False
+        _left_out(problems, len(shas) - choice.limit, f"beyond the limit of {choice.limit:,}")
+    return keep
+
+
+def _left_out(problems: list[Problem], n: int, why: str) -> None:
+    if n:
+        problems.append(Problem("*", "not-chosen", f"left out as asked: {n:,} image{'s' * (n != 1)} {why}"))
