@@ -273,3 +273,32 @@ def test_a_table_about_other_things_is_ignored(tmp_path: Path) -> None:
     assert dataset.report.counts() == {"ignored": 1} and of_folder(tmp_path).images == sorted(
         f"{i:04d}.png" for i in range(10)
     )
+
+
+def test_celeba_has_attributes_identities_and_its_split(tmp_path: Path) -> None:
+    fill(tmp_path / "img_align_celeba", 20)
+    name = "{:04d}.png".format
+    lines = [f"{name(i)} {1 if i % 2 else -1:2d} {1 if i % 3 else -1:2d}" for i in range(20)]
+    (tmp_path / "list_attr_celeba.txt").write_text("\n".join(["20", "Smiling Young ", *lines]))
+    (tmp_path / "identity_CelebA.txt").write_text("\n".join(f"{name(i)} {100 + i // 5}" for i in range(21)))
+    (tmp_path / "list_eval_partition.txt").write_text("\n".join(f"{name(i)} {i // 8}" for i in range(20)))
+    dataset = reverie.data(tmp_path)
+    assert dataset.attributes == ["Smiling", "Young"] and (len(dataset.train), len(dataset.held_out)) == (8, 12)
+    assert dataset.classes == ["100", "101", "102", "103"]
+    values = dict(zip(dataset.train.names, dataset.train["attributes"].tolist(), strict=True))
+    assert all(row == [int(k[-8:-4]) % 2, int(int(k[-8:-4]) % 3 > 0)] for k, row in values.items())
+    assert "identity_CelebA.txt" in {p.file for p in dataset.report.problems}  # one image is missing
+
+
+def test_pets_have_the_breeds_of_their_names_and_their_split(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    for k, breed in enumerate(("Abyssinian", "english_setter")):
+        for i in range(10):
+            save(tmp_path / "images" / f"{breed}_{i}.jpg", 20 * k + i)
+    head = "#Image CLASS-ID SPECIES BREED ID\n"
+    for part, rows in (("trainval", range(7)), ("test", range(7, 10))):
+        lines = [f"{b}_{i} {k + 1} {k + 1} 1" for k, b in enumerate(("Abyssinian", "english_setter")) for i in rows]
+        (tmp_path / "annotations" / f"{part}.txt").write_text(head + "\n".join(lines))
+    dataset = reverie.data(tmp_path)
+    assert dataset.classes == ["Abyssinian", "english_setter"]
+    assert (len(dataset.train), len(dataset.held_out)) == (14, 6)

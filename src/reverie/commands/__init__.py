@@ -8,13 +8,14 @@ from typing import Any
 
 from reverie.commands.codes import codes, pretrain
 from reverie.commands.compress import compress, decompress
+from reverie.commands.data import data
 from reverie.commands.detect import anomalies, rates, search
 from reverie.commands.distill import distill
 from reverie.commands.dream import dream
 from reverie.commands.evaluate import evaluate
 from reverie.commands.exchange import export, import_
 from reverie.commands.filters import filters
-from reverie.commands.know import data, doctor, models, weights
+from reverie.commands.know import doctor, models, weights
 from reverie.commands.look import forward, interpolate, mix, reconstruct, traverse, view
 from reverie.commands.make import rerun, resume, train
 from reverie.commands.restore import restore

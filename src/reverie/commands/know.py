@@ -1,21 +1,13 @@
-"""Verbs that list models, data and weights, and diagnose runs."""
+"""Verbs that list models and weights, and diagnose runs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
-from reverie.commands.flags import Opening
 from reverie.commands.shared import RunName, bar, dump, note, out, table
-from reverie.core.errors import ReverieError, UsageError
-from reverie.core.files import quoted
-
-if TYPE_CHECKING:
-    from reverie.data.types import Dataset
-
-FEW = 2000  # training images, below which a GAN needs augmentation of its discriminator's images: docs/choosing.md
-_SMALL = 64  # pixels of a side, above which a step for each pixel takes too long
+from reverie.core.errors import ReverieError
 
 
 def models(pattern: Positional[Annotated[str, arg(metavar="[PATTERN]")]] = "*", /, json: bool = False) -> None:
@@ -71,119 +63,6 @@ def doctor(run: RunName, /, json: bool = False) -> None:
         out(f"Passed: {past['kind']} at step {past['step']} ({past['message']})")
     if not diagnosis.findings:
         out(diagnosis.summary)
-
-
-def data(
-    source: Positional[Annotated[str | None, arg(metavar="[SOURCE]")]] = None,
-    /,
-    opening: OmitArgPrefixes[Opening] = Opening(),
-    explain: bool = False,
-    json: bool = False,
-) -> None:
-    """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
-
-    Args:
-        source: a folder or zip, fashion, emoji, mnist, binary-mnist, fashion-mnist, cifar10, stacked-mnist, photos,
-            FILE.npz, SHARD.tar or hf:owner/name.
-        explain: say of every layout why it fits or not, and read nothing.
-        json: print the report as JSON.
-    """
-    from reverie.data import explain as explain_layouts
-    from reverie.data import open_data
-    from reverie.data.intake import TooFew
-
-    if source is None:
-        from reverie.data.sources import POSSIBLE
-
-        out(f"SOURCE is {POSSIBLE}.", "Next: reverie data emoji")
-        return
-    if explain:
-        answers = explain_layouts(source)
-        if json:
-            dump([dict(zip(("layout", "fits", "why"), row, strict=True)) for row in answers])
-        else:
-            table(("layout", "fits", "why"), answers)
-            out(f"Next: reverie data {quoted(source)} --layout NAME")
-        return
-    try:
-        with bar(True) as progress:
-            dataset = open_data(source, progress=progress, **vars(opening))
-    except TooFew as error:
-        if json:  # the report is what was asked for, however little there is to train on
-            dump(
-                {
-                    "source": source,
-                    "read_as": error.report.read_as,
-                    "usable": error.report.usable,
-                    "medium": opening.medium or "image",
-                    "shape": [],
-                    "channels": 0,
-                    "classes": [],
-                    "attributes": [],
-                    "captions": 0,
-                    "pairs": 0,
-                    "train": 0,
-                    "held_out": 0,
-                    "fingerprint": "",
-                    "problems": [vars(p) for p in error.report.problems],
-                }
-            )
-        raise
-    if json:
-        dump(dataset.summary())
-        return
-    summary = dataset.summary()
-    named = (
-        f" ({', '.join(dataset.classes[:12])}{' ...' if len(dataset.classes) > 12 else ''})" if dataset.classes else ""
-    )
-    if dataset.report.read_as:
-        out(f"read as: {dataset.report.read_as}")
-    out(
-        f"{dataset.source}: {summary['usable']} usable {dataset.spec.medium}s of {dataset.spec}, "
-        f"{summary['train']} to train on, {summary['held_out']} held out"
-    )
-    out(f"classes {len(dataset.classes)}{named}, captions {summary['captions']}, pairs {summary['pairs']}")
-    if dataset.attributes:
-        out(f"attributes {', '.join(dataset.attributes)}")
-    for kind, count in dataset.report.counts().items():
-        first = next(p for p in dataset.report.problems if p.kind == kind)
-        out(f"  {count:6} {kind}: {first.action} (first: {first.file})")
-    if dataset.spec.medium == "image":
-        out(_which_model(dataset))
-    out(f"fingerprint {dataset.fingerprint[:16]}. {_next(dataset, source, opening)}")
-
-
-def _which_model(dataset: Dataset) -> str:
-    """A first choice by purpose and number of images, from the measurements of docs/choosing.md."""
-    best = "flow-matching or r3gan (5 minutes)" if len(dataset.train) >= FEW else "stylegan2 or ddpm (20 minutes)"
-    small = max(dataset.spec.shape) <= _SMALL
-    exact = f", {'pixelcnn++ for an exact likelihood (15 minutes), ' * small}codec for lossless files (10 minutes)"
-    pairs = ", pix2pix for its pairs (15 minutes)" if "source" in dataset.train else ""
-    return f"which model: vae for a first look (3 minutes), {best} for good samples{pairs}{exact}; see docs/choosing.md"
-
-
-def _next(dataset: Dataset, source: str, opening: Opening) -> str:
-    """The command that trains on a data set, opened with the same options; or what it lacks."""
-    import torch
-
-    from reverie.core.registry import build
-
-    flags = {name: quoted(value) if isinstance(value, str) else value for name, value in opening.given().items()}
-    words = {"data": quoted(source)} | flags
-    rest = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in words.items())
-    if dataset.spec.medium in ("video", "volume"):
-        return (
-            f"No built-in model learns from {dataset.spec.medium}s: write one (docs/extending.md). "
-            f"Next: reverie train package.module:Model {rest}"
-        )
-    model = "pix2pix" if "source" in dataset.train else "cyclegan" if dataset.classes == ["A", "B"] else "vae"
-    model = "recurrent-autoencoder" if dataset.spec.medium == "sequence" else model
-    try:
-        with torch.device("meta"):  # asks whether the size fits, and allocates nothing
-            build(model, dataset)
-    except UsageError as error:
-        return f"Next: another size. {error}"
-    return f"Next: reverie train {model} {rest}"
 
 
 def weights(

@@ -12,6 +12,7 @@ from typing import Any
 from reverie.core.errors import ReverieError
 from reverie.core.terminal import printable
 from reverie.data import words
+from reverie.data.annotations import read_annotations
 from reverie.data.items import File, Item, natural_key
 from reverie.data.types import Problem
 from reverie.data.words import Row
@@ -48,6 +49,12 @@ class Captions:
                 self._read_table(name)
             elif _suffix(name) == ".json":
                 self._read_coco(name)
+        self._published = read_annotations(list(files), self._read_text, self._find)
+        for image, row in self._published.rows.items():
+            self.rows[image] = {"text": [], "label": None} | self.rows.get(image, {}) | row
+        self.tables |= self._published.used
+        for name, lost in self._published.lost.items():
+            self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
         self._texts = {_stem(name): name for name in files if _suffix(name) in TEXT_ENDINGS}
         self._names_of_labels = self._several_labels()
 
@@ -70,7 +77,8 @@ class Captions:
         label = item.label if label is None or label == "" else label
         label = label if label is None or (isinstance(label, int) and not isinstance(label, bool)) else str(label)
         several = tuple(texts) if len(texts) > 1 else ()
-        return replace(item, text=texts[0] if texts else "", texts=several, label=label)
+        split = self._published.splits.get(name, item.split)
+        return replace(item, text=texts[0] if texts else "", texts=several, label=label, split=split)
 
     def attributes(self, images: Iterable[str]) -> tuple[list[str], dict[str, tuple[float, ...]]]:
         """The purely numeric columns in the tables' order, and each image's values; 0 for a missing one.

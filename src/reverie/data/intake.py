@@ -61,6 +61,9 @@ class TooFew(ReverieError):
         super().__init__(
             f"{what} has {report.usable} usable images{training}; at least {MIN_IMAGES} are needed.{problems}{endings}"
         )
+        if report.usable == 1:
+            hint = "One image can start a dream or be a style: reverie dream, stylize, train style-net."
+            self.args = (f"{self.args[0]} {hint}",)
         self.report = report
 
 

@@ -43,13 +43,13 @@ def open_or_build(
     opened: dict[str, Any],
     part: str | None = None,
     progress: home.Progress | None = None,
-    read_as: str = "",
+    report: Report | None = None,
 ) -> Dataset:
     """The data set of a plan, from its store; builds the store if there is no complete one.
 
-    ``opened`` goes into the provenance, ``read_as`` into the report. A second process that needs the same store waits
-    for the first. ``part`` ("train", "held_out") takes only that split, and splits it again. Raises TooFew, and
-    ReverieError if the cache folder cannot be written.
+    ``opened`` goes into the provenance; ``report`` says what intake found besides. A second process that needs the same
+    store waits for the first. ``part`` ("train", "held_out") takes only that split, and splits it again. Raises
+    TooFew, and ReverieError if the cache folder cannot be written.
     """
     final = home.home() / "stores" / plan.key()
     meta = _complete_meta(final)
@@ -72,7 +72,7 @@ def open_or_build(
             raise home.cannot_write(
                 error, "the image store", "Finished chunks are kept, and the next call resumes there. "
             ) from error
-    return _open(source, final, meta, Report(0, problems, read_as), opened, part, plan.held_out)
+    return _open(source, final, meta, replace(report or Report(0), problems=problems), opened, part, plan.held_out)
 
 
 def _complete_meta(folder: Path) -> dict[str, Any] | None:

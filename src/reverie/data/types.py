@@ -101,11 +101,13 @@ class Report:
         usable: number of samples.
         problems: every file that was skipped, converted or ignored.
         read_as: the layout in words; "" for arrays and other sources that have none.
+        sizes: (width, height) of files' images in pixels -> number of images.
     """
 
     usable: int
     problems: list[Problem] = field(default_factory=list)
     read_as: str = ""
+    sizes: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """Kind of problem -> number of files, most frequent first."""
@@ -143,6 +145,14 @@ class Dataset:
     report: Report
     attributes: list[str] = field(default_factory=list)
     opened: dict[str, Any] = field(default_factory=dict)
+
+    def counts_of_classes(self) -> dict[str, tuple[int, int]]:
+        """Class -> number of images to train on, and held out."""
+        sides = [
+            np.bincount(side.labels[side.labels >= 0], minlength=len(self.classes))
+            for side in (self.train, self.held_out)
+        ]
+        return {name: (int(a), int(b)) for name, a, b in zip(self.classes, *sides, strict=True)}
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -1,0 +1,200 @@
+"""``reverie data``: what a source holds, what is wrong with it, and how to train on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from reverie.commands.flags import Opening
+from reverie.commands.shared import bar, dump, table, target
+from reverie.commands.shared import out as say
+from reverie.core.errors import UsageError
+from reverie.core.files import quoted
+
+if TYPE_CHECKING:
+    from reverie.data.types import Dataset
+
+FEW = 2000  # training images, below which a GAN needs augmentation of its discriminator's images: docs/choosing.md
+_SMALL = 64  # pixels of a side, above which a step for each pixel takes too long
+_BARS = 24  # classes that are shown with a bar
+_SKEWED = 10  # times that the largest class has the images of the smallest
+
+
+def data(
+    source: Positional[Annotated[str | None, arg(metavar="[SOURCE]")]] = None,
+    /,
+    opening: OmitArgPrefixes[Opening] = Opening(),
+    explain: bool = False,
+    problems: bool = False,
+    out: str | None = None,
+    json: bool = False,
+) -> None:
+    """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
+
+    Args:
+        source: a folder or zip, fashion, emoji, mnist, binary-mnist, fashion-mnist, cifar10, stacked-mnist, photos,
+            FILE.npz, SHARD.tar or hf:owner/name.
+        explain: say of every layout why it fits or not, and read nothing.
+        problems: list every problem with its file, not only the first of each kind.
+        out: a contact sheet with the sizes and classes of the images, such as sheet.png.
+        json: print the report as JSON.
+    """
+    from reverie.data import explain as explain_layouts
+    from reverie.data import open_data
+    from reverie.data.intake import TooFew
+
+    sheet = out and target(out)
+    if source is None:
+        from reverie.data.sources import POSSIBLE
+
+        say(f"SOURCE is {POSSIBLE}.", "Next: reverie data emoji")
+        return
+    if explain:
+        answers = explain_layouts(source)
+        if json:
+            dump([dict(zip(("layout", "fits", "why"), row, strict=True)) for row in answers])
+        else:
+            table(("layout", "fits", "why"), answers)
+            say(f"Next: reverie data {quoted(source)} --layout NAME")
+        return
+    try:
+        with bar(True) as progress:
+            dataset = open_data(source, progress=progress, **vars(opening))
+    except TooFew as error:
+        if json:  # the report is what was asked for, however little there is to train on
+            dump(
+                {
+                    "source": source,
+                    "read_as": error.report.read_as,
+                    "usable": error.report.usable,
+                    "medium": opening.medium or "image",
+                    "shape": [],
+                    "channels": 0,
+                    "classes": [],
+                    "attributes": [],
+                    "captions": 0,
+                    "pairs": 0,
+                    "train": 0,
+                    "held_out": 0,
+                    "fingerprint": "",
+                    "problems": [vars(p) for p in error.report.problems],
+                }
+            )
+        raise
+    if json:
+        dump(dataset.summary())
+        return
+    if sheet:
+        from reverie.data.contact import contact_sheet
+
+        contact_sheet(dataset, sheet)
+    _say(dataset, problems)
+    if sheet:
+        say(f"Look at {sheet}.")
+    if dataset.spec.medium == "image":
+        say(_which_model(dataset))
+    say(f"fingerprint {dataset.fingerprint[:16]}. {_next(dataset, source, opening)}")
+
+
+def _say(dataset: Dataset, every_problem: bool) -> None:
+    """The report for a person."""
+    summary, report = dataset.summary(), dataset.report
+    if report.read_as:
+        say(f"read as: {report.read_as}")
+    say(
+        f"{dataset.source}: {summary['usable']} usable {dataset.spec.medium}s of {dataset.spec}, "
+        f"{summary['train']} to train on, {summary['held_out']} held out"
+    )
+    if report.sizes:
+        say(_sizes(report.sizes))
+    several = sum(len(texts) for texts in dataset.train.get("captions") or [])
+    more = f" ({several / len(dataset.train):.1f} an image)" if several else ""
+    say(f"classes {len(dataset.classes)}, captions {summary['captions']}{more}, pairs {summary['pairs']}")
+    say(*_bars(dataset))
+    if dataset.attributes:
+        say(f"attributes {', '.join(dataset.attributes)}")
+    for kind, count in report.counts().items():
+        ours = [problem for problem in report.problems if problem.kind == kind]
+        if every_problem:
+            say(*(f"  {kind}: {problem.file}: {problem.action}" for problem in ours))
+        else:
+            say(f"  {count:6} {kind}: {ours[0].action} (first: {ours[0].file})")
+
+
+def _sizes(sizes: dict[tuple[int, int], int]) -> str:
+    """Extent and proportions of files' images in a line."""
+    (width, height), most = Counter(sizes).most_common(1)[0]
+    if len(sizes) == 1:
+        return f"files of {width} x {height} pixels"
+    short, long = min(min(size) for size in sizes), max(max(size) for size in sizes)
+    square = sum(n for (w, h), n in sizes.items() if w == h)
+    wide = sum(n for (w, h), n in sizes.items() if w > h)
+    high = sum(sizes.values()) - square - wide
+    return (
+        f"files of {len(sizes)} sizes, sides of {short} to {long} pixels, most often {width} x {height} ({most:,}); "
+        f"{square:,} square, {wide:,} wide, {high:,} high"
+    )
+
+
+def _bars(dataset: Dataset) -> list[str]:
+    """A bar for each class, and what is skewed."""
+    counts = dataset.counts_of_classes()
+    if not counts:
+        return []
+    totals = {name: sum(both) for name, both in counts.items()}
+    most = max(totals.values())
+    width = min(24, max(map(len, counts)))
+    lines = [
+        f"  {name[:24]:{width}} {train:7,} + {held_out:<6,} {'#' * max(1, round(30 * (train + held_out) / most))}"
+        for name, (train, held_out) in list(counts.items())[:_BARS]
+    ]
+    lines += [f"  ... and {len(counts) - _BARS:,} more"] * (len(counts) > _BARS)
+    full = {name: n for name, n in totals.items() if n}
+    least = min(full, key=lambda name: full[name])
+    if most >= _SKEWED * full[least]:
+        largest = max(full, key=lambda name: full[name])
+        lines.append(f"  skewed: {largest} has {most:,} images, {least} has {full[least]:,}")
+    without = [name for name, (train, held_out) in counts.items() if train and not held_out]
+    if without:
+        some = ", ".join(without[:8]) + " ..." * (len(without) > 8)
+        lines.append(f"  no held-out image in {len(without):,} of {len(counts):,} classes: {some}")
+    alone = [name for name, (train, held_out) in counts.items() if held_out and not train]
+    if alone:
+        some = ", ".join(alone[:8]) + " ..." * (len(alone) > 8)
+        lines.append(f"  no image to train on in {len(alone):,} of {len(counts):,} classes: {some}")
+    return lines
+
+
+def _which_model(dataset: Dataset) -> str:
+    """A first choice by purpose and number of images, from the measurements of docs/choosing.md."""
+    best = "flow-matching or r3gan (5 minutes)" if len(dataset.train) >= FEW else "stylegan2 or ddpm (20 minutes)"
+    small = max(dataset.spec.shape) <= _SMALL
+    exact = f", {'pixelcnn++ for an exact likelihood (15 minutes), ' * small}codec for lossless files (10 minutes)"
+    pairs = ", pix2pix for its pairs (15 minutes)" if "source" in dataset.train else ""
+    return f"which model: vae for a first look (3 minutes), {best} for good samples{pairs}{exact}; see docs/choosing.md"
+
+
+def _next(dataset: Dataset, source: str, opening: Opening) -> str:
+    """The command that trains on a data set, opened with the same options; or what it lacks."""
+    import torch
+
+    from reverie.core.registry import build
+
+    flags = {name: quoted(value) if isinstance(value, str) else value for name, value in opening.given().items()}
+    words = {"data": quoted(source)} | flags
+    rest = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in words.items())
+    if dataset.spec.medium in ("video", "volume"):
+        return (
+            f"No built-in model learns from {dataset.spec.medium}s: write one (docs/extending.md). "
+            f"Next: reverie train package.module:Model {rest}"
+        )
+    model = "pix2pix" if "source" in dataset.train else "cyclegan" if dataset.classes == ["A", "B"] else "vae"
+    model = "recurrent-autoencoder" if dataset.spec.medium == "sequence" else model
+    try:
+        with torch.device("meta"):  # asks whether the size fits, and allocates nothing
+            build(model, dataset)
+    except UsageError as error:
+        return f"Next: another size. {error}"
+    return f"Next: reverie train {model} {rest}"

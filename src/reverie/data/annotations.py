@@ -1,0 +1,101 @@
+"""Annotation files of well-known sets: CelebA and Oxford-IIIT Pet, by the names and forms of their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+PARTS = {"0": "train", "1": "held_out", "2": "held_out"}  # CelebA's training, validation and test images
+
+
+@dataclass
+class Annotations:
+    """What such files say.
+
+    Attributes:
+        rows: image -> columns: "label", attributes.
+        splits: image -> "train" or "held_out".
+        used: file -> number of images that it is about.
+        lost: file -> number of its lines about images that do not exist.
+    """
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
+    used: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
+
+
+def read_annotations(
+    files: list[str], text_of: Callable[[str], str], find: Callable[[PurePosixPath, str], str | None]
+) -> Annotations:
+    """The annotations in a source.
+
+    Args:
+        files: paths of all its files.
+        text_of: reads one of them.
+        find: the image of a name in a file of a folder.
+    """
+    found = Annotations()
+    readers = {
+        "list_attr_celeba.txt": _attributes,
+        "identity_celeba.txt": _identities,
+        "list_eval_partition.txt": _parts,
+        "list.txt": _pets,
+        "trainval.txt": _pets,
+        "test.txt": _pets,
+    }
+    for file in files:
+        path = PurePosixPath(file)
+        reader = readers.get(path.name.lower())
+        if reader is None:
+            continue
+
+        def image(name: str, folder: PurePosixPath = path.parent, file: str = file) -> str | None:
+            where = find(folder, name)
+            count = found.used if where else found.lost
+            count[file] = count.get(file, 0) + 1
+            return where
+
+        reader([line.split() for line in text_of(file).splitlines()], image, found, path)
+        if file not in found.used:
+            found.lost.pop(file, None)
+    return found
+
+
+Line = list[str]
+Find = Callable[[str], str | None]
+
+
+def _attributes(lines: list[Line], image: Find, found: Annotations, _: PurePosixPath) -> None:
+    """A count, a line of names, then a file and 1 or -1 for each."""
+    names = lines[1] if len(lines) > 1 else []
+    for line in lines[2:]:
+        if len(line) == len(names) + 1 and (where := image(line[0])):
+            found.rows.setdefault(where, {}).update(
+                {name: int(value == "1") for name, value in zip(names, line[1:], strict=True)}
+            )
+
+
+def _identities(lines: list[Line], image: Find, found: Annotations, _: PurePosixPath) -> None:
+    for line in lines:
+        if len(line) == 2 and (where := image(line[0])):
+            found.rows.setdefault(where, {})["label"] = line[1]
+
+
+def _parts(lines: list[Line], image: Find, found: Annotations, _: PurePosixPath) -> None:
+    for line in lines:
+        if len(line) == 2 and line[1] in PARTS and (where := image(line[0])):
+            found.splits[where] = PARTS[line[1]]
+
+
+def _pets(lines: list[Line], image: Find, found: Annotations, path: PurePosixPath) -> None:
+    """NAME_12, the number of the breed, that of the species, and of the breed within it; the name is the class."""
+    for line in lines:
+        if len(line) != 4 or line[0].startswith("#") or not all(part.isdecimal() for part in line[1:]):
+            continue
+        if where := image(line[0]):
+            found.rows.setdefault(where, {})["label"] = line[0].rpartition("_")[0]
+            if path.stem.lower() in ("trainval", "test"):
+                found.splits[where] = "held_out" if path.stem.lower() == "test" else "train"
