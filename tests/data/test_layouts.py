@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -302,3 +304,53 @@ def test_pets_have_the_breeds_of_their_names_and_their_split(tmp_path: Path) -> 
     dataset = reverie.data(tmp_path)
     assert dataset.classes == ["Abyssinian", "english_setter"]
     assert (len(dataset.train), len(dataset.held_out)) == (14, 6)
+
+
+# Tars
+
+
+def packed(path: Path, files: dict[str, bytes], how: str = "w") -> Path:
+    with tarfile.open(path, how) as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def picture(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(seed)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_names_with_dots_have_their_words(tmp_path: Path) -> None:
+    files = {}
+    for i in range(12):
+        files |= {f"shot_2.5mm_{i:02d}.png": picture(i), f"shot_2.5mm_{i:02d}.txt": f"a screw, number {i}".encode()}
+        files |= {f"k{i:02d}.image.png": picture(50 + i), f"k{i:02d}.json": b'{"caption": ["one", "two"], "label": 3}'}
+    dataset = reverie.data(packed(tmp_path / "shots.tar", files))
+    assert dataset.summary()["captions"] == 24 and dataset.report.read_as == "WebDataset, 1 shard"
+    assert ["one", "two"] in dataset.train["captions"] and not dataset.report.problems
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.xz", "tgz"])
+def test_a_tar_of_a_folder_has_the_layout_of_the_folder(tmp_path: Path, ending: str) -> None:
+    files = {f"./zoo/{name}/{i}.png": picture(20 * k + i) for k, name in enumerate(("cat", "dog")) for i in range(6)}
+    how = {"tar": "w", "tgz": "w:gz"}.get(ending, f"w:{ending[4:]}")
+    dataset = reverie.data(packed(tmp_path / f"zoo.{ending}", files, how))
+    assert dataset.classes == ["cat", "dog"] and dataset.report.read_as == "class folders, 2 classes, 12 images"
+
+
+def test_a_tar_with_a_negative_size_ends_and_is_reported(tmp_path: Path) -> None:
+    evil = bytearray(tarfile.TarInfo("n.bin").tobuf(tarfile.GNU_FORMAT))
+    evil[124:136] = b"\xff" * 10 + b"\xfe\x00"  # -512
+    evil[148:156] = b"        "
+    evil[148:156] = b"%06o\0 " % sum(evil[:512])
+    good = packed(tmp_path / "good.tar", {f"{i}.png": picture(i) for i in range(10)}).read_bytes()
+    end = len(good.rstrip(b"\0")) // 512 * 512 + 512
+    (tmp_path / "evil.tar").write_bytes(good[:end] + evil + bytes(1024))
+    dataset = reverie.data(tmp_path / "evil.tar")
+    assert dataset.report.usable == 10 and ("evil.tar", "truncated") in {
+        (problem.file, problem.kind) for problem in dataset.report.problems
+    }

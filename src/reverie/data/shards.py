@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import bz2
+import gzip
+import hashlib
+import lzma
+import os
 import re
+import shutil
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
+from reverie.core import cache as home
 from reverie.core.errors import UsageError
+from reverie.core.files import replacing
 from reverie.core.terminal import printable
 from reverie.data.items import File, Item, Listing
-from reverie.data.tree import ignored, suffix
+from reverie.data.layouts import list_tree
+from reverie.data.tree import Tree, ignored, suffix
 from reverie.data.types import Problem
+from reverie.data.words import decode_text, read_json
 from reverie.media.decode import SUFFIXES
 
 WORDS = (".cls", ".txt", ".json")
+PACKED: dict[str, Any] = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MARGIN = 1 << 29  # bytes that stay free on the disk
 
 
 def expand(pattern: str) -> list[Path]:
@@ -32,78 +45,123 @@ def expand(pattern: str) -> list[Path]:
     return [path for expanded in patterns for path in expand(expanded)]
 
 
-def list_shards(shards: list[Path]) -> Listing:
-    """All images of the shards. A missing or truncated shard is reported; its readable images are used."""
+def list_shards(shards: list[Path], layout: str | None = None) -> Listing:
+    """All images of the shards. A missing or truncated shard is reported; its readable images are used.
+
+    A single tar without a word about any image (KEY.txt, KEY.cls, KEY.json) is a folder in a file, with a layout.
+    """
     listing = Listing([], read_as=f"WebDataset, {len(shards):,} shard{'s' * (len(shards) != 1)}")
     for shard in shards:
-        _list_shard(shard, listing)
+        members = _members(shard, listing.problems)
+        if len(shards) == 1 and not any(suffix(name) in WORDS for name in members):
+            return list_tree(Tree(str(shard), dict(sorted(members.items())), listing.problems), layout)
+        _list_members(printable(shard.name), members, listing)
     return listing
 
 
-def _list_shard(shard: Path, listing: Listing) -> None:
+class _Sound(tarfile.TarInfo):
+    """A member whose header claims no negative size, at which tarfile before Python 3.13.6 loops for ever."""
+
+    def _block(self, count: int) -> int:
+        if count < 0:
+            raise tarfile.InvalidHeaderError("negative size")
+        return super()._block(count)  # type: ignore[misc,no-any-return]
+
+
+def _members(shard: Path, problems: list[Problem]) -> dict[str, File]:
+    """The files in a shard, by their names without "./"."""
     members: dict[str, File] = {}
     name = printable(shard.name)
     try:
-        stat = shard.stat()
-        with tarfile.open(shard, "r:") as tar:
+        plain = _unpacked(shard) if suffix(shard.name) in PACKED else shard
+        stat = plain.stat()
+        with tarfile.open(plain, "r:", tarinfo=_Sound) as tar:
             for entry in tar:
                 end = entry.offset_data + entry.size
                 if entry.isfile() and end <= stat.st_size:
-                    members[entry.name] = File(str(shard), entry.size, stat.st_mtime_ns, entry.offset_data)
+                    file = File(str(plain), entry.size, stat.st_mtime_ns, entry.offset_data)
+                    members[entry.name.removeprefix("./")] = file
                 elif entry.isfile():
-                    listing.problems.append(
-                        Problem(f"{name}/{printable(entry.name)}", "truncated", "skipped: truncated")
-                    )
-    except tarfile.TarError as error:
-        kind = "truncated" if members else "not-an-image"
-        listing.problems.append(
-            Problem(name, kind, f"used {len(members)} files before the damage: not a complete .tar ({error})")
-        )
+                    problems.append(Problem(f"{name}/{printable(entry.name)}", "truncated", "skipped: truncated"))
+            broken = _is_broken(plain, tar.offset)
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        broken = str(error) or type(error).__name__
     except OSError as error:
-        listing.problems.append(Problem(name, "unreadable", f"skipped: {error.strerror or error}"))
+        problems.append(Problem(name, "unreadable", f"skipped: {error.strerror or error}"))
+        return members
+    if broken:
+        kind = "truncated" if members else "not-an-image"
+        action = f"used {len(members)} files before the damage: not a complete .tar ({broken})"
+        problems.append(Problem(name, kind, action))
+    return members
+
+
+def _is_broken(path: Path, offset: int) -> str:
+    """Why tarfile stopped before the end, which is a block of zeros or that of the file; "" if it did not."""
+    with path.open("rb") as handle:
+        handle.seek(offset)
+        return "a header that is none" if any(handle.read(512)) else ""
+
+
+def _unpacked(shard: Path) -> Path:
+    """A compressed tar, unpacked once into the cache, because members of a compressed one cannot be read alone.
+
+    Raises:
+        OSError: it is damaged, or the disk is full.
+    """
+    stat = shard.stat()
+    key = hashlib.sha256(f"{shard.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:40]
+    plain = home.home() / "unpacked" / f"{key}.tar"
+    if plain.exists():
+        return plain
+    opener = PACKED[suffix(shard.name)]
+    with opener(shard, "rb") as packed, replacing(plain) as temporary, temporary.open("wb") as handle:
+        while part := packed.read(1 << 24):
+            if shutil.disk_usage(plain.parent).free < MARGIN:
+                raise OSError(28, "the disk of the cache is full")
+            handle.write(part)
+    os.utime(plain, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+    return plain
+
+
+def _list_members(name: str, members: dict[str, File], listing: Listing) -> None:
     words = {member: file for member, file in members.items() if suffix(member) in WORDS}
     used = set()
     for member, file in members.items():
         if suffix(member) not in SUFFIXES:
             continue
-        key = _key(member)
         label: Any = None
-        text = ""
+        texts: list[str] = []
         for word in WORDS:
-            if (file_name := key + word) not in words:
+            file_name = next((key + word for key in _keys(member) if key + word in words), None)
+            if file_name is None:
                 continue
             used.add(file_name)
-            content = words[file_name].read().decode("utf-8", "replace").strip()
+            content = decode_text(words[file_name].read())[0].strip()
             if word == ".txt":
-                text = content
+                texts = [content]
             elif word == ".cls":
                 label = content
             else:
-                row = _json(content)
-                if row is None:
+                row = read_json(content)
+                if not isinstance(row, dict):
                     listing.problems.append(
                         Problem(f"{name}/{printable(file_name)}", "bad-caption", "skipped: no JSON object")
                     )
                     continue
-                text = str(row.get("caption") or row.get("text") or text)
+                said = row.get("caption") or row.get("text") or texts
+                texts = [str(text) for text in (said if isinstance(said, list) else [said])]
                 label = row.get("label", label)
         label = int(label) if isinstance(label, str) and re.fullmatch(r"\d{1,9}", label) else label
         label = label if label is None or (isinstance(label, int) and not isinstance(label, bool)) else str(label)
-        listing.items.append(
-            Item(f"{name}/{printable(member.removeprefix('./'))}", file, None if label == "" else label, text)
-        )
+        text, several = texts[0] if texts else "", tuple(texts) if len(texts) > 1 else ()
+        item = Item(f"{name}/{printable(member)}", file, None if label == "" else label, text, texts=several)
+        listing.items.append(item)
     rest = [member for member in members if suffix(member) not in SUFFIXES and member not in used]
     listing.problems += ignored(rest)
 
 
-def _key(member: str) -> str:
+def _keys(member: str) -> list[str]:
+    """What the names of an image's words may begin with: all before its ending, or before the first dot."""
     folder, slash, name = member.rpartition("/")
-    return folder + slash + (name.partition(".")[0] or name)
-
-
-def _json(content: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(content)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
+    return [member[: -len(suffix(member))], folder + slash + (name.partition(".")[0] or name)]

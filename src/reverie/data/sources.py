@@ -136,8 +136,9 @@ def _check_layout(source: Any, layout: str) -> None:
 
     check_layout(layout)
     path = Path(_split_name(os.fspath(source))[0]).expanduser() if isinstance(source, str | os.PathLike) else None
-    if path is None or not (exists(path) and (path.is_dir() or path.suffix.lower() == ".zip")):
-        raise UsageError(f"{argument('layout')} is for folders and zips of images.")
+    packed = path is not None and path.name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
+    if path is None or not (exists(path) and (path.is_dir() or packed)):
+        raise UsageError(f"{argument('layout')} is for folders, zips and tars of images.")
 
 
 def _named_arrays(name: str, options: OpenOptions, progress: Progress | None) -> Any:
@@ -317,19 +318,19 @@ def _listing(source: str, layout: str | None = None) -> Listing:
     try:
         if path.is_dir():
             files = tree.of_folder(path)
-            tars = [] if files.images else sorted(path.glob("*.tar"))
+            tars = [] if files.images else [path / name for name in files.files if name.lower().endswith(shards.TARS)]
             if not tars:
                 return list_tree(files, layout)
-            others = [name for name in files.files if tree.suffix(name) != ".tar"]
-            listing = shards.list_shards(tars)
+            others = [name for name in files.files if not name.lower().endswith(shards.TARS)]
+            listing = shards.list_shards(tars, layout)
             listing.problems += files.problems + tree.ignored(others)
             return listing
         if source.lower().endswith(".zip") and path.is_file():
             return list_tree(tree.of_zip(path), layout)
-        if source.lower().endswith(".tar"):
+        if source.lower().endswith(shards.TARS):
             paths = shards.expand(source)
             if any(shard.exists() for shard in paths):
-                return shards.list_shards(paths)
+                return shards.list_shards(paths, layout)
         exists = path.exists()
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
