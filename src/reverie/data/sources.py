@@ -36,8 +36,8 @@ PUBLIC_NAMES = (
 )
 POSSIBLE = (
     f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
-    "a folder of images or a .zip of one, an .npz file, or WebDataset shards (x.tar, a folder of them, "
-    "x-{000..003}.tar)"
+    "a folder of images or a .zip of one, an .npz or .h5 file, a folder of idx or CIFAR files, or WebDataset shards "
+    "(x.tar, a folder of them, x-{000..003}.tar)"
 )
 
 IN_MEMORY: WeakValueDictionary[str, Dataset] = WeakValueDictionary()  # fingerprint -> data from Python, while in use
@@ -117,10 +117,10 @@ def open_data(
     if not text.strip():
         raise UsageError(f'The name of the data is empty; the working folder is ".". Possible: {POSSIBLE}.')
     name, part = _split_name(text)
-    if name in BUNDLED_NAMES or name in PUBLIC_NAMES or _is_npz(name):
+    if _holds_arrays(name):
         from reverie.data.arrays import dataset
 
-        if not _is_npz(name) and Path(name).is_dir():
+        if name in (*BUNDLED_NAMES, *PUBLIC_NAMES) and Path(name).is_dir():
             warnings.warn(f"{name} is the data set of that name, not the folder: write ./{name}.", stacklevel=2)
         arrays = _named_arrays(name, options, progress)
         text = (arrays.name or name) + text[len(name) :]
@@ -143,9 +143,11 @@ def _check_layout(source: Any, layout: str) -> None:
 
 def _named_arrays(name: str, options: OpenOptions, progress: Progress | None) -> Any:
     if name not in BUNDLED_NAMES and name not in PUBLIC_NAMES:
-        from reverie.data.npz import load_npz
+        from reverie.data.containers import loader_of
 
-        return load_npz(Path(name), options)
+        loader = loader_of(name)
+        assert loader is not None
+        return loader(Path(name), options)
     _only_images(name, options)
     if name in BUNDLED_NAMES:
         from reverie.data.bundled import BUNDLED
@@ -202,7 +204,7 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
     if not data.opened.get("reopenable"):
         return list(split["x"])
     name, _ = _split_name(data.opened["source"])
-    if name in BUNDLED_NAMES or name in PUBLIC_NAMES or _is_npz(name):
+    if _holds_arrays(name):
         rows = _named_arrays(name, open_options(), None).rows
         index = {row: number for number, row in enumerate(rows.names)}
         return [rows["x"][index[row]] for row in split.names]
@@ -282,8 +284,15 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _is_npz(source: str) -> bool:
-    return source.lower().endswith(".npz") and _exists(source) and Path(source).is_file()
+def _holds_arrays(name: str) -> bool:
+    """Whether it is a bundled or public set, or a file or folder of arrays."""
+    if name in BUNDLED_NAMES or name in PUBLIC_NAMES:
+        return True
+    if not _exists(name):
+        return False
+    from reverie.data.containers import loader_of
+
+    return loader_of(name) is not None
 
 
 def explain(source: str | os.PathLike[str]) -> list[tuple[str, str, str]]:

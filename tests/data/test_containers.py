@@ -1,0 +1,81 @@
+"""Files that hold whole arrays are read as their formats say."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import reverie.data
+from reverie.core.errors import ReverieError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8)
+LABELS = (np.arange(30) % 3).astype(np.uint8)
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"), ("train-images.idx3-ubyte.gz", "t10k-images.idx3-ubyte")],
+)
+def test_idx_files_are_a_split_with_labels(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name, rows in zip(names, (slice(0, 20), slice(20, 30)), strict=True):
+        for kind, data in (("images", IMAGES[rows]), ("labels", LABELS[rows])):
+            path = tmp_path / name.replace("images", kind).replace("idx3", "idx3" if kind == "images" else "idx1")
+            path.write_bytes(gzip.compress(idx(data)) if name.endswith(".gz") else idx(data))
+    dataset = reverie.data(tmp_path)
+    assert (dataset.train["x"][..., 0] == IMAGES[:20]).all() and (dataset.held_out["x"][..., 0] == IMAGES[20:]).all()
+    assert dataset.classes == ["0", "1", "2"] and dataset.held_out.labels.tolist() == LABELS[20:].tolist()
+    assert reverie.data.reopen(dataset.provenance).fingerprint == dataset.fingerprint
+
+
+def test_a_damaged_idx_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(IMAGES)[:-5])
+    with pytest.raises(ReverieError, match="train-images-idx3-ubyte cannot be read as an idx file"):
+        reverie.data(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_cifar_binaries_have_their_classes_and_their_split(tmp_path: Path, labels: int) -> None:
+    colours = np.random.default_rng(1).integers(0, 256, (30, 32, 32, 3), np.uint8)
+    records = np.concatenate(
+        [np.full((30, labels - 1), 99, np.uint8), LABELS[:, None], colours.transpose(0, 3, 1, 2).reshape(30, -1)], 1
+    )
+    train, test, names = {1: ("data_batch_1", "test_batch", "batches.meta"), 2: ("train", "test", "fine_label_names")}[
+        labels
+    ]
+    (tmp_path / f"{train}.bin").write_bytes(records[:20].tobytes())
+    (tmp_path / f"{test}.bin").write_bytes(records[20:].tobytes())
+    (tmp_path / f"{names}.txt").write_text("ant\nbee\ncat\n\n")
+    dataset = reverie.data(tmp_path)
+    assert (dataset.train["x"] == colours[:20]).all() and dataset.classes == ["ant", "bee", "cat"]
+    assert dataset.train.labels.tolist() == LABELS[:20].tolist() and len(dataset.held_out) == 10
+    (tmp_path / f"{train}.bin").write_bytes(records[:20].tobytes()[:-1])
+    with pytest.raises(ReverieError, match="cut short"):
+        reverie.data(tmp_path)
+
+
+def test_hdf5_is_read_by_the_names_of_npz(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["set/images"], file["set/labels"] = IMAGES, LABELS
+        file["set/captions"] = [f"image {i}" for i in range(30)]
+    dataset = reverie.data(tmp_path / "d.h5")
+    assert dataset.classes == ["0", "1", "2"] and dataset.train["text"][0].startswith("image ")
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["x_train"], file["x_test"] = IMAGES[:20], IMAGES[20:]
+    split = reverie.data(tmp_path / "s.h5")
+    assert (split.train["x"][..., 0] == IMAGES[:20]).all() and len(split.held_out) == 10
+    with h5py.File(tmp_path / "o.h5", "w") as file:
+        file["pictures"] = IMAGES
+    with pytest.raises(ReverieError, match=r"it has pictures \(30, 8, 8\)"):
+        reverie.data(tmp_path / "o.h5")
+    (tmp_path / "bad.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(ReverieError, match="cannot be read as HDF5"):
+        reverie.data(tmp_path / "bad.h5")
