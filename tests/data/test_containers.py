@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import io
+import json
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from small_pictures import pixels
 
 import reverie.data
 from reverie.core.errors import ReverieError
@@ -79,3 +83,48 @@ def test_hdf5_is_read_by_the_names_of_npz(tmp_path: Path) -> None:
     (tmp_path / "bad.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(ReverieError, match="cannot be read as HDF5"):
         reverie.data(tmp_path / "bad.h5")
+
+
+def encoded(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(seed)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_parquet_files_with_images_have_labels_captions_and_the_split_of_their_names(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    note = {"info": {"features": {"label": {"names": ["ant", "bee"], "_type": "ClassLabel"}}}}
+    for name, seeds in (("train-00000-of-00001", range(20)), ("test-00000-of-00001", range(20, 26))):
+        rows = [
+            {
+                "image": {"bytes": encoded(i), "path": f"{i}.png"},
+                "label": i % 2,
+                "caption": [f"a {i}", f"b {i}"],
+                "id": i,
+            }
+            for i in seeds
+        ]
+        table = arrow.Table.from_pylist(rows).replace_schema_metadata({"huggingface": json.dumps(note)})
+        parquet.write_table(table, tmp_path / f"{name}.parquet", row_group_size=7)
+    dataset = reverie.data(tmp_path)
+    assert (len(dataset.train), len(dataset.held_out), dataset.classes) == (20, 6, ["ant", "bee"])
+    for name, image, label, texts in zip(
+        dataset.train.names, dataset.train["x"], dataset.train.labels, dataset.train["captions"], strict=True
+    ):
+        i = int(name.rpartition("/")[2])
+        assert (image == pixels(i)).all() and label == i % 2 and texts == [f"a {i}", f"b {i}"]
+    assert reverie.data(tmp_path / "train-00000-of-00001.parquet").report.usable == 20
+    parquet.write_table(arrow.table({"n": [1, 2]}), tmp_path / "x.parquet")
+    with pytest.raises(ReverieError, match="no column of encoded images; its columns are n"):
+        reverie.data(tmp_path / "x.parquet")
+
+
+def test_an_lmdb_gives_its_images(tmp_path: Path) -> None:
+    lmdb = pytest.importorskip("lmdb")
+    with lmdb.open(str(tmp_path / "d"), map_size=1 << 24) as environment, environment.begin(write=True) as writing:
+        for i in range(12):
+            writing.put(f"{i:04d}".encode(), encoded(i))
+        writing.put(b"length", b"12")
+    dataset = reverie.data(tmp_path / "d")
+    assert dataset.report.usable == 12 and ("*", "ignored") in {(p.file, p.kind) for p in dataset.report.problems}

@@ -320,13 +320,17 @@ def _listing(source: str, layout: str | None = None) -> Listing:
         if not 1 <= len(name.split("/")) <= 2 or not all(name.split("/")):
             raise UsageError(f"{source} is no set on the hub; the form is hf:owner/name.")
         return list_hub(name)
-    from reverie.data import shards, tree
+    from reverie.data import records, shards, tree
     from reverie.data.layouts import list_tree
 
     path = Path(source)
     try:
         if path.is_dir():
+            if records.is_lmdb(source):
+                return records.list_lmdb(path)
             files = tree.of_folder(path)
+            if not files.images and any(tree.suffix(name) == records.PARQUET for name in files.files):
+                return records.list_parquet(records.parquet_files(source))
             tars = [] if files.images else [path / name for name in files.files if name.lower().endswith(shards.TARS)]
             if not tars:
                 return list_tree(files, layout)
@@ -334,6 +338,8 @@ def _listing(source: str, layout: str | None = None) -> Listing:
             listing = shards.list_shards(tars, layout)
             listing.problems += files.problems + tree.ignored(others)
             return listing
+        if source.lower().endswith(records.PARQUET) and path.is_file():
+            return records.list_parquet([path])
         if source.lower().endswith(".zip") and path.is_file():
             return list_tree(tree.of_zip(path), layout)
         if source.lower().endswith(shards.TARS):
