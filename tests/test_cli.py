@@ -158,7 +158,7 @@ def test_data_json_has_the_fixed_shape(bars, call):
     report = json.loads(out)
     assert code == 0
     counts = {"usable", "classes", "attributes", "captions", "pairs", "train", "held_out"}
-    assert set(report) == counts | {"source", "medium", "shape", "channels", "fingerprint", "problems"}
+    assert set(report) == counts | {"source", "read_as", "medium", "shape", "channels", "fingerprint", "problems"}
     assert report["usable"] == report["train"] + report["held_out"]
     assert call("data")[0] == 0 and call("data", bars)[0] == 0
 

@@ -182,7 +182,7 @@ def _next(dataset: Dataset, source: str, opening: Opening) -> str:
 
     from reverie.core.registry import build
 
-    flags = {name: quoted(value) if isinstance(value, str) else value for name, value in opening.given().items()}
+    flags = {name: quoted(value) if isinstance(value, str) else value for name, value in opening.changed().items()}
     words = {"data": quoted(source)} | flags
     rest = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in words.items())
     if dataset.spec.medium in ("video", "volume"):

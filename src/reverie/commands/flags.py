@@ -64,7 +64,7 @@ class Opening:
     resolution_at_least: int | None = None
     dedupe: bool = False
 
-    def given(self) -> dict[str, Any]:
+    def changed(self) -> dict[str, Any]:
         """The arguments that are not the default."""
         return {name: value for name, value in vars(self).items() if value != getattr(type(self), name)}
 

@@ -37,7 +37,7 @@ def read_annotations(
         text_of: reads one of them.
         find: the image of a name in a file of a folder.
     """
-    found = Annotations()
+    notes = Annotations()
     readers = {
         "list_attr_celeba.txt": _attributes,
         "identity_celeba.txt": _identities,
@@ -54,48 +54,48 @@ def read_annotations(
 
         def image(name: str, folder: PurePosixPath = path.parent, file: str = file) -> str | None:
             where = find(folder, name)
-            count = found.used if where else found.lost
+            count = notes.used if where else notes.lost
             count[file] = count.get(file, 0) + 1
             return where
 
-        reader([line.split() for line in text_of(file).splitlines()], image, found, path)
-        if file not in found.used:
-            found.lost.pop(file, None)
-    return found
+        reader([line.split() for line in text_of(file).splitlines()], image, notes, path)
+        if file not in notes.used:
+            notes.lost.pop(file, None)
+    return notes
 
 
 Line = list[str]
 Find = Callable[[str], str | None]
 
 
-def _attributes(lines: list[Line], image: Find, found: Annotations, _: PurePosixPath) -> None:
+def _attributes(lines: list[Line], image: Find, notes: Annotations, _: PurePosixPath) -> None:
     """A count, a line of names, then a file and 1 or -1 for each."""
     names = lines[1] if len(lines) > 1 else []
     for line in lines[2:]:
         if len(line) == len(names) + 1 and (where := image(line[0])):
-            found.rows.setdefault(where, {}).update(
+            notes.rows.setdefault(where, {}).update(
                 {name: int(value == "1") for name, value in zip(names, line[1:], strict=True)}
             )
 
 
-def _identities(lines: list[Line], image: Find, found: Annotations, _: PurePosixPath) -> None:
+def _identities(lines: list[Line], image: Find, notes: Annotations, _: PurePosixPath) -> None:
     for line in lines:
         if len(line) == 2 and (where := image(line[0])):
-            found.rows.setdefault(where, {})["label"] = line[1]
+            notes.rows.setdefault(where, {})["label"] = line[1]
 
 
-def _parts(lines: list[Line], image: Find, found: Annotations, _: PurePosixPath) -> None:
+def _parts(lines: list[Line], image: Find, notes: Annotations, _: PurePosixPath) -> None:
     for line in lines:
         if len(line) == 2 and line[1] in PARTS and (where := image(line[0])):
-            found.splits[where] = PARTS[line[1]]
+            notes.splits[where] = PARTS[line[1]]
 
 
-def _pets(lines: list[Line], image: Find, found: Annotations, path: PurePosixPath) -> None:
+def _pets(lines: list[Line], image: Find, notes: Annotations, path: PurePosixPath) -> None:
     """NAME_12, the number of the breed, that of the species, and of the breed within it; the name is the class."""
     for line in lines:
         if len(line) != 4 or line[0].startswith("#") or not all(part.isdecimal() for part in line[1:]):
             continue
         if where := image(line[0]):
-            found.rows.setdefault(where, {})["label"] = line[0].rpartition("_")[0]
+            notes.rows.setdefault(where, {})["label"] = line[0].rpartition("_")[0]
             if path.stem.lower() in ("trainval", "test"):
-                found.splits[where] = "held_out" if path.stem.lower() == "test" else "train"
+                notes.splits[where] = "held_out" if path.stem.lower() == "test" else "train"

@@ -148,8 +148,8 @@ class Captions:
     def _is_about_images(self, table: str, rows: Sequence[Row]) -> bool:
         """Whether at least half of its first rows name images."""
         some = rows[:SAMPLED]
-        found = sum(self._image_of(table, row) is not None for row in some)
-        return bool(found) and 2 * found >= len(some)
+        hits = sum(self._image_of(table, row) is not None for row in some)
+        return bool(hits) and 2 * hits >= len(some)
 
     def _image_of(self, table: str, row: Row) -> str | None:
         column = _column(row, FILES)
@@ -197,7 +197,7 @@ class Captions:
         if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
             return
         categories = {row["id"]: row.get("name") for row in content.get("categories") or [] if "id" in row}
-        found: dict[Any, Row] = {}
+        by_id: dict[Any, Row] = {}
         lost = 0
         for row in content["images"]:
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
@@ -205,9 +205,9 @@ class Captions:
             image = self._find(PurePosixPath(name).parent, row["file_name"])
             lost += image is None
             if image is not None:
-                found[row.get("id")] = self.rows.setdefault(image, {"text": [], "label": None})
+                by_id[row.get("id")] = self.rows.setdefault(image, {"text": [], "label": None})
         for row in content["annotations"]:
-            about = found.get(row.get("image_id")) if isinstance(row, dict) else None
+            about = by_id.get(row.get("image_id")) if isinstance(row, dict) else None
             if about is None:
                 continue
             if isinstance(row.get("caption"), str):
@@ -215,9 +215,9 @@ class Captions:
             elif row.get("category_id") in categories:
                 label = str(categories[row["category_id"]])
                 about["label"] = list(dict.fromkeys([*(about["label"] or []), label]))
-        if not found:
+        if not by_id:
             return
-        self.tables[name] = len(found)
+        self.tables[name] = len(by_id)
         if lost:
             self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
 

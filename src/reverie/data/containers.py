@@ -44,14 +44,14 @@ def loader_of(source: str) -> Loader | None:
 
 def _idx_files(folder: Path) -> dict[tuple[str, str], Path]:
     """("train" or "t10k", "images" or "labels") -> file of MNIST's names, in any of their spellings."""
-    found = {}
+    files = {}
     for path in sorted(folder.iterdir()):
         name = path.name.lower().removesuffix(".gz").replace(".", "-")
         for part in ("train", "t10k", "test"):
             for kind, ending in (("images", "images-idx3-ubyte"), ("labels", "labels-idx1-ubyte")):
                 if name == f"{part}-{ending}" and path.is_file():
-                    found.setdefault(("train" if part == "train" else "test", kind), path)
-    return found if ("train", "images") in found else {}
+                    files.setdefault(("train" if part == "train" else "test", kind), path)
+    return files if ("train", "images") in files else {}
 
 
 def _load_idx(folder: Path, options: OpenOptions) -> Arrays:

@@ -108,8 +108,8 @@ def _class_names(schema: Any, label: str | None) -> list[str] | None:
 
     note = (schema.metadata or {}).get(b"huggingface")
     features = (read_json(note.decode("utf-8", "replace")) or {}) if note else {}
-    found = features.get("info", {}).get("features", {}).get(label, {}) if isinstance(features, dict) else {}
-    names = found.get("names") if isinstance(found, dict) else None
+    feature = features.get("info", {}).get("features", {}).get(label, {}) if isinstance(features, dict) else {}
+    names = feature.get("names") if isinstance(feature, dict) else None
     return [str(name) for name in names] if isinstance(names, list) else None
 
 

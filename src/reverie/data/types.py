@@ -68,8 +68,8 @@ class Split:
     @property
     def every_text(self) -> list[str]:
         """All captions of all rows, several of an image if it has them; empty without captions."""
-        several = self.columns.get("captions")
-        return list(self.columns.get("text", [])) if several is None else [text for texts in several for text in texts]
+        several, single = self.get("captions"), self.get("text")
+        return [text for texts in several for text in texts] if several is not None else list(single or [])
 
     def take(self, rows: np.ndarray | slice) -> Split:
         """These rows as a split."""

@@ -82,8 +82,8 @@ def read_csv(text: str, ends_with_words: Sequence[str] = ()) -> tuple[list[Row],
 def read_jsonl(text: str) -> list[Row]:
     """A row for each line that is not blank; one that is no JSON object is empty but for its number, key ""."""
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    found = [(number, read_json(line)) for number, line in lines]
-    return [{**(row if isinstance(row, dict) else {}), "": number} for number, row in found]
+    values = [(number, read_json(line)) for number, line in lines]
+    return [{**(row if isinstance(row, dict) else {}), "": number} for number, row in values]
 
 
 def read_json(text: str) -> Any:

@@ -32,10 +32,10 @@ IMAGES = Layout("images", "images in any folders, without classes; also in train
 
 def _folders(tree: Tree) -> list[str]:
     """Names of the folders that would be classes."""
-    found: set[str] = set()
+    heads: set[str] = set()
     for _, prefix, names in by_split(tree, tree.images, []):
-        found |= {head for name in names if (head := _class_of(name, prefix))}
-    return sorted(found)
+        heads |= {head for name in names if (head := _class_of(name, prefix))}
+    return sorted(heads)
 
 
 def _class_of(name: str, prefix: str) -> str:

@@ -89,10 +89,10 @@ def piles_of(tree: Tree) -> Piles | str:
         return Piles(places, outside, united=True)
     places, outside = {}, []
     for split, prefix, names in by_split(tree, tree.images, []):
-        found = _two_sides({name: name[len(prefix) :] for name in names}, split)
-        if isinstance(found, str):
-            return found
-        places |= found
+        here = _two_sides({name: name[len(prefix) :] for name in names}, split)
+        if isinstance(here, str):
+            return here
+        places |= here
     return Piles(places, [name for name in tree.images if name not in places])
 
 
@@ -201,8 +201,8 @@ PAIRS = Layout("pairs", "A/x.png and B/x.png are a pair (also source/ and target
 def _names(tree: Tree) -> Match:
     best: dict[str, str] = {}
     for pair in SIDES:
-        found = _marked(tree.images, pair)
-        best = found if len(found) > len(best) else best
+        marked = _marked(tree.images, pair)
+        best = marked if len(marked) > len(best) else best
     share = 2 * len(best) / max(1, len(tree.images))
     if not best:
         return Match("no names that end in _source and _target, _A and _B, _input and _output")
@@ -215,9 +215,9 @@ def _marked(images: list[str], pair: tuple[str, str]) -> dict[str, str]:
     sides: tuple[dict[str, str], dict[str, str]] = ({}, {})
     for name in images:
         stem = os.fspath(PurePosixPath(name).with_suffix(""))
-        found = re.fullmatch(rf"(.+)[-_.]({pair[0]}|{pair[1]})", stem, re.IGNORECASE | re.DOTALL)
-        if found:
-            sides[found[2].lower() == pair[1]].setdefault(found[1], name)
+        ends = re.fullmatch(rf"(.+)[-_.]({pair[0]}|{pair[1]})", stem, re.IGNORECASE | re.DOTALL)
+        if ends:
+            sides[ends[2].lower() == pair[1]].setdefault(ends[1], name)
     return {target: sides[0][stem] for stem, target in sides[1].items() if stem in sides[0]}
 
 
