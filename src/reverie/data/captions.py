@@ -105,7 +105,7 @@ class Captions:
         }
         return [*names, *self._names_of_labels], by_image
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """The tables in words for the report, such as "; metadata.csv about 12 images"."""
         return "".join(f"; {printable(name)} about {n:,} images" for name, n in self.tables.items())
 
@@ -230,8 +230,8 @@ class Captions:
             return []
         names = sorted({str(label) for image in self.rows for label in self._labels_of(image)}, key=natural_key)
         counts = Counter(len(labels) for labels in lists)
-        said = ", ".join(f"{n} images have {k}" for k, n in sorted(counts.items()))
-        self._report("*", "several-labels", f"used as attributes, 0 or 1 each, instead of classes: {said}")
+        counted = ", ".join(f"{n} images have {k}" for k, n in sorted(counts.items()))
+        self._report("*", "several-labels", f"used as attributes, 0 or 1 each, instead of classes: {counted}")
         return names
 
     def _labels_of(self, image: str) -> list[Any]:

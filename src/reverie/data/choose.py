@@ -67,7 +67,7 @@ class Choice:
         if classes is not None and not all(names):
             raise UsageError(f"{argument('classes')} is a list of names, such as a,b.")
         for name, number in (("limit", limit), ("resolution_at_least", resolution)):
-            if number is not None and ((whole := integers([number])) is None or whole[0] < 1):
+            if number is not None and ((integer := integers([number])) is None or integer[0] < 1):
                 raise UsageError(f"{argument(name)} must be a whole number above 0, not {number!r}.")
         if where is not None:
             parse_condition(where)
@@ -137,11 +137,11 @@ def chosen(
     """
     keep = np.ones(len(labels), bool)
     if choice.classes:
-        known = {str(label) for label in labels if label is not None}
+        names = {str(label) for label in labels if label is not None}
         for name in choice.classes:
-            if name not in known:
-                some = ", ".join(sorted(known)[:12]) or "none"
-                raise UsageError(f"There is no class {name!r}.{suggest(name, sorted(known))} The data has: {some}.")
+            if name not in names:
+                some = ", ".join(sorted(names)[:12]) or "none"
+                raise UsageError(f"There is no class {name!r}.{suggest(name, sorted(names))} The data has: {some}.")
         keep &= np.array([label is not None and str(label) in choice.classes for label in labels], bool)
         _left_out(problems, int((~keep).sum()), f"of other classes than {', '.join(choice.classes)}")
     if choice.where:

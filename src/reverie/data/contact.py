@@ -28,7 +28,7 @@ def contact_sheet(dataset: Dataset, path: Path) -> None:
 
     check_plot(path)
     counts, sizes = dataset.counts_of_classes(), dataset.report.sizes
-    plots = [plot for plot, wanted in ((_classes, counts), (_extents, sizes), (_aspects, sizes)) if wanted]
+    plots = [plot for plot, needed in ((_classes, counts), (_extents, sizes), (_aspects, sizes)) if needed]
     with figure(path, 14, 7.5 + 3.2 * bool(plots)) as drawing:
         drawing.suptitle(printable(f"{Path(dataset.source).name or dataset.source}: {_title(dataset)}"), fontsize=11)
         grid = drawing.add_gridspec(2 if plots else 1, max(1, len(plots)), height_ratios=[7, 3.2][: 1 + bool(plots)])
@@ -57,12 +57,12 @@ def _samples(dataset: Dataset) -> np.ndarray:
 
 
 def _classes(axis: Any, counts: Mapping[str, tuple[int, int]]) -> None:
-    shown = list(counts.items())[:CLASSES]
-    names = [printable(name)[:20] for name, _ in shown]
-    train, held_out = (np.array([both[side] for _, both in shown]) for side in (0, 1))
-    axis.bar(range(len(shown)), train, label="to train on")
-    axis.bar(range(len(shown)), held_out, bottom=train, label="held out")
-    axis.set_xticks(range(len(shown)), names, rotation=90 if len(shown) > 6 else 0, fontsize=7)
+    first = list(counts.items())[:CLASSES]
+    names = [printable(name)[:20] for name, _ in first]
+    train, held_out = (np.array([both[side] for _, both in first]) for side in (0, 1))
+    axis.bar(range(len(first)), train, label="to train on")
+    axis.bar(range(len(first)), held_out, bottom=train, label="held out")
+    axis.set_xticks(range(len(first)), names, rotation=90 if len(first) > 6 else 0, fontsize=7)
     more = f" (first {CLASSES} of {len(counts):,})" if len(counts) > CLASSES else ""
     axis.set_title(f"images of each class{more}", fontsize=9)
     axis.legend(frameon=False, fontsize=7)

@@ -118,7 +118,7 @@ def _load_hdf5(path: Path, options: OpenOptions) -> Arrays:
             while len(group) == 1 and isinstance(next(iter(group.values())), h5py.Group):
                 group = next(iter(group.values()))
             arrays = {name: item for name, item in group.items() if isinstance(item, h5py.Dataset)}
-            keys = {column: next((key for key in known if key in arrays), None) for column, known in KEYS.items()}
+            keys = {column: next((key for key in names if key in arrays), None) for column, names in KEYS.items()}
             columns = {column: _values(arrays[key]) for column, key in keys.items() if key is not None}
             present = ", ".join(f"{name} {item.shape}" for name, item in list(arrays.items())[:12]) or "none"
     except (OSError, RuntimeError, KeyError, ValueError) as error:
@@ -131,8 +131,8 @@ def _load_hdf5(path: Path, options: OpenOptions) -> Arrays:
                 parts[part, "labels"] = columns[f"{part}_label"]
         return _joined(parts, str(path), options)
     if "x" not in columns:
-        known = ", ".join(KEYS["x"])
-        raise ReverieError(f"{path} has no array with a known name of images, such as {known}; it has {present}.")
+        names = ", ".join(KEYS["x"])
+        raise ReverieError(f"{path} has no array with a names name of images, such as {names}; it has {present}.")
     return from_columns(columns, str(path), options)
 
 

@@ -46,7 +46,7 @@ def list_parquet(files: list[Path]) -> Listing:
             listing.problems.append(Problem(printable(path.name), "outside-splits", "skipped: neither train nor test"))
             continue
         names = {name.lower(): name for name in schema.names if name != image}
-        label, text = (next((names[name] for name in known if name in names), None) for known in (LABELS, TEXTS))
+        label, text = (next((names[name] for name in words if name in names), None) for words in (LABELS, TEXTS))
         classes = _class_names(schema, label)
         try:
             table = arrow.ParquetFile(path).read([name for name in (label, text) if name])

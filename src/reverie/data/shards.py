@@ -149,8 +149,8 @@ def _list_members(name: str, members: dict[str, File], listing: Listing) -> None
                         Problem(f"{name}/{printable(file_name)}", "bad-caption", "skipped: no JSON object")
                     )
                     continue
-                said = row.get("caption") or row.get("text") or texts
-                texts = [str(text) for text in (said if isinstance(said, list) else [said])]
+                words_ = row.get("caption") or row.get("text") or texts
+                texts = [str(text) for text in (words_ if isinstance(words_, list) else [words_])]
                 label = row.get("label", label)
         label = int(label) if isinstance(label, str) and re.fullmatch(r"\d{1,9}", label) else label
         label = label if label is None or (isinstance(label, int) and not isinstance(label, bool)) else str(label)

@@ -182,8 +182,8 @@ def _from_files(
     common = next(iter(sizes)) if len(sizes) == 1 else None
     form = decode.Form(options.image_shape(common), options.channels or 3, options.fit, options.background)
     plan = make_plan(seen, form, options.channels is None, options.held_out, listing.attributes, options.choice.dedupe)
-    said = Report(len(seen), read_as=listing.read_as, sizes=dict(Counter(image.size for image in seen)))
-    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, said)
+    report = Report(len(seen), read_as=listing.read_as, sizes=dict(Counter(image.size for image in seen)))
+    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
 
 
 def _only_images(name: str, options: OpenOptions) -> None:

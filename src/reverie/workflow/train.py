@@ -100,8 +100,8 @@ def train(
         distributed.rows(chosen.batch_size)
         if data is not None and not isinstance(data, Dataset):
             with of_argument("data"):
-                own = (size, channels, fit, background, held_out, medium, progress)
-                data = open_data(data, *own, low=low, high=high, **chosen_data)
+                first = (size, channels, fit, background, held_out, medium, progress)
+                data = open_data(data, *first, low=low, high=high, **chosen_data)
         elif module is None and data is None:  # else the data decides
             shape = parse_size(size)
             values = {"channels": channels, "shape": shape, "side": shape and shape[0]}

@@ -42,17 +42,17 @@ def _matches(tree: Tree) -> list[tuple[str, Match]]:
     return [(name, layout.match(tree)) for name, layout in LAYOUTS.items()]
 
 
-def list_tree(tree: Tree, wanted: str | None = None) -> Listing:
-    """The items of a tree in the layout ``wanted``, or in the first that fits.
+def list_tree(tree: Tree, layout: str | None = None) -> Listing:
+    """The items of a tree in the layout ``layout``, or in the first that fits.
 
     Raises:
-        UsageError: the layout wanted does not fit, or two fit and only the user can tell which one is meant.
+        UsageError: the layout layout does not fit, or two fit and only the user can tell which one is meant.
     """
     problems = list(tree.problems)
-    if wanted is not None:
-        chosen, match = wanted, LAYOUTS[wanted].match(tree)
+    if layout is not None:
+        chosen, match = layout, LAYOUTS[layout].match(tree)
         if match.read is None:
-            raise UsageError(f"{tree.name} cannot be read with {argument('layout', wanted)}: {match.why}.")
+            raise UsageError(f"{tree.name} cannot be read with {argument('layout', layout)}: {match.why}.")
     else:
         for chosen, match in _matches(tree):
             if match.answer == "ask":
@@ -72,4 +72,4 @@ def list_tree(tree: Tree, wanted: str | None = None) -> Listing:
     )
     items, attributes = described(reading, captions)
     rows = [captions.rows.get(name, {}) for name in reading.items]
-    return Listing(items, problems, attributes, reading.said + captions.said(), rows)
+    return Listing(items, problems, attributes, reading.title + captions.summary(), rows)

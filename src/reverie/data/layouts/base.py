@@ -20,14 +20,14 @@ class Reading:
     """A tree read in one layout.
 
     Attributes:
-        said: what it was read as, in words for the report.
+        title: what it was read as, in words for the report.
         items: path of the image -> its item; of pairs, of the target.
         used: other files that were read.
         problems: files that were not used, and why.
         attributes: names of the items' attributes.
     """
 
-    said: str
+    title: str
     items: dict[str, Item]
     used: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)

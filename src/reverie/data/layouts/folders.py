@@ -61,8 +61,8 @@ def _read_classes(tree: Tree) -> Reading:
         for label in [_class_of(name, prefix)]
     }
     kinds = {item.label for item in items.values() if item.label is not None}
-    said = f"class folders, {len(kinds)} classes, {count(len(items), 'image')}{split_words(branches)}"
-    return Reading(said, items, problems=problems)
+    title = f"class folders, {len(kinds)} classes, {count(len(items), 'image')}{split_words(branches)}"
+    return Reading(title, items, problems=problems)
 
 
 def _read_images(tree: Tree) -> Reading:

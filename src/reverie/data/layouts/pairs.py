@@ -43,7 +43,7 @@ class Piles:
     """Two folders of images, in each split.
 
     Attributes:
-        places: path -> its place.
+        places: path -> its spot.
         outside: images in neither.
         united: the folders' names say split and side, as trainA and testB of CycleGAN's published sets.
     """
@@ -55,19 +55,19 @@ class Piles:
     @property
     def partners(self) -> list[tuple[str, str]]:
         """(target, source) of equal keys, in the order of the targets."""
-        sources = {(place.split, place.key): name for name, place in self.places.items() if place.side == 0}
-        targets = [(name, (place.split, place.key)) for name, place in self.places.items() if place.side == 1]
+        sources = {(spot.split, spot.key): name for name, spot in self.places.items() if spot.side == 0}
+        targets = [(name, (spot.split, spot.key)) for name, spot in self.places.items() if spot.side == 1]
         return [(name, sources[key]) for name, key in targets if key in sources]
 
     @property
     def share(self) -> float:
         """Of the images of the larger side, those with a partner."""
-        return len(self.partners) / max(Counter(place.side for place in self.places.values()).values())
+        return len(self.partners) / max(Counter(spot.side for spot in self.places.values()).values())
 
     @property
     def counted(self) -> str:
         """ "trainA 1,067 / trainB 1,334"."""
-        counts = Counter((place.split or "", place.side) for place in self.places.values())
+        counts = Counter((spot.split or "", spot.side) for spot in self.places.values())
         names = {"train": "train", "held_out": "test", "": ""}
         order = sorted(counts, key=lambda key: (key[0] == "held_out", key[1]))
         return " / ".join(f"{names[split]}{'AB'[side]} {counts[split, side]:,}" for split, side in order)
@@ -114,10 +114,10 @@ def _two_sides(names: dict[str, str], split: str | None) -> dict[str, Place] | s
         side = {lower[side]: i for i, side in enumerate(pair)}.get(head if slash else "")
         if side is None:
             continue
-        own = split
-        if by_inner and (own := split_of(inside.partition("/")[0])) is not None:
+        part = split
+        if by_inner and (part := split_of(inside.partition("/")[0])) is not None:
             inside = inside.partition("/")[2]
-        places[name] = Place(own, side, _key(inside, pair))
+        places[name] = Place(part, side, _key(inside, pair))
     return places
 
 
@@ -169,8 +169,8 @@ def _read_pairs(tree: Tree, piles: Piles) -> Reading:
         for name in tree.images
         if name in piles.places and name not in taken
     ]
-    said = f"pairs of two folders, {len(pairs):,} of {piles.counted}"
-    return Reading(said, items, problems=problems + _outside(piles))
+    title = f"pairs of two folders, {len(pairs):,} of {piles.counted}"
+    return Reading(title, items, problems=problems + _outside(piles))
 
 
 def _held_out_first(pairs: list[tuple[str, str]], piles: Piles) -> list[tuple[str, str]]:
@@ -180,9 +180,9 @@ def _held_out_first(pairs: list[tuple[str, str]], piles: Piles) -> list[tuple[st
 def _read_unpaired(tree: Tree, piles: Piles) -> Reading:
     ordered = sorted(piles.places, key=lambda name: piles.places[name].split == "train")
     items = {
-        name: Item(printable(name), tree.files[name], "AB"[place.side], "", place.split)
+        name: Item(printable(name), tree.files[name], "AB"[spot.side], "", spot.split)
         for name in ordered
-        for place in [piles.places[name]]
+        for spot in [piles.places[name]]
     }
     title = "CycleGAN folders" if piles.united else "two piles"
     return Reading(f"{title}, {piles.counted}, unpaired", items, problems=_outside(piles))
@@ -250,10 +250,10 @@ def _side_by_side(tree: Tree) -> Match:
         if len(sizes) < FEWEST or any(width != 2 * height for width, height in sizes):
             return Match("not every image is twice as wide as high")
         images = [image for file in some if (image := _image(file))]
-    own, other = _likeness(np.stack([_edges(image) for image in images]))
+    same, other = _likeness(np.stack([_edges(image) for image in images]))
     read = partial(_read_halves, tree)
-    if own >= ALIKE and own >= 2 * other:
-        return Match.yes(f"all are twice as wide as high, and their halves agree (edges correlate by {own:.2f})", read)
+    if same >= ALIKE and same >= 2 * other:
+        return Match.yes(f"all are twice as wide as high, and their halves agree (edges correlate by {same:.2f})", read)
     return Match("every image is twice as wide as high, as two joined halves of a pair would be", read, "on request")
 
 
@@ -298,10 +298,10 @@ def _read_halves(tree: Tree) -> Reading:
         for name in names:
             left, right = (replace(tree.files[name], half=half) for half in ("left", "right"))
             items[name] = Item(printable(name), right, None, "", split, left)
-    said = (
+    title = (
         f"pairs side by side, {len(items):,}{split_words(branches)}: the left half is the source, the right the image"
     )
-    return Reading(said, items, problems=problems)
+    return Reading(title, items, problems=problems)
 
 
 SIDE_BY_SIDE = Layout("side-by-side", "each image is a pair: the source on its left half", _side_by_side)

@@ -56,8 +56,8 @@ def _read_stylegan(tree: Tree, table: str, rows: Any) -> Reading:
     if missing:
         problems.append(Problem(printable(table), "bad-caption", f"used without a label: {count(missing, 'image')}"))
     what = "labels" if labels else "no labels"
-    said = f"StyleGAN's dataset.json with {what}, {count(len(items), 'image')}; folders are parts, not classes"
-    return Reading(said, items, {table}, problems, names)
+    title = f"StyleGAN's dataset.json with {what}, {count(len(items), 'image')}; folders are parts, not classes"
+    return Reading(title, items, {table}, problems, names)
 
 
 def _is_vector(value: Any) -> bool:
