@@ -6,7 +6,7 @@ from reverie.core.errors import UsageError, argument, suggest
 from reverie.data.captions import Captions
 from reverie.data.items import Listing
 from reverie.data.layouts import folders, pairs, published
-from reverie.data.layouts.base import Layout, Match, described
+from reverie.data.layouts.base import Layout, Reading, described
 from reverie.data.tree import Tree, ignored
 from reverie.data.types import Problem
 from reverie.media.origin import NOTE
@@ -35,41 +35,43 @@ def check_layout(name: str | None) -> str | None:
 
 def explain(tree: Tree) -> list[tuple[str, str, str]]:
     """(name, "yes", "no", "ask" or "on request", why) of every layout, in the order in which they are tried."""
-    return [(name, match.answer, match.why) for name, match in _matches(tree)]
-
-
-def _matches(tree: Tree) -> list[tuple[str, Match]]:
-    return [(name, layout.match(tree)) for name, layout in LAYOUTS.items()]
+    matches = {name: layout.match(tree) for name, layout in LAYOUTS.items()}
+    return [(name, match.answer, match.why) for name, match in matches.items()]
 
 
 def list_tree(tree: Tree, layout: str | None = None) -> Listing:
-    """The items of a tree in the layout ``layout``, or in the first that fits.
+    """The items of a tree in this layout, or in the first that fits.
 
     Raises:
-        UsageError: the layout layout does not fit, or two fit and only the user can tell which one is meant.
+        UsageError: the layout does not fit, or two fit and only the user can tell which one is meant.
     """
     problems = list(tree.problems)
-    if layout is not None:
-        chosen, match = layout, LAYOUTS[layout].match(tree)
-        if match.read is None:
-            raise UsageError(f"{tree.name} cannot be read with {argument('layout', layout)}: {match.why}.")
-    else:
-        for chosen, match in _matches(tree):
-            if match.answer == "ask":
-                raise UsageError(f"{tree.name}: {match.why}.")
-            if match.answer == "yes":
-                break
-            if match.answer == "on request":
-                hint = f"used as other layouts say: {match.why}; {argument('layout', chosen)} reads it so"
-                problems.append(Problem("*", "layout", hint))
-    assert match.read is not None
-    reading = match.read()
+    reading = _first_that_fits(tree, problems) if layout is None else _in_layout(tree, layout)
     captions = Captions(tree.files, problems)
     used = captions.used(tree.images) | reading.used
     problems += reading.problems
-    problems += ignored(
-        name for name in tree.files if name not in tree.images and name not in used and not name.endswith(NOTE)
-    )
+    used.update(tree.images)
+    problems += ignored(name for name in tree.files if name not in used and not name.endswith(NOTE))
     items, attributes = described(reading, captions)
     rows = [captions.rows.get(name, {}) for name in reading.items]
     return Listing(items, problems, attributes, reading.title + captions.summary(), rows)
+
+
+def _first_that_fits(tree: Tree, problems: list[Problem]) -> Reading:
+    for name, layout in LAYOUTS.items():
+        match = layout.match(tree)
+        if match.answer == "ask":
+            raise UsageError(f"{tree.name}: {match.why}.")
+        if match.answer == "yes" and match.read is not None:
+            return match.read()
+        if match.answer == "on request":
+            hint = f"used as other layouts say: {match.why}; {argument('layout', name)} reads it so"
+            problems.append(Problem("*", "layout", hint))
+    raise AssertionError("the last layout fits every tree")
+
+
+def _in_layout(tree: Tree, name: str) -> Reading:
+    match = LAYOUTS[name].match(tree)
+    if match.read is None:
+        raise UsageError(f"{tree.name} cannot be read with {argument('layout', name)}: {match.why}.")
+    return match.read()
