@@ -1,0 +1,216 @@
+"""Small examples of every layout that data comes in: ``python scripts/make_layouts.py FOLDER``, then ``reverie data``.
+
+Each is a few dozen images of 32 pixels; ``LAYOUTS`` says what the report's first line is to be.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+SIDE = 32
+COLOURS = ("tomato", "royalblue", "gold", "seagreen")
+SHAPES = ("disc", "square", "cross")
+
+
+def picture(seed: int, shape: str | None = None) -> Image.Image:
+    """A shape in a colour on grey noise, another one for every seed."""
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(150, 250, (8, 8), np.uint8)).resize((SIDE, SIDE)).convert("RGB")
+    draw, colour = ImageDraw.Draw(image), COLOURS[seed % len(COLOURS)]
+    x, y = rng.integers(4, 14, 2).tolist()
+    box = (x, y, x + 14, y + 14)
+    match shape or SHAPES[seed % len(SHAPES)]:
+        case "disc":
+            draw.ellipse(box, colour)
+        case "square":
+            draw.rectangle(box, colour)
+        case _:
+            draw.line((x, y, x + 14, y + 14), colour, 4)
+            draw.line((x, y + 14, x + 14, y), colour, 4)
+    return image
+
+
+def save(path: Path, image: Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def encoded(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    picture(seed).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def images(folder: Path) -> None:
+    for i in range(24):
+        save(folder / f"{i:02}.png", picture(i))
+
+
+def classes(folder: Path, below: str = "") -> None:
+    for k, shape in enumerate(SHAPES):
+        for i in range(12):
+            save(folder / below / shape / f"{i:02}.png", picture(20 * k + i, shape))
+
+
+def splits(folder: Path) -> None:
+    for k, (split, n) in enumerate((("train", 10), ("val", 3))):
+        for j, shape in enumerate(SHAPES):
+            for i in range(n):
+                save(folder / split / shape / f"{i:02}.png", picture(100 * k + 20 * j + i, shape))
+
+
+def pairs(folder: Path) -> None:
+    for i in range(24):
+        save(folder / "A" / f"{i:02}.png", picture(i).filter(ImageFilter.FIND_EDGES))
+        save(folder / "B" / f"{i:02}.jpg", picture(i))
+
+
+def cyclegan(folder: Path) -> None:
+    for k, (name, n) in enumerate((("trainA", 12), ("trainB", 14), ("testA", 3), ("testB", 4))):
+        for i in range(n):
+            image = picture(100 * k + i)
+            save(folder / name / f"{name}_{i:02}.png", image if name[-1] == "A" else image.convert("L").convert("RGB"))
+
+
+def names(folder: Path) -> None:
+    for i in range(24):
+        save(folder / f"{i:02}_source.png", picture(i).convert("L"))
+        save(folder / f"{i:02}_target.png", picture(i))
+
+
+def side_by_side(folder: Path) -> None:
+    for split, first, n in (("train", 0, 20), ("test", 100, 5)):
+        for i in range(n):
+            both = Image.new("RGB", (2 * SIDE, SIDE))
+            both.paste(picture(first + i).filter(ImageFilter.FIND_EDGES), (0, 0))
+            both.paste(picture(first + i), (SIDE, 0))
+            save(folder / split / f"{i:02}.png", both)
+
+
+def stylegan(folder: Path) -> None:
+    rows = []
+    for i in range(30):
+        name = f"{i // 10:05}/img{i:08}.png"
+        save(folder / name, picture(i))
+        rows.append([name, i % len(SHAPES)])
+    (folder / "dataset.json").write_text(json.dumps({"labels": rows}))
+
+
+def zipped(file: Path) -> None:
+    folder = file.with_suffix("")
+    stylegan(folder)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*.*")):
+            archive.write(path, path.relative_to(folder))
+
+
+def imagefolder(folder: Path) -> None:
+    images(folder)
+    rows = [
+        {"file_name": f"{i:02}.png", "text": f"a {SHAPES[i % 3]}", "size": i, "label": SHAPES[i % 3]} for i in range(24)
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def captions(folder: Path) -> None:
+    images(folder)
+    for i in range(24):
+        (folder / f"{i:02}.txt").write_text(f"a {COLOURS[i % 4]} {SHAPES[i % 3]}", "utf-16" if i % 2 else "utf-8")
+
+
+def coco(folder: Path) -> None:
+    images(folder / "train2017")
+    listed = [{"id": i, "file_name": f"{i:02}.png"} for i in range(24)]
+    words = [{"image_id": i, "caption": f"{word} {SHAPES[i % 3]}"} for i in range(24) for word in ("a", "one", "this")]
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "captions_train2017.json").write_text(
+        json.dumps({"images": listed, "annotations": words})
+    )
+
+
+def celeba(folder: Path) -> None:
+    images(folder / "img_align_celeba")
+    lines = [f"{i:02}.png {1 if i % 2 else -1:2} {1 if i % 3 else -1:2}" for i in range(24)]
+    (folder / "list_attr_celeba.txt").write_text("\n".join(["24", "Smiling Young ", *lines]))
+    (folder / "list_eval_partition.txt").write_text("\n".join(f"{i:02}.png {i // 9}" for i in range(24)))
+
+
+def pets(folder: Path) -> None:
+    (folder / "annotations").mkdir(parents=True)
+    for part, numbers in (("trainval", range(9)), ("test", range(9, 12))):
+        lines = ["#Image CLASS-ID SPECIES BREED ID"]
+        for k, shape in enumerate(SHAPES):
+            for i in numbers:
+                save(folder / "images" / f"{shape}_{i}.jpg", picture(20 * k + i, shape))
+                lines.append(f"{shape}_{i} {k + 1} 1 {k + 1}")
+        (folder / "annotations" / f"{part}.txt").write_text("\n".join(lines))
+
+
+def shards(file: Path) -> None:
+    with tarfile.open(file, "w:gz") as tar:
+        for i in range(24):
+            about = json.dumps({"caption": f"a {SHAPES[i % 3]}", "label": i % 3}).encode()
+            for name, data in ((f"{i:05}.v1.png", encoded(i)), (f"{i:05}.v1.json", about)):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def idx(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for part, first, n in (("train", 0, 20), ("t10k", 100, 5)):
+        grey = np.stack([np.asarray(picture(first + i).convert("L")) for i in range(n)])
+        labels = (np.arange(n) % 3).astype(np.uint8)
+        for kind, array in (("images-idx3", grey), ("labels-idx1", labels)):
+            head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (folder / f"{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
+
+
+def archive(file: Path) -> None:
+    """As guided diffusion's tools write samples: images and labels by position."""
+    np.savez(file, np.stack([np.asarray(picture(i)) for i in range(24)]), np.arange(24) % 3)
+
+
+LAYOUTS: dict[str, tuple[Callable[[Path], None], str]] = {  # name -> maker, how the report begins
+    "images": (images, "images, 24"),
+    "classes": (classes, "class folders, 3 classes, 36 images"),
+    "below": (lambda folder: classes(folder, "download/train"), "class folders, 3 classes, 36 images"),
+    "splits": (splits, "class folders, 3 classes, 39 images, train 30 / val 9"),
+    "pairs": (pairs, "pairs of two folders, 24 of A 24 / B 24"),
+    "cyclegan": (cyclegan, "CycleGAN folders, trainA 12 / trainB 14 / testA 3 / testB 4, unpaired"),
+    "names": (names, "pairs by names, 24"),
+    "side-by-side": (side_by_side, "pairs side by side, 25, train 20 / test 5"),
+    "stylegan": (stylegan, "StyleGAN's dataset.json with labels, 30 images"),
+    "stylegan.zip": (zipped, "StyleGAN's dataset.json with labels, 30 images"),
+    "imagefolder": (imagefolder, "images, 24; metadata.jsonl about 24 images"),
+    "captions": (captions, "images, 24"),
+    "coco": (coco, "images, 24; annotations/captions_train2017.json about 24 images"),
+    "celeba": (celeba, "images, 24; list_attr_celeba.txt about 24 images"),
+    "pets": (pets, "images, 36"),
+    "shards.tar.gz": (shards, "WebDataset, 1 shard"),
+    "idx": (idx, ""),
+    "archive.npz": (archive, ""),
+}
+
+
+def main() -> None:
+    """Make all below a folder that is named."""
+    root = Path(sys.argv[1])
+    root.mkdir(parents=True, exist_ok=True)
+    for name, (make, _) in LAYOUTS.items():
+        make(root / name)
+        print(f"reverie data {root / name}")
+
+
+if __name__ == "__main__":
+    main()
