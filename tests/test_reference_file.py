@@ -271,7 +271,7 @@ def test_a_header_that_claims_what_the_file_does_not_hold_is_refused_before_memo
         archive.writestr("mu.npy", mu)
         archive.writestr("sigma.npy", npy((D, D), bytes(8 * D * D)))
     tracemalloc.start()
-    with pytest.raises(ReverieError, match="mu"):
+    with pytest.raises(ReverieError, match=r"mu|features"):
         read_reference(path)
     assert tracemalloc.get_traced_memory()[1] < 1 << 22
     tracemalloc.stop()
@@ -280,10 +280,10 @@ def test_a_header_that_claims_what_the_file_does_not_hold_is_refused_before_memo
 def test_a_compressed_bomb_is_refused(tmp_path):
     path = tmp_path / "s.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("feats.npy", "w") as stream:
-        stream.write(npy((1 << 23,)))
-        for _ in range(66):
-            stream.write(bytes(1 << 20))
-    with pytest.raises(ReverieError, match="claim to hold"):
+        stream.write(npy((1 << 20, D)))
+        for _ in range(D):
+            stream.write(bytes(1 << 23))
+    with pytest.raises(ReverieError, match="compressed as no features are"):
         read_reference(path)
 
 

@@ -125,8 +125,10 @@ def _folder(flags: EvaluateFlags) -> str | None:
     return flags.out
 
 
-_PASSED = ("data", "fake", "real", "reference", "save_stats", "backbone", "resize")
-_PASSED += ("precision", "device", "seed", "per_class", "size")
+_PASSED = (
+    *("data", "fake", "real", "reference", "save_stats", "backbone", "resize"),
+    *("precision", "device", "seed", "per_class", "size"),
+)
 
 
 def _table(scores: Scores) -> None:

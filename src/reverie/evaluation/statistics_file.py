@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
+import math
 import re
 import zipfile
 from dataclasses import replace
@@ -20,7 +20,7 @@ import torch
 from reverie.core import distributed
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import atomic, is_file, path_of
-from reverie.core.npz import Npz, open_npz
+from reverie.data.archive import Archive
 from reverie.evaluation.base import Evaluation
 from reverie.evaluation.features import BACKBONES, Features
 from reverie.evaluation.reference_file import ReferenceFile
@@ -28,6 +28,7 @@ from reverie.evaluation.resize import RESIZES
 from reverie.evaluation.statistics import Gaussian
 from reverie.media.origin import text_of
 
+_RATIO, _SLACK = 20, 1 << 23  # numbers a byte of a compressed file, and numbers in any file
 _ROUNDING = 1e-5  # of a covariance in float32, in units of its largest value
 _OTHERS = {  # networks and layers, by the number of their features
     64: "Inception's first pooling layer (pytorch-fid --dims 64)",
@@ -72,11 +73,9 @@ def read_reference(reference: Any) -> ReferenceFile:
             f"{path} is a pickle, which can run code when it is opened; reverie opens none. If you trust its author, "
             "save its mean and covariance with numpy.savez as mu and sigma, and pass that file (docs/metrics.md)."
         )
-    if start == b"\x93NUMPY":
-        raise UsageError(f"{path} is a single array. Statistics are an .npz with mu (D,) and sigma (D, D).")
-    with open_npz(path) as archive:
-        of_torch = any(entry.filename.endswith("/data.pkl") for entry in archive.entries)
-        file = _of_arrays(path, _of_torch(path, archive)) if of_torch else _of_npz(path, archive)
+    with Archive(path) as archive:
+        of_torch = any(name.endswith("/data.pkl") for name in archive.names)
+        file = _of_arrays(path, _of_torch(path)) if of_torch else _of_npz(path, archive)
     if file is None:
         raise UsageError(
             f"{path} has no statistics, which are mu (D,) and sigma (D, D) as pytorch-fid saves them, or feats (N, D). "
@@ -85,20 +84,22 @@ def read_reference(reference: Any) -> ReferenceFile:
     return replace(file, name=str(path), sha256=sha256)
 
 
-def _of_npz(path: Path, archive: Npz) -> ReferenceFile | None:
+def _of_npz(path: Path, archive: Archive) -> ReferenceFile | None:
     """The statistics, or features, in an .npz; None if it has neither."""
-    names = {name: archive.header(name) for name in ("mu", "sigma", "feats", "features") if name in archive.names}
+    shapes = {name: archive.shape(name) for name in ("mu", "sigma", "feats", "features") if name in archive.names}
     origin = _origin(path, archive) if {"reverie", "mu", "sigma"} <= set(archive.names) else None
     backbone = origin["backbone"] if origin else {}
-    for name, header in names.items():
-        _check_header(path, name, header.shape, header.dtype, backbone.get("dimension", _inception()))
-    file = _of_arrays(path, {name: archive.read(name) for name in names})
+    for name, shape in shapes.items():
+        _check_shape(path, name, shape, backbone.get("dimension", _inception()))
+        if math.prod(shape) > _RATIO * path.stat().st_size + _SLACK:
+            raise ReverieError(f"{path}: {name} {shape} is compressed as no features are.")
+    file = _of_arrays(path, {name: archive.read(name) for name in shapes})
     if file is None:
         return None
     if origin:
         reference = origin["reference"]
         return replace(file, format="reverie", n=reference["n"], backbone=backbone, reference=reference)
-    shape = archive.header("arr_0").shape if "arr_0" in archive.names else ()
+    shape = archive.shape("arr_0") if "arr_0" in archive.names else ()
     if len(shape) == 4:
         file = replace(file, images=True, size=shape[1] if shape[1] == shape[2] else None)
     if "mu_s" in archive.names:  # ADM runs the original graph, which resizes by itself
@@ -111,34 +112,38 @@ def _of_npz(path: Path, archive: Npz) -> ReferenceFile | None:
     return file
 
 
-def _of_torch(path: Path, archive: Npz) -> dict[str, np.ndarray]:
+def _of_torch(path: Path) -> dict[str, np.ndarray]:
     """Arrays of a file of ``torch.save``: a cache of torch-fidelity.
 
     Raises:
         ReverieError: damaged, or with anything but arrays.
     """
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.entries):
-        raise ReverieError(f"{path} is compressed, which torch.save never does.")
     rebuild: Any = np.empty(0).__reduce__()[0]
     names = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
     kinds = [type(np.dtype(kind)) for kind in ("f4", "f8")]
     try:
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("torch.save compresses nothing")  # so that the file's size bounds the memory
         with torch.serialization.safe_globals([*((rebuild, name) for name in names), np.ndarray, np.dtype, *kinds]):
             value = torch.load(path, map_location="cpu", weights_only=True)
         value = value if isinstance(value, dict) else {"features": value}
         arrays = {name: np.asarray(value[name]) for name in ("mu", "sigma", "features") if name in value}
-    except (RuntimeError, ValueError, TypeError, EOFError, OSError, pickle.UnpicklingError, AttributeError) as error:
+    except Exception as error:  # torch, pickle and zipfile raise errors of many types on damaged data
         raise ReverieError(
             f"{path} cannot be read as a cache of torch-fidelity: only arrays are read from it, and it holds something "
             "else or is damaged."
         ) from error
     for name, array in arrays.items():
-        _check_header(path, name, array.shape, array.dtype, _inception())
+        _check_shape(path, name, array.shape, _inception())
     return arrays
 
 
 def _of_arrays(path: Path, arrays: dict[str, np.ndarray]) -> ReferenceFile | None:
     """Statistics from arrays whose shapes are checked."""
+    for name, array in arrays.items():
+        if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+            raise ReverieError(f"{path}: {name} is {array.dtype}; statistics are of float16, float32 or float64.")
     features = next((arrays[name] for name in ("feats", "features") if name in arrays), None)
     kind = "features" if features is not None else "mean and covariance"
     label = f"{kind}, as of {'torch-fidelity' if path.suffix == '.pt' else 'pytorch-fid'}"
@@ -154,10 +159,8 @@ def _of_arrays(path: Path, arrays: dict[str, np.ndarray]) -> ReferenceFile | Non
     return file if features is not None else None
 
 
-def _check_header(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype, dimension: int) -> None:
+def _check_shape(path: Path, name: str, shape: tuple[int, ...], dimension: int) -> None:
     """Check an array before it is read."""
-    if dtype.kind != "f" or dtype.itemsize > 8:
-        raise ReverieError(f"{path}: {name} is {dtype}; statistics are of float16, float32 or float64.")
     axes, square = (1, False) if name == "mu" else (2, name == "sigma")
     if len(shape) != axes or (square and shape[0] != shape[1]):
         forms = {"mu": "(D,)", "sigma": "(D, D)"}
@@ -197,17 +200,16 @@ def _gaussian(path: Path, mu: np.ndarray, sigma: np.ndarray) -> tuple[Gaussian, 
     return Gaussian(mean, covariance), rank
 
 
-def _origin(path: Path, archive: Npz) -> dict[str, Any]:
+def _origin(path: Path, archive: Archive) -> dict[str, Any]:
     """What reverie wrote beside mean and covariance: the passport entries of network and images.
 
     Raises:
         ReverieError: it is incomplete.
         UsageError: a network of another version.
     """
-    header = archive.header("reverie")
-    text = str(archive.read("reverie")) if header.dtype.kind == "U" and not header.shape else ""
+    text = archive.read("reverie") if not archive.shape("reverie") else ""
     try:
-        origin = json.loads(text)["statistics"]
+        origin = json.loads(str(text))["statistics"]
         backbone, reference = origin["backbone"], origin["reference"]
         name, resize, dimension = backbone["name"], backbone["resize"], backbone["dimension"]
         texts = [backbone["sha256"], backbone["precision"], reference["data"], reference["medium"]]
@@ -251,10 +253,10 @@ def save_statistics(evaluation: Evaluation, path: Path) -> str:
     moments = evaluation.features_of("reference", network.name).moments
     entry = {name: value for name, value in evaluation.sets.of_reference.items() if name != "held_out_trained_on"}
     origin = {"verb": "evaluate", "statistics": {"backbone": network.passport, "reference": entry}}
-    arrays = {"mu": moments.mean.numpy(), "sigma": moments.covariance.numpy()}
+    mu, sigma = moments.mean.numpy(), moments.covariance.numpy()
     if distributed.rank() == 0:
         with atomic(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **arrays, reverie=np.asarray(text_of(origin)))
+            np.savez(stream, mu=mu, sigma=sigma, reverie=np.asarray(text_of(origin)))
     return (
         f"{path}: mean and covariance of {network.name}'s {network.dimension:,} features of {moments.count:,} images "
         f"of {entry['data']}. {argument('reference', path)} compares with them."
