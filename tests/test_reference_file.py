@@ -236,6 +236,7 @@ ASYMMETRIC[0, 1], NEGATIVE[0, 0] = 0.1, -0.1
     [
         ({"mu": np.full(D, np.nan), "sigma": np.eye(D)}, "mu has 12 values that are not finite"),
         ({"mu": np.zeros(D), "sigma": np.full((D, D), np.inf)}, "sigma has 144 values"),
+        ({"mu": np.zeros(D), "sigma": 1e300 * np.eye(D)}, "sigma has 12 values"),
         ({"mu": np.zeros(D), "sigma": ASYMMETRIC}, "not symmetric"),
         ({"mu": np.zeros(D), "sigma": NEGATIVE}, "negative eigenvalues"),
         ({"mu": np.zeros(D), "sigma": np.eye(D)[0]}, r"sigma has the shape \(12,\)"),

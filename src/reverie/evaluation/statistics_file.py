@@ -29,6 +29,7 @@ from reverie.evaluation.statistics import Gaussian
 from reverie.media.origin import text_of
 
 _RATIO, _SLACK = 20, 1 << 23  # numbers a byte of a compressed file, and numbers in any file
+_LARGEST = 1e100  # of a value: its square is finite
 _ROUNDING = 1e-5  # of a covariance in float32, in units of its largest value
 _OTHERS = {  # networks and layers, by the number of their features
     64: "Inception's first pooling layer (pytorch-fid --dims 64)",
@@ -183,8 +184,8 @@ def _gaussian(path: Path, mu: np.ndarray, sigma: np.ndarray) -> tuple[Gaussian, 
     """
     mean, covariance = (torch.from_numpy(np.array(array, np.float64)) for array in (mu, sigma))
     for name, values in (("mu", mean), ("sigma", covariance)):
-        if not values.isfinite().all():
-            raise ReverieError(f"{path}: {name} has {int((~values.isfinite()).sum()):,} values that are not finite.")
+        if bad := int((~(values.abs() < _LARGEST)).sum()):
+            raise ReverieError(f"{path}: {name} has {bad:,} values that are not finite.")
     scale = float(covariance.abs().max())
     if float((covariance - covariance.T).abs().max()) > _ROUNDING * scale:
         raise ReverieError(f"{path}: sigma is not symmetric, so it is no covariance.")
@@ -259,5 +260,5 @@ def save_statistics(evaluation: Evaluation, path: Path) -> str:
             np.savez(stream, mu=mu, sigma=sigma, reverie=np.asarray(text_of(origin)))
     return (
         f"{path}: mean and covariance of {network.name}'s {network.dimension:,} features of {moments.count:,} images "
-        f"of {entry['data']}. {argument('reference', path)} compares with them."
+        f"of {entry['data']}. {argument('reference', str(path))} compares with them."
     )
