@@ -40,6 +40,8 @@ HISTORY = [DOCS / "decisions.md", DOCS / "log.md"]  # they may name options of e
 SKIPPED = {  # commands that are parsed but not run, by a part of them
     "stylize photo.jpg": "takes minutes; test_style runs the command on a network of random weights",
     "--metrics fid,kid": "needs Inception's weights from the network",
+    "--reference ": "needs Inception's weights; test_reference_file runs it",
+    "--real photos/ --save-stats": "needs Inception's weights; test_reference_file runs it",
     "--net resnet50": "needs its weights from the network",
     "--film zoom.webp --frames 100": "a hundred frames; test_dream makes three",
     "filters vgg16 --page": "thousands of filters; test_filters makes a page of few",

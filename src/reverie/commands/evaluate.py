@@ -30,6 +30,10 @@ class EvaluateFlags:
         data: real images other than the run's own.
         fake: generated images of any source (a folder, FILE.npz, ...), instead of a run.
         real: what to compare them with.
+        reference: statistics of real images instead (mu and sigma, as pytorch-fid, clean-fid, torch-fidelity and ADM
+            save them, or --save-stats): for fid and frechet.
+        save_stats: write the statistics of the real images there, as .npz that those programs read; --real alone is
+            enough for it.
         backbone: the network of the features; by default inception where fid, fid-infinity or kid is requested, and
             for images unlike those that small was trained on (clothes, emoji) once its weights are here; else small.
         resize: how images are brought to its size; by default its own way (for fid that of the original).
@@ -50,6 +54,8 @@ class EvaluateFlags:
     data: str | None = None
     fake: str | None = None
     real: str | None = None
+    reference: str | None = None
+    save_stats: str | None = None
     backbone: Literal["small", "inception", "mobilenetv2", "dinov2"] | None = None
     resize: Literal["tf1-bilinear", "bilinear", "bilinear-antialias", "bicubic-antialias"] | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -74,7 +80,7 @@ def evaluate(arguments: list[str]) -> None:
     much, and one that does may be copying. A run's own flags say how it samples; they stand in the passport.
 
     Examples: reverie evaluate runs/vae-fashion; reverie evaluate runs/vae-fashion --metrics fid,kid -n 10000;
-    reverie evaluate --fake samples/ --real photos/ --metrics kid,prdc.
+    reverie evaluate --fake samples/ --real photos/ --metrics kid,prdc; reverie evaluate RUN --reference stats.npz.
     """
     from reverie.commands.flags import run_flags
 
@@ -104,6 +110,11 @@ def evaluate(arguments: list[str]) -> None:
 
 def _folder(flags: EvaluateFlags) -> str | None:
     """The folder of the results, without files of others in the place of ours; None is the run's own."""
+    inputs = (flags.fake, flags.real, flags.data, flags.reference)
+    if flags.save_stats:
+        target(flags.save_stats, "", flags.overwrite, flag="save-stats", verb="evaluate", others=inputs)
+    if not flags.run and not flags.fake:
+        return None
     if flags.out is None and not flags.run:
         return str(first_free(Path("evaluation")))
     from reverie.training.run import locate
@@ -114,7 +125,10 @@ def _folder(flags: EvaluateFlags) -> str | None:
     return flags.out
 
 
-_PASSED = ("data", "fake", "real", "backbone", "resize", "precision", "device", "seed", "per_class", "size")
+_PASSED = (
+    *("data", "fake", "real", "reference", "save_stats", "backbone", "resize"),
+    *("precision", "device", "seed", "per_class", "size"),
+)
 
 
 def _table(scores: Scores) -> None:
@@ -127,6 +141,10 @@ def _table(scores: Scores) -> None:
     first = scores.scores[0].passport
     fake, real = first["fake"], first["reference"]
     medium = medium_of(real["medium"])
+    if "statistics" in real:
+        count, file = "an unknown number of" if real["n"] is None else f"{real['n']:,}", real["statistics"]
+        out(f"{fake['n']:,} generated {medium.noun} against {file['file']} ({file['format']}), of {count} real ones.")
+        return
     size = real["size"] if isinstance(real["size"], int) else "x".join(map(str, real["size"]))
     reference = f"{real['n']:,} of {real['data']} ({real['split']}), {size} {medium.unit}"
     if fake.get("n"):

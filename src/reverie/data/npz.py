@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reverie.core.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.data.arrays import Arrays, from_columns
 from reverie.data.columns import one_per_row
 from reverie.data.options import OpenOptions
@@ -71,9 +71,9 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
         arrays |= {"x": arrays["train"], "label": arrays.get("label", arrays.get("train_label"))}
     if "x" not in arrays and statistics:
         raise UsageError(
-            f"{path} holds precomputed statistics of features (mu, sigma), not images. They depend on the network and "
-            "the resizing of the program that wrote them, which the file does not name, so no distance to them can be "
-            "checked. Pass the images: a folder, an .npz with images, or a public set such as cifar10:train."
+            f"{path} holds precomputed statistics of features (mu, sigma), not images. `reverie evaluate` compares "
+            f"with them by {argument('reference', path)}. Elsewhere pass the images: a folder, an .npz with images, or "
+            "a public set such as cifar10:train."
         )
     if "x" not in arrays:
         raise ReverieError(

@@ -17,6 +17,8 @@ from reverie.data.types import Split
 from reverie.evaluation.estimate import Estimate, shuffled
 from reverie.evaluation.features import Backbone, Features, backbone, features
 from reverie.evaluation.passport import Refused, Score
+from reverie.evaluation.reference_file import ReferenceFile
+from reverie.evaluation.statistics import Gaussian, Moments
 from reverie.media import medium_of
 
 PAIRS = 10_000  # images a side in scores over all pairs
@@ -35,6 +37,7 @@ class Sets:
         model: the generator, if there is one (likelihood and reconstructions need it).
         disjoint: whether no held-out image is in the reference.
         truth: uint8 (N, H, W, C), the ground truth of each generated image (translations of pairs).
+        file: statistics in place of the reference, which then has only the images that the file holds, if any.
         learned: the two splits that the generator was trained on, if not ``train`` and ``held_out``.
     """
 
@@ -49,6 +52,7 @@ class Sets:
     disjoint: bool = True
     learned: tuple[Split, Split] | None = None
     truth: np.ndarray | None = None
+    file: ReferenceFile | None = None
 
     @property
     def learned_train(self) -> Split:
@@ -89,18 +93,31 @@ class Evaluation:
         split: Split = getattr(self.sets, which)
         aliases = ("reference", "train", "held_out", which)  # two attributes may be the same split
         which = next(alias for alias in aliases if getattr(self.sets, alias) is split)
+        if which == "reference" and (file := self.sets.file) and file.features:
+            file.check_weights(self.backbone(name))
+            return file.features
         if (which, name) not in self._features:
             what = f"{name}: {which.replace('_', '-')} images"
             images = images_of(split)[0]
             self._features[which, name] = features(images, self.backbone(name), which != "fake", self.progress, what)
         return self._features[which, name]
 
+    def reference_moments(self, name: str) -> Moments | Gaussian:
+        """Mean and covariance of the reference's features, or those in its file."""
+        file = self.sets.file
+        if file is None or file.gaussian is None:
+            return self.features_of("reference", name).moments
+        file.check_weights(self.backbone(name))
+        return file.gaussian
+
     def subsample(self, which: str, name: str, most: int = PAIRS, copies: bool = True) -> Tensor:
         """Features (n, D) of at most ``most`` images, chosen at random; without ``copies`` an image counts once."""
         values = self.features_of(which, name)
         rows = torch.arange(len(values))
         if not copies:
-            rows = rows[np.sort(np.unique(hash_rows(getattr(self.sets, which)["x"]), return_index=True)[1])]
+            images = getattr(self.sets, which)["x"]
+            keys = hash_rows(images if len(images) else values[:].numpy())  # of a file of features
+            rows = rows[np.sort(np.unique(keys, return_index=True)[1])]
         return values[rows[shuffled(len(rows), self.seed)[:most].sort().values]]
 
     def stand_in(self, name: str, n: int) -> tuple[Tensor, Features, Tensor | None, str]:

@@ -13,7 +13,7 @@ from reverie.core.errors import UsageError
 from reverie.core.noise import fold
 from reverie.evaluation.estimate import Estimate, shuffled, shuffled_groups
 from reverie.evaluation.neighbours import Progress, distances_of, nearest, squared_distances, tile_dtype
-from reverie.evaluation.statistics import Moments
+from reverie.evaluation.statistics import Gaussian, Moments
 
 _ROWS = 2048  # features converted to float64 at a time
 
@@ -30,13 +30,13 @@ def _middle(root: Tensor, covariance: Tensor) -> Tensor:
     return (middle + middle.T) / 2
 
 
-def _frechet(a: Moments, b: Moments, cross: Tensor) -> float:
+def _frechet(a: Moments | Gaussian, b: Moments | Gaussian, cross: Tensor) -> float:
     """The distance from the eigenvalues (D,) of A^1/2 B A^1/2."""
     gap = (a.mean - b.mean).square().sum()
     return float(gap + a.covariance.trace() + b.covariance.trace() - 2 * cross.clamp(min=0).sqrt().sum())
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     """Squared Frechet (2-Wasserstein) distance between Gaussians with these moments (Heusel et al., arXiv:1706.08500).
 
     |mean difference|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), both roots by symmetric eigen-decomposition: never complex.
@@ -44,7 +44,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return _frechet(a, b, torch.linalg.eigvalsh(_middle(_root(a.covariance), b.covariance)))
 
 
-def frechet_influence(fake: Tensor, reference: Moments) -> tuple[float, Tensor]:
+def frechet_influence(fake: Tensor, reference: Moments | Gaussian) -> tuple[float, Tensor]:
     """``frechet_distance`` of features (N, D) to a reference, and each feature's first-order influence on it (N,).
 
     The influence of x is 2 (m - r).(x - m) + (x - m)^T (I - T) (x - m) - tr((I - T) C), where T is the optimal
@@ -64,7 +64,7 @@ def frechet_influence(fake: Tensor, reference: Moments) -> tuple[float, Tensor]:
     return _frechet(reference, moments, values), raw - raw.mean()
 
 
-def frechet_estimate(fake: Tensor, reference: Moments) -> Estimate:
+def frechet_estimate(fake: Tensor, reference: Moments | Gaussian) -> Estimate:
     """``frechet_distance`` of features (N, D), with the interval of the infinitesimal jackknife (Efron 1982).
 
     It is the interval of the distance *at N images*, which is biased upwards: see ``frechet_infinity``.
@@ -74,7 +74,7 @@ def frechet_estimate(fake: Tensor, reference: Moments) -> Estimate:
 
 
 def frechet_infinity(
-    fake: Tensor, reference: Moments, points: int = 10, seed: int = 0, progress: Progress | None = None
+    fake: Tensor, reference: Moments | Gaussian, points: int = 10, seed: int = 0, progress: Progress | None = None
 ) -> Estimate:
     """The Frechet distance at infinitely many generated images: FID-infinity (Chong and Forsyth, arXiv:1911.07023).
 

@@ -16,7 +16,7 @@ from reverie.evaluation.diversity import fitted_probe
 from reverie.evaluation.estimate import shuffled
 from reverie.evaluation.features import BACKBONES
 from reverie.evaluation.passport import Refused, Score
-from reverie.evaluation.statistics import Moments
+from reverie.evaluation.statistics import Gaussian, Moments
 
 NEIGHBOURS = 5
 LEAST = 50  # images a side that a distance needs
@@ -24,17 +24,26 @@ LEAST = 50  # images a side that a distance needs
 Metric = Callable[[Evaluation], Iterator[Score]]
 
 
-def _check_comparable(evaluation: Evaluation) -> None:
-    """Refuse to compare grey with colour, or too few images."""
-    fake, real = evaluation.sets.fake["x"], evaluation.sets.reference["x"]
-    if fake.shape[-1] != real.shape[-1]:
+def _check_comparable(evaluation: Evaluation, backbone: str, moments: bool = False) -> None:
+    """Refuse to compare grey with colour, features of two networks, or too few images.
+
+    Args:
+        moments: a mean and a covariance are enough, such as those in a file.
+    """
+    fake, real, file = evaluation.sets.fake["x"], evaluation.sets.reference["x"], evaluation.sets.file
+    in_file = file is not None and bool(file.features or (moments and file.gaussian))
+    if file and in_file:
+        file.check_backbone(backbone, evaluation.resize)
+    count = file.n if file and in_file else len(real)
+    if fake.shape[-1] != real.shape[-1] and not in_file:
         raise Refused(
             f"One side is grey, the other in colour ({fake.shape[-1]} and {real.shape[-1]} channels).",
             "Compare images with the same channels: any distance would be that of colour from grey.",
         )
-    if min(len(fake), len(real)) < LEAST:
+    if min(len(fake), LEAST if count is None else count) < LEAST:
+        real_images = "" if count is None else f" and {count} real"
         raise Refused(
-            f"There are {len(fake)} generated and {len(real)} real images; a distance needs {LEAST} on each side.",
+            f"There are {len(fake)} generated{real_images} images; a distance needs {LEAST} on each side.",
             f"Add images, or sample more ({argument('n', LEAST)}).",
         )
 
@@ -47,13 +56,13 @@ def _name(evaluation: Evaluation, kind: str, backbone: str) -> str:
 
 
 def _full_rank(evaluation: Evaluation, backbone: str, what: str) -> None:
-    dimension = BACKBONES[backbone].dimension  # checked before any weights are fetched
+    dimension, file = BACKBONES[backbone].dimension, evaluation.sets.file  # checked before any weights are fetched
     enough = 5000 if dimension > 1000 else 10 * dimension
     for n, side, more in (
         (len(evaluation.sets.fake), "generated", f"sample more ({argument('n', enough)})"),
-        (len(evaluation.sets.reference), "reference", "use a larger reference"),
+        (file.n if file else len(evaluation.sets.reference), "reference", "use a larger reference"),
     ):
-        if n <= dimension:
+        if n is not None and n <= dimension:
             raise Refused(
                 f"{n} {side} images are too few for {what}: a covariance of {dimension} features has full rank only "
                 f"from {dimension + 1} images on, and below that the value depends on their number.",
@@ -72,10 +81,10 @@ def frechet(backbone: str) -> Metric:
     """The Frechet distance: FID where the backbone is Inception."""
 
     def measure(evaluation: Evaluation) -> Iterator[Score]:
-        _check_comparable(evaluation)
+        _check_comparable(evaluation, backbone, moments=True)
         metric = _name(evaluation, "frechet", backbone)
         _full_rank(evaluation, backbone, metric.upper() if metric == "fid" else metric)
-        fake, moments = evaluation.features_of("fake", backbone), evaluation.features_of("reference", backbone).moments
+        moments, fake = evaluation.reference_moments(backbone), evaluation.features_of("fake", backbone)
         real, others, origin = _floor_sides(evaluation, backbone, len(fake))
         floor = None if real is None else distances.frechet_distance(Moments.of(real), others)
         estimate = distances.frechet_estimate(fake.tensor(), moments)
@@ -90,10 +99,10 @@ def frechet_infinity(backbone: str) -> Metric:
     """The Frechet distance extrapolated to infinitely many generated images."""
 
     def measure(evaluation: Evaluation) -> Iterator[Score]:
-        _check_comparable(evaluation)
+        _check_comparable(evaluation, backbone, moments=True)
         metric = _name(evaluation, "frechet-infinity", backbone)
         _full_rank(evaluation, backbone, metric)
-        fake, moments = evaluation.features_of("fake", backbone), evaluation.features_of("reference", backbone).moments
+        moments, fake = evaluation.reference_moments(backbone), evaluation.features_of("fake", backbone)
         real, others, origin = _floor_sides(evaluation, backbone, len(fake))
         seed, progress = evaluation.seed, evaluation.progress
         floor = None if real is None else distances.frechet_infinity(real, others, seed=seed).value
@@ -103,20 +112,33 @@ def frechet_infinity(backbone: str) -> Metric:
     return measure
 
 
-def _floor_sides(evaluation: Evaluation, backbone: str, n: int) -> tuple[Tensor | None, Moments, str]:
+def _floor_sides(evaluation: Evaluation, backbone: str, n: int) -> tuple[Tensor | None, Moments | Gaussian, str]:
     """Features of real images in place of ``n`` generated ones (None: too few), and the others' moments."""
+    if evaluation.sets.file and evaluation.sets.file.gaussian:
+        return _floor_of_file(evaluation, backbone, n)
     real, reference, rest, origin = evaluation.stand_in(backbone, n)
     if len(real) <= BACKBONES[backbone].dimension:
         return None, reference.moments, f"none: only {origin}"
     return real, reference.moments if rest is None else reference.moments - Moments.of(real), origin
 
 
+def _floor_of_file(evaluation: Evaluation, backbone: str, n: int) -> tuple[Tensor | None, Moments | Gaussian, str]:
+    """Features of held-out images of the run's data, and the mean and covariance in the reference's file."""
+    held_out, moments = evaluation.sets.held_out, evaluation.reference_moments(backbone)
+    count = min(n, len(held_out))
+    origin = f"{count} held-out images of the run's data{'' if count == n else f' (fewer than {n})'}"
+    if count <= BACKBONES[backbone].dimension:
+        return None, moments, f"none: only {origin}" if count else "none: there are no other real images"
+    rows = shuffled(len(held_out), evaluation.seed)[:count].sort().values
+    return evaluation.features_of("held_out", backbone)[rows], moments, origin
+
+
 def kernel(backbone: str) -> Metric:
     """The kernel distance, unbiased: KID where the backbone is Inception."""
 
     def measure(evaluation: Evaluation) -> Iterator[Score]:
-        _check_comparable(evaluation)
-        fake, real = evaluation.subsample("fake", backbone), evaluation.subsample("reference", backbone)
+        _check_comparable(evaluation, backbone)
+        real, fake = evaluation.subsample("reference", backbone), evaluation.subsample("fake", backbone)
         estimate = distances.kernel_distance(fake, real, seed=evaluation.seed)
         stand_in, reference, rest, origin = evaluation.stand_in(backbone, len(fake))
         others = real if rest is None else reference[rest[shuffled(len(rest), evaluation.seed)[:PAIRS]]]
@@ -140,7 +162,7 @@ def prdc(backbone: str) -> Metric:
     """Precision, recall, density and coverage, with as many generated as real images."""
 
     def measure(evaluation: Evaluation) -> Iterator[Score]:
-        _check_comparable(evaluation)
+        _check_comparable(evaluation, backbone)
         n = min(len(evaluation.sets.fake), PAIRS)
         real = evaluation.subsample("reference", backbone, n, copies=False)  # a ball to the k-th copy would be empty
         n = len(real)

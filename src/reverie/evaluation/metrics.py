@@ -69,6 +69,8 @@ def _compute(evaluation: Evaluation, name: str, scores: Scores, suffix: str = ""
     try:
         if not len(evaluation.sets.fake) and name not in (*UNSAMPLED, "translation"):
             raise Refused("The model cannot be sampled.", f"Use {' or '.join(UNSAMPLED)}.")
+        if evaluation.sets.file:
+            evaluation.sets.file.check(name)
         for score in METRICS[name][1](evaluation.default_backbone)(evaluation):
             metric = score.metric + suffix
             scores.scores.append(replace(score, metric=metric, passport=score.passport | {"metric": metric}))
@@ -78,6 +80,10 @@ def _compute(evaluation: Evaluation, name: str, scores: Scores, suffix: str = ""
 
 def _compute_by_class(evaluation: Evaluation, name: str, scores: Scores) -> None:
     sets = evaluation.sets
+    if sets.file:
+        reason = f"{sets.file.name} is of all classes together."
+        scores.refused.append(Refusal(f"{name} per class", reason, "Compare with images that have labels."))
+        return
     if not sets.classes or (sets.fake.labels < 0).all():
         reason = f"The {'generated' if sets.classes else 'real'} images have no labels."
         scores.refused.append(Refusal(f"{name} per class", reason, "Use modes, which classifies the images."))

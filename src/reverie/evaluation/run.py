@@ -20,14 +20,15 @@ from reverie.core.memory import rows_at_once
 from reverie.core.options import sampling_options
 from reverie.core.values import check_seeds, integer
 from reverie.core.verbs import Model, verbs_of
-from reverie.data import Dataset, Split, open_data
+from reverie.data import Dataset, Split
 from reverie.data.split import hash_rows
 from reverie.evaluation.base import Evaluation, Sets
-from reverie.evaluation.estimate import shuffled
 from reverie.evaluation.likelihood import MODERATE, affordable, evenly
 from reverie.evaluation.metrics import UNSAMPLED, check, measure
 from reverie.evaluation.passport import Scores
 from reverie.evaluation.sheet import write_sheet
+from reverie.evaluation.sources import Source, against_file, check_sources, renumbered, sets_of_sources
+from reverie.evaluation.statistics_file import check_savable, read_reference, save_statistics
 from reverie.evaluation.translated import translations
 from reverie.inference.conditions import complete, guides_in, listed_values, owner_of_classes
 from reverie.inference.load import data_of, load, spec_of
@@ -38,8 +39,6 @@ from reverie.pretrained import weights
 from reverie.pretrained.weights import digest
 from reverie.training.progress import shows_progress
 from reverie.training.run import Run, locate
-
-Source = str | Path | np.ndarray
 
 DEFAULT = [
     "translation",
@@ -78,6 +77,8 @@ def evaluate(
     out: Path | str | None = None,
     progress: Progress | None = None,
     model: nn.Module | None = None,
+    reference: Path | str | None = None,
+    save_stats: Path | str | None = None,
     **options: Any,
 ) -> Scores:
     """Score a run's samples or translations, or any generated images, against real ones.
@@ -102,6 +103,10 @@ def evaluate(
         out: folder for scores.json, scores.png and closest.png; by default RUN/evaluation, and none without a run.
         progress: called as progress(done, total, what) during long work; by default a bar on a terminal.
         model: a fresh instance to load the weights into, for a run of your own class.
+        reference: a file of statistics (mu, sigma, or features) in place of the real images, of Inception's features or
+            of those that it names, for fid and frechet; see ``reverie.evaluation.statistics_file``.
+        save_stats: .npz to write mean and covariance of the reference's features to, for ``reference`` and for other
+            programs; ``real`` alone is enough for it.
         options: of the model's ``sample`` or ``translate``, as for ``reverie.sample``; None is the default.
 
     Raises:
@@ -111,8 +116,12 @@ def evaluate(
     if out is not None:
         check_target(path_of("out", out))
     fake_flag, real_flag = argument("fake"), argument("real")
-    if (run is None) == (fake is None) or (fake is None) != (real is None):
-        raise UsageError(f"Name a RUN, or {fake_flag} and {real_flag}.")
+    check_sources(run, fake, real, reference, save_stats)
+    if save_stats is not None:
+        check_target(path_of("save_stats", save_stats), "save_stats")
+        if Path(save_stats).suffix != ".npz":
+            raise UsageError(f"{argument('save_stats')} is an .npz, and {save_stats} is named otherwise.")
+    file = None if reference is None else read_reference(reference)
     metrics = [] if metrics is None else listed_values(metrics)
     check([name for name in metrics if run is None or not str(name).startswith(_LIKELIHOODS)])
     n = n if n is None else integer("The number of images", n, least=1)
@@ -129,8 +138,9 @@ def evaluate(
         likelihoods = [name for method in card_of(loaded).likelihoods for name in method.scores]
         metrics = ["nll" if name in likelihoods else name for name in metrics]
         check(metrics, likelihoods)
-        names, limit = list(dict.fromkeys(metrics or DEFAULT)), n
-        n = n or (NUMBER_FID if set(names) & set(INCEPTION[:2]) else NUMBER)
+        names, limit = list(dict.fromkeys(metrics or (file.default_metrics if file else DEFAULT))), n
+        published = file is not None and file.network == "inception"
+        n = n or (NUMBER_FID if published or set(names) & set(INCEPTION[:2]) else NUMBER)
         if translates(loaded):
             sets = _sets_of_translator(loaded, str(_path(run)), n, data, seed, progress, options)
         else:
@@ -141,16 +151,23 @@ def evaluate(
         if not metrics:
             names = [name for name in names if _applies(name, sets)]
     else:
-        assert fake is not None and real is not None
-        names = list(dict.fromkeys(metrics or DEFAULT))
+        names = list(dict.fromkeys(metrics or (file.default_metrics if file else DEFAULT))) if fake is not None else []
         if unused := [name for name, value in options.items() if value is not None]:
             raise UsageError(f"Sampling options ({', '.join(unused)}) are for a RUN, not for {fake_flag}, {real_flag}.")
-        sets = _sets_of_two(fake, real, n, size, seed, progress)
+        if fake is None and (metrics or n):
+            raise UsageError(f"Scores need a RUN or {fake_flag}; {real_flag} alone is for {argument('save_stats')}.")
+        sets = sets_of_sources(fake, real, n, size, seed, progress)
         if not metrics:
             names = [name for name in names if name in ("frechet", "kernel", "prdc")]
+    if file is not None:
+        sets = against_file(sets, file, names, progress)
+        resize = resize or file.backbone.get("resize")
+        precision = file.backbone.get("precision", "auto") if precision == "auto" else precision
     chosen = backbone or _default_backbone(names, sets)
     evaluation = Evaluation(sets, chosen, resize, precision, device, seed, progress, slow=bool(metrics))
-    if not names:
+    if save_stats is not None:
+        check_savable(evaluation)
+    if not names and save_stats is None:
         serves = card_of(sets.model).serves
         raise UsageError(
             f"There is nothing to score: {name_of(sets.model)} has no samples, translations, reconstructions or "
@@ -162,9 +179,15 @@ def evaluate(
             "rank bad samples beside real images. `reverie weights inception --fetch` gets the network of FID."
         )
     scores = measure(evaluation, names, per_class)
+    if save_stats is not None:
+        scores.remarks.append(save_statistics(evaluation, Path(save_stats)))
+    if file is not None and scores.scores:
+        network = evaluation.backbone(file.network)
+        side = sets.fake.spec.square or list(sets.fake.spec.shape)
+        scores.remarks[:0] = file.remarks(network.resize, network.precision, side)
     scores.weights = None if sets.model is None else weights_of(sets.model)
     folder = Path(out) if out is not None else _path(run) / "evaluation" if run is not None else None
-    if folder is not None:
+    if folder is not None and (names or run is not None):
         scores.folder = folder
         if distributed.rank() == 0:
             write_sheet(scores, sets, folder)
@@ -174,7 +197,9 @@ def evaluate(
 def _default_backbone(names: list[str], sets: Sets) -> str:
     """Inception where a metric of its own is among the names, and for images that the bundled encoder was not trained
     on, if Inception is here; else the bundled encoder."""
-    if any(name in INCEPTION for name in names):
+    if sets.file is not None:
+        return sets.file.network
+    if any(name in INCEPTION for name in names) or not (names or len(sets.fake)):
         return "inception"
     return "inception" if _foreign(sets) and weights.state("inception") == "here" else "small"
 
@@ -222,7 +247,7 @@ def _sets_of_run(
         "size": trained.spec.square or list(trained.spec.shape),
     }
     of_reference = _of_data(trained, real, len(real.train))
-    index = np.full(n, -1, np.int64) if labels is None else _renumbered(labels, trained.classes, real.classes)
+    index = np.full(n, -1, np.int64) if labels is None else renumbered(labels, trained.classes, real.classes)
     fake = Split({"x": samples, "label": index}, [str(seed + i) for i in range(n)], spec_of(model))
     learned = None if real is trained else (trained.train, trained.held_out)
     return Sets(
@@ -280,12 +305,6 @@ def _of_data(trained: Dataset, real: Dataset, n: int) -> dict[str, Any]:
         "channels": real.spec.channels,
         "held_out_trained_on": real is not trained and _trained_on(trained, real),
     }
-
-
-def _renumbered(labels: np.ndarray, names: list[str], new_names: list[str]) -> np.ndarray:
-    """Labels (N,) of ``names`` as indices into ``new_names``; -1 for a class that is not among them."""
-    index = {name: i for i, name in enumerate(new_names)}
-    return np.array([index.get(name, -1) for name in names] + [-1], np.int64)[labels]
 
 
 def _weights(model: Model) -> str:
@@ -348,27 +367,3 @@ def _trained_on(trained: Dataset, other: Dataset) -> bool:
     """Whether any held-out image of the other data was trained on."""
     seen = set(hash_rows(np.ascontiguousarray(trained.train["x"])))
     return not seen.isdisjoint(hash_rows(np.ascontiguousarray(other.held_out["x"])))
-
-
-def _sets_of_two(
-    fake: Source, real: Source, n: int | None, size: Size | None, seed: int, progress: Progress | None
-) -> Sets:
-    generated = open_data(fake, size=size, progress=progress, copies=True)
-    data = open_data(real, size=generated.spec.shape, progress=progress, copies=True)
-    fakes, reference = _joined(generated), _joined(data)
-    if n is not None and n < len(fakes):
-        fakes = fakes.take(shuffled(len(fakes), seed)[:n].sort().values.numpy())
-    fakes = fakes | {"label": _renumbered(fakes.labels, generated.classes, data.classes)}
-    side = generated.spec.square or list(generated.spec.shape)
-    of_fake = {"data": generated.source, "fingerprint": generated.fingerprint, "n": len(fakes), "size": side}
-    of_reference = {"data": data.source, "split": "all", "fingerprint": data.fingerprint, "size": side}
-    of_reference |= {"n": len(reference), "medium": data.spec.medium, "channels": data.spec.channels}
-    return Sets(fakes, reference, data.train, data.held_out, data.classes, of_fake, of_reference, disjoint=False)
-
-
-def _joined(data: Dataset) -> Split:
-    """Both splits as one."""
-    parts = (data.train, data.held_out)
-    columns = {"x": np.concatenate([part["x"] for part in parts])}
-    columns["label"] = np.concatenate([part.labels for part in parts])
-    return Split(columns, [name for part in parts for name in part.names], data.spec)

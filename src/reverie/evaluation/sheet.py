@@ -47,19 +47,21 @@ def _merged(path: Path, new: dict[str, Any]) -> dict[str, Any]:
 
 def _plot(scores: Scores, sets: Sets, path: Path, origin: Origin) -> None:
     omitted = ("copying-share", "copying-z", "class-coverage")
-    bars = [s for s in scores.scores if s.floor is not None and "[" not in s.metric and s.metric not in omitted]
-    with plots.figure(path, 10, 3 + 0.55 * len(bars), origin) as figure:
-        layout = figure.add_gridspec(2, 2, height_ratios=[2.7, max(0.5, 0.55 * len(bars))])
+    bars = [s for s in scores.scores if s.floor is not None or sets.file]
+    bars = [s for s in bars if "[" not in s.metric and s.metric not in omitted]
+    height = 0.55 * max(2, len(bars)) if bars else 0  # of one bar with its legend, or of several
+    with plots.figure(path, 10, 3 + height, origin) as figure:
+        layout = figure.add_gridspec(2, 2, height_ratios=[2.7, height or 0.5])
         sides = [("generated", sets.fake["x"]), ("real", sets.reference["x"])]
         if sets.truth is not None:  # the same rows on both sides
             sides = [("translated", sets.fake["x"]), ("truth", sets.truth)]
+        sides = [(title, images) for title, images in sides if len(images)]
         for column, (title, images) in enumerate(sides):
-            if not len(images):
-                continue
-            rows = np.linspace(0, len(images) - 1, min(_PER_SIDE, len(images))).astype(int)
-            axes = figure.add_subplot(layout[0, column])
+            wide = 3 - len(sides)  # alone it has the width of both
+            rows = np.linspace(0, len(images) - 1, min(_PER_SIDE * wide, len(images))).astype(int)
+            axes = figure.add_subplot(layout[0, column : column + wide])
             spec = sets.reference.spec
-            sheet = medium_of(spec).sheet(np.array(images[rows]), spec, columns=8)
+            sheet = medium_of(spec).sheet(np.array(images[rows]), spec, columns=8 * wide)
             axes.imshow(sheet.repeat(3 // sheet.shape[-1], -1))
             axes.set_title(f"{title} ({len(images):,})")
             axes.axis("off")
@@ -71,12 +73,13 @@ def _plot_bars(figure: Any, layout: Any, scores: list[Score]) -> None:
     """A row for each score with an axis of its own: value, 95 % interval and floor."""
     rows = layout.subgridspec(len(scores), 1)
     for row, score in enumerate(scores):
-        axis, floor = figure.add_subplot(rows[row]), score.floor or 0.0
-        ends = [end for end in (score.low, score.high, score.value, floor) if end is not None]
+        axis = figure.add_subplot(rows[row])
+        ends = [end for end in (score.low, score.high, score.value, score.floor) if end is not None]
         if score.low is not None and score.high is not None:
             axis.plot([score.low, score.high], [0, 0], color="tab:blue", linewidth=3)
         axis.plot(score.value, 0, "o", color="tab:blue", label="generated, 95 %")
-        axis.plot(floor, 0, "|", color="black", markersize=14, label="real images")
+        if score.floor is not None:
+            axis.plot(score.floor, 0, "|", color="black", markersize=14, label="real images")
         low, high = min(0.0, *ends), max(ends)  # unbiased distances may be below 0
         margin = 0.05 * (high - low) or 1.0
         axis.set_xlim(low - margin, high + margin)

@@ -10,6 +10,19 @@ from torch import Tensor
 _ROWS = 4096  # features converted to float64 at a time
 
 
+@dataclass(frozen=True)
+class Gaussian:
+    """A Gaussian fitted to features: all that a Frechet distance needs of them.
+
+    Attributes:
+        mean: (D,) float64.
+        covariance: (D, D) float64, unbiased.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+
 @dataclass
 class Moments:
     """Count, mean and summed outer products of the deviations of a stream of features.
