@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from reverie.commands.shared import RunName, bar, dump, note, out, table
-from reverie.core.errors import ReverieError, UsageError
+from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import quoted
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def data(
         fit: crop fills the size and keeps the centre of an image of another shape, pad keeps all of it.
         background: colour behind transparent pixels and in the padding: a name, "#ff8800" or 10,20,30.
         held_out: share of the data to hold out, where it has no split of its own.
-        channels: 1 (grey) or 3 (RGB); by default 1 where every image is grey.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA: transparency is kept); by default 1 where every image is grey.
         medium: what the rows of an .npz are, where their shape does not tell it.
         low: value of an .npz that maps to -1 in a model, where the values are in no usual range.
         high: value that maps to 1.
@@ -147,8 +147,10 @@ def data(
     if dataset.attributes:
         out(f"attributes {', '.join(dataset.attributes)}")
     for kind, count in dataset.report.counts().items():
-        first = next(p for p in dataset.report.problems if p.kind == kind)
-        out(f"  {count:6} {kind}: {first.action} (first: {first.file})")
+        of_kind = [problem for problem in dataset.report.problems if problem.kind == kind]
+        first = next((problem for problem in of_kind if "composited" in problem.action), of_kind[0])
+        keep = f"; {argument('channels', 4)} keeps the transparency" if "composited" in first.action else ""
+        out(f"  {count:6} {kind}: {first.action}{keep} (first: {first.file})")
     opened = {"size": size, "fit": fit, "background": background, "held_out": held_out, "channels": channels}
     opened |= {"medium": medium, "low": low, "high": high}
     if dataset.spec.medium == "image":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from reverie.evaluation.estimate import Estimate, shuffled
 from reverie.evaluation.features import Backbone, Features, backbone, features
 from reverie.evaluation.passport import Refused, Score
 from reverie.media import medium_of
+from reverie.media.alpha import WHITE, is_rgba
 
 PAIRS = 10_000  # images a side in scores over all pairs
 
@@ -34,6 +36,7 @@ class Sets:
         of_fake, of_reference: their entries in passports.
         model: the generator, if there is one (likelihood and reconstructions need it).
         disjoint: whether no held-out image is in the reference.
+        background: RGB behind transparent pixels, for networks that see no transparency.
         truth: uint8 (N, H, W, C), the ground truth of each generated image (translations of pairs).
         learned: the two splits that the generator was trained on, if not ``train`` and ``held_out``.
     """
@@ -49,6 +52,7 @@ class Sets:
     disjoint: bool = True
     learned: tuple[Split, Split] | None = None
     truth: np.ndarray | None = None
+    background: Sequence[int] = WHITE
 
     @property
     def learned_train(self) -> Split:
@@ -91,8 +95,8 @@ class Evaluation:
         which = next(alias for alias in aliases if getattr(self.sets, alias) is split)
         if (which, name) not in self._features:
             what = f"{name}: {which.replace('_', '-')} images"
-            images = images_of(split)[0]
-            self._features[which, name] = features(images, self.backbone(name), which != "fake", self.progress, what)
+            images, keep, ground = images_of(split)[0], which != "fake", self.sets.background
+            self._features[which, name] = features(images, self.backbone(name), keep, self.progress, what, ground)
         return self._features[which, name]
 
     def subsample(self, which: str, name: str, most: int = PAIRS, copies: bool = True) -> Tensor:
@@ -145,6 +149,9 @@ class Evaluation:
         }
         if backbone and self.sets.reference.spec.medium != "image":
             passport["images"] = images_of(self.sets.reference)[1]
+        if backbone and is_rgba(self.sets.reference["x"]):
+            ground = self.sets.background
+            passport["images"] = f"RGBA on {'white' if tuple(ground) == WHITE else f'background {list(ground)}'}"
         passport |= entries
         low, high = (None if np.isnan(end) else float(end) for end in (estimate.low, estimate.high))
         return Score(metric, float(estimate.value), low, high, None if floor is None else float(floor), passport)
@@ -173,7 +180,7 @@ class Evaluation:
 
 
 def images_of(split: Split) -> tuple[np.ndarray, str]:
-    """uint8 (N, H, W, 1 or 3), one image per sample, and what they show: "images", or "central slices" of volumes.
+    """uint8 (N, H, W, C), one image per sample, and what they show: "images", or "central slices" of volumes.
 
     Raises:
         Refused: samples of this medium have no single image.

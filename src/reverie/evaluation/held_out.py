@@ -21,6 +21,7 @@ from reverie.evaluation.passport import Refused, Score
 from reverie.evaluation.reconstruction import WINDOW, l1, mse, psnr, relative_sharpness, ssim
 from reverie.inference.rows import device_of, reconstruct
 from reverie.media import Spec, medium_of
+from reverie.media.alpha import is_rgba
 from reverie.media.medium import to_float
 
 
@@ -122,6 +123,7 @@ def _compared(
     interval = f"95 %, over held-out {medium_of(evaluation.sets.held_out.spec).noun}"
     unfit = _unfit_for_ssim(evaluation.sets.held_out.spec) if "ssim" in measures else ""
     measures = {name: measure for name, measure in measures.items() if not (unfit and name == "ssim")}
+    rgba = is_rgba(evaluation.sets.held_out["x"])
     results: dict[str, list[Tensor]] = {name: [] for name in measures}
     with torch.no_grad():
         for truth, output in pairs:
@@ -132,6 +134,7 @@ def _compared(
     for name, values in results.items():
         better = "lower" if name in ("mse", "l1", "lpips") else "higher"
         entries = {"unit": _UNITS[name], "interval": interval, "held_out": count, "of": what}
+        entries |= {"images": "RGBA on white" if name == "lpips" else "premultiplied RGBA"} if rgba else {}
         yield evaluation.score(name, Estimate.of_mean(torch.cat(values)), None, better, **entries)
     if unfit:
         raise Refused(unfit, f"Use {listed(results)}.", "ssim")
