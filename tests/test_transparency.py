@@ -294,3 +294,13 @@ def test_a_model_that_knows_no_transparency_says_so_before_training(data, name):
     needed = {"adain": {"styles": "."}, "style-net": {"style": __file__}}.get(name, {})
     with pytest.raises(UsageError, match=r"channels=3"):
         build(name, data, **needed)
+
+
+def test_what_transparency_does_not_fit_refuses_it(runs, tmp_path):
+    for refused, reason in (
+        (lambda: rv.rates(runs["vae"]), "JPEG holds no transparency"),
+        (lambda: rv.filter_page(runs["vae"]), "looks at RGBA images"),
+        (lambda: rv.export(runs["ddpm"], tmp_path / "exported"), "RGBA images cannot be exported"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            refused()
