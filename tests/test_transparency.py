@@ -17,6 +17,7 @@ from reverie.data.augment import Augment
 from reverie.media import Spec, alpha, montage
 from reverie.media.colour import solid, with_channels
 from reverie.media.medium import to_float, to_uint8
+from reverie.models.autoencoders import perceptual
 from reverie.restoration import operators
 from reverie.workflow.train import train
 
@@ -249,6 +250,19 @@ def test_colours_are_removed_with_opacity_kept():
     y = operator.forward(x)
     assert y.shape[1] == 2 and torch.equal(y[:, 1], x[:, 3])
     assert torch.allclose(operator.forward(operator.pseudo_inverse(y)), y, atol=1e-6)
+
+
+def test_perceptual_losses_see_the_images_on_white(monkeypatch):
+    seen = []
+
+    def features(images, layers):
+        seen.append(images)
+        return {layer: images for layer in layers}
+
+    monkeypatch.setattr(perceptual, "network", lambda device: features)
+    x = to_float(sprites(3))
+    perceptual.feature_error(x, x.flip(0))
+    assert torch.equal(seen[0], solid(x).flip(0)) and torch.equal(seen[1], solid(x))
 
 
 SMALL = {"ddpm": {"width": 8, "depth": 1}, "r3gan": {"width": 8, "latent": 4}, "vae": {"width": 8, "latent": 4}}

@@ -22,6 +22,7 @@ from reverie.evaluation.reconstruction import WINDOW, l1, mse, psnr, relative_sh
 from reverie.inference.rows import device_of, reconstruct
 from reverie.media import Spec, medium_of
 from reverie.media.alpha import is_rgba
+from reverie.media.colour import solid
 from reverie.media.medium import to_float
 
 
@@ -63,7 +64,8 @@ def lpips(evaluation: Evaluation) -> Iterator[Score]:
     compared = _reconstructions(evaluation) if evaluation.sets.truth is None else _translations(evaluation)
     vgg = VGG()
     vgg.load_state_dict(weights.load("vgg16", evaluation.progress))
-    yield from _compared(evaluation, {"lpips": LPIPS(vgg, weights.load("lpips-vgg", evaluation.progress))}, *compared)
+    distance = LPIPS(vgg, weights.load("lpips-vgg", evaluation.progress))
+    yield from _compared(evaluation, {"lpips": lambda x, y: distance(solid(x), solid(y))}, *compared)
 
 
 def sharpness(evaluation: Evaluation) -> Iterator[Score]:

@@ -59,8 +59,8 @@ def unweighted(image: Tensor) -> Tensor:
     """The image that ``weighted`` turned."""
     if not is_rgba(image, 1):
         return image
-    colours, opacity = parts(image)
-    return torch.cat([colours - 1 + opacity, 2 * opacity - 1], 1)
+    opacity = image[:, 3:]
+    return torch.cat([image[:, :3] - 1 + opacity, 2 * opacity - 1], 1)
 
 
 def parts(image: Tensor) -> tuple[Tensor, Tensor | float]:

@@ -8,15 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from reverie.media.colour import solid
-
 Colour = tuple[float, float, float]
 
 
 class Normalise(nn.Module):
-    """(B, 1, 3 or 4, H, W) in [-1, 1] to (B, 3, H, W), normalised by a mean and a standard deviation per channel.
+    """(B, 1 or 3, H, W) in [-1, 1] to (B, 3, H, W), normalised by a mean and a standard deviation per channel.
 
-    Grey is repeated, RGBA is on white. The output has the module's dtype.
+    Grey is repeated. The output has the module's dtype.
 
     Args:
         mean: for inputs in [0, 1]; by default ImageNet's.
@@ -32,7 +30,7 @@ class Normalise(nn.Module):
         self.register_buffer("deviation", torch.tensor([2 * s for s in std]).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return ((solid(images).expand(-1, 3, -1, -1) - self.mean) / self.deviation).to(self.mean.dtype)
+        return ((images.expand(-1, 3, -1, -1) - self.mean) / self.deviation).to(self.mean.dtype)
 
 
 def folded(network: nn.Module) -> nn.Module:
