@@ -257,7 +257,7 @@ def test_perceptual_losses_see_the_images_on_white(monkeypatch):
 
     def features(images, layers):
         seen.append(images)
-        return {layer: images for layer in layers}
+        return dict.fromkeys(layers, images)
 
     monkeypatch.setattr(perceptual, "network", lambda device: features)
     x = to_float(sprites(3))
