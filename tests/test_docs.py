@@ -279,16 +279,17 @@ class World:
                 self.sources.setdefault(name, command)
 
     def files(self) -> None:
-        for folder, count in (
-            ("photos", 60),
-            ("samples", 60),
-            ("pictures", 60),
-            ("paintings", 4),
-            ("two-folders/A", 12),
+        for folder, count, channels in (
+            ("photos", 60, 3),
+            ("samples", 60, 3),
+            ("pictures", 60, 3),
+            ("sprites", 60, 4),
+            ("paintings", 4, 3),
+            ("two-folders/A", 12, 3),
         ):
             path = self.folder / folder
             path.mkdir(parents=True)
-            for i, image in enumerate(images_of(count, 3, len(folder))):
+            for i, image in enumerate(images_of(count, channels, len(folder))):
                 Image.fromarray(image).save(path / f"{i}.png")
         (self.folder / "two-folders/B").mkdir()
         for i, image in enumerate(images_of(12, 3, 99)):

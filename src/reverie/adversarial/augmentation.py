@@ -3,7 +3,7 @@
 Zhao et al., "Differentiable augmentation for data-efficient GAN training", NeurIPS 2020, arXiv:2006.10738.
 Karras et al., "Training generative adversarial networks with limited data" (ADA), NeurIPS 2020, arXiv:2006.06676.
 Random numbers come from a stream per image. Geometry is a single affine resampling (bilinear, reflected borders),
-colour a single affine map of the channels.
+colour a single affine map of the channels. Colour leaves the opacity of RGBA alone, and holes are transparent.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reverie.core.noise import Noise
+from reverie.media.colour import joined, mean_colour, parts, unweighted, weighted
 
 Draw = Callable[..., Tensor]
 
@@ -26,14 +27,15 @@ def diffaugment(x: Tensor, rng: Noise) -> Tensor:
     Args:
         x: (B, C, H, W) in [-1, 1].
     """
-    b, c, h, w = x.shape
+    b, _, h, w = x.shape
     brightness, saturation, contrast = rng.uniform(3, 1, 1, 1).to(x).unbind(1)
-    x = x + (brightness - 0.5)
-    if c == 3:
-        grey = x.mean(1, keepdim=True)
-        x = grey + (x - grey) * (2 * saturation)
-    mean = x.mean((1, 2, 3), keepdim=True)
-    x = mean + (x - mean) * (contrast + 0.5)
+    colours, opacity = parts(weighted(x))
+    colours = colours + (brightness - 0.5) * opacity
+    if colours.shape[1] == 3:
+        grey = colours.mean(1, keepdim=True)
+        colours = grey + (colours - grey) * (2 * saturation)
+    mean = mean_colour(colours, opacity) * opacity
+    x = joined(mean + (colours - mean) * (contrast + 0.5), opacity)
     down, right = ((rng.integers(2 * (side // 8) + 1) - side // 8)[:, None] for side in (h, w))
     rows, columns = (torch.arange(side, device=x.device)[None] - move for side, move in ((h, down), (w, right)))
     inside = ((rows >= 0) & (rows < h))[:, :, None] & ((columns >= 0) & (columns < w))[:, None]
@@ -43,7 +45,7 @@ def diffaugment(x: Tensor, rng: Noise) -> Tensor:
     top, left = (rng.integers(side + 1 - side // 2 % 2)[:, None] - side // 4 for side in (h, w))
     lines, posts = (torch.arange(side, device=x.device)[None] for side in (h, w))
     hole = ((lines >= top) & (lines < top + h // 2))[:, :, None] & ((posts >= left) & (posts < left + w // 2))[:, None]
-    return x * (~hole[:, None]).to(x)
+    return unweighted(x * (~hole[:, None]).to(x))
 
 
 def _often(rng: Noise, p: Tensor, changed: Tensor, rest: float) -> Tensor:
@@ -64,7 +66,6 @@ def adaptive(x: Tensor, rng: Noise, p: Tensor) -> Tensor:
         x: (B, C, H, W) in [-1, 1].
         p: scalar in [0, 1].
     """
-    c = x.shape[1]
     p = p.detach().to(x.device)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -89,7 +90,8 @@ def adaptive(x: Tensor, rng: Noise, p: Tensor) -> Tensor:
 
     brightness = _often(rng, p, 0.2 * normal(), 0.0)[:, None, None, None]
     contrast = _often(rng, p, torch.exp2(0.5 * normal()), 1.0)[:, None, None, None]
-    if c == 3:
+    colours, opacity = parts(weighted(x))
+    if colours.shape[1] == 3:
         luma = torch.full((3, 3), 1 / 3, device=x.device)  # projection onto the grey axis
         rest = torch.eye(3, device=x.device) - luma
         flipped = _often(rng, p, rng.integers(2).float(), 0.0)[:, None, None]
@@ -98,5 +100,5 @@ def adaptive(x: Tensor, rng: Noise, p: Tensor) -> Tensor:
         axis = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], device=x.device) / math.sqrt(3)
         mix = (1 - 2 * flipped) * luma + saturation * (hue.cos() * rest + hue.sin() * axis)
         plain = ((flipped == 0) & (hue == 0) & (saturation == 1))[..., None]
-        x = torch.where(plain, x, torch.einsum("bij,bjhw->bihw", mix.to(x.dtype), x))
-    return x * contrast.to(x) + brightness.to(x)
+        colours = torch.where(plain, colours, torch.einsum("bij,bjhw->bihw", mix.to(x.dtype), colours))
+    return unweighted(joined(colours * contrast.to(x) + brightness.to(x) * opacity, opacity))

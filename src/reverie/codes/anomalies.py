@@ -38,7 +38,7 @@ from reverie.inference.load import Source, model_of, spec_of
 from reverie.inference.origin import origin
 from reverie.inference.references import batch_of
 from reverie.inference.rows import device_of, evaluating, in_chunks
-from reverie.media import Spec, medium_of
+from reverie.media import Spec, alpha, medium_of
 from reverie.media.decode import SUFFIXES
 from reverie.media.images import Images
 from reverie.media.medium import save_arrays, to_uint8
@@ -264,5 +264,5 @@ def _explained(
     heat = (error_map(x, output).cpu().numpy() / max(peak, 1e-300)).clip(0, 1)
     colours = (255 * colormaps["inferno"](heat)[..., :3]).round().astype(np.uint8)
     images = [to_uint8(part) for part in (x, output)]
-    rows = [image.repeat(3 // image.shape[-1], -1) for image in images] + [colours]
+    rows = [alpha.composited(alpha.with_channels(image, 3)) for image in images] + [colours]
     return Images(np.concatenate(rows, 1), columns=columns, labels=labels, origin=made_by)

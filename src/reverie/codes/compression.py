@@ -146,6 +146,8 @@ def rates(
         raise UsageError(f"JPEG and WebP hold 8-bit images, and these are {dataset.spec.medium}s of {dataset.spec}.")
     if not isinstance(steps, list | tuple) or not steps or not all(is_finite(step) and step >= 1e-3 for step in steps):
         raise UsageError(f"{argument('steps')} must be numbers of at least 0.001, not {steps!r:.80}.")
+    if dataset.spec.channels == 4:
+        raise UsageError(f"JPEG holds no transparency, and these are images of {dataset.spec}.")
     for model in named.values():
         if not reconstructs(model):
             raise UsageError(f"{name_of(model)} does not encode and decode without a search: it compresses nothing.")

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 
 from reverie.codes.detection import curves, interval_text
 from reverie.core.terminal import printable
-from reverie.media import montage, plots
+from reverie.media import alpha, montage, plots
 from reverie.media.images import Images
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def save_anomalies(result: Anomalies, path: Path) -> Path:
 
 
 def enlarged(images: Images) -> np.ndarray:
-    """A grid of images, small ones enlarged to about 84 pixels across: uint8 (H, W, 1 or 3)."""
+    """A grid of images, small ones enlarged to about 84 pixels across: uint8 (H, W, C)."""
     width = images.shape[2] if images.spec.medium == "image" else _SIDE
     return montage.from_image(images.grid(scale=scale_of(width)))
 
@@ -44,7 +44,7 @@ def scale_of(width: int) -> int:
 def stacked(parts: list[np.ndarray]) -> np.ndarray:
     """Images (H, W, C) one above the other on white, uint8 (H, W, 3)."""
     widest = max(part.shape[1] for part in parts)
-    colour = [part.repeat(3 // part.shape[2], 2) for part in parts]
+    colour = [alpha.composited(alpha.with_channels(part, 3)) for part in parts]
     margins = [((0, 0), (0, widest - part.shape[1]), (0, 0)) for part in colour]
     return np.concatenate([np.pad(*pair, constant_values=255) for pair in zip(colour, margins, strict=True)])
 

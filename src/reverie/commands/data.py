@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from reverie.commands.flags import Opening
 from reverie.commands.shared import bar, dump, table, target
 from reverie.commands.shared import out as say
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.core.files import quoted
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ def _say(dataset: Dataset, every_problem: bool) -> None:
         if every_problem:
             say(*(f"  {kind}: {problem.file}: {problem.action}" for problem in ours))
         else:
-            say(f"  {count:6} {kind}: {ours[0].action} (first: {ours[0].file})")
+            first = next((problem for problem in ours if "composited" in problem.action), ours[0])
+            keep = f"; {argument('channels', 4)} keeps the transparency" if "composited" in first.action else ""
+            say(f"  {count:6} {kind}: {first.action}{keep} (first: {first.file})")
 
 
 def _sizes(sizes: dict[tuple[int, int], int]) -> str:

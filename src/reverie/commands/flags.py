@@ -36,7 +36,7 @@ class Opening:
         fit: crop fills the size and keeps the centre of an image of another shape, pad keeps all of it.
         background: colour behind transparent pixels and in the padding: a name, "#ff8800" or 10,20,30.
         held_out: share of the data to hold out, where it has no split of its own.
-        channels: 1 (grey) or 3 (RGB); by default 1 where every image is grey.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA: transparency is kept); by default 1 where every image is grey.
         medium: what the rows of an .npz are, where their shape does not tell it.
         low: value of an .npz that maps to -1 in the model, where the values are in no usual range.
         high: value that maps to 1.

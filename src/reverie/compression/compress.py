@@ -195,6 +195,11 @@ def is_portable(model: Model) -> bool:
             f"This {name_of(model)} {why}, so it cannot compress without loss. Train a codec: reverie train codec "
             "--data FOLDER."
         )
+    if (output := card_of(model).output) and output.channels == 4:
+        raise UsageError(
+            f"This {name_of(model)} states probabilities of premultiplied RGBA, which no file holds. A codec of RGB "
+            "images keeps transparency: reverie train codec --data FOLDER."
+        )
     return False
 
 

@@ -217,6 +217,8 @@ def _resized(arrays: Arrays, options: OpenOptions, progress: home.Progress | Non
         remedy = argument("size", f"{height}x{width}")
         action = f"converted: {height} x {width} to {shape[0]} x {shape[1]}; {remedy} keeps the size"
         problems.append(Problem("*", "fitted", action))
+    if options.channels == 4 and spec.medium != "image":
+        raise UsageError(f"A {spec.medium} has no transparency: {argument('channels', 4)} is for images.")
     columns: dict[str, Any] = dict(rows.columns)
     for name in SPATIAL:
         if name not in rows:
@@ -225,8 +227,10 @@ def _resized(arrays: Arrays, options: OpenOptions, progress: home.Progress | Non
         form = decode.Form(shape, channels, options.fit, options.background)
         fit = partial(decode.fit_mask if name == "mask" else decode.fit_array, form=form)
         columns[name] = _each_image(rows[name], form, fit, progress)
-    if rows["x"].shape[-1] == 4:
+    if rows["x"].shape[-1] == 4 != columns["x"].shape[-1]:
         problems.append(Problem("*", "rgba", f"converted: composited on background {options.background}"))
+    if columns["x"].shape[-1] == 4 and (columns["x"][..., 3] == 255).all():
+        problems.append(Problem("*", "opaque", "used: no image has transparent pixels"))
     spec = replace(spec, shape=(*spec.shape[:-2], *shape), channels=columns["x"].shape[-1])
     return replace(arrays, rows=replace(rows, columns=columns, spec=spec), problems=problems)
 
@@ -241,7 +245,7 @@ def _each_image(
     rows: np.ndarray, form: decode.Form, fit: Callable[[np.ndarray], np.ndarray], progress: home.Progress | None
 ) -> np.ndarray:
     """Every image or frame of (N, ..., H, W, C) in this form."""
-    if rows.shape[-3:] == form.array:
+    if rows.shape[-3:] == form.array and form.channels != 4:  # of RGBA the hidden colours change
         return rows
     images = rows.reshape(-1, *rows.shape[-3:])
     fitted = np.empty((len(images), *form.array), np.uint8)

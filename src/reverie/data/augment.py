@@ -10,7 +10,8 @@ from torch import Tensor
 
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.noise import Noise
-from reverie.media.colour import grey
+from reverie.media.alpha import is_rgba
+from reverie.media.colour import grey, joined, mean_colour, parts, unweighted, weighted
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,9 @@ class Augment:
 
     Attributes:
         flip: mirror half of the samples along the last spatial axis: left to right.
-        translate: shift along every axis by up to this fraction in either direction; border values fill the gap.
-        color: scale brightness, contrast and saturation by factors within 1 +- this.
+        translate: shift along every axis by up to this fraction in either direction; border values fill the gap, of
+            RGBA nothing.
+        color: scale brightness, contrast and saturation by factors within 1 +- this; opacity stays.
     """
 
     flip: bool = False
@@ -82,18 +84,24 @@ def _translate(x: Tensor, shift: Tensor) -> Tensor:
     extents = x.shape[2:]
     steps = (shift * x.new_tensor(extents)).round().long()
     rows = torch.arange(len(x), device=x.device)
-    index = [rows.view(-1, *[1] * len(extents))]
+    index, outside = [rows.view(-1, *[1] * len(extents))], x.new_zeros((), dtype=torch.bool)
     for axis, extent in enumerate(extents):
-        positions = (torch.arange(extent, device=x.device) - steps[:, axis, None]).clamp(0, extent - 1)  # (B, extent)
-        index.append(positions.view(-1, *[extent if other == axis else 1 for other in range(len(extents))]))
-    return x.movedim(1, -1)[tuple(index)].movedim(-1, 1)  # one gather of (B, *shape, C)
+        positions = torch.arange(extent, device=x.device) - steps[:, axis, None]  # (B, extent)
+        positions = positions.view(-1, *[extent if other == axis else 1 for other in range(len(extents))])
+        index.append(positions.clamp(0, extent - 1))
+        outside = outside | (positions != index[-1])
+    moved = x.movedim(1, -1)[tuple(index)].movedim(-1, 1)  # one gather of (B, *shape, C)
+    return moved.masked_fill(outside[:, None], -1.0) if is_rgba(x, 1) else moved
 
 
 def _color(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
     """Scale brightness, then contrast about the sample's mean, then saturation about each pixel's grey."""
-    x = (x + 1) * brightness - 1
-    mean = x.mean(tuple(range(1, x.ndim)), keepdim=True)
-    x = torch.lerp(mean.expand_as(x), x, contrast.expand_as(x))
-    if x.shape[1] == 3:
-        x = torch.lerp(grey(x).expand_as(x), x, saturation.expand_as(x))
-    return x.clamp(-1, 1)
+    colours, opacity = parts(weighted(x))
+    colours = (colours + opacity) * brightness - opacity
+    mean = mean_colour(colours, opacity) * opacity
+    colours = torch.lerp(mean.expand_as(colours), colours, contrast.expand_as(colours))
+    if colours.shape[1] == 3:
+        colours = torch.lerp(grey(colours).expand_as(colours), colours, saturation.expand_as(colours))
+    if isinstance(opacity, float):
+        return colours.clamp(-1, 1)
+    return unweighted(joined(colours.clamp(-opacity, opacity), opacity))

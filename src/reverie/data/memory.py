@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -287,15 +288,15 @@ def _check_kinds(name: str, values: list[Any], what: str) -> None:
 
 def _images(values: list[Any], options: OpenOptions, problems: list[Problem]) -> np.ndarray:
     """PIL images of any modes and sizes to uint8 (N, H, W, C), resized if their sizes differ."""
-    flat = []
+    flat, form = [], decode.Form((1, 1), options.channels or 3, options.fit, options.background)
     for row, image in enumerate(values):
         notes: list[decode.Note] = []
-        flat.append(decode.from_pillow(image, options.background, notes))
+        flat.append(decode.upright(image, decode.coloured(image, form, notes)))
         problems += [Problem(str(row), kind, action) for kind, action in notes]
-    channels = 3 if any(image.mode == "RGB" for image in flat) else 1
-    if len({image.size for image in flat}) > 1:
-        form = decode.Form(options.image_shape(None), channels, options.fit, options.background)
-        flat = [decode.fit(image, form) for image in flat]
+    sizes = {image.size[::-1] for image in flat}
+    channels = {"RGBA": 4, "RGB": 3, "L": 1}[max((image.mode for image in flat), key=len)]
+    mixed = len(sizes) > 1
+    form = replace(form, shape=options.image_shape(None) if mixed else min(sizes), channels=channels)
+    if mixed:
         problems.append(Problem("*", "mixed-sizes", "converted: all resized to one size"))
-    mode = "RGB" if channels == 3 else "L"
-    return np.stack([np.asarray(image.convert(mode)).reshape(*image.size[::-1], channels) for image in flat])
+    return np.stack([decode.fit(image, form) for image in flat])

@@ -87,9 +87,10 @@ def open_options(
     Raises:
         UsageError: an unknown value or one out of range.
     """
-    others = medium not in (None, "image", "video")  # may have any number of channels
-    if channels is not None and (integers([channels]) is None or (channels not in (1, 3) and not others)):
-        raise UsageError(f"{argument('channels')} must be 1 (grey) or 3 (RGB), not {channels!r}.")
+    usual = {None: (1, 3, 4), "image": (1, 3, 4), "video": (1, 3)}.get(medium)  # others have any number of channels
+    if channels is not None and (integers([channels]) is None or channels not in (usual or (channels,))):
+        rgba = ", or 4 (RGBA)" * (medium != "video")
+        raise UsageError(f"{argument('channels')} must be 1 (grey) or 3 (RGB){rgba}, not {channels!r}.")
     if fit not in ("crop", "pad"):
         raise UsageError(f'{argument("fit")} must be "crop" or "pad", not {fit!r}.{suggest(str(fit), ["crop", "pad"])}')
     if not is_finite(held_out) or not 0 < held_out < 1:

@@ -75,9 +75,10 @@ def open_data(
             ``label``, ``text``, ``source``, ``mask``, ``attributes``). It is read once, in order.
         size: side of square images, or (height, width), or "48x64"; None: the images' size if all are equal, square
             and at most 256, else 64.
-        channels: 1 (grey) or 3 (RGB); None: 1 if every image is grey, else 3.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA, with the images' transparency); None: 1 if every image is grey, else 3.
         fit: "crop": cover ``size`` (Lanczos, antialiased) and keep the centre; "pad": fit inside ``size``.
-        background: behind transparent pixels and in the padding: RGB, or a colour's name.
+        background: behind transparent pixels and in the padding: RGB, or a colour's name. Images of four channels
+            stay transparent, and have it where RGB is needed: for metrics.
         held_out: fraction to hold out if the source has no split.
         medium: "image", "video", "volume" or "sequence", if the shape is ambiguous.
         progress: called as progress(done, total, what) during long work.

@@ -31,8 +31,13 @@ def hash_rows(*arrays: np.ndarray) -> list[str]:
 
 
 def difference_hash(image: np.ndarray) -> int:
-    """64 bits of a uint8 (H, W, C) image: is each cell of an 8 x 9 grid brighter than its right neighbour?"""
-    grey = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("L")
+    """64 bits of a uint8 (H, W, C) image: is each cell of an 8 x 9 grid brighter than its right neighbour?
+
+    Of RGBA, brightness and opacity count alike: black shapes differ from one another, and so do white ones.
+    """
+    grey = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image[..., :3]).convert("L")
+    if image.shape[2] == 4:
+        grey = Image.blend(grey, Image.fromarray(image[..., 3]), 0.5)
     cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     return int.from_bytes(np.packbits(cells[:, :-1] > cells[:, 1:]).tobytes(), "big")
 
@@ -53,7 +58,7 @@ def groups(links: np.ndarray, n: int) -> np.ndarray:
     return np.array([root(i) for i in range(n)], dtype=np.int64)
 
 
-def near_duplicates(hashes: np.ndarray, pixels: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def near_duplicates(hashes: np.ndarray, *pixels: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Pairs of images that look the same.
 
     Two hashes within seven bits agree in at least one of their eight bytes. So the hashes are sorted eight times, each
@@ -63,7 +68,8 @@ def near_duplicates(hashes: np.ndarray, pixels: Callable[[np.ndarray], np.ndarra
 
     Args:
         hashes: uint64 (N,), by ``difference_hash``.
-        pixels: row numbers (M,) -> uint8 (M, H, W, C).
+        pixels: row numbers (M,) -> uint8 (M, H, W, C). Of several, such as of images on black and on white, all must
+            confirm.
 
     Returns:
         int64 (L, 2) of row numbers: enough pairs to connect every group.
@@ -85,7 +91,10 @@ def near_duplicates(hashes: np.ndarray, pixels: Callable[[np.ndarray], np.ndarra
                 close = (bit_count(hashes[a] ^ hashes[b]) <= NEAR_BITS) & (label[a] != label[b])
                 parts.append(np.stack([np.minimum(a[close], b[close]), np.maximum(a[close], b[close])], axis=1))
             candidates = np.unique(np.concatenate(parts), axis=0)
-        same = [_same(pixels(part[:, 0]), pixels(part[:, 1])) for part in _chunks(candidates, 256)]
+        same = [
+            np.all([_same(of(part[:, 0]), of(part[:, 1])) for of in pixels], axis=0)
+            for part in _chunks(candidates, 256)
+        ]
         if same:
             links = np.concatenate([links, candidates[np.concatenate(same)]])
     return links

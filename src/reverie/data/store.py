@@ -29,7 +29,7 @@ from reverie.data.intake import MIN_IMAGES, Seen, TooFew, parallel
 from reverie.data.items import index_labels
 from reverie.data.plan import VERSION, Plan, fingerprint, held_out_rows, order_rows, same_source
 from reverie.data.types import Column, Dataset, Problem, Report, Split
-from reverie.media import Spec, decode
+from reverie.media import Spec, alpha, decode
 
 _OF_SOURCE = "; it is the source of this pair"  # suffix of actions on the source, which has no separate name
 _DIGESTS = "digests.json"  # file -> [sha256, *its state when that was checked]
@@ -274,7 +274,8 @@ def _near(part: Path, form: decode.Form, records: list[dict[str, Any]], good: np
     """Pairs of good rows that look the same. (Closes its memory map: Windows cannot rename a mapped file.)"""
     pixels = np.memmap(part / "images.work", np.uint8, "r", shape=(len(records), *form.array))
     hashes = np.array([int(records[i]["hash"], 16) for i in good], np.uint64)
-    return split.near_duplicates(hashes, lambda index: pixels[good[index]])
+    grounds = ((0, 0, 0), alpha.WHITE) if form.channels == 4 else (alpha.WHITE,)  # RGBA must look the same on any
+    return split.near_duplicates(hashes, *(lambda i, b=b: alpha.composited(pixels[good[i]], b) for b in grounds))
 
 
 def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from reverie.evaluation.passport import Refused, Score
 from reverie.evaluation.reference_file import ReferenceFile
 from reverie.evaluation.statistics import Gaussian, Moments
 from reverie.media import medium_of
+from reverie.media.alpha import WHITE, is_rgba
 
 PAIRS = 10_000  # images a side in scores over all pairs
 
@@ -36,6 +38,7 @@ class Sets:
         of_fake, of_reference: their entries in passports.
         model: the generator, if there is one (likelihood and reconstructions need it).
         disjoint: whether no held-out image is in the reference.
+        background: RGB behind transparent pixels, for networks that see no transparency.
         truth: uint8 (N, H, W, C), the ground truth of each generated image (translations of pairs).
         file: statistics in place of the reference, which then has only the images that the file holds, if any.
         learned: the two splits that the generator was trained on, if not ``train`` and ``held_out``.
@@ -53,6 +56,7 @@ class Sets:
     learned: tuple[Split, Split] | None = None
     truth: np.ndarray | None = None
     file: ReferenceFile | None = None
+    background: Sequence[int] = WHITE
 
     @property
     def learned_train(self) -> Split:
@@ -98,8 +102,8 @@ class Evaluation:
             return file.features
         if (which, name) not in self._features:
             what = f"{name}: {which.replace('_', '-')} images"
-            images = images_of(split)[0]
-            self._features[which, name] = features(images, self.backbone(name), which != "fake", self.progress, what)
+            images, keep, ground = images_of(split)[0], which != "fake", self.sets.background
+            self._features[which, name] = features(images, self.backbone(name), keep, self.progress, what, ground)
         return self._features[which, name]
 
     def reference_moments(self, name: str) -> Moments | Gaussian:
@@ -162,6 +166,9 @@ class Evaluation:
         }
         if backbone and self.sets.reference.spec.medium != "image":
             passport["images"] = images_of(self.sets.reference)[1]
+        if backbone and is_rgba(self.sets.reference["x"]):
+            ground = self.sets.background
+            passport["images"] = f"RGBA on {'white' if tuple(ground) == WHITE else f'background {list(ground)}'}"
         passport |= entries
         low, high = (None if np.isnan(end) else float(end) for end in (estimate.low, estimate.high))
         return Score(metric, float(estimate.value), low, high, None if floor is None else float(floor), passport)
@@ -190,7 +197,7 @@ class Evaluation:
 
 
 def images_of(split: Split) -> tuple[np.ndarray, str]:
-    """uint8 (N, H, W, 1 or 3), one image per sample, and what they show: "images", or "central slices" of volumes.
+    """uint8 (N, H, W, C), one image per sample, and what they show: "images", or "central slices" of volumes.
 
     Raises:
         Refused: samples of this medium have no single image.

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from reverie.core.files import replacing
 from reverie.core.precision import pick_device, pick_precision
 from reverie.evaluation.resize import RESIZES, resize
 from reverie.evaluation.statistics import Moments
+from reverie.media import alpha
 from reverie.pretrained import weights
 
 CHUNK = 2048  # images in a cache file: the most that an interruption costs
@@ -127,12 +128,12 @@ class Backbone:
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray, run: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """uint8 (N, H, W, 1 or 3) to float32 features (N, D) on the CPU; grey is resized once and repeated.
+        """uint8 (N, H, W, C) to float32 features (N, D) on the CPU; grey is repeated, RGBA on white.
 
         Args:
             run: another head of the same network, such as its logits.
         """
-        pixels = torch.from_numpy(np.array(images)).to(self.device).permute(0, 3, 1, 2).float()
+        pixels = torch.from_numpy(alpha.composited(np.array(images))).to(self.device).permute(0, 3, 1, 2).float()
         fitted = self.kind.scale(resize(pixels, self.kind.size, self.resize)).expand(-1, 3, -1, -1)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         fitted = fitted.to(dtype, memory_format=torch.channels_last)
@@ -220,6 +221,7 @@ def features(
     keep: bool = True,
     progress: Progress | None = None,
     what: str = "computing features",
+    background: Sequence[int] = alpha.WHITE,
 ) -> Features:
     """Features of uint8 images (N, H, W, C), cached or computed; each rank computes its share.
 
@@ -227,13 +229,15 @@ def features(
         keep: cache them in ``$REVERIE_HOME/features``, keyed by the images' content, the network's hash, the resize and
             the precision. Each chunk is written once complete, so interrupted work resumes there.
         progress: called as progress(done, total, what).
+        background: RGB behind transparent pixels.
     """
     spans = [slice(low, min(low + CHUNK, len(images))) for low in range(0, len(images), CHUNK)]
     chunks: list[np.ndarray | None] = [None] * len(spans)
     rank, world = distributed.rank(), distributed.world()
     for number, span in enumerate(spans):
         if number % world == rank:
-            chunks[number] = _chunk(images[span], backbone, keep, progress, what, span.start, len(images))
+            part = alpha.composited(images[span], background)
+            chunks[number] = _chunk(part, backbone, keep, progress, what, span.start, len(images))
     return Features(distributed.collect(chunks))
 
 

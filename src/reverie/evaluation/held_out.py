@@ -21,6 +21,8 @@ from reverie.evaluation.passport import Refused, Score
 from reverie.evaluation.reconstruction import WINDOW, l1, mse, psnr, relative_sharpness, ssim
 from reverie.inference.rows import device_of, reconstruct
 from reverie.media import Spec, medium_of
+from reverie.media.alpha import is_rgba
+from reverie.media.colour import solid
 from reverie.media.medium import to_float
 
 
@@ -62,7 +64,8 @@ def lpips(evaluation: Evaluation) -> Iterator[Score]:
     compared = _reconstructions(evaluation) if evaluation.sets.truth is None else _translations(evaluation)
     vgg = VGG()
     vgg.load_state_dict(weights.load("vgg16", evaluation.progress))
-    yield from _compared(evaluation, {"lpips": LPIPS(vgg, weights.load("lpips-vgg", evaluation.progress))}, *compared)
+    distance = LPIPS(vgg, weights.load("lpips-vgg", evaluation.progress))
+    yield from _compared(evaluation, {"lpips": lambda x, y: distance(solid(x), solid(y))}, *compared)
 
 
 def sharpness(evaluation: Evaluation) -> Iterator[Score]:
@@ -122,6 +125,7 @@ def _compared(
     interval = f"95 %, over held-out {medium_of(evaluation.sets.held_out.spec).noun}"
     unfit = _unfit_for_ssim(evaluation.sets.held_out.spec) if "ssim" in measures else ""
     measures = {name: measure for name, measure in measures.items() if not (unfit and name == "ssim")}
+    rgba = is_rgba(evaluation.sets.held_out["x"])
     results: dict[str, list[Tensor]] = {name: [] for name in measures}
     with torch.no_grad():
         for truth, output in pairs:
@@ -132,6 +136,7 @@ def _compared(
     for name, values in results.items():
         better = "lower" if name in ("mse", "l1", "lpips") else "higher"
         entries = {"unit": _UNITS[name], "interval": interval, "held_out": count, "of": what}
+        entries |= {"images": "RGBA on white" if name == "lpips" else "premultiplied RGBA"} if rgba else {}
         yield evaluation.score(name, Estimate.of_mean(torch.cat(values)), None, better, **entries)
     if unfit:
         raise Refused(unfit, f"Use {listed(results)}.", "ssim")

@@ -35,6 +35,7 @@ from reverie.inference.load import data_of, load, spec_of
 from reverie.inference.rows import Unsliced, device_of, spread
 from reverie.inference.sampling import sample
 from reverie.media import Size, medium_of
+from reverie.media.alpha import WHITE
 from reverie.pretrained import weights
 from reverie.pretrained.weights import digest
 from reverie.training.progress import shows_progress
@@ -251,8 +252,22 @@ def _sets_of_run(
     fake = Split({"x": samples, "label": index}, [str(seed + i) for i in range(n)], spec_of(model))
     learned = None if real is trained else (trained.train, trained.held_out)
     return Sets(
-        fake, real.train, real.train, real.held_out, real.classes, of_fake, of_reference, model, learned=learned
+        fake,
+        real.train,
+        real.train,
+        real.held_out,
+        real.classes,
+        of_fake,
+        of_reference,
+        model,
+        learned=learned,
+        background=_background(real),
     )
+
+
+def _background(data: Dataset) -> tuple[int, ...]:
+    """RGB behind the transparent pixels of a data set."""
+    return tuple(data.opened.get("background", WHITE))
 
 
 def _trained_and_real(model: Model, data: Any) -> tuple[Dataset, Dataset]:
@@ -277,7 +292,18 @@ def _sets_of_translator(
     of_reference = _of_data(trained, real, len(result.target))
     of_reference |= {"domain": "target", "channels": result.target.shape[3]}
     fake, target, held_out = (Split({"x": images}) for images in (result.outputs, result.target, result.held_out))
-    return Sets(fake, target, target, held_out, [], of_fake, of_reference, model, truth=result.truth)
+    return Sets(
+        fake,
+        target,
+        target,
+        held_out,
+        [],
+        of_fake,
+        of_reference,
+        model,
+        truth=result.truth,
+        background=_background(real),
+    )
 
 
 def _of_model(model: Model, run: str, n: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def _plot(scores: Scores, sets: Sets, path: Path, origin: Origin) -> None:
             axes = figure.add_subplot(layout[0, column : column + wide])
             spec = sets.reference.spec
             sheet = medium_of(spec).sheet(np.array(images[rows]), spec, columns=8 * wide)
-            axes.imshow(sheet.repeat(3 // sheet.shape[-1], -1))
+            axes.imshow(sheet.repeat(3, -1) if sheet.shape[-1] == 1 else sheet)
             axes.set_title(f"{title} ({len(images):,})")
             axes.axis("off")
         if bars:

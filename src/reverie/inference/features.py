@@ -59,6 +59,8 @@ def features_of(
     spec, card = spec_of(model), card_of(model)
     if spec.medium != "image" or len(spec.shape) != 2:
         raise UsageError(f"{name_of(model)} is a model of {spec.medium}s: there are no images that its layers see.")
+    if card.conditions.get("source", spec.channels) == 4:
+        raise UsageError(f"{name_of(model)} looks at RGBA images; layers are studied and used on grey or RGB ones.")
     if any(parameter.requires_grad for parameter in model.parameters()):
         model = copy.deepcopy(model)
     return Features(

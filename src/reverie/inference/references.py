@@ -80,9 +80,9 @@ def _row(image: PILImage.Image | np.ndarray, spec: Spec, record: dict[str, Any])
     if isinstance(image, np.ndarray):
         decode.warn_of_fit((image.shape[1], image.shape[0]), form)
         return decode.fit_array(image if image.ndim == 3 else image[..., None], form)
-    upright = decode.from_pillow(image, form.background, [])
+    upright = decode.upright(image, decode.coloured(image, form, []))
     decode.warn_of_fit(upright.size, form)
-    return np.asarray(decode.fit(upright, form).convert("RGB" if form.channels == 3 else "L")).reshape(form.array)
+    return decode.fit(upright, form)
 
 
 def _is_stored(rows: Images | np.ndarray, spec: Spec, shape: tuple[int, ...]) -> bool:

@@ -82,6 +82,8 @@ def _check(model: Model) -> None:
     name = model.config["name"]
     if name not in EXPORTED:
         raise UsageError(f"{name} has no counterpart in diffusers. These can be exported: {', '.join(EXPORTED)}.")
+    if (output := card_of(model).output) and output.channels == 4:
+        raise UsageError("Models of RGBA images cannot be exported: diffusers knows no premultiplied alpha.")
     if "text" in card_of(model).conditions:
         raise UsageError("Models of captions cannot be exported; unconditional and class-conditional models can.")
     if type(model.net) not in (UNet, TextbookUNet):

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from reverie.core.errors import ReverieError
+from reverie.media import alpha
 
 PIXEL_LIMIT = 100_000_000  # width times height; larger images are refused by their header, before decoding
 SUFFIXES = frozenset(
@@ -55,9 +56,9 @@ class Form:
 
     Attributes:
         shape: (height, width) in pixels.
-        channels: 1 (ITU-R 601 luma) or 3 (RGB).
+        channels: 1 (ITU-R 601 luma), 3 (RGB) or 4 (RGBA).
         fit: "crop" (cover ``shape``, keep the centre) or "pad" (fit inside ``shape``, pad with the background).
-        background: RGB behind transparent pixels and in the padding.
+        background: RGB behind transparent pixels and in the padding; of RGBA both stay transparent.
     """
 
     shape: tuple[int, int]
@@ -135,7 +136,7 @@ def decode(data: bytes, form: Form, suffix: str = "", half: str = "") -> tuple[n
         # Decode a JPEG at 1/2, 1/4 or 1/8 scale: exact enough at four times the requested size.
         image.draft(None, (4 * max(form.shape), 4 * max(form.shape)))
         image.load()
-        image = flatten(image, form.background, notes)
+        image = coloured(image, form, notes)
         if turn is not None:
             image = image.transpose(turn)
             notes.append(("exif-rotation", "converted: turned upright as its EXIF orientation says"))
@@ -146,12 +147,11 @@ def decode(data: bytes, form: Form, suffix: str = "", half: str = "") -> tuple[n
         _odd_shape(image.size, form, notes)
         if image.mode == "L" and form.channels == 3:
             notes.append(("grey", "converted: grey to RGB"))
-        image = fit(image, form).convert("RGB" if form.channels == 3 else "L")
+        return fit(image, form), notes
     except Unusable:
         raise
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged data
         raise Unusable("truncated", f"skipped: damaged or truncated ({_short(error)})") from None
-    return np.asarray(image).reshape(form.array), notes
 
 
 def read(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
@@ -221,21 +221,41 @@ def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[No
     return flat
 
 
+def coloured(image: Image.Image, form: Form, notes: list[Note]) -> Image.Image:
+    """Any Pillow mode to "L" or "RGB", or to "RGBA" for a form of four channels; appends conversions."""
+    if form.channels != 4:
+        return flatten(image, form.background, notes)
+    clear = image.mode in _WITH_ALPHA or "transparency" in image.info
+    rgba = image if clear else flatten(image, form.background, notes)
+    rgba = rgba.convert("RGBA")
+    if not clear or rgba.getchannel("A").getextrema() == (255, 255):
+        notes.append(("opaque", "used: it has no transparent pixels"))
+    return rgba
+
+
 def from_pillow(image: Image.Image, background: tuple[int, int, int], notes: list[Note]) -> Image.Image:
     """An open Pillow image to "L" or "RGB", upright; appends conversions."""
+    return upright(image, flatten(image, background, notes))
+
+
+def upright(image: Image.Image, converted: Image.Image) -> Image.Image:
+    """A conversion of an image, turned as the EXIF orientation of the image says."""
     turn = TURNS.get(_orientation(image))
-    flat = flatten(image, background, notes)
-    return flat if turn is None else flat.transpose(turn)
+    return converted if turn is None else converted.transpose(turn)
 
 
-def fit(image: Image.Image, form: Form) -> Image.Image:
-    """Resize an "L" or "RGB" image to the form's shape by antialiased Lanczos."""
-    return _resize(image, form, Image.Resampling.LANCZOS, form.background)
+def fit(image: Image.Image, form: Form) -> np.ndarray:
+    """A ``coloured`` image to uint8 (H, W, channels), resized by antialiased Lanczos.
+
+    RGBA is resized with premultiplied alpha, so that no transparent pixel's colour bleeds, and becomes canonical.
+    """
+    clear = form.channels == 4
+    image = _resize(image, form, Image.Resampling.LANCZOS, (0, 0, 0, 0) if clear else form.background)
+    pixels = np.asarray(image if clear else image.convert("RGB" if form.channels == 3 else "L"))
+    return alpha.canonical(pixels) if clear else pixels.reshape(form.array)
 
 
-def _resize(
-    image: Image.Image, form: Form, resampling: Image.Resampling, background: tuple[int, int, int]
-) -> Image.Image:
+def _resize(image: Image.Image, form: Form, resampling: Image.Resampling, background: tuple[int, ...]) -> Image.Image:
     (width, height), (rows, columns) = image.size, form.shape
     if (height, width) == form.shape:
         return image
@@ -246,7 +266,7 @@ def _resize(
         return image.resize((columns, rows), resampling, box=box)
     scale = min(columns / width, rows / height)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = Image.new("RGB", (columns, rows), background).convert(image.mode)
+    canvas = Image.new("RGBA" if image.mode == "RGBA" else "RGB", (columns, rows), background).convert(image.mode)
     corner = ((columns - inner[0]) // 2, (rows - inner[1]) // 2)
     canvas.paste(image.resize(inner, resampling), corner)
     return canvas
@@ -255,8 +275,7 @@ def _resize(
 def fit_array(pixels: np.ndarray, form: Form) -> np.ndarray:
     """uint8 (H, W, C), C = 1, 3 or 4 (RGBA), to uint8 (H', W', channels), as ``decode`` does."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    image = fit(flatten(image, form.background, []), form).convert("RGB" if form.channels == 3 else "L")
-    return np.asarray(image).reshape(form.array)
+    return fit(coloured(image, form, []), form)
 
 
 def fit_mask(mask: np.ndarray, form: Form) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Images of any height and width, grey or RGB."""
+"""Images of any height and width, grey, RGB or RGBA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reverie.media.spec import Spec
 
 
 class Image(Medium):
-    """uint8 (N, H, W, C), C = 1 (grey) or 3 (RGB)."""
+    """uint8 (N, H, W, C), C = 1 (grey), 3 (RGB) or 4 (RGBA, straight alpha)."""
 
     name = "image"
     noun = "images"

@@ -32,7 +32,7 @@ class Images(NDArrayOperatorsMixin):
         origin: what made them: verb, weights, seeds and options, as plain JSON; ``save`` writes it into the file.
         conditions: other columns of an .npz, such as "labels" or "texts": a value for each row.
         bare: the grid has no margins and enlarges nothing: one image is itself.
-        alpha: of images, uint8 (N, H, W), for Pillow images and files whose format has transparency.
+        alpha: of grey or RGB images, uint8 (N, H, W), for Pillow images and files whose format has transparency.
 
     Attributes:
         array: the rows, (N, *shape, C).
@@ -62,7 +62,7 @@ class Images(NDArrayOperatorsMixin):
             raise UsageError(f"{argument('array')} must be {form}, not of shape {self.array.shape}.")
         self.spec = spec or Spec("image", self.array.shape[1:-1], self.array.shape[-1])
         dtype = np.dtype(self.spec.dtype or medium_of(self.spec).storage)
-        channels = (1, 3) if self.spec.medium == "image" else (self.spec.channels,)  # grey sources of colours, too
+        channels = (1, 3, 4) if self.spec.medium == "image" else (self.spec.channels,)  # grey sources of colours, too
         if self.array.dtype != dtype or self.array.shape[-1] not in channels:
             form, many = f"{self.array.dtype} with {self.array.shape[-1]}", " or ".join(map(str, channels))
             floats = dtype == np.uint8 != self.array.dtype

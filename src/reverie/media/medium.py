@@ -1,7 +1,8 @@
 """The interface of media, and their common conversions.
 
 Stored rows are (N, *shape, C) in the medium's type; in a model they are float32 (N, C, *shape) in [-1, 1] with channels
-last in memory (``channels_last`` for images, ``channels_last_3d`` for volumes and clips).
+last in memory (``channels_last`` for images, ``channels_last_3d`` for volumes and clips). Of RGBA images stored rows
+have straight alpha, a model's premultiplied: see ``media.alpha``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from reverie.core.errors import ReverieError
 from reverie.core.files import atomic
-from reverie.media import montage
+from reverie.media import alpha, montage
 from reverie.media.origin import Origin, ending_of, fresh_folder, of_row, text_of
 from reverie.media.spec import Spec
 
@@ -32,6 +33,8 @@ def to_float(
     if isinstance(rows, np.ndarray):
         rows = torch.from_numpy(np.require(rows, requirements="W"))  # torch warns about read-only arrays
     x = rows.to(device, non_blocking=True).movedim(-1, 1).to(torch.float32, copy=True)
+    if alpha.is_rgba(x, 1):
+        x[:, :3] = (x[:, :3] * (x[:, 3:] / 255)).round_()
     if low:
         x.sub_(low)
     return x.div_((high - low) / 2).sub_(1)
@@ -47,7 +50,8 @@ def to_rows(x: Tensor, dtype: str = "uint8", low: float = 0.0, high: float = 255
     if np.issubdtype(dtype, np.integer):
         info = np.iinfo(dtype)
         values = values.round_().clamp_(max(low, info.min), min(high, info.max)).to(getattr(torch, dtype))
-    return values.movedim(1, -1).contiguous().cpu().numpy()
+    rows = values.movedim(1, -1).contiguous().cpu().numpy()
+    return alpha.straight(rows) if alpha.is_rgba(rows) else rows
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
@@ -102,11 +106,11 @@ class Medium(Protocol):
         return to_rows(x, spec.dtype or self.storage.name, spec.low, spec.high)
 
     def as_images(self, rows: np.ndarray, spec: Spec) -> tuple[np.ndarray, str] | None:
-        """Images of the rows, uint8 (N', H, W, 1 or 3), and what they show; None if there are none."""
+        """Images of the rows, uint8 (N', H, W, 1, 3 or 4), and what they show; None if there are none."""
         ...
 
     def sheet(self, rows: np.ndarray, spec: Spec, columns: int | None = None) -> np.ndarray:
-        """All rows as one uint8 image (H, W, 1 or 3)."""
+        """All rows as one uint8 image (H, W, 1, 3 or 4)."""
         ...
 
     def save(

@@ -1,11 +1,12 @@
 """Rows to one image, and to files: grids, strips, films.
 
-Images here are uint8 (N, H, W, C), C = 1 (grey) or 3 (RGB).
+Images here are uint8 (N, H, W, C), C = 1 (grey), 3 (RGB) or 4 (RGBA).
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import atomic
 from reverie.core.terminal import printable
 from reverie.core.values import integer, is_finite
+from reverie.media import alpha
 from reverie.media.origin import Origin, ending_of, pillow_options, text_of
 
 _WITH_ALPHA = ("PNG", "WEBP", "TIFF", "AVIF")  # formats
@@ -25,22 +27,22 @@ _LONGEST = 600.0  # seconds of a film
 
 
 def to_image(image: np.ndarray) -> Image.Image:
-    """uint8 (H, W, 1 or 3) to a Pillow image."""
+    """uint8 (H, W, 1, 3 or 4) to a Pillow image."""
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def from_image(image: Image.Image) -> np.ndarray:
-    """A grey or RGB Pillow image to uint8 (H, W, 1 or 3)."""
+    """A grey, RGB or RGBA Pillow image to uint8 (H, W, C)."""
     array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array
 
 
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, scale: int | None = None) -> np.ndarray:
-    """uint8 (N, H, W, C) to one image (rows*, columns*, C) on white, row by row.
+    """uint8 (N, H, W, C) to one image (rows*, columns*, C), row by row, on white; of RGBA on nothing.
 
     Args:
         columns: images in a row; None makes it nearly square.
-        gap: white pixels between images.
+        gap: pixels between images.
         scale: integer enlargement; None enlarges small images to about 56 pixels.
     Raises:
         UsageError: no whole number of columns, or no whole-number scale.
@@ -52,12 +54,17 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, scale: in
     scale = enlargement(height, scale)
     images = images.repeat(scale, 1).repeat(scale, 2)
     height, width = height * scale, width * scale
-    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), blank(channels), np.uint8)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         top, left = gap + row * (height + gap), gap + column * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+def blank(channels: int) -> int:
+    """The value of a pixel beside images: white, or transparent beside RGBA."""
+    return 0 if channels == 4 else 255
 
 
 def enlargement(height: int, scale: int | None = None) -> int:
@@ -80,7 +87,7 @@ def strips(rows: np.ndarray, columns: int = 8) -> np.ndarray:
     steps = np.linspace(0, length - 1, min(columns, length)).round().astype(int)
     tiles, across = rows[:, steps], max(1, round(math.sqrt(len(rows) / (len(steps) + 1))))
     if across > 1:
-        tiles = np.concatenate([tiles, np.full_like(tiles[:, :1], 255)], 1)
+        tiles = np.concatenate([tiles, np.full_like(tiles[:, :1], blank(rows.shape[-1]))], 1)
     return grid(tiles.reshape(len(tiles) * tiles.shape[1], *rows.shape[2:]), columns=across * tiles.shape[1])
 
 
@@ -90,7 +97,7 @@ def labelled(sheets: Sequence[tuple[str, Path]], width: int = 640, height: int =
     for label, file in sheets:
         try:
             with Image.open(file) as image:
-                flat = image.convert("RGB")
+                flat = to_image(alpha.composited(np.asarray(image.convert("RGBA"))))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's, of a damaged file
             label, flat = f"{label}: {file.name} is damaged", Image.new("RGB", (width, 1), "white")
         flat = flat.resize((width, max(1, round(flat.height * width / flat.width))), Image.Resampling.LANCZOS)
@@ -112,6 +119,14 @@ def has_alpha(path: Path) -> bool:
     return Image.registered_extensions().get(path.suffix.lower()) in _WITH_ALPHA
 
 
+def as_written(path: Path, images: np.ndarray) -> np.ndarray:
+    """uint8 (..., H, W, C) as a file of this ending holds them: RGBA on white, with a warning, if it has no alpha."""
+    if images.shape[-1] != 4 or has_alpha(path):
+        return images
+    warnings.warn(f"{path.name} has no transparency, so it shows the images on white. Try .png or .webp.", stacklevel=3)
+    return alpha.composited(images)
+
+
 def check_film_ending(path: Path) -> None:
     """Raise a UsageError unless the ending is a film's; a ReverieError where no library writes it."""
     if path.suffix.lower() not in FILMS:
@@ -130,7 +145,7 @@ def save(path: Path | str, image: np.ndarray, origin: Origin | None = None) -> P
     check_ending(path)
     with atomic(path) as temporary:
         try:
-            to_image(image).save(temporary, **pillow_options(path, origin))
+            to_image(as_written(path, image)).save(temporary, **pillow_options(path, origin))
         except (OSError, ValueError) as error:  # Pillow's: this format has no such colours or size
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -172,6 +187,8 @@ def save_film(
         raise UsageError(f"Cannot write {path.name}: there are no images.")
     ending = ending_of(path)
     scale = film_scale(*frames.shape[1:3]) if scale is None else scale
+    if ending in FILMS:
+        frames = as_written(path, frames)
     if ending in (".webp", ".gif"):
         film = [to_image(frame) for frame in frames.repeat(scale, 1).repeat(scale, 2)]
         duration = [max(10, round(each)) for each in durations or [1000 * seconds / len(frames)] * len(frames)]

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from reverie.core.errors import UsageError, argument
 from reverie.core.terminal import printable
-from reverie.media import Spec, medium_of, montage
+from reverie.media import Spec, alpha, medium_of, montage
 from reverie.media.origin import ending_of
 
 _LINE = 14  # pixels of a line of text
@@ -20,8 +20,8 @@ _SIDE = 84  # pixels to which rows of small images are enlarged, about
 def beside(rows: Sequence[np.ndarray], spec: Spec, columns: int = 8, names: Sequence[str] = ()) -> np.ndarray:
     """Sets of stored rows (N, *shape, C) as one uint8 image: a row of each set, one below the other, then the next.
 
-    Images may be grey in one set and in colour in another. Of clips and volumes ``columns`` of a set are a sheet;
-    sequences of all sets share their plots.
+    Images may be grey in one set, in colour in another, and transparent in a third. Of clips and volumes ``columns``
+    of a set are a sheet; sequences of all sets share their plots.
 
     Args:
         names: of the sets, to the left of their rows of images.
@@ -40,9 +40,9 @@ def beside(rows: Sequence[np.ndarray], spec: Spec, columns: int = 8, names: Sequ
         margins = [((0, 0), (0, widest - sheet.shape[1]), (0, 0)) for sheet in sheets]
         return np.concatenate([np.pad(*pair, constant_values=255) for pair in zip(sheets, margins, strict=True)])
     channels = max(row.shape[-1] for row in rows)
-    sets = [row.repeat(channels // row.shape[-1], -1) for row in rows]
+    sets = [alpha.with_channels(row, channels) for row in rows]
     columns = starts.step
-    blank = np.full((-count % columns, *sets[0].shape[1:]), 255, np.uint8)  # fills the last row
+    blank = np.full((-count % columns, *sets[0].shape[1:]), montage.blank(channels), np.uint8)  # fills the last row
     sets = [np.concatenate([row, blank]) for row in sets]
     order = [row[low : low + columns] for low in starts for row in sets]
     sheet = montage.grid(np.concatenate(order), columns=columns, scale=max(1, round(_SIDE / spec.shape[0])))
@@ -50,10 +50,10 @@ def beside(rows: Sequence[np.ndarray], spec: Spec, columns: int = 8, names: Sequ
 
 
 def _captioned(sheet: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """A sheet of images with a name to the left of each of its rows, (H, W', 3)."""
+    """A sheet of images with a name to the left of each of its rows, (H, W', 3 or 4)."""
     font = ImageFont.load_default(size=12)
     margin, height = 8 + round(max(map(font.getlength, names))), sheet.shape[0] / len(names)
-    image = Image.new("RGB", (margin + sheet.shape[1], sheet.shape[0]), "white")
+    image = Image.new("RGBA" if sheet.shape[-1] == 4 else "RGB", (margin + sheet.shape[1], sheet.shape[0]), "white")
     image.paste(montage.to_image(sheet), (margin, 0))
     for index, name in enumerate(names):
         ImageDraw.Draw(image).text((4, (index + 0.5) * height), name, fill="black", font=font, anchor="lm")
@@ -76,7 +76,7 @@ def labelled_grid(
     scale = montage.enlargement(images.shape[1], scale)
     font, tiles = ImageFont.load_default(size=11), []
     for image, label in zip(images.repeat(scale, 1).repeat(scale, 2), map(printable, labels), strict=True):
-        tile = Image.new("RGB", (image.shape[1], image.shape[0] + _LINE), "white")
+        tile = Image.new("RGBA" if image.shape[-1] == 4 else "RGB", (image.shape[1], image.shape[0] + _LINE), "white")
         tile.paste(montage.to_image(image), (0, 0))
         while label and font.getlength(label) > image.shape[1]:
             label = label[:-1]

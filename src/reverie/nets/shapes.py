@@ -59,6 +59,12 @@ def check_sides(shape: Shape, what: str, multiple: int, least: int, most: int) -
     )
 
 
+def check_opaque(channels: int, what: str) -> None:
+    """Raise a UsageError for RGBA images, where a model cannot learn transparency."""
+    if channels == 4:
+        raise UsageError(f"{what} knows no transparency. Train it on RGB: {argument('channels', 3)}.")
+
+
 def check_square(shape: Shape, what: str, near: int | None = None) -> int:
     """The side of a square.
 

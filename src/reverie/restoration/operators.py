@@ -82,8 +82,12 @@ def super_resolution(scale: int) -> Operator:
 
 
 def grey() -> Operator:
-    """The mean of the colour channels; A+ repeats it."""
-    return Operator(lambda x: x.mean(1, keepdim=True), lambda y: y.expand(-1, 3, -1, -1))
+    """The mean of the colour channels, and the opacity if there is one; A+ repeats the mean."""
+
+    def forward(x: Tensor) -> Tensor:
+        return torch.cat([x[:, :3].mean(1, keepdim=True), x[:, 3:]], 1)
+
+    return Operator(forward, lambda y: torch.cat([y[:, :1].expand(-1, 3, -1, -1), y[:, 1:]], 1))
 
 
 def named_mask(name: str, shape: tuple[int, int], seeds: Sequence[int] = (0,)) -> Tensor:

@@ -158,7 +158,7 @@ def _operator(
             raise UsageError(f"{argument('scale')} must divide the sides of the images, {sides}; {scale} does not.")
         return operators.super_resolution(scale)
     if task == "colorize":
-        if channels != 3:
+        if channels == 1:
             raise UsageError("This model makes grey images: there is no colour to restore.")
         return operators.grey()
     return operators.identity()

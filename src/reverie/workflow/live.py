@@ -13,7 +13,7 @@ from reverie.core.options import listed
 from reverie.core.values import integer, is_finite
 from reverie.data.types import Dataset
 from reverie.inference.rows import training_mode_kept
-from reverie.media import montage
+from reverie.media import alpha, montage
 from reverie.media.images import png_of
 from reverie.media.plots import curves_image
 from reverie.training.callbacks import SHOW, Callback, Outcome
@@ -92,7 +92,7 @@ def _at_least_0(name: str, value: Any) -> float:
 
 def _below(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     """Two uint8 images, one below the other, on white."""
-    bottom = bottom.repeat(3 // bottom.shape[2], 2)
+    bottom = alpha.composited(alpha.with_channels(bottom, 3))
     width = max(top.shape[1], bottom.shape[1])
     parts = (np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in (top, bottom))
     return np.concatenate(list(parts))

@@ -217,8 +217,10 @@ def announce(run: Run, loop: Loop) -> None:
         more = f" `{command}` lists the files." if data.provenance["reopenable"] else ""
         loop.say(f"Problems in the data: {kinds}.{more}")
         if "rgba" in met:
-            colour, other = data.provenance["background"], argument("background")
-            loop.say(f"Models learn no transparency: transparent pixels are {colour}; {other} takes another.")
+            colour, keep = data.provenance["background"], argument("channels", 4)
+            loop.say(
+                f"Transparent pixels are {colour}: {argument('background')} takes another colour, {keep} keeps them."
+            )
     if (init := run.info.get("init")) and not loop.step:
         new = init["missing"]
         missing = f"; {len(new)} new: {', '.join(new[:8])}{' ...' if len(new) > 8 else ''}" if new else ""

@@ -142,7 +142,7 @@ def autoencoder(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         latent: numbers in a latent.
         loss: "mse" mean (x - x')^2, "l1" mean |x - x'|, "bce" cross-entropy with pixels as probabilities,
             "perceptual" relative error of VGG-16's activations.

@@ -83,7 +83,7 @@ def denoising_autoencoder(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         corruption: "gaussian" noise, "masking" (black pixels) or "salt-and-pepper" (black and white ones).
         corruption_level: standard deviation of the noise (images span 2), or fraction of the pixels.
         latent: numbers in a latent.

@@ -225,7 +225,7 @@ def autoencoder_kl(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         latent: channels of the latent maps.
         factor: pixels of a side that become one latent: 2, 4, 8 or 16.
         width: channels of the finest level.

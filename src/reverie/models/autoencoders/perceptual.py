@@ -2,7 +2,7 @@
 
 It is no sub-module of a model: every checkpoint would hold its 15 million frozen weights.
 Features: Hou et al., "Deep feature consistent variational autoencoder", WACV 2017, arXiv:1610.00291.
-LPIPS: Zhang et al., arXiv:1801.03924.
+LPIPS: Zhang et al., arXiv:1801.03924. Both see RGBA on white.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reverie.core.layout import to_device_layout
+from reverie.media.colour import solid
 from reverie.nets.features import Features
 from reverie.nets.lpips import LPIPS
 from reverie.nets.perceptual import content_loss
@@ -32,7 +33,8 @@ def network(device: torch.device) -> Features:
 @torch.inference_mode(False)
 def lpips(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     """LPIPS of images (B, C, H, W), twice, to (B,). Raises ReverieError where no source gives its weights."""
-    return to_device_layout(LPIPS(network(device).network, weights.load("lpips-vgg")).eval(), device)
+    distance = to_device_layout(LPIPS(network(device).network, weights.load("lpips-vgg")).eval(), device)
+    return lambda x, y: distance(solid(x), solid(y))
 
 
 def feature_error(images: Tensor, targets: Tensor) -> Tensor:
@@ -42,5 +44,5 @@ def feature_error(images: Tensor, targets: Tensor) -> Tensor:
     """
     features = network(images.device)
     with torch.no_grad():
-        activations = features(targets, LAYERS)
-    return content_loss(features(images, LAYERS), activations)
+        activations = features(solid(targets), LAYERS)
+    return content_loss(features(solid(images), LAYERS), activations)

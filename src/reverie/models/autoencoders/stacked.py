@@ -100,7 +100,7 @@ def stacked_autoencoder(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         latent: numbers in a latent.
         hidden: units of the encoder's layers between image and latent; the decoder mirrors them.
         corruption_level: fraction of a layer's inputs that masking noise hides while it is trained alone (pixels become

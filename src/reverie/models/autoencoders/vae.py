@@ -236,7 +236,7 @@ def vae(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         latent: dimension of z.
         likelihood: p(x|z): "bernoulli" (pixels as probabilities), "gaussian" (standard deviation ``sigma``), "learned"

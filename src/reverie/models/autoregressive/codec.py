@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from reverie.core.annotations import Channels, Count, Range, Shape, Weight
 from reverie.core.batch import Batch
 from reverie.core.card import Card, Likelihood, Output
+from reverie.core.errors import UsageError, argument
 from reverie.core.noise import Noise
 from reverie.nets import shapes
 from reverie.nets.integer import UNIT, IntegerLinear, clipped
@@ -242,4 +243,9 @@ def codec(
         head: units of a layer for each channel.
         mixture: logistics in a mixture.
     """
+    if channels == 4:
+        remedy = argument("channels", 3)
+        raise UsageError(
+            f"A codec learns grey or RGB, and codes opacity as a grey image beside it. Train it with {remedy}."
+        )
     return Codec(Output("image", shapes.sides(shape), channels), width, head, mixture)

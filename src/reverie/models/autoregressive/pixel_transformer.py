@@ -40,7 +40,7 @@ def pixel_transformer(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         pixels_per_step: pixels of a token: 1, 4, 16 ... (squares whose side divides those of the images), or rows.
         within: "autoregressive": each pixel given all before it; "independent": pixels of a token are independent

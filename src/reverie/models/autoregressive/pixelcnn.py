@@ -33,7 +33,7 @@ def pixelcnn(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         likelihood: "categorical" (256 levels), or "bernoulli" (binary pixels; grey is the probability of white).
         width: channels of both stacks.
@@ -68,7 +68,7 @@ def pixelcnn_pp(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         likelihood: "mixture" (of logistic distributions), "categorical" (256 levels), or "bernoulli" (binary pixels;
             grey is the probability of white).

@@ -30,7 +30,7 @@ def ddpm(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         schedule: "cosine" or "linear" (beta).
         timesteps: T, the length of the chain in training.

@@ -219,7 +219,7 @@ def distilled(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         teacher: the run to learn from: any diffusion model, of images or of latents.
         student_steps: steps in which the student samples, one evaluation of the network each.

@@ -54,7 +54,7 @@ def dit(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         logit_mean: mean of the logit of t in training; t = 1 is noise.
         logit_std: its standard deviation; 0 draws t evenly.

@@ -25,7 +25,7 @@ def edm(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         p_mean: mean of log sigma in training.
         p_std: standard deviation of log sigma in training.

@@ -64,7 +64,7 @@ def latent_diffusion(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         codec: a run that encodes and decodes images of this size, such as an autoencoder-kl or a vae; it stays as it
             is. By default an autoencoder-kl is trained first, in the first half of training.

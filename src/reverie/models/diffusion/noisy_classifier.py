@@ -108,7 +108,7 @@ def noisy_classifier(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data, at least 2.
         width: channels of the network's finest level.
         depth: residual blocks a level.

@@ -32,7 +32,7 @@ def rbm(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         hidden: units.
         conditional: "label": units of the label are visible, and clamped to draw images of a class.
     """
@@ -54,7 +54,7 @@ def dbn(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         hidden: units of each layer, from the image upwards.
         conditional: "label": units of the label join the last layer but one, and are clamped to draw images of a class.
         wake_sleep: share of the training, relative to a layer's, in which all layers are trained together at the end;

@@ -17,7 +17,7 @@ def glow(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares; even.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
     """
     return multi_scale_flow(shape, channels, classes, architecture, mixed, Affine())

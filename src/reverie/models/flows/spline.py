@@ -22,7 +22,7 @@ def spline_flow(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares; even.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         bins: of each spline.
     """

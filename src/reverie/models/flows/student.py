@@ -178,7 +178,7 @@ def learned_inverse(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         teacher: the run to learn from: any normalizing flow.
         width: channels of the networks' finest level.

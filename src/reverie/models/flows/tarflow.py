@@ -154,7 +154,7 @@ def tarflow(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         patch_size: side in pixels of the squares that are one token.
         width: channels of a token.

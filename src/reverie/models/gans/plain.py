@@ -57,7 +57,7 @@ def gan(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
     """
     size, width = sides(shape), networks.width
@@ -83,7 +83,7 @@ def dcgan(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
     """
     return _convolutional(shape, channels, classes, networks, adversarial)
@@ -101,7 +101,7 @@ def acgan(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         aux_weight: weight of the cross-entropy of the classes.
     """
@@ -124,7 +124,7 @@ def r3gan(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         depth: residual blocks a level.
     """

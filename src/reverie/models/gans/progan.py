@@ -31,7 +31,7 @@ def progan(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares: a power of two.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         latent: numbers in z, which is N(0, I).
         width: channels of the finest level; coarser ones have up to four times as many.

@@ -61,7 +61,7 @@ def stylegan2(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares: a power of two.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
     """
     return _style_gan(Synthesis, shape, channels, classes, styles, adversarial)
@@ -78,7 +78,7 @@ def stylegan(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares: a power of two.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
     """
     return _style_gan(AdaINSynthesis, shape, channels, classes, styles, adversarial)

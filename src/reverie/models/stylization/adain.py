@@ -31,7 +31,7 @@ from reverie.models.stylization.encoders import (
 from reverie.nets.dcgan import clamp_pixels
 from reverie.nets.perceptual import adain as with_statistics
 from reverie.nets.perceptual import relative_error, total_variation
-from reverie.nets.shapes import sides
+from reverie.nets.shapes import check_opaque, sides
 from reverie.nets.stylization import FeatureDecoder, cropped, padded, to_eights
 from reverie.optim.phase import Metrics, Outputs, Stage
 
@@ -210,6 +210,7 @@ def adain(
         width: channels of the decoder at full resolution; twice as many at half, and so on.
         views: random views of the styles to train on.
     """
+    check_opaque(channels, "adain")
     chosen = dict(islice(LAYERS[encoder].items(), layers))
     widths = [width * 2**level for level in reversed(range(layers))]
     decoder = FeatureDecoder(list(chosen.values())[-1], channels, widths)

@@ -28,7 +28,7 @@ from reverie.models.stylization.encoders import (
 )
 from reverie.nets.dcgan import clamp_pixels
 from reverie.nets.perceptual import content_loss, gram, style_loss, total_variation
-from reverie.nets.shapes import sides
+from reverie.nets.shapes import check_opaque, sides
 from reverie.nets.stylization import StyleNet
 from reverie.optim.phase import Metrics, Outputs, Stage
 
@@ -173,6 +173,7 @@ def style_net(
         temporal_weight: of the change of the result, mean square, under a small motion and noise of the image: above 0
             for films.
     """
+    check_opaque(channels, "style-net")
     net = StyleNet(channels, width, depth)
     return StylePainter(
         net, Output("image", sides(shape), channels), style, style_size, encoder, terms, temporal_weight

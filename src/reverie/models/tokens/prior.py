@@ -214,7 +214,7 @@ def token_transformer(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         codec: a run of vq-vae on images of this size; it stays as it is. By default one is trained first, in the first
             half of training.

@@ -174,7 +174,7 @@ def vq_vae(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         factor: pixels of a side that become one token: 2, 4, 8 or 16.
         width: channels of the finest level.
         depth: residual blocks a level.

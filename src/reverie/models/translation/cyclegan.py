@@ -249,13 +249,13 @@ def cyclegan(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3, of the images (B).
+        channels: 1, 3 or 4 (RGBA), of the images (B).
         classes: number of classes in the data.
         loss: of each side: "least-squares", "non-saturating", "hinge" or "minimax".
         pool_size: fakes of the past that each discriminator also sees; 0 for none.
         width: channels of the U-Nets' finest level.
         depth: residual blocks a level.
-        source_channels: 1 or 3, of the sources (A) of pairs; None: the same as ``channels``.
+        source_channels: 1, 3 or 4 (RGBA), of the sources (A) of pairs; None: the same as ``channels``.
     """
     size, of_a = sides(shape), source_channels or channels
     to_b, to_a = (TranslationUNet(size, *way, width, depth) for way in ((of_a, channels), (channels, of_a)))

@@ -134,7 +134,7 @@ def editor(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3.
+        channels: 1, 3 or 4 (RGBA).
         classes: number of classes in the data.
         teacher: the run to learn from: stylegan2 or stylegan.
         direction: a principal component of its styles ("1" is the first), or two classes of a class-conditional one

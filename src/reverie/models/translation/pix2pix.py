@@ -177,7 +177,7 @@ def pix2pix(
 
     Args:
         shape: (height, width) of the images in pixels, or one number for squares.
-        channels: 1 or 3, of the images (B).
+        channels: 1, 3 or 4 (RGBA), of the images (B).
         task: "pairs" (the data's own, A is the source and B the image), or, of any images, "colour" (from their luma)
             or "lines" (from their outlines).
         direction: "AtoB", or "BtoA" for the way back.
@@ -185,7 +185,7 @@ def pix2pix(
         l1_weight: weight of |B - G(A)|.
         width: channels of the U-Net's finest level.
         depth: residual blocks a level.
-        source_channels: 1 or 3, of the sources (A) of the task "pairs"; None: the same as ``channels``.
+        source_channels: 1, 3 or 4 (RGBA), of the sources (A) of the task "pairs"; None: the same as ``channels``.
     """
     if task == "colour" and channels == 1:
         lines = argument("task", "lines")
