@@ -20,7 +20,7 @@ from torch import Tensor
 from reverie.core import registry
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model
-from reverie.probability.sequential import quantile, sampled
+from reverie.probability.sequential import probs_of, quantile, sampled
 
 SIDE = 28
 
@@ -39,7 +39,7 @@ def naive_pass(model: Model, levels: Tensor, u: Tensor, place: int) -> None:
     dtype = next(model.net.parameters()).dtype
     row, column = divmod(place, SIDE)
     params = model.net(model.distribution.values(levels).to(dtype))[:, :, row, column, None]
-    probs = next(model.distribution.conditionals(params))
+    probs = probs_of(next(model.distribution.conditionals(params)))
     levels[:, :, row, column] = quantile(probs, u[:, place, None])
 
 

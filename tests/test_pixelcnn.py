@@ -64,7 +64,7 @@ def naive(model, noise, **condition):
         params = model.net(values, **model.conditioner(**condition))[:, :, i, j, None]
         by_channel, drawn = model.distribution.conditionals(params), None
         for channel in range(shape[0]):
-            probs = by_channel.send(drawn)
+            probs = sequential.probs_of(by_channel.send(drawn))
             drawn = sequential.quantile(probs, u[:, channel, i, j, None])
             levels[:, channel, i, j] = drawn[:, 0]
     return levels.flatten(1)
@@ -117,13 +117,27 @@ def test_each_channel_sums_to_one_over_the_levels_as_log_prob_says(make, channel
     params = torch.randn(2, distribution.outputs, 1, dtype=torch.float64)
     levels = torch.randint(0, 256, (2, channels, 1))
     by_channel, log_p = distribution.conditionals(params), torch.zeros(2, dtype=torch.float64)
-    probs = next(by_channel)
+    probs = sequential.probs_of(next(by_channel))
     for channel in range(channels):
         assert torch.allclose(probs.sum(-1), torch.ones(2, 1, dtype=torch.float64), atol=1e-12)
         log_p += probs[:, 0].gather(1, levels[:, channel]).log()[:, 0]
         if channel + 1 < channels:
-            probs = by_channel.send(levels[:, channel])
+            probs = sequential.probs_of(by_channel.send(levels[:, channel]))
     assert torch.allclose(log_p, distribution.log_prob(levels, params), atol=1e-9)
+
+
+@pytest.mark.parametrize("levels", [2, 7, 256])
+def test_a_level_found_by_search_is_that_of_the_table(levels):
+    torch.manual_seed(0)
+    distribution = LogisticMixture(3, 1, levels).double()
+    params = torch.randn(64, distribution.outputs, 5, dtype=torch.float64) * 4
+    law, u = next(distribution.conditionals(params)), torch.rand(64, 5)
+    u[0], u[1] = 0, 1 - 2**-24
+    drawn = law.quantile(u)
+    assert torch.equal(drawn, sequential.quantile(law.probs(), u)) and set(drawn[2:].flatten().tolist()) >= {
+        0,
+        levels - 1,
+    }
 
 
 def test_colours_depend_on_the_channels_before_them():
@@ -135,7 +149,7 @@ def test_colours_depend_on_the_channels_before_them():
         by_channel = distribution.conditionals(params)
         next(by_channel)
         by_channel.send(torch.tensor([[red]]))
-        blue.append(by_channel.send(torch.tensor([[90]])))
+        blue.append(sequential.probs_of(by_channel.send(torch.tensor([[90]]))))
     assert (blue[0] - blue[1]).abs().max() > 1e-3
 
 

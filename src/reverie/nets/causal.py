@@ -1,37 +1,24 @@
 """Convolutions and U-Nets that see only what is above or to the left, over whole images or fed piece by piece.
 
 Shifted instead of masked kernels (Salimans et al., arXiv:1701.05517, section 2.5) compute no product with a masked
-zero. With a ``Cache`` a layer is fed the columns of an image in the order of rows, and computes only their outputs: the
-same as over the whole image (Ramachandran et al., arXiv:1704.06001).
+zero. With a ``Cache`` a layer is fed an image in the order of rows, and computes only new outputs: the same as over the
+whole image (Ramachandran et al., arXiv:1704.06001).
+
+Whole maps are (B, C, H, W). Pieces have their channels last, rows (B, n, C) and pixels (B, C): nearly all of their work
+is products of matrices, of which convolutions in float64 make less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass
-class Piece:
-    """What a layer remembers of an image that it is fed: ``buffer``, and the place of what comes next."""
-
-    width: int
-    buffer: Tensor
-    weight: Tensor
-    row: int = 0
-    column: int = 0
-
-    def advance(self, columns: int) -> bool:
-        """Go on by so many columns; whether a row is complete."""
-        self.column += columns
-        complete = self.column == self.width
-        if complete:
-            self.row, self.column = self.row + 1, 0
-        return complete
+Added = Callable[[], Tensor | None]
 
 
 class Cache:
@@ -39,17 +26,43 @@ class Cache:
 
     Args:
         width: columns of the images.
+
+    Attributes:
+        row, column: of the pixel that is fed next, or the row.
     """
 
     def __init__(self, width: int):
-        self.width = width
-        self._pieces: dict[nn.Module, Piece] = {}
+        self.width, self.row, self.column = width, 0, 0
+        self._memories: dict[nn.Module, Any] = {}
 
-    def of(self, layer: nn.Module, start: Callable[[], Piece]) -> Piece:
+    def of(self, layer: nn.Module, start: Callable[[], Any]) -> Any:
         """A layer's memory; at first what ``start`` returns."""
-        if layer not in self._pieces:
-            self._pieces[layer] = start()
-        return self._pieces[layer]
+        if layer not in self._memories:
+            self._memories[layer] = start()
+        return self._memories[layer]
+
+
+@dataclass
+class _Rows:
+    """What ``Shifted`` remembers of the rows that it is fed.
+
+    Attributes:
+        inputs: (B, W + padding, C), the last row.
+        places: (B, C) of the inputs, by column.
+        windows: (B, columns C) of the inputs, what an output sees, by column.
+        weights: (rows, outputs, columns C) of the kernel, the last row first.
+        bias: (1, n, outputs).
+        outputs: (B, n, outputs) of this row, without what they have of its own inputs.
+        later: those of rows to come, by row, so far.
+    """
+
+    inputs: Tensor
+    places: list[Tensor]
+    windows: list[Tensor]
+    weights: Tensor
+    bias: Tensor
+    outputs: Tensor
+    later: dict[int, Tensor] = field(default_factory=dict)
 
 
 class Shifted(nn.Module):
@@ -58,7 +71,7 @@ class Shifted(nn.Module):
     Args:
         inputs, outputs: channels.
         kernel: (rows, columns).
-        centred: whether it sees columns on both sides; then rows are fed whole.
+        centred: whether it sees columns on both sides; then it is fed whole rows.
         stride: 1, or 2 for a map of half the sides, rounded up.
     """
 
@@ -69,49 +82,76 @@ class Shifted(nn.Module):
         left = columns // 2 if centred else columns - 1
         self.kernel, self.stride, self.padding = kernel, stride, (left, columns - 1 - left, rows - 1, 0)
 
-    def forward(self, x: Tensor, cache: Cache | None = None, width: int = 0) -> Tensor | None:
-        """(B, C, H, W) to (B, outputs, H, W) or half of it.
+    def forward(
+        self, x: Tensor, added: Added | None = None, cache: Cache | None = None, level: int = 0
+    ) -> Tensor | None:
+        """(B, C, H, W) to (B, outputs, H, W) or half of it, plus what ``added`` returns.
 
-        With a cache, the next columns (B, C, 1, n) of a map ``width`` columns wide; None where a stride skips them.
+        With a cache, the next row or pixel of a map of 1 / 2 ** level of the image's sides; None where a stride skips
+        it. Then ``added`` is called once a row, and returns what is added to all of it.
         """
         if cache is None:
-            return self.conv(F.pad(x, self.padding))
-        piece = cache.of(self, lambda: self._start(x, width))
-        (rows, columns), (left, *_), at, new = self.kernel, self.padding, piece.column, x.shape[3]
-        piece.buffer[:, -1, left + at : left + at + new] = x[:, :, 0].mT
-        due = piece.row % self.stride == 0 and (new > 1 or at % self.stride == 0)
-        y = self._output(piece, piece.buffer[:, :, at : at + new + columns - 1]) if due else None
-        if piece.advance(new) and rows > 1:
-            piece.buffer[:, :-1] = piece.buffer[:, 1:].clone()
-        return y
+            return _sum(self.conv(F.pad(x, self.padding)), added)
+        memory = cache.of(self, lambda: self._start(x, -(-cache.width >> level)))
+        row, column, left = cache.row >> level, cache.column >> level, self.padding[0]
+        due = row % self.stride == 0
+        if x.ndim == 3:
+            memory.inputs[:, left : left + x.shape[1]] = x
+            self._spread(memory, row, 0)
+            return _sum(memory.later.pop(row), added) if due else None
+        if column == 0:
+            self._spread(memory, row - 1, 1)
+            if due:
+                memory.outputs = _sum(memory.later.pop(row, memory.bias), added)
+        memory.places[left + column].copy_(x)
+        if not due or column % self.stride:
+            return None
+        return torch.addmm(memory.outputs[:, column // self.stride], memory.windows[column], memory.weights[0].t())
 
-    def _start(self, x: Tensor, width: int) -> Piece:
-        rows, columns = self.kernel
-        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)  # of a window with its channels last
-        return Piece(width, x.new_zeros(len(x), rows, width + columns - 1, x.shape[1]), weight)
+    def _start(self, x: Tensor, width: int) -> _Rows:
+        columns = self.kernel[1]
+        inputs = x.new_zeros(len(x), width + columns - 1, x.shape[-1])
+        places = [inputs[:, column] for column in range(inputs.shape[1])]
+        windows = [inputs[:, column : column + columns].flatten(1) for column in range(width)]
+        weights = self.conv.weight.flip(2).permute(2, 0, 3, 1).flatten(2).contiguous()
+        bias: Any = self.conv.bias
+        bias = bias.expand(1, -(-width // self.stride), -1)
+        return _Rows(inputs, places, windows, weights, bias, bias)
 
-    def _output(self, piece: Piece, window: Tensor) -> Tensor:
-        """(B, rows, n, C) to (B, outputs, 1, n): a matrix product, of which convolutions in float64 make less."""
-        if window.shape[2] == self.kernel[1]:
-            return F.linear(window.flatten(1), piece.weight, self.conv.bias)[:, :, None, None]
-        windows = window.unfold(2, self.kernel[1], self.stride).permute(0, 2, 1, 4, 3).flatten(2)
-        return F.linear(windows, piece.weight, self.conv.bias).mT[:, :, None]
+    def _spread(self, memory: _Rows, row: int, after: int) -> None:
+        """Add to the outputs of later rows, from so many after ``row`` on, what they have of that row's inputs."""
+        rows = [number for number in range(row + after, row + self.kernel[0]) if number % self.stride == 0]
+        if rows:
+            windows = memory.inputs.unfold(1, self.kernel[1], self.stride).mT  # (B, n, columns, C)
+            weights = memory.weights[rows[0] - row :: self.stride].flatten(0, 1)
+            y = F.linear(windows.flatten(2).contiguous(), weights)
+            for number, part in zip(rows, y.chunk(len(rows), -1), strict=True):
+                memory.later[number] = part + memory.later.get(number, memory.bias)
+
+
+def _sum(y: Tensor, added: Added | None) -> Tensor:
+    other = added() if added else None
+    return y if other is None else y + other
 
 
 class Pointwise(nn.Module):
-    """A linear map of the channels of each place, (B, C, H, W) to (B, outputs, H, W)."""
+    """A linear map of the channels of each place, of whole maps or of pieces."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] > 1:
-            return self.conv(x)
-        weight, bias = self.conv.weight.flatten(1), self.conv.bias
-        if x.shape[3] == 1:
-            return F.linear(x.flatten(1), weight, bias)[:, :, None, None]
-        return F.linear(x[:, :, 0].mT, weight, bias).mT[:, :, None]
+        return self.conv(x) if x.ndim == 4 else F.linear(x, self.conv.weight.flatten(1), self.conv.bias)
+
+
+@dataclass
+class _Low:
+    """What ``Doubled`` remembers: its maps (2, 2, outputs, inputs) to four places, and its last inputs by column."""
+
+    weight: Tensor
+    bias: Tensor
+    inputs: dict[int, Tensor] = field(default_factory=dict)
 
 
 class Doubled(nn.Module):
@@ -121,23 +161,25 @@ class Doubled(nn.Module):
         super().__init__()
         self.spread = Pointwise(inputs, 4 * outputs)
 
-    def forward(self, x: Tensor | None, like: Tensor, cache: Cache | None = None, width: int = 0) -> Tensor:
-        """(B, C, H / 2, W / 2) to the sides of ``like``; with a cache, where x is None, of what came before."""
+    def forward(self, x: Tensor | None, like: Tensor, cache: Cache | None = None, level: int = 0) -> Tensor:
+        """(B, C, H / 2, W / 2) to the sides of ``like``, at this level; with a cache, where x is None, of earlier x."""
         if cache is None:
             assert x is not None
             return F.pixel_shuffle(self.spread(x), 2)[:, :, : like.shape[2], : like.shape[3]]
-        new = None if x is None else F.pixel_shuffle(self.spread(x), 2)
-        piece = cache.of(self, lambda: self._start(new, width))
-        at, columns = piece.column, like.shape[3]
-        if new is not None:
-            piece.buffer[:, :, :, at : at + new.shape[3]] = new
-        y = piece.buffer[:, :, piece.row % 2, at : at + columns][:, :, None]
-        piece.advance(columns)
-        return y
+        memory, row, column = cache.of(self, self._start), cache.row >> level, cache.column >> level
+        at = column // 2 if like.ndim == 2 else 0
+        if x is not None:
+            memory.inputs[at] = x
+        weight, bias = memory.weight[row % 2], memory.bias[row % 2]
+        if like.ndim == 2:
+            return F.linear(memory.inputs[at], weight[column % 2], bias[column % 2])
+        pairs = F.linear(memory.inputs[at], weight.flatten(0, 1), bias.flatten())
+        return pairs.view(len(like), -1, like.shape[2])[:, : like.shape[1]]
 
-    def _start(self, new: Tensor | None, width: int) -> Piece:
-        assert new is not None
-        return Piece(width, new.new_zeros(len(new), new.shape[1], 2, width + 1), new)
+    def _start(self) -> _Low:
+        weight, bias = self.spread.conv.weight.flatten(1), self.spread.conv.bias
+        assert bias is not None
+        return _Low(*(each.unflatten(0, (-1, 2, 2)).movedim(0, 2).contiguous() for each in (weight, bias)))
 
 
 class Block(Protocol):
@@ -150,15 +192,15 @@ class Block(Protocol):
         skip: Tensor | None,
         embedding: Tensor | None,
         cache: Cache | None,
-        width: int,
+        level: int,
     ) -> Tensor:
-        """(B, C, H, W) to the same shape.
+        """Maps, rows or pixels of a level to the same shape.
 
         Args:
-            across: of the other stream, at the same places.
+            across: of the other stream, at the same places; for a pixel, of its row.
             skip: of this stream, from the block's mirror image on the way down.
             embedding: (B, E) of the condition.
-            cache, width: see ``Shifted``.
+            cache, level: see ``Shifted``.
         """
 
 
@@ -199,7 +241,7 @@ class Stream(nn.Module):
         """The outputs of all blocks by number; with a cache, of those that were due.
 
         Args:
-            x: (B, C, H, W), or with a cache the next columns.
+            x: (B, C, H, W), or with a cache the next row or pixel.
             across: (block, level) to what the block gets of the other stream.
             embedding: of the condition.
             outputs: to update.
@@ -218,24 +260,24 @@ class Stream(nn.Module):
         outputs: dict[int, Tensor],
     ) -> tuple[Tensor, int]:
         """The level's output and the number of the next block, of the level's input and that of its first."""
-        width, skips = -(-cache.width // 2**level) if cache else 0, []
         down: Any = self.down[level]
+        skips = []
         for block in down:
             across, embedding = inputs(number, level)
-            x = outputs[number] = block(x, across, None, embedding, cache, width)
+            x = outputs[number] = block(x, across, None, embedding, cache, level)
             skips.append(x)
             number += 1
         if level == len(self.up):
             return x, number
-        low = self.shrink[level](x, cache, width)
+        low = self.shrink[level](x, None, cache, level)
         if low is not None:
             low, _ = self._level(level + 1, number, low, inputs, cache, outputs)
-        x = x + self.grow[level](low, x, cache, width)
+        x = x + self.grow[level](low, x, cache, level)
         number += len(down) * (2 * (len(self.up) - level) - 1)
         up: Any = self.up[level]
         for block in up:
             across, embedding = inputs(number, level)
-            x = outputs[number] = block(x, across, skips.pop(), embedding, cache, width)
+            x = outputs[number] = block(x, across, skips.pop(), embedding, cache, level)
             number += 1
         return x, number
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,10 +44,11 @@ class Gated(nn.Module):
         skip: Tensor | None,
         embedding: Tensor | None,
         cache: Cache | None,
-        width: int,
+        level: int,
     ) -> Tensor:
         """See ``causal.Block``."""
-        a, b = _with(self.conv(x, cache, width), self.across, across, self.condition, embedding).chunk(2, 1)
+        added = partial(_added, self, across, embedding, cache is not None)
+        a, b = _halves(self.conv(x, added, cache, level))
         return x + self.out(torch.tanh(a) * torch.sigmoid(b))
 
 
@@ -87,25 +89,29 @@ class Residual(nn.Module):
         skip: Tensor | None,
         embedding: Tensor | None,
         cache: Cache | None,
-        width: int,
+        level: int,
     ) -> Tensor:
         """See ``causal.Block``."""
-        h = _with(self.conv(F.elu(x), cache, width), self.across, across, self.condition, embedding)
+        h = self.conv(F.elu(x), partial(_added, self, across, embedding, cache is not None), cache, level)
         if self.skip is not None and skip is not None:
             h = h + self.skip(skip)
-        a, b = self.out(self.dropout(F.elu(h))).chunk(2, 1)
+        a, b = _halves(self.out(self.dropout(F.elu(h))))
         return x + a * torch.sigmoid(b)
 
 
-def _with(
-    h: Tensor, other: nn.Module | None, across: Tensor | None, condition: nn.Module | None, embedding: Tensor | None
-) -> Tensor:
-    """h plus maps of the other stream and of the condition."""
-    if other is not None and across is not None:
-        h = h + other(across)
-    if condition is not None and embedding is not None:
-        h = h + condition(embedding)[:, :, None, None].to(h.dtype)
-    return h
+def _added(block: Any, across: Tensor | None, embedding: Tensor | None, channels_last: bool) -> Tensor | None:
+    """Maps of the other stream plus those of the condition, where a block has either; see ``causal`` for shapes."""
+    maps = None if block.across is None else block.across(across)
+    if block.condition is None:
+        return maps
+    bias = block.condition(embedding)
+    bias = bias[:, None] if channels_last else bias[:, :, None, None]
+    return bias if maps is None else maps + bias
+
+
+def _halves(x: Tensor) -> tuple[Tensor, ...]:
+    """Of the channels of maps or of pieces."""
+    return x.chunk(2, 1 if x.ndim == 4 else -1)
 
 
 class PixelCNN(nn.Module):
@@ -177,22 +183,17 @@ class PixelCNN(nn.Module):
         """Pixel after pixel, see ``models.autoregressive.Network``: rows of the vertical stream, then pixels."""
         (height, width), like = self.shape, self.row
         embedding, cache = self._embedding(label, rows), Cache(width)
-        nothing = like.new_zeros(rows, self.channels, 1, width)
-        before = torch.zeros_like(self.seen(nothing))  # the row above
-        maps: dict[int, Tensor] = {}
+        before = like.new_zeros(rows, width, self.above.conv.in_channels)  # the row above, as ``seen``
+        nothing, maps = torch.zeros_like(before[:, 0]), dict[int, Tensor]()
         places = torch.arange(self.channels * height * width, device=like.device).view(self.channels, height, width)
         for i in range(height):
-            above = self.above(before, cache, width) + self.row[:, :, i : i + 1] + self.column
+            cache.row = i
+            above = self.above(before, cache=cache) + (self.row[:, :, i] + self.column[:, :, 0]).mT
             self.vertical(above, lambda number, level: None, embedding, cache, maps)
-            before, last = torch.zeros_like(before), torch.zeros_like(before[..., :1])
+            last = nothing
             for j in range(width):
-                at = partial(_column, maps, j)
-                x = self.horizontal(self.left(last, cache, width), at, embedding, cache)
+                cache.column = j
+                x = self.horizontal(self.left(last, cache=cache), lambda number, level: maps[number], embedding, cache)
                 params = self.params(x[self.horizontal.blocks - 1])
-                values = yield places[:, i, j : j + 1], params.flatten(2)
-                last = before[..., j : j + 1] = self.seen(values[..., None])
-
-
-def _column(maps: dict[int, Tensor], column: int, number: int, level: int) -> Tensor:
-    """A row's map of a level at a column of the image."""
-    return maps[number][..., column >> level, None]
+                values = yield places[:, i, j : j + 1], params[..., None]
+                last = before[:, j] = self.seen(values[..., 0])

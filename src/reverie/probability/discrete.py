@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.noise import Noise
+from reverie.probability.sequential import Law
 
 Of = Literal["8-bit", "binary"]
-ByChannel = Generator[Tensor, Tensor, None]  # yields probabilities (B, n, K), receives levels (B, n) int64
+ByChannel = Generator[Law, Tensor, None]  # receives levels (B, n) int64
 
 
 class Distribution(Protocol):

@@ -8,6 +8,7 @@ the same component of the mixture, and the mean of green is linear in red, that 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from reverie.core.noise import Noise
 from reverie.probability.discrete import ByChannel, Categorical, Distribution, Of, levels_of, precise, values_of
+from reverie.probability.sequential import Cumulative
 
 _LEAST = -7.0  # log of the smallest scale: a component may hold one of 256 levels with near certainty
 
@@ -60,19 +62,16 @@ class LogisticMixture(nn.Module):
         return total.logsumexp(1).sum(1)
 
     def conditionals(self, params: Tensor) -> ByChannel:
-        """Probabilities (B, n, levels) of each channel in turn, of parameters (B, outputs, n), within 1e-15."""
+        """The distribution of each channel in turn, of parameters (B, outputs, n), within 1e-15."""
         weights, means, log_scales, slopes = self._parts(precise(params))
-        log_weights, x = weights.log_softmax(1), means.new_zeros(len(means), self.channels, means.shape[3])
-        edges = values_of(torch.arange(1, self.levels, device=means.device), self.levels, means.dtype)
-        edges = edges - 1 / (self.levels - 1)
+        x = means.new_zeros(len(means), self.channels, means.shape[3])
         for channel in range(self.channels):
             mean, log_scale = self._mean(channel, means, slopes, x), log_scales[:, channel]
-            per_scale = (-log_scale).exp()[..., None]
-            below = torch.addcmul(-mean[..., None] * per_scale, edges, per_scale).sigmoid_()  # (B, K, n, inner edges)
-            below = torch.einsum("bkn,bknl->bnl", log_weights.softmax(1), below)
-            level = yield F.pad(F.pad(below, (1, 0)), (0, 1), value=1.0).diff(dim=2).clamp_(min=0)
+            level_mean, per_level = (mean + 1) * (self.levels - 1) / 2, (-log_scale).exp() * 2 / (self.levels - 1)
+            below = partial(_below, weights.softmax(1).mT, level_mean.mT, per_level.mT)
+            level = yield Cumulative(self.levels, below, means.device)
             x[:, channel] = values_of(level, self.levels, x.dtype)
-            log_weights = log_weights + self._log_bin(x[:, channel, None], level[:, None], mean, log_scale)
+            weights = weights + self._log_bin(x[:, channel, None], level[:, None], mean, log_scale)
 
     def _parts(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits of the weights (B, K, n); means and log-scales (B, C, K, n); slopes (B, pairs, K, n)."""
@@ -97,6 +96,12 @@ class LogisticMixture(nn.Module):
         # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b))
         between = torch.log(-torch.expm1(-2 * half * per_scale)).masked_fill(first | last, 0.0)
         return F.logsigmoid(high) + F.logsigmoid(-low) + between
+
+
+def _below(weights: Tensor, means: Tensor, per_scale: Tensor, levels: Tensor) -> Tensor:
+    """Probabilities (B, n, m) of less than levels (B, n, m) >= 1, by parameters (B, n, K) in units of a level."""
+    x = (levels[:, :, None] - (means + 0.5)[..., None]).mul_(per_scale[..., None])  # (B, n, K, m)
+    return x.sigmoid_().mul_(weights[..., None]).sum(2)
 
 
 def distribution_of(likelihood: str, channels: int, components: int = 0) -> Distribution:

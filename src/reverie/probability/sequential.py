@@ -7,11 +7,50 @@ the values themselves. Whoever drives it decides what they are: drawn (``sampled
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cumulative:
+    """A distribution of n values of ordered levels, by its distribution function.
+
+    Attributes:
+        levels: K.
+        below: (1, 1, m) or (B, n, m) int64 to the probabilities (B, n, m) float64 of levels less than these.
+        device: of the tensors.
+    """
+
+    levels: int
+    below: Callable[[Tensor], Tensor]
+    device: torch.device
+
+    def probs(self) -> Tensor:
+        """(B, n, K)."""
+        below = self.below(torch.arange(1, self.levels, device=self.device)[None, None])
+        return F.pad(F.pad(below, (1, 0)), (0, 1), value=1.0).diff(dim=2).clamp_(min=0)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """What ``quantile`` says of ``probs``, by a coarse and a fine search: some 2 sqrt(K) probabilities, not K."""
+        stride, u = math.isqrt(self.levels - 1) + 1, u.double()[..., None]
+        coarse = torch.arange(stride, self.levels, stride, device=self.device)[None, None]
+        level = stride * torch.searchsorted(self.below(coarse), u, right=True)
+        fine = level + torch.arange(1, stride, device=self.device)
+        level += torch.searchsorted(self.below(fine), u, right=True)
+        return level[..., 0].clamp_(max=self.levels - 1)
+
+
+Law = Tensor | Cumulative  # probabilities (B, n, K), or the distribution function
+
+
+def probs_of(law: Law) -> Tensor:
+    """Probabilities (B, n, K) of the levels; weights that do not sum to 1 are relative."""
+    return law if isinstance(law, Tensor) else law.probs()
 
 
 @dataclass(frozen=True)
@@ -20,11 +59,20 @@ class Step:
 
     Attributes:
         index: (n,) int64, their places among the D values of a row, the same in all rows.
-        probs: (B, n, K) probabilities of the K levels; weights that do not sum to 1 are relative.
+        law: of the values.
     """
 
     index: Tensor
-    probs: Tensor
+    law: Law
+
+    @property
+    def probs(self) -> Tensor:
+        """See ``probs_of``."""
+        return probs_of(self.law)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """The levels (B, n) at which the cumulative distribution exceeds u (B, n) in [0, 1)."""
+        return quantile(self.law, u) if isinstance(self.law, Tensor) else self.law.quantile(u)
 
 
 Conditionals = Generator[Step, Tensor, None]  # yields steps, receives levels (B, n) int64
@@ -61,13 +109,13 @@ def sampled(
     state = torch.full(u.shape, -1, dtype=torch.int64, device=u.device)
 
     def choose(step: Step) -> Tensor:
-        values = quantile(step.probs, u[:, step.index])
+        values = step.quantile(u.index_select(1, step.index))
         if levels is not None and fixed is not None:
             values = torch.where(fixed[:, step.index], levels[:, step.index], values)
         return values
 
     for step, values in driven(conditionals, choose):
-        state[:, step.index] = values
+        state.index_copy_(1, step.index, values)
         yield state
 
 

@@ -26,7 +26,7 @@ from reverie.optim.phase import Phase, Stage
 from reverie.probability.conditioning import Conditioner, check_label
 from reverie.probability.discrete import Distribution
 from reverie.probability.likelihoods import bits_per_dim
-from reverie.probability.sequential import Conditionals, Step, sampled
+from reverie.probability.sequential import Conditionals, Step, probs_of, sampled
 
 READS = "Binary pixels: grey is read as the probability of white, and drawn anew in every step."
 _PASSES = 10  # of the network that take the time of a sample: one of arithmetic, in float64 and in small pieces
@@ -131,17 +131,17 @@ class Autoregressive(nn.Module):
         """
         check_label(condition.get("label"), self.conditioner.classes)
         parts: list[Any] = [self.net, self.distribution, self.conditioner]
-        net, distribution, conditioner = (copy.deepcopy(part).double().eval() for part in parts)
+        net, distribution, conditioner = (copy.deepcopy(part).double().eval().requires_grad_(False) for part in parts)
         places = net.incremental(rows, **conditioner(**condition))
         state = next(places, None)
         while state is not None:
             index, params = state
             by_channel, levels = distribution.conditionals(params), []
-            probs = next(by_channel)
+            law = next(by_channel)
             for channel, at in enumerate(index):
-                levels.append((yield Step(at, probs if temperature == 1 else _sharpened(probs, temperature))))
+                levels.append((yield Step(at, law if temperature == 1 else _sharpened(probs_of(law), temperature))))
                 if channel + 1 < len(index):
-                    probs = by_channel.send(levels[-1])
+                    law = by_channel.send(levels[-1])
             try:
                 state = places.send(distribution.values(torch.stack(levels, 1)).double())
             except StopIteration:
