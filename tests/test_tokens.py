@@ -151,6 +151,12 @@ def test_samples_have_the_frequencies_of_the_likelihood():
     assert ((counts - p).abs() < 4.5 * (p * (1 - p) / 4000).sqrt()).all()
 
 
+def test_a_sample_does_not_depend_on_the_number_that_is_computed_at_once():
+    model = small("token-transformer", conditional="label", levels=(8, 5, 5))
+    together, alone = (rv.sample(model, 40, label=[0, 1, 2], chunk=chunk).array.astype(int) for chunk in (None, 7))
+    assert model.card.at_once == 256 and abs(together - alone).max() <= 1
+
+
 def test_guidance_follows_the_condition():
     model = small("token-transformer", conditional="label", levels=(3,))
     label = torch.tensor([1])

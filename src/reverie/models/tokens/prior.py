@@ -75,6 +75,7 @@ class TokenTransformer(nn.Module):
             latents={"tokens": codec.space},
             likelihoods=(Likelihood("log_prob", "exact", "tokens"),),
             evaluations=codec.length,
+            at_once=256,  # a step is one position: of fewer samples it is mostly overhead
             weights=(*conditioner.weights, *codec.weights),
             networks=("net.transformer", *codec.networks),
             restores=("complete",),
