@@ -121,6 +121,7 @@ def test_a_module_without_a_card_has_one_of_its_verbs():
         ({"latents": {"z": None}}, "latents"),
         ({"likelihoods": ("elbo",)}, "likelihoods"),
         ({"evaluations": 2.5}, "evaluations"),
+        ({"at_once": 0}, "at_once"),
         ({"caution": torch.zeros(1)}, "caution"),
         ({"origin": {"teacher": 3}}, "origin"),
     ],

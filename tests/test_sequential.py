@@ -21,11 +21,24 @@ def transformer():
     return net
 
 
+@pytest.mark.parametrize("few", [0, 2 * 16 * 4, 1 << 20])  # fused attention always, from the fifth position, never
 @pytest.mark.parametrize("pieces", [(1,) * 7, (3, 1, 3), (7,)])
-def test_a_cached_transformer_is_the_uncached_one(transformer, pieces):
+def test_a_cached_transformer_is_the_uncached_one(transformer, pieces, few, monkeypatch):
+    monkeypatch.setattr("reverie.nets.transformer._FEW", few)
     x, cache = torch.randn(2, 7, 16, dtype=torch.float64), Cache(7)
     parts = [transformer(part, cache=cache) for part in x.split(pieces, 1)]
     assert torch.allclose(torch.cat(parts, 1), transformer(x), atol=1e-12)
+
+
+@pytest.mark.parametrize("few", [0, 1 << 20])
+def test_a_cached_transformer_does_not_see_masked_positions(transformer, few, monkeypatch):
+    monkeypatch.setattr("reverie.nets.transformer._FEW", few)
+    x, cache = torch.randn(2, 5, 16, dtype=torch.float64), Cache(5)
+    mask = torch.tensor([[1, 1, 0, 1, 1], [1, 0, 1, 1, 1]], dtype=torch.bool)[:, None, None]
+    parts = [transformer(x[:, i : i + 1], mask[..., : i + 1], cache) for i in range(5)]
+    full = transformer(x, mask)
+    for row, seen in enumerate(mask[:, 0, 0]):
+        assert torch.allclose(torch.cat(parts, 1)[row, seen], full[row, seen], atol=1e-12)
 
 
 def test_a_causal_transformer_sees_no_later_position(transformer):

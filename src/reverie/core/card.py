@@ -120,6 +120,7 @@ class Card:
         latents: latent spaces by name, the default first.
         likelihoods: methods to compute the likelihood.
         evaluations: network evaluations per sample with default options.
+        at_once: samples computed at once by default, fewer where they are large.
         monitors: training monitors: "gan" (the doctor), "classes" (class coverage of samples).
         weights: pretrained networks that it needs (see ``reverie weights``).
         networks: sub-modules that ``--compile`` compiles; by default direct children with parameters.
@@ -138,6 +139,7 @@ class Card:
     latents: Mapping[str, Space] = field(default_factory=dict)
     likelihoods: tuple[Likelihood, ...] = ()
     evaluations: int = 1
+    at_once: int = 64
     monitors: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
@@ -156,6 +158,7 @@ class Card:
             latents=lambda name, value: {key: _of(Space, name, entry) for key, entry in _mapping(name, value).items()},
             likelihoods=lambda name, value: tuple(_of(Likelihood, name, entry) for entry in _several(name, value)),
             evaluations=integer,
+            at_once=lambda name, value: integer(name, value, least=1),
             monitors=_names,
             weights=_names,
             networks=_names,

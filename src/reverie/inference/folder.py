@@ -14,11 +14,10 @@ from reverie.core import distributed
 from reverie.core.cache import check_progress, home, locked
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import only_new, path_of, remove_temporary
-from reverie.core.memory import rows_at_once
 from reverie.core.values import check_bool, integer
 from reverie.inference.conditions import Labels, Texts, complete, listed_values, seeds_of
 from reverie.inference.load import Source, model_of, need, spec_of
-from reverie.inference.rows import device_of
+from reverie.inference.rows import device_of, samples_at_once
 from reverie.inference.sampling import sample, sample_origin
 from reverie.media import medium_of
 from reverie.media.medium import Medium, row_name
@@ -59,7 +58,7 @@ def sample_into(
     folder, model = path_of("folder", folder), model_of(model)
     need(model, "sample")
     n, spec = integer("n", n, least=1), spec_of(model)
-    chunk = rows_at_once(spec.shape, device_of(model)) if chunk is None else integer("chunk", chunk, least=1)
+    chunk = samples_at_once(model, spec, device_of(model)) if chunk is None else integer("chunk", chunk, least=1)
     seeds, chosen, medium = seeds_of(seed, n), complete(model, options), medium_of(spec)
     origin = sample_origin(model, seeds, label, text, options)
     leader, processes = not shard or distributed.rank() == 0, distributed.world() if shard else 1

@@ -147,6 +147,17 @@ def _cut(name: str, value: Any, low: int, high: int) -> Any:
     )
 
 
+def samples_at_once(model: Model, spec: Spec | None, device: torch.device) -> int:
+    """Samples to compute at once: the number on the model's card, fewer where they are large.
+
+    Args:
+        spec: of the samples; by default the output on the card.
+    """
+    card = card_of(model)
+    output = spec or card.output
+    return rows_at_once(output.shape if output else (), device, card.at_once)
+
+
 def draw(
     model: Model,
     noise: Noise,
@@ -159,7 +170,7 @@ def draw(
     """Stored rows (B, *shape, C) of a model's samples, a chunk at a time; a warning counts those that are not finite.
 
     Args:
-        chunk: rows computed at once; by default up to 64, by their size.
+        chunk: rows computed at once; by default see ``samples_at_once``.
         progress: called after each chunk, (done, total, "sampling").
         spec: of the samples; 8 bits by default.
         shard: the processes of the group, all of which call, share the chunks, and each returns all rows.
@@ -167,8 +178,7 @@ def draw(
     Raises:
         UsageError: ``sample`` returned something else.
     """
-    output = spec or card_of(model).output
-    chunk = chunk or rows_at_once(output.shape if output else (), noise.device)
+    chunk = chunk or samples_at_once(model, spec, noise.device)
     starts, odd = range(0, len(noise), chunk), 0
     chunks: list[np.ndarray | None] = [None] * len(starts)
     with evaluating(model):

@@ -53,7 +53,7 @@ def sample(
         seed: the first sample's seed, or one seed for each.
         label: a class for all samples, or a list whose classes take turns; None is the null condition.
         text: a caption for all samples, or a list whose captions take turns, for a model of captions.
-        chunk: samples computed at once; by default up to 64, by their size.
+        chunk: samples computed at once; by default as many as the model's card says, fewer where they are large.
         progress: called after each chunk, (done, total, description).
         shard: the processes of torchrun's group, all of which call, share the samples; each returns all of them.
         options: of the model's own ``sample`` (of a diffusion model sampler, steps, guidance ...); None is its default.

@@ -6,43 +6,56 @@ al., arXiv:2002.04745; normalised queries and keys: Henry et al., arXiv:2010.042
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _HEAD = 32  # channels of a head, at least
 _SHORT = 256  # positions up to which the gradient of bf16 attention on a CPU takes longer than that of fp32
+_FEW = 1 << 21  # keys of a step of sampling up to which plain products are faster than fused attention, on a CPU
 
 
 class Cache:
-    """Keys and values of the positions so far, for sequences of at most ``length`` positions."""
+    """Keys and values of the positions so far, for sequences of at most ``length`` positions.
+
+    The layout is (positions, B, heads, d): a step writes one contiguous piece, and reads all of them in order.
+    """
 
     def __init__(self, length: int):
         self.length, self.filled = length, 0
         self._blocks: list[tuple[Tensor, Tensor]] = []
 
     def extend(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B, heads, n, d) of a block; returns those of all positions so far."""
+        """Add keys and values (B, n, heads, d) of a block; returns those of all positions so far (N, B, heads, d)."""
         if block == len(self._blocks):
-            shape = (*k.shape[:2], self.length, k.shape[3])
+            shape = (self.length, len(k), *k.shape[2:])
             self._blocks.append((k.new_empty(shape), v.new_empty(shape)))
-        end = self.filled + k.shape[2]
-        for buffer, new in zip(self._blocks[block], (k, v), strict=True):
-            buffer[:, :, self.filled : end] = new
         keys, values = self._blocks[block]
-        return keys[:, :, :end], values[:, :, :end]
+        end = self.filled + k.shape[1]
+        keys[self.filled : end], values[self.filled : end] = k.transpose(0, 1), v.transpose(0, 1)
+        return keys[:end], values[:end]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """Attention of (B, heads, n, d)."""
-    short = q.device.type == "cpu" and k.shape[2] <= _SHORT
-    context = torch.autocast("cpu", enabled=False) if short else contextlib.nullcontext()
-    with context:
-        if short and v.dtype == torch.bfloat16:
-            q, k, v = q.float(), k.float(), v.float()
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    if q.device.type == "cpu" and k.shape[2] <= _SHORT and v.dtype == torch.bfloat16:
+        with torch.autocast("cpu", enabled=False):
+            return attend(q.float(), k.float(), v.float(), mask, causal)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def attend_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention (B, heads, d) of one query each, q (B, heads, d), to k and v (N, B, heads, d).
+
+    For few positions on a CPU, whose fused kernel works row by row and head by head.
+
+    Args:
+        mask: (B or 1, 1, 1, N) bool, true where a position may be seen.
+    """
+    scores = (k * (q * q.shape[-1] ** -0.5)).sum(-1)  # (N, B, heads)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, 0].permute(2, 0, 1), -torch.inf)
+    return (v * scores.softmax(0)[..., None]).sum(0)
 
 
 class Block(nn.Module):
@@ -67,12 +80,16 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
     def attention(self, x: Tensor, mask: Tensor | None, cache: Cache | None, index: int) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, n, d) each
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)  # (B, n, heads, d) each
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        earlier = cache.filled if cache else 0
+        earlier, new = cache.filled if cache else 0, x.shape[1]
         if cache:
-            k, v = cache.extend(index, k, v)
-        causal, new = self.causal and x.shape[1] > 1, x.shape[1]
+            k, v = cache.extend(index, k, v)  # (N, B, heads, d)
+            if new == 1 and v.device.type == "cpu" and v.numel() <= _FEW and v.dtype != torch.bfloat16:
+                return self.out(attend_one(q[:, 0], k, v, mask).flatten(1)[:, None])
+            k, v = k.transpose(0, 1), v.transpose(0, 1)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, positions, d)
+        causal = self.causal and new > 1
         if causal and (earlier or mask is not None):
             allowed = torch.ones(new, k.shape[2], dtype=torch.bool, device=x.device).tril(earlier)
             mask, causal = allowed if mask is None else allowed & mask, False

@@ -90,9 +90,20 @@ def driven(conditionals: Conditionals, choose: Callable[[Step], Tensor]) -> Iter
             step = None
 
 
+def tempered(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Probabilities of logits (..., K) / temperature, in their precision; finite for any temperature."""
+    if temperature == 1:
+        return logits.softmax(-1)
+    scale = max(temperature, torch.finfo(logits.dtype).tiny)
+    return ((logits - logits.amax(-1, keepdim=True)) / scale).softmax(-1)
+
+
 def quantile(probs: Tensor, u: Tensor) -> Tensor:
-    """The level (...) at which the cumulative distribution of probs (..., K) exceeds u (...) in [0, 1)."""
-    cumulative = probs.double().cumsum(-1)
+    """The level (...) at which the cumulative distribution of probs (..., K) exceeds u (...) in [0, 1).
+
+    Sums are float64; probs may be relative.
+    """
+    cumulative = probs.cumsum(-1, dtype=torch.float64)
     threshold = u.double()[..., None] * cumulative[..., -1:]
     return torch.searchsorted(cumulative, threshold, right=True)[..., 0].clamp_(max=probs.shape[-1] - 1)
 

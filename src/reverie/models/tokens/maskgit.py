@@ -28,7 +28,7 @@ from reverie.optim.muon import Muon
 from reverie.optim.phase import Phase, Stage
 from reverie.probability.conditioning import Conditioner, Conditioning
 from reverie.probability.quantisation import Quantisation
-from reverie.probability.sequential import quantile
+from reverie.probability.sequential import quantile, tempered
 
 STEPS = 8  # of sampling, by default
 _MEAN_MASKED = 2 / math.pi  # share of the tokens that the cosine schedule masks, on average
@@ -174,13 +174,12 @@ class MaskGIT(nn.Module):
             logits, *null = (self.net(tokens, prefix, chosen=unknown) for prefix in prefixes)  # (M, K)
             if null:
                 logits = null[0] + guidance * (logits - null[0])
-            log_p = (logits / max(temperature, 1e-3)).log_softmax(1)
-            draws = quantile(log_p.exp(), noise.uniform(length)[unknown])
+            probs = tempered(logits, max(temperature, 1e-3))
+            draws = quantile(probs, noise.uniform(length)[unknown])
+            log_p = (probs.gather(1, draws[:, None])[:, 0] / probs.sum(1)).double().log()
             gumbel = -(-noise.uniform(length)[unknown].double().clamp(min=1e-12).log()).log()
             confidence = torch.full(tokens.shape, math.inf, dtype=torch.float64, device=tokens.device)  # of the known
-            confidence[unknown] = (
-                log_p.gather(1, draws[:, None])[:, 0] + choice_temperature * (1 - step / steps) * gumbel
-            )
+            confidence[unknown] = log_p + choice_temperature * (1 - step / steps) * gumbel
             kept = confidence.argsort(dim=1, descending=True, stable=True).argsort(1) < length - count[:, None]
             tokens = tokens.masked_scatter(unknown, draws).masked_fill(~kept, -1)
             yield self.token_codec.frame(tokens)

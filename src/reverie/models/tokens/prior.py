@@ -28,11 +28,11 @@ from reverie.optim.muon import Muon
 from reverie.optim.phase import Phase, Stage
 from reverie.probability.conditioning import Conditioner, Conditioning
 from reverie.probability.quantisation import Quantisation
-from reverie.probability.sequential import Conditionals, Step, sampled
+from reverie.probability.sequential import Conditionals, Step, sampled, tempered
 
 
 def probabilities(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Logits (..., K) to probabilities float64, some of them 0.
+    """Logits (..., K) to relative probabilities, some of them 0.
 
     Args:
         temperature: divides the logits.
@@ -40,15 +40,15 @@ def probabilities(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_
         top_p: only the most probable are kept, as many as reach this probability together (Holtzman et al.,
             arXiv:1904.09751).
     """
-    logits = logits.double()
-    probs = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)  # finite, however small it is
+    probs = tempered(logits, temperature)
     if top_k and top_k < probs.shape[-1]:
         probs = probs * (probs >= probs.topk(top_k).values[..., -1:])
     if top_p < 1:
         descending = probs.sort(descending=True).values
-        needed = descending.cumsum(-1) - descending < top_p * probs.sum(-1, keepdim=True)
+        reached = descending.cumsum(-1, dtype=torch.float64)
+        needed = reached - descending < top_p * reached[..., -1:]
         probs = probs * (probs >= descending.masked_fill(~needed, 2).amin(-1, keepdim=True))
-    return probs / probs.sum(-1, keepdim=True) if top_k or top_p < 1 else probs
+    return probs
 
 
 class TokenTransformer(nn.Module):
@@ -75,6 +75,7 @@ class TokenTransformer(nn.Module):
             latents={"tokens": codec.space},
             likelihoods=(Likelihood("log_prob", "exact", "tokens"),),
             evaluations=codec.length,
+            at_once=256,  # a step is one position: of fewer samples it is mostly overhead
             weights=(*conditioner.weights, *codec.weights),
             networks=("net.transformer", *codec.networks),
             restores=("complete",),
