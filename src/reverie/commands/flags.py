@@ -19,6 +19,7 @@ from reverie.core.errors import UsageError
 from reverie.core.files import is_file
 from reverie.core.options import EMPTY, Parameters, check_names, has_flag, listed, option_groups, type_of
 from reverie.core.precision import pick_device
+from reverie.media.formats import PIXEL_LIMIT
 from reverie.recipes import recipe_for
 from reverie.training.options import Options
 from reverie.training.run import Run, locate
@@ -40,8 +41,10 @@ class Request:
         held_out: share of the data to hold out, where it has no split of its own.
         channels: 1 (grey) or 3 (RGB); by default 1 where every image is grey.
         medium: what the rows of an .npz are, where their shape does not tell it.
-        low: value of an .npz that maps to -1 in the model, where the values are in no usual range.
+        low: value of an .npz, of 16-bit and of float images that maps to -1 in the model; by default decided from
+            all values.
         high: value that maps to 1.
+        max_pixels: most pixels of an image file, such as 200000000 for panoramas; larger ones are skipped.
         out: run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         json: end with one line of JSON.
     """
@@ -55,6 +58,7 @@ class Request:
     medium: Literal["image", "video", "volume", "sequence"] | None = None
     low: float | None = None
     high: float | None = None
+    max_pixels: int = PIXEL_LIMIT
     out: str | None = None
     json: bool = False
 

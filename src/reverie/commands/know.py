@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 from reverie.commands.shared import RunName, bar, dump, note, out, table
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import quoted
+from reverie.media.formats import PIXEL_LIMIT
 
 if TYPE_CHECKING:
     from reverie.data.types import Dataset
@@ -83,6 +84,7 @@ def data(
     medium: Literal["image", "video", "volume", "sequence"] | None = None,
     low: float | None = None,
     high: float | None = None,
+    max_pixels: int = PIXEL_LIMIT,
     json: bool = False,
 ) -> None:
     """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
@@ -97,8 +99,10 @@ def data(
         held_out: share of the data to hold out, where it has no split of its own.
         channels: 1 (grey) or 3 (RGB); by default 1 where every image is grey.
         medium: what the rows of an .npz are, where their shape does not tell it.
-        low: value of an .npz that maps to -1 in a model, where the values are in no usual range.
+        low: value of an .npz, of 16-bit and of float images that maps to -1 in a model; by default decided from all
+            values.
         high: value that maps to 1.
+        max_pixels: most pixels of an image file, such as 200000000 for panoramas; larger ones are skipped.
         json: print the report as JSON.
     """
     from reverie.data import open_data
@@ -111,7 +115,22 @@ def data(
         return
     try:
         with bar(True) as progress:
-            dataset = open_data(source, size, channels, fit, background, held_out, medium, progress, low=low, high=high)
+            dataset = open_data(
+                source,
+                size,
+                channels,
+                fit,
+                background,
+                held_out,
+                medium,
+                progress,
+                False,
+                None,
+                None,
+                low,
+                high,
+                max_pixels,
+            )
     except TooFew as error:
         if json:  # the report is what was asked for, however little there is to train on
             dump(
@@ -150,7 +169,7 @@ def data(
         first = next(p for p in dataset.report.problems if p.kind == kind)
         out(f"  {count:6} {kind}: {first.action} (first: {first.file})")
     opened = {"size": size, "fit": fit, "background": background, "held_out": held_out, "channels": channels}
-    opened |= {"medium": medium, "low": low, "high": high}
+    opened |= {"medium": medium, "low": low, "high": high, "max_pixels": max_pixels}
     if dataset.spec.medium == "image":
         out(_which_model(dataset))
     out(f"fingerprint {dataset.fingerprint[:16]}. {_next(dataset, source, opened)}")

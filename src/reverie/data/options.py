@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reverie.core.errors import UsageError, argument, suggest
-from reverie.core.values import integers, is_finite
+from reverie.core.values import integer, integers, is_finite
 from reverie.media import Size, medium_of, parse_size
+from reverie.media.formats import PIXEL_LIMIT
 from reverie.media.spec import is_range
 
 Background = str | Sequence[int]  # "white", "#ff8800", "10,20,30" or (10, 20, 30)
@@ -31,6 +32,7 @@ class OpenOptions:
     low: float | None = None
     high: float | None = None
     copies: bool = False
+    max_pixels: int = PIXEL_LIMIT
 
     def image_shape(self, common: tuple[int, int] | None) -> tuple[int, int]:
         """(height, width) of images: as requested, else their ``common`` size if it is square and small.
@@ -48,7 +50,7 @@ class OpenOptions:
     def opened(self) -> dict[str, Any]:
         """These options for the provenance; ``requested`` has those that the result does not determine."""
         requested = {"size": self.size and list(self.size), "channels": self.channels, "low": self.low}
-        requested |= {"high": self.high}
+        requested |= {"high": self.high, "max_pixels": None if self.max_pixels == PIXEL_LIMIT else self.max_pixels}
         return {
             "fit": self.fit,
             "background": list(self.background),
@@ -67,6 +69,7 @@ def open_options(
     low: float | None = None,
     high: float | None = None,
     copies: bool = False,
+    max_pixels: int = PIXEL_LIMIT,
 ) -> OpenOptions:
     """Parse and check.
 
@@ -88,7 +91,8 @@ def open_options(
     extents = parse_size(size)
     colour = parse_background(background)
     low, high, channels = _plain(low), _plain(high), channels and int(channels)
-    return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies)
+    pixels = integer(argument("max_pixels"), max_pixels, least=1, most=1 << 40)
+    return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, pixels)
 
 
 def _plain(number: float | None) -> float | None:

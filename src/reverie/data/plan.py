@@ -13,6 +13,9 @@ from reverie.data.intake import Seen
 from reverie.media import decode
 
 VERSION = 1  # of the format, and of all code that determines stored pixels or the split
+RULES = (
+    2  # of conversions to 8 bits: stores of older rules are built again; only data whose pixels differ are other data
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Plan:
         find_channels: store one channel if every image is grey.
         held_out: fraction of the images to hold out.
         attributes: names of the items' attributes.
+        max_pixels: of an image; no part of the key.
     """
 
     rows: list[Seen]
@@ -32,13 +36,14 @@ class Plan:
     find_channels: bool
     held_out: float
     attributes: list[str] = field(default_factory=list)
+    max_pixels: int = decode.PIXEL_LIMIT
 
     @property
     def paired(self) -> bool:
         return self.rows[0].source_sha != ""
 
     def key(self) -> str:
-        digest = hashlib.sha256(json.dumps([VERSION, self.form.as_dict(), self.find_channels, self.held_out]).encode())
+        digest = hashlib.sha256(json.dumps([RULES, self.form.as_dict(), self.find_channels, self.held_out]).encode())
         for row in self.rows:
             item = row.item
             digest.update(json.dumps([row.sha, row.source_sha, item.name, item.label, item.text, item.split]).encode())
@@ -50,12 +55,19 @@ class Plan:
         return json.dumps([self.attributes, row.item.attributes]).encode() if self.attributes else b""
 
 
-def make_plan(seen: list[Seen], form: decode.Form, find_channels: bool, held_out: float, attributes: list[str]) -> Plan:
+def make_plan(
+    seen: list[Seen],
+    form: decode.Form,
+    find_channels: bool,
+    held_out: float,
+    attributes: list[str],
+    max_pixels: int = decode.PIXEL_LIMIT,
+) -> Plan:
     """Order the rows by content, independent of names and of the file system's order."""
     shas = [row.sha for row in seen]
     is_held_out = held_out_rows(seen, np.arange(len(seen)), held_out)
     order = order_rows(is_held_out, np.array([split.second_fraction(sha) for sha in shas]), np.arange(len(seen)), shas)
-    return Plan([seen[i] for i in order], form, find_channels, held_out, attributes)
+    return Plan([seen[i] for i in order], form, find_channels, held_out, attributes, max_pixels)
 
 
 def held_out_rows(rows: list[Seen], group: np.ndarray, held_out: float) -> np.ndarray:
@@ -77,9 +89,16 @@ def same_source(rows: list[Seen]) -> np.ndarray:
     return np.array(links, np.int64).reshape(-1, 2)
 
 
-def fingerprint(plan: Plan, rows: list[Seen], classes: list[str], channels: dict[str, int], train: int) -> str:
-    """Hash of content and options, not of names: a moved or renamed folder keeps it."""
+def fingerprint(
+    plan: Plan, rows: list[Seen], classes: list[str], channels: dict[str, int], train: int, changed: list[str]
+) -> str:
+    """Hash of content and options, not of names: a moved or renamed folder keeps it.
+
+    ``changed``: the conversions whose pixels are not those of the first rules.
+    """
     digest = hashlib.sha256(json.dumps([VERSION, plan.form.as_dict(), channels, classes, train]).encode())
     for row in rows:
         digest.update(json.dumps([row.sha, row.item.label, row.item.text]).encode() + plan.digest_of(row))
+    if changed:
+        digest.update(json.dumps(changed).encode())
     return digest.hexdigest()

@@ -29,7 +29,7 @@ def upgraded(provenance: dict[str, Any]) -> dict[str, Any]:
         keys = _KEYS + _REOPENED * bool(record.get("reopenable"))
         if missing := [key for key in keys if key not in record]:
             raise ValueError(f"no {', '.join(missing)}")
-        if odd := record.get("requested", {}).keys() - {"size", "channels", "low", "high"}:
+        if odd := record.get("requested", {}).keys() - {"size", "channels", "low", "high", "max_pixels"}:
             raise ValueError(f"requested has no {min(odd)!r:.60}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ReverieError(f"The run's run.json is damaged: its data ({error}). Restore that file.") from error

@@ -17,6 +17,7 @@ from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.options import WHITE, Background, OpenOptions, open_options, parse_background
 from reverie.data.types import Dataset, Report, Split
 from reverie.media import Size, Spec, parse_size
+from reverie.media.formats import PIXEL_LIMIT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +55,7 @@ def open_data(
     texts: Sequence[str] | None = None,
     low: float | None = None,
     high: float | None = None,
+    max_pixels: int = PIXEL_LIMIT,
 ) -> Dataset:
     """Data for training, in two splits without common samples.
 
@@ -74,14 +76,16 @@ def open_data(
         progress: called as progress(done, total, what) during long work.
         copies: keep exact copies, such as those among generated images to evaluate.
         labels, texts: (N,), for objects: numbers or names of classes, captions.
-        low, high: values of arrays that map to -1 and 1 in a model, if they are in no usual range.
+        low, high: values of arrays, and of 16-bit and float files, that map to -1 and 1 in a model; None: decided from
+            all values of the set.
+        max_pixels: most pixels of a file's image; the files of larger ones are skipped, by their header.
 
     Raises:
         UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
         ReverieError: too few images (``TooFew``, with ``report``), or a source or the cache folder fails.
     """
     check_progress(progress)
-    options = open_options(size, channels, fit, background, held_out, medium, low, high, copies)
+    options = open_options(size, channels, fit, background, held_out, medium, low, high, copies, max_pixels)
     if not isinstance(source, str | os.PathLike):
         from reverie.data.arrays import dataset
         from reverie.data.memory import name_of, read_object
@@ -131,26 +135,27 @@ def _from_files(
 ) -> Dataset:
     """Folders, shards and hub sets: decode files into the store."""
     listing = _listing(name)
-    _only_images(name, options)
+    _only_images(name, options, deep=True)
     from reverie.data import intake, store
     from reverie.data.plan import make_plan
     from reverie.media import decode
 
-    seen, problems = intake.survey(listing, name, progress, options.copies)
+    seen, problems = intake.survey(listing, name, progress, options.copies, options.max_pixels)
     splits = [image.item.split for image in seen]
     if part is None and "held_out" in splits and splits.count("train") < intake.MIN_IMAGES:
         raise intake.TooFew(text, Report(len(seen), problems), splits.count("train"))
     sizes = {image.size[::-1] for image in seen}
     common = next(iter(sizes)) if len(sizes) == 1 else None
-    form = decode.Form(options.image_shape(common), options.channels or 3, options.fit, options.background)
-    plan = make_plan(seen, form, options.channels is None, options.held_out, listing.attributes)
+    ends = None if options.low is None or options.high is None else (options.low, options.high)
+    form = decode.Form(options.image_shape(common), options.channels or 3, options.fit, options.background, ends)
+    plan = make_plan(seen, form, options.channels is None, options.held_out, listing.attributes, options.max_pixels)
     return store.open_or_build(text, plan, problems, options.opened | opened, part, progress)
 
 
-def _only_images(name: str, options: OpenOptions) -> None:
+def _only_images(name: str, options: OpenOptions, deep: bool = False) -> None:
     if options.medium not in (None, "image"):
         raise UsageError(f"{name} holds images; a {options.medium} must be an array: an .npz file, or from Python.")
-    if options.low is not None:
+    if options.low is not None and not deep:
         raise UsageError(f"{name} holds 8-bit images; low and high are for arrays of other ranges.")
 
 

@@ -64,6 +64,16 @@ class Split:
         """int64 (N,), all -1 if the data has no labels."""
         return self.columns["label"] if "label" in self.columns else np.full(len(self), -1, np.int64)  # type: ignore[return-value]
 
+    @property
+    def images(self) -> np.ndarray:
+        """``x``: samples (N, *shape, C)."""
+        return self.columns["x"]  # type: ignore[return-value]
+
+    @property
+    def texts(self) -> list[str] | None:
+        """N captions, None if there are none."""
+        return self.columns.get("text")  # type: ignore[return-value]
+
     def take(self, rows: np.ndarray | slice) -> Split:
         """These rows as a split."""
         index = np.arange(len(self))[rows]

@@ -26,6 +26,7 @@ from reverie.data.memory import name_of
 from reverie.data.options import WHITE, Background
 from reverie.inference.conditions import vocabulary
 from reverie.media import Size, parse_size
+from reverie.media.formats import PIXEL_LIMIT
 from reverie.recipes import recipe_for
 from reverie.training.bar import Bar
 from reverie.training.callbacks import Callback
@@ -50,6 +51,7 @@ def train(
     medium: str | None = None,
     low: float | None = None,
     high: float | None = None,
+    max_pixels: int = PIXEL_LIMIT,
     out: Path | str | None = None,
     quiet: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -62,8 +64,8 @@ def train(
         model: a name of ``rv.list_models()``, a model from ``build``, or any ``nn.Module`` with ``stages()``. A module
             starts from its current weights.
         data: a ``Dataset``, or anything ``open_data`` opens; None for a model that needs no data.
-        size, fit, background, held_out, channels, medium, low, high: as for ``open_data``, unless ``data`` is a
-            ``Dataset``.
+        size, fit, background, held_out, channels, medium, low, high, max_pixels: as for ``open_data``, unless ``data``
+            is a ``Dataset``.
         out: the run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         quiet: print nothing.
         progress: called while data is read, (done, total, description).
@@ -96,7 +98,22 @@ def train(
         distributed.rows(chosen.batch_size)
         if data is not None and not isinstance(data, Dataset):
             with of_argument("data"):
-                data = open_data(data, size, channels, fit, background, held_out, medium, progress, low=low, high=high)
+                data = open_data(
+                    data,
+                    size,
+                    channels,
+                    fit,
+                    background,
+                    held_out,
+                    medium,
+                    progress,
+                    False,
+                    None,
+                    None,
+                    low,
+                    high,
+                    max_pixels,
+                )
         elif module is None and data is None:  # else the data decides
             shape = parse_size(size)
             values = {"channels": channels, "shape": shape, "side": shape and shape[0]}
