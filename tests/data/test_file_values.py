@@ -182,7 +182,7 @@ def test_long_texts_in_a_png_are_no_damage_and_endless_ones_are_said() -> None:
 
 def test_a_colour_profile_is_applied_as_littlecms_does_at_full_size() -> None:
     image = Image.fromarray(pixels(3, 96, 96))
-    for profile, exact in ((icc.rgb(), True), (icc.rgb(icc.SRGB, 2.4), False)):
+    for profile in (icc.rgb(), icc.rgb(icc.SRGB, 2.4)):
         data = messy.encoded(image, icc_profile=profile)
         expected = ImageCms.profileToProfile(image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), 1)
         array, notes = decode.decode(data, Form((96, 96), 3, "crop", (0, 0, 0)))
@@ -191,7 +191,6 @@ def test_a_colour_profile_is_applied_as_littlecms_does_at_full_size() -> None:
         small, _ = decode.decode(data, FORM)  # recoloured after it is resized: the same but for rounding
         resized = np.asarray(expected.resize((24, 24), Image.Resampling.LANCZOS), int)
         assert np.abs(small.astype(int) - resized).mean() < 1
-        assert exact == (np.abs(array.astype(int) - pixels(3, 96, 96)).max() > 12)
 
 
 def test_sRGB_by_any_name_changes_nothing_and_damaged_profiles_are_said() -> None:

@@ -116,20 +116,10 @@ def data(
     try:
         with bar(True) as progress:
             dataset = open_data(
-                source,
-                size,
-                channels,
-                fit,
-                background,
-                held_out,
-                medium,
-                progress,
-                False,
-                None,
-                None,
-                low,
-                high,
-                max_pixels,
+                *(source, size, channels, fit, background, held_out, medium, progress),
+                low=low,
+                high=high,
+                max_pixels=max_pixels,
             )
     except TooFew as error:
         if json:  # the report is what was asked for, however little there is to train on

@@ -99,20 +99,10 @@ def train(
         if data is not None and not isinstance(data, Dataset):
             with of_argument("data"):
                 data = open_data(
-                    data,
-                    size,
-                    channels,
-                    fit,
-                    background,
-                    held_out,
-                    medium,
-                    progress,
-                    False,
-                    None,
-                    None,
-                    low,
-                    high,
-                    max_pixels,
+                    *(data, size, channels, fit, background, held_out, medium, progress),
+                    low=low,
+                    high=high,
+                    max_pixels=max_pixels,
                 )
         elif module is None and data is None:  # else the data decides
             shape = parse_size(size)
