@@ -89,7 +89,8 @@ def test_masks_of_zero_and_one_and_maps_of_labels_are_stretched_over_the_set(tmp
         assert max(x.max() for x in images(array).values()) == 255 and "low" in actions(array, "integer")[0]
     for bright in (40, 255):  # a dark set, and one bright image among masks
         data = rv.open_data(grey(tmp_path / "masks", [np.full((24, 24), bright, np.uint8)]))
-        assert not actions(data, "range") and images(data)["03.png"].max() == 1
+        assert images(data)["03.png"].max() == 1
+        assert actions(data, "range")[0].startswith("used: 11 of 12 images, such as ")
 
 
 def test_floats_of_files_share_a_range_and_what_is_not_finite_is_counted(tmp_path: Path) -> None:
@@ -104,6 +105,14 @@ def test_floats_of_files_share_a_range_and_what_is_not_finite_is_counted(tmp_pat
     data = rv.open_data(grey(tmp_path / "e", wide, "tiff"))
     assert "-2.96..4.904, the range of the set" in actions(data, "range")[0]
     assert abs(images(data)["09.tiff"].max() - (2.96 + 1 / 9) / 7.864 * 255) <= 1  # not stretched by itself
+
+
+def test_both_splits_of_an_npz_have_one_range(tmp_path: Path) -> None:
+    train, test = np.stack([coarse(i, 4095) for i in range(12)]), np.stack([coarse(20 + i, 900) for i in range(8)])
+    np.savez(tmp_path / "d.npz", x_train=train, x_test=test)
+    data = rv.open_data(tmp_path / "d.npz")
+    assert data.held_out["x"].max() <= 900 / 4095 * 255 + 1 and data.train["x"].max() > 250
+    assert "0..4095" in actions(data, "16-bit")[0]
 
 
 def test_arrays_name_the_rows_that_are_not_finite() -> None:

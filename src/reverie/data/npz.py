@@ -52,15 +52,21 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
     cut = None
     if "train" in arrays and "test" in arrays:
         ends: dict[str, Any] = {"low": options.low, "high": options.high}
-        train, test = (
-            to_rows(arrays[side], f"{path}: {kind} images", problems, options.medium, **ends)
-            for side, kind in (("train", "training"), ("test", "test"))
-        )
-        if train.spec != test.spec:
-            raise ReverieError(f"{path}: training images are {train.spec}, test images {test.spec}.")
-        cut = len(train.values)
-        arrays["x"] = Rows(np.concatenate([train.values, test.values]), train.spec)
-        arrays["label"] = _split_labels(arrays, cut, len(test.values), str(path), problems)
+        sides = arrays["train"], arrays["test"]
+        cut = len(sides[0])
+        if (
+            sides[0].dtype == sides[1].dtype and sides[0].shape[1:] == sides[1].shape[1:]
+        ):  # one range of values for both
+            arrays["x"] = np.concatenate(sides)
+        else:
+            train, test = (
+                to_rows(side, f"{path}: {kind} images", problems, options.medium, **ends)
+                for side, kind in zip(sides, ("training", "test"), strict=True)
+            )
+            if train.spec != test.spec:
+                raise ReverieError(f"{path}: training images are {train.spec}, test images {test.spec}.")
+            arrays["x"] = Rows(np.concatenate([train.values, test.values]), train.spec)
+        arrays["label"] = _split_labels(arrays, cut, len(sides[1]), str(path), problems)
     elif "x" not in arrays and "train" in arrays:
         arrays |= {"x": arrays["train"], "label": arrays.get("label", arrays.get("train_label"))}
     if "x" not in arrays and statistics:

@@ -60,6 +60,11 @@ def problems(names: list[str], records: Records, array: str, decisions: dict[str
             lost = ", of which only the upper 8 bits are read" if kind == "colour16" else ""
             action = f"converted: {decision.words} to 0..255 in {len(rows)} {_NOUNS[kind]} images{side}{lost}; {keep}"
             lines.append(Problem("*", "range", action))
+        dark = [i for i in rows if 0 < records[i]["tally"][array][2] <= values.LABELS]
+        if decision.usual and kind == "uint8" and 2 * len(dark) > len(rows):
+            some = f"used: {len(dark)} of {len(rows)} images, such as {names[dark[0]]}"
+            action = f"{some}, have no value above {values.LABELS} and are nearly black: convert or remove some"
+            lines.append(Problem("*", "range", action))
         beyond = f"used: most of its values are beyond {decision.range[0]:g}..{decision.range[1]:g} and clipped"
         lines += [Problem(names[rows[n]], "range", beyond) for n in decision.others]
     return lines

@@ -236,7 +236,7 @@ def _range_of_floats(values: np.ndarray, what: str) -> Decision:
     Raises:
         ReverieError: none is, or some rows lie in another.
     """
-    finite = values[np.isfinite(values)] if values.dtype == np.float16 or not np.isfinite(values).all() else values
+    finite = values if np.isfinite(values).all() else values[np.isfinite(values)]
     least, most = float(finite.min()), float(finite.max())
     if least >= 0 and most <= 1:
         return Decision(USUAL[0], "0..1")
