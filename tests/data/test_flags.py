@@ -41,6 +41,15 @@ def test_data_takes_size_background_share_channels_and_medium(tmp_path: Path, ca
     assert code == 0 and "12 usable volumes of 5x5x6x1" in out
 
 
+def test_a_larger_image_is_read_by_the_flag_that_the_report_names(tmp_path: Path, capsys) -> None:
+    fill(tmp_path / "d", 10)
+    save(tmp_path / "d" / "wide.png", 77, 300, 100)
+    code, out, _ = call(capsys, "data", tmp_path / "d", "--size", "16", "--max-pixels", "10000")
+    assert code == 0 and "10 usable" in out and "over 10,000; --max-pixels 30000 reads it" in out
+    assert "--max-pixels 10000" in out.splitlines()[-1]  # the next command opens the same data
+    assert call(capsys, "data", tmp_path / "d", "--max-pixels", "0")[0] == 2
+
+
 def test_a_run_records_how_its_data_was_opened_and_reopens_it_so(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     fill(tmp_path / "d", 40, width=30, height=24)

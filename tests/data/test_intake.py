@@ -160,7 +160,19 @@ def test_a_forbidden_file_is_reported(tmp_path: Path, monkeypatch: pytest.Monkey
     st.one_of(
         st.binary(max_size=400),
         st.tuples(
-            st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\0", b"RIFF"]),
+            st.sampled_from(
+                [
+                    b"\x89PNG\r\n\x1a\n",
+                    b"\xff\xd8\xff\xe0",
+                    b"GIF89a",
+                    b"BM",
+                    b"II*\0",
+                    b"RIFF",
+                    b"P5 4 4 255\n",
+                    b"P2\n",
+                ]
+                + [b"\xff\x0a", b"\0\0\0\x14ftypavif\0\0\0\0avif", b"\0\0\0\x14ftypheic\0\0\0\0heic"]
+            ),
             st.binary(),
         ).map(b"".join),
     )
@@ -178,7 +190,7 @@ def test_random_bytes_never_crash(data: bytes) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]),
+    st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]),
     st.integers(0, 10_000),
     st.integers(0, 255),
     st.booleans(),

@@ -226,7 +226,7 @@ def test_an_object_that_cannot_be_used_is_refused_with_the_reason(source, hint: 
     ("column", "value", "hint"),
     [
         ("text", 3, "text of row 4 is 3"),
-        ("text", b"a", "text of row 4 is b'a'"),
+        ("text", b"\xff", "texts are not UTF-8"),
         ("attributes", [float("nan"), 1.0], "attributes of row 4 are not finite"),
         ("attributes", [1e300, 1.0], "attributes of row 4 are not finite"),
         ("mask", np.full((20, 20), np.nan), "masks are float64, not all of them finite"),

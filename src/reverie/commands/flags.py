@@ -19,6 +19,7 @@ from reverie.core.errors import UsageError
 from reverie.core.files import is_file
 from reverie.core.options import EMPTY, Parameters, check_names, has_flag, listed, option_groups, type_of
 from reverie.core.precision import pick_device
+from reverie.media.formats import PIXEL_LIMIT
 from reverie.recipes import recipe_for
 from reverie.training.options import Options
 from reverie.training.run import Run, locate
@@ -38,7 +39,8 @@ class Opening:
         held_out: share of the data to hold out, where it has no split of its own.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA: transparency is kept); by default 1 where every image is grey.
         medium: what the rows of an .npz are, where their shape does not tell it.
-        low: value of an .npz that maps to -1 in the model, where the values are in no usual range.
+        low: value of an .npz, of 16-bit and of float images that maps to -1 in the model; by default decided from
+            all values.
         high: value that maps to 1.
         layout: how to read a folder or zip, where the report of reverie data names a wrong one: stylegan, unpaired,
             pairs, names, side-by-side, classes or images.
@@ -47,6 +49,7 @@ class Opening:
         limit: at most so many images, chosen by their content.
         resolution_at_least: only files whose image's shorter side has so many pixels.
         dedupe: of images that look the same, keep one.
+        max_pixels: most pixels of an image file, such as 200000000 for panoramas; larger ones are skipped.
     """
 
     size: str | None = None
@@ -63,6 +66,7 @@ class Opening:
     limit: int | None = None
     resolution_at_least: int | None = None
     dedupe: bool = False
+    max_pixels: int = PIXEL_LIMIT
 
     def changed(self) -> dict[str, Any]:
         """The arguments that are not the default."""

@@ -26,6 +26,7 @@ __all__ = [
     "originals",
     "reopen",
 ]
+data = open_data  # as ``reverie.data`` itself
 
 
 class _Callable(ModuleType):

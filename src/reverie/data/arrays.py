@@ -14,7 +14,7 @@ from reverie.core import cache as home
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.data import split
 from reverie.data.choose import Choice, chosen, limited
-from reverie.data.columns import attribute_column, label_column, text_column
+from reverie.data.columns import attribute_column, label_columns, text_column
 from reverie.data.intake import MIN_IMAGES, TooFew, parallel
 from reverie.data.options import OpenOptions
 from reverie.data.rows import Rows, to_mask, to_rows
@@ -78,15 +78,16 @@ def from_columns(
         x = to_rows(x, f"{what}: {options.medium or 'image'}s", problems, options.medium, **ends)
     n, spec, stored = len(x.values), x.spec, {"x": x.values}
     if columns.get("source") is not None:
-        source = to_rows(columns["source"], f"{what}: sources", problems, spec.medium, **ends)
+        source = columns["source"]
+        if not isinstance(source, Rows):
+            source = to_rows(source, f"{what}: sources", problems, spec.medium, **ends)
         if source.spec.shape != spec.shape or len(source.values) != n:
             raise ReverieError(f"{what}: sources are {len(source.values)} of {source.spec}, not {n} of {spec}.")
         stored["source"] = source.values
     if columns.get("mask") is not None:
         stored["mask"] = to_mask(np.asarray(columns["mask"]), f"{what}: masks", n, spec)
-    stored["label"], names = label_column(columns.get("label"), n, what)
-    if columns.get("label") is not None and n and not names:
-        problems.append(Problem("*", "ignored", "ignored: labels that are all negative or None name no class"))
+    labels = label_columns(columns.get("label"), n, what, problems, classes)
+    stored["label"] = labels.index
     more: dict[str, Any] = {}
     if columns.get("text") is not None:
         more["text"] = text_column(columns["text"], n, what)
@@ -94,9 +95,10 @@ def from_columns(
     if columns.get("attributes") is not None:
         titles = columns.get("attribute_names")
         more["attributes"], attributes = attribute_column(columns["attributes"], titles, n, what)
-    if classes and len(names) <= len(classes) and all(name.isdecimal() for name in names):
-        names = list(classes)
-    return Arrays(Split(stored | more, spec=spec), names, cut, attributes, problems=problems)
+    if labels.attributes is not None:
+        before = [more["attributes"]] if attributes else []
+        more["attributes"], attributes = np.concatenate([*before, labels.attributes], 1), [*attributes, *labels.names]
+    return Arrays(Split(stored | more, spec=spec), labels.classes, cut, attributes, problems=problems)
 
 
 def dataset(

@@ -20,6 +20,8 @@ from reverie.core.files import replacing
 from reverie.data.items import File, Item, Listing
 from reverie.data.types import Problem, Report
 from reverie.media import decode
+from reverie.media.budget import threads
+from reverie.media.formats import check_pixels
 
 MIN_IMAGES = 8
 FRESH_NS = 2_000_000_000  # a file this new may change again within the clock's resolution: not cached
@@ -68,7 +70,12 @@ class TooFew(ReverieError):
 
 
 def survey(
-    listing: Listing, what: str, progress: home.Progress | None = None, copies: bool = False, at_least: int = 0
+    listing: Listing,
+    what: str,
+    progress: home.Progress | None = None,
+    copies: bool = False,
+    at_least: int = 0,
+    max_pixels: int = decode.PIXEL_LIMIT,
 ) -> tuple[list[Seen], list[Problem]]:
     """Read and hash every listed file (or use the cache), check its header, drop exact copies (unless ``copies``) and
     images whose shorter side is below ``at_least`` pixels.
@@ -81,7 +88,7 @@ def survey(
     problems = list(listing.problems)
     seen: list[Seen] = []
     first: dict[str, str] = {}
-    memory = Memory(what)
+    memory = Memory(what, max_pixels)
     total = len(listing.items)
     with decode.quiet():
         for i, result in enumerate(parallel(memory.look, listing.items)):
@@ -113,9 +120,13 @@ def survey(
 
 
 class Memory:
-    """Cache of earlier readings: (path, size, mtime) -> sha256 and size in pixels, so that no file is read twice."""
+    """Cache of earlier readings: (path, size, mtime) -> sha256 and size in pixels: no usable file is read twice.
 
-    def __init__(self, what: str):
+    What was unusable is read again: a newer version, another decoder or a higher limit may read it.
+    """
+
+    def __init__(self, what: str, max_pixels: int):
+        self.max_pixels = max_pixels
         key = hashlib.sha256(os.fsencode(Path(what).absolute())).hexdigest()
         self.path = home.home() / "listings" / f"{key}.json"
         self.old: dict[str, list[Any]] = {}
@@ -141,13 +152,13 @@ class Memory:
     def _inspect(self, file: File) -> tuple[str, tuple[int, int]]:
         key = f"{file.path}\0{file.offset}" + f"\0{file.half}" * bool(file.half)
         entry = self.old.get(key)
-        if not (isinstance(entry, list) and len(entry) == 5 and entry[:2] == [file.size, file.mtime_ns]):
-            entry = [file.size, file.mtime_ns, *_inspect(file)]
-        if file.reader is None and time.time_ns() - file.mtime_ns > FRESH_NS and entry[2] != "":
+        if not (isinstance(entry, list) and entry[:2] == [file.size, file.mtime_ns] and _is_size(entry[3:])):
+            entry = [file.size, file.mtime_ns, *_inspect(file, self.max_pixels)]
+        if file.reader is None and time.time_ns() - file.mtime_ns > FRESH_NS:
             self.new[key] = entry
-        if isinstance(entry[3], str):
-            raise decode.Unusable(entry[3], entry[4])
-        return entry[2], (entry[3], entry[4])
+        size = entry[3], entry[4]
+        check_pixels((size[0] * (2 if file.half else 1), size[1]), self.max_pixels)
+        return entry[2], size
 
     def save(self) -> None:
         """Write the cache. Without a writable cache folder, the next opening is only slower."""
@@ -157,27 +168,24 @@ class Memory:
             handle.write(json.dumps(self.new).encode())
 
 
-def _inspect(file: File) -> list[Any]:
-    """[sha256, width, height], or [sha256, kind, action] of an unusable file (sha256 "" if it could not be read)."""
+def _is_size(values: list[Any]) -> bool:
+    return len(values) == 2 and all(isinstance(value, int) for value in values)
+
+
+def _inspect(file: File, max_pixels: int) -> list[Any]:
+    """[sha256, width, height]. Raises Unusable."""
     try:
         data = file.read()
     except Exception as error:  # a reader may be another library's
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return ["", "unreadable", f"skipped: cannot be read ({reason})"]
-    sha = hashlib.sha256(data + file.half.encode()).hexdigest()
-    try:
-        return [sha, *decode.inspect(data, file.half)]
-    except decode.Unusable as error:
-        return [sha, error.kind, error.action]
+        raise decode.Unusable("unreadable", f"skipped: cannot be read ({reason})") from None
+    size = decode.inspect(data, max_pixels, file.half)
+    return [hashlib.sha256(data + file.half.encode()).hexdigest(), *size]
 
 
 def parallel(work: Callable[[T], R], things: Iterable[T], chunk: int = 256) -> Iterator[R]:
     """Map in threads (Pillow and hashlib release the GIL), in order, at most ``chunk`` results ahead."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:
-        cores = os.cpu_count() or 1
     rest = iter(things)
-    with ThreadPoolExecutor(min(32, cores + 1)) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         while part := list(islice(rest, chunk)):
             yield from pool.map(work, part)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -17,11 +16,13 @@ import numpy as np
 
 from reverie.core.cache import Progress
 from reverie.core.errors import UsageError
+from reverie.data import ranges
 from reverie.data.arrays import Arrays, from_columns
 from reverie.data.columns import name_rows
 from reverie.data.options import OpenOptions
+from reverie.data.rows import Rows
 from reverie.data.types import Problem
-from reverie.media import decode
+from reverie.media import Spec, decode
 
 COMPARED = 16  # first samples that are read twice
 KEYS = {  # column -> accepted keys of a sample
@@ -132,21 +133,33 @@ def _listed(values: Any, name: str) -> Any:
     return list(values)
 
 
-def _labels(labels: Any) -> np.ndarray:
-    """Labels, numbers or names, as an array."""
+def _labels(labels: Any) -> Any:
+    """Labels, numbers or names, as an array; several of each sample as a list of lists or an array (N, K)."""
     listed = _listed(labels, "labels")
     if isinstance(listed, np.ndarray):
         return listed
-    values = [value[0] if np.shape(value) == (1,) else value for value in listed]
-    if any(np.ndim(value) for value in values):
+    vectors = [_is_vector(value) for value in listed]
+    if any(vectors):
+        rows = [_array(value).tolist() if hasattr(value, "dtype") else value for value in listed]
+        if any(not vector and value is not None for vector, value in zip(vectors, rows, strict=True)):
+            raise UsageError("A label is a number or a name, not an array; or each is a list of them.")
+        if any(row is None or len(row) != 1 for row in rows):
+            return [None if row is None else [*row] for row in rows]
+        listed = [next(iter(row)) for row in rows]
+    if any(np.ndim(value) for value in listed):
         raise UsageError("A label is a number or a name, not an array.")
-    values = [value.item() if hasattr(value, "item") else value for value in values]
+    values = [value.item() if hasattr(value, "item") else value for value in listed]
     kinds = {type(value) for value in values}
     if kinds <= {int, bool} or kinds == {str}:
         return np.array(values)
     column = np.empty(len(values), object)
     column[:] = values
     return column
+
+
+def _is_vector(value: Any) -> bool:
+    """Whether a label is a list of labels."""
+    return isinstance(value, list | tuple | set) or (hasattr(value, "dtype") and getattr(value, "ndim", 0) == 1)
 
 
 def _length(source: Any, what: str) -> int:
@@ -166,7 +179,7 @@ def _samples(source: Any, what: str, count: int) -> Iterator[dict[str, Any]]:
     """One dict of columns per sample, in order."""
     if _is_loader(source) and source.batch_size is not None:
         for batch in source:
-            columns = _named(batch)
+            columns = _named(batch, batched=True)
             rows = {name: _rows_of(values) for name, values in columns.items()}
             if len({*rows.values()}) > 1 or not rows["x"]:
                 raise UsageError(f"{what} yields a batch whose columns are no lists of equal length: {rows}.")
@@ -192,7 +205,7 @@ def _rows_of(values: Any) -> int:
     return len(values) if rows else 0
 
 
-def _named(sample: Any) -> dict[str, Any]:
+def _named(sample: Any, batched: bool = False) -> dict[str, Any]:
     """A sample or a batch as columns."""
     if isinstance(sample, Mapping):
         columns = {column: next((key for key in keys if key in sample), None) for column, keys in KEYS.items()}
@@ -200,9 +213,7 @@ def _named(sample: Any) -> dict[str, Any]:
             raise UsageError(f"A sample has {', '.join(map(str, sample))}, but no {' or '.join(KEYS['x'])}.")
         return {column: sample[key] for column, key in columns.items() if key is not None}
     if isinstance(sample, tuple | list):
-        if not 1 <= len(sample) <= 2 or (
-            len(sample) == 2 and (_is_image(sample[1]) or np.shape(_first(sample[1])) not in ((), (1,)))
-        ):
+        if not 1 <= len(sample) <= 2 or (len(sample) == 2 and not _is_label(sample[1], batched)):
             raise UsageError(
                 f"A sample is a tuple of {len(sample)}, not (image, label). Name its parts: "
                 '{"x": ..., "label": ..., "text": ..., "source": ..., "mask": ..., "attributes": ...}.'
@@ -211,9 +222,13 @@ def _named(sample: Any) -> dict[str, Any]:
     return {"x": sample}
 
 
-def _first(value: Any) -> Any:
-    """A label, or the first label of a batch."""
-    return value[0] if not isinstance(value, str) and np.ndim(value) > 0 and len(value) else value
+def _is_label(value: Any, batched: bool) -> bool:
+    """Whether this is a label, a list of labels, or a batch of these."""
+    if _is_image(value):
+        return False
+    axes = len(value.shape) if hasattr(value, "shape") else 0
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    return axes <= 1 + batched and not _is_image(first) and len(getattr(first, "shape", ())) <= batched
 
 
 def _check_count(source: Any, what: str, count: int, read: int) -> None:
@@ -286,17 +301,27 @@ def _check_kinds(name: str, values: list[Any], what: str) -> None:
         )
 
 
-def _images(values: list[Any], options: OpenOptions, problems: list[Problem]) -> np.ndarray:
-    """PIL images of any modes and sizes to uint8 (N, H, W, C), resized if their sizes differ."""
-    flat, form = [], decode.Form((1, 1), options.channels or 3, options.fit, options.background)
+def _images(values: list[Any], options: OpenOptions, problems: list[Problem]) -> np.ndarray | Rows:
+    """PIL images of any modes and sizes to uint8 (N, H, W, C), resized if their sizes differ; deep ones as ``Rows``."""
+    counts: list[dict[str, Any]] = [{"ok": True, "tally": {"images": decode.tally_of(image)}} for image in values]
+    decisions = ranges.decide(counts, "images")
+    chosen = ranges.ranges_of(decisions)
+    deep = any(record["tally"]["images"].kind != "uint8" for record in counts)
+    if options.low is not None and options.high is not None:
+        chosen = {kind: (options.low, options.high) for kind in decisions if kind != "uint8"}
+    else:
+        problems += ranges.problems([str(row) for row in range(len(values))], counts, "images", decisions)
+    flat, clear = [], options.channels == 4
     for row, image in enumerate(values):
         notes: list[decode.Note] = []
-        flat.append(decode.upright(image, decode.coloured(image, form, notes)))
+        flat.append(decode.from_pillow(image, options.background, notes, chosen, clear))
         problems += [Problem(str(row), kind, action) for kind, action in notes]
     sizes = {image.size[::-1] for image in flat}
     channels = {"RGBA": 4, "RGB": 3, "L": 1}[max((image.mode for image in flat), key=len)]
     mixed = len(sizes) > 1
-    form = replace(form, shape=options.image_shape(None) if mixed else min(sizes), channels=channels)
+    shape = options.image_shape(None) if mixed else min(sizes)
+    form = decode.Form(shape, channels, options.fit, options.background)
     if mixed:
         problems.append(Problem("*", "mixed-sizes", "converted: all resized to one size"))
-    return np.stack([decode.fit(image, form) for image in flat])
+    rows = np.stack([decode.fit(image, form) for image in flat])
+    return Rows(rows, Spec("image", form.shape, channels)) if deep else rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.data.archive import Archive
 from reverie.data.arrays import Arrays, from_columns
 from reverie.data.columns import one_per_row
 from reverie.data.options import OpenOptions
@@ -38,17 +38,11 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
         UsageError: statistics of features, not images.
         ReverieError: wrong names or shapes.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise ReverieError(f"{path} is a single array; save it with numpy.savez(path, images=...).")
-            keys = {column: next((k for k in names if k in archive.files), None) for column, names in KEYS.items()}
-            arrays: dict[str, Any] = {column: archive[key] for column, key in keys.items() if key is not None}
-            present = ", ".join(f"{k} {archive[k].shape}" for k in archive.files[:12]) if not arrays else ""
-            statistics = {"mu", "sigma"} <= {*archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        what = "it contains pickled objects, which may run code" if "allow_pickle" in str(error) else str(error)
-        raise ReverieError(f"{path} cannot be read as .npz: {what}. Save plain arrays with numpy.savez.") from None
+    with Archive(path) as archive:
+        keys = {column: next((k for k in names if k in archive.names), None) for column, names in KEYS.items()}
+        arrays: dict[str, Any] = {column: archive.read(key) for column, key in keys.items() if key is not None}
+        present = ", ".join(f"{k} {archive.shape(k)}" for k in archive.names[:12]) if not arrays else ""
+        statistics = {"mu", "sigma"} <= {*archive.names}
     if keys["x"] == "series":
         if options.medium not in (None, "sequence"):
             kind = f"{options.medium}s"
@@ -58,15 +52,21 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
     cut = None
     if "train" in arrays and "test" in arrays:
         ends: dict[str, Any] = {"low": options.low, "high": options.high}
-        train, test = (
-            to_rows(arrays[side], f"{path}: {kind} images", problems, options.medium, **ends)
-            for side, kind in (("train", "training"), ("test", "test"))
-        )
-        if train.spec != test.spec:
-            raise ReverieError(f"{path}: training images are {train.spec}, test images {test.spec}.")
-        cut = len(train.values)
-        arrays["x"] = Rows(np.concatenate([train.values, test.values]), train.spec)
-        arrays["label"] = _split_labels(arrays, cut, len(test.values), str(path), problems)
+        sides = arrays["train"], arrays["test"]
+        cut = len(sides[0])
+        if (
+            sides[0].dtype == sides[1].dtype and sides[0].shape[1:] == sides[1].shape[1:]
+        ):  # one range of values for both
+            arrays["x"] = np.concatenate(sides)
+        else:
+            train, test = (
+                to_rows(side, f"{path}: {kind} images", problems, options.medium, **ends)
+                for side, kind in zip(sides, ("training", "test"), strict=True)
+            )
+            if train.spec != test.spec:
+                raise ReverieError(f"{path}: training images are {train.spec}, test images {test.spec}.")
+            arrays["x"] = Rows(np.concatenate([train.values, test.values]), train.spec)
+        arrays["label"] = _split_labels(arrays, cut, len(sides[1]), str(path), problems)
     elif "x" not in arrays and "train" in arrays:
         arrays |= {"x": arrays["train"], "label": arrays.get("label", arrays.get("train_label"))}
     if "x" not in arrays and statistics:
@@ -87,11 +87,20 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
 def _split_labels(arrays: dict[str, Any], train: int, test: int, what: str, problems: list[Problem]) -> Any:
     """Labels of both splits as one column (N,); None, with a problem, if only one split has them."""
     counts = {"train_label": train, "test_label": test}
-    labels = [one_per_row(arrays[name], n, what, f"{name}s") for name, n in counts.items() if name in arrays]
+    labels = [
+        arrays[name] if _is_table(arrays[name], n) else one_per_row(arrays[name], n, what, f"{name}s")
+        for name, n in counts.items()
+        if name in arrays
+    ]
     if len(labels) == 1:
         problems.append(Problem("*", "ignored", "ignored: labels of only one split"))
     if len(labels) < 2:
         return None
-    if len({values.dtype.kind in "US" for values in labels}) > 1:
+    if len({(values.dtype.kind in "USO", values.shape[1:]) for values in labels}) > 1:
         raise ReverieError(f"{what}: labels are {labels[0].dtype} in one split and {labels[1].dtype} in the other.")
     return np.concatenate(labels)
+
+
+def _is_table(values: np.ndarray, n: int) -> bool:
+    """Whether labels are rows (n, K) of several numbers."""
+    return values.ndim == 2 and values.shape[1] > 1 and len(values) == n

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from reverie.core.errors import UsageError, argument, suggest
-from reverie.core.values import integers, is_finite
+from reverie.core.values import integer, integers, is_finite
 from reverie.data.choose import Choice
 from reverie.media import Size, medium_of, parse_size
+from reverie.media.formats import PIXEL_LIMIT
 from reverie.media.spec import is_range
 
 Background = str | Sequence[int]  # "white", "#ff8800", "10,20,30" or (10, 20, 30)
@@ -22,6 +23,7 @@ CHOICES = (
     "limit",
     "resolution_at_least",
     "dedupe",
+    "max_pixels",
 )  # arguments of ``open_data`` that ``train`` passes on
 ALL = Choice()
 DEFAULT_SIZE = 64  # if the images' sizes differ, are not square, or exceed MAX_OWN_SIZE
@@ -43,6 +45,7 @@ class OpenOptions:
     copies: bool = False
     layout: str | None = None
     choice: Choice = ALL
+    max_pixels: int = PIXEL_LIMIT
 
     def image_shape(self, common: tuple[int, int] | None) -> tuple[int, int]:
         """(height, width) of images: as requested, else their ``common`` size if it is square and small.
@@ -59,8 +62,9 @@ class OpenOptions:
     @property
     def opened(self) -> dict[str, Any]:
         """These options for the provenance; ``requested`` has those that the result does not determine."""
+        pixels = None if self.max_pixels == PIXEL_LIMIT else self.max_pixels
         requested: dict[str, Any] = {"size": self.size and list(self.size), "channels": self.channels, "low": self.low}
-        requested |= {"high": self.high, "layout": self.layout, **self.choice.as_dict()}
+        requested |= {"high": self.high, "layout": self.layout, **self.choice.as_dict(), "max_pixels": pixels}
         return {
             "fit": self.fit,
             "background": list(self.background),
@@ -81,6 +85,7 @@ def open_options(
     copies: bool = False,
     layout: str | None = None,
     choice: Choice = ALL,
+    max_pixels: int = PIXEL_LIMIT,
 ) -> OpenOptions:
     """Parse and check.
 
@@ -103,7 +108,10 @@ def open_options(
     extents = parse_size(size)
     colour = parse_background(background)
     low, high, channels = _plain(low), _plain(high), channels and int(channels)
-    return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, layout, choice)
+    pixels = integer(argument("max_pixels"), max_pixels, least=1, most=1 << 40)
+    return OpenOptions(
+        extents, channels, fit, colour, float(held_out), medium, low, high, copies, layout, choice, pixels
+    )
 
 
 def _plain(number: float | None) -> float | None:

@@ -10,9 +10,13 @@ import numpy as np
 
 from reverie.data import split
 from reverie.data.intake import Seen
+from reverie.data.types import Problem
 from reverie.media import decode
 
 VERSION = 1  # of the format, and of all code that determines stored pixels or the split
+RULES = (
+    2  # of conversions to 8 bits: stores of older rules are built again; only data whose pixels differ are other data
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Plan:
         held_out: fraction of the images to hold out.
         attributes: names of the items' attributes.
         dedupe: keep one of the images that look the same.
+        max_pixels: of an image; no part of the key.
     """
 
     rows: list[Seen]
@@ -34,13 +39,14 @@ class Plan:
     held_out: float
     attributes: list[str] = field(default_factory=list)
     dedupe: bool = False
+    max_pixels: int = decode.PIXEL_LIMIT
 
     @property
     def paired(self) -> bool:
         return self.rows[0].source_sha != ""
 
     def key(self) -> str:
-        digest = hashlib.sha256(json.dumps([VERSION, self.form.as_dict(), self.find_channels, self.held_out]).encode())
+        digest = hashlib.sha256(json.dumps([RULES, self.form.as_dict(), self.find_channels, self.held_out]).encode())
         if self.dedupe:
             digest.update(b"dedupe")
         for row in self.rows:
@@ -62,12 +68,13 @@ def make_plan(
     held_out: float,
     attributes: list[str],
     dedupe: bool = False,
+    max_pixels: int = decode.PIXEL_LIMIT,
 ) -> Plan:
     """Order the rows by content, independent of names and of the file system's order."""
     shas = [row.sha for row in seen]
     is_held_out = held_out_rows(seen, np.arange(len(seen)), held_out)
     order = order_rows(is_held_out, np.array([split.second_fraction(sha) for sha in shas]), np.arange(len(seen)), shas)
-    return Plan([seen[i] for i in order], form, find_channels, held_out, attributes, dedupe)
+    return Plan([seen[i] for i in order], form, find_channels, held_out, attributes, dedupe, max_pixels)
 
 
 def held_out_rows(rows: list[Seen], group: np.ndarray, held_out: float) -> np.ndarray:
@@ -89,9 +96,27 @@ def same_source(rows: list[Seen]) -> np.ndarray:
     return np.array(links, np.int64).reshape(-1, 2)
 
 
-def fingerprint(plan: Plan, rows: list[Seen], classes: list[str], channels: dict[str, int], train: int) -> str:
-    """Hash of content and options, not of names: a moved or renamed folder keeps it."""
+def leaders(held_out: list[bool], group: np.ndarray, problems: list[Problem], rows: list[Seen]) -> np.ndarray:
+    """Of each group of near duplicates one row, a held-out one if there is one; the others are reported."""
+    leader: dict[int, int] = {}
+    for i in sorted(range(len(rows)), key=lambda i: not held_out[i]):
+        first = leader.setdefault(int(group[i]), i)
+        if first != i:
+            action = f"left out as asked: looks like {rows[first].item.name}"
+            problems.append(Problem(rows[i].item.name, "near-duplicate", action))
+    return np.array(sorted(leader.values()), np.int64)
+
+
+def fingerprint(
+    plan: Plan, rows: list[Seen], classes: list[str], channels: dict[str, int], train: int, changed: list[str]
+) -> str:
+    """Hash of content and options, not of names: a moved or renamed folder keeps it.
+
+    ``changed``: the conversions whose pixels are not those of the first rules.
+    """
     digest = hashlib.sha256(json.dumps([VERSION, plan.form.as_dict(), channels, classes, train]).encode())
     for row in rows:
         digest.update(json.dumps([row.sha, row.item.label, row.item.text]).encode() + plan.digest_of(row))
+    if changed:
+        digest.update(json.dumps(changed).encode())
     return digest.hexdigest()

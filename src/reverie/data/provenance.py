@@ -110,6 +110,7 @@ def open_like(source: Any, provenance: dict[str, Any], progress: Progress | None
         return source
     record = upgraded(provenance)
     request = {"size": record["shape"], "channels": record["channels"]}
+    request |= {name: value for name, value in record["requested"].items() if name == "max_pixels"}
     if record["medium"] == "sequence":
         request |= {"low": record["low"], "high": record["high"]}
     return _opened(source, record, request, progress)

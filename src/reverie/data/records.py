@@ -13,7 +13,7 @@ from reverie.data.captions import LABELS, TEXTS
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
 from reverie.data.tree import suffix
 from reverie.data.types import Problem
-from reverie.media.decode import MAGIC
+from reverie.media.formats import MAGIC
 
 PARQUET = ".parquet"
 LMDB = "data.mdb"
@@ -114,7 +114,7 @@ def _class_names(schema: Any, label: str | None) -> list[str] | None:
 
 
 def _label(value: Any, classes: list[str] | None) -> str | int | None:
-    if value is None or value == "" or (isinstance(value, int) and value < 0):
+    if value is None or value == "" or (classes and isinstance(value, int) and value < 0):
         return None
     if isinstance(value, int) and classes and value < len(classes):
         return classes[value]

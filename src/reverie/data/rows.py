@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from reverie.core.errors import ReverieError, argument
 from reverie.data.columns import name_rows
 from reverie.data.types import Problem
 from reverie.media import Spec, medium_of
+from reverie.media.values import USUAL, Decision, Tally, is_usual, range_of, tally
 
 CHANNELS = {"image": (1, 3, 4), "video": (1, 3), "volume": (1, 2, 3, 4)}  # volumes with channels last: any number
 LAYOUTS = {
@@ -20,6 +20,7 @@ LAYOUTS = {
     "sequence": "(N, L), (N, L, C) or (N, C, L)",
 }
 INT16 = (-32768.0, 32768.0)  # symmetric, as in sound files
+MOST_BAD = 0.1  # share of values that are not finite, above which images are refused
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def to_rows(
         what: the array's name in messages.
         medium: None: from the shape; (N, H, W) and (N, H, W, C) are images, five dimensions volumes.
         channels_first: try the first axis before the last; without it the longer axis of a sequence is its time.
-        low, high: values that map to -1 and 1 in a model; 8-bit media are clipped to them. None: 0 to 255 for uint8,
-            else the narrowest usual range that contains all values.
+        low, high: values that map to -1 and 1 in a model; 8-bit media are clipped to them. None: decided over all
+            values, see ``media.values``.
 
     Raises:
         ReverieError: an unknown layout, a type that is not numeric, values outside all usual ranges.
@@ -137,8 +138,8 @@ def _signal(values: np.ndarray, what: str, low: float | None, high: float | None
         ends = usual if low is None or high is None else (low, high)
         return Rows(np.ascontiguousarray(values), Spec("sequence", shape, channels, *ends, values.dtype.name))
     values = np.ascontiguousarray(values, np.float32)
-    if not np.isfinite(values).all():
-        raise ReverieError(f"{what} contain values that are not finite.")
+    if bad := _bad_rows(values):
+        raise ReverieError(f"{what} contain values that are not finite: {_in_rows(bad)}. Fill or drop them.")
     if low is None or high is None:
         least, most = (float(f"{end:g}") for end in (values.min(), values.max()))
         ends_or_none = next(((a, b) for a, b in ((0.0, 1.0), (-1.0, 1.0)) if a <= least and most <= b), None)
@@ -155,35 +156,109 @@ def _to_uint8(
     values: np.ndarray, what: str, problems: list[Problem], low: float | None, high: float | None
 ) -> np.ndarray:
     """Any numeric rows to uint8; reports conversions."""
-    if values.dtype == np.uint8 and low is None:
-        return values
-    least, most = float(values.min()), float(values.max())
     floats = values.dtype.kind == "f"
-    if math.isnan(least):
-        raise ReverieError(f"{what} contain values that are not finite.")
-    spans = [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)] if floats else [(0.0, 255.0), (0.0, 65535.0)]
-    if values.dtype.kind == "b":
-        spans = [(0.0, 1.0)]
-    span = next(((a, b) for a, b in spans if a <= least and most <= b), None)
-    clipped = ""
-    if low is not None and high is not None and np.isfinite([least, most]).all():
-        span = (low, high)
+    if floats:
+        values = _finite(values, what, problems)
+    if low is not None and high is not None:
+        least, most = float(values.min()), float(values.max())
         clipped = ", clipped to it" if least < low or most > high else ""
-    if span is None:
-        raise ReverieError(
-            f"{what} are {values.dtype} from {least:g} to {most:g}; uint8, or floats in [0, 1], are needed, or the "
-            f"values that map to -1 and 1 in the model: {argument('low')}, {argument('high')}."
-        )
-    if floats and span == (0.0, 255.0) and low is None:
-        _check_one_range(values, what)
-    kind = "float" if floats else "16-bit" if span[1] > 255 else "integer"
-    action = f"converted: {what} from {values.dtype}, {span[0]:g}..{span[1]:g} scaled to 0..255{clipped}"
-    problems.append(Problem("*", kind, action))
+        kind = "float" if floats else "16-bit" if high > 255 else "integer"
+        decision = Decision((low, high), f"{low:g}..{high:g}")
+        return _scaled(values, decision, f"{what} from {values.dtype}", kind, clipped, problems)
+    decision = _range_of_floats(values, what) if floats else _range_of_integers(values, what)
+    if values.dtype == np.uint8 and decision.usual:
+        return values
+    kind = "float" if floats else "16-bit" if decision.range[1] > 255 else "integer"
+    keep = ""
+    if not decision.usual and not floats and decision.range != (0.0, 255.0) and values.dtype.kind != "b":
+        full = 255 if values.dtype == np.uint8 else 65535
+        keep = f"; {argument('low', 0)} {argument('high', full)} keep the full range"
+    return _scaled(values, decision, f"{what} from {values.dtype}", kind, keep, problems)
+
+
+def _scaled(
+    values: np.ndarray, decision: Decision, what: str, kind: str, note: str, problems: list[Problem]
+) -> np.ndarray:
+    problems.append(Problem("*", kind, f"converted: {what}, {decision.words} scaled to 0..255{note}"))
+    low, high = decision.range
     rows = np.empty(values.shape, np.uint8)
     for start in range(0, len(values), 256):  # in parts: float64 needs eight times the memory of the result
         part = values[start : start + 256].astype(np.float64)
-        rows[start : start + 256] = np.rint((part - span[0]) * (255.0 / (span[1] - span[0]))).clip(0, 255)
+        if not (finite := np.isfinite(part)).all():
+            part[~finite] = low
+        rows[start : start + 256] = np.rint((part - low) * (255.0 / (high - low))).clip(0, 255)
     return rows
+
+
+def _finite(values: np.ndarray, what: str, problems: list[Problem]) -> np.ndarray:
+    """The rows, with a problem for values that are not finite, which become black.
+
+    Raises:
+        ReverieError: these are more than ``MOST_BAD`` of all.
+    """
+    if bad := _bad_rows(values):
+        if sum(bad.values()) > MOST_BAD * values.size:
+            raise ReverieError(f"{what} contain values that are not finite: {_in_rows(bad)}. Fill or drop them.")
+        problems.append(Problem("*", "not-finite", f"converted: {what}: {_in_rows(bad)} not finite, set to black"))
+    return values
+
+
+def _bad_rows(values: np.ndarray) -> dict[int, int]:
+    """Row -> number of values that are not finite."""
+    if np.isfinite(values.sum(dtype=np.float64)):  # one pass; a sum that overflows is looked at again
+        return {}
+    counts = {row: int(np.count_nonzero(~np.isfinite(values[row]))) for row in range(len(values))}
+    return {row: count for row, count in counts.items() if count}
+
+
+def _in_rows(bad: dict[int, int]) -> str:
+    count = sum(bad.values())
+    return f"{count:,} value{'s' * (count > 1)} of {name_rows([*bad])}"
+
+
+def _range_of_integers(values: np.ndarray, what: str) -> Decision:
+    if values.dtype.kind == "b":
+        return Decision((0.0, 1.0), "0..1", usual=False)
+    kind = "uint8" if values.dtype == np.uint8 else "int"
+    least, most = float(values.min()), float(values.max())
+    if least < 0 or most > 65535:
+        raise _no_range(values, what, least, most)
+    decision = range_of([Tally(kind, least, most)])
+    words = decision.words.removesuffix(",").replace(" (8 bits; the largest is", " (the largest is")
+    if kind == "int" and decision.range[1] == 65535.0:
+        words = "0..65535"
+    return decision._replace(words=words)
+
+
+def _range_of_floats(values: np.ndarray, what: str) -> Decision:
+    """The usual range of floats, though a few values lie beyond it.
+
+    Raises:
+        ReverieError: none is, or some rows lie in another.
+    """
+    finite = values if np.isfinite(values).all() else values[np.isfinite(values)]
+    least, most = float(finite.min()), float(finite.max())
+    if least >= 0 and most <= 1:
+        return Decision(USUAL[0], "0..1")
+    decision = range_of([tally(row, "float") for row in values])
+    if not is_usual(decision):
+        raise _no_range(values, what, least, most)
+    if decision.others:
+        a, b = decision.range
+        raise ReverieError(
+            f"{what} of {name_rows(decision.others)} are floats beyond [{a:g}, {b:g}], the range of the others. "
+            "Convert all to one range."
+        )
+    if decision.range == USUAL[2]:
+        _check_one_range(values, what)
+    return decision._replace(words=decision.words.removesuffix(","))
+
+
+def _no_range(values: np.ndarray, what: str, least: float, most: float) -> ReverieError:
+    return ReverieError(
+        f"{what} are {values.dtype} from {least:g} to {most:g}; uint8, or floats in [0, 1], are needed, or the values "
+        f"that map to -1 and 1 in the model: {argument('low')}, {argument('high')}."
+    )
 
 
 def _check_one_range(values: np.ndarray, what: str) -> None:

@@ -152,7 +152,7 @@ def _list_members(name: str, members: dict[str, File], listing: Listing) -> None
                 words_ = row.get("caption") or row.get("text") or texts
                 texts = [str(text) for text in (words_ if isinstance(words_, list) else [words_])]
                 label = row.get("label", label)
-        label = int(label) if isinstance(label, str) and re.fullmatch(r"\d{1,9}", label) else label
+        label = int(label) if isinstance(label, str) and re.fullmatch(r"-?\d{1,9}", label) else label
         label = label if label is None or (isinstance(label, int) and not isinstance(label, bool)) else str(label)
         text, several = texts[0] if texts else "", tuple(texts) if len(texts) > 1 else ()
         item = Item(f"{name}/{printable(member)}", file, None if label == "" else label, text, texts=several)

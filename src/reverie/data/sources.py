@@ -15,10 +15,11 @@ from reverie.core.cache import Progress, check_progress
 from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
 from reverie.data.choose import Choice
-from reverie.data.items import HELD_OUT_NAMES, Listing
+from reverie.data.items import HELD_OUT_NAMES, Listing, clear_negatives
 from reverie.data.options import WHITE, Background, OpenOptions, open_options, parse_background
 from reverie.data.types import Dataset, Report, Split
 from reverie.media import Size, Spec, parse_size
+from reverie.media.formats import PIXEL_LIMIT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +64,7 @@ def open_data(
     limit: int | None = None,
     resolution_at_least: int | None = None,
     dedupe: bool = False,
+    max_pixels: int = PIXEL_LIMIT,
 ) -> Dataset:
     """Data for training, in two splits without common samples.
 
@@ -84,7 +86,8 @@ def open_data(
         progress: called as progress(done, total, what) during long work.
         copies: keep exact copies, such as those among generated images to evaluate.
         labels, texts: (N,), for objects: numbers or names of classes, captions.
-        low, high: values of arrays that map to -1 and 1 in a model, if they are in no usual range.
+        low, high: values of arrays, and of 16-bit and float files, that map to -1 and 1 in a model; None: decided from
+            all values of the set.
         layout: of a folder or zip, a name of ``data.layouts.LAYOUTS``; None: recognised, and named in the report.
         classes: only these, a list or "a,b".
         where: only images whose columns fulfil this, such as ``age >= 18 and style == 'ink'``: columns of tables,
@@ -92,6 +95,7 @@ def open_data(
         limit: at most so many images, chosen by their content.
         resolution_at_least: only files whose image's shorter side has so many pixels.
         dedupe: of images that look the same, keep one.
+        max_pixels: most pixels of a file's image; the files of larger ones are skipped, by their header.
 
     Raises:
         UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
@@ -99,7 +103,8 @@ def open_data(
     """
     check_progress(progress)
     choice = Choice.of(classes, where, limit, resolution_at_least, dedupe)
-    options = open_options(size, channels, fit, background, held_out, medium, low, high, copies, layout, choice)
+    opening = (size, channels, fit, background, held_out, medium, low, high, copies, layout, choice, max_pixels)
+    options = open_options(*opening)
     if layout is not None:
         _check_layout(source, layout)
     if not isinstance(source, str | os.PathLike):
@@ -164,33 +169,46 @@ def _from_files(
 ) -> Dataset:
     """Folders, shards and hub sets: decode files into the store."""
     listing = _listing(name, options.layout)
-    _only_images(name, options)
+    _only_images(name, options, deep=True)
     from reverie.data import choose, intake, store
     from reverie.data.plan import make_plan
     from reverie.media import decode
 
-    if options.choice.classes or options.choice.where:
+    clear_negatives(listing)
+    choice = options.choice
+    if choice.classes or choice.where:
         labels = [None if item.label is None else str(item.label) for item in listing.items]
-        keep = choose.chosen(options.choice, labels, listing.columns(), listing.problems)
+        keep = choose.chosen(choice, labels, listing.columns(), listing.problems)
         listing.items = [item for item, kept in zip(listing.items, keep, strict=True) if kept]
-    seen, problems = intake.survey(listing, name, progress, options.copies, options.choice.resolution_at_least)
-    kept = choose.limited(options.choice, [image.sha for image in seen], problems)
+    seen, problems = intake.survey(
+        listing, name, progress, options.copies, choice.resolution_at_least, options.max_pixels
+    )
+    kept = choose.limited(choice, [image.sha for image in seen], problems)
     seen = [image for image, inside in zip(seen, kept, strict=True) if inside]
     splits = [image.item.split for image in seen]
     if part is None and "held_out" in splits and splits.count("train") < intake.MIN_IMAGES:
         raise intake.TooFew(text, Report(len(seen), problems), splits.count("train"))
     sizes = {image.size[::-1] for image in seen}
     common = next(iter(sizes)) if len(sizes) == 1 else None
-    form = decode.Form(options.image_shape(common), options.channels or 3, options.fit, options.background)
-    plan = make_plan(seen, form, options.channels is None, options.held_out, listing.attributes, options.choice.dedupe)
+    ends = None if options.low is None or options.high is None else (options.low, options.high)
+    form = decode.Form(options.image_shape(common), options.channels or 3, options.fit, options.background, ends)
+    plan = make_plan(
+        seen,
+        form,
+        find_channels=options.channels is None,
+        held_out=options.held_out,
+        attributes=listing.attributes,
+        dedupe=choice.dedupe,
+        max_pixels=options.max_pixels,
+    )
     report = Report(len(seen), read_as=listing.read_as, sizes=dict(Counter(image.size for image in seen)))
     return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
 
 
-def _only_images(name: str, options: OpenOptions) -> None:
+def _only_images(name: str, options: OpenOptions, deep: bool = False) -> None:
     if options.medium not in (None, "image"):
         raise UsageError(f"{name} holds images; a {options.medium} must be an array: an .npz file, or from Python.")
-    if options.low is not None:
+    if options.low is not None and not deep:
         raise UsageError(f"{name} holds 8-bit images; low and high are for arrays of other ranges.")
 
 

@@ -24,10 +24,10 @@ import numpy as np
 from reverie.core import cache as home
 from reverie.core.errors import ReverieError
 from reverie.core.files import replacing
-from reverie.data import split
+from reverie.data import ranges, split
 from reverie.data.intake import MIN_IMAGES, Seen, TooFew, parallel
-from reverie.data.items import index_labels
-from reverie.data.plan import VERSION, Plan, fingerprint, held_out_rows, order_rows, same_source
+from reverie.data.items import index_labels, number_problem
+from reverie.data.plan import VERSION, Plan, fingerprint, held_out_rows, leaders, order_rows, same_source
 from reverie.data.types import Column, Dataset, Problem, Report, Split
 from reverie.media import Spec, alpha, decode
 
@@ -172,13 +172,14 @@ def _build(
     """Build the store in ``part``; returns its meta."""
     part.mkdir(parents=True, exist_ok=True)
     records = _fill(part, plan, progress)
+    new, changed = _to_one_range(part, plan, records, progress)
     form = plan.form
     good = np.array([i for i, record in enumerate(records) if record["ok"]], np.int64)
     channels = {}
     for name in _arrays(plan):
         grey = plan.find_channels and all(records[i]["grey"][name] for i in good)
         channels[name] = 1 if grey else form.channels
-    new = [
+    new += [
         Problem(row.item.name, kind, action)
         for row, record in zip(plan.rows, records, strict=True)
         for kind, action in record["notes"]
@@ -192,7 +193,7 @@ def _build(
     near = _near(part, form, records, good)
     group = split.groups(np.concatenate([near, same_source(rows)]), len(rows))
     if plan.dedupe and len(near):
-        keep = _leaders([row.item.split == "held_out" for row in rows], split.groups(near, len(rows)), new, rows)
+        keep = leaders([row.item.split == "held_out" for row in rows], split.groups(near, len(rows)), new, rows)
         good, rows, near = good[keep], [rows[i] for i in keep], near[:0]
         group = split.groups(same_source(rows), len(rows))
         if len(rows) < MIN_IMAGES:
@@ -218,6 +219,8 @@ def _build(
         files.append("attributes.f32")
         np.array([row.item.attributes for row in rows], np.float32).tofile(part / "attributes.f32")
     labels, classes = index_labels([row.item.label for row in rows])
+    if problem := number_problem([row.item.label for row in rows], classes):
+        new.append(problem)
     meta = {
         "version": VERSION,
         "size": form.as_dict()["size"],
@@ -233,7 +236,7 @@ def _build(
         "attributes": plan.attributes,
         "seconds": seconds[group][order].tolist(),
         "problems": [[p.file, p.kind, p.action] for p in new],
-        "fingerprint": fingerprint(plan, rows, classes, channels, int((~is_held_out).sum())),
+        "fingerprint": fingerprint(plan, rows, classes, channels, int((~is_held_out).sum()), changed),
         "files": files,
     }
     _write(part / "meta.json", meta)
@@ -241,17 +244,6 @@ def _build(
     _write(part / _DIGESTS, {path.name: [_sha256(path), *_state(path)] for path in paths})
     (part / "progress.jsonl").unlink()
     return meta
-
-
-def _leaders(held_out: list[bool], group: np.ndarray, problems: list[Problem], rows: list[Seen]) -> np.ndarray:
-    """Of each group of near duplicates one row, a held-out one if there is one; the others are reported."""
-    leader: dict[int, int] = {}
-    for i in sorted(range(len(rows)), key=lambda i: not held_out[i]):
-        first = leader.setdefault(int(group[i]), i)
-        if first != i:
-            action = f"left out as asked: looks like {rows[first].item.name}"
-            problems.append(Problem(rows[i].item.name, "near-duplicate", action))
-    return np.array(sorted(leader.values()), np.int64)
 
 
 def _is_relevant(action: str, channels: dict[str, int], plan: Plan) -> bool:
@@ -289,7 +281,7 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[s
         raise OSError(28, f"{needed >> 20} MiB are needed, {free >> 20} MiB are free")
 
     def work(row: Seen) -> tuple[dict[str, Any], list[np.ndarray]]:
-        return _decode_row(row, form, plan.paired)
+        return _decode_row(row, plan, {})
 
     with (part / "progress.jsonl").open("ab") as notes, decode.quiet():
         files = [(part / f"{name}.work").open("r+b" if records else "wb") for name in names]
@@ -315,10 +307,11 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[s
     return records
 
 
-def _decode_row(row: Seen, form: decode.Form, paired: bool) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """The record of one image (or pair) and its arrays, zeros if it is unusable."""
+def _decode_row(row: Seen, plan: Plan, chosen: dict[str, decode.Ranges]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """The record of one image (or pair) and its arrays, zeros if it is unusable; ``chosen`` ranges of each array."""
     arrays, notes = [], []
-    record: dict[str, Any] = {"ok": True, "grey": {}, "hash": "0"}
+    form, paired = plan.form, plan.paired
+    record: dict[str, Any] = {"ok": True, "grey": {}, "hash": "0", "tally": {}, "ends": {}}
     try:
         for name, file in (("images", row.item.file), ("sources", row.item.source if paired else None)):
             if file is None:
@@ -327,8 +320,11 @@ def _decode_row(row: Seen, form: decode.Form, paired: bool) -> tuple[dict[str, A
                 data = file.read()
             except Exception as error:  # deleted or forbidden since it was listed
                 raise decode.Unusable("unreadable", f"skipped: cannot be read ({error})") from None
-            array, new = decode.decode(data, form, Path(file.path).suffix if file.offset < 0 else "", file.half)
+            suffix = Path(file.path).suffix if file.offset < 0 else ""
+            decoded = decode.decode_of_set(data, form, chosen.get(name, {}), suffix, plan.max_pixels, file.half)
+            array, new, tally, ends = decoded
             arrays.append(array)
+            record["tally"][name], record["ends"][name] = tally, ends
             notes += new if name == "images" else [(kind, action + _OF_SOURCE) for kind, action in new]
             record["grey"][name] = bool((array == array[..., :1]).all())
         record["hash"] = f"{split.difference_hash(arrays[0]):x}"
@@ -337,6 +333,33 @@ def _decode_row(row: Seen, form: decode.Form, paired: bool) -> tuple[dict[str, A
         arrays = [np.zeros(form.array, np.uint8)] * (2 if paired else 1)
         record["ok"] = False
     return {**record, "notes": notes}, arrays
+
+
+def _to_one_range(
+    part: Path, plan: Plan, records: list[dict[str, Any]], progress: home.Progress | None
+) -> tuple[list[Problem], list[str]]:
+    """Decode again what was decoded by another range of values than that of the set; returns problems and changes."""
+    names, problems, changed = _arrays(plan), [], []
+    by_array = {} if plan.form.ends else {name: ranges.decide(records, name) for name in names}
+    chosen = {name: ranges.ranges_of(decisions) for name, decisions in by_array.items()}
+    again = sorted({i for name in by_array for i in ranges.to_repeat(records, name, chosen[name])})
+    row_bytes = math.prod(plan.form.array)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(decode.quiet())
+        files = [stack.enter_context((part / f"{name}.work").open("r+b")) for name in names]
+        decoded = parallel(lambda i: _decode_row(plan.rows[i], plan, chosen), again, CHUNK)
+        for done, (i, (record, arrays)) in enumerate(zip(again, decoded, strict=True), start=1):
+            records[i] = record
+            for file, array in zip(files, arrays, strict=True):
+                file.seek(i * row_bytes)
+                file.write(array.tobytes())
+            if progress and (done % CHUNK == 0 or done == len(again)):
+                progress(done, len(again), "decoding")
+    for name, decisions in by_array.items():
+        problems += ranges.problems([row.item.name for row in plan.rows], records, name, decisions)
+    for name in names:
+        changed += ranges.changed(records, name, chosen.get(name, {}))
+    return problems, sorted({*changed})
 
 
 def _read_progress(part: Path, names: list[str], row_bytes: int) -> list[dict[str, Any]]:

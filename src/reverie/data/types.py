@@ -66,6 +66,16 @@ class Split:
         return self.columns["label"] if "label" in self.columns else np.full(len(self), -1, np.int64)  # type: ignore[return-value]
 
     @property
+    def images(self) -> np.ndarray:
+        """``x``: samples (N, *shape, C)."""
+        return self.columns["x"]  # type: ignore[return-value]
+
+    @property
+    def texts(self) -> list[str] | None:
+        """N captions, None if there are none."""
+        return self.columns.get("text")  # type: ignore[return-value]
+
+    @property
     def every_text(self) -> list[str]:
         """All captions of all rows, several of an image if it has them; empty without captions."""
         several, single = self.get("captions"), self.get("text")

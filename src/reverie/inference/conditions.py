@@ -43,7 +43,8 @@ def label_index(model: Model, label: str | int) -> int:
         folded = {name.casefold(): index for index, name in enumerate(classes)}
         if text.casefold() in folded:
             return folded[text.casefold()]
-    if text.isdecimal() and int(text) < len(classes):
+    named = isinstance(label, str) and all(name.lstrip("-").isdecimal() for name in classes)  # such as 3, 7 and 250
+    if text.isdecimal() and int(text) < len(classes) and not named:
         return int(text)
     names = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
     raise UsageError(f"There is no class {label!r}.{suggest(text, classes)} Classes: {names}.")

@@ -80,7 +80,7 @@ def _row(image: PILImage.Image | np.ndarray, spec: Spec, record: dict[str, Any])
     if isinstance(image, np.ndarray):
         decode.warn_of_fit((image.shape[1], image.shape[0]), form)
         return decode.fit_array(image if image.ndim == 3 else image[..., None], form)
-    upright = decode.upright(image, decode.coloured(image, form, []))
+    upright = decode.from_pillow(image, form.background, [], clear=form.channels == 4)
     decode.warn_of_fit(upright.size, form)
     return decode.fit(upright, form)
 

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from reverie.core.errors import ReverieError
-from reverie.media import alpha
+from reverie.media import profiles, values
+from reverie.media.budget import DECODING, decoded_bytes
+from reverie.media.fitting import Form as Form
+from reverie.media.fitting import fit as fit
+from reverie.media.fitting import fit_mask as fit_mask
+from reverie.media.fitting import warn_of_fit as warn_of_fit
+from reverie.media.formats import FORMATS as FORMATS
+from reverie.media.formats import NAMES, open_image, short
+from reverie.media.formats import PIXEL_LIMIT as PIXEL_LIMIT
+from reverie.media.formats import SUFFIXES as SUFFIXES
+from reverie.media.formats import Unusable as Unusable
+from reverie.media.formats import quiet as quiet
 
-PIXEL_LIMIT = 100_000_000  # width times height; larger images are refused by their header, before decoding
-SUFFIXES = frozenset(
-    [".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"]
-)
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF")  # no EPS or PDF: they start other programs
-MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
-NAMES = {"PNG": {".png", ".apng"}, "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "TIFF": {".tif", ".tiff"}}
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")  # modes of Pillow
+_BRIGHT = 100  # of 255: an image with such a value is neither a map of labels nor 14 bits in 16
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,97 +34,72 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_THEIR_SIDE = tuple(TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 Note = tuple[str, str]  # (kind, action), as in Problem
+Ranges = Mapping[str, values.Range]  # kind of values, as in Tally -> the values that become 0 and 255
 
 
-class Unusable(Exception):
-    """An unusable image; ``kind`` and ``action`` as in Problem."""
-
-    def __init__(self, kind: str, action: str):
-        super().__init__(action)
-        self.kind, self.action = kind, action
-
-    @property
-    def message(self) -> str:
-        """Of one image that the user named, which is not skipped."""
-        return f"cannot be used as an image ({self.kind}): {self.action.removeprefix('skipped: ')}."
-
-
-@dataclass(frozen=True)
-class Form:
-    """The shape of decoded images.
+class Decoded(NamedTuple):
+    """A decoded image.
 
     Attributes:
-        shape: (height, width) in pixels.
-        channels: 1 (ITU-R 601 luma), 3 (RGB) or 4 (RGBA).
-        fit: "crop" (cover ``shape``, keep the centre) or "pad" (fit inside ``shape``, pad with the background).
-        background: RGB behind transparent pixels and in the padding; of RGBA both stay transparent.
+        array: uint8 (H, W, channels).
+        notes: the conversions.
+        tally: of its values.
+        ends: the values that became 0 and 255; None for 8-bit values as they are.
     """
 
-    shape: tuple[int, int]
-    channels: int
-    fit: str
-    background: tuple[int, int, int]
-
-    @property
-    def array(self) -> tuple[int, int, int]:
-        """Shape of the array: (H, W, C)."""
-        return (*self.shape, self.channels)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For keys and fingerprints; the size of a square is its side."""
-        height, width = self.shape
-        size = height if height == width else [height, width]
-        return {"size": size, "channels": self.channels, "fit": self.fit, "background": self.background}
+    array: np.ndarray
+    notes: list[Note]
+    tally: values.Tally
+    ends: values.Range | None
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence Pillow's warnings. Enter in one thread, around the pool: warning filters are global."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def inspect(data: bytes, half: str = "") -> tuple[int, int]:
+def inspect(data: bytes, limit: int = PIXEL_LIMIT, half: str = "") -> tuple[int, int]:
     """(width, height) of an encoded image, or of its ``half``, from its header alone. Raises Unusable."""
-    if not data:
-        raise Unusable("zero-byte", "skipped: the file is empty")
-    width, height = _open(data).size
+    width, height = open_image(data, limit).size
     return (width // 2 if half else width, height)
 
 
 def upright_size(image: Image.Image | bytes) -> tuple[int, int]:
     """(width, height) of an open or encoded image once it is turned as its EXIF orientation says."""
-    image = _open(image) if isinstance(image, bytes) else image
+    image = open_image(image) if isinstance(image, bytes) else image
     width, height = image.size
     return (height, width) if _orientation(image) > 4 else (width, height)
 
 
-def warn_of_fit(size: tuple[int, int], form: Form) -> None:
-    """Warn that one image, named by the user, is cropped or padded; a row or column of pixels is rounding."""
-    (width, height), (rows, columns) = size, form.shape
-    scales = columns / width, rows / height
-    if max(width, height) * (max(scales) - min(scales)) >= 1:
-        done = "cropped at its centre" if form.fit == "crop" else "padded"
-        warnings.warn(
-            f"An image of {width} x {height} pixels was {done}: the model's images have {columns} x {rows}.",
-            stacklevel=4,
-        )
-
-
-def decode(data: bytes, form: Form, suffix: str = "", half: str = "") -> tuple[np.ndarray, list[Note]]:
-    """Decode, turn upright, composite, scale to 8 bits and fit.
+def decode(
+    data: bytes, form: Form, suffix: str = "", limit: int = PIXEL_LIMIT, half: str = ""
+) -> tuple[np.ndarray, list[Note]]:
+    """Decode one image that is no part of a set: turn upright, composite, scale to 8 bits and fit.
 
     Args:
         suffix: the file's extension, to detect another format's extension; "" for no check.
+        limit: the most pixels.
         half: "left" or "right", of an image that is two side by side.
 
     Returns:
         uint8 (H, W, channels), and the conversions. Raises Unusable.
     """
-    image = _open(data)
+    decoded = decode_of_set(data, form, {}, suffix, limit, half)
+    decision = values.range_of([decoded.tally])
+    dark = decoded.tally.kind == "uint8" and decoded.tally.high != 1  # one dark image is no map of labels
+    if form.ends is None and not dark and not decision.usual and decision.range != decoded.ends:
+        decoded = decode_of_set(data, form, {decoded.tally.kind: decision.range}, suffix, limit, half)
+    return decoded.array, decoded.notes
+
+
+def decode_of_set(
+    data: bytes, form: Form, ranges: Ranges, suffix: str = "", limit: int = PIXEL_LIMIT, half: str = ""
+) -> Decoded:
+    """As ``decode``, by the ranges of a set.
+
+    Args:
+        ranges: without that of the image's kind of values, 8 and 16 bits are scaled from their full range, others from
+            the range of this image.
+    """
+    image = open_image(data, limit)
     notes: list[Note] = []
     extension = suffix.lower()
     if extension in SUFFIXES and extension not in NAMES.get(image.format or "", SUFFIXES):
@@ -134,36 +110,46 @@ def decode(data: bytes, form: Form, suffix: str = "", half: str = "") -> tuple[n
             notes.append((kind, "used: the first frame"))
         turn = TURNS.get(_orientation(image))
         # Decode a JPEG at 1/2, 1/4 or 1/8 scale: exact enough at four times the requested size.
-        image.draft(None, (4 * max(form.shape), 4 * max(form.shape)))
-        image.load()
-        image = coloured(image, form, notes)
-        if turn is not None:
-            image = image.transpose(turn)
-            notes.append(("exif-rotation", "converted: turned upright as its EXIF orientation says"))
-        if half:
-            middle = image.width // 2
-            left = 0 if half == "left" else image.width - middle
-            image = image.crop((left, 0, left + middle, image.height))
-        _odd_shape(image.size, form, notes)
-        if image.mode == "L" and form.channels == 3:
-            notes.append(("grey", "converted: grey to RGB"))
-        return fit(image, form), notes
+        side = 4 * max(form.shape)
+        wide = side * 2 if half else side
+        image.draft(None, (side, wide) if turn in _ON_THEIR_SIDE else (wide, side))
+        with DECODING.hold(decoded_bytes(image.mode, image.size)):
+            image.load()
+            if turn is not None:
+                notes.append(("exif-rotation", "converted: turned upright as its EXIF orientation says"))
+            if half:
+                image, turn = _half(image if turn is None else image.transpose(turn), half), None
+            clear = form.channels == 4
+            image, recolour, tally, ends = _to_8_bits(image, form.background, notes, ranges, form.ends, clear)
+            image = image if turn is None else image.transpose(turn)
+            _odd_shape(image.size, form, notes)
+            if image.mode == "L" and form.channels == 3:
+                notes.append(("grey", "converted: grey to RGB"))
+            array = fit(image, form, recolour)
     except Unusable:
         raise
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged data
-        raise Unusable("truncated", f"skipped: damaged or truncated ({_short(error)})") from None
+        raise Unusable("truncated", f"skipped: damaged or truncated ({short(error)})") from None
+    return Decoded(array, notes, tally, ends)
+
+
+def _half(image: Image.Image, half: str) -> Image.Image:
+    """The left or right half of an upright image, without the column between them of an odd width."""
+    middle = image.width // 2
+    left = 0 if half == "left" else image.width - middle
+    return image.crop((left, 0, left + middle, image.height))
 
 
 def read(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
     """Decode at the image's own size: upright, composited on ``background``, "L" or "RGB". Raises Unusable."""
-    image = _open(data)
+    image = open_image(data)
     try:
         image.load()
         return from_pillow(image, background, [])
     except Unusable:
         raise
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged data
-        raise Unusable("truncated", f"skipped: damaged or truncated ({_short(error)})") from None
+        raise Unusable("truncated", f"skipped: damaged or truncated ({short(error)})") from None
 
 
 def read_file(path: Path | str) -> Image.Image:
@@ -180,28 +166,39 @@ def read_file(path: Path | str) -> Image.Image:
 def read_alpha(path: Path | str) -> Image.Image | None:
     """``alpha_of`` a file that can be read."""
     with quiet():
-        return alpha_of(_open(Path(path).read_bytes()))
+        return alpha_of(open_image(Path(path).read_bytes()))
 
 
 def alpha_of(image: Image.Image) -> Image.Image | None:
     """The alpha channel of an open image ("L"), upright; None if it has none or is opaque."""
-    if image.mode not in _WITH_ALPHA and "transparency" not in image.info:
+    if not _has_alpha(image):
         return None
     alpha = image.convert("RGBA").getchannel("A")
     turn = TURNS.get(_orientation(image))
     return None if alpha.getextrema() == (255, 255) else alpha if turn is None else alpha.transpose(turn)
 
 
-def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[Note]) -> Image.Image:
-    """Any Pillow mode to "L" or "RGB", transparent pixels composited on ``background``; appends conversions."""
+def flatten(
+    image: Image.Image,
+    background: tuple[int, int, int],
+    notes: list[Note],
+    recolour: profiles.Recolour | None = None,
+) -> Image.Image:
+    """Any Pillow mode to "L" or "RGB", transparent pixels composited on ``background``; appends conversions.
+
+    ``recolour`` is applied below transparency; without it, the result is still to be recoloured.
+    """
     mode = image.mode
-    if mode in ("I", "F") or mode.startswith("I;16"):
-        return _numeric(image, notes)
-    if ";16" in str(getattr(image, "tile", "")) or ";16" in str(image.info.get("reverie_raw", "")):
+    if values_of(image) in ("uint16", "int", "float"):
+        return _to_8_bits(image, background, notes)[0]
+    if values_of(image) == "colour16":
         notes.append(("16-bit", "converted: scaled from 16 to 8 bits"))
-    if mode in _WITH_ALPHA or "transparency" in image.info:
+    if _has_alpha(image):
         rgba = image.convert("RGBA")
         opaque = rgba.getchannel("A").getextrema() == (255, 255)
+        if recolour is not None:
+            alpha, rgba = rgba.getchannel("A"), recolour(rgba.convert("RGB")).convert("RGBA")
+            rgba.putalpha(alpha)
         canvas = Image.new("RGBA", rgba.size, (*background, 255))
         canvas.alpha_composite(rgba)
         done = "dropped an opaque alpha channel" if opaque else f"composited on background {background}"
@@ -221,91 +218,53 @@ def flatten(image: Image.Image, background: tuple[int, int, int], notes: list[No
     return flat
 
 
-def coloured(image: Image.Image, form: Form, notes: list[Note]) -> Image.Image:
-    """Any Pillow mode to "L" or "RGB", or to "RGBA" for a form of four channels; appends conversions."""
-    if form.channels != 4:
-        return flatten(image, form.background, notes)
-    clear = image.mode in _WITH_ALPHA or "transparency" in image.info
-    rgba = image if clear else flatten(image, form.background, notes)
-    rgba = rgba.convert("RGBA")
-    if not clear or rgba.getchannel("A").getextrema() == (255, 255):
-        notes.append(("opaque", "used: it has no transparent pixels"))
-    return rgba
+def from_pillow(
+    image: Image.Image,
+    background: tuple[int, int, int],
+    notes: list[Note],
+    ranges: Ranges | None = None,
+    clear: bool = False,
+) -> Image.Image:
+    """An open Pillow image to "L" or "RGB", or "RGBA" if ``clear``, upright, in sRGB; appends conversions.
 
-
-def from_pillow(image: Image.Image, background: tuple[int, int, int], notes: list[Note]) -> Image.Image:
-    """An open Pillow image to "L" or "RGB", upright; appends conversions."""
-    return upright(image, flatten(image, background, notes))
-
-
-def upright(image: Image.Image, converted: Image.Image) -> Image.Image:
-    """A conversion of an image, turned as the EXIF orientation of the image says."""
-    turn = TURNS.get(_orientation(image))
-    return converted if turn is None else converted.transpose(turn)
-
-
-def fit(image: Image.Image, form: Form) -> np.ndarray:
-    """A ``coloured`` image to uint8 (H, W, channels), resized by antialiased Lanczos.
-
-    RGBA is resized with premultiplied alpha, so that no transparent pixel's colour bleeds, and becomes canonical.
+    ``ranges`` are as of a set.
     """
-    clear = form.channels == 4
-    image = _resize(image, form, Image.Resampling.LANCZOS, (0, 0, 0, 0) if clear else form.background)
-    pixels = np.asarray(image if clear else image.convert("RGB" if form.channels == 3 else "L"))
-    return alpha.canonical(pixels) if clear else pixels.reshape(form.array)
+    turn = TURNS.get(_orientation(image))
+    flat, recolour, *_ = _to_8_bits(image, background, notes, ranges or {}, clear=clear)
+    flat = flat if recolour is None else recolour(flat)
+    return flat if turn is None else flat.transpose(turn)
 
 
-def _resize(image: Image.Image, form: Form, resampling: Image.Resampling, background: tuple[int, ...]) -> Image.Image:
-    (width, height), (rows, columns) = image.size, form.shape
-    if (height, width) == form.shape:
-        return image
-    if form.fit == "crop":
-        inside = min(width, height * columns / rows), min(height, width * rows / columns)
-        left, top = (width - inside[0]) // 2, (height - inside[1]) // 2
-        box = (left, top, left + inside[0], top + inside[1])
-        return image.resize((columns, rows), resampling, box=box)
-    scale = min(columns / width, rows / height)
-    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = Image.new("RGBA" if image.mode == "RGBA" else "RGB", (columns, rows), background).convert(image.mode)
-    corner = ((columns - inner[0]) // 2, (rows - inner[1]) // 2)
-    canvas.paste(image.resize(inner, resampling), corner)
-    return canvas
+def tally_of(image: Image.Image) -> values.Tally:
+    """Counts over the values of an open Pillow image; of a bright 8-bit image some value above ``_BRIGHT``."""
+    kind = values_of(image)
+    if kind in ("uint16", "int", "float"):
+        return values.tally(_numbers(image), kind)
+    if image.mode not in ("L", "RGB"):
+        return values.Tally(kind, high=255.0)
+    width, height = image.size
+    for corner in ((width // 2, height // 2), (0, 0), (width - 1, 0), (width // 3, height - 1)):
+        pixel: Any = image.getpixel(corner)
+        if (brightest := max(pixel) if isinstance(pixel, tuple) else pixel) > _BRIGHT:  # as in nearly every image
+            return values.Tally(kind, high=float(brightest))
+    extrema = np.array(image.getextrema())
+    return values.Tally(kind, float(extrema.min()), float(extrema.max()))
+
+
+def values_of(image: Image.Image) -> str:
+    """The kind of values of a Pillow image, as in Tally."""
+    if image.mode.startswith("I;16"):
+        return "uint16"
+    if image.mode in ("I", "F"):
+        return "float" if image.mode == "F" else "int"
+    deep = ";16" in str(getattr(image, "tile", "")) or ";16" in str(image.info.get("reverie_raw", ""))
+    return "colour16" if deep else "uint8"
 
 
 def fit_array(pixels: np.ndarray, form: Form) -> np.ndarray:
     """uint8 (H, W, C), C = 1, 3 or 4 (RGBA), to uint8 (H', W', channels), as ``decode`` does."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    return fit(coloured(image, form, []), form)
-
-
-def fit_mask(mask: np.ndarray, form: Form) -> np.ndarray:
-    """uint8 (H, W, 1) to uint8 (H', W', 1) by nearest neighbour; padding is 0."""
-    image = _resize(Image.fromarray(mask[..., 0]), form, Image.Resampling.NEAREST, (0, 0, 0))
-    return np.asarray(image).reshape(*form.shape, 1)
-
-
-def _open(data: bytes) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = image.size
-    except Image.DecompressionBombError:
-        raise Unusable("decompression-bomb", f"skipped: its header claims over {PIXEL_LIMIT:,} pixels") from None
-    except Exception as error:
-        if data.startswith(MAGIC):  # Pillow names the buffer of what it cannot identify
-            reason = "its header cannot be read" if isinstance(error, UnidentifiedImageError) else _short(error)
-            raise Unusable("truncated", f"skipped: damaged or truncated ({reason})") from None
-        if isinstance(error, UnidentifiedImageError):
-            raise Unusable("not-an-image", "skipped: its content is no known image format") from None
-        raise Unusable("not-an-image", f"skipped: cannot be read as an image ({_short(error)})") from None
-    if width * height > PIXEL_LIMIT:
-        raise Unusable(
-            "decompression-bomb", f"skipped: its header claims {width} x {height} pixels, over {PIXEL_LIMIT:,}"
-        )
-    if width < 1 or height < 1:
-        raise Unusable("truncated", "skipped: its header claims no pixels")
-    if raw := next((tile for tile in getattr(image, "tile", []) if ";16" in str(tile)), None):
-        image.info["reverie_raw"] = str(raw)  # Pillow drops the file's bit depth once it has decoded
-    return image
+    return fit(image.convert("RGBA") if form.channels == 4 else flatten(image, form.background, []), form)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -316,25 +275,80 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _numeric(image: Image.Image, notes: list[Note]) -> Image.Image:
-    """16-bit, 32-bit and float grey to 8 bits, by the range of the type if it has one, else of the image."""
-    values = np.asarray(image).astype(np.float64)
-    bad = ~np.isfinite(values)
-    values[bad] = 0.0
-    low, high = float(values.min()), float(values.max())
-    kind = "float" if image.mode == "F" else "16-bit"
-    if image.mode == "F" and low >= 0 and high <= 1:
-        low, high, how = 0.0, 1.0, "0..1"
-    elif image.mode == "F" and low >= 0 and high <= 255:
-        low, high, how = 0.0, 255.0, "0..255"
-    elif image.mode != "F" and low >= 0 and high <= 65535:
-        low, high, how = 0.0, 65535.0, "0..65535"
-    else:
-        how = f"its own range {low:g}..{high:g}"
-    also = f", {int(bad.sum())} values that are not finite set to 0" if bad.any() else ""
-    notes.append((kind, f"converted: {how} scaled to 8 bits{also}"))
-    scaled = (values - low) * (255.0 / (high - low if high > low else 1.0))
-    return Image.fromarray((scaled + 0.5).clip(0, 255).astype(np.uint8))
+def _to_8_bits(
+    image: Image.Image,
+    background: tuple[int, int, int],
+    notes: list[Note],
+    ranges: Ranges | None = None,
+    ends: values.Range | None = None,
+    clear: bool = False,
+) -> tuple[Image.Image, profiles.Recolour | None, values.Tally, values.Range | None]:
+    """A loaded image to "L" or "RGB" ("CMYK" if it is still to be recoloured): (image, what recolours it, tally, ends).
+
+    Args:
+        ends: chosen by the user, for images of more than 8 bits.
+        clear: to "RGBA", recoloured, instead.
+    """
+    if clear:
+        return _to_rgba(image, background, notes, ranges, ends)
+    kind = values_of(image)
+    chosen = ends if ends and kind != "uint8" else (ranges or {}).get(kind)
+    if kind in ("uint16", "int", "float"):
+        numbers = _numbers(image)
+        tally = values.tally(numbers, kind)
+        decision = values.range_of([tally])
+        words = decision.words if chosen is None else f"{chosen[0]:g}..{chosen[1]:g}"
+        if chosen is None and kind == "uint16":
+            chosen, words = values.FULL[kind], "0..65535"
+        chosen = chosen or decision.range
+        if tally.bad:
+            action = f"converted: {tally.bad:,} of {numbers.size:,} values are not finite; set to 0, black"
+            notes.append(("not-finite", action))
+        notes.append(("float" if kind == "float" else "16-bit", f"converted: {words} scaled to 8 bits"))
+        return Image.fromarray(values.to_8_bits(numbers, chosen)), None, tally, chosen
+    recolour = profiles.to_srgb(image, notes)
+    if image.mode == "CMYK" and recolour is not None:
+        notes.append(("cmyk", "converted: from CMYK to RGB"))
+        return image, recolour, values.Tally(kind, high=255.0), None
+    flat = flatten(image, background, notes, recolour)
+    tally = tally_of(flat)._replace(kind=kind)
+    if chosen is not None and tally.high:
+        scale = 257.0 if kind == "colour16" else 1.0  # the first byte of v is v / 257, rounded down
+        flat = values.stretch(flat, (chosen[0] / scale, chosen[1] / scale))
+    return flat, None if _has_alpha(image) else recolour, tally, chosen
+
+
+def _to_rgba(
+    image: Image.Image,
+    background: tuple[int, int, int],
+    notes: list[Note],
+    ranges: Ranges | None,
+    ends: values.Range | None,
+) -> tuple[Image.Image, None, values.Tally, values.Range | None]:
+    """As ``_to_8_bits``, to "RGBA": its colours without their opacity are converted, its opacity stays."""
+    colours, opacity = image, None
+    if _has_alpha(image) and values_of(image) in ("uint8", "colour16"):
+        rgba = image.convert("RGBA")
+        opacity, colours = rgba.getchannel("A"), rgba.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
+        colours.info = {name: value for name, value in image.info.items() if name != "transparency"}
+    flat, recolour, tally, chosen = _to_8_bits(colours, background, notes, ranges, ends)
+    flat = (flat if recolour is None else recolour(flat)).convert("RGBA")
+    if opacity is not None:
+        tally = tally._replace(high=255.0)  # dark colours with an opacity are no map of labels
+        flat.putalpha(opacity)
+    if opacity is None or opacity.getextrema() == (255, 255):
+        notes.append(("opaque", "used: it has no transparent pixels"))
+    return flat, None, tally, chosen
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in _WITH_ALPHA or "transparency" in image.info
+
+
+def _numbers(image: Image.Image) -> np.ndarray:
+    """The values of a grey image of more than 8 bits: uint16, int32 or float32 (H, W)."""
+    array = np.asarray(image)
+    return array.astype(np.uint16, copy=False) if array.dtype.kind == "u" else array
 
 
 def _odd_shape(size: tuple[int, int], form: Form, notes: list[Note]) -> None:
@@ -344,7 +358,3 @@ def _odd_shape(size: tuple[int, int], form: Form, notes: list[Note]) -> None:
         notes.append(("extreme-aspect", f"used: {size[0]} x {size[1]}, {kept}"))
     if short < 8 and short < min(form.shape):
         notes.append(("tiny", f"used: enlarged from {size[0]} x {size[1]}"))
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -62,8 +62,8 @@ def train(
         model: a name of ``rv.list_models()``, a model from ``build``, or any ``nn.Module`` with ``stages()``. A module
             starts from its current weights.
         data: a ``Dataset``, or anything ``open_data`` opens; None for a model that needs no data.
-        size, fit, background, held_out, channels, medium, low, high: as for ``open_data``, unless ``data`` is a
-            ``Dataset``.
+        size, fit, background, held_out, channels, medium, low, high: as for ``open_data``, unless ``data``
+            is a ``Dataset``.
         out: the run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         quiet: print nothing.
         progress: called while data is read, (done, total, description).
