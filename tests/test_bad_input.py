@@ -153,7 +153,7 @@ def test_grids_and_sheets_refuse_what_they_cannot_draw(call, message):
 )
 def test_images_are_bytes_in_grey_or_colour_and_never_converted_in_silence(array):
     for spec in (None, rv.media.Spec("image", (8, 8), array.shape[-1])):
-        with pytest.raises(UsageError, match="array must be uint8 with 1 or 3 channels") as error:
+        with pytest.raises(UsageError, match="array must be uint8 with 1, 3 or 4 channels") as error:
             rv.Images(array, spec)
         assert ("(x * 255).round().astype(np.uint8)" in str(error.value)) == (array.dtype != np.uint8)
     with pytest.raises(UsageError, match="array must be float32 with 2 channels"):

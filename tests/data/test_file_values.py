@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import icc
 import messy
@@ -295,11 +297,61 @@ def test_an_installed_decoder_or_a_newer_version_is_used_at_the_next_opening(tmp
         patch.setattr("reverie.data.intake.FRESH_NS", -(10**18))
         inspect = decode.inspect
 
-        def old(data: bytes, limit: int) -> tuple[int, int]:
+        def old(data: bytes, *more: Any) -> tuple[int, int]:
             if data == (tmp_path / "d" / "0003.png").read_bytes():
                 raise Unusable("no-decoder", "skipped: needs an extra")
-            return inspect(data, limit)
+            return inspect(data, *more)
 
         patch.setattr(decode, "inspect", old)
         assert rv.open_data(tmp_path / "d").report.usable == 8
     assert rv.open_data(tmp_path / "d").report.usable == 9
+
+
+# With transparency, and of halves
+
+
+def test_a_profile_converts_colours_and_not_their_opacity() -> None:
+    opacity = np.full((24, 24), 255, np.uint8)
+    opacity[:12] = 0
+    clear = Image.fromarray(np.dstack([pixels(3), opacity]))
+    kept, notes = decode.decode(messy.encoded(clear, icc_profile=icc.rgb()), replace(FORM, channels=4))
+    opaque = decode.decode(messy.encoded(Image.fromarray(pixels(3)), icc_profile=icc.rgb()), FORM)[0]
+    assert (kept[12:, :, :3] == opaque[12:]).all() and not kept[:12].any() and (kept[..., 3] == opacity).all()
+    assert [kind for kind, _ in notes] == ["colour-profile"]
+
+
+def test_dark_sprites_are_no_maps_of_labels(tmp_path: Path) -> None:
+    for seed in range(12):
+        colours = np.full((24, 24, 3), 20, np.uint8)
+        save_as = tmp_path / f"{seed}.png"
+        Image.fromarray(np.dstack([colours, pixels(seed)[..., 0]])).save(save_as)
+    data = rv.open_data(tmp_path, channels=4)
+    x = data.train["x"]
+    assert x[x[..., 3] == 255][:, :3].max() <= 20 and "range" not in data.report.counts()
+
+
+def test_grey_of_16_bits_is_opaque_beside_sprites() -> None:
+    deep = messy.encoded(Image.fromarray(np.full((24, 24), 65535, np.uint16)))
+    array, notes = decode.decode(deep, replace(FORM, channels=4))
+    assert (array == 255).all() and {kind for kind, _ in notes} == {"16-bit", "opaque"}
+
+
+def test_each_half_of_joined_pairs_has_its_own_range(tmp_path: Path) -> None:
+    for seed in range(12):
+        photo = pixels(seed)[..., 0]
+        Image.fromarray(np.hstack([(photo > 99).astype(np.uint8), photo])).save(tmp_path / f"{seed}.png")
+    data = rv.open_data(tmp_path, layout="side-by-side")
+    source, x = data.train["source"], data.train["x"]
+    assert set(np.unique(source)) == {0, 255} and ((x > 99) == (source == 255)).all()
+
+
+def test_a_half_of_a_wide_jpeg_is_not_decoded_below_four_times_its_size() -> None:
+    wide = Image.fromarray(pixels(1, 24, 24)).resize((1024, 512))
+    for turned in (1, 6):
+        exif = Image.Exif()
+        exif[0x0112] = turned
+        stored = wide if turned == 1 else wide.transpose(Image.Transpose.ROTATE_90)
+        data = messy.encoded(stored, "JPEG", exif=exif)
+        full = wide.crop((512, 0, 1024, 512)).resize((64, 64), Image.Resampling.LANCZOS)
+        array, _ = decode.decode(data, replace(FORM, shape=(64, 64)), half="right")
+        assert abs(array.astype(int) - np.asarray(full)).mean() < 2

@@ -179,7 +179,7 @@ def test_every_layout_has_an_answer_and_a_wrong_one_is_refused_with_the_reason(t
         reverie.data(tmp_path / "d", layout="stylegan")
     with pytest.raises(UsageError, match='Did you mean "classes"'):
         check_layout("clases")
-    with pytest.raises(UsageError, match="for folders and zips"):
+    with pytest.raises(UsageError, match="for folders, zips and tars"):
         reverie.data("fashion", layout="classes")
 
 
@@ -210,6 +210,10 @@ def test_a_member_that_claims_too_much_is_not_unpacked(tmp_path: Path) -> None:
     smaller = File(file.path, 100, file.mtime_ns, file.offset, packing=file.packing)
     with pytest.raises(OSError, match="checksum differs"):  # stops after the claimed size
         smaller.read()
+    data = (tmp_path / "d.zip").read_bytes()
+    (tmp_path / "d.zip").write_bytes(data.replace((1 << 16).to_bytes(4, "little"), (1 << 29).to_bytes(4, "little")))
+    tree = of_zip(tmp_path / "d.zip")
+    assert not tree.files and [problem.kind for problem in tree.problems] == ["decompression-bomb"]
 
 
 # Words
@@ -329,7 +333,7 @@ def test_names_with_dots_have_their_words(tmp_path: Path) -> None:
     files = {}
     for i in range(12):
         files |= {f"shot_2.5mm_{i:02d}.png": picture(i), f"shot_2.5mm_{i:02d}.txt": f"a screw, number {i}".encode()}
-        files |= {f"k{i:02d}.image.png": picture(50 + i), f"k{i:02d}.json": b'{"caption": ["one", "two"], "label": 3}'}
+        files |= {f"k{i:02d}.image.png": picture(50 + i), f"k{i:02d}.json": b'{"caption": ["one", "two"], "label": 0}'}
     dataset = reverie.data(packed(tmp_path / "shots.tar", files))
     assert dataset.summary()["captions"] == 24 and dataset.report.read_as == "WebDataset, 1 shard"
     assert ["one", "two"] in dataset.train["captions"] and not dataset.report.problems

@@ -356,6 +356,14 @@ def test_webdataset_shards_give_labels_and_captions(tmp_path: Path) -> None:
     assert reverie.data(tmp_path / "s-001.tar").report.usable == 8
 
 
+def test_minus_one_in_a_shard_is_no_label(tmp_path: Path) -> None:
+    for label in (-1, 0, 1):
+        shard(tmp_path / f"s-{label + 1}.tar", range(8 * label + 8, 8 * label + 16), cls=str(label))
+    dataset = reverie.data(f"{tmp_path}/s-{{0..2}}.tar")
+    assert dataset.classes == ["0", "1"] and [label for _, label, *_ in rows(dataset).values()].count(None) == 8
+    assert dataset.report.counts()["unlabelled"] == 1
+
+
 def stand_in(monkeypatch: pytest.MonkeyPatch, load) -> None:
     module = types.ModuleType("datasets")
     module.load_dataset = load  # type: ignore[attr-defined]

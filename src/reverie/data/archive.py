@@ -13,7 +13,7 @@ import numpy as np
 
 from reverie.core.errors import ReverieError
 
-_DEFLATE = 1100  # bytes that one compressed byte can stand for, at most (1,032 for deflate)
+DEFLATE = 1100  # bytes that one compressed byte can stand for, at most (1,032 for deflate)
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -62,7 +62,7 @@ class Archive:
 
     def _open(self, name: str) -> IO[bytes]:
         entry = self._members[name]
-        if entry.file_size > _DEFLATE * (entry.compress_size + 64):
+        if entry.file_size > DEFLATE * (entry.compress_size + 64):
             raise ValueError(f"{name} claims {entry.file_size:,} bytes in {entry.compress_size:,} compressed ones")
         return self._zip.open(entry)
 

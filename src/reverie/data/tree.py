@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from reverie.core.errors import ReverieError
 from reverie.core.terminal import printable
+from reverie.data.archive import DEFLATE
 from reverie.data.items import File, Packing
 from reverie.data.types import Problem
 from reverie.media.decode import SUFFIXES
@@ -134,7 +135,7 @@ def of_zip(path: Path) -> Tree:
         elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             method = f"by method {member.compress_type} of zip; only deflate is read"
             tree.problems.append(Problem(printable(name), "unreadable", f"skipped: compressed {method}"))
-        elif member.file_size > LARGEST or member.compress_size > stat.st_size:
+        elif _claims_too_much(member, stat.st_size):
             tree.problems.append(
                 Problem(printable(name), "decompression-bomb", f"skipped: it claims {member.file_size:,} bytes")
             )
@@ -145,6 +146,12 @@ def of_zip(path: Path) -> Tree:
             )
     tree.files = _sorted(tree.files)
     return tree
+
+
+def _claims_too_much(member: zipfile.ZipInfo, size: int) -> bool:
+    """Whether its sizes cannot be those of a member of a zip of ``size`` bytes, or are too large to unpack."""
+    most = DEFLATE * (member.compress_size + 64)
+    return member.file_size > min(LARGEST, most) or member.compress_size > size
 
 
 def ignored(names: Iterable[str]) -> list[Problem]:

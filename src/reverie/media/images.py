@@ -64,7 +64,8 @@ class Images(NDArrayOperatorsMixin):
         dtype = np.dtype(self.spec.dtype or medium_of(self.spec).storage)
         channels = (1, 3, 4) if self.spec.medium == "image" else (self.spec.channels,)  # grey sources of colours, too
         if self.array.dtype != dtype or self.array.shape[-1] not in channels:
-            form, many = f"{self.array.dtype} with {self.array.shape[-1]}", " or ".join(map(str, channels))
+            form = f"{self.array.dtype} with {self.array.shape[-1]}"
+            many = "1, 3 or 4" if len(channels) > 1 else channels[0]
             floats = dtype == np.uint8 != self.array.dtype
             convert = " Of values x from 0 to 1: (x * 255).round().astype(np.uint8)." * floats
             raise UsageError(f"{argument('array')} must be {dtype} with {many} channels, not {form}.{convert}")
