@@ -39,9 +39,12 @@ class Request:
         background: colour behind transparent pixels and in the padding: a name, "#ff8800" or 10,20,30.
         held_out: share of the data to hold out, where it has no split of its own.
         channels: 1 (grey) or 3 (RGB); by default 1 where every image is grey.
-        medium: what the rows of an .npz are, where their shape does not tell it.
+        medium: what the rows of an .npz are, where their shape does not tell it; video reads a folder of films, volume
+            one of volumes.
         low: value of an .npz that maps to -1 in the model, where the values are in no usual range.
         high: value that maps to 1.
+        frames: of the clips that films are cut into (by default 16), with --medium video.
+        stride: of the frames of a clip within the film (by default 1).
         out: run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         json: end with one line of JSON.
     """
@@ -55,6 +58,8 @@ class Request:
     medium: Literal["image", "video", "volume", "sequence"] | None = None
     low: float | None = None
     high: float | None = None
+    frames: int | None = None
+    stride: int | None = None
     out: str | None = None
     json: bool = False
 

@@ -83,6 +83,8 @@ def data(
     medium: Literal["image", "video", "volume", "sequence"] | None = None,
     low: float | None = None,
     high: float | None = None,
+    frames: int | None = None,
+    stride: int | None = None,
     json: bool = False,
 ) -> None:
     """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
@@ -96,9 +98,12 @@ def data(
         background: colour behind transparent pixels and in the padding: a name, "#ff8800" or 10,20,30.
         held_out: share of the data to hold out, where it has no split of its own.
         channels: 1 (grey) or 3 (RGB); by default 1 where every image is grey.
-        medium: what the rows of an .npz are, where their shape does not tell it.
+        medium: what the rows of an .npz are, where their shape does not tell it; video reads a folder of films, volume
+            one of volumes.
         low: value of an .npz that maps to -1 in a model, where the values are in no usual range.
         high: value that maps to 1.
+        frames: of the clips that films are cut into (by default 16), with --medium video.
+        stride: of the frames of a clip within the film (by default 1).
         json: print the report as JSON.
     """
     from reverie.data import open_data
@@ -111,7 +116,8 @@ def data(
         return
     try:
         with bar(True) as progress:
-            dataset = open_data(source, size, channels, fit, background, held_out, medium, progress, low=low, high=high)
+            more: dict[str, Any] = {"low": low, "high": high, "frames": frames, "stride": stride}
+            dataset = open_data(source, size, channels, fit, background, held_out, medium, progress, **more)
     except TooFew as error:
         if json:  # the report is what was asked for, however little there is to train on
             dump(
@@ -150,7 +156,7 @@ def data(
         first = next(p for p in dataset.report.problems if p.kind == kind)
         out(f"  {count:6} {kind}: {first.action} (first: {first.file})")
     opened = {"size": size, "fit": fit, "background": background, "held_out": held_out, "channels": channels}
-    opened |= {"medium": medium, "low": low, "high": high}
+    opened |= {"medium": medium, **more}
     if dataset.spec.medium == "image":
         out(_which_model(dataset))
     out(f"fingerprint {dataset.fingerprint[:16]}. {_next(dataset, source, opened)}")

@@ -30,7 +30,7 @@ def train(arguments: list[str]) -> None:
     leader = rank() == 0
     with bar(leader) as progress:
         data = None if request.data == "none" else request.data
-        names = ("size", "fit", "background", "held_out", "channels", "medium", "low", "high")
+        names = ("size", "fit", "background", "held_out", "channels", "medium", "low", "high", "frames", "stride")
         opened = {name: getattr(request, name) for name in names}
         run = start(model, data, **opened, out=request.out, progress=progress, **options)
     if leader:

@@ -9,12 +9,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from reverie.core.errors import argument
 from reverie.core.terminal import printable
 from reverie.data.captions import Captions
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
 from reverie.data.types import Problem
 from reverie.media.decode import SUFFIXES
+from reverie.media.films import VIDEO_SUFFIXES
 from reverie.media.origin import NOTE
+
+OTHER_MEDIA = dict.fromkeys(VIDEO_SUFFIXES, "video") | dict.fromkeys((".npy", ".nii", ".nii.gz"), "volume")
 
 
 def list_folder(root: Path) -> Listing:
@@ -114,11 +118,14 @@ def _is_run(folder: Path) -> bool:
 
 def ignored(names: Iterable[str]) -> list[Problem]:
     """One problem per extension of files that are neither images nor captions."""
-    count = Counter(suffix(name) for name in names)
-    return [
-        Problem(f"*{extension}" if extension else "(no extension)", "ignored", f"ignored: {n} file{'s' * (n > 1)}")
-        for extension, n in sorted(count.items())
-    ]
+    count = Counter(".nii.gz" if name.lower().endswith(".nii.gz") else suffix(name) for name in names)
+    problems = []
+    for extension, n in sorted(count.items()):
+        kind, action = "ignored", f"ignored: {n} file{'s' * (n > 1)}"
+        if medium := OTHER_MEDIA.get(extension):
+            kind, action = "other-medium", f"{action}; {argument('medium', medium)} reads {extension} files"
+        problems.append(Problem(f"*{extension}" if extension else "(no extension)", kind, action))
+    return problems
 
 
 def by_split(names: Iterable[str]) -> list[tuple[str | None, str, list[str]]]:

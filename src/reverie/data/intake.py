@@ -22,6 +22,7 @@ from reverie.data.types import Problem, Report
 from reverie.media import decode
 
 MIN_IMAGES = 8
+HINTS = ("short-film", "needs-extra", "other-medium")  # kinds of problems whose action is the remedy of too few samples
 FRESH_NS = 2_000_000_000  # a file this new may change again within the clock's resolution: not cached
 
 T = TypeVar("T")
@@ -34,15 +35,22 @@ class Seen:
 
     Attributes:
         item: as listed.
-        sha: hex sha256 of the file's bytes; of both files' digests for a pair.
+        sha: hex sha256 of the file's bytes; of both files' digests for a pair; of a clip its film's, ":" and its start.
         source_sha: of the pair's source file, "" without pairs.
         size: (width, height) in pixels.
+        frames: of the film that are the clip; none of other media.
     """
 
     item: Item
     sha: str
     source_sha: str
     size: tuple[int, int]
+    frames: range = range(0)
+
+    @property
+    def film(self) -> str:
+        """The digest of a clip's film, "" of other media."""
+        return self.sha.partition(":")[0] if self.frames else ""
 
 
 class TooFew(ReverieError):
@@ -51,15 +59,19 @@ class TooFew(ReverieError):
     Args:
         train: number of training images, if the source's split leaves too few.
         files: whether the source is files, not an array or another object.
+        noun: of what is needed.
     """
 
-    def __init__(self, what: str, report: Report, train: int | None = None, files: bool = True):
+    def __init__(self, what: str, report: Report, train: int | None = None, files: bool = True, noun: str = "images"):
         counts = ", ".join(f"{n} {kind}" for kind, n in report.counts().items())
         problems = f" Problems: {counts or 'no other files'}." if counts or files else ""
+        hints = {problem.kind: problem.action for problem in reversed(report.problems) if problem.kind in HINTS}
+        problems += "".join(f" {hint[:1].upper()}{hint[1:]}." for hint in hints.values())
         endings = f" Images are read from {' '.join(sorted(decode.SUFFIXES))} files." if files else ""
+        endings = endings if noun == "images" else ""
         training = "" if train is None else f", {train} of them to train on"
         super().__init__(
-            f"{what} has {report.usable} usable images{training}; at least {MIN_IMAGES} are needed.{problems}{endings}"
+            f"{what} has {report.usable} usable {noun}{training}; at least {MIN_IMAGES} are needed.{problems}{endings}"
         )
         self.report = report
 
@@ -105,9 +117,15 @@ def survey(
 
 
 class Memory:
-    """Cache of earlier readings: (path, size, mtime) -> sha256 and size in pixels, so that no file is read twice."""
+    """Cache of earlier readings: (path, size, mtime) -> sha256 and size in pixels, so that no file is read twice.
 
-    def __init__(self, what: str):
+    Args:
+        what: the source, and how it is read if that is not as images.
+        inspect: a file to [sha256, *facts], or [sha256, kind, action] of an unusable file.
+    """
+
+    def __init__(self, what: str, inspect: Callable[[File], list[Any]] | None = None):
+        self.inspect = inspect or _inspect
         key = hashlib.sha256(os.fsencode(Path(what).absolute())).hexdigest()
         self.path = home.home() / "listings" / f"{key}.json"
         self.old: dict[str, list[Any]] = {}
@@ -130,16 +148,23 @@ class Memory:
         except decode.Unusable as error:
             return error
 
-    def _inspect(self, file: File) -> tuple[str, tuple[int, int]]:
+    def facts(self, file: File) -> tuple[str, tuple[Any, ...]] | decode.Unusable:
+        """(sha256, facts) of a file, or the reason it is unusable. Never raises."""
+        try:
+            return self._inspect(file)
+        except decode.Unusable as error:
+            return error
+
+    def _inspect(self, file: File) -> tuple[str, Any]:
         key = f"{file.path}\0{file.offset}"
         entry = self.old.get(key)
-        if not (isinstance(entry, list) and len(entry) == 5 and entry[:2] == [file.size, file.mtime_ns]):
-            entry = [file.size, file.mtime_ns, *_inspect(file)]
+        if not (isinstance(entry, list) and len(entry) >= 5 and entry[:2] == [file.size, file.mtime_ns]):
+            entry = [file.size, file.mtime_ns, *self.inspect(file)]
         if file.reader is None and time.time_ns() - file.mtime_ns > FRESH_NS and entry[2] != "":
             self.new[key] = entry
         if isinstance(entry[3], str):
             raise decode.Unusable(entry[3], entry[4])
-        return entry[2], (entry[3], entry[4])
+        return entry[2], tuple(entry[3:])
 
     def save(self) -> None:
         """Write the cache. Without a writable cache folder, the next opening is only slower."""

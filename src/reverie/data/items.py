@@ -47,6 +47,7 @@ class Item:
         split: "train", "held_out", or None if the source has no split.
         source: the source image of the pair, None without pairs.
         attributes: one number for each of the listing's ``attributes``.
+        frames: of a folder that is a film, in order; ``file`` is the first.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Item:
     split: str | None = None
     source: File | None = None
     attributes: tuple[float, ...] = ()
+    frames: tuple[File, ...] = ()
 
 
 @dataclass

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
 from reverie.data import split
 from reverie.data.intake import Seen
-from reverie.media import decode
 
 VERSION = 1  # of the format, and of all code that determines stored pixels or the split
+
+Decoded = tuple[dict[str, Any], list[np.ndarray]]  # a row's record, see ``store``, and its arrays
+
+
+class Form(Protocol):
+    """The form of stored rows: ``decode.Form`` of images, and those of other media.
+
+    Attributes:
+        channels: values per position.
+        array: (*shape, channels) of one row.
+    """
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def array(self) -> tuple[int, ...]: ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """For keys and fingerprints, with the shape as ``size``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,13 +47,17 @@ class Plan:
         find_channels: store one channel if every image is grey.
         held_out: fraction of the images to hold out.
         attributes: names of the items' attributes.
+        medium: of the rows.
+        decoded: rows to their records and arrays, in order, if they are no images.
     """
 
     rows: list[Seen]
-    form: decode.Form
+    form: Form
     find_channels: bool
     held_out: float
     attributes: list[str] = field(default_factory=list)
+    medium: str = "image"
+    decoded: Callable[[Sequence[Seen]], Iterator[Decoded]] | None = None
 
     @property
     def paired(self) -> bool:
@@ -50,17 +76,22 @@ class Plan:
         return json.dumps([self.attributes, row.item.attributes]).encode() if self.attributes else b""
 
 
-def make_plan(seen: list[Seen], form: decode.Form, find_channels: bool, held_out: float, attributes: list[str]) -> Plan:
+def make_plan(
+    seen: list[Seen], form: Form, find_channels: bool, held_out: float, attributes: list[str], **medium: Any
+) -> Plan:
     """Order the rows by content, independent of names and of the file system's order."""
     shas = [row.sha for row in seen]
-    is_held_out = held_out_rows(seen, np.arange(len(seen)), held_out)
+    group = split.groups(same_source(seen) if seen[0].film else np.zeros((0, 2), np.int64), len(seen))
+    is_held_out = held_out_rows(seen, group, held_out)
     order = order_rows(is_held_out, np.array([split.second_fraction(sha) for sha in shas]), np.arange(len(seen)), shas)
-    return Plan([seen[i] for i in order], form, find_channels, held_out, attributes)
+    return Plan([seen[i] for i in order], form, find_channels, held_out, attributes, **medium)
 
 
 def held_out_rows(rows: list[Seen], group: np.ndarray, held_out: float) -> np.ndarray:
     """Whether each row is held out, bool (N,)."""
     sides = np.array([{"train": 0, "held_out": 1}.get(row.item.split or "", -1) for row in rows])
+    if rows[0].film and len(set(group)) == 1:  # one film is divided in time
+        return np.arange(len(rows)) >= len(rows) - max(1, round(held_out * len(rows)))
     return split.divide(np.array([split.fraction(row.sha) for row in rows]), group, held_out, sides)
 
 
@@ -71,9 +102,10 @@ def order_rows(is_held_out: np.ndarray, seconds: np.ndarray, group: np.ndarray, 
 
 
 def same_source(rows: list[Seen]) -> np.ndarray:
-    """Links between pairs with the same source image."""
+    """Links between pairs with the same source image, and between the clips of a film."""
     first: dict[str, int] = {}
-    links = [(first.setdefault(row.source_sha, i), i) for i, row in enumerate(rows) if row.source_sha]
+    sources = [row.source_sha or row.film for row in rows]
+    links = [(first.setdefault(source, i), i) for i, source in enumerate(sources) if source]
     return np.array(links, np.int64).reshape(-1, 2)
 
 

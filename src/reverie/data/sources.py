@@ -34,7 +34,7 @@ PUBLIC_NAMES = (
 )
 POSSIBLE = (
     f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
-    "a folder of images, an .npz file, or WebDataset shards (x.tar, a folder of them, x-{000..003}.tar)"
+    "a folder of images, an .npz or .npy file, or WebDataset shards (x.tar, a folder of them, x-{000..003}.tar)"
 )
 
 IN_MEMORY: WeakValueDictionary[str, Dataset] = WeakValueDictionary()  # fingerprint -> data from Python, while in use
@@ -54,11 +54,13 @@ def open_data(
     texts: Sequence[str] | None = None,
     low: float | None = None,
     high: float | None = None,
+    frames: int | None = None,
+    stride: int | None = None,
 ) -> Dataset:
     """Data for training, in two splits without common samples.
 
     Args:
-        source: a bundled name, a public name, ``hf:owner/name``, a folder, an ``.npz`` file, or ``.tar`` shards.
+        source: a bundled name, a public name, ``hf:owner/name``, a folder, ``.npz`` or ``.npy``, ``.tar`` shards.
             ``SOURCE:train`` or ``SOURCE:test`` (also ``:held_out``, ``:val``) takes only that split, and splits it
             again by content. Or an object: a NumPy array or tensor (N, H, W), (N, H, W, C), (N, C, H, W); for other
             media see ``data.rows.LAYOUTS``; a list of PIL images; a torch ``Dataset``, ``DataLoader`` or other
@@ -75,13 +77,15 @@ def open_data(
         copies: keep exact copies, such as those among generated images to evaluate.
         labels, texts: (N,), for objects: numbers or names of classes, captions.
         low, high: values of arrays that map to -1 and 1 in a model, if they are in no usual range.
+        frames, stride: of the clips that films are cut into, with ``medium="video"``: so many frames (None: 16), of
+            the film's every ``stride``-th (None: 1). ``size`` is that of the frames.
 
     Raises:
         UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
         ReverieError: too few images (``TooFew``, with ``report``), or a source or the cache folder fails.
     """
     check_progress(progress)
-    options = open_options(size, channels, fit, background, held_out, medium, low, high, copies)
+    options = open_options(size, channels, fit, background, held_out, medium, low, high, copies, frames, stride)
     if not isinstance(source, str | os.PathLike):
         from reverie.data.arrays import dataset
         from reverie.data.memory import name_of, read_object
@@ -113,9 +117,9 @@ def open_data(
 
 def _named_arrays(name: str, options: OpenOptions, progress: Progress | None) -> Any:
     if name not in BUNDLED_NAMES and name not in PUBLIC_NAMES:
-        from reverie.data.npz import load_npz
+        from reverie.data.npz import load_npy, load_npz
 
-        return load_npz(Path(name), options)
+        return (load_npy if name.lower().endswith(".npy") else load_npz)(Path(name), options)
     _only_images(name, options)
     if name in BUNDLED_NAMES:
         from reverie.data.bundled import BUNDLED
@@ -130,6 +134,8 @@ def _from_files(
     text: str, name: str, part: str | None, options: OpenOptions, opened: dict[str, Any], progress: Progress | None
 ) -> Dataset:
     """Folders, shards and hub sets: decode files into the store."""
+    if options.medium in ("video", "volume") and _exists(name) and not name.lower().endswith(".tar"):
+        return _from_members(text, name, part, options, opened, progress)
     listing = _listing(name)
     _only_images(name, options)
     from reverie.data import intake, store
@@ -144,6 +150,24 @@ def _from_files(
     common = next(iter(sizes)) if len(sizes) == 1 else None
     form = decode.Form(options.image_shape(common), options.channels or 3, options.fit, options.background)
     plan = make_plan(seen, form, options.channels is None, options.held_out, listing.attributes)
+    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress)
+
+
+def _from_members(
+    text: str, name: str, part: str | None, options: OpenOptions, opened: dict[str, Any], progress: Progress | None
+) -> Dataset:
+    """Clips of films, or volumes, of a folder or a file: decode them into the store."""
+    from reverie.data import store
+
+    if options.medium == "video":
+        if options.low is not None:
+            raise UsageError(f"{name} holds films; low and high are for arrays.")
+        from reverie.data.clips import plan_clips as plan_of
+    else:
+        from reverie.data.volumes import plan_volumes as plan_of
+    plan, problems = plan_of(Path(name), options, part, progress)
+    if options.medium == "volume":
+        opened = opened | {"intensities": plan.form.as_dict()["range"]}
     return store.open_or_build(text, plan, problems, options.opened | opened, part, progress)
 
 
@@ -245,7 +269,7 @@ def _exists(path: str) -> bool:
 
 
 def _is_npz(source: str) -> bool:
-    return source.lower().endswith(".npz") and _exists(source) and Path(source).is_file()
+    return source.lower().endswith((".npz", ".npy")) and _exists(source) and Path(source).is_file()
 
 
 def _listing(source: str) -> Listing:

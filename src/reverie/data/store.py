@@ -15,6 +15,9 @@ import math
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,14 @@ from reverie.core.files import replacing
 from reverie.data import split
 from reverie.data.intake import MIN_IMAGES, Seen, TooFew, parallel
 from reverie.data.items import index_labels
-from reverie.data.plan import VERSION, Plan, fingerprint, held_out_rows, order_rows, same_source
+from reverie.data.plan import VERSION, Decoded, Form, Plan, fingerprint, held_out_rows, order_rows, same_source
 from reverie.data.types import Column, Dataset, Problem, Report, Split
-from reverie.media import Spec, decode
+from reverie.media import Spec, decode, medium_of
 
 _OF_SOURCE = "; it is the source of this pair"  # suffix of actions on the source, which has no separate name
 _DIGESTS = "digests.json"  # file -> [sha256, *its state when that was checked]
-CHUNK = 256  # images decoded between two records; the only images in memory
+CHUNK = 256  # samples decoded between two records; the only ones in memory
+CHUNK_BYTES = 1 << 26  # of large ones, such as clips, fewer
 
 
 def open_or_build(
@@ -133,7 +137,7 @@ def _open(
         columns["text"] = meta["texts"]
     if attributes := meta.get("attributes", []):
         columns["attributes"] = np.memmap(folder / "attributes.f32", np.float32, "r", shape=(n, len(attributes)))
-    spec = Spec("image", shape, meta["channels"]["images"])
+    spec = Spec(meta.get("medium", "image"), shape, meta["channels"]["images"])
     rows = Split(columns, meta["names"], spec)
     train, test, digest = slice(0, cut), slice(cut, n), meta["fingerprint"]
     if part is not None:
@@ -180,12 +184,18 @@ def _build(
     ]
     if len(good) < MIN_IMAGES:
         shutil.rmtree(part)
-        raise TooFew(source, Report(len(good), problems + new))
+        raise TooFew(source, Report(len(good), problems + new), noun=medium_of(plan.medium).noun)
 
     rows = [plan.rows[i] for i in good]
     near = _near(part, form, records, good)
+    if rows[0].film:  # its clips are on one side in any case
+        near = split.groups(same_source(rows), len(rows))[near]  # to their films' first clips
+        near = np.unique(near[near[:, 0] != near[:, 1]], axis=0)
     group = split.groups(np.concatenate([near, same_source(rows)]), len(rows))
     is_held_out = held_out_rows(rows, group, plan.held_out)
+    if rows[0].film and len({*group}) == 1:
+        action = f"split in time: there is one film, and its last {is_held_out.sum()} clips are held out"
+        new.append(Problem("*", "one-film", action))
     new += split.near_problems([row.item.name for row in rows], near, is_held_out)
     new += [
         Problem(row.item.name, "moved", "moved: from training to held out, where its near duplicate is")
@@ -207,6 +217,7 @@ def _build(
     labels, classes = index_labels([row.item.label for row in rows])
     meta = {
         "version": VERSION,
+        "medium": plan.medium,
         "size": form.as_dict()["size"],
         "channels": channels,
         "train": int((~is_held_out).sum()),
@@ -243,9 +254,9 @@ def _finish(part: Path, final: Path) -> None:
         shutil.rmtree(part)
 
 
-def _near(part: Path, form: decode.Form, records: list[dict[str, Any]], good: np.ndarray) -> np.ndarray:
+def _near(part: Path, form: Form, records: list[dict[str, Any]], good: np.ndarray) -> np.ndarray:
     """Pairs of good rows that look the same. (Closes its memory map: Windows cannot rename a mapped file.)"""
-    pixels = np.memmap(part / "images.work", np.uint8, "r", shape=(len(records), *form.array))
+    pixels = split.middles(np.memmap(part / "images.work", np.uint8, "r", shape=(len(records), *form.array)))
     hashes = np.array([int(records[i]["hash"], 16) for i in good], np.uint64)
     return split.near_duplicates(hashes, lambda index: pixels[good[index]])
 
@@ -257,19 +268,17 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[s
     names = _arrays(plan)
     records = _read_progress(part, names, row_bytes)
     needed = row_bytes * (n - len(records)) * len(names)
+    length = _chunk(form)
     if (free := shutil.disk_usage(part).free) < needed:
         raise OSError(28, f"{needed >> 20} MiB are needed, {free >> 20} MiB are free")
 
-    def work(row: Seen) -> tuple[dict[str, Any], list[np.ndarray]]:
-        return _decode_row(row, form, plan.paired)
-
+    decoded = (plan.decoded or partial(_decoded_images, plan))(plan.rows[len(records) :])
     with (part / "progress.jsonl").open("ab") as notes, decode.quiet():
         files = [(part / f"{name}.work").open("r+b" if records else "wb") for name in names]
         try:
-            for start in range(len(records), n, CHUNK):
-                done = list(parallel(work, plan.rows[start : start + CHUNK], CHUNK))
+            while done := list(islice(decoded, length)):
                 for k, file in enumerate(files):
-                    file.seek(start * row_bytes)
+                    file.seek(len(records) * row_bytes)
                     for _, arrays in done:
                         file.write(arrays[k].tobytes())
                     file.flush()
@@ -287,10 +296,18 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[s
     return records
 
 
-def _decode_row(row: Seen, form: decode.Form, paired: bool) -> tuple[dict[str, Any], list[np.ndarray]]:
+def _chunk(form: Form) -> int:
+    return max(1, min(CHUNK, CHUNK_BYTES // math.prod(form.array)))
+
+
+def _decoded_images(plan: Plan, rows: list[Seen]) -> Iterator[Decoded]:
+    assert isinstance(plan.form, decode.Form)
+    return parallel(partial(_decode_row, form=plan.form, paired=plan.paired), rows, _chunk(plan.form))
+
+
+def _decode_row(row: Seen, form: decode.Form, paired: bool) -> Decoded:
     """The record of one image (or pair) and its arrays, zeros if it is unusable."""
     arrays, notes = [], []
-    record: dict[str, Any] = {"ok": True, "grey": {}, "hash": "0"}
     try:
         for name, file in (("images", row.item.file), ("sources", row.item.source if paired else None)):
             if file is None:
@@ -302,13 +319,21 @@ def _decode_row(row: Seen, form: decode.Form, paired: bool) -> tuple[dict[str, A
             array, new = decode.decode(data, form, Path(file.path).suffix if file.offset < 0 else "")
             arrays.append(array)
             notes += new if name == "images" else [(kind, action + _OF_SOURCE) for kind, action in new]
-            record["grey"][name] = bool((array == array[..., :1]).all())
-        record["hash"] = f"{split.difference_hash(arrays[0]):x}"
+        return record_of(arrays, notes), arrays
     except decode.Unusable as error:
-        notes = [(error.kind, error.action)]
-        arrays = [np.zeros(form.array, np.uint8)] * (2 if paired else 1)
-        record["ok"] = False
-    return {**record, "notes": notes}, arrays
+        return unusable([(error.kind, error.action)]), [np.zeros(form.array, np.uint8)] * (2 if paired else 1)
+
+
+def record_of(arrays: list[np.ndarray], notes: list[decode.Note]) -> dict[str, Any]:
+    """The record of a row: whether its arrays (the source of a pair is the second) are grey, and its hash."""
+    grey = {name: bool((a == a[..., :1]).all()) for name, a in zip(("images", "sources"), arrays, strict=False)}
+    middle = split.middles(arrays[0][None])[0]
+    return {"ok": True, "grey": grey, "hash": f"{split.difference_hash(middle):x}", "notes": notes}
+
+
+def unusable(notes: list[decode.Note]) -> dict[str, Any]:
+    """The record of a row that cannot be used."""
+    return {"ok": False, "grey": {}, "hash": "0", "notes": notes}
 
 
 def _read_progress(part: Path, names: list[str], row_bytes: int) -> list[dict[str, Any]]:
@@ -331,7 +356,7 @@ def _read_progress(part: Path, names: list[str], row_bytes: int) -> list[dict[st
     return records
 
 
-def _compact(part: Path, name: str, n: int, order: np.ndarray, form: decode.Form, channels: int) -> None:
+def _compact(part: Path, name: str, n: int, order: np.ndarray, form: Form, channels: int) -> None:
     """``NAME.work`` to ``NAME.u8``: the good rows in their final order, one channel of three if all are grey."""
     work, final = part / f"{name}.work", part / f"{name}.u8"
     if channels == form.channels and np.array_equal(order, np.arange(n)):
@@ -339,8 +364,8 @@ def _compact(part: Path, name: str, n: int, order: np.ndarray, form: decode.Form
         return
     rows = np.memmap(work, np.uint8, "r", shape=(n, *form.array))
     with replacing(final) as temporary, temporary.open("wb") as handle:
-        for start in range(0, len(order), CHUNK):
-            handle.write(rows[order[start : start + CHUNK]][..., :channels].tobytes())
+        for start in range(0, len(order), _chunk(form)):
+            handle.write(rows[order[start : start + _chunk(form)]][..., :channels].tobytes())
     del rows  # Windows cannot delete a mapped file
     work.unlink()
 

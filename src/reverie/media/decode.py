@@ -128,7 +128,7 @@ def decode(data: bytes, form: Form, suffix: str = "") -> tuple[np.ndarray, list[
     try:
         if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a phone's JPEG with a depth map
             kind = "multi-page" if image.format == "TIFF" else "animated"
-            notes.append((kind, "used: the first frame"))
+            notes.append((kind, "used: the first frame; --medium video takes all"))
         turn = TURNS.get(_orientation(image))
         # Decode a JPEG at 1/2, 1/4 or 1/8 scale: exact enough at four times the requested size.
         image.draft(None, (4 * max(form.shape), 4 * max(form.shape)))

@@ -50,6 +50,8 @@ def train(
     medium: str | None = None,
     low: float | None = None,
     high: float | None = None,
+    frames: int | None = None,
+    stride: int | None = None,
     out: Path | str | None = None,
     quiet: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -62,8 +64,8 @@ def train(
         model: a name of ``rv.list_models()``, a model from ``build``, or any ``nn.Module`` with ``stages()``. A module
             starts from its current weights.
         data: a ``Dataset``, or anything ``open_data`` opens; None for a model that needs no data.
-        size, fit, background, held_out, channels, medium, low, high: as for ``open_data``, unless ``data`` is a
-            ``Dataset``.
+        size, fit, background, held_out, channels, medium, low, high, frames, stride: as for ``open_data``, unless
+            ``data`` is a ``Dataset``.
         out: the run directory; by default the first free of runs/MODEL-DATA, runs/MODEL-DATA-2 ...
         quiet: print nothing.
         progress: called while data is read, (done, total, description).
@@ -96,7 +98,8 @@ def train(
         distributed.rows(chosen.batch_size)
         if data is not None and not isinstance(data, Dataset):
             with of_argument("data"):
-                data = open_data(data, size, channels, fit, background, held_out, medium, progress, low=low, high=high)
+                more: dict[str, Any] = {"low": low, "high": high, "frames": frames, "stride": stride}
+                data = open_data(data, size, channels, fit, background, held_out, medium, progress, **more)
         elif module is None and data is None:  # else the data decides
             shape = parse_size(size)
             values = {"channels": channels, "shape": shape, "side": shape and shape[0]}
