@@ -167,12 +167,13 @@ def _inspect(file: File) -> list[Any]:
         values, spacing = read_volume(file.path)
         flat = values.reshape(-1)
         flat = flat[:: max(1, math.ceil(flat.size / SAMPLED))]
-        finite = flat[np.isfinite(flat)]
+        finite = flat[np.isfinite(flat)].astype(np.float64)
         if not finite.size:
             raise decode.Unusable("not-finite", "skipped: no value is finite")
-        ends = [float(end) for end in np.quantile(finite.astype(np.float64), QUANTILES)]
+        low = float(np.quantile(finite, QUANTILES[0], method="higher"))
+        high = float(np.quantile(finite, QUANTILES[1], method="lower"))
         bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-        return [sha, *values.shape, *ends, values.dtype.name, bad, spacing]
+        return [sha, *values.shape, min(low, high), high, values.dtype.name, bad, spacing]
     except decode.Unusable as error:
         return [sha, error.kind, error.action]
     except OSError as error:
