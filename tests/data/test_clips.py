@@ -216,6 +216,8 @@ def test_films_opened_as_images_are_their_first_frames_and_the_report_names_the_
     (tmp_path / "v" / "a.mp4").write_bytes(b"film")
     with pytest.raises(ReverieError, match=r"0 usable images.*medium='video' reads \.mp4 files"):
         rv.open_data(tmp_path / "v")
+    with pytest.raises(UsageError, match="medium='video' reads it"):
+        rv.open_data(tmp_path / "v" / "a.mp4")
 
 
 def test_a_model_trains_on_a_folder_of_films(tmp_path: Path, capsys) -> None:

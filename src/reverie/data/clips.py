@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 
 from reverie.core.cache import Progress
-from reverie.core.errors import ReverieError
 from reverie.core.terminal import printable
-from reverie.data.intake import Memory, Seen, parallel
+from reverie.data.folder import suffix
+from reverie.data.intake import Seen, parallel
 from reverie.data.items import File, Item, natural_key
-from reverie.data.members import check_enough, files_of, list_members
+from reverie.data.members import check_enough, files_of, inspect_files, list_members, without_copies
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
 from reverie.data.store import record_of, unusable
@@ -76,11 +76,11 @@ def plan_clips(
     """
     problems: list[Problem] = []
     files = files_of(source, problems)
-    candidates = {name: file for name, file in files.items() if _suffix(name) in VIDEO_SUFFIXES | decode.SUFFIXES}
-    facts = _read(source, candidates, problems, progress)
-    members: dict[str, tuple[File, ...]] = {name: (files[name],) for name, (_, (*_, n)) in facts.items() if n > 1}
+    candidates = {name: file for name, file in files.items() if suffix(name) in VIDEO_SUFFIXES | decode.SUFFIXES}
+    inspected = inspect_files(source, "film", candidates, _inspect, problems, progress)
+    members: dict[str, tuple[File, ...]] = {name: (files[name],) for name, (_, (*_, n)) in inspected.items() if n > 1}
     films = {str(PurePosixPath(name).parent) for name in members}
-    for folder, stills in groupby(sorted(facts.keys() - members.keys(), key=_frame_order), key=_folder):
+    for folder, stills in groupby(sorted(inspected.keys() - members.keys(), key=_frame_order), key=_folder):
         names = list(stills)
         if folder in films:
             problems.append(Problem(printable(f"{folder}/"), "ignored", f"ignored: {len(names)} stills beside films"))
@@ -89,19 +89,19 @@ def plan_clips(
     listing = list_members(members, candidates, files, problems)
 
     frames, stride = options.clip
-    height, width = options.frame_size(_common({size[:2] for _, size in facts.values()}, problems))
+    height, width = options.frame_size(_common({size[:2] for _, size in inspected.values()}, problems))
     form = ClipForm(
         decode.Form((height, width), options.channels or 3, options.fit, options.background), frames, stride
     )
-    by_path = {file.path: facts[name] for name, file in candidates.items() if name in facts}
-    seen, first, left = list[Seen](), dict[str, str](), 0
+    by_path = {file.path: inspected[name] for name, file in candidates.items() if name in inspected}
+    shas, lengths = dict[str, str](), dict[str, int]()
     for item in listing.items:
-        shas = [by_path[file.path][0] for file in item.frames]
-        sha, size = by_path[item.file.path]
-        sha, length = (hashlib.sha256("".join(shas).encode()).hexdigest(), len(shas)) if shas else (sha, size[2])
-        if first.setdefault(sha, item.name) != item.name and not options.copies:
-            problems.append(Problem(item.name, "duplicate", f"skipped: the same film as {first[sha]}"))
-            continue
+        path, parts = item.file.path, [by_path[file.path][0] for file in item.frames]
+        shas[path] = hashlib.sha256("".join(parts).encode()).hexdigest() if parts else by_path[path][0]
+        lengths[path] = len(parts) or by_path[path][1][2]
+    seen, left = list[Seen](), 0
+    for item in without_copies(listing.items, shas, options, problems):
+        sha, length, size = shas[item.file.path], lengths[item.file.path], by_path[item.file.path][1]
         windows = form.windows(length)
         if not windows:
             need = (frames - 1) * stride + 1
@@ -121,45 +121,14 @@ def plan_clips(
     return plan, problems
 
 
-def _read(
-    source: Path, candidates: dict[str, File], problems: list[Problem], progress: Progress | None
-) -> dict[str, tuple[str, tuple[int, int, int]]]:
-    """Name -> (sha256, (width, height, frames)) of the files that can be read."""
-    memory = Memory(f"{source}:film", _inspect)
-    facts = {}
-    with decode.quiet():
-        for i, (name, result) in enumerate(zip(candidates, parallel(memory.facts, candidates.values()), strict=True)):
-            if progress and (i % 64 == 63 or i + 1 == len(candidates)):
-                progress(i + 1, len(candidates), "reading")
-            if isinstance(result, decode.Unusable):
-                problems.append(Problem(printable(name), result.kind, result.action))
-            else:
-                facts[name] = result
-    memory.save()
-    return facts
-
-
-def _inspect(file: File) -> list[Any]:
-    """[sha256, width, height, frames] of a film or a still, or [sha256, kind, action]; sha256 "" is not remembered."""
-    sha = ""
-    try:
-        if not file.size:
-            raise decode.Unusable("zero-byte", "skipped: the file is empty")
-        with Path(file.path).open("rb") as handle:
-            sha = hashlib.file_digest(handle, "sha256").hexdigest()
-        if is_video(file.path):
-            return [sha, *video_size(file.path)]
-        return [sha, *animation_size(file.read())]
-    except decode.Unusable as error:
-        return [sha, error.kind, error.action]
-    except OSError as error:
-        return ["", "unreadable", f"skipped: cannot be read ({error.strerror or error})"]
-    except ReverieError as error:  # the extra is missing
-        return ["", "needs-extra", f"skipped: {error}"]
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+def _inspect(path: str) -> list[Any]:
+    """[width, height, frames] of a film or a still. Raises Unusable, and ReverieError if the extra is missing."""
+    if not is_video(path):
+        return [*animation_size(Path(path).read_bytes())]
+    width, height, number = video_size(path)
+    if width * height > decode.PIXEL_LIMIT:
+        raise decode.Unusable("decompression-bomb", f"skipped: its frames have {width} x {height} pixels")
+    return [width, height, number]
 
 
 def _folder(name: str) -> str:
@@ -244,7 +213,7 @@ def _still(file: File, form: decode.Form) -> tuple[np.ndarray, list[decode.Note]
         data = file.read()
     except OSError as error:
         raise decode.Unusable("unreadable", f"skipped: cannot be read ({error.strerror or error})") from None
-    return decode.decode(data, form, _suffix(file.path))
+    return decode.decode(data, form, suffix(file.path))
 
 
 def _frames(file: File) -> Generator[Image.Image, None, None]:

@@ -56,8 +56,8 @@ def list_folder(root: Path) -> Listing:
 
 
 def suffix(name: str) -> str:
-    """The lower-case suffix, such as ".png"."""
-    return PurePosixPath(name).suffix.lower()
+    """The lower-case suffix, such as ".png" and ".nii.gz"."""
+    return ".nii.gz" if name.lower().endswith(".nii.gz") else PurePosixPath(name).suffix.lower()
 
 
 def walk(root: Path, problems: list[Problem]) -> dict[str, File]:
@@ -118,7 +118,7 @@ def _is_run(folder: Path) -> bool:
 
 def ignored(names: Iterable[str]) -> list[Problem]:
     """One problem per extension of files that are neither images nor captions."""
-    count = Counter(".nii.gz" if name.lower().endswith(".nii.gz") else suffix(name) for name in names)
+    count = Counter(suffix(name) for name in names)
     problems = []
     for extension, n in sorted(count.items()):
         kind, action = "ignored", f"ignored: {n} file{'s' * (n > 1)}"

@@ -148,7 +148,7 @@ class Memory:
         except decode.Unusable as error:
             return error
 
-    def facts(self, file: File) -> tuple[str, tuple[Any, ...]] | decode.Unusable:
+    def inspected(self, file: File) -> tuple[str, tuple[Any, ...]] | decode.Unusable:
         """(sha256, facts) of a file, or the reason it is unusable. Never raises."""
         try:
             return self._inspect(file)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from reverie.core.cache import Progress
+from reverie.core.errors import ReverieError
 from reverie.core.terminal import printable
 from reverie.data.captions import Captions
 from reverie.data.folder import by_split, ignored, label_names, walk
-from reverie.data.intake import MIN_IMAGES, Seen, TooFew
+from reverie.data.intake import MIN_IMAGES, Memory, Seen, TooFew, parallel
 from reverie.data.items import File, Item, Listing
+from reverie.data.options import OpenOptions
 from reverie.data.types import Problem, Report
+from reverie.media import decode
 from reverie.media.origin import NOTE
 
 
@@ -21,6 +27,61 @@ def files_of(source: Path, problems: list[Problem]) -> dict[str, File]:
         return walk(source, problems)
     stat = source.stat()
     return {source.name: File(str(source), stat.st_size, stat.st_mtime_ns)}
+
+
+def inspect_files(
+    source: Path,
+    what: str,
+    files: Mapping[str, File],
+    inspect: Callable[[str], list[Any]],
+    problems: list[Problem],
+    progress: Progress | None,
+) -> dict[str, tuple[str, tuple[Any, ...]]]:
+    """Name -> (sha256, what ``inspect`` says of its path) of the files that can be read, remembered by their times.
+
+    Args:
+        what: they are, in the key of that memory.
+        inspect: raises Unusable, or ReverieError if an extra is missing.
+    """
+
+    def look(file: File) -> list[Any]:
+        sha = ""
+        try:
+            if not file.size:
+                raise decode.Unusable("zero-byte", "skipped: the file is empty")
+            with Path(file.path).open("rb") as handle:
+                sha = hashlib.file_digest(handle, "sha256").hexdigest()
+            return [sha, *inspect(file.path)]
+        except decode.Unusable as error:
+            return [sha, error.kind, error.action]
+        except OSError as error:
+            return ["", "unreadable", f"skipped: cannot be read ({error.strerror or error})"]
+        except ReverieError as error:
+            return ["", "needs-extra", f"skipped: {error}"]
+
+    memory, usable = Memory(f"{source}:{what}", look), {}
+    with decode.quiet():
+        for i, (name, result) in enumerate(zip(files, parallel(memory.inspected, files.values(), 8), strict=True)):
+            if progress and (i % 64 == 63 or i + 1 == len(files)):
+                progress(i + 1, len(files), "reading")
+            if isinstance(result, decode.Unusable):
+                problems.append(Problem(printable(name), result.kind, result.action))
+            else:
+                usable[name] = result
+    memory.save()
+    return usable
+
+
+def without_copies(
+    items: list[Item], shas: Mapping[str, str], options: OpenOptions, problems: list[Problem]
+) -> Iterator[Item]:
+    """The items without exact copies of earlier ones; ``shas`` are by the paths of their files."""
+    first: dict[str, str] = {}
+    for item in items:
+        if (name := first.setdefault(shas[item.file.path], item.name)) != item.name and not options.copies:
+            problems.append(Problem(item.name, "duplicate", f"skipped: the same content as {name}"))
+        else:
+            yield item
 
 
 def list_members(

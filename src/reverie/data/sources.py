@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from reverie.core.cache import Progress, check_progress
-from reverie.core.errors import ReverieError, UsageError, suggest
+from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
 from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.options import WHITE, Background, OpenOptions, open_options, parse_background
@@ -306,6 +306,8 @@ def _listing(source: str) -> Listing:
     except ValueError:  # a null byte
         exists = False
     if exists:
-        raise UsageError(f"{source} is no file of images. Possible: {POSSIBLE}.")
+        medium = folder.OTHER_MEDIA.get(folder.suffix(source))
+        hint = f" {argument('medium', medium)} reads it." if medium else ""
+        raise UsageError(f"{source} is no file of images.{hint} Possible: {POSSIBLE}.")
     names = [*BUNDLED_NAMES, *PUBLIC_NAMES]
     raise UsageError(f'There is no data called "{source}".{suggest(source, names)} Possible: {POSSIBLE}.')

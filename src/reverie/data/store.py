@@ -301,8 +301,9 @@ def _chunk(form: Form) -> int:
 
 
 def _decoded_images(plan: Plan, rows: list[Seen]) -> Iterator[Decoded]:
-    assert isinstance(plan.form, decode.Form)
-    return parallel(partial(_decode_row, form=plan.form, paired=plan.paired), rows, _chunk(plan.form))
+    form = plan.form
+    assert isinstance(form, decode.Form)
+    return parallel(lambda row: _decode_row(row, form, plan.paired), rows, _chunk(form))
 
 
 def _decode_row(row: Seen, form: decode.Form, paired: bool) -> Decoded:

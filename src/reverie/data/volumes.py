@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,8 @@ import numpy as np
 
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.terminal import printable
-from reverie.data.intake import Memory, Seen, parallel
-from reverie.data.items import File
-from reverie.data.members import check_enough, files_of, list_members
+from reverie.data.intake import Seen, parallel
+from reverie.data.members import check_enough, files_of, inspect_files, list_members, without_copies
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
 from reverie.data.rows import CHANNELS
@@ -67,26 +64,13 @@ def plan_volumes(
     problems: list[Problem] = []
     files = files_of(source, problems)
     candidates = {name: file for name, file in files.items() if name.lower().endswith(SUFFIXES)}
-    memory, facts = Memory(f"{source}:volume", _inspect), dict[str, tuple[str, Any]]()
-    for i, (name, result) in enumerate(
-        zip(candidates, parallel(memory.facts, candidates.values(), AHEAD), strict=True)
-    ):
-        if progress and (i % 16 == 15 or i + 1 == len(candidates)):
-            progress(i + 1, len(candidates), "reading")
-        if isinstance(result, decode.Unusable):
-            problems.append(Problem(printable(name), result.kind, result.action))
-        else:
-            facts[name] = result
-    memory.save()
-    listing = list_members({name: (files[name],) for name in facts}, candidates, files, problems)
-    by_path = {files[name].path: facts[name] for name in facts}
-    seen, first = list[Seen](), dict[str, str]()
-    for item in listing.items:
+    inspected = inspect_files(source, "volume", candidates, _inspect, problems, progress)
+    listing = list_members({name: (files[name],) for name in inspected}, candidates, files, problems)
+    by_path = {files[name].path: inspected[name] for name in inspected}
+    seen = []
+    for item in without_copies(listing.items, {path: sha for path, (sha, _) in by_path.items()}, options, problems):
         sha, (_, height, width, *_) = by_path[item.file.path]
-        if first.setdefault(sha, item.name) != item.name and not options.copies:
-            problems.append(Problem(item.name, "duplicate", f"skipped: the same file as {first[sha]}"))
-        else:
-            seen.append(Seen(item, sha, "", (width, height)))
+        seen.append(Seen(item, sha, "", (width, height)))
     check_enough(str(source), seen, problems, "volumes", part)
     used = [by_path[row.item.file.path][1] for row in seen]
     if len(channels := {fact[3] for fact in used}) > 1 or options.channels not in (None, *channels):
@@ -112,18 +96,18 @@ def plan_volumes(
 def _shape(shapes: list[Sequence[int]], options: OpenOptions, problems: list[Problem]) -> tuple[int, ...]:
     """(D, H, W) as requested, else the volumes' own, else their medians; reports what is cropped and padded."""
     extents = np.array(shapes)
-    wanted = options.size
-    if wanted is not None and len(wanted) not in (1, 3):
-        size = argument("size", "x".join(map(str, wanted)))
-        raise UsageError(f"{size}: a volume has three extents, such as {argument('size', '32x64x64')}.")
+    size = options.size
+    if size is not None and len(size) not in (1, 3):
+        refused = argument("size", "x".join(map(str, size)))
+        raise UsageError(f"{refused}: a volume has three extents, such as {argument('size', '32x64x64')}.")
     medians = np.sort(extents, 0)[len(extents) // 2]
-    shape = tuple(int(side) for side in (medians if wanted is None else wanted * (3 // len(wanted))))
+    shape = tuple(int(side) for side in (medians if size is None else size * (3 // len(size))))
     cropped, padded = (extents > shape).any(1).sum(), (extents < shape).any(1).sum()
     if cropped or padded:
         of = " to ".join("x".join(map(str, ends)) for ends in (extents.min(0), extents.max(0)))
-        size = "x".join(map(str, shape))
-        how = f"{cropped} cropped, {padded} padded, about their centres" + ", the medians" * (wanted is None)
-        problems.append(Problem("*", "mixed-sizes", f"converted: volumes of {of} to {size} ({how})"))
+        how = f"{cropped} cropped, {padded} padded, about their centres" + ", the medians" * (size is None)
+        action = f"converted: volumes of {of} to {'x'.join(map(str, shape))} ({how})"
+        problems.append(Problem("*", "mixed-sizes", action))
     return shape
 
 
@@ -156,30 +140,18 @@ def _range(ranges: list[Sequence[Any]], options: OpenOptions, problems: list[Pro
 # Files
 
 
-def _inspect(file: File) -> list[Any]:
-    """[sha256, D, H, W, C, low, high, type, values not finite, voxel size], or [sha256, kind, action]."""
-    sha = ""
-    try:
-        if not file.size:
-            raise decode.Unusable("zero-byte", "skipped: the file is empty")
-        with Path(file.path).open("rb") as handle:
-            sha = hashlib.file_digest(handle, "sha256").hexdigest()
-        values, spacing = read_volume(file.path)
-        flat = values.reshape(-1)
-        flat = flat[:: max(1, math.ceil(flat.size / SAMPLED))]
-        finite = flat[np.isfinite(flat)].astype(np.float64)
-        if not finite.size:
-            raise decode.Unusable("not-finite", "skipped: no value is finite")
-        low = float(np.quantile(finite, QUANTILES[0], method="higher"))
-        high = float(np.quantile(finite, QUANTILES[1], method="lower"))
-        bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-        return [sha, *values.shape, min(low, high), high, values.dtype.name, bad, spacing]
-    except decode.Unusable as error:
-        return [sha, error.kind, error.action]
-    except OSError as error:
-        return ["", "unreadable", f"skipped: cannot be read ({error.strerror or error})"]
-    except ReverieError as error:  # the extra is missing
-        return ["", "needs-extra", f"skipped: {error}"]
+def _inspect(path: str) -> list[Any]:
+    """[D, H, W, C, low, high, type, number of values that are not finite, voxel size]. Raises as ``read_volume``."""
+    values, spacing = read_volume(path)
+    flat = values.reshape(-1)
+    flat = flat[:: max(1, math.ceil(flat.size / SAMPLED))]
+    finite = flat[np.isfinite(flat)].astype(np.float64)
+    if not finite.size:
+        raise decode.Unusable("not-finite", "skipped: no value is finite")
+    low = float(np.quantile(finite, QUANTILES[0], method="higher"))
+    high = float(np.quantile(finite, QUANTILES[1], method="lower"))
+    bad = int(values.size - np.count_nonzero(np.isfinite(values)))
+    return [*values.shape, min(low, high), high, values.dtype.name, bad, spacing]
 
 
 def read_volume(path: str) -> tuple[np.ndarray, list[float]]:
