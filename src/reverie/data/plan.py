@@ -90,9 +90,14 @@ def make_plan(
 def held_out_rows(rows: list[Seen], group: np.ndarray, held_out: float) -> np.ndarray:
     """Whether each row is held out, bool (N,)."""
     sides = np.array([{"train": 0, "held_out": 1}.get(row.item.split or "", -1) for row in rows])
-    if rows[0].film and len(set(group)) == 1:  # one film is divided in time
+    if one_film(rows, group):
         return np.arange(len(rows)) >= len(rows) - max(1, round(held_out * len(rows)))
     return split.divide(np.array([split.fraction(row.sha) for row in rows]), group, held_out, sides)
+
+
+def one_film(rows: list[Seen], group: np.ndarray) -> bool:
+    """Whether all rows are clips of one film, or of films that look the same: these are divided in time."""
+    return bool(rows[0].film) and rows[0].item.split is None and len({*group}) == 1
 
 
 def order_rows(is_held_out: np.ndarray, seconds: np.ndarray, group: np.ndarray, shas: list[str]) -> np.ndarray:

@@ -29,7 +29,17 @@ from reverie.core.files import replacing
 from reverie.data import split
 from reverie.data.intake import MIN_IMAGES, Seen, TooFew, parallel
 from reverie.data.items import index_labels
-from reverie.data.plan import VERSION, Decoded, Form, Plan, fingerprint, held_out_rows, order_rows, same_source
+from reverie.data.plan import (
+    VERSION,
+    Decoded,
+    Form,
+    Plan,
+    fingerprint,
+    held_out_rows,
+    one_film,
+    order_rows,
+    same_source,
+)
 from reverie.data.types import Column, Dataset, Problem, Report, Split
 from reverie.media import Spec, decode, medium_of
 
@@ -193,8 +203,8 @@ def _build(
         near = np.unique(near[near[:, 0] != near[:, 1]], axis=0)
     group = split.groups(np.concatenate([near, same_source(rows)]), len(rows))
     is_held_out = held_out_rows(rows, group, plan.held_out)
-    if rows[0].film and len({*group}) == 1:
-        action = f"split in time: there is one film, and its last {is_held_out.sum()} clips are held out"
+    if one_film(rows, group):
+        action = f"split in time: all is one film, or looks it; its last {is_held_out.sum()} clips are held out"
         new.append(Problem("*", "one-film", action))
     new += split.near_problems([row.item.name for row in rows], near, is_held_out)
     new += [

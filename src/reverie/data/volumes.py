@@ -130,7 +130,7 @@ def _range(ranges: list[Sequence[Any]], options: OpenOptions, problems: list[Pro
             (low, high), how = usual[0], "a usual range"
         high = high if high > low else low + 1
     outside = int(((lows < low) | (highs > high)).sum())
-    clipped = f"; of {outside} volumes more than outliers are clipped" if outside else ""
+    clipped = f"; {outside} volumes reach further and are clipped" if outside else ""
     asks = f"; {argument('low')} and {argument('high')} take another"
     action = f"converted: {low:g}..{high:g} scaled to 8 bits for all ({how}{clipped}{asks})"
     problems.append(Problem("*", "intensities", action))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import subprocess
 from collections.abc import Iterator
@@ -105,6 +106,7 @@ def video_size(path: str) -> tuple[int, int, int]:
 
 def video_frames(path: str) -> Iterator[Image.Image]:
     """The frames of a video file, RGB, upright, one by one. Raises Unusable."""
+    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns of films that are turned upright
     order = {"input_params": _LOCAL, "output_params": ["-map", "0:v:0", "-fps_mode", "passthrough"]}
     with _usable(), contextlib.closing(montage.mp4_library().read_frames(path, **order)) as reader:
         size = next(reader)["size"]
