@@ -38,6 +38,8 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
 HISTORY = [DOCS / "decisions.md", DOCS / "log.md"]  # they may name options of earlier versions
 
 SKIPPED = {  # commands that are parsed but not run, by a part of them
+    "--medium video": "needs films, see tests/data/test_clips.py",
+    "--medium volume": "needs volumes, see tests/data/test_volumes.py",
     "stylize photo.jpg": "takes minutes; test_style runs the command on a network of random weights",
     "--metrics fid,kid": "needs Inception's weights from the network",
     "--reference ": "needs Inception's weights; test_reference_file runs it",

@@ -20,7 +20,7 @@ from small_pictures import fill, pixels, save
 
 import reverie.data
 from reverie.core.errors import ReverieError
-from reverie.data import intake, store
+from reverie.data import decoding, intake, store
 from reverie.data.items import File
 
 OPEN = "import sys, reverie.data; print(reverie.data(sys.argv[1], size=16).fingerprint)"
@@ -119,8 +119,8 @@ def test_a_killed_build_goes_on_and_equals_an_uninterrupted_one(tmp_path: Path, 
     fill(tmp_path / "d", 700, width=16, height=16)
     slow = (
         "import sys, time, reverie.data\n"
-        "from reverie.data import store\n"
-        "store.CHUNK = 64\n"
+        "from reverie.data import decoding\n"
+        "decoding.CHUNK = 64\n"
         "reverie.data(sys.argv[1], size=16, progress=lambda d, t, what: what == 'decoding' and time.sleep(0.2))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", slow, str(tmp_path / "d")])
@@ -137,9 +137,9 @@ def test_a_killed_build_goes_on_and_equals_an_uninterrupted_one(tmp_path: Path, 
         torn.write(b'[{"ok": tr')
 
     decoded = []
-    original = store._decode_row
+    original = decoding._decode_row
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "_decode_row", lambda row, *rest: decoded.append(row) or original(row, *rest))
+        patch.setattr(decoding, "_decode_row", lambda row, *rest: decoded.append(row) or original(row, *rest))
         resumed = reverie.data(tmp_path / "d", size=16)
     assert 0 < len(decoded) < 700 - 64
     assert not list(reverie_home.glob("stores/*.part"))
@@ -289,7 +289,7 @@ def test_images_in_flight_do_not_grow_with_their_number(tmp_path: Path, monkeypa
     import tracemalloc
 
     fill(tmp_path / "d", 60, width=8, height=8)
-    monkeypatch.setattr(store, "CHUNK", 10)
+    monkeypatch.setattr(decoding, "CHUNK", 10)
     reverie.data(tmp_path / "d", size=8)
     tracemalloc.start()
     dataset = reverie.data(tmp_path / "d", size=256, channels=3)

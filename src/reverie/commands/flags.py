@@ -38,7 +38,8 @@ class Opening:
         background: colour behind transparent pixels and in the padding: a name, "#ff8800" or 10,20,30.
         held_out: share of the data to hold out, where it has no split of its own.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA: transparency is kept); by default 1 where every image is grey.
-        medium: what the rows of an .npz are, where their shape does not tell it.
+        medium: what the rows of an .npz are, where their shape does not tell it; video reads a folder of films, volume
+            one of volumes.
         low: value of an .npz, of 16-bit and of float images that maps to -1 in the model; by default decided from
             all values.
         high: value that maps to 1.
@@ -50,6 +51,8 @@ class Opening:
         resolution_at_least: only files whose image's shorter side has so many pixels.
         dedupe: of images that look the same, keep one.
         max_pixels: most pixels of an image file, such as 200000000 for panoramas; larger ones are skipped.
+        frames: of the clips that films are cut into (by default 16), with --medium video.
+        stride: of the frames of a clip within the film (by default 1).
     """
 
     size: str | None = None
@@ -67,6 +70,8 @@ class Opening:
     resolution_at_least: int | None = None
     dedupe: bool = False
     max_pixels: int = PIXEL_LIMIT
+    frames: int | None = None
+    stride: int | None = None
 
     def changed(self) -> dict[str, Any]:
         """The arguments that are not the default."""

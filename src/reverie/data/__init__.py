@@ -10,7 +10,8 @@ from types import ModuleType
 from typing import Any
 
 from reverie.data.provenance import open_like, reopen
-from reverie.data.sources import explain, image_files, load_image, open_data, originals
+from reverie.data.single import image_files, load_image
+from reverie.data.sources import explain, open_data, originals
 from reverie.data.types import Dataset, Problem, Report, Split
 
 __all__ = [

@@ -214,6 +214,10 @@ def _resized(arrays: Arrays, options: OpenOptions, progress: home.Progress | Non
         extents = options.size or (height, width)
         if len(extents) > 3 or (len(extents) == 3 and extents[0] != spec.shape[0]):
             raise UsageError(f"A clip keeps its {spec.shape[0]} frames; {argument('size')} is their (height, width).")
+        if options.frames not in (None, spec.shape[0]):
+            raise UsageError(f"A clip of an array keeps its {spec.shape[0]} frames; {argument('frames')} is for films.")
+        if options.stride is not None:
+            problems.append(Problem("*", "clips", "used: the rows are clips already; a stride is for films"))
         shape = extents[-2:][0], extents[-1]  # one extent is both
     if options.size is None and shape != (height, width):
         remedy = argument("size", f"{height}x{width}")
@@ -298,9 +302,7 @@ def _near(arrays: Arrays) -> np.ndarray:
     rows = arrays.rows
     if arrays.spec.medium == "sequence":
         return np.zeros((0, 2), np.int64)
-    middles = rows["x"] if rows["x"].ndim == 4 else rows["x"][:, rows["x"].shape[1] // 2]
-    colours = 3 if middles.shape[-1] >= 3 else 1
-    hashes = np.array(list(parallel(lambda p: split.difference_hash(p[..., :colours]), middles)), np.uint64)
+    hashes = np.array(list(parallel(split.difference_hash, split.middles(rows["x"]))), np.uint64)
     return split.near_duplicates(hashes, lambda index: rows["x"][index])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import exists, is_file
 from reverie.data.arrays import Arrays, from_columns
-from reverie.data.npz import KEYS, load_npz
+from reverie.data.npz import KEYS, load_npy, load_npz
 from reverie.data.options import OpenOptions
 from reverie.data.public import read_idx
 
@@ -31,7 +31,8 @@ def loader_of(source: str) -> Loader | None:
         return None
     if is_file(path):
         ending = path.suffix.lower()
-        return load_npz if ending == ".npz" else _load_hdf5 if ending in HDF5 else None
+        readers: dict[str, Loader] = {".npz": load_npz, ".npy": load_npy} | dict.fromkeys(HDF5, _load_hdf5)
+        return readers.get(ending)
     if not path.is_dir():
         return None
     if _idx_files(path):

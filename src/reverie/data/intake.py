@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +22,10 @@ from reverie.data.items import File, Item, Listing
 from reverie.data.types import Problem, Report
 from reverie.media import decode
 from reverie.media.budget import threads
-from reverie.media.formats import check_pixels
+from reverie.media.formats import PIXEL_LIMIT, check_pixels
 
 MIN_IMAGES = 8
+HINTS = ("short-film", "needs-extra", "other-medium")  # kinds of problems whose action is the remedy of too few samples
 FRESH_NS = 2_000_000_000  # a file this new may change again within the clock's resolution: not cached
 
 T = TypeVar("T")
@@ -36,15 +38,22 @@ class Seen:
 
     Attributes:
         item: as listed.
-        sha: hex sha256 of the file's bytes; of both files' digests for a pair.
+        sha: hex sha256 of the file's bytes; of both files' digests for a pair; of a clip its film's, ":" and its start.
         source_sha: of the pair's source file, "" without pairs.
         size: (width, height) in pixels.
+        frames: of the film that are the clip; none of other media.
     """
 
     item: Item
     sha: str
     source_sha: str
     size: tuple[int, int]
+    frames: range = range(0)
+
+    @property
+    def film(self) -> str:
+        """The digest of a clip's film, "" of other media."""
+        return self.sha.partition(":")[0] if self.frames else ""
 
 
 class TooFew(ReverieError):
@@ -53,15 +62,19 @@ class TooFew(ReverieError):
     Args:
         train: number of training images, if the source's split leaves too few.
         files: whether the source is files, not an array or another object.
+        noun: of what is needed.
     """
 
-    def __init__(self, what: str, report: Report, train: int | None = None, files: bool = True):
+    def __init__(self, what: str, report: Report, train: int | None = None, files: bool = True, noun: str = "images"):
         counts = ", ".join(f"{n} {kind}" for kind, n in report.counts().items())
         problems = f" Problems: {counts or 'no other files'}." if counts or files else ""
+        hints = {problem.kind: problem.action for problem in reversed(report.problems) if problem.kind in HINTS}
+        problems += "".join(f" {hint[:1].upper()}{hint[1:]}." for hint in hints.values())
         endings = f" Images are read from {' '.join(sorted(decode.SUFFIXES))} files." if files else ""
+        endings = endings if noun == "images" else ""
         training = "" if train is None else f", {train} of them to train on"
         super().__init__(
-            f"{what} has {report.usable} usable images{training}; at least {MIN_IMAGES} are needed.{problems}{endings}"
+            f"{what} has {report.usable} usable {noun}{training}; at least {MIN_IMAGES} are needed.{problems}{endings}"
         )
         if report.usable == 1:
             hint = "One image can start a dream or be a style: reverie dream, stylize, train style-net."
@@ -123,10 +136,15 @@ class Memory:
     """Cache of earlier readings: (path, size, mtime) -> sha256 and size in pixels: no usable file is read twice.
 
     What was unusable is read again: a newer version, another decoder or a higher limit may read it.
+
+    Args:
+        what: the source, and how it is read if that is not as images.
+        inspect: a file to [sha256, *facts]; raises Unusable. None: an image to [sha256, width, height].
     """
 
-    def __init__(self, what: str, max_pixels: int):
+    def __init__(self, what: str, max_pixels: int = PIXEL_LIMIT, inspect: Callable[[File], list[Any]] | None = None):
         self.max_pixels = max_pixels
+        self.inspect = inspect or partial(_inspect, max_pixels=max_pixels)
         key = hashlib.sha256(os.fsencode(Path(what).absolute())).hexdigest()
         self.path = home.home() / "listings" / f"{key}.json"
         self.old: dict[str, list[Any]] = {}
@@ -149,16 +167,26 @@ class Memory:
         except decode.Unusable as error:
             return error
 
-    def _inspect(self, file: File) -> tuple[str, tuple[int, int]]:
+    def inspected(self, file: File) -> tuple[str, tuple[Any, ...]] | decode.Unusable:
+        """(sha256, facts) of a file, or the reason it is unusable. Never raises."""
+        try:
+            return self._facts(file)
+        except decode.Unusable as error:
+            return error
+
+    def _facts(self, file: File) -> tuple[str, tuple[Any, ...]]:
         key = f"{file.path}\0{file.offset}" + f"\0{file.half}" * bool(file.half)
         entry = self.old.get(key)
-        if not (isinstance(entry, list) and entry[:2] == [file.size, file.mtime_ns] and _is_size(entry[3:])):
-            entry = [file.size, file.mtime_ns, *_inspect(file, self.max_pixels)]
+        if not (isinstance(entry, list) and entry[:2] == [file.size, file.mtime_ns] and _is_size(entry[3:5])):
+            entry = [file.size, file.mtime_ns, *self.inspect(file)]
         if file.reader is None and time.time_ns() - file.mtime_ns > FRESH_NS:
             self.new[key] = entry
-        size = entry[3], entry[4]
-        check_pixels((size[0] * (2 if file.half else 1), size[1]), self.max_pixels)
-        return entry[2], size
+        return entry[2], tuple(entry[3:])
+
+    def _inspect(self, file: File) -> tuple[str, tuple[int, int]]:
+        sha, (width, height) = self._facts(file)
+        check_pixels((width * (2 if file.half else 1), height), self.max_pixels)
+        return sha, (width, height)
 
     def save(self) -> None:
         """Write the cache. Without a writable cache folder, the next opening is only slower."""

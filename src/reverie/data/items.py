@@ -99,6 +99,7 @@ class Item:
         source: the source image of the pair, None without pairs.
         attributes: one number for each of the listing's ``attributes``.
         texts: all captions if there are several, the first of which is ``text``.
+        frames: of a folder that is a film, in order; ``file`` is the first.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Item:
     source: File | None = None
     attributes: tuple[float, ...] = ()
     texts: tuple[str, ...] = ()
+    frames: tuple[File, ...] = ()
 
 
 @dataclass

@@ -84,6 +84,25 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
     return from_columns(arrays, str(path), options, cut=cut, problems=problems)
 
 
+def load_npy(path: Path, options: OpenOptions) -> Arrays:
+    """Read an ``.npy``: one array of all images, or rows of another medium.
+
+    Raises:
+        ReverieError: it is damaged, holds Python objects, or has an unfit shape or type.
+    """
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
+        objects = "Python objects" in str(error) or "allow_pickle" in str(error)
+        what = "it holds Python objects, not numbers, and reading them may run code" if objects else str(error)
+        raise ReverieError(
+            f"{path} cannot be read as .npy: {what}. Save a plain array: numpy.save(path, uint8)."
+        ) from None
+    if not isinstance(values, np.ndarray):
+        raise ReverieError(f"{path} is no .npy but an archive of arrays: name it .npz.")
+    return from_columns({"x": values}, str(path), options)
+
+
 def _split_labels(arrays: dict[str, Any], train: int, test: int, what: str, problems: list[Problem]) -> Any:
     """Labels of both splits as one column (N,); None, with a problem, if only one split has them."""
     counts = {"train_label": train, "test_label": test}

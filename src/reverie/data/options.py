@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reverie.core.errors import UsageError, argument, suggest
@@ -24,10 +24,13 @@ CHOICES = (
     "resolution_at_least",
     "dedupe",
     "max_pixels",
+    "frames",
+    "stride",
 )  # arguments of ``open_data`` that ``train`` passes on
 ALL = Choice()
 DEFAULT_SIZE = 64  # if the images' sizes differ, are not square, or exceed MAX_OWN_SIZE
 MAX_OWN_SIZE = 256
+DEFAULT_FRAMES = 16  # of a clip
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,18 @@ class OpenOptions:
     layout: str | None = None
     choice: Choice = ALL
     max_pixels: int = PIXEL_LIMIT
+    frames: int | None = None
+    stride: int | None = None
+
+    @property
+    def clip(self) -> tuple[int, int]:
+        """(frames, stride) of the clips of films."""
+        of_size = self.size[0] if self.size and len(self.size) == 3 else DEFAULT_FRAMES
+        return self.frames or of_size, self.stride or 1
+
+    def frame_size(self, common: tuple[int, int] | None) -> tuple[int, int]:
+        """``image_shape`` of the frames of clips, whose size may have the number of frames as its first extent."""
+        return replace(self, size=self.size and self.size[-2:]).image_shape(common)
 
     def image_shape(self, common: tuple[int, int] | None) -> tuple[int, int]:
         """(height, width) of images: as requested, else their ``common`` size if it is square and small.
@@ -65,6 +80,7 @@ class OpenOptions:
         pixels = None if self.max_pixels == PIXEL_LIMIT else self.max_pixels
         requested: dict[str, Any] = {"size": self.size and list(self.size), "channels": self.channels, "low": self.low}
         requested |= {"high": self.high, "layout": self.layout, **self.choice.as_dict(), "max_pixels": pixels}
+        requested |= {"frames": self.frames, "stride": self.stride}
         return {
             "fit": self.fit,
             "background": list(self.background),
@@ -86,6 +102,8 @@ def open_options(
     layout: str | None = None,
     choice: Choice = ALL,
     max_pixels: int = PIXEL_LIMIT,
+    frames: int | None = None,
+    stride: int | None = None,
 ) -> OpenOptions:
     """Parse and check.
 
@@ -106,12 +124,19 @@ def open_options(
     if medium is not None:
         medium_of(str(medium))
     extents = parse_size(size)
+    for name, value, least in (("frames", frames, 2), ("stride", stride, 1)):
+        if value is not None and (integers([value]) is None or value < least):
+            raise UsageError(f"{argument(name)} must be a whole number of at least {least}, not {value!r}.")
+        if value is not None and medium != "video":
+            raise UsageError(f"{argument(name)} is for clips: {argument('medium', 'video')}.")
+    if frames is not None and extents and len(extents) == 3 and extents[0] != frames:
+        raise UsageError(f"{argument('frames')} is {frames}, and {argument('size')} has {extents[0]} frames.")
     colour = parse_background(background)
     low, high, channels = _plain(low), _plain(high), channels and int(channels)
     pixels = integer(argument("max_pixels"), max_pixels, least=1, most=1 << 40)
-    return OpenOptions(
-        extents, channels, fit, colour, float(held_out), medium, low, high, copies, layout, choice, pixels
-    )
+    frames, stride = frames and int(frames), stride and int(stride)
+    chosen = (layout, choice, pixels, frames, stride)
+    return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, *chosen)
 
 
 def _plain(number: float | None) -> float | None:

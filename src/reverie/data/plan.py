@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
 from reverie.data import split
 from reverie.data.intake import Seen
 from reverie.data.types import Problem
-from reverie.media import decode
+from reverie.media.formats import PIXEL_LIMIT
 
 VERSION = 1  # of the format, and of all code that determines stored pixels or the split
 RULES = (
     2  # of conversions to 8 bits: stores of older rules are built again; only data whose pixels differ are other data
 )
+
+Decoded = tuple[dict[str, Any], list[np.ndarray]]  # a row's record, see ``store``, and its arrays
+
+
+class Form(Protocol):
+    """The form of stored rows: ``decode.Form`` of images, and those of other media.
+
+    Attributes:
+        channels: values per position.
+        array: (*shape, channels) of one row.
+    """
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def array(self) -> tuple[int, ...]: ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """For keys and fingerprints, with the shape as ``size``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,15 +54,19 @@ class Plan:
         attributes: names of the items' attributes.
         dedupe: keep one of the images that look the same.
         max_pixels: of an image; no part of the key.
+        medium: of the rows.
+        decoded: rows to their records and arrays, in order, if they are no images.
     """
 
     rows: list[Seen]
-    form: decode.Form
+    form: Form
     find_channels: bool
     held_out: float
     attributes: list[str] = field(default_factory=list)
     dedupe: bool = False
-    max_pixels: int = decode.PIXEL_LIMIT
+    max_pixels: int = PIXEL_LIMIT
+    medium: str = "image"
+    decoded: Callable[[Sequence[Seen]], Iterator[Decoded]] | None = None
 
     @property
     def paired(self) -> bool:
@@ -62,25 +89,27 @@ class Plan:
 
 
 def make_plan(
-    seen: list[Seen],
-    form: decode.Form,
-    find_channels: bool,
-    held_out: float,
-    attributes: list[str],
-    dedupe: bool = False,
-    max_pixels: int = decode.PIXEL_LIMIT,
+    seen: list[Seen], form: Form, find_channels: bool, held_out: float, attributes: list[str], **more: Any
 ) -> Plan:
     """Order the rows by content, independent of names and of the file system's order."""
     shas = [row.sha for row in seen]
-    is_held_out = held_out_rows(seen, np.arange(len(seen)), held_out)
+    group = split.groups(same_source(seen) if seen[0].film else np.zeros((0, 2), np.int64), len(seen))
+    is_held_out = held_out_rows(seen, group, held_out)
     order = order_rows(is_held_out, np.array([split.second_fraction(sha) for sha in shas]), np.arange(len(seen)), shas)
-    return Plan([seen[i] for i in order], form, find_channels, held_out, attributes, dedupe, max_pixels)
+    return Plan([seen[i] for i in order], form, find_channels, held_out, attributes, **more)
 
 
 def held_out_rows(rows: list[Seen], group: np.ndarray, held_out: float) -> np.ndarray:
     """Whether each row is held out, bool (N,)."""
     sides = np.array([{"train": 0, "held_out": 1}.get(row.item.split or "", -1) for row in rows])
+    if one_film(rows, group):
+        return np.arange(len(rows)) >= len(rows) - max(1, round(held_out * len(rows)))
     return split.divide(np.array([split.fraction(row.sha) for row in rows]), group, held_out, sides)
+
+
+def one_film(rows: list[Seen], group: np.ndarray) -> bool:
+    """Whether all rows are clips of one film, or of films that look the same: these are divided in time."""
+    return bool(rows[0].film) and rows[0].item.split is None and len({*group}) == 1
 
 
 def order_rows(is_held_out: np.ndarray, seconds: np.ndarray, group: np.ndarray, shas: list[str]) -> np.ndarray:
@@ -90,9 +119,10 @@ def order_rows(is_held_out: np.ndarray, seconds: np.ndarray, group: np.ndarray, 
 
 
 def same_source(rows: list[Seen]) -> np.ndarray:
-    """Links between pairs with the same source image."""
+    """Links between pairs with the same source image, and between the clips of a film."""
     first: dict[str, int] = {}
-    links = [(first.setdefault(row.source_sha, i), i) for i, row in enumerate(rows) if row.source_sha]
+    sources = [row.source_sha or row.film for row in rows]
+    links = [(first.setdefault(source, i), i) for i, source in enumerate(sources) if source]
     return np.array(links, np.int64).reshape(-1, 2)
 
 

@@ -14,6 +14,7 @@ from reverie.media import Spec
 
 _RENAMED = r"^binary-mnist(?!:static|:seeded)", "binary-mnist:seeded"  # recorded when there was no other
 _KEYS = ("source", "reopenable", "fingerprint", "counts")
+_REQUESTED = {"size", "channels", "low", "high", *CHOICES}
 _REOPENED = ("fit", "background", "held_out", "requested")  # more of data that can be opened again
 
 
@@ -29,7 +30,7 @@ def upgraded(provenance: dict[str, Any]) -> dict[str, Any]:
         keys = _KEYS + _REOPENED * bool(record.get("reopenable"))
         if missing := [key for key in keys if key not in record]:
             raise ValueError(f"no {', '.join(missing)}")
-        if odd := record.get("requested", {}).keys() - {"size", "channels", "low", "high", *CHOICES}:
+        if odd := record.get("requested", {}).keys() - _REQUESTED:
             raise ValueError(f"requested has no {min(odd)!r:.60}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ReverieError(f"The run's run.json is damaged: its data ({error}). Restore that file.") from error
@@ -113,6 +114,10 @@ def open_like(source: Any, provenance: dict[str, Any], progress: Progress | None
     request |= {name: value for name, value in record["requested"].items() if name == "max_pixels"}
     if record["medium"] == "sequence":
         request |= {"low": record["low"], "high": record["high"]}
+    if record["medium"] == "video":
+        request |= {"stride": record["requested"].get("stride")}
+    if record["medium"] == "volume" and "intensities" in record:
+        request |= dict(zip(("low", "high"), record["intensities"], strict=True))
     return _opened(source, record, request, progress)
 
 

@@ -16,9 +16,9 @@ from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
 from reverie.data.choose import Choice
 from reverie.data.items import HELD_OUT_NAMES, Listing, clear_negatives
-from reverie.data.options import WHITE, Background, OpenOptions, open_options, parse_background
+from reverie.data.options import ALL, WHITE, Background, OpenOptions, open_options
 from reverie.data.types import Dataset, Report, Split
-from reverie.media import Size, Spec, parse_size
+from reverie.media import Size
 from reverie.media.formats import PIXEL_LIMIT
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ PUBLIC_NAMES = (
 )
 POSSIBLE = (
     f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
-    "a folder of images or a .zip of one, an .npz or .h5 file, a folder of idx or CIFAR files, or WebDataset shards "
-    "(x.tar, a folder of them, x-{000..003}.tar)"
+    "a folder of images or a .zip of one, an .npz, .npy or .h5 file, a folder of idx or CIFAR files, or WebDataset "
+    "shards (x.tar, a folder of them, x-{000..003}.tar)"
 )
 
+PACKED = (".zip", ".parquet", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")  # read as images only
 IN_MEMORY: WeakValueDictionary[str, Dataset] = WeakValueDictionary()  # fingerprint -> data from Python, while in use
 
 
@@ -65,11 +66,13 @@ def open_data(
     resolution_at_least: int | None = None,
     dedupe: bool = False,
     max_pixels: int = PIXEL_LIMIT,
+    frames: int | None = None,
+    stride: int | None = None,
 ) -> Dataset:
     """Data for training, in two splits without common samples.
 
     Args:
-        source: a bundled name, a public name, ``hf:owner/name``, a folder, an ``.npz`` file, or ``.tar`` shards.
+        source: a bundled name, a public name, ``hf:owner/name``, a folder, ``.npz`` or ``.npy``, ``.tar`` shards.
             ``SOURCE:train`` or ``SOURCE:test`` (also ``:held_out``, ``:val``) takes only that split, and splits it
             again by content. Or an object: a NumPy array or tensor (N, H, W), (N, H, W, C), (N, C, H, W); for other
             media see ``data.rows.LAYOUTS``; a list of PIL images; a torch ``Dataset``, ``DataLoader`` or other
@@ -96,6 +99,8 @@ def open_data(
         resolution_at_least: only files whose image's shorter side has so many pixels.
         dedupe: of images that look the same, keep one.
         max_pixels: most pixels of a file's image; the files of larger ones are skipped, by their header.
+        frames, stride: of the clips that films are cut into, with ``medium="video"``: so many frames (None: 16), of
+            the film's every ``stride``-th (None: 1). ``size`` is that of the frames.
 
     Raises:
         UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
@@ -104,7 +109,7 @@ def open_data(
     check_progress(progress)
     choice = Choice.of(classes, where, limit, resolution_at_least, dedupe)
     opening = (size, channels, fit, background, held_out, medium, low, high, copies, layout, choice, max_pixels)
-    options = open_options(*opening)
+    options = open_options(*opening, frames, stride)
     if layout is not None:
         _check_layout(source, layout)
     if not isinstance(source, str | os.PathLike):
@@ -168,6 +173,8 @@ def _from_files(
     text: str, name: str, part: str | None, options: OpenOptions, opened: dict[str, Any], progress: Progress | None
 ) -> Dataset:
     """Folders, shards and hub sets: decode files into the store."""
+    if options.medium in ("video", "volume") and _exists(name) and not name.lower().endswith(PACKED):
+        return _from_members(text, name, part, options, opened, progress)
     listing = _listing(name, options.layout)
     _only_images(name, options, deep=True)
     from reverie.data import choose, intake, store
@@ -205,6 +212,27 @@ def _from_files(
     return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
 
 
+def _from_members(
+    text: str, name: str, part: str | None, options: OpenOptions, opened: dict[str, Any], progress: Progress | None
+) -> Dataset:
+    """Clips of films, or volumes, of a folder or a file: decode them into the store."""
+    from reverie.data import store
+
+    if options.layout is not None or options.choice != ALL:
+        chosen = "layout, classes, where, limit, resolution_at_least and dedupe"
+        raise UsageError(f"{name} is read as {options.medium}s; {chosen} are for images.")
+    if options.medium == "video":
+        if options.low is not None:
+            raise UsageError(f"{name} holds films; low and high are for arrays.")
+        from reverie.data.clips import plan_clips as plan_of
+    else:
+        from reverie.data.volumes import plan_volumes as plan_of
+    plan, problems = plan_of(Path(name), options, part, progress)
+    if options.medium == "volume":
+        opened = opened | {"intensities": plan.form.as_dict()["range"]}
+    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress)
+
+
 def _only_images(name: str, options: OpenOptions, deep: bool = False) -> None:
     if options.medium not in (None, "image"):
         raise UsageError(f"{name} holds images; a {options.medium} must be an array: an .npz file, or from Python.")
@@ -233,43 +261,6 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
         return [files[row].read() for row in split.names]
     except (KeyError, OSError) as error:
         raise ReverieError(f"{name} has changed since it was opened: {error} cannot be read.") from None
-
-
-def load_image(
-    path: str | os.PathLike[str],
-    size: Size,
-    channels: int,
-    fit: str = "crop",
-    background: Background = WHITE,
-) -> np.ndarray:
-    """One image file as uint8 (H, W, channels), decoded as by intake.
-
-    Raises:
-        ReverieError: the file cannot be read or is no image.
-    """
-    from reverie.media.image import Image
-
-    extents = parse_size(size)
-    assert extents is not None
-    spec = Spec("image", (extents[0], extents[-1]), channels)
-    return Image().read(Path(path), spec, fit, parse_background(background))
-
-
-def image_files(path: str | os.PathLike[str]) -> list[Path]:
-    """An image file itself, or the image files of a folder in the order of their names.
-
-    Raises:
-        UsageError: neither, or a folder without images.
-    """
-    from reverie.media.decode import SUFFIXES
-
-    path = Path(path)
-    if is_file(path):
-        return [path]
-    inside = path.iterdir() if exists(path) else ()
-    if images := sorted(file for file in inside if file.is_file() and file.suffix.lower() in SUFFIXES):
-        return images
-    raise UsageError(f"{path} is no image file and no folder of them. They end in {' '.join(sorted(SUFFIXES))}.")
 
 
 def anchored(source: str) -> str:
@@ -375,6 +366,8 @@ def _listing(source: str, layout: str | None = None) -> Listing:
     except ValueError:  # a null byte
         exists = False
     if exists:
-        raise UsageError(f"{source} is no file of images. Possible: {POSSIBLE}.")
+        medium = tree.OTHER_MEDIA.get(tree.suffix(source))
+        hint = f" {argument('medium', medium)} reads it." if medium else ""
+        raise UsageError(f"{source} is no file of images.{hint} Possible: {POSSIBLE}.")
     names = [*BUNDLED_NAMES, *PUBLIC_NAMES]
     raise UsageError(f'There is no data called "{source}".{suggest(source, names)} Possible: {POSSIBLE}.')

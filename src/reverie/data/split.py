@@ -42,6 +42,12 @@ def difference_hash(image: np.ndarray) -> int:
     return int.from_bytes(np.packbits(cells[:, :-1] > cells[:, 1:]).tobytes(), "big")
 
 
+def middles(rows: np.ndarray) -> np.ndarray:
+    """Rows (N, H, W, C), or the middle frame or slice of each of (N, T, H, W, C), with 1 or 3 channels."""
+    rows = rows if rows.ndim == 4 else rows[:, rows.shape[1] // 2]
+    return rows[..., : 3 if rows.shape[-1] >= 3 else 1]
+
+
 def groups(links: np.ndarray, n: int) -> np.ndarray:
     """Connected components: links int (L, 2) of row numbers -> int64 (n,), the smallest row number of each group."""
     parent = np.arange(n)

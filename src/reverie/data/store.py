@@ -16,6 +16,8 @@ import os
 import shutil
 import warnings
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,25 @@ import numpy as np
 from reverie.core import cache as home
 from reverie.core.errors import ReverieError
 from reverie.core.files import replacing
-from reverie.data import ranges, split
-from reverie.data.intake import MIN_IMAGES, Seen, TooFew, parallel
+from reverie.data import split
+from reverie.data.decoding import OF_SOURCE, arrays_of, chunk_of, decoded_images, to_one_range
+from reverie.data.intake import MIN_IMAGES, TooFew
 from reverie.data.items import index_labels, number_problem
-from reverie.data.plan import VERSION, Plan, fingerprint, held_out_rows, leaders, order_rows, same_source
+from reverie.data.plan import (
+    VERSION,
+    Form,
+    Plan,
+    fingerprint,
+    held_out_rows,
+    leaders,
+    one_film,
+    order_rows,
+    same_source,
+)
 from reverie.data.types import Column, Dataset, Problem, Report, Split
-from reverie.media import Spec, alpha, decode
+from reverie.media import Spec, alpha, decode, medium_of
 
-_OF_SOURCE = "; it is the source of this pair"  # suffix of actions on the source, which has no separate name
 _DIGESTS = "digests.json"  # file -> [sha256, *its state when that was checked]
-CHUNK = 256  # images decoded between two records; the only images in memory
 
 
 def open_or_build(
@@ -137,7 +148,7 @@ def _open(
         columns["captions"] = meta["captions"]
     if attributes := meta.get("attributes", []):
         columns["attributes"] = np.memmap(folder / "attributes.f32", np.float32, "r", shape=(n, len(attributes)))
-    spec = Spec("image", shape, meta["channels"]["images"])
+    spec = Spec(meta.get("medium", "image"), shape, meta["channels"]["images"])
     rows = Split(columns, meta["names"], spec)
     train, test, digest = slice(0, cut), slice(cut, n), meta["fingerprint"]
     if part is not None:
@@ -172,11 +183,11 @@ def _build(
     """Build the store in ``part``; returns its meta."""
     part.mkdir(parents=True, exist_ok=True)
     records = _fill(part, plan, progress)
-    new, changed = _to_one_range(part, plan, records, progress)
+    new, changed = to_one_range(part, plan, records, progress)
     form = plan.form
     good = np.array([i for i, record in enumerate(records) if record["ok"]], np.int64)
     channels = {}
-    for name in _arrays(plan):
+    for name in arrays_of(plan):
         grey = plan.find_channels and all(records[i]["grey"][name] for i in good)
         channels[name] = 1 if grey else form.channels
     new += [
@@ -187,10 +198,13 @@ def _build(
     ]
     if len(good) < MIN_IMAGES:
         shutil.rmtree(part)
-        raise TooFew(source, Report(len(good), problems + new))
+        raise TooFew(source, Report(len(good), problems + new), noun=medium_of(plan.medium).noun)
 
     rows = [plan.rows[i] for i in good]
     near = _near(part, form, records, good)
+    if rows[0].film:  # its clips are on one side in any case
+        near = split.groups(same_source(rows), len(rows))[near]  # to their films' first clips
+        near = np.unique(near[near[:, 0] != near[:, 1]], axis=0)
     group = split.groups(np.concatenate([near, same_source(rows)]), len(rows))
     if plan.dedupe and len(near):
         keep = leaders([row.item.split == "held_out" for row in rows], split.groups(near, len(rows)), new, rows)
@@ -200,6 +214,9 @@ def _build(
             shutil.rmtree(part)
             raise TooFew(source, Report(len(rows), problems + new))
     is_held_out = held_out_rows(rows, group, plan.held_out)
+    if one_film(rows, group):
+        action = f"split in time: all is one film, or looks it; its last {is_held_out.sum()} clips are held out"
+        new.append(Problem("*", "one-film", action))
     new += split.near_problems([row.item.name for row in rows], near, is_held_out)
     new += [
         Problem(row.item.name, "moved", "moved: from training to held out, where its near duplicate is")
@@ -210,7 +227,7 @@ def _build(
     seconds = np.zeros(len(rows))
     np.maximum.at(seconds, group, [split.second_fraction(row.sha) for row in rows])
     order = order_rows(is_held_out, seconds[group], group, [row.sha for row in rows])
-    for name in _arrays(plan):
+    for name in arrays_of(plan):
         _compact(part, name, len(records), good[order], form, channels[name])
 
     rows = [rows[i] for i in order]
@@ -223,6 +240,7 @@ def _build(
         new.append(problem)
     meta = {
         "version": VERSION,
+        "medium": plan.medium,
         "size": form.as_dict()["size"],
         "channels": channels,
         "train": int((~is_held_out).sum()),
@@ -248,7 +266,7 @@ def _build(
 
 def _is_relevant(action: str, channels: dict[str, int], plan: Plan) -> bool:
     """Whether a conversion of grey to RGB was neither requested nor undone for this side of a pair."""
-    side = "sources" if action.endswith(_OF_SOURCE) else "images"
+    side = "sources" if action.endswith(OF_SOURCE) else "images"
     return plan.find_channels and channels[side] == 3
 
 
@@ -262,11 +280,13 @@ def _finish(part: Path, final: Path) -> None:
         shutil.rmtree(part)
 
 
-def _near(part: Path, form: decode.Form, records: list[dict[str, Any]], good: np.ndarray) -> np.ndarray:
+def _near(part: Path, form: Form, records: list[dict[str, Any]], good: np.ndarray) -> np.ndarray:
     """Pairs of good rows that look the same. (Closes its memory map: Windows cannot rename a mapped file.)"""
     pixels = np.memmap(part / "images.work", np.uint8, "r", shape=(len(records), *form.array))
+    pixels = pixels if pixels.ndim == 4 else split.middles(pixels)
     hashes = np.array([int(records[i]["hash"], 16) for i in good], np.uint64)
-    grounds = ((0, 0, 0), alpha.WHITE) if form.channels == 4 else (alpha.WHITE,)  # RGBA must look the same on any
+    clear = pixels.shape[-1] == 4
+    grounds = ((0, 0, 0), alpha.WHITE) if clear else (alpha.WHITE,)  # RGBA must look the same on any
     return split.near_duplicates(hashes, *(lambda i, b=b: alpha.composited(pixels[good[i]], b) for b in grounds))
 
 
@@ -274,22 +294,20 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[s
     """Decode the remaining rows into ``*.work``; returns a record for every row."""
     n, form = len(plan.rows), plan.form
     row_bytes = math.prod(form.array)
-    names = _arrays(plan)
+    names = arrays_of(plan)
     records = _read_progress(part, names, row_bytes)
     needed = row_bytes * (n - len(records)) * len(names)
+    length = chunk_of(form)
     if (free := shutil.disk_usage(part).free) < needed:
         raise OSError(28, f"{needed >> 20} MiB are needed, {free >> 20} MiB are free")
 
-    def work(row: Seen) -> tuple[dict[str, Any], list[np.ndarray]]:
-        return _decode_row(row, plan, {})
-
+    decoded = (plan.decoded or partial(decoded_images, plan))(plan.rows[len(records) :])
     with (part / "progress.jsonl").open("ab") as notes, decode.quiet():
         files = [(part / f"{name}.work").open("r+b" if records else "wb") for name in names]
         try:
-            for start in range(len(records), n, CHUNK):
-                done = list(parallel(work, plan.rows[start : start + CHUNK], CHUNK))
+            while done := list(islice(decoded, length)):
                 for k, file in enumerate(files):
-                    file.seek(start * row_bytes)
+                    file.seek(len(records) * row_bytes)
                     for _, arrays in done:
                         file.write(arrays[k].tobytes())
                     file.flush()
@@ -305,61 +323,6 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[s
             for file in files:
                 file.close()
     return records
-
-
-def _decode_row(row: Seen, plan: Plan, chosen: dict[str, decode.Ranges]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """The record of one image (or pair) and its arrays, zeros if it is unusable; ``chosen`` ranges of each array."""
-    arrays, notes = [], []
-    form, paired = plan.form, plan.paired
-    record: dict[str, Any] = {"ok": True, "grey": {}, "hash": "0", "tally": {}, "ends": {}}
-    try:
-        for name, file in (("images", row.item.file), ("sources", row.item.source if paired else None)):
-            if file is None:
-                continue
-            try:
-                data = file.read()
-            except Exception as error:  # deleted or forbidden since it was listed
-                raise decode.Unusable("unreadable", f"skipped: cannot be read ({error})") from None
-            suffix = Path(file.path).suffix if file.offset < 0 else ""
-            decoded = decode.decode_of_set(data, form, chosen.get(name, {}), suffix, plan.max_pixels, file.half)
-            array, new, tally, ends = decoded
-            arrays.append(array)
-            record["tally"][name], record["ends"][name] = tally, ends
-            notes += new if name == "images" else [(kind, action + _OF_SOURCE) for kind, action in new]
-            record["grey"][name] = bool((array == array[..., :1]).all())
-        record["hash"] = f"{split.difference_hash(arrays[0]):x}"
-    except decode.Unusable as error:
-        notes = [(error.kind, error.action)]
-        arrays = [np.zeros(form.array, np.uint8)] * (2 if paired else 1)
-        record["ok"] = False
-    return {**record, "notes": notes}, arrays
-
-
-def _to_one_range(
-    part: Path, plan: Plan, records: list[dict[str, Any]], progress: home.Progress | None
-) -> tuple[list[Problem], list[str]]:
-    """Decode again what was decoded by another range of values than that of the set; returns problems and changes."""
-    names, problems, changed = _arrays(plan), [], []
-    by_array = {} if plan.form.ends else {name: ranges.decide(records, name) for name in names}
-    chosen = {name: ranges.ranges_of(decisions) for name, decisions in by_array.items()}
-    again = sorted({i for name in by_array for i in ranges.to_repeat(records, name, chosen[name])})
-    row_bytes = math.prod(plan.form.array)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(decode.quiet())
-        files = [stack.enter_context((part / f"{name}.work").open("r+b")) for name in names]
-        decoded = parallel(lambda i: _decode_row(plan.rows[i], plan, chosen), again, CHUNK)
-        for done, (i, (record, arrays)) in enumerate(zip(again, decoded, strict=True), start=1):
-            records[i] = record
-            for file, array in zip(files, arrays, strict=True):
-                file.seek(i * row_bytes)
-                file.write(array.tobytes())
-            if progress and (done % CHUNK == 0 or done == len(again)):
-                progress(done, len(again), "decoding")
-    for name, decisions in by_array.items():
-        problems += ranges.problems([row.item.name for row in plan.rows], records, name, decisions)
-    for name in names:
-        changed += ranges.changed(records, name, chosen.get(name, {}))
-    return problems, sorted({*changed})
 
 
 def _read_progress(part: Path, names: list[str], row_bytes: int) -> list[dict[str, Any]]:
@@ -382,7 +345,7 @@ def _read_progress(part: Path, names: list[str], row_bytes: int) -> list[dict[st
     return records
 
 
-def _compact(part: Path, name: str, n: int, order: np.ndarray, form: decode.Form, channels: int) -> None:
+def _compact(part: Path, name: str, n: int, order: np.ndarray, form: Form, channels: int) -> None:
     """``NAME.work`` to ``NAME.u8``: the good rows in their final order, one channel of three if all are grey."""
     work, final = part / f"{name}.work", part / f"{name}.u8"
     if channels == form.channels and np.array_equal(order, np.arange(n)):
@@ -390,11 +353,7 @@ def _compact(part: Path, name: str, n: int, order: np.ndarray, form: decode.Form
         return
     rows = np.memmap(work, np.uint8, "r", shape=(n, *form.array))
     with replacing(final) as temporary, temporary.open("wb") as handle:
-        for start in range(0, len(order), CHUNK):
-            handle.write(rows[order[start : start + CHUNK]][..., :channels].tobytes())
+        for start in range(0, len(order), chunk_of(form)):
+            handle.write(rows[order[start : start + chunk_of(form)]][..., :channels].tobytes())
     del rows  # Windows cannot delete a mapped file
     work.unlink()
-
-
-def _arrays(plan: Plan) -> list[str]:
-    return ["images", "sources"] if plan.paired else ["images"]

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from reverie.core.errors import ReverieError
+from reverie.core.errors import ReverieError, argument
 from reverie.core.terminal import printable
 from reverie.data.archive import DEFLATE
 from reverie.data.items import File, Packing
 from reverie.data.types import Problem
 from reverie.media.decode import SUFFIXES
+from reverie.media.films import VIDEO_SUFFIXES
 
+OTHER_MEDIA = dict.fromkeys(VIDEO_SUFFIXES, "video") | dict.fromkeys((".npy", ".nii", ".nii.gz"), "volume")
 LARGEST = 1 << 30  # bytes of a zip's member that are unpacked in memory
 
 
@@ -57,8 +59,8 @@ class Tree:
 
 
 def suffix(name: str) -> str:
-    """The lower-case suffix, such as ".png"."""
-    return PurePosixPath(name).suffix.lower()
+    """The lower-case suffix, such as ".png" and ".nii.gz"."""
+    return ".nii.gz" if name.lower().endswith(".nii.gz") else PurePosixPath(name).suffix.lower()
 
 
 def of_folder(root: Path) -> Tree:
@@ -157,10 +159,13 @@ def _claims_too_much(member: zipfile.ZipInfo, size: int) -> bool:
 def ignored(names: Iterable[str]) -> list[Problem]:
     """One problem per extension of files that are neither images nor words about them."""
     count = Counter(suffix(name) for name in names)
-    return [
-        Problem(f"*{extension}" if extension else "(no extension)", "ignored", f"ignored: {n} file{'s' * (n > 1)}")
-        for extension, n in sorted(count.items())
-    ]
+    problems = []
+    for extension, n in sorted(count.items()):
+        kind, action = "ignored", f"ignored: {n} file{'s' * (n > 1)}"
+        if medium := OTHER_MEDIA.get(extension):
+            kind, action = "other-medium", f"{action}; {argument('medium', medium)} reads {extension} files"
+        problems.append(Problem(f"*{extension}" if extension else "(no extension)", kind, action))
+    return problems
 
 
 def _sorted(files: dict[str, File]) -> dict[str, File]:

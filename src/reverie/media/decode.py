@@ -107,7 +107,7 @@ def decode_of_set(
     try:
         if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a phone's JPEG with a depth map
             kind = "multi-page" if image.format == "TIFF" else "animated"
-            notes.append((kind, "used: the first frame"))
+            notes.append((kind, "used: the first frame; --medium video takes all"))
         turn = TURNS.get(_orientation(image))
         # Decode a JPEG at 1/2, 1/4 or 1/8 scale: exact enough at four times the requested size.
         side = 4 * max(form.shape)
