@@ -31,7 +31,7 @@ def loader_of(source: str) -> Loader | None:
         return None
     if is_file(path):
         ending = path.suffix.lower()
-        readers: dict[str, Loader] = {".npz": load_npz, ".npy": load_npy} | dict.fromkeys(HDF5, _load_hdf5)
+        readers: dict[str, Loader] = {".npz": load_npz, ".npy": load_npy, **dict.fromkeys(HDF5, _load_hdf5)}
         return readers.get(ending)
     if not path.is_dir():
         return None

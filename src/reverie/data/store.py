@@ -282,8 +282,8 @@ def _finish(part: Path, final: Path) -> None:
 
 def _near(part: Path, form: Form, records: list[dict[str, Any]], good: np.ndarray) -> np.ndarray:
     """Pairs of good rows that look the same. (Closes its memory map: Windows cannot rename a mapped file.)"""
-    pixels = np.memmap(part / "images.work", np.uint8, "r", shape=(len(records), *form.array))
-    pixels = pixels if pixels.ndim == 4 else split.middles(pixels)
+    stored = np.memmap(part / "images.work", np.uint8, "r", shape=(len(records), *form.array))
+    pixels = stored if stored.ndim == 4 else split.middles(stored)
     hashes = np.array([int(records[i]["hash"], 16) for i in good], np.uint64)
     clear = pixels.shape[-1] == 4
     grounds = ((0, 0, 0), alpha.WHITE) if clear else (alpha.WHITE,)  # RGBA must look the same on any
