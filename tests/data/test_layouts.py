@@ -179,7 +179,7 @@ def test_every_layout_has_an_answer_and_a_wrong_one_is_refused_with_the_reason(t
         reverie.data(tmp_path / "d", layout="stylegan")
     with pytest.raises(UsageError, match='Did you mean "classes"'):
         check_layout("clases")
-    with pytest.raises(UsageError, match="for folders and zips"):
+    with pytest.raises(UsageError, match="for folders, zips and tars"):
         reverie.data("fashion", layout="classes")
 
 
