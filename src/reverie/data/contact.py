@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def contact_sheet(dataset: Dataset, path: Path) -> None:
 
     check_plot(path)
     counts, sizes = dataset.counts_of_classes(), dataset.report.sizes
-    plots = [plot for plot, needed in ((_classes, counts), (_extents, sizes), (_aspects, sizes)) if needed]
+    plots: list[Callable[[Any], None]] = [partial(_classes, counts=counts)] if counts else []
+    plots += [partial(_extents, sizes=sizes), partial(_aspects, sizes=sizes)] if sizes else []
     with figure(path, 14, 7.5 + 3.2 * bool(plots)) as drawing:
         drawing.suptitle(printable(f"{Path(dataset.source).name or dataset.source}: {_title(dataset)}"), fontsize=11)
         grid = drawing.add_gridspec(2 if plots else 1, max(1, len(plots)), height_ratios=[7, 3.2][: 1 + bool(plots)])
@@ -36,7 +38,7 @@ def contact_sheet(dataset: Dataset, path: Path) -> None:
         sheet.imshow(_samples(dataset), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         sheet.set_axis_off()
         for column, plot in enumerate(plots):
-            plot(drawing.add_subplot(grid[1, column]), counts if plot is _classes else sizes)
+            plot(drawing.add_subplot(grid[1, column]))
 
 
 def _title(dataset: Dataset) -> str:

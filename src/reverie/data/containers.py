@@ -44,7 +44,7 @@ def loader_of(source: str) -> Loader | None:
 
 def _idx_files(folder: Path) -> dict[tuple[str, str], Path]:
     """("train" or "t10k", "images" or "labels") -> file of MNIST's names, in any of their spellings."""
-    files = {}
+    files: dict[tuple[str, str], Path] = {}
     for path in sorted(folder.iterdir()):
         name = path.name.lower().removesuffix(".gz").replace(".", "-")
         for part in ("train", "t10k", "test"):

@@ -64,8 +64,8 @@ class _Sound(tarfile.TarInfo):
 
     def _block(self, count: int) -> int:
         if count < 0:
-            raise tarfile.InvalidHeaderError("negative size")
-        return super()._block(count)  # type: ignore[misc,no-any-return]
+            raise tarfile.HeaderError("negative size")
+        return super()._block(count)  # type: ignore[misc]
 
 
 def _members(shard: Path, problems: list[Problem]) -> dict[str, File]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.data.captions import Captions
 from reverie.data.items import Listing
@@ -53,7 +56,7 @@ def list_tree(tree: Tree, layout: str | None = None) -> Listing:
     used.update(tree.images)
     problems += ignored(name for name in tree.files if name not in used and not name.endswith(NOTE))
     items, attributes = described(reading, captions)
-    rows = [captions.rows.get(name, {}) for name in reading.items]
+    rows: list[Mapping[str, Any]] = [captions.rows.get(name, {}) for name in reading.items]
     return Listing(items, problems, attributes, reading.title + captions.summary(), rows)
 
 
