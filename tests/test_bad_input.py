@@ -151,7 +151,7 @@ def test_grids_and_sheets_refuse_what_they_cannot_draw(call, message):
     [np.ones((2, 8, 8, 3)), np.full((2, 8, 8, 1), 300), np.ones((2, 8, 8, 1), bool), np.zeros((2, 8, 8, 5), np.uint8)]
     + [np.full((2, 8, 8, 1), "a")],
 )
-def test_images_are_bytes_in_grey_or_colour_and_never_converted_in_silence(array):
+def test_images_are_bytes_in_grey_or_colour_with_or_without_alpha_and_never_converted_in_silence(array):
     for spec in (None, rv.media.Spec("image", (8, 8), array.shape[-1])):
         with pytest.raises(UsageError, match="array must be uint8 with 1, 3 or 4 channels") as error:
             rv.Images(array, spec)

@@ -99,7 +99,7 @@ def test_folders_of_any_name_are_read_and_named_and_the_printed_command_trains_o
             save(tmp_path / name / f"{row}.png", row)
         name = f"./{name}" if name.startswith("-") else name
         code, out, err = call("data", name)
-        assert code == 0 and is_printable(out + err) and out.splitlines()[0].startswith(printable(name))
+        assert code == 0 and is_printable(out + err) and out.splitlines()[1].startswith(printable(name))
         verb, model, flag, source = pasted(out.splitlines()[-1])
         assert (verb, model, flag, source) == ("train", "vae", "--data", name)
         if index in (1, 7, 11):

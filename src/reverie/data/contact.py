@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def contact_sheet(dataset: Dataset, path: Path) -> None:
 
     check_plot(path)
     counts, sizes = dataset.counts_of_classes(), dataset.report.sizes
-    plots = [partial(_classes, counts=counts)] if counts else []
+    plots: list[Callable[[Any], None]] = [partial(_classes, counts=counts)] if counts else []
     plots += [partial(_extents, sizes=sizes), partial(_aspects, sizes=sizes)] if sizes else []
     with figure(path, 14, 7.5 + 3.2 * bool(plots)) as drawing:
         drawing.suptitle(printable(f"{Path(dataset.source).name or dataset.source}: {_title(dataset)}"), fontsize=11)

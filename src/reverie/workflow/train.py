@@ -82,7 +82,8 @@ def train(
     source = _source(data)
     recipe = recipe_for(name, source, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs: dict[str, Any] = {}
-    chosen_data = {option: options.pop(option) for option in CHOICES if option in options}
+    named = [option for option in CHOICES if option in options and (data is not None or not options[option])]
+    chosen_data = {option: options.pop(option) for option in named}
     if isinstance(data, Dataset) and any(value is not None for value in chosen_data.values()):
         raise UsageError(f"The data set is open already: {', '.join(chosen_data)} are arguments of open_data.")
     if module is None:
