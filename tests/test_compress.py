@@ -175,6 +175,22 @@ def test_the_file_is_the_same_under_any_threads_carriers_and_autocast(models, mo
     assert compress(models[3], image).data == data
 
 
+def test_coding_computes_with_one_thread_of_torch_and_gives_the_others_back(models, monkeypatch):
+    before, threads, mixture = torch.get_num_threads(), set[int](), type(models[1]).mixture
+
+    def watched(*arguments):
+        threads.add(torch.get_num_threads())
+        return mixture(*arguments)
+
+    monkeypatch.setattr(type(models[1]), "mixture", watched)
+    torch.set_num_threads(2)
+    try:
+        decompress(compress(models[1], smooth(9, 9, 1)), models[1])
+        assert threads == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_grey_image_in_a_model_of_colours_codes_one_channel(models):
     image = smooth(20, 20, 1)
     both = [image, smooth(9, 9, 3)]

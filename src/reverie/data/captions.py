@@ -14,6 +14,7 @@ from reverie.core.terminal import printable
 from reverie.data import words
 from reverie.data.annotations import read_annotations
 from reverie.data.items import File, Item, natural_key
+from reverie.data.tree import suffix
 from reverie.data.types import Problem
 from reverie.data.words import Row
 from reverie.media.decode import SUFFIXES
@@ -43,11 +44,11 @@ class Captions:
         self.files, self.problems = files, problems
         self.rows: dict[str, Row] = {}
         self.tables: dict[str, int] = {}
-        self._find = _Finder([name for name in files if _suffix(name) in SUFFIXES])
+        self._find = _Finder([name for name in files if suffix(name) in SUFFIXES])
         for name in files:
-            if _suffix(name) in TABLE_ENDINGS:
+            if suffix(name) in TABLE_ENDINGS:
                 self._read_table(name)
-            elif _suffix(name) == ".json":
+            elif suffix(name) == ".json":
                 self._read_coco(name)
         self._published = read_annotations(list(files), self._read_text, self._find)
         for image, row in self._published.rows.items():
@@ -55,7 +56,7 @@ class Captions:
         self.tables |= self._published.used
         for name, lost in self._published.lost.items():
             self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
-        self._texts = {_stem(name): name for name in files if _suffix(name) in TEXT_ENDINGS}
+        self._texts = {_stem(name): name for name in files if suffix(name) in TEXT_ENDINGS}
         self._names_of_labels = self._several_labels()
 
     def used(self, images: Iterable[str]) -> set[str]:
@@ -140,10 +141,10 @@ class Captions:
             self._add_row(name, row)
 
     def _rows_of(self, name: str) -> tuple[list[Row], list[str]]:
-        if _suffix(name) == ".parquet":
+        if suffix(name) == ".parquet":
             return words.read_parquet(self.files[name].read(), printable(name)), []
         text = self._read_text(name)
-        return (words.read_jsonl(text), []) if _suffix(name) == ".jsonl" else words.read_csv(text, TEXTS)
+        return (words.read_jsonl(text), []) if suffix(name) == ".jsonl" else words.read_csv(text, TEXTS)
 
     def _is_about_images(self, table: str, rows: Sequence[Row]) -> bool:
         """Whether at least half of its first rows name images."""
@@ -265,10 +266,6 @@ def _composed(name: str) -> str:
 
 def _stem(name: str) -> str:
     return _composed(str(PurePosixPath(name).with_suffix("")))
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
 
 
 def _column(row: Row, names: Sequence[str]) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from reverie.core.terminal import printable
 from reverie.data.types import Dataset
 from reverie.media import medium_of
-from reverie.media.plots import figure
+from reverie.media.plots import check_plot, figure
 
 COLUMNS, ROWS = 12, 6  # images that are shown
 CLASSES = 30  # bars
@@ -25,8 +25,6 @@ def contact_sheet(dataset: Dataset, path: Path) -> None:
         UsageError: an ending that no plot is written with.
         OSError: the file cannot be written.
     """
-    from reverie.media.plots import check_plot
-
     check_plot(path)
     counts, sizes = dataset.counts_of_classes(), dataset.report.sizes
     plots: list[Callable[[Any], None]] = [partial(_classes, counts=counts)] if counts else []

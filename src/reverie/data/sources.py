@@ -257,6 +257,8 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
         return [rows["x"][index[row]] for row in split.names]
     listing = _listing(name, data.opened.get("requested", {}).get("layout"))
     files = {item.name: item.file for item in listing.items}
+    if any(file.half for file in files.values()):
+        raise ReverieError(f"{name} holds pairs side by side: an image is half of a file, which is not kept alone.")
     try:
         return [files[row].read() for row in split.names]
     except (KeyError, OSError) as error:

@@ -18,7 +18,7 @@ MARKS = {  # byte order mark -> encoding; the long ones first
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-DELIMITERS = ",;\t|"
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 Row = dict[str, Any]
 
@@ -50,8 +50,7 @@ def read_csv(text: str, ends_with_words: Sequence[str] = ()) -> tuple[list[Row],
     head = text.lstrip("\r\n").partition("\n")[0]
     delimiter = max(DELIMITERS, key=lambda mark: (head.count(mark), mark == ","))
     if delimiter != ",":
-        name = {"\t": "tabs", ";": "semicolons", "|": "bars"}[delimiter]
-        notes.append(f"used: its fields are divided by {name}")
+        notes.append(f"used: its fields are divided by {DELIMITERS[delimiter]}")
     try:
         table = _rows(text, delimiter, strict=True)
     except csv.Error as error:
@@ -74,8 +73,8 @@ def read_csv(text: str, ends_with_words: Sequence[str] = ()) -> tuple[list[Row],
             notes.append(f"used: row {line} has {extra} more fields than the header, which are ignored")
         rows.append({"": line, **dict(zip(header, fields, strict=False))})
     if joined:
-        mark = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}[delimiter]
-        notes.append(f"used: {joined} rows have {mark} in {header[-1]} that are not quoted; all of it is the text")
+        marks = DELIMITERS[delimiter]
+        notes.append(f"used: {joined} rows have {marks} in {header[-1]} that are not quoted; all of it is the text")
     return rows, notes
 
 

@@ -7,6 +7,7 @@ et al., arXiv:1601.06759). Images are cut into tiles that know nothing of one an
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,18 @@ def groups_of(sizes: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int,
         yield group
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch: idle ones wait busily, and NumPy's products then wait for a processor (40 times as long)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def draw(density: Portable, layout: Layout, channels: int, choose: Choose) -> None:
     """Fill the canvas, front by front.
 
@@ -164,9 +177,10 @@ def mixtures(density: Portable, layout: Layout, channels: int) -> Iterator[Front
         if end - start < _AT_ONCE and last < len(layout.ends):
             continue
         at = layout.at[start:end]
-        context = density.context(layout.canvas, layout.inside, layout.stride, at)
         values = [layout.canvas[channel, at] for channel in range(channels)]
-        laws = [density.mixture(context, values[:channel]) for channel in range(channels)]
+        with one_thread():
+            context = density.context(layout.canvas, layout.inside, layout.stride, at)
+            laws = [density.mixture(context, values[:channel]) for channel in range(channels)]
         sizes = np.diff([start, *layout.ends[first:last]])
         yield Fronts(at, sizes, laws, [value.long().numpy() for value in values])
         first = last
