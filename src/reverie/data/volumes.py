@@ -227,9 +227,10 @@ def decoded_volumes(rows: Sequence[Seen], form: VolumeForm) -> Iterator[Decoded]
 def _decode(row: Seen, form: VolumeForm) -> Decoded:
     try:
         values, _ = read_volume(row.item.file.path)
-    except (decode.Unusable, ReverieError, OSError) as error:  # changed since it was read
-        kind = getattr(error, "kind", "unreadable")
-        return unusable([(kind, getattr(error, "action", f"skipped: {error}"))]), [np.zeros(form.array, np.uint8)]
+    except decode.Unusable as error:  # changed since it was read
+        return unusable([(error.kind, error.action)]), [np.zeros(form.array, np.uint8)]
+    except (ReverieError, OSError) as error:
+        return unusable([("unreadable", f"skipped: {error}")]), [np.zeros(form.array, np.uint8)]
     low, high = form.range
     fitted = centred(values, form.array, low).astype(np.float32)
     fitted[~np.isfinite(fitted)] = 0
