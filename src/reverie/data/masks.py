@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -188,7 +189,15 @@ class Spot:
 
 
 def _spot(name: str) -> Spot | None:
-    parts = name.split("/")[:-1]
+    folder, _, file = name.rpartition("/")
+    spot = _folder_of_masks(folder)
+    return spot and replace(spot, key=_stem(spot.key + file))
+
+
+@lru_cache(maxsize=1024)
+def _folder_of_masks(path: str) -> Spot | None:
+    """The spot of a folder's files, its key without their names."""
+    parts = path.split("/")
     for i, part in enumerate(parts):
         lower = part.lower()
         match = _FOLDER.fullmatch(part)
@@ -201,8 +210,8 @@ def _spot(name: str) -> Spot | None:
         if match and match[1]:
             stem = match[1].lower()
             beside = (stem, *(f"{stem}{mark}{word}" for word in IMAGES[:4] for mark in "_-"))
-        prefix, folder = "".join(f"{part}/" for part in parts[:i]), "/".join(parts[i:last])
-        return Spot(prefix, folder, _stem("/".join([*parts[last:], name.rpartition("/")[2]])), beside)
+        prefix, folder = _above("/".join(parts[:i]))[-1], "/".join(parts[i:last])
+        return Spot(prefix, folder, "".join(f"{part}/" for part in parts[last:]), beside)
     return None
 
 
@@ -217,14 +226,13 @@ def _index(images: Sequence[str], spots: dict[str, Spot]) -> Callable[[Spot], st
     for name in images if prefixes else ():
         if name in spots:
             continue
-        parts = name.split("/")
-        for i in range(len(parts)):
-            prefix = "".join(f"{part}/" for part in parts[:i])
-            if prefix in prefixes:
-                table.setdefault((prefix, _stem("/".join(parts[i:]))), {}).setdefault("", name)
-                if i + 1 < len(parts):
-                    key = (prefix, _stem("/".join(parts[i + 1 :])))
-                    table.setdefault(key, {}).setdefault(parts[i].lower(), name)
+        stem = _stem(name)
+        for prefix in [prefix for prefix in _above(name.rpartition("/")[0]) if prefix in prefixes]:
+            rest = stem[len(prefix) :]
+            table.setdefault((prefix, rest), {}).setdefault("", name)
+            head, slash, below = rest.partition("/")
+            if slash:
+                table.setdefault((prefix, below), {}).setdefault(head.lower(), name)
 
     def image_of(spot: Spot) -> str | None:
         ends = _END.fullmatch(spot.key)
@@ -241,8 +249,17 @@ def _index(images: Sequence[str], spots: dict[str, Spot]) -> Callable[[Spot], st
     return image_of
 
 
+@lru_cache(maxsize=1024)
+def _above(folder: str) -> tuple[str, ...]:
+    """ "", "a/" and "a/b/" of the folder a/b, composed as stems are."""
+    parts = unicodedata.normalize("NFC", folder).split("/") if folder else []
+    return ("", *("".join(f"{part}/" for part in parts[: i + 1]) for i in range(len(parts))))
+
+
 def _stem(name: str) -> str:
-    return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
+    """A path without its ending, composed."""
+    head, _, tail = name.rpartition(".")
+    return unicodedata.normalize("NFC", name if "/" in tail or not head else head)
 
 
 def _share_of_flat(tree: Tree, masks: Sequence[str]) -> float:

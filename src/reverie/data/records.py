@@ -28,7 +28,8 @@ def parquet_files(folder: str) -> list[Path]:
 def list_parquet(files: list[Path], masks: str | None = None) -> Listing:
     """The rows of Parquet files with a column of encoded images, as the Hugging Face hub keeps them.
 
-    A column of encoded masks is read unless ``masks`` is "no". A file's name says its split: train-00000-of-00002.parquet, test-..., validation-...
+    A column of encoded masks is read unless ``masks`` is "no". A file's name says its split:
+    train-00000-of-00002.parquet, test-..., validation-...
 
     Raises:
         UsageError: pyarrow is missing, or there is no such column.
