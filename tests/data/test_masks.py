@@ -15,10 +15,12 @@ from PIL import Image
 from small_pictures import fill, pixels, save
 
 import reverie as rv
+from reverie.cli import main
 from reverie.core.errors import UsageError
 from reverie.data import Dataset, explain, reopen
 from reverie.data.augment import Augment
 from reverie.data.batches import Batches
+from reverie.data.contact import _outlined
 from reverie.data.masks import find_masks
 from reverie.data.tree import of_folder
 
@@ -57,7 +59,7 @@ def kinds(dataset: Dataset) -> dict[str, list[str]]:
 
 
 def rule(dataset: Dataset) -> str:
-    return next(p.action for p in dataset.report.problems if p.kind == "masks")
+    return next(p.action for p in dataset.report.problems if p.kind == "mask-values")
 
 
 def by_name(dataset: Dataset) -> dict[str, np.ndarray]:
@@ -353,6 +355,34 @@ def test_a_column_of_parquet_holds_masks(tmp_path: Path) -> None:
     for name, mask in by_name(dataset).items():
         i = int(Path(name).name)
         assert (mask == 255 * region(i) * (i != 3)).all()
+
+
+# Reports
+
+
+def test_the_command_line_reports_masks_reads_them_or_not_and_names_the_flags(tmp_path: Path, capsys) -> None:
+    def call(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments)])
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    folder = folder_of_masks(tmp_path / "d")
+    out = call("data", folder, "--mask-values", "255", "--size", "16")
+    assert "masks of 12 images from masks/" in out and "pairs 0, masks 12" in out and "255 mark as asked" in out
+    assert "--mask-values 255" in out.splitlines()[-1]
+    assert "class folders, 2 classes" in call("data", folder, "--masks", "no")
+    assert json.loads(call("data", folder, "--json"))["masks"] == 12
+    assert call("data", folder, "--explain").splitlines()[1].split()[:2] == ["masks", "yes"]
+
+
+def test_a_contact_sheet_outlines_masks() -> None:
+    mask = np.zeros((1, 6, 6), bool)
+    mask[0, :4, 1:5] = True  # at the border of the image there is no outline
+    for channels in (1, 3, 4):
+        sheet = _outlined(np.full((1, 6, 6, channels), 9, np.uint8), mask)[0]
+        red = (sheet[..., :3] == (255, 0, 0)).all(-1)
+        assert red.sum() == 10 and red[3, 1:5].all() and red[:4, [1, 4]].all() and (sheet[~red] == 9).all()
 
 
 # The same data again

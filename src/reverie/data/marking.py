@@ -91,7 +91,7 @@ def look_at_masks(
     if not by_kind:
         return rows, None
     marking = decide(by_kind, chosen)
-    problems.append(Problem("*", "masks", f"used: {marking.words}"))
+    problems.append(Problem("*", "mask-values", f"used: {marking.words}"))
     return rows, marking
 
 
