@@ -156,6 +156,27 @@ def pets(folder: Path) -> None:
         (folder / "annotations" / f"{part}.txt").write_text("\n".join(lines))
 
 
+def shape_of(seed: int) -> Image.Image:
+    """The mask of a picture, its colour: black and white."""
+    plain = np.asarray(picture(seed), np.int16)
+    return Image.fromarray(np.where(np.ptp(plain, axis=2) > 40, 255, 0).astype(np.uint8))
+
+
+def masks(folder: Path) -> None:
+    for i in range(24):
+        save(folder / "images" / f"{i:02}.jpg", picture(i))
+        save(folder / "masks" / f"{i:02}_mask.png", shape_of(i))
+
+
+def voc(folder: Path) -> None:
+    for i in range(24):
+        save(folder / "JPEGImages" / f"{i:02}.jpg", picture(i))
+        if i % 2:
+            index = shape_of(i).point(lambda value, k=i % 3: k + 1 if value else 0).convert("P")
+            index.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
+            save(folder / "SegmentationClass" / f"{i:02}.png", index)
+
+
 def shards(file: Path) -> None:
     with tarfile.open(file, "w:gz") as tar:
         for i in range(24):
@@ -197,6 +218,8 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str]] = {  # name -> maker, how
     "coco": (coco, "images, 24; annotations/captions_train2017.json about 24 images"),
     "celeba": (celeba, "images, 24; list_attr_celeba.txt about 24 images"),
     "pets": (pets, "images, 36"),
+    "masks": (masks, "images, 24; masks of 24 images from masks/"),
+    "voc": (voc, "images, 24; masks of 12 images from SegmentationClass/"),
     "shards.tar.gz": (shards, "WebDataset, 1 shard"),
     "idx": (idx, ""),
     "archive.npz": (archive, ""),

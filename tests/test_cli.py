@@ -157,7 +157,7 @@ def test_data_json_has_the_fixed_shape(bars, call):
     code, out, _ = call("data", bars, "--json")
     report = json.loads(out)
     assert code == 0
-    counts = {"usable", "classes", "attributes", "captions", "pairs", "train", "held_out"}
+    counts = {"usable", "classes", "attributes", "captions", "pairs", "masks", "train", "held_out"}
     assert set(report) == counts | {"source", "read_as", "medium", "shape", "channels", "fingerprint", "problems"}
     assert report["usable"] == report["train"] + report["held_out"]
     assert call("data")[0] == 0 and call("data", bars)[0] == 0

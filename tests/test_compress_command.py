@@ -149,6 +149,20 @@ def test_a_codec_compresses_data_as_its_source_holds_it(run, pictures, call):
     assert all(any(np.array_equal(back, image) for image in originals) for back in backs.values())
 
 
+def test_the_image_of_a_pair_side_by_side_is_compressed_at_its_own_size(run, call):
+    rights = []
+    Path("joined").mkdir()
+    for index in range(10):
+        tiles = np.random.default_rng(index).integers(0, 256, (6, 6, 3), np.uint8)
+        rights.append(tiles.repeat(4 + index % 3, 0).repeat(4 + index % 3, 1))
+        Image.fromarray(np.concatenate([255 - rights[-1], rights[-1]], 1)).save(f"joined/{index}.png")
+    code, _, error = call("compress", run, "--data", "joined", "--split", "train", "--out", "joined.rvc")
+    assert code == 0, error
+    assert call("decompress", "joined.rvc", "--run", run, "--out", "back")[0] == 0
+    backs = [np.asarray(Image.open(name)) for name in Path("back").glob("*.png")]
+    assert len(backs) >= 8 and all(any(np.array_equal(back, right) for right in rights) for back in backs)
+
+
 def test_the_table_has_the_bytes_of_the_input_and_a_note_of_images_unlike_the_training_data(run, pictures, call):
     code, text, error = call("compress", run, "a/x.png", "b/x.png", "--out", "s/")
     assert code == 0 and f"{Path('a/x.png').stat().st_size:,}" in text and "file bytes" in text

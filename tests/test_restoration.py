@@ -185,6 +185,23 @@ def test_masks_may_be_arrays_and_degraded_images_have_no_truth(run):
     assert "truth" not in sheet.rows and len(sheet) == 1
 
 
+def test_the_masks_of_the_data_say_what_is_missing(tmp_path, run):
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 2, (20, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "d.npz", images=rng.integers(0, 256, (20, 8, 8), np.uint8), masks=masks)
+    masked = rv.train("ddpm", tmp_path / "d.npz", out=tmp_path / "run", steps=1, width=8, quiet=True, device="cpu")
+    data = rv.open_data(tmp_path / "d.npz")
+    for images, expected in ((["train:2", "train:5"], data.train["mask"][[2, 5]]), (None, data.held_out["mask"])):
+        sheet = rv.restore(masked, images, "inpaint", mask="data", steps=2, n=len(expected))
+        difference = np.abs(sheet["restored 1"].array.astype(int) - sheet["truth"].array)
+        assert (difference[expected == 0] <= 1).all() and (difference[expected > 0] > 1).any()
+    Image.fromarray(masks[0]).save(tmp_path / "x.png")
+    with pytest.raises(UsageError, match="is of images of the run's data"):
+        rv.restore(masked, str(tmp_path / "x.png"), "inpaint", mask="data")
+    with pytest.raises(UsageError, match="the run's data has no masks"):
+        rv.restore(run, "held-out:0", "inpaint", mask="data")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 from small_pictures import fill, pixels, save
 
 import reverie.data
@@ -118,6 +118,24 @@ def test_joined_halves_are_pairs_where_they_agree_and_on_request(tmp_path: Path)
     asked = reverie.data(tmp_path / "other", layout="side-by-side")
     assert "source" in asked.train and asked.provenance["requested"]["layout"] == "side-by-side"
     assert reverie.data.reopen(asked.provenance).fingerprint == asked.fingerprint
+
+
+def test_the_original_of_a_half_is_that_half_alone_at_its_own_size(tmp_path: Path) -> None:
+    halves(tmp_path, alike=True)
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    Image.open(tmp_path / "train" / "0.png").transpose(Image.Transpose.ROTATE_180).save(
+        tmp_path / "train" / "0.png", exif=turned
+    )
+    dataset = reverie.data(tmp_path, size=16, layout="side-by-side")
+    for side in (dataset.train, dataset.held_out):
+        for name, original in zip(side.names, reverie.data.originals(dataset, side), strict=True):
+            upright = ImageOps.exif_transpose(Image.open(tmp_path / name))
+            assert (np.asarray(Image.open(io.BytesIO(original))) == np.asarray(upright)[:, 48:]).all()
+    broken = (tmp_path / "train" / "3.png").read_bytes()[:-200]
+    (tmp_path / "train" / "3.png").write_bytes(broken)
+    with pytest.raises(ReverieError, match="damaged or truncated"):
+        [reverie.data.originals(dataset, side) for side in (dataset.train, dataset.held_out)]
 
 
 def stylegan(folder: Path, label) -> None:
@@ -380,5 +398,5 @@ def test_the_example_of_a_layout_is_read_as_it_says_and_again_from_its_provenanc
     assert dataset.report.read_as.startswith(title)
     assert reverie.data.reopen(json.loads(json.dumps(dataset.provenance))).fingerprint == dataset.fingerprint
     files = [path for path in (tmp_path / name).rglob("*") if path.suffix in (".png", ".jpg")]
-    usable = dataset.report.usable * (2 if name in ("pairs", "names") else 1)
+    usable = dataset.report.usable * (2 if name in ("pairs", "names", "masks") else 1.5 if name == "voc" else 1)
     assert not files or usable + dataset.report.counts().get("duplicate", 0) == len(files)

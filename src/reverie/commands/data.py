@@ -76,6 +76,7 @@ def data(
                     "attributes": [],
                     "captions": 0,
                     "pairs": 0,
+                    "masks": 0,
                     "train": 0,
                     "held_out": 0,
                     "fingerprint": "",
@@ -111,7 +112,8 @@ def _say(dataset: Dataset, every_problem: bool) -> None:
         say(_sizes(report.sizes))
     several = sum(len(texts) for texts in dataset.train.get("captions") or [])
     more = f" ({several / len(dataset.train):.1f} an image)" if several else ""
-    say(f"classes {len(dataset.classes)}, captions {summary['captions']}{more}, pairs {summary['pairs']}")
+    masks = f", masks {summary['masks']}" * bool(summary["masks"])
+    say(f"classes {len(dataset.classes)}, captions {summary['captions']}{more}, pairs {summary['pairs']}{masks}")
     say(*_bars(dataset))
     if dataset.attributes:
         say(f"attributes {', '.join(dataset.attributes)}")

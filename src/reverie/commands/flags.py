@@ -53,6 +53,9 @@ class Opening:
         max_pixels: most pixels of an image file, such as 200000000 for panoramas; larger ones are skipped.
         frames: of the clips that films are cut into (by default 16), with --medium video.
         stride: of the frames of a clip within the film (by default 1).
+        masks: yes reads every file with the folder or name of a mask as one, no reads all as images; by default those
+            that are recognised.
+        mask_values: grey values or indices of palettes that mark, as 15 or 1,15; by default decided from all masks.
     """
 
     size: str | None = None
@@ -72,6 +75,8 @@ class Opening:
     max_pixels: int = PIXEL_LIMIT
     frames: int | None = None
     stride: int | None = None
+    masks: Literal["yes", "no"] | None = None
+    mask_values: str | None = None
 
     def changed(self) -> dict[str, Any]:
         """The arguments that are not the default."""

@@ -39,8 +39,9 @@ def restore(
             one of tokens.
         images: image files, held-out:N or other references; none means the first held-out images.
         mask: of inpaint and complete, what is missing: left-half, right-half, top-half, bottom-half, center,
-            random:0.5, or an image file (white is missing); by default center, or bottom-half of a model that draws
-            row by row, which ignores known pixels after missing ones.
+            random:0.5, data (what the mask of each image of the run's data marks), or an image file (white is
+            missing); by default center, or bottom-half of a model that draws row by row, which ignores known pixels
+            after missing ones.
         scale: of super-resolution: pixels of a side that one pixel of the observation stands for; 2 by default.
         noise: standard deviation of the observation's noise, on images that span 2; 0.5 for denoise, else 0. Only of a
             diffusion model.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,20 @@ def _samples(dataset: Dataset) -> np.ndarray:
     if dataset.classes:
         by_class = np.argsort(dataset.train.labels, kind="stable")
         rows = by_class[rows]
-    images = dataset.train["x"][rows]
-    return np.squeeze(medium_of(dataset.spec).sheet(images, dataset.spec, columns=COLUMNS))
+    images, spec = dataset.train["x"][rows], dataset.spec
+    if "mask" in dataset.train and spec.medium == "image":
+        images = _outlined(images, dataset.train["mask"][rows, ..., 0] > 0)
+        spec = replace(spec, channels=images.shape[-1])
+    return np.squeeze(medium_of(spec).sheet(images, spec, columns=COLUMNS))
+
+
+def _outlined(images: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    """Images (N, H, W, C) with red outlines of their marked regions, bool (N, H, W), in RGB or RGBA."""
+    padded = np.pad(marked, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    inner = padded[:, 2:, 1:-1] & padded[:, :-2, 1:-1] & padded[:, 1:-1, 2:] & padded[:, 1:-1, :-2]
+    colours = images.repeat(3, -1) if images.shape[-1] == 1 else images.copy()
+    colours[marked & ~inner] = (255, 0, 0, 255)[: colours.shape[-1]]
+    return colours
 
 
 def _classes(axis: Any, counts: Mapping[str, tuple[int, int]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reverie.core import cache as home
-from reverie.data import ranges, split
+from reverie.data import marking, ranges, split
 from reverie.data.intake import Seen, parallel
 from reverie.data.plan import Decoded, Form, Plan
 from reverie.data.types import Problem
@@ -24,7 +24,12 @@ CHUNK_BYTES = 1 << 26  # of large ones, such as clips, fewer
 
 def arrays_of(plan: Plan) -> list[str]:
     """The arrays of a store."""
-    return ["images", "sources"] if plan.paired else ["images"]
+    return ["images"] + ["sources"] * plan.paired + ["masks"] * (plan.marking is not None)
+
+
+def array_of(name: str, form: Form) -> tuple[int, ...]:
+    """The shape of a row in an array of the store while it is built."""
+    return (*form.array[:-1], 1) if name == "masks" else form.array
 
 
 def chunk_of(form: Form) -> int:
@@ -42,6 +47,7 @@ def _decode_row(row: Seen, plan: Plan, chosen: dict[str, decode.Ranges]) -> Deco
     form, paired = plan.form, plan.paired
     assert isinstance(form, decode.Form)
     arrays, notes, tallies, ends = list[np.ndarray](), list[decode.Note](), dict[str, Any](), dict[str, Any]()
+    image = b""
     try:
         for name, file in (("images", row.item.file), ("sources", row.item.source if paired else None)):
             if file is None:
@@ -50,14 +56,21 @@ def _decode_row(row: Seen, plan: Plan, chosen: dict[str, decode.Ranges]) -> Deco
                 data = file.read()
             except Exception as error:  # deleted or forbidden since it was listed
                 raise decode.Unusable("unreadable", f"skipped: cannot be read ({error})") from None
+            image = data if name == "images" else image
             suffix = Path(file.path).suffix if file.offset < 0 else ""
             decoded = decode.decode_of_set(data, form, chosen.get(name, {}), suffix, plan.max_pixels, file.half)
             array, new, tallies[name], ends[name] = decoded
             arrays.append(array)
             notes += new if name == "images" else [(kind, action + OF_SOURCE) for kind, action in new]
-        return record_of(arrays, notes) | {"tally": tallies, "ends": ends}, arrays
+        record = record_of(arrays, notes) | {"tally": tallies, "ends": ends}
+        if plan.marking is not None:
+            region, new, record["marked"] = marking.region_of(row, image, form, plan.marking, plan.max_pixels)
+            record["notes"] += new
+            arrays.append(region)
+        return record, arrays
     except decode.Unusable as error:
-        return unusable([(error.kind, error.action)]), [np.zeros(form.array, np.uint8)] * (2 if paired else 1)
+        empty = [np.zeros(array_of(name, form), np.uint8) for name in arrays_of(plan)]
+        return unusable([(error.kind, error.action)]), empty
 
 
 def record_of(arrays: list[np.ndarray], notes: list[decode.Note]) -> dict[str, Any]:
@@ -79,23 +92,24 @@ def to_one_range(
     names, problems, changed = arrays_of(plan), list[Problem](), list[str]()
     if not isinstance(plan.form, decode.Form):
         return problems, changed
-    by_array = {} if plan.form.ends else {name: ranges.decide(records, name) for name in names}
+    decided = [name for name in names if name != "masks"]
+    by_array = {} if plan.form.ends else {name: ranges.decide(records, name) for name in decided}
     chosen = {name: ranges.ranges_of(decisions) for name, decisions in by_array.items()}
     again = sorted({i for name in by_array for i in ranges.to_repeat(records, name, chosen[name])})
-    row_bytes = math.prod(plan.form.array)
+    row_bytes = [math.prod(array_of(name, plan.form)) for name in names]
     with contextlib.ExitStack() as stack:
         stack.enter_context(decode.quiet())
         files = [stack.enter_context((part / f"{name}.work").open("r+b")) for name in names]
         decoded = parallel(lambda i: _decode_row(plan.rows[i], plan, chosen), again, CHUNK)
         for done, (i, (record, arrays)) in enumerate(zip(again, decoded, strict=True), start=1):
             records[i] = record
-            for file, array in zip(files, arrays, strict=True):
-                file.seek(i * row_bytes)
+            for file, array, length in zip(files, arrays, row_bytes, strict=True):
+                file.seek(i * length)
                 file.write(array.tobytes())
             if progress and (done % CHUNK == 0 or done == len(again)):
                 progress(done, len(again), "decoding")
     for name, decisions in by_array.items():
         problems += ranges.problems([row.item.name for row in plan.rows], records, name, decisions)
-    for name in names:
+    for name in decided:
         changed += ranges.changed(records, name, chosen.get(name, {}))
     return problems, sorted({*changed})

@@ -42,6 +42,7 @@ class Seen:
         source_sha: of the pair's source file, "" without pairs.
         size: (width, height) in pixels.
         frames: of the film that are the clip; none of other media.
+        mask_shas: of the image's masks.
     """
 
     item: Item
@@ -49,6 +50,7 @@ class Seen:
     source_sha: str
     size: tuple[int, int]
     frames: range = range(0)
+    mask_shas: tuple[str, ...] = ()
 
     @property
     def film(self) -> str:
@@ -202,13 +204,18 @@ def _is_size(values: list[Any]) -> bool:
 
 def _inspect(file: File, max_pixels: int) -> list[Any]:
     """[sha256, width, height]. Raises Unusable."""
+    data, digest = file_and_sha(file)
+    return [digest, *decode.inspect(data, max_pixels, file.half)]
+
+
+def file_and_sha(file: File) -> tuple[bytes, str]:
+    """A file's bytes and their sha256. Raises Unusable."""
     try:
         data = file.read()
     except Exception as error:  # a reader may be another library's
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise decode.Unusable("unreadable", f"skipped: cannot be read ({reason})") from None
-    size = decode.inspect(data, max_pixels, file.half)
-    return [hashlib.sha256(data + file.half.encode()).hexdigest(), *size]
+    return data, hashlib.sha256(data + file.half.encode()).hexdigest()
 
 
 def parallel(work: Callable[[T], R], things: Iterable[T], chunk: int = 256) -> Iterator[R]:

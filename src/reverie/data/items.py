@@ -100,6 +100,7 @@ class Item:
         attributes: one number for each of the listing's ``attributes``.
         texts: all captions if there are several, the first of which is ``text``.
         frames: of a folder that is a film, in order; ``file`` is the first.
+        masks: of the image, which mark a region together.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Item:
     attributes: tuple[float, ...] = ()
     texts: tuple[str, ...] = ()
     frames: tuple[File, ...] = ()
+    masks: tuple[File, ...] = ()
 
 
 @dataclass

@@ -26,8 +26,11 @@ CHOICES = (
     "max_pixels",
     "frames",
     "stride",
+    "masks",
+    "mask_values",
 )  # arguments of ``open_data`` that ``train`` passes on
 ALL = Choice()
+MASKS = ("yes", "no")  # None: recognised
 DEFAULT_SIZE = 64  # if the images' sizes differ, are not square, or exceed MAX_OWN_SIZE
 MAX_OWN_SIZE = 256
 DEFAULT_FRAMES = 16  # of a clip
@@ -51,6 +54,18 @@ class OpenOptions:
     max_pixels: int = PIXEL_LIMIT
     frames: int | None = None
     stride: int | None = None
+    masks: str | None = None
+    mask_values: tuple[int, ...] | None = None
+
+    @property
+    def with_masks(self) -> bool:
+        """Whether the user says that there are masks."""
+        return self.masks == "yes" or self.mask_values is not None
+
+    def check_no_masks(self, source: str) -> None:
+        """Raise UsageError if masks are asked of a source that has no mask files."""
+        if self.with_masks:
+            raise UsageError(f"{argument('masks')} and {argument('mask_values')} are for image files, not {source}.")
 
     @property
     def clip(self) -> tuple[int, int]:
@@ -81,6 +96,8 @@ class OpenOptions:
         requested: dict[str, Any] = {"size": self.size and list(self.size), "channels": self.channels, "low": self.low}
         requested |= {"high": self.high, "layout": self.layout, **self.choice.as_dict(), "max_pixels": pixels}
         requested |= {"frames": self.frames, "stride": self.stride}
+        requested |= {"masks": "yes" if self.masks == "yes" else None}  # "no": the provenance has no masks
+        requested |= {"mask_values": self.mask_values and list(self.mask_values)}
         return {
             "fit": self.fit,
             "background": list(self.background),
@@ -104,6 +121,8 @@ def open_options(
     max_pixels: int = PIXEL_LIMIT,
     frames: int | None = None,
     stride: int | None = None,
+    masks: str | None = None,
+    mask_values: str | int | Sequence[int] | None = None,
 ) -> OpenOptions:
     """Parse and check.
 
@@ -135,13 +154,36 @@ def open_options(
     low, high, channels = _plain(low), _plain(high), channels and int(channels)
     pixels = integer(argument("max_pixels"), max_pixels, least=1, most=1 << 40)
     frames, stride = frames and int(frames), stride and int(stride)
-    chosen = (layout, choice, pixels, frames, stride)
+    if masks not in (None, *MASKS):
+        raise UsageError(f'{argument("masks")} must be "yes" or "no", not {masks!r:.80}.')
+    if masks == "no" and mask_values is not None:
+        raise UsageError(f"{argument('mask_values')} is for masks, and {argument('masks', 'no')} reads none.")
+    chosen = (layout, choice, pixels, frames, stride, masks, parse_values(mask_values))
     return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, *chosen)
 
 
 def _plain(number: float | None) -> float | None:
     """A NumPy number as a Python number, for JSON."""
     return number if number is None or isinstance(number, int) else float(number)
+
+
+def parse_values(values: str | int | Sequence[int] | None) -> tuple[int, ...] | None:
+    """ "1,15", a number or numbers to those that mark.
+
+    Raises:
+        UsageError: not whole numbers from 0 to 255.
+    """
+    if values is None:
+        return None
+    if isinstance(values, str):
+        parts = values.split(",")
+        numeric = all(re.fullmatch(r" *\d{1,3} *", part) for part in parts)
+        numbers: Sequence[int] | None = [int(part) for part in parts] if numeric else None
+    else:
+        numbers = integers([values] if isinstance(values, int) else [*values])
+    if not numbers or not all(0 <= number <= 255 for number in numbers):
+        raise UsageError(f"{argument('mask_values')} must be whole numbers from 0 to 255, as 1,15; not {values!r:.80}.")
+    return tuple(sorted({*map(int, numbers)}))
 
 
 def parse_background(background: Background) -> tuple[int, int, int]:

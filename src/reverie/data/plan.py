@@ -12,6 +12,7 @@ import numpy as np
 
 from reverie.data import split
 from reverie.data.intake import Seen
+from reverie.data.marking import Marking
 from reverie.data.types import Problem
 from reverie.media.formats import PIXEL_LIMIT
 
@@ -56,6 +57,7 @@ class Plan:
         max_pixels: of an image; no part of the key.
         medium: of the rows.
         decoded: rows to their records and arrays, in order, if they are no images.
+        marking: of the rows' masks; None without masks.
     """
 
     rows: list[Seen]
@@ -67,6 +69,7 @@ class Plan:
     max_pixels: int = PIXEL_LIMIT
     medium: str = "image"
     decoded: Callable[[Sequence[Seen]], Iterator[Decoded]] | None = None
+    marking: Marking | None = None
 
     @property
     def paired(self) -> bool:
@@ -83,9 +86,10 @@ class Plan:
         return digest.hexdigest()[:40]
 
     def digest_of(self, row: Seen) -> bytes:
-        """The part of attributes and of several captions in keys and fingerprints: empty without them."""
+        """The part of attributes, several captions and masks in keys and fingerprints: empty without them."""
         attributes = json.dumps([self.attributes, row.item.attributes]).encode() if self.attributes else b""
-        return attributes + (json.dumps(row.item.texts).encode() if row.item.texts else b"")
+        regions = json.dumps([self.marking.as_json(), row.mask_shas]).encode() if self.marking else b""
+        return attributes + (json.dumps(row.item.texts).encode() if row.item.texts else b"") + regions
 
 
 def make_plan(

@@ -87,9 +87,11 @@ def reopen(provenance: dict[str, Any], data: Any = None, progress: Progress | No
     if isinstance(data, Dataset):
         return _checked(data, record)
     source = re.sub(*_RENAMED, record["source"]) if data is None else data
-    requests = [record["requested"]]
+    # Without "masks", files that are now read as masks were images: before masks were read, or by request.
+    masks = {} if record.get("masks") else {"masks": "no"}
+    requests = [record["requested"] | masks]
     if record is not provenance:  # format 1 has the resulting channels, not the requested ones
-        requests.append({"size": record["requested"]["size"]})
+        requests.append({"size": record["requested"]["size"]} | masks)
     for request in requests:
         try:
             dataset = _opened(source, record, request, progress)

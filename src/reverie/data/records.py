@@ -17,6 +17,7 @@ from reverie.media.formats import MAGIC
 
 PARQUET = ".parquet"
 LMDB = "data.mdb"
+MASKS = ("mask", "masks", "segmentation_mask")  # columns
 
 
 def parquet_files(folder: str) -> list[Path]:
@@ -24,10 +25,11 @@ def parquet_files(folder: str) -> list[Path]:
     return sorted(path for path in Path(folder).rglob("*") if suffix(path.name) == PARQUET and path.is_file())
 
 
-def list_parquet(files: list[Path]) -> Listing:
+def list_parquet(files: list[Path], masks: str | None = None) -> Listing:
     """The rows of Parquet files with a column of encoded images, as the Hugging Face hub keeps them.
 
-    A file's name says its split: train-00000-of-00002.parquet, test-..., validation-...
+    A column of encoded masks is read unless ``masks`` is "no". A file's name says its split:
+    train-00000-of-00002.parquet, test-..., validation-...
 
     Raises:
         UsageError: pyarrow is missing, or there is no such column.
@@ -46,6 +48,8 @@ def list_parquet(files: list[Path]) -> Listing:
             listing.problems.append(Problem(printable(path.name), "outside-splits", "skipped: neither train nor test"))
             continue
         names = {name.lower(): name for name in schema.names if name != image}
+        mask = next((names[name] for name in MASKS if name in names and _is_image(schema.field(names[name]))), None)
+        mask = None if masks == "no" else mask
         label, text = (next((names[name] for name in words if name in names), None) for words in (LABELS, TEXTS))
         classes = _class_names(schema, label)
         try:
@@ -54,7 +58,7 @@ def list_parquet(files: list[Path]) -> Listing:
             raise ReverieError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:160]}.") from None
         labels = table[label].to_pylist() if label else [None] * table.num_rows
         texts = table[text].to_pylist() if text else [""] * table.num_rows
-        listing.problems += _other_columns(path, names, label, text)
+        listing.problems += _other_columns(path, names, label, text, mask)
         for row, (value, words) in enumerate(zip(labels, texts, strict=True)):
             several = [str(word) for word in words if word] if isinstance(words, list) else [str(words or "")]
             listing.items.append(
@@ -65,6 +69,7 @@ def list_parquet(files: list[Path]) -> Listing:
                     text=several[0] if several else "",
                     split=sides[path] if both else None,
                     texts=tuple(several) if len(several) > 1 else (),
+                    masks=(File(f"{path}/{row}/mask", reader=partial(_cell, str(path), mask, row)),) if mask else (),
                 )
             )
     return listing
@@ -87,13 +92,15 @@ def _schema(path: Path) -> Any:
 
 def _image_column(schema: Any) -> str | None:
     """The first column of bytes, alone or as {"bytes", "path"}."""
+    images = [str(field.name) for field in schema if _is_image(field)]
+    return next((name for name in images if name.lower() not in MASKS), images[0] if images else None)
+
+
+def _is_image(field: Any) -> bool:
     import pyarrow as arrow
 
-    for field in schema:
-        inside = [field.type.field(i).name for i in range(field.type.num_fields)] if _is_struct(field.type) else []
-        if "bytes" in inside or arrow.types.is_binary(field.type) or arrow.types.is_large_binary(field.type):
-            return str(field.name)
-    return None
+    inside = [field.type.field(i).name for i in range(field.type.num_fields)] if _is_struct(field.type) else []
+    return "bytes" in inside or arrow.types.is_binary(field.type) or arrow.types.is_large_binary(field.type)
 
 
 def _is_struct(kind: Any) -> bool:
@@ -126,8 +133,8 @@ def _side(path: Path) -> str | None:
     return "train" if word == "train" else "held_out" if word in HELD_OUT_NAMES else None
 
 
-def _other_columns(path: Path, names: dict[str, str], label: str | None, text: str | None) -> list[Problem]:
-    others = sorted(name for name in names.values() if name not in (label, text))
+def _other_columns(path: Path, names: dict[str, str], *used: str | None) -> list[Problem]:
+    others = sorted(name for name in names.values() if name not in used)
     action = f"ignored: columns {', '.join(map(printable, others))}"
     return [Problem(printable(path.name), "ignored", action)] if others else []
 
@@ -135,7 +142,7 @@ def _other_columns(path: Path, names: dict[str, str], label: str | None, text: s
 _LOCK = threading.Lock()
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _group(path: str, image: str, group: int) -> list[Any]:
     return list(_arrow().ParquetFile(path).read_row_group(group, [image])[image].to_pylist())
 
@@ -152,7 +159,7 @@ def _ends(path: str) -> list[int]:
 
 
 def _cell(path: str, image: str, row: int) -> bytes:
-    """A row's image, encoded. Neighbours share a row group, of which two are kept."""
+    """A row's image, encoded. Neighbours share a row group, of which two of images and masks each are kept."""
     with _LOCK:
         ends = _ends(path)
         group = next(i for i, end in enumerate(ends) if row < end)

@@ -11,6 +11,7 @@ import re
 import shutil
 import tarfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from reverie.core.files import replacing
 from reverie.core.terminal import printable
 from reverie.data.items import File, Item, Listing
 from reverie.data.layouts import list_tree
+from reverie.data.masks import masks_of
 from reverie.data.tree import Tree, ignored, suffix
 from reverie.data.types import Problem
 from reverie.data.words import decode_text, read_json
@@ -45,7 +47,7 @@ def expand(pattern: str) -> list[Path]:
     return [path for expanded in patterns for path in expand(expanded)]
 
 
-def list_shards(shards: list[Path], layout: str | None = None) -> Listing:
+def list_shards(shards: list[Path], layout: str | None = None, masks: str | None = None) -> Listing:
     """All images of the shards. A missing or truncated shard is reported; its readable images are used.
 
     A single tar without a word about any image (KEY.txt, KEY.cls, KEY.json) is a folder in a file, with a layout.
@@ -54,8 +56,8 @@ def list_shards(shards: list[Path], layout: str | None = None) -> Listing:
     for shard in shards:
         members = _members(shard, listing.problems)
         if len(shards) == 1 and not any(suffix(name) in WORDS for name in members):
-            return list_tree(Tree(str(shard), dict(sorted(members.items())), listing.problems), layout)
-        _list_members(printable(shard.name), members, listing)
+            return list_tree(Tree(str(shard), dict(sorted(members.items())), listing.problems), layout, masks)
+        _list_members(printable(shard.name), members, listing, masks)
     return listing
 
 
@@ -124,11 +126,12 @@ def _unpacked(shard: Path) -> Path:
     return plain
 
 
-def _list_members(name: str, members: dict[str, File], listing: Listing) -> None:
+def _list_members(name: str, members: dict[str, File], listing: Listing, masks: str | None) -> None:
+    regions = masks_of(Tree(name, members), masks, listing.problems)
     words = {member: file for member, file in members.items() if suffix(member) in WORDS}
-    used = set()
+    used, unlisted = set(), regions.files
     for member, file in members.items():
-        if suffix(member) not in SUFFIXES:
+        if suffix(member) not in SUFFIXES or member in unlisted:
             continue
         label: Any = None
         texts: list[str] = []
@@ -156,6 +159,7 @@ def _list_members(name: str, members: dict[str, File], listing: Listing) -> None
         label = label if label is None or (isinstance(label, int) and not isinstance(label, bool)) else str(label)
         text, several = texts[0] if texts else "", tuple(texts) if len(texts) > 1 else ()
         item = Item(f"{name}/{printable(member)}", file, None if label == "" else label, text, texts=several)
+        item = replace(item, masks=tuple(members[mask] for mask in regions.of.get(member, ())))
         listing.items.append(item)
     rest = [member for member in members if suffix(member) not in SUFFIXES and member not in used]
     listing.problems += ignored(rest)

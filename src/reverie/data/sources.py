@@ -19,7 +19,8 @@ from reverie.data.items import HELD_OUT_NAMES, Listing, clear_negatives
 from reverie.data.options import ALL, WHITE, Background, OpenOptions, open_options
 from reverie.data.types import Dataset, Report, Split
 from reverie.media import Size
-from reverie.media.formats import PIXEL_LIMIT
+from reverie.media.decode import cut
+from reverie.media.formats import PIXEL_LIMIT, Unusable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +69,8 @@ def open_data(
     max_pixels: int = PIXEL_LIMIT,
     frames: int | None = None,
     stride: int | None = None,
+    masks: str | None = None,
+    mask_values: str | int | Sequence[int] | None = None,
 ) -> Dataset:
     """Data for training, in two splits without common samples.
 
@@ -101,6 +104,9 @@ def open_data(
         max_pixels: most pixels of a file's image; the files of larger ones are skipped, by their header.
         frames, stride: of the clips that films are cut into, with ``medium="video"``: so many frames (None: 16), of
             the film's every ``stride``-th (None: 1). ``size`` is that of the frames.
+        masks: of a folder, zip or shards: "yes" takes all that have an image, "no" none; None: those that are
+            recognised.
+        mask_values: grey values or indices of palettes that mark, such as 15 or "1,15"; None: decided from all masks.
 
     Raises:
         UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
@@ -109,10 +115,11 @@ def open_data(
     check_progress(progress)
     choice = Choice.of(classes, where, limit, resolution_at_least, dedupe)
     opening = (size, channels, fit, background, held_out, medium, low, high, copies, layout, choice, max_pixels)
-    options = open_options(*opening, frames, stride)
+    options = open_options(*opening, frames, stride, masks, mask_values)
     if layout is not None:
         _check_layout(source, layout)
     if not isinstance(source, str | os.PathLike):
+        options.check_no_masks("an object")
         from reverie.data.arrays import dataset
         from reverie.data.memory import name_of, read_object
 
@@ -129,6 +136,7 @@ def open_data(
         raise UsageError(f'The name of the data is empty; the working folder is ".". Possible: {POSSIBLE}.')
     name, part = _split_name(text)
     if _holds_arrays(name):
+        options.check_no_masks(name)
         from reverie.data.arrays import dataset
 
         if name in (*BUNDLED_NAMES, *PUBLIC_NAMES) and Path(name).is_dir():
@@ -175,12 +183,15 @@ def _from_files(
     """Folders, shards and hub sets: decode files into the store."""
     if options.medium in ("video", "volume") and _exists(name) and not name.lower().endswith(PACKED):
         return _from_members(text, name, part, options, opened, progress)
-    listing = _listing(name, options.layout)
+    listing = _listing(name, options.layout, options.masks)
     _only_images(name, options, deep=True)
     from reverie.data import choose, intake, store
+    from reverie.data.marking import look_at_masks
+    from reverie.data.masks import check_masked
     from reverie.data.plan import make_plan
     from reverie.media import decode
 
+    masked = check_masked(listing.items, name, options.with_masks)
     clear_negatives(listing)
     choice = options.choice
     if choice.classes or choice.where:
@@ -192,6 +203,7 @@ def _from_files(
     )
     kept = choose.limited(choice, [image.sha for image in seen], problems)
     seen = [image for image, inside in zip(seen, kept, strict=True) if inside]
+    seen, marking = look_at_masks(seen, name, options.mask_values, problems, options.max_pixels, progress)
     splits = [image.item.split for image in seen]
     if part is None and "held_out" in splits and splits.count("train") < intake.MIN_IMAGES:
         raise intake.TooFew(text, Report(len(seen), problems), splits.count("train"))
@@ -207,7 +219,9 @@ def _from_files(
         attributes=listing.attributes,
         dedupe=choice.dedupe,
         max_pixels=options.max_pixels,
+        marking=marking,
     )
+    opened = opened | ({"masks": True} if masked else {})
     report = Report(len(seen), read_as=listing.read_as, sizes=dict(Counter(image.size for image in seen)))
     return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
 
@@ -218,6 +232,7 @@ def _from_members(
     """Clips of films, or volumes, of a folder or a file: decode them into the store."""
     from reverie.data import store
 
+    options.check_no_masks(name)
     if options.layout is not None or options.choice != ALL:
         chosen = "layout, classes, where, limit, resolution_at_least and dedupe"
         raise UsageError(f"{name} is read as {options.medium}s; {chosen} are for images.")
@@ -243,7 +258,8 @@ def _only_images(name: str, options: OpenOptions, deep: bool = False) -> None:
 def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
     """Images of a split as their source holds them, neither resized nor converted: uint8 (H, W, C), or files' bytes.
 
-    Data from Python is not kept: of it, images are as they were opened.
+    Of an image that is half of a file, these are that half alone, encoded without loss. Data from Python
+    is not kept: of it, images are as they were opened.
 
     Raises:
         ReverieError: a file that cannot be read any more.
@@ -255,12 +271,14 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
         rows = _named_arrays(name, open_options(), None).rows
         index = {row: number for number, row in enumerate(rows.names)}
         return [rows["x"][index[row]] for row in split.names]
-    listing = _listing(name, data.opened.get("requested", {}).get("layout"))
-    files = {item.name: item.file for item in listing.items}
-    if any(file.half for file in files.values()):
-        raise ReverieError(f"{name} holds pairs side by side: an image is half of a file, which is not kept alone.")
+    requested = data.opened.get("requested", {})
+    masks = requested.get("masks") if data.opened.get("masks") else "no"
+    files = {item.name: item.file for item in _listing(name, requested.get("layout"), masks).items}
+    limit = requested.get("max_pixels", PIXEL_LIMIT)
     try:
-        return [files[row].read() for row in split.names]
+        return [cut(file.read(), file.half, limit) for file in (files[row] for row in split.names)]
+    except Unusable as error:
+        raise ReverieError(f"An image of {name} {error.message}") from None
     except (KeyError, OSError) as error:
         raise ReverieError(f"{name} has changed since it was opened: {error} cannot be read.") from None
 
@@ -324,7 +342,7 @@ def explain(source: str | os.PathLike[str]) -> list[tuple[str, str, str]]:
     raise UsageError(f"{path} is no folder and no zip; other sources have no layouts.")
 
 
-def _listing(source: str, layout: str | None = None) -> Listing:
+def _listing(source: str, layout: str | None = None, masks: str | None = None) -> Listing:
     if source.startswith("hf:"):
         from reverie.data.hub import list_hub
 
@@ -342,22 +360,22 @@ def _listing(source: str, layout: str | None = None) -> Listing:
                 return records.list_lmdb(path)
             files = tree.of_folder(path)
             if not files.images and any(tree.suffix(name) == records.PARQUET for name in files.files):
-                return records.list_parquet(records.parquet_files(source))
+                return records.list_parquet(records.parquet_files(source), masks)
             tars = [] if files.images else [path / name for name in files.files if name.lower().endswith(shards.TARS)]
             if not tars:
-                return list_tree(files, layout)
+                return list_tree(files, layout, masks)
             others = [name for name in files.files if not name.lower().endswith(shards.TARS)]
-            listing = shards.list_shards(tars, layout)
+            listing = shards.list_shards(tars, layout, masks)
             listing.problems += files.problems + tree.ignored(others)
             return listing
         if source.lower().endswith(records.PARQUET) and path.is_file():
-            return records.list_parquet([path])
+            return records.list_parquet([path], masks)
         if source.lower().endswith(".zip") and path.is_file():
-            return list_tree(tree.of_zip(path), layout)
+            return list_tree(tree.of_zip(path), layout, masks)
         if source.lower().endswith(shards.TARS):
             paths = shards.expand(source)
             if any(shard.exists() for shard in paths):
-                return shards.list_shards(paths, layout)
+                return shards.list_shards(paths, layout, masks)
         exists = path.exists()
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:

@@ -1,9 +1,9 @@
 """The store: images decoded and resized once into a uint8 memory map, so that a batch is one gather.
 
 ``$REVERIE_HOME/stores/KEY/`` contains ``images.u8`` (training rows first, then held-out ones), ``sources.u8`` of pairs,
-``attributes.f32`` if there are any, ``meta.json``, and ``digests.json`` of them all. It is built in ``KEY.part/``
-chunk by chunk; ``progress.jsonl`` records each chunk once it is on disk, so that an interrupted build resumes there. A
-rename completes the store.
+``masks.u8`` and ``attributes.f32`` if there are any, ``meta.json``, and ``digests.json`` of them all. It is built in
+``KEY.part/`` chunk by chunk; ``progress.jsonl`` records each chunk once it is on disk, so that an interrupted build
+resumes there. A rename completes the store.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from reverie.core import cache as home
 from reverie.core.errors import ReverieError
 from reverie.core.files import replacing
 from reverie.data import split
-from reverie.data.decoding import OF_SOURCE, arrays_of, chunk_of, decoded_images, to_one_range
+from reverie.data.decoding import OF_SOURCE, array_of, arrays_of, chunk_of, decoded_images, to_one_range
 from reverie.data.intake import MIN_IMAGES, TooFew
 from reverie.data.items import index_labels, number_problem
+from reverie.data.marking import coverage
 from reverie.data.plan import (
     VERSION,
     Form,
@@ -136,7 +137,7 @@ def _open(
     n, cut, size = len(meta["names"]), meta["train"], meta["size"]
     shape = (size, size) if isinstance(size, int) else tuple(size)
     columns: dict[str, Column] = {
-        {"images": "x", "sources": "source"}[name]: np.memmap(
+        {"images": "x", "sources": "source", "masks": "mask"}[name]: np.memmap(
             folder / f"{name}.u8", np.uint8, "r", shape=(n, *shape, channels)
         )
         for name, channels in meta["channels"].items()
@@ -188,6 +189,10 @@ def _build(
     good = np.array([i for i, record in enumerate(records) if record["ok"]], np.int64)
     channels = {}
     for name in arrays_of(plan):
+        if name == "masks":
+            channels[name] = 1
+            new.append(coverage([records[i]["marked"] for i in good]))
+            continue
         grey = plan.find_channels and all(records[i]["grey"][name] for i in good)
         channels[name] = 1 if grey else form.channels
     new += [
@@ -293,10 +298,10 @@ def _near(part: Path, form: Form, records: list[dict[str, Any]], good: np.ndarra
 def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[str, Any]]:
     """Decode the remaining rows into ``*.work``; returns a record for every row."""
     n, form = len(plan.rows), plan.form
-    row_bytes = math.prod(form.array)
     names = arrays_of(plan)
+    row_bytes = [math.prod(array_of(name, form)) for name in names]
     records = _read_progress(part, names, row_bytes)
-    needed = row_bytes * (n - len(records)) * len(names)
+    needed = sum(row_bytes) * (n - len(records))
     length = chunk_of(form)
     if (free := shutil.disk_usage(part).free) < needed:
         raise OSError(28, f"{needed >> 20} MiB are needed, {free >> 20} MiB are free")
@@ -307,7 +312,7 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[s
         try:
             while done := list(islice(decoded, length)):
                 for k, file in enumerate(files):
-                    file.seek(len(records) * row_bytes)
+                    file.seek(len(records) * row_bytes[k])
                     for _, arrays in done:
                         file.write(arrays[k].tobytes())
                     file.flush()
@@ -325,13 +330,13 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[s
     return records
 
 
-def _read_progress(part: Path, names: list[str], row_bytes: int) -> list[dict[str, Any]]:
+def _read_progress(part: Path, names: list[str], row_bytes: list[int]) -> list[dict[str, Any]]:
     """The records of an earlier build, without a truncated last line or rows that are not on disk."""
     path = part / "progress.jsonl"
     records: list[dict[str, Any]] = []
     length = 0
     try:
-        have = min((part / f"{name}.work").stat().st_size for name in names) // row_bytes
+        have = min((part / f"{name}.work").stat().st_size // n for name, n in zip(names, row_bytes, strict=True))
         for line in path.read_bytes().splitlines(keepends=True):
             chunk = json.loads(line) if line.endswith(b"\n") else None
             if chunk is None or len(records) + len(chunk) > have:
@@ -348,10 +353,11 @@ def _read_progress(part: Path, names: list[str], row_bytes: int) -> list[dict[st
 def _compact(part: Path, name: str, n: int, order: np.ndarray, form: Form, channels: int) -> None:
     """``NAME.work`` to ``NAME.u8``: the good rows in their final order, one channel of three if all are grey."""
     work, final = part / f"{name}.work", part / f"{name}.u8"
-    if channels == form.channels and np.array_equal(order, np.arange(n)):
+    shape = array_of(name, form)
+    if channels == shape[-1] and np.array_equal(order, np.arange(n)):
         work.rename(final)
         return
-    rows = np.memmap(work, np.uint8, "r", shape=(n, *form.array))
+    rows = np.memmap(work, np.uint8, "r", shape=(n, *shape))
     with replacing(final) as temporary, temporary.open("wb") as handle:
         for start in range(0, len(order), chunk_of(form)):
             handle.write(rows[order[start : start + chunk_of(form)]][..., :channels].tobytes())

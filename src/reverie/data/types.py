@@ -169,7 +169,7 @@ class Dataset:
         """Everything needed to reopen the same data and to verify it; plain JSON values.
 
         ``source`` (absolute paths), ``reopenable`` (False for Python objects), the ``Spec``'s fields, ``fit``,
-        ``background``, ``held_out`` (the fraction), ``requested`` (size and similar options),
+        ``background``, ``held_out`` (the fraction), ``requested`` (size and similar options), ``masks`` if there are,
         ``fingerprint``, ``classes``, ``attributes``, ``counts`` of both splits.
         """
         return {
@@ -197,6 +197,7 @@ class Dataset:
             "attributes": self.attributes,
             "captions": sum(sum(bool(text) for text in split.get("text") or []) for split in both),
             "pairs": sum(len(split) for split in both if "source" in split),
+            "masks": sum(_marked(split["mask"]) for split in both if "mask" in split),
             "train": len(self.train),
             "held_out": len(self.held_out),
             "fingerprint": self.fingerprint,
@@ -209,3 +210,11 @@ class Dataset:
             f"<Dataset {self.source}: {self.spec.medium}s {self.spec}, {len(self.train):,} to train on, "
             f"{len(self.held_out):,} held out{classes}>"
         )
+
+
+def _marked(masks: np.ndarray) -> int:
+    """How many masks (N, *shape, 1) mark anything."""
+    return sum(
+        int(masks[start : start + 1024].any(axis=tuple(range(1, masks.ndim))).sum())
+        for start in range(0, len(masks), 1024)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +67,7 @@ def upright_size(image: Image.Image | bytes) -> tuple[int, int]:
     """(width, height) of an open or encoded image once it is turned as its EXIF orientation says."""
     image = open_image(image) if isinstance(image, bytes) else image
     width, height = image.size
-    return (height, width) if _orientation(image) > 4 else (width, height)
+    return (height, width) if orientation(image) > 4 else (width, height)
 
 
 def decode(
@@ -108,7 +109,7 @@ def decode_of_set(
         if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a phone's JPEG with a depth map
             kind = "multi-page" if image.format == "TIFF" else "animated"
             notes.append((kind, "used: the first frame; --medium video takes all"))
-        turn = TURNS.get(_orientation(image))
+        turn = TURNS.get(orientation(image))
         # Decode a JPEG at 1/2, 1/4 or 1/8 scale: exact enough at four times the requested size.
         side = 4 * max(form.shape)
         wide = side * 2 if half else side
@@ -138,6 +139,28 @@ def _half(image: Image.Image, half: str) -> Image.Image:
     middle = image.width // 2
     left = 0 if half == "left" else image.width - middle
     return image.crop((left, 0, left + middle, image.height))
+
+
+def cut(data: bytes, half: str, limit: int = PIXEL_LIMIT) -> bytes:
+    """A half of an encoded image, upright, encoded without loss; the image itself if ``half`` is "".
+
+    Raises:
+        Unusable: a damaged image, or one of 16 bits a colour, of which Pillow reads 8.
+    """
+    if not half:
+        return data
+    image = open_image(data, limit)
+    if values_of(image) == "colour16":
+        raise Unusable("16-bit", "skipped: 16 bits a colour are not cut into halves")
+    turn = TURNS.get(orientation(image))
+    written = io.BytesIO()
+    try:
+        image.load()
+        part = _half(image if turn is None else image.transpose(turn), half)
+        part.save(written, "PNG" if part.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else "TIFF")
+    except Exception as error:  # Pillow's decoders raise errors of many types on damaged data
+        raise Unusable("truncated", f"skipped: damaged or truncated ({short(error)})") from None
+    return written.getvalue()
 
 
 def read(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
@@ -174,7 +197,7 @@ def alpha_of(image: Image.Image) -> Image.Image | None:
     if not _has_alpha(image):
         return None
     alpha = image.convert("RGBA").getchannel("A")
-    turn = TURNS.get(_orientation(image))
+    turn = TURNS.get(orientation(image))
     return None if alpha.getextrema() == (255, 255) else alpha if turn is None else alpha.transpose(turn)
 
 
@@ -229,7 +252,7 @@ def from_pillow(
 
     ``ranges`` are as of a set.
     """
-    turn = TURNS.get(_orientation(image))
+    turn = TURNS.get(orientation(image))
     flat, recolour, *_ = _to_8_bits(image, background, notes, ranges or {}, clear=clear)
     flat = flat if recolour is None else recolour(flat)
     return flat if turn is None else flat.transpose(turn)
@@ -267,7 +290,8 @@ def fit_array(pixels: np.ndarray, form: Form) -> np.ndarray:
     return fit(image.convert("RGBA") if form.channels == 4 else flatten(image, form.background, []), form)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an open image, 1 to 8; 1 is upright."""
     try:
         value: Any = image.getexif().get(0x0112, 1)
         return int(value)

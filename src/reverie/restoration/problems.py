@@ -21,9 +21,9 @@ from reverie.core.values import integer, number
 from reverie.core.verbs import Model, verbs_of
 from reverie.data import load_image
 from reverie.inference.conditions import Labels, Texts, conditions_of, seeds_of
-from reverie.inference.load import Source, model_of, spec_of
+from reverie.inference.load import Source, data_of, model_of, spec_of
 from reverie.inference.origin import origin
-from reverie.inference.references import batch_of
+from reverie.inference.references import batch_of, find_row
 from reverie.inference.rows import device_of
 from reverie.restoration import operators
 from reverie.restoration.solvers import ABLE
@@ -104,9 +104,9 @@ def prepare(
     noise_std = (0.5 if name == "denoise" else 0.0) if noise is None else number(argument("noise"), noise, least=0)
     x = batch_of(model, images, n)["x"]
     seeds = seeds_of(seed, len(x))
-    operator = _operator(
-        name, _default_mask(model) if mask is None else mask, scale, spec.shape, spec.channels, seeds, device
-    )
+    region = _default_mask(model) if mask is None else mask
+    region = _data_masks(model, images, len(x)) if isinstance(mask, str) and mask == "data" else region
+    operator = _operator(name, region, scale, spec.shape, spec.channels, seeds, device)
     if name == "complete" and "conditionals" in verbs_of(model) and operator.ignores_known_pixels:
         warnings.warn(
             f"{name_of(model)} draws in the order of rows: known pixels after missing ones do not guide them. "
@@ -169,8 +169,24 @@ def _default_mask(model: Model) -> str:
     return "bottom-half" if "conditionals" in verbs_of(model) else "center"
 
 
+def _data_masks(model: Model, images: Any, n: int) -> Tensor:
+    """The masks (B, 1, H, W) of rows of the run's data, true where nothing is marked."""
+    if images is None or (isinstance(images, list | tuple) and not images):
+        rows = [(data_of(model).held_out, i) for i in range(n)]
+    else:
+        references = [images] if isinstance(images, str) else list(images)
+        if not all(isinstance(reference, str) and not is_file(reference) for reference in references):
+            raise UsageError(f"{argument('mask', 'data')} is of images of the run's data, such as held-out:3.")
+        rows = [find_row(model, reference) for reference in references]
+    if not all("mask" in split for split, _ in rows):
+        raise UsageError(f"{argument('mask', 'data')}: the run's data has no masks.")
+    return torch.from_numpy(np.stack([split["mask"][i] == 0 for split, i in rows])).movedim(-1, 1)
+
+
 def _mask(mask: Any, shape: tuple[int, int], seeds: Sequence[int]) -> Tensor:
     """(1 or B, 1, H, W), true where a pixel is known."""
+    if isinstance(mask, Tensor) and mask.ndim == 4:
+        return mask
     if isinstance(mask, str) and not is_file(mask):
         return operators.named_mask(mask, shape, [fold(value, "mask") for value in seeds])
     if isinstance(mask, str | Path):

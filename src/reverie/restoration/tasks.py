@@ -54,8 +54,9 @@ def restore(
         task: "denoise", "inpaint", "complete" (by an energy or autoregressive model or one of tokens),
             "super-resolution" or "colorize"; by default the first that the model has.
         mask: of inpainting and completion, what is missing: "left-half", "right-half", "top-half", "bottom-half",
-            "center", "random:0.5", an image file (white is missing) or a bool array (H, W); by default "center", or
-            "bottom-half" of a model that draws row by row, which ignores known pixels after missing ones.
+            "center", "random:0.5", "data" (what the mask of each image of the run's data marks), an image file (white
+            is missing) or a bool array (H, W); by default "center", or "bottom-half" of a model that draws row by row,
+            which ignores known pixels after missing ones.
         scale: of super-resolution: pixels of a side that one pixel of the observation stands for; 2 by default.
         noise: standard deviation of the observation's noise, on images that span 2; 0.5 for denoising, else 0. Only of
             a diffusion model: another has been trained to undo one corruption.

@@ -26,6 +26,7 @@ from reverie.data.memory import name_of
 from reverie.data.options import CHOICES, WHITE, Background
 from reverie.inference.conditions import vocabulary
 from reverie.media import Size, parse_size
+from reverie.media.formats import PIXEL_LIMIT
 from reverie.recipes import recipe_for
 from reverie.training.bar import Bar
 from reverie.training.callbacks import Callback
@@ -82,7 +83,8 @@ def train(
     source = _source(data)
     recipe = recipe_for(name, source, pick_device(options.get("device", "auto")).type == "cuda")
     kwargs: dict[str, Any] = {}
-    named = [option for option in CHOICES if option in options and (data is not None or not options[option])]
+    usual = (None, False, PIXEL_LIMIT)  # values of the flags that no data needs
+    named = [option for option in CHOICES if option in options and (data is not None or options[option] in usual)]
     chosen_data = {option: options.pop(option) for option in named}
     if isinstance(data, Dataset) and any(value is not None for value in chosen_data.values()):
         raise UsageError(f"The data set is open already: {', '.join(chosen_data)} are arguments of open_data.")

@@ -10,6 +10,7 @@ from reverie.data.captions import Captions
 from reverie.data.items import Listing
 from reverie.data.layouts import folders, pairs, published
 from reverie.data.layouts.base import Layout, Reading, described
+from reverie.data.masks import add_table, find_masks, masks_of
 from reverie.data.tree import Tree, ignored
 from reverie.data.types import Problem
 from reverie.media.origin import NOTE
@@ -37,27 +38,42 @@ def check_layout(name: str | None) -> str | None:
 
 
 def explain(tree: Tree) -> list[tuple[str, str, str]]:
-    """(name, "yes", "no", "ask" or "on request", why) of every layout, in the order in which they are tried."""
+    """(name, "yes", "no", "ask" or "on request", why) of every layout, in the order in which they are tried.
+
+    Masks, where some files may be these, come first: layouts see the other files.
+    """
+    masks = find_masks(tree)
+    tree = masks.without(tree)
     matches = {name: layout.match(tree) for name, layout in LAYOUTS.items()}
-    return [(name, match.answer, match.why) for name, match in matches.items()]
+    answers = [(name, match.answer, match.why) for name, match in matches.items()]
+    return [("masks", masks.answer, masks.why), *answers] if masks.why else answers
 
 
-def list_tree(tree: Tree, layout: str | None = None) -> Listing:
-    """The items of a tree in this layout, or in the first that fits.
+def list_tree(tree: Tree, layout: str | None = None, masks: str | None = None) -> Listing:
+    """The items of a tree in this layout, or in the first that fits, without the masks, which are columns of items.
+
+    Args:
+        masks: "yes", "no" or None, as for ``masks_of``.
 
     Raises:
         UsageError: the layout does not fit, or two fit and only the user can tell which one is meant.
     """
     problems = list(tree.problems)
-    reading = _first_that_fits(tree, problems) if layout is None else _in_layout(tree, layout)
+    complete, regions = tree, masks_of(tree, masks, problems)
+    tree = regions.without(tree)
     captions = Captions(tree.files, problems)
+    if masks != "no":
+        regions = add_table(regions, captions.rows, tree)
+        tree = regions.without(tree)
+    reading = _first_that_fits(tree, problems) if layout is None else _in_layout(tree, layout)
     used = captions.used(tree.images) | reading.used
     problems += reading.problems
     used.update(tree.images)
     problems += ignored(name for name in tree.files if name not in used and not name.endswith(NOTE))
+    reading.items = regions.added(reading.items, complete)
     items, attributes = described(reading, captions)
     rows: list[Mapping[str, Any]] = [captions.rows.get(name, {}) for name in reading.items]
-    return Listing(items, problems, attributes, reading.title + captions.summary(), rows)
+    return Listing(items, problems, attributes, reading.title + regions.summary + captions.summary(), rows)
 
 
 def _first_that_fits(tree: Tree, problems: list[Problem]) -> Reading:
