@@ -36,7 +36,7 @@ class Opening:
             are square, else 64.
         fit: crop fills the size and keeps the centre of an image of another shape, pad keeps all of it.
         background: colour behind transparent pixels and in the padding: a name, "#ff8800" or 10,20,30.
-        held_out: share of the data to hold out, where it has no split of its own.
+        held_out: share of the data to hold out, where it has no split of its own; 0: nothing.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA: transparency is kept); by default 1 where every image is grey.
         medium: what the rows of an .npz are, where their shape does not tell it; video reads a folder of films, volume
             one of volumes.
@@ -53,6 +53,7 @@ class Opening:
         max_pixels: most pixels of an image file, such as 200000000 for panoramas; larger ones are skipped.
         frames: of the clips that films are cut into (by default 16), with --medium video.
         stride: of the frames of a clip within the film (by default 1).
+        columns: which columns of a table, Parquet or hf: set are used: image=img,label=fine_label,text=alt_text.
     """
 
     size: str | None = None
@@ -72,6 +73,7 @@ class Opening:
     max_pixels: int = PIXEL_LIMIT
     frames: int | None = None
     stride: int | None = None
+    columns: str | None = None
 
     def changed(self) -> dict[str, Any]:
         """The arguments that are not the default."""

@@ -14,6 +14,8 @@ from reverie.core.terminal import printable
 from reverie.data import words
 from reverie.data.annotations import read_annotations
 from reverie.data.items import File, Item, natural_key
+from reverie.data.labels import label_value, none_of, unlabelled
+from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.tree import suffix
 from reverie.data.types import Problem
 from reverie.data.words import Row
@@ -34,14 +36,19 @@ class Captions:
     Args:
         files: every file, relative path -> File.
         problems: unreadable rows, and rows of missing images, are appended here.
+        columns: which columns of tables are the file's name, the label and the text.
+
+    Raises:
+        UsageError: no table has such a column.
 
     Attributes:
         rows: image -> its row: "text" (a list of captions), "label" (a name, a number or a list of them), and others.
         tables: the files that rows are from.
     """
 
-    def __init__(self, files: dict[str, File], problems: list[Problem]):
-        self.files, self.problems = files, problems
+    def __init__(self, files: dict[str, File], problems: list[Problem], columns: Columns = FOUND):
+        self.files, self.problems, self.columns = files, problems, columns
+        self._names: dict[str, None] = {}  # of the columns of all tables
         self.rows: dict[str, Row] = {}
         self.tables: dict[str, int] = {}
         self._find = _Finder([name for name in files if suffix(name) in SUFFIXES])
@@ -50,6 +57,7 @@ class Captions:
                 self._read_table(name)
             elif suffix(name) == ".json":
                 self._read_coco(name)
+        columns.check(self._names, "The table" if self._names else "The source has no table, and")
         self._published = read_annotations(list(files), self._read_text, self._find)
         for image, row in self._published.rows.items():
             self.rows[image] = {"text": [], "label": None} | self.rows.get(image, {}) | row
@@ -58,6 +66,7 @@ class Captions:
             self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
         self._texts = {_stem(name): name for name in files if suffix(name) in TEXT_ENDINGS}
         self._names_of_labels = self._several_labels()
+        self._unlabelled = self._cleared_labels()
 
     def used(self, images: Iterable[str]) -> set[str]:
         """The files that are about the images: tables, and texts with an image's stem."""
@@ -75,8 +84,8 @@ class Captions:
             label = None
         elif isinstance(label, list):
             label = label[0] if label else None
-        label = item.label if label is None or label == "" else label
-        label = label if label is None or (isinstance(label, int) and not isinstance(label, bool)) else str(label)
+        label = label_value(label)
+        label = item.label if label is None and name not in self._unlabelled else label
         several = tuple(texts) if len(texts) > 1 else ()
         split = self._published.splits.get(name, item.split)
         return replace(item, text=texts[0] if texts else "", texts=several, label=label, split=split)
@@ -131,6 +140,7 @@ class Captions:
             rows, notes = self._rows_of(name)
         except (OSError, ReverieError) as error:
             rows, notes = [], [f"skipped: {error}"]
+        self._names |= dict.fromkeys(str(column) for row in rows for column in row if column)
         if not must and not self._is_about_images(name, rows):
             del self.problems[kept:]
             return
@@ -144,7 +154,11 @@ class Captions:
         if suffix(name) == ".parquet":
             return words.read_parquet(self.files[name].read(), printable(name)), []
         text = self._read_text(name)
-        return (words.read_jsonl(text), []) if suffix(name) == ".jsonl" else words.read_csv(text, TEXTS)
+        return (
+            (words.read_jsonl(text), [])
+            if suffix(name) == ".jsonl"
+            else words.read_csv(text, (*TEXTS, self.columns.text.lower() or TEXTS[0]))
+        )
 
     def _is_about_images(self, table: str, rows: Sequence[Row]) -> bool:
         """Whether at least half of its first rows name images."""
@@ -153,13 +167,13 @@ class Captions:
         return bool(hits) and 2 * hits >= len(some)
 
     def _image_of(self, table: str, row: Row) -> str | None:
-        column = _column(row, FILES)
+        column = _column(row, FILES, self.columns.image)
         name = row.get(column) if column else None
         return self._find(PurePosixPath(table).parent, name) if isinstance(name, str) and name else None
 
     def _add_row(self, table: str, row: Row) -> None:
         line = row.pop("", 0)
-        column = _column(row, FILES)
+        column = _column(row, FILES, self.columns.image)
         if column is None or not isinstance(row[column], str) or not row[column]:
             self._report(table, "bad-caption", f"skipped: row {line} has no file_name")
             return
@@ -168,10 +182,10 @@ class Captions:
             missing = printable(row[column])
             self._report(table, "bad-caption", f"skipped: row {line} names {missing}, which does not exist")
             return
-        texts, labels = _column(row, TEXTS), _column(row, LABELS)
+        texts, labels = _column(row, TEXTS, self.columns.text), _column(row, LABELS, self.columns.label)
         others = {str(name): value for name, value in row.items() if name not in (column, texts, labels)}
         text = row.get(texts) if texts else None
-        captions = [part for part in (text if isinstance(text, list) else [text]) if part not in (None, "")]
+        captions = captions_of(text)
         label = row.get(labels) if labels else None
         before = self.rows.get(image)
         if before is not None and captions and captions != before["text"]:  # one caption a row, several rows an image
@@ -235,6 +249,17 @@ class Captions:
         self._report("*", "several-labels", f"used as attributes, 0 or 1 each, instead of classes: {counted}")
         return names
 
+    def _cleared_labels(self) -> set[str]:
+        """The images whose label means none, which is removed."""
+        labels = {image: label_value(row.get("label")) for image, row in self.rows.items() if not _is_list(row)}
+        none = none_of(labels.values())
+        cleared = {image for image, label in labels.items() if label in none}
+        for image in cleared:
+            self.rows[image]["label"] = None
+        if cleared:
+            self.problems.append(unlabelled(len(cleared)))
+        return cleared
+
     def _labels_of(self, image: str) -> list[Any]:
         label = self.rows.get(image, {}).get("label")
         return label if isinstance(label, list) else [] if label in (None, "") else [label]
@@ -268,10 +293,16 @@ def _stem(name: str) -> str:
     return _composed(str(PurePosixPath(name).with_suffix("")))
 
 
-def _column(row: Row, names: Sequence[str]) -> str | None:
-    """The first of the names that a row has, in any case."""
+def _column(row: Row, names: Sequence[str], chosen: str = "") -> str | None:
+    """The chosen column, else the first of the names that a row has, in any case."""
+    if chosen and chosen in row:
+        return chosen
     lower = {str(column).strip().lower(): column for column in row}
     return next((lower[name] for name in names if name in lower), None)
+
+
+def _is_list(row: Row) -> bool:
+    return isinstance(row.get("label"), list)
 
 
 def _number(value: Any) -> float | None:

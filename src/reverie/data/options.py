@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.values import integer, integers, is_finite
 from reverie.data.choose import Choice
+from reverie.data.naming import FOUND, Columns
 from reverie.media import Size, medium_of, parse_size
 from reverie.media.formats import PIXEL_LIMIT
 from reverie.media.spec import is_range
@@ -26,8 +27,10 @@ CHOICES = (
     "max_pixels",
     "frames",
     "stride",
+    "columns",
 )  # arguments of ``open_data`` that ``train`` passes on
 ALL = Choice()
+HELD_OUT = 0.1  # share, unless the source has a split
 DEFAULT_SIZE = 64  # if the images' sizes differ, are not square, or exceed MAX_OWN_SIZE
 MAX_OWN_SIZE = 256
 DEFAULT_FRAMES = 16  # of a clip
@@ -51,12 +54,22 @@ class OpenOptions:
     max_pixels: int = PIXEL_LIMIT
     frames: int | None = None
     stride: int | None = None
+    keep_classes: bool = True
+    columns: Columns = FOUND
 
     @property
     def clip(self) -> tuple[int, int]:
         """(frames, stride) of the clips of films."""
         of_size = self.size[0] if self.size and len(self.size) == 3 else DEFAULT_FRAMES
         return self.frames or of_size, self.stride or 1
+
+    def check_no_columns(self, what: str) -> None:
+        """Raise UsageError if columns are named, which ``what`` has not."""
+        if self.columns != FOUND:
+            raise UsageError(
+                f"{argument('columns')} is for tables beside images, Parquet files, shards and sets of the hub; {what} "
+                "has none."
+            )
 
     def frame_size(self, common: tuple[int, int] | None) -> tuple[int, int]:
         """``image_shape`` of the frames of clips, whose size may have the number of frames as its first extent."""
@@ -80,7 +93,7 @@ class OpenOptions:
         pixels = None if self.max_pixels == PIXEL_LIMIT else self.max_pixels
         requested: dict[str, Any] = {"size": self.size and list(self.size), "channels": self.channels, "low": self.low}
         requested |= {"high": self.high, "layout": self.layout, **self.choice.as_dict(), "max_pixels": pixels}
-        requested |= {"frames": self.frames, "stride": self.stride}
+        requested |= {"frames": self.frames, "stride": self.stride, "columns": self.columns.as_dict() or None}
         return {
             "fit": self.fit,
             "background": list(self.background),
@@ -104,6 +117,8 @@ def open_options(
     max_pixels: int = PIXEL_LIMIT,
     frames: int | None = None,
     stride: int | None = None,
+    keep_classes: bool = True,
+    columns: str | Mapping[str, str] | None = None,
 ) -> OpenOptions:
     """Parse and check.
 
@@ -116,8 +131,8 @@ def open_options(
         raise UsageError(f"{argument('channels')} must be 1 (grey) or 3 (RGB){rgba}, not {channels!r}.")
     if fit not in ("crop", "pad"):
         raise UsageError(f'{argument("fit")} must be "crop" or "pad", not {fit!r}.{suggest(str(fit), ["crop", "pad"])}')
-    if not is_finite(held_out) or not 0 < held_out < 1:
-        raise UsageError(f"{argument('held_out')} must be between 0 and 1, not {held_out!r}.")
+    if not is_finite(held_out) or not 0 <= held_out < 1:
+        raise UsageError(f"{argument('held_out')} must be between 0 and 1, or 0 to hold nothing out, not {held_out!r}.")
     if (low, high) != (None, None) and not is_range(low, high):
         ends = f"{argument('low')} is {low} and {argument('high')} is {high}"
         raise UsageError(f"{ends}; both must be finite numbers, with low below high.")
@@ -135,7 +150,7 @@ def open_options(
     low, high, channels = _plain(low), _plain(high), channels and int(channels)
     pixels = integer(argument("max_pixels"), max_pixels, least=1, most=1 << 40)
     frames, stride = frames and int(frames), stride and int(stride)
-    chosen = (layout, choice, pixels, frames, stride)
+    chosen = (layout, choice, pixels, frames, stride, bool(keep_classes), Columns.of(columns))
     return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, *chosen)
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.data.options import CHOICES, WHITE
+from reverie.data.options import CHOICES, HELD_OUT, WHITE
 from reverie.data.sources import IN_MEMORY, open_data
 from reverie.data.types import Dataset
 from reverie.media import Spec
 
 _RENAMED = r"^binary-mnist(?!:static|:seeded)", "binary-mnist:seeded"  # recorded when there was no other
 _KEYS = ("source", "reopenable", "fingerprint", "counts")
-_REQUESTED = {"size", "channels", "low", "high", *CHOICES}
+_REQUESTED = {"size", "channels", "low", "high", "keep_classes", *CHOICES}
 _REOPENED = ("fit", "background", "held_out", "requested")  # more of data that can be opened again
 
 
@@ -87,9 +87,9 @@ def reopen(provenance: dict[str, Any], data: Any = None, progress: Progress | No
     if isinstance(data, Dataset):
         return _checked(data, record)
     source = re.sub(*_RENAMED, record["source"]) if data is None else data
-    requests = [record["requested"]]
+    requests = [{"keep_classes": False} | record["requested"]]  # recorded where it changed the split
     if record is not provenance:  # format 1 has the resulting channels, not the requested ones
-        requests.append({"size": record["requested"]["size"]})
+        requests.append({"keep_classes": False, "size": record["requested"]["size"]})
     for request in requests:
         try:
             dataset = _opened(source, record, request, progress)
@@ -118,6 +118,7 @@ def open_like(source: Any, provenance: dict[str, Any], progress: Progress | None
         request |= {"stride": record["requested"].get("stride")}
     if record["medium"] == "volume" and "intensities" in record:
         request |= dict(zip(("low", "high"), record["intensities"], strict=True))
+    record = record | {"held_out": record["held_out"] or HELD_OUT}  # a run that held nothing out has seen none of it
     return _opened(source, record, request, progress)
 
 

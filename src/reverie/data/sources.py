@@ -6,7 +6,7 @@ import errno
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -15,7 +15,9 @@ from reverie.core.cache import Progress, check_progress
 from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
 from reverie.data.choose import Choice
-from reverie.data.items import HELD_OUT_NAMES, Listing, clear_negatives
+from reverie.data.items import HELD_OUT_NAMES, Listing
+from reverie.data.labels import clear_negatives
+from reverie.data.naming import FOUND, Columns
 from reverie.data.options import ALL, WHITE, Background, OpenOptions, open_options
 from reverie.data.types import Dataset, Report, Split
 from reverie.media import Size
@@ -68,6 +70,8 @@ def open_data(
     max_pixels: int = PIXEL_LIMIT,
     frames: int | None = None,
     stride: int | None = None,
+    keep_classes: bool = True,
+    columns: str | Mapping[str, str] | None = None,
 ) -> Dataset:
     """Data for training, in two splits without common samples.
 
@@ -84,7 +88,7 @@ def open_data(
         fit: "crop": cover ``size`` (Lanczos, antialiased) and keep the centre; "pad": fit inside ``size``.
         background: behind transparent pixels and in the padding: RGB, or a colour's name. Images of four channels
             stay transparent, and have it where RGB is needed: for metrics.
-        held_out: fraction to hold out if the source has no split.
+        held_out: fraction to hold out if the source has no split; 0: nothing, all images are trained on.
         medium: "image", "video", "volume" or "sequence", if the shape is ambiguous.
         progress: called as progress(done, total, what) during long work.
         copies: keep exact copies, such as those among generated images to evaluate.
@@ -101,6 +105,10 @@ def open_data(
         max_pixels: most pixels of a file's image; the files of larger ones are skipped, by their header.
         frames, stride: of the clips that films are cut into, with ``medium="video"``: so many frames (None: 16), of
             the film's every ``stride``-th (None: 1). ``size`` is that of the frames.
+        keep_classes: a class that would be held out completely keeps an image to train on, unless the source has a
+            split; False: it does not, as in runs of older versions.
+        columns: which columns of tables, Parquet files and sets of the hub are the image, the label and the text:
+            "image=img,label=fine_label,text=alt_text", or a mapping; those that are not named are found.
 
     Raises:
         UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
@@ -109,13 +117,14 @@ def open_data(
     check_progress(progress)
     choice = Choice.of(classes, where, limit, resolution_at_least, dedupe)
     opening = (size, channels, fit, background, held_out, medium, low, high, copies, layout, choice, max_pixels)
-    options = open_options(*opening, frames, stride)
+    options = open_options(*opening, frames, stride, keep_classes, columns)
     if layout is not None:
         _check_layout(source, layout)
     if not isinstance(source, str | os.PathLike):
         from reverie.data.arrays import dataset
         from reverie.data.memory import name_of, read_object
 
+        options.check_no_columns("an object")
         arrays = read_object(source, options, labels, texts, progress)
         fresh = dataset(name_of(source), arrays, None, options, {"reopenable": False}, progress)
         opened_before = IN_MEMORY.setdefault(fresh.fingerprint, fresh)
@@ -133,6 +142,7 @@ def open_data(
 
         if name in (*BUNDLED_NAMES, *PUBLIC_NAMES) and Path(name).is_dir():
             warnings.warn(f"{name} is the data set of that name, not the folder: write ./{name}.", stacklevel=2)
+        options.check_no_columns(name)
         arrays = _named_arrays(name, options, progress)
         text = (arrays.name or name) + text[len(name) :]
         opened = {"source": anchored(text), "reopenable": True}
@@ -175,7 +185,8 @@ def _from_files(
     """Folders, shards and hub sets: decode files into the store."""
     if options.medium in ("video", "volume") and _exists(name) and not name.lower().endswith(PACKED):
         return _from_members(text, name, part, options, opened, progress)
-    listing = _listing(name, options.layout)
+    listing = _listing(name, options.layout, options.columns)
+    part = listing.part or part
     _only_images(name, options, deep=True)
     from reverie.data import choose, intake, store
     from reverie.data.plan import make_plan
@@ -205,6 +216,7 @@ def _from_files(
         find_channels=options.channels is None,
         held_out=options.held_out,
         attributes=listing.attributes,
+        keep_classes=options.keep_classes,
         dedupe=choice.dedupe,
         max_pixels=options.max_pixels,
     )
@@ -255,7 +267,8 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
         rows = _named_arrays(name, open_options(), None).rows
         index = {row: number for number, row in enumerate(rows.names)}
         return [rows["x"][index[row]] for row in split.names]
-    listing = _listing(name, data.opened.get("requested", {}).get("layout"))
+    requested = data.opened.get("requested", {})
+    listing = _listing(name, requested.get("layout"), Columns.of(requested.get("columns")))
     files = {item.name: item.file for item in listing.items}
     if any(file.half for file in files.values()):
         raise ReverieError(f"{name} holds pairs side by side: an image is half of a file, which is not kept alone.")
@@ -276,6 +289,8 @@ def anchored(source: str) -> str:
 def _split_name(text: str) -> tuple[str, str | None]:
     """("cifar10", "held_out") from "cifar10:test"; part is "train", "held_out" or None."""
     head, colon, tail = text.rpartition(":")
+    if text.startswith("hf:"):  # the hub knows its splits
+        return text, None
     if not colon or not head or text in PUBLIC_NAMES or _exists(text):
         return text, None
     if tail == "train":
@@ -324,40 +339,37 @@ def explain(source: str | os.PathLike[str]) -> list[tuple[str, str, str]]:
     raise UsageError(f"{path} is no folder and no zip; other sources have no layouts.")
 
 
-def _listing(source: str, layout: str | None = None) -> Listing:
+def _listing(source: str, layout: str | None = None, columns: Columns = FOUND) -> Listing:
     if source.startswith("hf:"):
         from reverie.data.hub import list_hub
 
-        name = source[3:]
-        if not 1 <= len(name.split("/")) <= 2 or not all(name.split("/")):
-            raise UsageError(f"{source} is no set on the hub; the form is hf:owner/name.")
-        return list_hub(name)
+        return list_hub(source[3:], columns)
     from reverie.data import records, shards, tree
     from reverie.data.layouts import list_tree
 
     path = Path(source)
     try:
         if path.is_dir():
-            if records.is_lmdb(source):
+            if records.is_lmdb(source) and columns == FOUND:
                 return records.list_lmdb(path)
             files = tree.of_folder(path)
             if not files.images and any(tree.suffix(name) == records.PARQUET for name in files.files):
-                return records.list_parquet(records.parquet_files(source))
+                return records.list_parquet(records.parquet_files(source), columns)
             tars = [] if files.images else [path / name for name in files.files if name.lower().endswith(shards.TARS)]
             if not tars:
-                return list_tree(files, layout)
+                return list_tree(files, layout, columns)
             others = [name for name in files.files if not name.lower().endswith(shards.TARS)]
             listing = shards.list_shards(tars, layout)
             listing.problems += files.problems + tree.ignored(others)
             return listing
         if source.lower().endswith(records.PARQUET) and path.is_file():
-            return records.list_parquet([path])
+            return records.list_parquet([path], columns)
         if source.lower().endswith(".zip") and path.is_file():
-            return list_tree(tree.of_zip(path), layout)
+            return list_tree(tree.of_zip(path), layout, columns)
         if source.lower().endswith(shards.TARS):
             paths = shards.expand(source)
             if any(shard.exists() for shard in paths):
-                return shards.list_shards(paths, layout)
+                return shards.list_shards(paths, layout, columns)
         exists = path.exists()
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:

@@ -10,6 +10,7 @@ from reverie.data.captions import Captions
 from reverie.data.items import Listing
 from reverie.data.layouts import folders, pairs, published
 from reverie.data.layouts.base import Layout, Reading, described
+from reverie.data.naming import FOUND, Columns
 from reverie.data.tree import Tree, ignored
 from reverie.data.types import Problem
 from reverie.media.origin import NOTE
@@ -42,7 +43,7 @@ def explain(tree: Tree) -> list[tuple[str, str, str]]:
     return [(name, match.answer, match.why) for name, match in matches.items()]
 
 
-def list_tree(tree: Tree, layout: str | None = None) -> Listing:
+def list_tree(tree: Tree, layout: str | None = None, columns: Columns = FOUND) -> Listing:
     """The items of a tree in this layout, or in the first that fits.
 
     Raises:
@@ -50,7 +51,7 @@ def list_tree(tree: Tree, layout: str | None = None) -> Listing:
     """
     problems = list(tree.problems)
     reading = _first_that_fits(tree, problems) if layout is None else _in_layout(tree, layout)
-    captions = Captions(tree.files, problems)
+    captions = Captions(tree.files, problems, columns)
     used = captions.used(tree.images) | reading.used
     problems += reading.problems
     used.update(tree.images)
