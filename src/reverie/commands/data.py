@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 FEW = 2000  # training images, below which a GAN needs augmentation of its discriminator's images: docs/choosing.md
 _SMALL = 64  # pixels of a side, above which a step for each pixel takes too long
 _BARS = 24  # classes that are shown with a bar
-_SKEWED = 10  # times that the largest class has the images of the smallest
 
 
 def data(
@@ -83,6 +83,7 @@ def data(
                 }
             )
         raise
+    dataset = _with_long_captions(dataset)
     if json:
         dump(dataset.summary())
         return
@@ -96,6 +97,22 @@ def data(
     if dataset.spec.medium == "image":
         say(_which_model(dataset))
     say(f"fingerprint {dataset.fingerprint[:16]}. {_next(dataset, source, opening)}")
+
+
+def _with_long_captions(dataset: Dataset) -> Dataset:
+    """The report with a line on captions that are longer than the text encoder reads by default."""
+    from reverie.data.types import Problem
+    from reverie.nets.text import LONGEST, words_of
+
+    captions = [*dataset.train.every_text, *dataset.held_out.every_text]
+    beyond = [count for caption in captions if len(caption) > LONGEST and (count := len(words_of(caption))) > LONGEST]
+    if not beyond:
+        return dataset
+    some = f"{len(beyond):,} of {len(captions):,} captions are longer than the {LONGEST} words"
+    reads = argument("text_length", max(beyond))
+    action = f"cut in training: {some} that the small text encoder reads; {reads} reads all"
+    report = replace(dataset.report, problems=[*dataset.report.problems, Problem("*", "long-caption", action)])
+    return replace(dataset, report=report)
 
 
 def _say(dataset: Dataset, every_problem: bool) -> None:
@@ -141,31 +158,17 @@ def _sizes(sizes: dict[tuple[int, int], int]) -> str:
 
 
 def _bars(dataset: Dataset) -> list[str]:
-    """A bar for each class, and what is skewed."""
+    """A bar for each class."""
     counts = dataset.counts_of_classes()
     if not counts:
         return []
-    totals = {name: sum(both) for name, both in counts.items()}
-    most = max(totals.values())
+    most = max(sum(both) for both in counts.values())
     width = min(24, max(map(len, counts)))
     lines = [
         f"  {name[:24]:{width}} {train:7,} + {held_out:<6,} {'#' * max(1, round(30 * (train + held_out) / most))}"
         for name, (train, held_out) in list(counts.items())[:_BARS]
     ]
     lines += [f"  ... and {len(counts) - _BARS:,} more"] * (len(counts) > _BARS)
-    full = {name: n for name, n in totals.items() if n}
-    least = min(full, key=lambda name: full[name])
-    if most >= _SKEWED * full[least]:
-        largest = max(full, key=lambda name: full[name])
-        lines.append(f"  skewed: {largest} has {most:,} images, {least} has {full[least]:,}")
-    without = [name for name, (train, held_out) in counts.items() if train and not held_out]
-    if without:
-        some = ", ".join(without[:8]) + " ..." * (len(without) > 8)
-        lines.append(f"  no held-out image in {len(without):,} of {len(counts):,} classes: {some}")
-    alone = [name for name, (train, held_out) in counts.items() if held_out and not train]
-    if alone:
-        some = ", ".join(alone[:8]) + " ..." * (len(alone) > 8)
-        lines.append(f"  no image to train on in {len(alone):,} of {len(counts):,} classes: {some}")
     return lines
 
 

@@ -21,6 +21,7 @@ from reverie.core.verbs import Model, verbs_of
 from reverie.inference.load import load
 from reverie.inference.rows import Unsliced, device_of
 from reverie.nets.text import words_of
+from reverie.probability.conditioning import lengths_beyond, text_encoder_of
 
 Labels = str | int | Sequence[str | int] | None
 Texts = str | Sequence[str] | None
@@ -81,6 +82,10 @@ def conditions_of(model: Model, guides: Iterable[Any], labels: Labels, texts: Te
             raise UsageError(f"{argument('text')} must be a caption or a list of captions, not {texts!r}.")
         if (trained := info_of(model).get("caption_words")) and (new := sorted(vocabulary(captions) - set(trained))):
             warnings.warn(f"No caption of the training data has {listed(new)}: samples cannot follow it.", stacklevel=3)
+        encoder = text_encoder_of(model) if isinstance(model, nn.Module) else None
+        if encoder is not None and (beyond := lengths_beyond(encoder, captions)):
+            read = f"the first {encoder.length} {encoder.unit} of a caption are read"
+            warnings.warn(f"Only {read}, and one has {max(beyond)}.", stacklevel=3)
         cond["text"] = [captions[i % len(captions)] for i in range(n)]
     return cond
 
@@ -90,9 +95,9 @@ def owner_of_classes(model: Model, guides: Iterable[Model]) -> Model:
     return next((each for each in (model, *guides) if card_of(each).classes), model)
 
 
-def vocabulary(captions: Iterable[str]) -> set[str]:
-    """The words and signs of captions, as the text encoder splits them."""
-    return {word for caption in captions for word in words_of(caption)}
+def vocabulary(captions: Iterable[str], length: int | None = None) -> set[str]:
+    """The words and signs of captions, of each the first ``length``, as the small text encoder splits them."""
+    return {word for caption in captions for word in words_of(caption)[:length]}
 
 
 def listed_values(values: Any) -> list[Any]:
