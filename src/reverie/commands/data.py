@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -83,7 +82,11 @@ def data(
                 }
             )
         raise
-    dataset = _with_long_captions(dataset)
+    if "text" in dataset.train:
+        from reverie.data.remarks import with_long_captions
+        from reverie.nets.text import LONGEST, words_of
+
+        dataset = with_long_captions(dataset, words_of, LONGEST)
     if json:
         dump(dataset.summary())
         return
@@ -97,22 +100,6 @@ def data(
     if dataset.spec.medium == "image":
         say(_which_model(dataset))
     say(f"fingerprint {dataset.fingerprint[:16]}. {_next(dataset, source, opening)}")
-
-
-def _with_long_captions(dataset: Dataset) -> Dataset:
-    """The report with a line on captions that are longer than the text encoder reads by default."""
-    from reverie.data.types import Problem
-    from reverie.nets.text import LONGEST, words_of
-
-    captions = [*dataset.train.every_text, *dataset.held_out.every_text]
-    beyond = [count for caption in captions if len(caption) > LONGEST and (count := len(words_of(caption))) > LONGEST]
-    if not beyond:
-        return dataset
-    some = f"{len(beyond):,} of {len(captions):,} captions are longer than the {LONGEST} words"
-    reads = argument("text_length", max(beyond))
-    action = f"cut in training: {some} that the small text encoder reads; {reads} reads all"
-    report = replace(dataset.report, problems=[*dataset.report.problems, Problem("*", "long-caption", action)])
-    return replace(dataset, report=report)
 
 
 def _say(dataset: Dataset, every_problem: bool) -> None:
@@ -187,7 +174,10 @@ def _next(dataset: Dataset, source: str, opening: Opening) -> str:
 
     from reverie.core.registry import build
 
-    flags = {name: quoted(value) if isinstance(value, str) else value for name, value in opening.changed().items()}
+    flags = {
+        name: quoted(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else value
+        for name, value in opening.changed().items()
+    }
     words = {"data": quoted(source)} | flags
     rest = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in words.items())
     if dataset.spec.medium in ("video", "volume"):

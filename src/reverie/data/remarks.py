@@ -1,8 +1,8 @@
-"""What the report says of an opened data set: skewed classes, and classes that one of the splits lacks."""
+"""What the report says of an opened data set: skewed classes, classes that a split lacks, long captions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from reverie.core.errors import argument
@@ -20,6 +20,19 @@ def with_remarks(dataset: Dataset) -> Dataset:
         remarks.append(Problem("*", "own-split", f"kept: the source has its own split; {alone}"))
     report = dataset.report
     return replace(dataset, report=replace(report, problems=report.problems + remarks))
+
+
+def with_long_captions(dataset: Dataset, words_of: Callable[[str], Sequence[str]], longest: int) -> Dataset:
+    """The data set with a line in its report on captions of more than ``longest`` words."""
+    captions = [*dataset.train.every_text, *dataset.held_out.every_text]
+    beyond = [count for caption in captions if (count := len(words_of(caption))) > longest]
+    if not beyond:
+        return dataset
+    some = f"{len(beyond):,} of {len(captions):,} captions are longer than the {longest} words"
+    reads = argument("text_length", max(beyond))
+    action = f"cut in training: {some} that the small text encoder reads; {reads} reads all"
+    report = dataset.report
+    return replace(dataset, report=replace(report, problems=[*report.problems, Problem("*", "long-caption", action)]))
 
 
 def _of_classes(counts: dict[str, tuple[int, int]], held_out: bool) -> list[Problem]:

@@ -345,7 +345,9 @@ def _listing(source: str, layout: str | None = None, columns: Columns = FOUND) -
 
         return list_hub(source[3:], columns)
     from reverie.data import records, shards, tree
+    from reverie.data.intake import ONE_IMAGE
     from reverie.data.layouts import list_tree
+    from reverie.media import decode
 
     path = Path(source)
     try:
@@ -382,6 +384,7 @@ def _listing(source: str, layout: str | None = None, columns: Columns = FOUND) -
     if exists:
         medium = tree.OTHER_MEDIA.get(tree.suffix(source))
         hint = f" {argument('medium', medium)} reads it." if medium else ""
-        raise UsageError(f"{source} is no file of images.{hint} Possible: {POSSIBLE}.")
+        hint = f" {ONE_IMAGE}" if tree.suffix(source) in decode.SUFFIXES else hint
+        raise UsageError(f"{source} is no set of images.{hint} Possible: {POSSIBLE}.")
     names = [*BUNDLED_NAMES, *PUBLIC_NAMES]
     raise UsageError(f'There is no data called "{source}".{suggest(source, names)} Possible: {POSSIBLE}.')

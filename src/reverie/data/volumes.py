@@ -230,8 +230,9 @@ def _decode(row: Seen, form: VolumeForm) -> Decoded:
     try:
         values, _ = read_volume(row.item.file.path)
     except (decode.Unusable, ReverieError, OSError) as error:  # changed since it was read
-        kind = getattr(error, "kind", "unreadable")
-        return unusable([(kind, getattr(error, "action", f"skipped: {error}"))]), [np.zeros(form.array, np.uint8)]
+        unreadable = ("unreadable", f"skipped: {error}")
+        note = (error.kind, error.action) if isinstance(error, decode.Unusable) else unreadable
+        return unusable([note]), [np.zeros(form.array, np.uint8)]
     low, high = form.range
     fitted = centred(values, form.array, low).astype(np.float32)
     fitted[~np.isfinite(fitted)] = 0

@@ -20,7 +20,8 @@ from reverie.core.values import check_finite, check_seeds, integer, plain
 from reverie.core.verbs import Model, verbs_of
 from reverie.inference.load import load
 from reverie.inference.rows import Unsliced, device_of
-from reverie.nets.text import words_of
+from reverie.nets.bert import MiniLM
+from reverie.nets.text import TextEncoder, words_of
 from reverie.probability.conditioning import lengths_beyond, text_encoder_of
 
 Labels = str | int | Sequence[str | int] | None
@@ -80,12 +81,13 @@ def conditions_of(model: Model, guides: Iterable[Any], labels: Labels, texts: Te
         captions = listed_values(texts)
         if not captions or not all(isinstance(caption, str) for caption in captions):
             raise UsageError(f"{argument('text')} must be a caption or a list of captions, not {texts!r}.")
-        if (trained := info_of(model).get("caption_words")) and (new := sorted(vocabulary(captions) - set(trained))):
-            warnings.warn(f"No caption of the training data has {listed(new)}: samples cannot follow it.", stacklevel=3)
         encoder = text_encoder_of(model) if isinstance(model, nn.Module) else None
+        read = vocabulary(captions, length_of(encoder))
+        if (trained := info_of(model).get("caption_words")) and (new := sorted(read - set(trained))):
+            warnings.warn(f"No caption of the training data has {listed(new)}: samples cannot follow it.", stacklevel=3)
         if encoder is not None and (beyond := lengths_beyond(encoder, captions)):
-            read = f"the first {encoder.length} {encoder.unit} of a caption are read"
-            warnings.warn(f"Only {read}, and one has {max(beyond)}.", stacklevel=3)
+            some = f"the first {encoder.length} {encoder.unit} of a caption"
+            warnings.warn(f"Only {some} are read, and one has {max(beyond)}.", stacklevel=3)
         cond["text"] = [captions[i % len(captions)] for i in range(n)]
     return cond
 
@@ -93,6 +95,11 @@ def conditions_of(model: Model, guides: Iterable[Any], labels: Labels, texts: Te
 def owner_of_classes(model: Model, guides: Iterable[Model]) -> Model:
     """The model if it has classes, else the first guide that has."""
     return next((each for each in (model, *guides) if card_of(each).classes), model)
+
+
+def length_of(encoder: TextEncoder | MiniLM | None) -> int | None:
+    """How many words the small text encoder reads; None of others, which count tokens."""
+    return encoder.length if isinstance(encoder, TextEncoder) else None
 
 
 def vocabulary(captions: Iterable[str], length: int | None = None) -> set[str]:

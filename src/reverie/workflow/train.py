@@ -24,9 +24,8 @@ from reverie.core.verbs import verbs_of
 from reverie.data import Dataset, open_data
 from reverie.data.memory import name_of
 from reverie.data.options import CHOICES, WHITE, Background
-from reverie.inference.conditions import vocabulary
+from reverie.inference.conditions import length_of, vocabulary
 from reverie.media import Size, parse_size
-from reverie.nets.text import TextEncoder
 from reverie.probability.conditioning import lengths_beyond, text_encoder_of
 from reverie.recipes import recipe_for
 from reverie.training.bar import Bar
@@ -146,8 +145,7 @@ def train(
 def _caption_words(model: nn.Module, data: Dataset | None) -> dict[str, list[str]]:
     """The words that a model of captions learns from, so that sampling can warn of others."""
     captions = data.train.every_text if data is not None and "text" in card_of(model).conditions else None
-    encoder = text_encoder_of(model)
-    length = encoder.length if isinstance(encoder, TextEncoder) else None
+    length = length_of(text_encoder_of(model))
     return {"caption_words": sorted(vocabulary(captions, length))} if captions else {}
 
 
