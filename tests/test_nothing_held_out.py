@@ -54,6 +54,13 @@ def test_a_translator_shows_training_images_and_its_scores_need_held_out_ones(ba
         rv.evaluate(run.path)
 
 
+def test_the_doctor_names_what_it_cannot_measure(bars, tmp_path):
+    options = {"steps": 2, "log_every": 1, "batch_size": 8, "quiet": True, "width": 8}
+    run = train("dcgan", bars, held_out=0, out=tmp_path / "run", **options)
+    rows = {check.measure: (check.limit, check.verdict) for check in rv.doctor(run.path).checks}
+    assert rows["overfitting of the discriminator"] == ("needs held-out images", "not measured yet")
+
+
 def test_training_says_that_nothing_is_held_out(call, bars, tmp_path):
     flags = ["--data", bars, "--held-out", "0", "--steps", "1", "--width", "8", "--latent", "3", "--batch-size", "8"]
     code, _, err = call("train", "vae", *flags, "--out", tmp_path / "r")

@@ -106,7 +106,7 @@ def make_plan(
     shas = [row.sha for row in seen]
     group = split.groups(same_source(seen) if seen[0].film else np.zeros((0, 2), np.int64), len(seen))
     is_held_out = held_out_rows(seen, group, held_out)
-    keep_classes = keep_classes and _may_lose_a_class(seen, group, held_out)
+    keep_classes = keep_classes and _may_lose_a_class(seen, held_out)
     order = order_rows(is_held_out, np.array([split.second_fraction(sha) for sha in shas]), np.arange(len(seen)), shas)
     return Plan([seen[i] for i in order], form, find_channels, held_out, attributes, keep_classes=keep_classes, **more)
 
@@ -121,18 +121,18 @@ def held_out_rows(rows: list[Seen], group: np.ndarray, held_out: float, keep_cla
     return split.divide(fractions, group, held_out, sides, labels)
 
 
-def _may_lose_a_class(rows: list[Seen], group: np.ndarray, held_out: float) -> bool:
+def _may_lose_a_class(rows: list[Seen], held_out: float) -> bool:
     """Whether all images of a class might be held out, once near duplicates are known.
 
     These only take images out of the held-out split, unless no image's number is below ``held_out``: then one of the
     groups is held out.
     """
-    if not held_out or all(row.item.label is None for row in rows) or any(row.item.split for row in rows):
+    labels, classes = index_labels([row.item.label for row in rows])
+    if not held_out or not classes or any(row.item.split for row in rows):
         return False
-    if all(split.fraction(row.sha) >= held_out for row in rows):
-        return True
-    before, after = (held_out_rows(rows, group, held_out, keep) for keep in (False, True))
-    return bool((before != after).any())
+    fractions, highest = np.array([split.fraction(row.sha) for row in rows]), np.zeros(len(classes))
+    np.maximum.at(highest, labels[labels >= 0], fractions[labels >= 0])
+    return bool((fractions >= held_out).all() or (highest < held_out).any())
 
 
 def one_film(rows: list[Seen], group: np.ndarray) -> bool:

@@ -175,7 +175,7 @@ def divide(
 
 def _last_of_classes(is_held_out: np.ndarray, high: np.ndarray, group: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The group with the highest fraction of each class that is held out completely: bool (N,)."""
-    order = np.lexsort((high, labels))
+    order = np.lexsort((high[group], labels))
     order = order[labels[order] >= 0]
     highest = order[np.append(labels[order][1:] != labels[order][:-1], True)] if len(order) else order
     lacking = ~np.isin(labels[highest], labels[~is_held_out])
