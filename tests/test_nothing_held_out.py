@@ -6,6 +6,7 @@ import pytest
 
 import reverie as rv
 from reverie.core.errors import UsageError
+from reverie.inference.references import find_row
 from reverie.workflow.train import train
 
 SHOWN = {
@@ -29,6 +30,12 @@ def run(bars, tmp_path_factory):
 def test_training_images_are_shown_with_a_warning(run, tmp_path, verb):
     with pytest.warns(UserWarning, match=r"bars.npz is held out: these are training images"):
         SHOWN[verb](run.path, tmp_path)
+
+
+def test_a_class_without_a_held_out_image_is_named_by_a_training_image(run):
+    model = rv.load(run.path)
+    split, row = find_row(model, "1")
+    assert len(split) == run.info["data"]["counts"]["train"] and split.labels[row] == 1
 
 
 @pytest.mark.parametrize("verb", sorted(REFUSED))

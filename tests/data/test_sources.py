@@ -448,6 +448,8 @@ def test_columns_of_the_hub_are_chosen_and_what_else_might_be_meant_is_said(monk
     assert "columns" not in data.report.counts() and data.fingerprint != plain.fingerprint
     assert data.provenance["requested"]["columns"] == {"image": "mask", "label": "maker", "text": "alt_text"}
     assert reverie.data.reopen(json.loads(json.dumps(data.provenance))).fingerprint == data.fingerprint
+    test = reverie.data.open_like("hf:someone/insects:test", data.provenance)
+    assert test.classes == data.classes and test.report.usable == 8, "a split of the same set has the same columns"
     with pytest.raises(UsageError, match=r"no column 'kin' \(label\). Did you mean .kind.\? Columns: id, img"):
         reverie.data("hf:someone/insects", columns="label=kin")
     with pytest.raises(UsageError, match="column 'id' has no images"):
@@ -499,6 +501,8 @@ def test_columns_of_a_table_and_of_shards_are_chosen(tmp_path: Path) -> None:
         UsageError, match=r"no column 'bred' \(label\). Did you mean .breed.\? Columns: name, breed, alt"
     ):
         reverie.data(tmp_path / "d", columns="image=name,label=bred")
+    with pytest.raises(UsageError, match="No table names the images of the source. columns='image=COLUMN' is"):
+        reverie.data(tmp_path / "d", columns="image=alt")
     (tmp_path / "d" / "about.csv").unlink()
     with pytest.raises(UsageError, match="The source has no table, and has no column 'breed'"):
         reverie.data(tmp_path / "d", columns="label=breed")

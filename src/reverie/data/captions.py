@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from reverie.core.errors import ReverieError
+from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.terminal import printable
 from reverie.data import words
 from reverie.data.annotations import read_annotations
@@ -58,6 +58,9 @@ class Captions:
             elif suffix(name) == ".json":
                 self._read_coco(name)
         columns.check(self._names, "The table" if self._names else "The source has no table, and")
+        if columns != FOUND and not self.tables:
+            image = argument("columns", "image=COLUMN")
+            raise UsageError(f"No table names the images of the source. {image} is the column of their files' names.")
         self._published = read_annotations(list(files), self._read_text, self._find)
         for image, row in self._published.rows.items():
             self.rows[image] = {"text": [], "label": None} | self.rows.get(image, {}) | row

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.data.options import CHOICES, HELD_OUT, WHITE
-from reverie.data.sources import IN_MEMORY, open_data
+from reverie.data.sources import IN_MEMORY, anchored, open_data, split_name
 from reverie.data.types import Dataset
 from reverie.media import Spec
 
@@ -106,12 +107,13 @@ def _remedy() -> str:
 
 
 def open_like(source: Any, provenance: dict[str, Any], progress: Progress | None = None) -> Dataset:
-    """Other data with the run's medium, shape, channels, fit and background."""
+    """Other data with the run's medium, shape, channels, fit and background; of its source, also layout and columns."""
     if isinstance(source, Dataset):
         return source
     record = upgraded(provenance)
-    request = {"size": record["shape"], "channels": record["channels"]}
-    request |= {name: value for name, value in record["requested"].items() if name == "max_pixels"}
+    request = {"size": record["shape"], "channels": record["channels"], "keep_classes": False}
+    kept = ("max_pixels", "keep_classes") + ("layout", "columns") * (_base(source) == _base(record["source"]))
+    request |= {name: value for name, value in record["requested"].items() if name in kept}
     if record["medium"] == "sequence":
         request |= {"low": record["low"], "high": record["high"]}
     if record["medium"] == "video":
@@ -120,6 +122,12 @@ def open_like(source: Any, provenance: dict[str, Any], progress: Progress | None
         request |= dict(zip(("low", "high"), record["intensities"], strict=True))
     record = record | {"held_out": record["held_out"] or HELD_OUT}  # a run that held nothing out has seen none of it
     return _opened(source, record, request, progress)
+
+
+def _base(source: Any) -> str:
+    """A source without the name of a split; "" for an object."""
+    text = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+    return ":".join(text.split(":")[:2]) if text.startswith("hf:") else split_name(anchored(text))[0] if text else ""
 
 
 def _opened(source: Any, record: dict[str, Any], request: dict[str, Any], progress: Progress | None) -> Dataset:

@@ -136,7 +136,7 @@ def open_data(
         text = os.fspath(Path(text).expanduser())
     if not text.strip():
         raise UsageError(f'The name of the data is empty; the working folder is ".". Possible: {POSSIBLE}.')
-    name, part = _split_name(text)
+    name, part = split_name(text)
     if _holds_arrays(name):
         from reverie.data.arrays import dataset
 
@@ -156,7 +156,7 @@ def _check_layout(source: Any, layout: str) -> None:
     from reverie.data.layouts import check_layout
 
     check_layout(layout)
-    path = Path(_split_name(os.fspath(source))[0]).expanduser() if isinstance(source, str | os.PathLike) else None
+    path = Path(split_name(os.fspath(source))[0]).expanduser() if isinstance(source, str | os.PathLike) else None
     packed = path is not None and path.name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
     if path is None or not (exists(path) and (path.is_dir() or packed)):
         raise UsageError(f"{argument('layout')} is for folders, zips and tars of images.")
@@ -262,7 +262,7 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
     """
     if not data.opened.get("reopenable"):
         return list(split["x"])
-    name, _ = _split_name(data.opened["source"])
+    name, _ = split_name(data.opened["source"])
     if _holds_arrays(name):
         rows = _named_arrays(name, open_options(), None).rows
         index = {row: number for number, row in enumerate(rows.names)}
@@ -280,13 +280,13 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
 
 def anchored(source: str) -> str:
     """The source with an absolute path, valid in any working folder; names stay."""
-    name, _ = _split_name(source)
+    name, _ = split_name(source)
     if name in (*BUNDLED_NAMES, *PUBLIC_NAMES) or name.startswith("hf:"):
         return source
     return os.path.abspath(os.path.expanduser(name)) + source[len(name) :]  # noqa: PTH100, PTH111 (braces, splits)
 
 
-def _split_name(text: str) -> tuple[str, str | None]:
+def split_name(text: str) -> tuple[str, str | None]:
     """("cifar10", "held_out") from "cifar10:test"; part is "train", "held_out" or None."""
     head, colon, tail = text.rpartition(":")
     if text.startswith("hf:"):  # the hub knows its splits
