@@ -460,6 +460,30 @@ def test_columns_of_the_hub_are_chosen_and_what_else_might_be_meant_is_said(monk
         reverie.data("hf:someone/insects", columns="imag=img")
 
 
+def test_several_labels_of_the_hub_are_attributes_and_lists_of_one_are_classes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lists = {"many": lambda s: [s % 2] * (s % 3 > 0), "one": lambda s: [s % 2]}
+
+    class Listed(Split):
+        def __init__(self, seeds: range):
+            super().__init__(seeds)
+            inner = self.features["kind"]
+            self.features |= {name: type("List", (), {"feature": inner})() for name in lists}
+
+        def __getitem__(self, key):
+            return [lists[key](s) for s in self] if key in lists else super().__getitem__(key)
+
+    stand_in(monkeypatch, lambda name: {"train": Listed(range(20)), "test": Listed(range(50, 58))})
+    data = reverie.data("hf:someone/insects", columns="label=many")
+    assert data.attributes == ["ant", "bee"] and data.classes == []
+    bees = [s % 2 and s % 3 > 0 for s in range(50, 58)]
+    assert sorted(data.held_out["attributes"][:, 1]) == sorted(map(float, bees))
+    assert data.report.counts()["several-labels"] == 1
+    single = reverie.data("hf:someone/insects", columns="label=one")
+    assert single.classes == ["ant", "bee"] and not single.attributes
+
+
 def test_a_split_of_the_hub_is_the_hubs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     hub_columns(monkeypatch, train=range(20), validation=range(50, 62), test=range(70, 79), extra=range(90, 110))
     counts = {"train": 20, "validation": 12, "test": 9, "extra": 20, "held_out": 21}
@@ -501,7 +525,7 @@ def test_columns_of_a_table_and_of_shards_are_chosen(tmp_path: Path) -> None:
         UsageError, match=r"no column 'bred' \(label\). Did you mean .breed.\? Columns: name, breed, alt"
     ):
         reverie.data(tmp_path / "d", columns="image=name,label=bred")
-    with pytest.raises(UsageError, match="No table names the images of the source. columns='image=COLUMN' is"):
+    with pytest.raises(UsageError, match=r"No table names the images of the source. columns='image=COLUMN' is"):
         reverie.data(tmp_path / "d", columns="image=alt")
     (tmp_path / "d" / "about.csv").unlink()
     with pytest.raises(UsageError, match="The source has no table, and has no column 'breed'"):
@@ -519,6 +543,7 @@ def test_columns_of_parquet_are_chosen(tmp_path: Path) -> None:
     others = [save(tmp_path / f"{seed}.png", seed, channels=1).read_bytes() for seed in range(20)]
     names = [f"breed {seed % 2}" for seed in range(20)]
     table = {"image": images, "depth": others, "label": [0, 1] * 10, "breed": names, "alt": [["a", "b"]] * 20}
+    table["tags"] = [["hat"] * (seed % 2) + ["smile"] for seed in range(20)]
     parquet.write_table(arrow.table(table), tmp_path / "d.parquet")
     data = reverie.data(tmp_path / "d.parquet")
     assert data.classes == ["0", "1"] and data.spec.channels == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -14,7 +13,7 @@ from reverie.core.terminal import printable
 from reverie.data import words
 from reverie.data.annotations import read_annotations
 from reverie.data.items import File, Item, natural_key
-from reverie.data.labels import label_value, none_of, unlabelled
+from reverie.data.labels import label_value, none_of, several_problem, unlabelled
 from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.tree import suffix
 from reverie.data.types import Problem
@@ -247,9 +246,7 @@ class Captions:
         if all(len(labels) == 1 for labels in lists):
             return []
         names = sorted({str(label) for image in self.rows for label in self._labels_of(image)}, key=natural_key)
-        counts = Counter(len(labels) for labels in lists)
-        counted = ", ".join(f"{n} images have {k}" for k, n in sorted(counts.items()))
-        self._report("*", "several-labels", f"used as attributes, 0 or 1 each, instead of classes: {counted}")
+        self.problems.append(several_problem(lists))
         return names
 
     def _cleared_labels(self) -> set[str]:

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from reverie.core.errors import ReverieError
-from reverie.data.labels import index_labels, label_name, label_value, none_of, number_problem, unlabelled
+from reverie.data.labels import (
+    index_labels,
+    label_value,
+    none_of,
+    number_problem,
+    several_labels,
+    unlabelled,
+)
 from reverie.data.types import Problem
 
 
@@ -62,16 +69,6 @@ def label_columns(
     if problem := number_problem(values, names):
         problems.append(problem)
     return Labels(index, names)
-
-
-def several_labels(lists: Sequence[Sequence[Any]]) -> tuple[list[str], np.ndarray]:
-    """The distinct labels of all lists, in natural order, and float32 (N, K) with 1 for each label of a row."""
-    index = index_labels([label for labels in lists for label in labels])[1]
-    at = {name: k for k, name in enumerate(index)}
-    rows = np.zeros((len(lists), len(index)), np.float32)
-    for i, labels in enumerate(lists):
-        rows[i, [at[label_name(label)] for label in labels]] = 1
-    return index, rows
 
 
 def _of_indicators(rows: np.ndarray, names: list[str], what: str, problems: list[Problem]) -> Labels:

@@ -9,7 +9,7 @@ from typing import Any
 from reverie.core.errors import ReverieError, UsageError, suggest
 from reverie.data.captions import TEXTS
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
-from reverie.data.labels import label_value
+from reverie.data.labels import labels_of, set_labels
 from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.types import Problem
 
@@ -34,7 +34,7 @@ def list_hub(source: str, columns: Columns = FOUND) -> Listing:
     if split:
         splits, part = _chosen(f"hf:{name}", splits, split)
     both = "train" in splits and any(name in HELD_OUT_NAMES for name in splits)
-    listing = Listing([], values=True, part=part)
+    listing, labels = Listing([], values=True, part=part), list[Any]()
     for word in sorted(splits, key=lambda word: word == "train"):  # held-out first: a copy is dropped from training
         if both and word != "train" and word not in HELD_OUT_NAMES:
             listing.problems.append(Problem(word, "outside-splits", "skipped: neither training nor test"))
@@ -43,7 +43,9 @@ def list_hub(source: str, columns: Columns = FOUND) -> Listing:
         taken, problems = _columns(f"hf:{name}", splits[word], columns)
         listing.problems += [problem for problem in problems if problem not in listing.problems]
         listing.items += _rows(name, word, splits[word], side, taken)
+        labels += _labels(splits[word], taken["label"])
     roles = ", ".join(f"{role} = {column}" for role, column in taken.items() if column)
+    set_labels(listing, labels)
     listing.read_as = f"a set of the hub, split{'s' * (len(splits) > 1)} {', '.join(splits)}; {roles}"
     return listing
 
@@ -95,24 +97,32 @@ def _columns(name: str, rows: Any, columns: Columns) -> tuple[dict[str, str | No
     return columns.pick(list(kinds), {"image": images, "label": labels, "text": texts}, name)
 
 
+def _labels(rows: Any, label: str | None) -> list[Any]:
+    """The label of each row, or a list of its labels."""
+    if label is None:
+        return [None] * len(rows)
+    feature = rows.features[label]
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return [labels_of(value, names) for value in rows[label]]
+
+
 def _rows(name: str, split: str, rows: Any, side: str | None, taken: Mapping[str, str | None]) -> list[Item]:
-    image, label, text = (taken[role] for role in ("image", "label", "text"))
-    labels = list(rows[label]) if label else [None] * len(rows)
-    names = getattr(rows.features.get(label), "names", None) if label else None
-    texts = list(rows[text]) if text else [""] * len(rows)
-    if any(isinstance(value, list | dict) for value in labels):
-        raise UsageError(f"hf:{name}: column {label!r} has several labels an image; a label is a number or a name.")
+    image, text = taken["image"], taken["text"]
+    texts = map(captions_of, rows[text] if text else [""] * len(rows))
 
     def reader(i: int) -> bytes:
         return _encoded(rows[i][image])
 
-    items = []
-    for i, (value, words) in enumerate(zip(labels, map(captions_of, texts), strict=True)):
-        file = File(f"hf:{name}/{split}/{i}", reader=lambda i=i: reader(i))  # type: ignore[misc]
-        several = tuple(words) if len(words) > 1 else ()
-        label_ = label_value(value, names)
-        items.append(Item(f"{split}/{i}", file, label_, words[0] if words else "", side, texts=several))
-    return items
+    return [
+        Item(
+            name=f"{split}/{i}",
+            file=File(f"hf:{name}/{split}/{i}", reader=lambda i=i: reader(i)),  # type: ignore[misc]
+            text=words[0] if words else "",
+            split=side,
+            texts=tuple(words) if len(words) > 1 else (),
+        )
+        for i, words in enumerate(texts)
+    ]
 
 
 def _encoded(value: Any) -> bytes:

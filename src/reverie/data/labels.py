@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -88,6 +89,47 @@ def index_labels(labels: Sequence[str | int | None]) -> tuple[np.ndarray, list[s
         classes = sorted({label_name(label) for label in distinct}, key=natural_key)
     index = {name: i for i, name in enumerate(classes)}
     return np.array([-1 if label is None else index[label_name(label)] for label in labels], np.int64), classes
+
+
+def several_labels(lists: Sequence[Sequence[Any]]) -> tuple[list[str], np.ndarray]:
+    """The distinct labels of all lists, in natural order, and float32 (N, K) with 1 for each label of a row."""
+    index = index_labels([label for labels in lists for label in labels])[1]
+    at = {name: k for k, name in enumerate(index)}
+    rows = np.zeros((len(lists), len(index)), np.float32)
+    for i, labels in enumerate(lists):
+        rows[i, [at[label_name(label)] for label in labels]] = 1
+    return index, rows
+
+
+def several_problem(lists: Iterable[Sequence[Any]]) -> Problem:
+    """The report's line on images with several labels or none."""
+    counts = Counter(len(labels) for labels in lists)
+    counted = ", ".join(f"{n} images have {k}" for k, n in sorted(counts.items()))
+    return Problem("*", "several-labels", f"used as attributes, 0 or 1 each, instead of classes: {counted}")
+
+
+def set_labels(listing: Listing, values: Sequence[Any]) -> None:
+    """Give the items their labels; where lists have none or several of them, each label is an attribute.
+
+    Args:
+        values: of each item; a label, or a list of labels.
+    """
+    lists = [value if isinstance(value, list) else [] if value is None else [value] for value in values]
+    if any(isinstance(value, list) and len(value) != 1 for value in values):
+        listing.attributes, rows = several_labels(lists)
+        numbers = [tuple(row) for row in rows.tolist()]
+        listing.items = [replace(item, attributes=row) for item, row in zip(listing.items, numbers, strict=True)]
+        listing.problems.append(several_problem(lists))
+        return
+    labels = [each[0] if each else None for each in lists]
+    listing.items = [replace(item, label=label) for item, label in zip(listing.items, labels, strict=True)]
+
+
+def labels_of(value: Any, names: Sequence[str] | None = None) -> Any:
+    """``label_value`` of a label, or of each of a list's; without those that are none."""
+    if not isinstance(value, list | tuple):
+        return label_value(value, names)
+    return [label for each in value if (label := label_value(each, names)) is not None]
 
 
 def label_name(label: str | int) -> str:

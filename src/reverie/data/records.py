@@ -11,7 +11,7 @@ from reverie.core.errors import ReverieError, UsageError
 from reverie.core.terminal import printable
 from reverie.data.captions import LABELS, TEXTS
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
-from reverie.data.labels import label_value
+from reverie.data.labels import labels_of, set_labels
 from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.tree import suffix
 from reverie.data.types import Problem
@@ -40,7 +40,7 @@ def list_parquet(files: list[Path], columns: Columns = FOUND) -> Listing:
     """
     arrow = _arrow()
     listing = Listing([], read_as=f"{len(files)} Parquet file{'s' * (len(files) != 1)}", values=True)
-    sides = {path: _side(path) for path in files}
+    sides, row_labels = {path: _side(path) for path in files}, list[Any]()
     both = {*sides.values()} >= {"train", "held_out"}
     for path in sorted(files, key=lambda path: sides[path] == "train"):
         schema = _schema(path)
@@ -70,16 +70,17 @@ def list_parquet(files: list[Path], columns: Columns = FOUND) -> Listing:
         listing.problems += problems
         for row, (value, words) in enumerate(zip(labels, texts, strict=True)):
             several = captions_of(words)
+            row_labels.append(labels_of(value, classes))
             listing.items.append(
                 Item(
                     name=f"{printable(path.name)}/{row}",
                     file=File(f"{path}/{row}", reader=partial(_cell, str(path), image, row)),
-                    label=label_value(value, classes),
                     text=several[0] if several else "",
                     split=sides[path] if both else None,
                     texts=tuple(several) if len(several) > 1 else (),
                 )
             )
+    set_labels(listing, row_labels)
     return listing
 
 
