@@ -552,6 +552,8 @@ def test_columns_of_parquet_are_chosen(tmp_path: Path) -> None:
     ]
     data = reverie.data(tmp_path / "d.parquet", columns="image=depth,label=breed,text=alt")
     assert data.classes == ["breed 0", "breed 1"] and data.spec.channels == 1 and ["a", "b"] in data.train["captions"]
+    data = reverie.data(tmp_path / "d.parquet", columns="label=tags")
+    assert data.attributes == ["hat", "smile"] and data.train["attributes"][:, 1].all() and not data.classes
     with pytest.raises(UsageError, match=r"no column 'bred' \(label\). Did you mean .breed."):
         reverie.data(tmp_path / "d.parquet", columns="label=bred")
     with pytest.raises(UsageError, match=r"column 'breed' has no encoded images; these do: image, depth"):

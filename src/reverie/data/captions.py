@@ -142,7 +142,8 @@ class Captions:
             rows, notes = self._rows_of(name)
         except (OSError, ReverieError) as error:
             rows, notes = [], [f"skipped: {error}"]
-        self._names |= dict.fromkeys(str(column) for row in rows for column in row if column)
+        if self.columns != FOUND:
+            self._names |= dict.fromkeys(str(column) for row in rows for column in row if column)
         if not must and not self._is_about_images(name, rows):
             del self.problems[kept:]
             return
@@ -156,11 +157,9 @@ class Captions:
         if suffix(name) == ".parquet":
             return words.read_parquet(self.files[name].read(), printable(name)), []
         text = self._read_text(name)
-        return (
-            (words.read_jsonl(text), [])
-            if suffix(name) == ".jsonl"
-            else words.read_csv(text, (*TEXTS, self.columns.text.lower() or TEXTS[0]))
-        )
+        if suffix(name) == ".jsonl":
+            return words.read_jsonl(text), []
+        return words.read_csv(text, (*TEXTS, self.columns.text.lower()) if self.columns.text else TEXTS)
 
     def _is_about_images(self, table: str, rows: Sequence[Row]) -> bool:
         """Whether at least half of its first rows name images."""
@@ -169,13 +168,17 @@ class Captions:
         return bool(hits) and 2 * hits >= len(some)
 
     def _image_of(self, table: str, row: Row) -> str | None:
-        column = _column(row, FILES, self.columns.image)
+        column = self._file_column(row)
         name = row.get(column) if column else None
         return self._find(PurePosixPath(table).parent, name) if isinstance(name, str) and name else None
 
+    def _file_column(self, row: Row) -> str | None:
+        named = self.columns.image
+        return named if named and named in row else _column(row, FILES)
+
     def _add_row(self, table: str, row: Row) -> None:
         line = row.pop("", 0)
-        column = _column(row, FILES, self.columns.image)
+        column = self._file_column(row)
         if column is None or not isinstance(row[column], str) or not row[column]:
             self._report(table, "bad-caption", f"skipped: row {line} has no file_name")
             return
@@ -184,7 +187,7 @@ class Captions:
             missing = printable(row[column])
             self._report(table, "bad-caption", f"skipped: row {line} names {missing}, which does not exist")
             return
-        texts, labels = _column(row, TEXTS, self.columns.text), _column(row, LABELS, self.columns.label)
+        texts, labels = self.columns.text or _column(row, TEXTS), self.columns.label or _column(row, LABELS)
         others = {str(name): value for name, value in row.items() if name not in (column, texts, labels)}
         text = row.get(texts) if texts else None
         captions = captions_of(text)
@@ -293,10 +296,8 @@ def _stem(name: str) -> str:
     return _composed(str(PurePosixPath(name).with_suffix("")))
 
 
-def _column(row: Row, names: Sequence[str], chosen: str = "") -> str | None:
-    """The chosen column, else the first of the names that a row has, in any case."""
-    if chosen and chosen in row:
-        return chosen
+def _column(row: Row, names: Sequence[str]) -> str | None:
+    """The first of the names that a row has, in any case."""
     lower = {str(column).strip().lower(): column for column in row}
     return next((lower[name] for name in names if name in lower), None)
 

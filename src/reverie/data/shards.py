@@ -53,11 +53,13 @@ def list_shards(shards: list[Path], layout: str | None = None, columns: Columns 
     A single tar without a word about any image (KEY.txt, KEY.cls, KEY.json) is a folder in a file, with a layout.
     """
     listing = Listing([], read_as=f"WebDataset, {len(shards):,} shard{'s' * (len(shards) != 1)}", values=True)
+    names = set[str]()  # of the columns of KEY.json
     for shard in shards:
         members = _members(shard, listing.problems)
         if len(shards) == 1 and not any(suffix(name) in WORDS for name in members):
             return list_tree(Tree(str(shard), dict(sorted(members.items())), listing.problems), layout, columns)
-        _list_members(printable(shard.name), members, listing, columns)
+        _list_members(printable(shard.name), members, listing, columns, names)
+    columns.check(sorted(names), "KEY.json")
     return listing
 
 
@@ -126,9 +128,9 @@ def _unpacked(shard: Path) -> Path:
     return plain
 
 
-def _list_members(name: str, members: dict[str, File], listing: Listing, columns: Columns) -> None:
+def _list_members(name: str, members: dict[str, File], listing: Listing, columns: Columns, names: set[str]) -> None:
     words = {member: file for member, file in members.items() if suffix(member) in WORDS}
-    used, names = set(), set[str]()
+    used = set()
     for member, file in members.items():
         if suffix(member) not in SUFFIXES:
             continue
@@ -154,12 +156,10 @@ def _list_members(name: str, members: dict[str, File], listing: Listing, columns
                 words_ = row.get(columns.text) if columns.text else row.get("caption") or row.get("text")
                 texts = captions_of(words_) or texts
                 label = row.get(columns.label or "label", label)
-                names |= row.keys()
+                names.update(row)
         text, several = texts[0] if texts else "", tuple(texts) if len(texts) > 1 else ()
         item = Item(f"{name}/{printable(member)}", file, label_value(label, numerals=True), text, texts=several)
         listing.items.append(item)
-    if names or columns != FOUND:
-        columns.check(sorted(names), f"{name}: KEY.json")
     rest = [member for member in members if suffix(member) not in SUFFIXES and member not in used]
     listing.problems += ignored(rest)
 

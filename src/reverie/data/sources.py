@@ -361,7 +361,7 @@ def _listing(source: str, layout: str | None = None, columns: Columns = FOUND) -
             if not tars:
                 return list_tree(files, layout, columns)
             others = [name for name in files.files if not name.lower().endswith(shards.TARS)]
-            listing = shards.list_shards(tars, layout)
+            listing = shards.list_shards(tars, layout, columns)
             listing.problems += files.problems + tree.ignored(others)
             return listing
         if source.lower().endswith(records.PARQUET) and path.is_file():
