@@ -239,6 +239,15 @@ def test_a_run_is_loaded_resumed_and_repeated_without_a_changed_bit(name, option
     assert same(weights(full), weights(rerun(full.path, tmp_path / "repeated", quiet=True)))
 
 
+@pytest.mark.parametrize("name", registry.MODELS)
+def test_a_run_needs_no_held_out_image(name, bars, tmp_path):
+    """Its previews and final images are of training images, with a warning; there are no scores."""
+    options = {"steps": 2, "log_every": 1, "batch_size": 16, "quiet": True} | small(name, {})
+    run = train(name, bars, held_out=0, out=tmp_path / "run", **options)
+    assert run.info["status"] == "finished" and run.info["data"]["counts"]["held_out"] == 0
+    assert run.info["held_out"] == {}
+
+
 def test_the_kinds_of_a_data_set_share_its_recipe():
     chosen = recipes.recipe_for("rbm", "binary-mnist:seeded")
     assert chosen == recipes.read("rbm-binary-mnist") == recipes.recipe_for("rbm", "binary-mnist:static:train")

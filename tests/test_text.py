@@ -12,6 +12,7 @@ from reverie.core import cache as home
 from reverie.nets.bert import MiniLM, bert, word_pieces
 from reverie.nets.text import Layer, TextEncoder, pieces, words_of
 from reverie.pretrained import readers, weights
+from reverie.probability.conditioning import lengths_beyond
 
 CAPTIONS = ["red heart", "", "a man riding a wave on top of a surfboard", "cat", "smiling cat face, with heart-eyes"]
 
@@ -34,7 +35,7 @@ def encoder() -> TextEncoder:
 def test_words_are_lower_case_and_signs_are_words():
     assert words_of("Red_heart, CAFÉ 2x!") == ["red", "heart", ",", "café", "2x", "!"]
     assert words_of("cafe\u0301") == words_of("café") and words_of(" _\t\n") == []
-    assert len(words_of("word " * 100)) == 24
+    assert len(words_of("word " * 100)) == 100
 
 
 def test_the_hash_is_the_same_everywhere_and_words_share_their_trigrams():
@@ -49,6 +50,13 @@ def test_a_caption_alone_is_the_caption_in_a_batch(encoder):
         alone, all_there = encoder([caption])
         assert all_there.all()
         torch.testing.assert_close(alone[0], tokens[row, : alone.shape[1]], rtol=0, atol=1e-5)
+
+
+def test_a_text_encoder_reads_as_many_words_as_it_is_made_for(encoder):
+    long = "word " * 100
+    assert TextEncoder(16)([long])[0].shape == (1, 24, 16) and TextEncoder(16, length=60)([long])[0].shape[1] == 60
+    assert torch.equal(encoder([long])[0], encoder([long + "more"])[0])
+    assert lengths_beyond(encoder, [long, "short", "a" * 99, "word " * 24]) == [100]
 
 
 def test_training_evaluation_and_inference_give_the_same_tokens(encoder):
@@ -228,6 +236,13 @@ def test_a_caption_has_the_same_bits_in_any_batch_precision_and_mode(mini):
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             alone, _ = other([caption])
         assert torch.equal(alone[0], tokens[row][there[row]])
+
+
+def test_minilm_reads_as_many_tokens_as_it_is_asked_for(mini, fetched):
+    short = MiniLM(mini.fetch, 3)
+    assert short(["red " * 100])[0].shape[1] == 5 and mini(["red " * 100])[0].shape[1] == 64
+    assert lengths_beyond(short, ["red", "red red red", "red red red red"]) == [4]
+    assert fetched == ["asked"], "two lengths share the weights"
 
 
 def test_what_was_first_read_while_drawing_can_be_learned_from(mini):

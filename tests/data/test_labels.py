@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_pictures import pixels
+from small_pictures import pixels, save
 from torch.utils.data import DataLoader, TensorDataset
 
 import reverie as rv
 from reverie.core.errors import ReverieError
+from reverie.data.labels import label_value
 
 COUNT = 24
 IMAGES = np.stack([pixels(seed, 8, 8) for seed in range(COUNT)])
@@ -113,3 +118,66 @@ def test_several_labels_an_image_are_attributes() -> None:
 def test_what_is_no_label_is_refused_with_its_row(labels, hint: str) -> None:
     with pytest.raises(ReverieError, match=hint):
         rv.open_data(IMAGES, labels=labels)
+
+
+def sources_of(folder: Path, values: list) -> dict[str, Path]:
+    """The same labels as a table, JSON lines, shards and Parquet."""
+    for name in ("csv", "jsonl"):
+        for row in range(COUNT):
+            save(folder / name / f"{row:02d}.png", row)
+    rows = [{"file_name": f"{row:02d}.png", "label": value} for row, value in enumerate(values)]
+    lines = ["file_name,label", *(f"{row['file_name']},{row['label']}" for row in rows)]
+    (folder / "csv" / "metadata.csv").write_text("\n".join(lines))
+    (folder / "jsonl" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with tarfile.open(folder / "d.tar", "w") as tar:
+        for row, value in enumerate(values):
+            image = (folder / "csv" / f"{row:02d}.png").read_bytes()
+            for name, data in ((f"{row:02d}.png", image), (f"{row:02d}.cls", str(value).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    paths = {"csv": folder / "csv", "jsonl": folder / "jsonl", "shards": folder / "d.tar"}
+    if find_spec("pyarrow"):
+        import pyarrow
+        import pyarrow.parquet
+
+        images = [(folder / "csv" / f"{row:02d}.png").read_bytes() for row in range(COUNT)]
+        pyarrow.parquet.write_table(pyarrow.table({"image": images, "label": values}), folder / "d.parquet")
+        paths["parquet"] = folder / "d.parquet"
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("numbers", "classes", "none"),
+    [([-1, 0, 1, -100], ["0", "1"], 12), ([-1, 1, 1, 1], ["-1", "1"], 0), ([-2, -1, 0, 5], ["-2", "-1", "0", "5"], 0)],
+)
+def test_every_source_has_the_same_rule_for_negative_numbers(
+    tmp_path: Path, numbers: list[int], classes: list[str], none: int
+) -> None:
+    values = numbers * (COUNT // 4)
+    expected = sorted(values.count(int(name)) for name in classes)
+    for kind, path in sources_of(tmp_path, values).items():
+        data = rv.open_data(path)
+        counts = sorted(sum(both) for both in data.counts_of_classes().values())
+        assert (sorted(data.classes), counts) == (sorted(classes), expected), kind
+        line = [f"used: {none} images with a negative number have no label"] if none else []
+        assert actions(data, "unlabelled") == line, kind
+
+
+def test_a_table_of_names_has_no_label_at_minus_1_and_a_folder_of_that_name_is_a_class(tmp_path: Path) -> None:
+    paths = sources_of(tmp_path / "d", ["cat", "dog", "-1", " "] * (COUNT // 4))
+    for kind, path in paths.items():
+        assert rv.open_data(path).classes == ["cat", "dog"], kind
+    named = rv.open_data(IMAGES, labels=["cat", "dog", "-1", ""] * (COUNT // 4))
+    assert named.classes == ["cat", "dog"]
+    for row in range(COUNT):
+        save(tmp_path / "e" / ("-1", "0", "1")[row % 3] / f"{row}.png", row)
+    assert sorted(rv.open_data(tmp_path / "e").classes) == ["-1", "0", "1"]
+
+
+def test_a_label_is_a_number_a_name_or_none() -> None:
+    values = [None, "", "  ", float("nan"), 3, np.int64(3), 3.0, "3", 0.5, True, "cat", -1]
+    plain = [None, None, None, None, 3, 3, 3, "3", "0.5", "True", "cat", -1]
+    assert [label_value(value) for value in values] == plain
+    assert [label_value(value, ["ant", "bee"]) for value in (0, 1, 2, -1)] == ["ant", "bee", 2, None]
+    assert [label_value(value, numerals=True) for value in ("3", "-1", "3.5")] == [3, -1, "3.5"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_pictures import fill, pixels
+from small_pictures import fill, pixels, save
 
+import reverie as rv
 import reverie.data
+from reverie.core.errors import UsageError
 from reverie.data import split
 
 
@@ -145,3 +148,94 @@ def test_a_named_split_of_arrays_is_that_split(tmp_path: Path) -> None:
         dataset = reverie.data(f"{tmp_path / 'd.npz'}:{part}", held_out=0.3)
         assert set(sides(dataset)) == {image for image, side in full.items() if side == part}
         assert len(dataset.train) > len(dataset.held_out) >= 1
+
+
+def test_a_class_keeps_its_only_image_and_its_only_group_in_training() -> None:
+    fractions = np.array([0.01, 0.02, 0.03, 0.04, 0.5, 0.6, 0.7])
+    labels = np.array([0, 1, 1, -1, 2, 2, 2])
+    group = np.array([0, 1, 1, 3, 4, 5, 6])
+    held = split.divide(fractions, group, 0.1, labels=labels)
+    assert held.tolist() == [False, False, False, True, False, False, False]
+    assert split.divide(fractions, group, 0.1).tolist() == [True] * 4 + [False] * 3
+    sides = np.array([1, 0, 0, 1, 0, 0, 0])
+    assert split.divide(fractions, group, 0.1, sides, labels).tolist() == [True, False, False, True, *[False] * 3]
+    alone = split.divide(fractions, np.arange(7), 0.1, labels=np.arange(7))
+    assert alone.tolist() == [True] * 4 + [False] * 3, "where every class has one image, labels do not decide"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(-1, 5), min_size=2, max_size=40), st.integers(0, 99), st.floats(0.05, 0.9))
+def test_no_class_is_held_out_completely_and_only_such_classes_change(
+    labels: list[int], seed: int, held_out: float
+) -> None:
+    n, classes = len(labels), np.array(labels)
+    fractions, group = np.random.default_rng(seed).random(n), np.arange(n) // 2
+    held, before = (split.divide(fractions, group, held_out, labels=each) for each in (classes, None))
+    lost = {k for k in set(labels) - {-1} if before[classes == k].all()}
+    changed = np.flatnonzero(held != before)
+    assert (not held[changed].any()) and held.any() and not held.all()
+    assert all(lost & {*classes[group == group[row]].tolist()} for row in changed)
+    if len(changed):
+        assert not any(held[classes == k].all() for k in lost)
+
+
+def numbered(folder: Path, count: int = 30) -> Path:
+    """A class for each of the first ten images, and one of the others."""
+    for seed in range(count):
+        save(folder / (f"{seed:02d}" if seed < 10 else "rest") / f"{seed}.png", seed)
+    return folder
+
+
+def test_classes_of_one_image_are_trained_on_and_the_report_names_those_without_a_held_out_image(
+    tmp_path: Path,
+) -> None:
+    """A run recorded before has its old split; an array has the rule of a folder."""
+    folder = numbered(tmp_path / "d")
+    data, old = (rv.open_data(folder, held_out=0.3, keep_classes=keep) for keep in (True, False))
+    assert all(train for train, _ in data.counts_of_classes().values())
+    assert 0 < len(data.held_out) < len(old.held_out) and data.fingerprint != old.fingerprint
+    action = next(p.action for p in data.report.problems if p.kind == "no-held-out")
+    assert action.startswith("used: 10 of 11 classes (00, 01, 02")
+    assert "no-training" in old.report.counts() and "no-training" not in data.report.counts()
+    assert data.provenance["requested"] == {"keep_classes": True} and not old.provenance["requested"]
+    for dataset in (data, old):
+        assert rv.data.reopen(dataset.provenance).held_out.names == dataset.held_out.names
+    images, labels = np.stack([pixels(seed) for seed in range(30)]), [min(seed, 10) for seed in range(30)]
+    of_array = rv.open_data(images, labels=labels, held_out=0.3)
+    assert all(train for train, _ in of_array.counts_of_classes().values())
+    assert of_array.provenance["requested"] == {"keep_classes": True}
+
+
+def test_a_set_whose_classes_all_are_trained_on_keeps_its_store_and_its_record(tmp_path: Path) -> None:
+    for seed in range(40):
+        save(tmp_path / "d" / f"class {seed % 2}" / f"{seed}.png", seed)
+    data, old = (rv.open_data(tmp_path / "d", held_out=0.3, keep_classes=keep) for keep in (True, False))
+    assert data.provenance == old.provenance and "keep_classes" not in data.provenance["requested"]
+    assert len([*(Path(os.environ["REVERIE_HOME"]) / "stores").glob("*/meta.json")]) == 1
+
+
+@pytest.mark.parametrize("kind", ["array", "folder"])
+def test_held_out_0_trains_on_everything(tmp_path: Path, kind: str) -> None:
+    images = np.stack([pixels(seed) for seed in range(20)])
+    source = fill(tmp_path / "d", 20) if kind == "folder" else tmp_path / "d.npz"
+    if kind == "array":
+        np.savez(source, images=images)
+    data = rv.open_data(source, held_out=0)
+    assert (len(data.train), len(data.held_out)) == (20, 0) and data.held_out["x"].shape == (0, 24, 24, 3)
+    assert rv.data.reopen(data.provenance).fingerprint == data.fingerprint
+    assert len(rv.open_data(f"{source}:train", held_out=0).train) == 20
+    with pytest.raises(UsageError, match=r"d(\.npz)? has no held-out images with held_out=0: all are trained on"):
+        rv.open_data(f"{source}:held_out", held_out=0)
+    with pytest.raises(UsageError, match="between 0 and 1, or 0"):
+        rv.open_data(source, held_out=-0.1)
+
+
+def test_held_out_0_keeps_a_split_of_the_source_and_says_so(tmp_path: Path) -> None:
+    fill(tmp_path / "d" / "train", 12)
+    fill(tmp_path / "d" / "test", 4, first=50)
+    data = rv.open_data(tmp_path / "d", held_out=0)
+    assert (len(data.train), len(data.held_out)) == (12, 4) and "own-split" in data.report.counts()
+    for part, count in (("train", 12), ("held_out", 4)):
+        alone = rv.open_data(f"{tmp_path / 'd'}:{part}", held_out=0)
+        assert (len(alone.train), len(alone.held_out)) == (count, 0)
+    assert len(rv.open_data("fashion:train", held_out=0).train) == 12_000

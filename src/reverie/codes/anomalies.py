@@ -179,7 +179,8 @@ def anomalies(
     calibration = earlier
     if calibration is None or chosen not in calibration.thresholds:
         source = common_data({name_of(model): model}, normal)
-        parts = (source.held_out,) if normal is None else (source.train, source.held_out)
+        both = (source.train, source.held_out)
+        parts = both if normal is not None else (source.unseen(f"This, without {argument('normal')},"),)
         scored = detector.of_splits([evenly(part, NORMAL_ROWS) for part in parts], progress)
         rows = {"data": source.source, "fingerprint": source.fingerprint, "rows": len(scored[chosen])}
         calibration = Calibration.of(model, scored, 0.05 if false_alarms is None else false_alarms, rows, seed)

@@ -151,7 +151,7 @@ def rates(
     for model in named.values():
         if not reconstructs(model):
             raise UsageError(f"{name_of(model)} does not encode and decode without a search: it compresses nothing.")
-    held_out, training = evenly(dataset.held_out, n), evenly(dataset.train, _TRAINING_ROWS)
+    held_out, training = evenly(dataset.unseen("A rate"), n), evenly(dataset.train, _TRAINING_ROWS)
     points, tasks = list[Point](), len(named) + len(QUALITIES)
     for model_name, model in named.items():
         points += _of_model(model_name, model, training, held_out, sorted(steps, reverse=True))

@@ -73,7 +73,10 @@ def pretrain(
     check_seeds(seed, seed + count - 1)
     lengths = {b: integer(argument("steps"), _steps(b) if steps is None else steps, 1) for b in budgets}
     labels_ = np.asarray(dataset.train.labels)
-    unlabelled, (test, _) = evenly(dataset.train, UNLABELLED), evenly_with_rows(dataset.held_out, TEST, labelled=True)
+    unlabelled, (test, _) = (
+        evenly(dataset.train, UNLABELLED),
+        evenly_with_rows(dataset.unseen("Its test"), TEST, labelled=True),
+    )
     _check_labels(dataset, labels_, len(test), budgets)
     for name, model in models.items():
         training.check_trainable(name, model, _image(unlabelled, model), space)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 FEW = 2000  # training images, below which a GAN needs augmentation of its discriminator's images: docs/choosing.md
 _SMALL = 64  # pixels of a side, above which a step for each pixel takes too long
 _BARS = 24  # classes that are shown with a bar
-_SKEWED = 10  # times that the largest class has the images of the smallest
 
 
 def data(
@@ -84,6 +83,11 @@ def data(
                 }
             )
         raise
+    if "text" in dataset.train:
+        from reverie.data.remarks import with_long_captions
+        from reverie.nets.text import LONGEST, words_of
+
+        dataset = with_long_captions(dataset, words_of, LONGEST)
     if json:
         dump(dataset.summary())
         return
@@ -143,31 +147,17 @@ def _sizes(sizes: dict[tuple[int, int], int]) -> str:
 
 
 def _bars(dataset: Dataset) -> list[str]:
-    """A bar for each class, and what is skewed."""
+    """A bar for each class."""
     counts = dataset.counts_of_classes()
     if not counts:
         return []
-    totals = {name: sum(both) for name, both in counts.items()}
-    most = max(totals.values())
+    most = max(sum(both) for both in counts.values())
     width = min(24, max(map(len, counts)))
     lines = [
         f"  {name[:24]:{width}} {train:7,} + {held_out:<6,} {'#' * max(1, round(30 * (train + held_out) / most))}"
         for name, (train, held_out) in list(counts.items())[:_BARS]
     ]
     lines += [f"  ... and {len(counts) - _BARS:,} more"] * (len(counts) > _BARS)
-    full = {name: n for name, n in totals.items() if n}
-    least = min(full, key=lambda name: full[name])
-    if most >= _SKEWED * full[least]:
-        largest = max(full, key=lambda name: full[name])
-        lines.append(f"  skewed: {largest} has {most:,} images, {least} has {full[least]:,}")
-    without = [name for name, (train, held_out) in counts.items() if train and not held_out]
-    if without:
-        some = ", ".join(without[:8]) + " ..." * (len(without) > 8)
-        lines.append(f"  no held-out image in {len(without):,} of {len(counts):,} classes: {some}")
-    alone = [name for name, (train, held_out) in counts.items() if held_out and not train]
-    if alone:
-        some = ", ".join(alone[:8]) + " ..." * (len(alone) > 8)
-        lines.append(f"  no image to train on in {len(alone):,} of {len(counts):,} classes: {some}")
     return lines
 
 
@@ -186,7 +176,10 @@ def _next(dataset: Dataset, source: str, opening: Opening) -> str:
 
     from reverie.core.registry import build
 
-    flags = {name: quoted(value) if isinstance(value, str) else value for name, value in opening.changed().items()}
+    flags = {
+        name: quoted(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else value
+        for name, value in opening.changed().items()
+    }
     words = {"data": quoted(source)} | flags
     rest = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in words.items())
     if dataset.spec.medium in ("video", "volume"):

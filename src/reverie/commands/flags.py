@@ -36,7 +36,7 @@ class Opening:
             are square, else 64.
         fit: crop fills the size and keeps the centre of an image of another shape, pad keeps all of it.
         background: colour behind transparent pixels and in the padding: a name, "#ff8800" or 10,20,30.
-        held_out: share of the data to hold out, where it has no split of its own.
+        held_out: share of the data to hold out, where it has no split of its own; 0: nothing.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA: transparency is kept); by default 1 where every image is grey.
         medium: what the rows of an .npz are, where their shape does not tell it; video reads a folder of films, volume
             one of volumes.
@@ -56,6 +56,7 @@ class Opening:
         masks: yes reads every file with the folder or name of a mask as one, no reads all as images; by default those
             that are recognised.
         mask_values: grey values or indices of palettes that mark, as 15 or 1,15; by default decided from all masks.
+        columns: which columns of a table, Parquet or hf: set are used: image=img,label=fine_label,text=alt_text.
     """
 
     size: str | None = None
@@ -77,6 +78,7 @@ class Opening:
     stride: int | None = None
     masks: Literal["yes", "no"] | None = None
     mask_values: str | None = None
+    columns: str | None = None
 
     def changed(self) -> dict[str, Any]:
         """The arguments that are not the default."""

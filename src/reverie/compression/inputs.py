@@ -81,7 +81,7 @@ def open_data_images(model: Model, data: str, split: str = "held-out", number: i
     """
     number = None if number is None else integer(argument("number"), number, 1)
     opened = data_of(model, data)
-    rows = opened.held_out if split == "held-out" else opened.train
+    rows = opened.unseen("This") if split == "held-out" else opened.train
     return _of_split(model, opened, rows.take(slice(number)))
 
 

@@ -17,6 +17,7 @@ from reverie.data.choose import Choice, chosen, limited
 from reverie.data.columns import attribute_column, label_columns, text_column
 from reverie.data.intake import MIN_IMAGES, TooFew, parallel
 from reverie.data.options import OpenOptions
+from reverie.data.remarks import with_remarks
 from reverie.data.rows import Rows, to_mask, to_rows
 from reverie.data.types import SPATIAL, Dataset, Problem, Report, Split
 from reverie.media import Spec, decode
@@ -117,14 +118,19 @@ def dataset(
         raise TooFew(source, Report(len(arrays.rows), arrays.problems), files=False)
     if part is None and arrays.cut is not None and arrays.cut < MIN_IMAGES:
         raise TooFew(source, Report(len(arrays.rows), arrays.problems), arrays.cut, files=False)
+    kept = False
     if arrays.cut is None:
-        arrays = _split(arrays, options.held_out, split.fraction)
+        arrays, kept = _split(arrays, options, split.fraction)
     if part is not None:
         rows = slice(0, arrays.cut) if part == "train" else slice(arrays.cut, None)
-        arrays = _split(arrays.take(rows, None), options.held_out, split.second_fraction)
+        side = arrays.take(rows, None)
+        split.check_part(source, part, len(side.rows), options.held_out)
+        arrays, kept_again = _split(side, options, split.second_fraction)
+        kept |= kept_again
     arrays = _resized(arrays, options, progress)
     cut = arrays.cut
-    return Dataset(
+    requested = options.opened["requested"] | ({"keep_classes": True} if kept else {})
+    opened_set = Dataset(
         source=source,
         spec=arrays.spec,
         classes=arrays.classes,
@@ -133,8 +139,9 @@ def dataset(
         fingerprint=_fingerprint(arrays),
         report=Report(len(arrays.rows), arrays.problems),
         attributes=arrays.attributes,
-        opened=options.opened | (opened or {}),
+        opened=options.opened | {"requested": requested} | (opened or {}),
     )
+    return with_remarks(opened_set)
 
 
 def _chosen(arrays: Arrays, choice: Choice) -> Arrays:
@@ -282,19 +289,25 @@ def _without_copies(arrays: Arrays) -> Arrays:
     return replace(arrays.take(keep, kept_cut) if not keep.all() else arrays, problems=problems)
 
 
-def _split(arrays: Arrays, held_out: float, fraction: Callable[[str], float]) -> Arrays:
-    """Split by content, training rows first; near duplicates (by image, middle frame or slice) stay together."""
+def _split(arrays: Arrays, options: OpenOptions, fraction: Callable[[str], float]) -> tuple[Arrays, bool]:
+    """Split by content, training rows first; near duplicates (by image, middle frame or slice) stay together.
+
+    Returns:
+        the rows, and whether classes that would be held out completely kept images to train on.
+    """
     rows = arrays.rows
-    if len(rows) < 2:
-        raise ReverieError(
-            f"{len(rows)} samples cannot be split into training and held-out ones; use the complete set."
-        )
+    if not options.held_out:
+        return replace(arrays, cut=len(rows)), False
     fractions = np.array([fraction(sha) for sha in _hashes(rows)])
     near = _near(arrays)
-    is_held_out = split.divide(fractions, split.groups(near, len(rows)), held_out)
+    group = split.groups(near, len(rows))
+    is_held_out, before = split.divide(fractions, group, options.held_out), None
+    if options.keep_classes:
+        before, is_held_out = is_held_out, split.divide(fractions, group, options.held_out, labels=rows.labels)
     problems = split.near_problems(rows.names, near, is_held_out)
     order = np.argsort(is_held_out, kind="stable")
-    return replace(arrays.take(order, int((~is_held_out).sum())), problems=arrays.problems + problems)
+    arrays = replace(arrays.take(order, int((~is_held_out).sum())), problems=arrays.problems + problems)
+    return arrays, before is not None and bool((before != is_held_out).any())
 
 
 def _near(arrays: Arrays) -> np.ndarray:

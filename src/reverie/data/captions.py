@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from reverie.core.errors import ReverieError
+from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.terminal import printable
 from reverie.data import words
 from reverie.data.annotations import read_annotations
 from reverie.data.items import File, Item, natural_key
+from reverie.data.labels import label_value, none_of, several_problem, unlabelled
+from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.tree import suffix
 from reverie.data.types import Problem
 from reverie.data.words import Row
@@ -34,14 +35,19 @@ class Captions:
     Args:
         files: every file, relative path -> File.
         problems: unreadable rows, and rows of missing images, are appended here.
+        columns: which columns of tables are the file's name, the label and the text.
+
+    Raises:
+        UsageError: no table has such a column.
 
     Attributes:
         rows: image -> its row: "text" (a list of captions), "label" (a name, a number or a list of them), and others.
         tables: the files that rows are from.
     """
 
-    def __init__(self, files: dict[str, File], problems: list[Problem]):
-        self.files, self.problems = files, problems
+    def __init__(self, files: dict[str, File], problems: list[Problem], columns: Columns = FOUND):
+        self.files, self.problems, self.columns = files, problems, columns
+        self._names: dict[str, None] = {}  # of the columns of all tables
         self.rows: dict[str, Row] = {}
         self.tables: dict[str, int] = {}
         self._find = _Finder([name for name in files if suffix(name) in SUFFIXES])
@@ -50,6 +56,10 @@ class Captions:
                 self._read_table(name)
             elif suffix(name) == ".json":
                 self._read_coco(name)
+        columns.check(self._names, "The table" if self._names else "The source has no table, and")
+        if columns != FOUND and not self.tables:
+            image = argument("columns", "image=COLUMN")
+            raise UsageError(f"No table names the images of the source. {image} is the column of their files' names.")
         self._published = read_annotations(list(files), self._read_text, self._find)
         for image, row in self._published.rows.items():
             self.rows[image] = {"text": [], "label": None} | self.rows.get(image, {}) | row
@@ -58,6 +68,7 @@ class Captions:
             self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
         self._texts = {_stem(name): name for name in files if suffix(name) in TEXT_ENDINGS}
         self._names_of_labels = self._several_labels()
+        self._unlabelled = self._cleared_labels()
 
     def used(self, images: Iterable[str]) -> set[str]:
         """The files that are about the images: tables, and texts with an image's stem."""
@@ -75,8 +86,8 @@ class Captions:
             label = None
         elif isinstance(label, list):
             label = label[0] if label else None
-        label = item.label if label is None or label == "" else label
-        label = label if label is None or (isinstance(label, int) and not isinstance(label, bool)) else str(label)
+        label = label_value(label)
+        label = item.label if label is None and name not in self._unlabelled else label
         several = tuple(texts) if len(texts) > 1 else ()
         split = self._published.splits.get(name, item.split)
         return replace(item, text=texts[0] if texts else "", texts=several, label=label, split=split)
@@ -131,6 +142,8 @@ class Captions:
             rows, notes = self._rows_of(name)
         except (OSError, ReverieError) as error:
             rows, notes = [], [f"skipped: {error}"]
+        if self.columns != FOUND:
+            self._names |= dict.fromkeys(str(column) for row in rows for column in row if column)
         if not must and not self._is_about_images(name, rows):
             del self.problems[kept:]
             return
@@ -144,7 +157,9 @@ class Captions:
         if suffix(name) == ".parquet":
             return words.read_parquet(self.files[name].read(), printable(name)), []
         text = self._read_text(name)
-        return (words.read_jsonl(text), []) if suffix(name) == ".jsonl" else words.read_csv(text, TEXTS)
+        if suffix(name) == ".jsonl":
+            return words.read_jsonl(text), []
+        return words.read_csv(text, (*TEXTS, self.columns.text.lower()) if self.columns.text else TEXTS)
 
     def _is_about_images(self, table: str, rows: Sequence[Row]) -> bool:
         """Whether at least half of its first rows name images."""
@@ -153,13 +168,17 @@ class Captions:
         return bool(hits) and 2 * hits >= len(some)
 
     def _image_of(self, table: str, row: Row) -> str | None:
-        column = _column(row, FILES)
+        column = self._file_column(row)
         name = row.get(column) if column else None
         return self._find(PurePosixPath(table).parent, name) if isinstance(name, str) and name else None
 
+    def _file_column(self, row: Row) -> str | None:
+        named = self.columns.image
+        return named if named and named in row else _column(row, FILES)
+
     def _add_row(self, table: str, row: Row) -> None:
         line = row.pop("", 0)
-        column = _column(row, FILES)
+        column = self._file_column(row)
         if column is None or not isinstance(row[column], str) or not row[column]:
             self._report(table, "bad-caption", f"skipped: row {line} has no file_name")
             return
@@ -168,10 +187,10 @@ class Captions:
             missing = printable(row[column])
             self._report(table, "bad-caption", f"skipped: row {line} names {missing}, which does not exist")
             return
-        texts, labels = _column(row, TEXTS), _column(row, LABELS)
+        texts, labels = self.columns.text or _column(row, TEXTS), self.columns.label or _column(row, LABELS)
         others = {str(name): value for name, value in row.items() if name not in (column, texts, labels)}
         text = row.get(texts) if texts else None
-        captions = [part for part in (text if isinstance(text, list) else [text]) if part not in (None, "")]
+        captions = captions_of(text)
         label = row.get(labels) if labels else None
         before = self.rows.get(image)
         if before is not None and captions and captions != before["text"]:  # one caption a row, several rows an image
@@ -230,10 +249,19 @@ class Captions:
         if all(len(labels) == 1 for labels in lists):
             return []
         names = sorted({str(label) for image in self.rows for label in self._labels_of(image)}, key=natural_key)
-        counts = Counter(len(labels) for labels in lists)
-        counted = ", ".join(f"{n} images have {k}" for k, n in sorted(counts.items()))
-        self._report("*", "several-labels", f"used as attributes, 0 or 1 each, instead of classes: {counted}")
+        self.problems.append(several_problem(lists))
         return names
+
+    def _cleared_labels(self) -> set[str]:
+        """The images whose label means none, which is removed."""
+        labels = {image: label_value(row.get("label")) for image, row in self.rows.items() if not _is_list(row)}
+        none = none_of(labels.values())
+        cleared = {image for image, label in labels.items() if label in none}
+        for image in cleared:
+            self.rows[image]["label"] = None
+        if cleared:
+            self.problems.append(unlabelled(len(cleared)))
+        return cleared
 
     def _labels_of(self, image: str) -> list[Any]:
         label = self.rows.get(image, {}).get("label")
@@ -272,6 +300,10 @@ def _column(row: Row, names: Sequence[str]) -> str | None:
     """The first of the names that a row has, in any case."""
     lower = {str(column).strip().lower(): column for column in row}
     return next((lower[name] for name in names if name in lower), None)
+
+
+def _is_list(row: Row) -> bool:
+    return isinstance(row.get("label"), list)
 
 
 def _number(value: Any) -> float | None:

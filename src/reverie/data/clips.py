@@ -86,7 +86,7 @@ def plan_clips(
             problems.append(Problem(printable(f"{folder}/"), "ignored", f"ignored: {len(names)} stills beside films"))
         else:
             members[_ROOT if folder == "." else folder] = tuple(files[name] for name in names)
-    listing = list_members(members, candidates, files, problems)
+    listing = list_members(members, candidates, files, problems, options.columns)
 
     frames, stride = options.clip
     height, width = options.frame_size(_common({size[:2] for _, size in inspected.values()}, problems))
@@ -115,9 +115,8 @@ def plan_clips(
     problems.append(Problem("*", "clips", f"{cut}; {left} frames at the films' ends are in no clip"))
     check_enough(str(source), seen, problems, "clips", part)
     decoded = partial(decoded_clips, form=form)
-    plan = make_plan(
-        seen, form, options.channels is None, options.held_out, listing.attributes, medium="video", decoded=decoded
-    )
+    chosen = (options.channels is None, options.held_out, listing.attributes, options.keep_classes)
+    plan = make_plan(seen, form, *chosen, medium="video", decoded=decoded)
     return plan, problems
 
 

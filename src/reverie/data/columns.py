@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from reverie.core.errors import ReverieError
-from reverie.data.items import index_labels, label_name, number_problem, signed_labels
+from reverie.data.labels import (
+    index_labels,
+    label_value,
+    none_of,
+    number_problem,
+    several_labels,
+    unlabelled,
+)
 from reverie.data.types import Problem
 
 
@@ -51,10 +58,8 @@ def label_columns(
     if rows is not None:
         names = [*classes] if classes and len(classes) == rows.shape[1] else [str(i) for i in range(rows.shape[1])]
         return _of_indicators(rows, names, what, problems)
-    values = _plain(one_per_row(labels, n, what, "labels"), what)
+    values = _without_none(_plain(one_per_row(labels, n, what, "labels"), what), problems)
     numbers = all(value is None or isinstance(value, int) for value in values)
-    if numbers and any(value is not None for value in values):
-        values = _signed(values, problems)
     present = [value for value in values if value is not None]
     if numbers and classes and present and all(0 <= value < len(classes) for value in present):
         return Labels(np.array([-1 if value is None else value for value in values], np.int64), [*classes])
@@ -64,16 +69,6 @@ def label_columns(
     if problem := number_problem(values, names):
         problems.append(problem)
     return Labels(index, names)
-
-
-def several_labels(lists: Sequence[Sequence[Any]]) -> tuple[list[str], np.ndarray]:
-    """The distinct labels of all lists, in natural order, and float32 (N, K) with 1 for each label of a row."""
-    index = index_labels([label for labels in lists for label in labels])[1]
-    at = {name: k for k, name in enumerate(index)}
-    rows = np.zeros((len(lists), len(index)), np.float32)
-    for i, labels in enumerate(lists):
-        rows[i, [at[label_name(label)] for label in labels]] = 1
-    return index, rows
 
 
 def _of_indicators(rows: np.ndarray, names: list[str], what: str, problems: list[Problem]) -> Labels:
@@ -110,28 +105,32 @@ def _lists(labels: Any, n: int) -> list[list[Any]] | None:
 
 
 def _plain(values: np.ndarray, what: str) -> list[Any]:
-    """Labels as int, str or None; floats that are whole numbers as int, not-a-number as None."""
+    """Labels as numbers, names or None, see ``label_value``; booleans are 0 and 1.
+
+    Raises:
+        ReverieError: another type, or a number that is not whole.
+    """
     if values.dtype.kind not in "fiubUO":
         raise ReverieError(f"{what}: labels are {values.dtype}; integers or strings are needed.")
     plain = []
     for row, value in enumerate(values.tolist()):
         if isinstance(value, np.generic):
             value = value.item()
-        if isinstance(value, float):
-            value = None if value != value else int(value) if value.is_integer() else value
-        if not (value is None or isinstance(value, int | str)):
+        fraction = isinstance(value, float) and value == value and not value.is_integer()
+        if fraction or not (value is None or isinstance(value, int | float | str)):
             raise ReverieError(f"{what}: the label of row {row} is {value!r:.60}; whole numbers or strings are needed.")
-        plain.append(_checked(value, row, what, "label") if isinstance(value, str) else value)
+        value = int(value) if isinstance(value, bool) else value
+        plain.append(label_value(_checked(value, row, what, "label") if isinstance(value, str) else value))
     return plain
 
 
-def _signed(values: list[Any], problems: list[Problem]) -> list[Any]:
-    """Negative numbers as none or as classes, with a problem that says which."""
-    signed = iter(signed_labels([value for value in values if value is not None]))
-    result = [None if value is None else next(signed) for value in values]
-    none = sum(value is None and before is not None for value, before in zip(result, values, strict=True))
-    if 0 < none < sum(value is not None for value in values):
-        problems.append(Problem("*", "unlabelled", f"used: {none:,} images with a negative number have no label"))
+def _without_none(values: list[Any], problems: list[Problem]) -> list[Any]:
+    """Labels that mean none as None, with a problem if these are not all."""
+    none = none_of(values)
+    result = [None if value in none else value for value in values]
+    cleared = sum(value is None and before is not None for value, before in zip(result, values, strict=True))
+    if 0 < cleared < sum(value is not None for value in values):
+        problems.append(unlabelled(cleared))
     return result
 
 

@@ -3,73 +3,125 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
-from reverie.core.errors import ReverieError
+from reverie.core.errors import ReverieError, UsageError, suggest
+from reverie.data.captions import TEXTS
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
+from reverie.data.labels import labels_of, set_labels
+from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.types import Problem
 
-TEXT_COLUMNS = ("text", "caption", "prompt", "description")
 
+def list_hub(source: str, columns: Columns = FOUND) -> Listing:
+    """The rows of ``owner/name``; train and test, if both exist, are the two splits.
 
-def list_hub(name: str) -> Listing:
-    """All rows of all splits of ``owner/name``; train and test, if both exist, are the two splits.
+    Args:
+        source: "owner/name", "owner/name@config", and behind it ":split" for one split alone.
+        columns: by default the first of type Image, the first ClassLabel, and one that is named as captions are.
 
-    Raises ReverieError if the package is missing, the hub does not answer, or no column contains images.
+    Raises:
+        UsageError: another form, an unknown split or column.
+        ReverieError: the package is missing, or the hub does not answer.
     """
+    name, _, split = source.partition(":")
+    name, _, config = name.partition("@")
+    if not 1 <= len(name.split("/")) <= 2 or not all(name.split("/")):
+        raise UsageError(f"hf:{source} is no set on the hub; the form is hf:owner/name, hf:owner/name@config:split.")
+    splits = _loaded(name, config)
+    part = None
+    if split:
+        splits, part = _chosen(f"hf:{name}", splits, split)
+    both = "train" in splits and any(name in HELD_OUT_NAMES for name in splits)
+    listing, labels = Listing([], values=True, part=part), list[Any]()
+    for word in sorted(splits, key=lambda word: word == "train"):  # held-out first: a copy is dropped from training
+        if both and word != "train" and word not in HELD_OUT_NAMES:
+            listing.problems.append(Problem(word, "outside-splits", "skipped: neither training nor test"))
+            continue
+        side = ("train" if word == "train" else "held_out") if both else None
+        taken, problems = _columns(f"hf:{name}", splits[word], columns)
+        listing.problems += [problem for problem in problems if problem not in listing.problems]
+        listing.items += _rows(name, word, splits[word], side, taken)
+        labels += _labels(splits[word], taken["label"])
+    roles = ", ".join(f"{role} = {column}" for role, column in taken.items() if column)
+    set_labels(listing, labels)
+    listing.read_as = f"a set of the hub, split{'s' * (len(splits) > 1)} {', '.join(splits)}; {roles}"
+    return listing
+
+
+def _loaded(name: str, config: str) -> dict[str, Any]:
+    """Split -> rows. Raises ReverieError if the package is missing or fails."""
     try:
         import datasets
     except ImportError:
         raise ReverieError(f"hf:{name} needs the datasets package: pip install 'reverie[hf]'") from None
     try:
-        loaded = datasets.load_dataset(name)
+        loaded = datasets.load_dataset(name, config) if config else datasets.load_dataset(name)
     except Exception as error:  # of many types: no network, no such set, gated, a script
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        hint = f" A configuration is chosen by hf:{name}@CONFIG." * ("config" in reason.lower())
         raise ReverieError(
-            f"hf:{name} cannot be loaded: {reason}",
+            f"hf:{name} cannot be loaded: {reason}{hint}",
             "Check the name and the network, or save the images to a folder on a machine with access and use that "
             "folder. (pip install 'reverie[hf]' updates datasets.)",
         ) from None
-    splits: dict[str, Any] = dict(loaded) if hasattr(loaded, "keys") else {"train": loaded}
-    both = "train" in splits and any(name in HELD_OUT_NAMES for name in splits)
-    listing = Listing([], read_as=f"a set of the hub, splits {', '.join(splits)}")
-    for split in sorted(splits, key=lambda split: split == "train"):  # held-out first: a copy is dropped from training
-        if both and split != "train" and split not in HELD_OUT_NAMES:
-            listing.problems.append(Problem(split, "outside-splits", "skipped: neither training nor test"))
-            continue
-        side = ("train" if split == "train" else "held_out") if both else None
-        listing.items.extend(_rows(name, split, splits[split], side))
-    return listing
+    return dict(loaded) if hasattr(loaded, "keys") else {"train": loaded}
 
 
-def _rows(name: str, split: str, rows: Any, side: str | None) -> list[Item]:
-    features = dict(rows.features)
-    kinds = {column: type(feature).__name__ for column, feature in features.items()}
-    image = next((column for column, kind in kinds.items() if kind == "Image"), None)
-    if image is None:
-        raise ReverieError(f"hf:{name} has no column of images; its columns are {', '.join(features)}.")
-    label = next((column for column, kind in kinds.items() if kind == "ClassLabel"), None)
-    text = next((column for column in TEXT_COLUMNS if column in features), None)
-    labels = list(rows[label]) if label else [None] * len(rows)
-    names = getattr(features.get(label), "names", None) if label else None
-    texts = list(rows[text]) if text else [""] * len(rows)
+def _chosen(name: str, splits: dict[str, Any], split: str) -> tuple[dict[str, Any], str | None]:
+    """The splits that hold a named one, and which part of them it is; None: all.
+
+    A split that is all of one side is that part of the complete set: without the copies that the other side has.
+    """
+    tests = [word for word in splits if word in HELD_OUT_NAMES]
+    if "train" in splits and tests:
+        if split == "train":
+            return splits, "train"
+        if tests == [split] or (split in HELD_OUT_NAMES and split not in splits):
+            return splits, "held_out"
+    if split in splits:
+        return {split: splits[split]}, None
+    raise UsageError(f"{name} has no split {split!r}.{suggest(split, list(splits))} Its splits: {', '.join(splits)}.")
+
+
+def _columns(name: str, rows: Any, columns: Columns) -> tuple[dict[str, str | None], list[Problem]]:
+    """The columns of image, label and text. Raises UsageError if no column has images."""
+    kinds = {column: type(feature).__name__ for column, feature in dict(rows.features).items()}
+    images = [column for column, kind in kinds.items() if kind == "Image"]
+    if not images or (columns.image in kinds and columns.image not in images):
+        wrong = f"column {columns.image!r} has no images ({kinds[columns.image]})" if images else "no column of images"
+        raise UsageError(f"hf:{name.removeprefix('hf:')} has {wrong}; its columns are {', '.join(kinds)}.")
+    labels = [column for column, kind in kinds.items() if kind == "ClassLabel"]
+    texts = [column for column in TEXTS if column in kinds]
+    return columns.pick(list(kinds), {"image": images, "label": labels, "text": texts}, name)
+
+
+def _labels(rows: Any, label: str | None) -> list[Any]:
+    """The label of each row, or a list of its labels."""
+    if label is None:
+        return [None] * len(rows)
+    feature = rows.features[label]
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return [labels_of(value, names) for value in rows[label]]
+
+
+def _rows(name: str, split: str, rows: Any, side: str | None, taken: Mapping[str, str | None]) -> list[Item]:
+    image, text = taken["image"], taken["text"]
+    texts = map(captions_of, rows[text] if text else [""] * len(rows))
 
     def reader(i: int) -> bytes:
         return _encoded(rows[i][image])
-
-    def label_of(i: int) -> str | int | None:
-        value = labels[i]
-        return None if value is None or value == -1 else names[value] if names else value
 
     return [
         Item(
             name=f"{split}/{i}",
             file=File(f"hf:{name}/{split}/{i}", reader=lambda i=i: reader(i)),  # type: ignore[misc]
-            label=label_of(i),
-            text=str(texts[i] or ""),
+            text=words[0] if words else "",
             split=side,
+            texts=tuple(words) if len(words) > 1 else (),
         )
-        for i in range(len(rows))
+        for i, words in enumerate(texts)
     ]
 
 

@@ -25,6 +25,7 @@ from reverie.media.budget import threads
 from reverie.media.formats import PIXEL_LIMIT, check_pixels
 
 MIN_IMAGES = 8
+ONE_IMAGE = "One image can start a dream or be a style: reverie dream, stylize, train style-net."
 HINTS = ("short-film", "needs-extra", "other-medium")  # kinds of problems whose action is the remedy of too few samples
 FRESH_NS = 2_000_000_000  # a file this new may change again within the clock's resolution: not cached
 
@@ -79,8 +80,7 @@ class TooFew(ReverieError):
             f"{what} has {report.usable} usable {noun}{training}; at least {MIN_IMAGES} are needed.{problems}{endings}"
         )
         if report.usable == 1:
-            hint = "One image can start a dream or be a style: reverie dream, stylize, train style-net."
-            self.args = (f"{self.args[0]} {hint}",)
+            self.args = (f"{self.args[0]} {ONE_IMAGE}",)
         self.report = report
 
 

@@ -6,12 +6,10 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import numpy as np
 
 from reverie.data.types import Problem
 
@@ -124,6 +122,8 @@ class Listing:
     attributes: list[str] = field(default_factory=list)
     read_as: str = ""  # the layout in words, for the report
     rows: list[Mapping[str, Any]] = field(default_factory=list)  # columns of each item, for conditions; empty: none
+    values: bool = False  # whether labels are values of a column, and no names of folders
+    part: str | None = None  # the split that is asked for, where the source knows its own: "train", "held_out"
 
     def columns(self) -> list[Mapping[str, Any]]:
         """Of each item: its row, label, text, attributes and file name."""
@@ -140,60 +140,3 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     """Sort key that puts "2" before "10"."""
     parts = re.split(r"([0-9]+)", name)
     return tuple((0, int(part)) if part.isdecimal() and part.isascii() else (1, part) for part in parts if part)
-
-
-NO_LABEL = (-1, -100)  # -100: what PyTorch's losses ignore
-
-
-def index_labels(labels: Sequence[str | int | None]) -> tuple[np.ndarray, list[str]]:
-    """Class names or numbers -> int64 (N,) indices with -1 for None, and the classes' names.
-
-    The numbers 0 to K - 1 are kept. Others are names, such as those of the three classes 3, 7 and 250: in the order of
-    the numbers. Names are numbered in natural order.
-    """
-    distinct = {label for label in labels if label is not None}
-    if all(isinstance(label, int) for label in distinct):
-        classes = [str(number) for number in sorted({int(label) for label in distinct})]
-    else:
-        classes = sorted({label_name(label) for label in distinct}, key=natural_key)
-    index = {name: i for i, name in enumerate(classes)}
-    return np.array([-1 if label is None else index[label_name(label)] for label in labels], np.int64), classes
-
-
-def label_name(label: str | int) -> str:
-    """The name of a class that is a name or a number."""
-    return str(int(label)) if isinstance(label, int) else str(label)
-
-
-def clear_negatives(listing: Listing) -> None:
-    """Remove the label numbers that mean none, see ``signed_labels``, and report them."""
-    labels = [item.label for item in listing.items]
-    numbers = [label for label in labels if isinstance(label, int)]
-    if len(numbers) != len(labels) - labels.count(None) or min(numbers, default=0) >= 0:
-        return
-    signed = iter(signed_labels(numbers))
-    cleared = [None if label is None else next(signed) for label in labels]
-    listing.items = [replace(item, label=label) for item, label in zip(listing.items, cleared, strict=True)]
-    if none := cleared.count(None) - labels.count(None):
-        listing.problems.append(
-            Problem("*", "unlabelled", f"used: {none:,} images with a negative number have no label")
-        )
-
-
-def number_problem(labels: Sequence[str | int | None], classes: Sequence[str]) -> Problem | None:
-    """The report's line on numbers that are not 0 to K - 1."""
-    numbers = [label for label in labels if label is not None]
-    odd = [*classes] != [str(i) for i in range(len(classes))]
-    if not odd or not numbers or not all(isinstance(label, int) for label in numbers):
-        return None
-    named = ", ".join(classes[:6]) + ("" if len(classes) <= 6 else f" ... {classes[-1]}")
-    return Problem("*", "label-numbers", f"used: {len(classes)} classes, named by their numbers: {named}")
-
-
-def signed_labels(values: Sequence[int]) -> list[int | None]:
-    """Label numbers, None for -1 and -100; beside other negative numbers, or if all are -1 or 1, all are classes."""
-    distinct = set(values)
-    negative = {value for value in distinct if value < 0}
-    if negative - {*NO_LABEL} or distinct == {-1, 1}:
-        return [*values]
-    return [None if value < 0 else value for value in values]

@@ -15,6 +15,7 @@ from reverie.data.captions import Captions
 from reverie.data.intake import MIN_IMAGES, Memory, Seen, TooFew, parallel
 from reverie.data.items import File, Item, Listing
 from reverie.data.layouts.base import by_split
+from reverie.data.naming import FOUND, Columns
 from reverie.data.options import OpenOptions
 from reverie.data.tree import Tree, ignored, of_folder
 from reverie.data.types import Problem, Report
@@ -86,7 +87,11 @@ def without_copies(
 
 
 def list_members(
-    members: Mapping[str, tuple[File, ...]], others: Collection[str], files: dict[str, File], problems: list[Problem]
+    members: Mapping[str, tuple[File, ...]],
+    others: Collection[str],
+    files: dict[str, File],
+    problems: list[Problem],
+    columns: Columns = FOUND,
 ) -> Listing:
     """The samples as items: classes and splits from folder names, captions from ``NAME.txt`` and tables.
 
@@ -94,8 +99,9 @@ def list_members(
         members: name of a sample (of a folder for a film of frames) -> its file, or its frames.
         others: files that are part of samples or were reported.
         files: all files.
+        columns: of tables.
     """
-    captions = Captions(files | {name: parts[0] for name, parts in members.items()}, problems)
+    captions = Captions(files | {name: parts[0] for name, parts in members.items()}, problems, columns)
     used = captions.used(members).union(others, members)
     problems += ignored(name for name in files if name not in used and PurePosixPath(name).name != NOTE)
     items: list[tuple[str, Item]] = []

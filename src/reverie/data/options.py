@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.values import integer, integers, is_finite
 from reverie.data.choose import Choice
+from reverie.data.naming import FOUND, Columns
 from reverie.media import Size, medium_of, parse_size
 from reverie.media.formats import PIXEL_LIMIT
 from reverie.media.spec import is_range
@@ -28,9 +29,11 @@ CHOICES = (
     "stride",
     "masks",
     "mask_values",
+    "columns",
 )  # arguments of ``open_data`` that ``train`` passes on
 ALL = Choice()
 MASKS = ("yes", "no")  # None: recognised
+HELD_OUT = 0.1  # share, unless the source has a split
 DEFAULT_SIZE = 64  # if the images' sizes differ, are not square, or exceed MAX_OWN_SIZE
 MAX_OWN_SIZE = 256
 DEFAULT_FRAMES = 16  # of a clip
@@ -56,6 +59,8 @@ class OpenOptions:
     stride: int | None = None
     masks: str | None = None
     mask_values: tuple[int, ...] | None = None
+    keep_classes: bool = True
+    columns: Columns = FOUND
 
     @property
     def with_masks(self) -> bool:
@@ -72,6 +77,14 @@ class OpenOptions:
         """(frames, stride) of the clips of films."""
         of_size = self.size[0] if self.size and len(self.size) == 3 else DEFAULT_FRAMES
         return self.frames or of_size, self.stride or 1
+
+    def check_no_columns(self, what: str) -> None:
+        """Raise UsageError if columns are named, which ``what`` has not."""
+        if self.columns != FOUND:
+            raise UsageError(
+                f"{argument('columns')} is for tables beside images, Parquet files, shards and sets of the hub; {what} "
+                "has none."
+            )
 
     def frame_size(self, common: tuple[int, int] | None) -> tuple[int, int]:
         """``image_shape`` of the frames of clips, whose size may have the number of frames as its first extent."""
@@ -95,7 +108,7 @@ class OpenOptions:
         pixels = None if self.max_pixels == PIXEL_LIMIT else self.max_pixels
         requested: dict[str, Any] = {"size": self.size and list(self.size), "channels": self.channels, "low": self.low}
         requested |= {"high": self.high, "layout": self.layout, **self.choice.as_dict(), "max_pixels": pixels}
-        requested |= {"frames": self.frames, "stride": self.stride}
+        requested |= {"frames": self.frames, "stride": self.stride, "columns": self.columns.as_dict() or None}
         requested |= {"masks": "yes" if self.masks == "yes" else None}  # "no": the provenance has no masks
         requested |= {"mask_values": self.mask_values and list(self.mask_values)}
         return {
@@ -123,6 +136,8 @@ def open_options(
     stride: int | None = None,
     masks: str | None = None,
     mask_values: str | int | Sequence[int] | None = None,
+    keep_classes: bool = True,
+    columns: str | Mapping[str, str] | None = None,
 ) -> OpenOptions:
     """Parse and check.
 
@@ -135,8 +150,8 @@ def open_options(
         raise UsageError(f"{argument('channels')} must be 1 (grey) or 3 (RGB){rgba}, not {channels!r}.")
     if fit not in ("crop", "pad"):
         raise UsageError(f'{argument("fit")} must be "crop" or "pad", not {fit!r}.{suggest(str(fit), ["crop", "pad"])}')
-    if not is_finite(held_out) or not 0 < held_out < 1:
-        raise UsageError(f"{argument('held_out')} must be between 0 and 1, not {held_out!r}.")
+    if not is_finite(held_out) or not 0 <= held_out < 1:
+        raise UsageError(f"{argument('held_out')} must be between 0 and 1, or 0 to hold nothing out, not {held_out!r}.")
     if (low, high) != (None, None) and not is_range(low, high):
         ends = f"{argument('low')} is {low} and {argument('high')} is {high}"
         raise UsageError(f"{ends}; both must be finite numbers, with low below high.")
@@ -159,7 +174,8 @@ def open_options(
     if masks == "no" and mask_values is not None:
         raise UsageError(f"{argument('mask_values')} is for masks, and {argument('masks', 'no')} reads none.")
     chosen = (layout, choice, pixels, frames, stride, masks, parse_values(mask_values))
-    return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, *chosen)
+    kept = (bool(keep_classes), Columns.of(columns))
+    return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, *chosen, *kept)
 
 
 def _plain(number: float | None) -> float | None:

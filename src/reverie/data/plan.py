@@ -12,6 +12,7 @@ import numpy as np
 
 from reverie.data import split
 from reverie.data.intake import Seen
+from reverie.data.labels import index_labels
 from reverie.data.marking import Marking
 from reverie.data.types import Problem
 from reverie.media.formats import PIXEL_LIMIT
@@ -55,6 +56,7 @@ class Plan:
         attributes: names of the items' attributes.
         dedupe: keep one of the images that look the same.
         max_pixels: of an image; no part of the key.
+        keep_classes: classes that would be held out completely keep images to train on; False where there is none.
         medium: of the rows.
         decoded: rows to their records and arrays, in order, if they are no images.
         marking: of the rows' masks; None without masks.
@@ -67,6 +69,7 @@ class Plan:
     attributes: list[str] = field(default_factory=list)
     dedupe: bool = False
     max_pixels: int = PIXEL_LIMIT
+    keep_classes: bool = False
     medium: str = "image"
     decoded: Callable[[Sequence[Seen]], Iterator[Decoded]] | None = None
     marking: Marking | None = None
@@ -79,6 +82,8 @@ class Plan:
         digest = hashlib.sha256(json.dumps([RULES, self.form.as_dict(), self.find_channels, self.held_out]).encode())
         if self.dedupe:
             digest.update(b"dedupe")
+        if self.keep_classes:
+            digest.update(b"keep classes")
         for row in self.rows:
             item = row.item
             digest.update(json.dumps([row.sha, row.source_sha, item.name, item.label, item.text, item.split]).encode())
@@ -93,22 +98,45 @@ class Plan:
 
 
 def make_plan(
-    seen: list[Seen], form: Form, find_channels: bool, held_out: float, attributes: list[str], **more: Any
+    seen: list[Seen],
+    form: Form,
+    find_channels: bool,
+    held_out: float,
+    attributes: list[str],
+    keep_classes: bool = True,
+    **more: Any,
 ) -> Plan:
     """Order the rows by content, independent of names and of the file system's order."""
     shas = [row.sha for row in seen]
     group = split.groups(same_source(seen) if seen[0].film else np.zeros((0, 2), np.int64), len(seen))
     is_held_out = held_out_rows(seen, group, held_out)
+    keep_classes = keep_classes and _may_lose_a_class(seen, held_out)
     order = order_rows(is_held_out, np.array([split.second_fraction(sha) for sha in shas]), np.arange(len(seen)), shas)
-    return Plan([seen[i] for i in order], form, find_channels, held_out, attributes, **more)
+    return Plan([seen[i] for i in order], form, find_channels, held_out, attributes, keep_classes=keep_classes, **more)
 
 
-def held_out_rows(rows: list[Seen], group: np.ndarray, held_out: float) -> np.ndarray:
+def held_out_rows(rows: list[Seen], group: np.ndarray, held_out: float, keep_classes: bool = False) -> np.ndarray:
     """Whether each row is held out, bool (N,)."""
     sides = np.array([{"train": 0, "held_out": 1}.get(row.item.split or "", -1) for row in rows])
     if one_film(rows, group):
-        return np.arange(len(rows)) >= len(rows) - max(1, round(held_out * len(rows)))
-    return split.divide(np.array([split.fraction(row.sha) for row in rows]), group, held_out, sides)
+        return np.arange(len(rows)) >= len(rows) - (max(1, round(held_out * len(rows))) if held_out else 0)
+    fractions = np.array([split.fraction(row.sha) for row in rows])
+    labels = index_labels([row.item.label for row in rows])[0] if keep_classes else None
+    return split.divide(fractions, group, held_out, sides, labels)
+
+
+def _may_lose_a_class(rows: list[Seen], held_out: float) -> bool:
+    """Whether all images of a class might be held out, once near duplicates are known.
+
+    These only take images out of the held-out split, unless no image's number is below ``held_out``: then one of the
+    groups is held out.
+    """
+    labels, classes = index_labels([row.item.label for row in rows])
+    if not held_out or not classes or any(row.item.split for row in rows):
+        return False
+    fractions, highest = np.array([split.fraction(row.sha) for row in rows]), np.zeros(len(classes))
+    np.maximum.at(highest, labels[labels >= 0], fractions[labels >= 0])
+    return bool((fractions >= held_out).all() or (highest < held_out).any())
 
 
 def one_film(rows: list[Seen], group: np.ndarray) -> bool:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.data.options import CHOICES, WHITE
-from reverie.data.sources import IN_MEMORY, open_data
+from reverie.data.options import CHOICES, HELD_OUT, WHITE
+from reverie.data.sources import IN_MEMORY, anchored, open_data, split_name
 from reverie.data.types import Dataset
 from reverie.media import Spec
 
 _RENAMED = r"^binary-mnist(?!:static|:seeded)", "binary-mnist:seeded"  # recorded when there was no other
 _KEYS = ("source", "reopenable", "fingerprint", "counts")
-_REQUESTED = {"size", "channels", "low", "high", *CHOICES}
+_REQUESTED = {"size", "channels", "low", "high", "keep_classes", *CHOICES}
 _REOPENED = ("fit", "background", "held_out", "requested")  # more of data that can be opened again
 
 
@@ -87,11 +88,11 @@ def reopen(provenance: dict[str, Any], data: Any = None, progress: Progress | No
     if isinstance(data, Dataset):
         return _checked(data, record)
     source = re.sub(*_RENAMED, record["source"]) if data is None else data
-    # Without "masks", files that are now read as masks were images: before masks were read, or by request.
-    masks = {} if record.get("masks") else {"masks": "no"}
-    requests = [record["requested"] | masks]
+    # Recorded where they apply: runs of older versions have neither masks nor classes that keep an image.
+    older = {"keep_classes": False} | ({} if record.get("masks") else {"masks": "no"})
+    requests = [older | record["requested"]]
     if record is not provenance:  # format 1 has the resulting channels, not the requested ones
-        requests.append({"size": record["requested"]["size"]} | masks)
+        requests.append(older | {"size": record["requested"]["size"]})
     for request in requests:
         try:
             dataset = _opened(source, record, request, progress)
@@ -108,19 +109,27 @@ def _remedy() -> str:
 
 
 def open_like(source: Any, provenance: dict[str, Any], progress: Progress | None = None) -> Dataset:
-    """Other data with the run's medium, shape, channels, fit and background."""
+    """Other data with the run's medium, shape, channels, fit and background; of its source, also layout and columns."""
     if isinstance(source, Dataset):
         return source
     record = upgraded(provenance)
-    request = {"size": record["shape"], "channels": record["channels"]}
-    request |= {name: value for name, value in record["requested"].items() if name == "max_pixels"}
+    request = {"size": record["shape"], "channels": record["channels"], "keep_classes": False}
+    kept = ("max_pixels", "keep_classes") + ("layout", "columns") * (_base(source) == _base(record["source"]))
+    request |= {name: value for name, value in record["requested"].items() if name in kept}
     if record["medium"] == "sequence":
         request |= {"low": record["low"], "high": record["high"]}
     if record["medium"] == "video":
         request |= {"stride": record["requested"].get("stride")}
     if record["medium"] == "volume" and "intensities" in record:
         request |= dict(zip(("low", "high"), record["intensities"], strict=True))
+    record = record | {"held_out": record["held_out"] or HELD_OUT}  # a run that held nothing out has seen none of it
     return _opened(source, record, request, progress)
+
+
+def _base(source: Any) -> str:
+    """A source without the name of a split; "" for an object."""
+    text = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+    return ":".join(text.split(":")[:2]) if text.startswith("hf:") else split_name(anchored(text))[0] if text else ""
 
 
 def _opened(source: Any, record: dict[str, Any], request: dict[str, Any], progress: Progress | None) -> Dataset:

@@ -11,6 +11,8 @@ from reverie.core.errors import ReverieError, UsageError
 from reverie.core.terminal import printable
 from reverie.data.captions import LABELS, TEXTS
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
+from reverie.data.labels import labels_of, set_labels
+from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.tree import suffix
 from reverie.data.types import Problem
 from reverie.media.formats import MAGIC
@@ -25,32 +27,45 @@ def parquet_files(folder: str) -> list[Path]:
     return sorted(path for path in Path(folder).rglob("*") if suffix(path.name) == PARQUET and path.is_file())
 
 
-def list_parquet(files: list[Path], masks: str | None = None) -> Listing:
+def list_parquet(files: list[Path], masks: str | None = None, columns: Columns = FOUND) -> Listing:
     """The rows of Parquet files with a column of encoded images, as the Hugging Face hub keeps them.
 
     A column of encoded masks is read unless ``masks`` is "no". A file's name says its split:
     train-00000-of-00002.parquet, test-..., validation-...
+
+    Args:
+        columns: by default the first of bytes, and those that are named as labels and captions are.
 
     Raises:
         UsageError: pyarrow is missing, or there is no such column.
         ReverieError: a damaged file.
     """
     arrow = _arrow()
-    listing = Listing([], read_as=f"{len(files)} Parquet file{'s' * (len(files) != 1)}")
-    sides = {path: _side(path) for path in files}
+    listing = Listing([], read_as=f"{len(files)} Parquet file{'s' * (len(files) != 1)}", values=True)
+    sides, row_labels = {path: _side(path) for path in files}, list[Any]()
     both = {*sides.values()} >= {"train", "held_out"}
     for path in sorted(files, key=lambda path: sides[path] == "train"):
         schema = _schema(path)
-        image = _image_column(schema)
-        if image is None:
+        images = _image_columns(schema)
+        if not images:
             raise UsageError(f"{path} has no column of encoded images; its columns are {', '.join(schema.names)}.")
         if both and sides[path] is None:
             listing.problems.append(Problem(printable(path.name), "outside-splits", "skipped: neither train nor test"))
             continue
-        names = {name.lower(): name for name in schema.names if name != image}
-        mask = next((names[name] for name in MASKS if name in names and _is_image(schema.field(names[name]))), None)
-        mask = None if masks == "no" else mask
-        label, text = (next((names[name] for name in words if name in names), None) for words in (LABELS, TEXTS))
+        if columns.image in schema.names and columns.image not in images:
+            raise UsageError(f"{path}: column {columns.image!r} has no encoded images; these do: {', '.join(images)}.")
+        names = {name.lower(): name for name in schema.names}
+        mask = next((names[word] for word in MASKS if names.get(word) in images and len(images) > 1), None)
+        mask = None if masks == "no" or mask == columns.image else mask
+        pictures = [name for name in images if name != mask]
+        words = {word: name for word, name in names.items() if name not in images}
+        candidates = {"image": pictures, "mask": [mask] if mask else []}
+        candidates |= {
+            role: [words[word] for word in usual if word in words]
+            for role, usual in (("label", LABELS), ("text", TEXTS))
+        }
+        taken, problems = columns.pick(schema.names, candidates, path.name)
+        image, label, text = taken["image"] or pictures[0], taken["label"], taken["text"]
         classes = _class_names(schema, label)
         try:
             table = arrow.ParquetFile(path).read([name for name in (label, text) if name])
@@ -58,20 +73,21 @@ def list_parquet(files: list[Path], masks: str | None = None) -> Listing:
             raise ReverieError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:160]}.") from None
         labels = table[label].to_pylist() if label else [None] * table.num_rows
         texts = table[text].to_pylist() if text else [""] * table.num_rows
-        listing.problems += _other_columns(path, names, label, text, mask)
+        listing.problems += problems
         for row, (value, words) in enumerate(zip(labels, texts, strict=True)):
-            several = [str(word) for word in words if word] if isinstance(words, list) else [str(words or "")]
+            several = captions_of(words)
+            row_labels.append(labels_of(value, classes))
             listing.items.append(
                 Item(
                     name=f"{printable(path.name)}/{row}",
                     file=File(f"{path}/{row}", reader=partial(_cell, str(path), image, row)),
-                    label=_label(value, classes),
                     text=several[0] if several else "",
                     split=sides[path] if both else None,
                     texts=tuple(several) if len(several) > 1 else (),
                     masks=(File(f"{path}/{row}/mask", reader=partial(_cell, str(path), mask, row)),) if mask else (),
                 )
             )
+    set_labels(listing, row_labels)
     return listing
 
 
@@ -90,17 +106,16 @@ def _schema(path: Path) -> Any:
         raise ReverieError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:160]}.") from None
 
 
-def _image_column(schema: Any) -> str | None:
-    """The first column of bytes, alone or as {"bytes", "path"}."""
-    images = [str(field.name) for field in schema if _is_image(field)]
-    return next((name for name in images if name.lower() not in MASKS), images[0] if images else None)
-
-
-def _is_image(field: Any) -> bool:
+def _image_columns(schema: Any) -> list[str]:
+    """The columns of bytes, alone or as {"bytes", "path"}."""
     import pyarrow as arrow
 
-    inside = [field.type.field(i).name for i in range(field.type.num_fields)] if _is_struct(field.type) else []
-    return "bytes" in inside or arrow.types.is_binary(field.type) or arrow.types.is_large_binary(field.type)
+    names = []
+    for field in schema:
+        inside = [field.type.field(i).name for i in range(field.type.num_fields)] if _is_struct(field.type) else []
+        if "bytes" in inside or arrow.types.is_binary(field.type) or arrow.types.is_large_binary(field.type):
+            names.append(str(field.name))
+    return names
 
 
 def _is_struct(kind: Any) -> bool:
@@ -120,23 +135,9 @@ def _class_names(schema: Any, label: str | None) -> list[str] | None:
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
-def _label(value: Any, classes: list[str] | None) -> str | int | None:
-    if value is None or value == "" or (classes and isinstance(value, int) and value < 0):
-        return None
-    if isinstance(value, int) and classes and value < len(classes):
-        return classes[value]
-    return value if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
 def _side(path: Path) -> str | None:
     word = path.name.lower().partition("-")[0].partition(".")[0]
     return "train" if word == "train" else "held_out" if word in HELD_OUT_NAMES else None
-
-
-def _other_columns(path: Path, names: dict[str, str], *used: str | None) -> list[Problem]:
-    others = sorted(name for name in names.values() if name not in used)
-    action = f"ignored: columns {', '.join(map(printable, others))}"
-    return [Problem(printable(path.name), "ignored", action)] if others else []
 
 
 _LOCK = threading.Lock()

@@ -20,8 +20,10 @@ from reverie.core.errors import UsageError
 from reverie.core.files import replacing
 from reverie.core.terminal import printable
 from reverie.data.items import File, Item, Listing
+from reverie.data.labels import label_value
 from reverie.data.layouts import list_tree
 from reverie.data.masks import masks_of
+from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.tree import Tree, ignored, suffix
 from reverie.data.types import Problem
 from reverie.data.words import decode_text, read_json
@@ -47,17 +49,21 @@ def expand(pattern: str) -> list[Path]:
     return [path for expanded in patterns for path in expand(expanded)]
 
 
-def list_shards(shards: list[Path], layout: str | None = None, masks: str | None = None) -> Listing:
+def list_shards(
+    shards: list[Path], layout: str | None = None, masks: str | None = None, columns: Columns = FOUND
+) -> Listing:
     """All images of the shards. A missing or truncated shard is reported; its readable images are used.
 
     A single tar without a word about any image (KEY.txt, KEY.cls, KEY.json) is a folder in a file, with a layout.
     """
-    listing = Listing([], read_as=f"WebDataset, {len(shards):,} shard{'s' * (len(shards) != 1)}")
+    listing = Listing([], read_as=f"WebDataset, {len(shards):,} shard{'s' * (len(shards) != 1)}", values=True)
+    names = set[str]()  # of the columns of KEY.json
     for shard in shards:
         members = _members(shard, listing.problems)
         if len(shards) == 1 and not any(suffix(name) in WORDS for name in members):
-            return list_tree(Tree(str(shard), dict(sorted(members.items())), listing.problems), layout, masks)
-        _list_members(printable(shard.name), members, listing, masks)
+            return list_tree(Tree(str(shard), dict(sorted(members.items())), listing.problems), layout, masks, columns)
+        _list_members(printable(shard.name), members, listing, masks, columns, names)
+    columns.check(sorted(names), "KEY.json")
     return listing
 
 
@@ -126,7 +132,9 @@ def _unpacked(shard: Path) -> Path:
     return plain
 
 
-def _list_members(name: str, members: dict[str, File], listing: Listing, masks: str | None) -> None:
+def _list_members(
+    name: str, members: dict[str, File], listing: Listing, masks: str | None, columns: Columns, names: set[str]
+) -> None:
     regions = masks_of(Tree(name, members), masks, listing.problems)
     words = {member: file for member, file in members.items() if suffix(member) in WORDS}
     used, unlisted = set(), regions.files
@@ -152,13 +160,12 @@ def _list_members(name: str, members: dict[str, File], listing: Listing, masks: 
                         Problem(f"{name}/{printable(file_name)}", "bad-caption", "skipped: no JSON object")
                     )
                     continue
-                words_ = row.get("caption") or row.get("text") or texts
-                texts = [str(text) for text in (words_ if isinstance(words_, list) else [words_])]
-                label = row.get("label", label)
-        label = int(label) if isinstance(label, str) and re.fullmatch(r"-?\d{1,9}", label) else label
-        label = label if label is None or (isinstance(label, int) and not isinstance(label, bool)) else str(label)
+                words_ = row.get(columns.text) if columns.text else row.get("caption") or row.get("text")
+                texts = captions_of(words_) or texts
+                label = row.get(columns.label or "label", label)
+                names.update(row)
         text, several = texts[0] if texts else "", tuple(texts) if len(texts) > 1 else ()
-        item = Item(f"{name}/{printable(member)}", file, None if label == "" else label, text, texts=several)
+        item = Item(f"{name}/{printable(member)}", file, label_value(label, numerals=True), text, texts=several)
         item = replace(item, masks=tuple(members[mask] for mask in regions.of.get(member, ())))
         listing.items.append(item)
     rest = [member for member in members if suffix(member) not in SUFFIXES and member not in used]

@@ -6,7 +6,7 @@ import errno
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -15,7 +15,9 @@ from reverie.core.cache import Progress, check_progress
 from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
 from reverie.data.choose import Choice
-from reverie.data.items import HELD_OUT_NAMES, Listing, clear_negatives
+from reverie.data.items import HELD_OUT_NAMES, Listing
+from reverie.data.labels import clear_negatives
+from reverie.data.naming import FOUND, Columns
 from reverie.data.options import ALL, WHITE, Background, OpenOptions, open_options
 from reverie.data.types import Dataset, Report, Split
 from reverie.media import Size
@@ -71,6 +73,8 @@ def open_data(
     stride: int | None = None,
     masks: str | None = None,
     mask_values: str | int | Sequence[int] | None = None,
+    keep_classes: bool = True,
+    columns: str | Mapping[str, str] | None = None,
 ) -> Dataset:
     """Data for training, in two splits without common samples.
 
@@ -87,7 +91,7 @@ def open_data(
         fit: "crop": cover ``size`` (Lanczos, antialiased) and keep the centre; "pad": fit inside ``size``.
         background: behind transparent pixels and in the padding: RGB, or a colour's name. Images of four channels
             stay transparent, and have it where RGB is needed: for metrics.
-        held_out: fraction to hold out if the source has no split.
+        held_out: fraction to hold out if the source has no split; 0: nothing, all images are trained on.
         medium: "image", "video", "volume" or "sequence", if the shape is ambiguous.
         progress: called as progress(done, total, what) during long work.
         copies: keep exact copies, such as those among generated images to evaluate.
@@ -107,6 +111,10 @@ def open_data(
         masks: of a folder, zip or shards: "yes" takes all that have an image, "no" none; None: those that are
             recognised.
         mask_values: grey values or indices of palettes that mark, such as 15 or "1,15"; None: decided from all masks.
+        keep_classes: a class that would be held out completely keeps an image to train on, unless the source has a
+            split; False: it does not, as in runs of older versions.
+        columns: which columns of tables, Parquet files and sets of the hub are the image, the label and the text:
+            "image=img,label=fine_label,text=alt_text", or a mapping; those that are not named are found.
 
     Raises:
         UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
@@ -115,7 +123,7 @@ def open_data(
     check_progress(progress)
     choice = Choice.of(classes, where, limit, resolution_at_least, dedupe)
     opening = (size, channels, fit, background, held_out, medium, low, high, copies, layout, choice, max_pixels)
-    options = open_options(*opening, frames, stride, masks, mask_values)
+    options = open_options(*opening, frames, stride, masks, mask_values, keep_classes, columns)
     if layout is not None:
         _check_layout(source, layout)
     if not isinstance(source, str | os.PathLike):
@@ -123,6 +131,7 @@ def open_data(
         from reverie.data.arrays import dataset
         from reverie.data.memory import name_of, read_object
 
+        options.check_no_columns("an object")
         arrays = read_object(source, options, labels, texts, progress)
         fresh = dataset(name_of(source), arrays, None, options, {"reopenable": False}, progress)
         opened_before = IN_MEMORY.setdefault(fresh.fingerprint, fresh)
@@ -134,13 +143,14 @@ def open_data(
         text = os.fspath(Path(text).expanduser())
     if not text.strip():
         raise UsageError(f'The name of the data is empty; the working folder is ".". Possible: {POSSIBLE}.')
-    name, part = _split_name(text)
+    name, part = split_name(text)
     if _holds_arrays(name):
         options.check_no_masks(name)
         from reverie.data.arrays import dataset
 
         if name in (*BUNDLED_NAMES, *PUBLIC_NAMES) and Path(name).is_dir():
             warnings.warn(f"{name} is the data set of that name, not the folder: write ./{name}.", stacklevel=2)
+        options.check_no_columns(name)
         arrays = _named_arrays(name, options, progress)
         text = (arrays.name or name) + text[len(name) :]
         opened = {"source": anchored(text), "reopenable": True}
@@ -154,7 +164,7 @@ def _check_layout(source: Any, layout: str) -> None:
     from reverie.data.layouts import check_layout
 
     check_layout(layout)
-    path = Path(_split_name(os.fspath(source))[0]).expanduser() if isinstance(source, str | os.PathLike) else None
+    path = Path(split_name(os.fspath(source))[0]).expanduser() if isinstance(source, str | os.PathLike) else None
     packed = path is not None and path.name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
     if path is None or not (exists(path) and (path.is_dir() or packed)):
         raise UsageError(f"{argument('layout')} is for folders, zips and tars of images.")
@@ -183,7 +193,8 @@ def _from_files(
     """Folders, shards and hub sets: decode files into the store."""
     if options.medium in ("video", "volume") and _exists(name) and not name.lower().endswith(PACKED):
         return _from_members(text, name, part, options, opened, progress)
-    listing = _listing(name, options.layout, options.masks)
+    listing = _listing(name, options.layout, options.masks, options.columns)
+    part = listing.part or part
     _only_images(name, options, deep=True)
     from reverie.data import choose, intake, store
     from reverie.data.marking import look_at_masks
@@ -217,6 +228,7 @@ def _from_files(
         find_channels=options.channels is None,
         held_out=options.held_out,
         attributes=listing.attributes,
+        keep_classes=options.keep_classes,
         dedupe=choice.dedupe,
         max_pixels=options.max_pixels,
         marking=marking,
@@ -266,14 +278,15 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
     """
     if not data.opened.get("reopenable"):
         return list(split["x"])
-    name, _ = _split_name(data.opened["source"])
+    name, _ = split_name(data.opened["source"])
     if _holds_arrays(name):
         rows = _named_arrays(name, open_options(), None).rows
         index = {row: number for number, row in enumerate(rows.names)}
         return [rows["x"][index[row]] for row in split.names]
     requested = data.opened.get("requested", {})
     masks = requested.get("masks") if data.opened.get("masks") else "no"
-    files = {item.name: item.file for item in _listing(name, requested.get("layout"), masks).items}
+    listing = _listing(name, requested.get("layout"), masks, Columns.of(requested.get("columns")))
+    files = {item.name: item.file for item in listing.items}
     limit = requested.get("max_pixels", PIXEL_LIMIT)
     try:
         return [cut(file.read(), file.half, limit) for file in (files[row] for row in split.names)]
@@ -285,15 +298,17 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
 
 def anchored(source: str) -> str:
     """The source with an absolute path, valid in any working folder; names stay."""
-    name, _ = _split_name(source)
+    name, _ = split_name(source)
     if name in (*BUNDLED_NAMES, *PUBLIC_NAMES) or name.startswith("hf:"):
         return source
     return os.path.abspath(os.path.expanduser(name)) + source[len(name) :]  # noqa: PTH100, PTH111 (braces, splits)
 
 
-def _split_name(text: str) -> tuple[str, str | None]:
+def split_name(text: str) -> tuple[str, str | None]:
     """("cifar10", "held_out") from "cifar10:test"; part is "train", "held_out" or None."""
     head, colon, tail = text.rpartition(":")
+    if text.startswith("hf:"):  # the hub knows its splits
+        return text, None
     if not colon or not head or text in PUBLIC_NAMES or _exists(text):
         return text, None
     if tail == "train":
@@ -342,40 +357,39 @@ def explain(source: str | os.PathLike[str]) -> list[tuple[str, str, str]]:
     raise UsageError(f"{path} is no folder and no zip; other sources have no layouts.")
 
 
-def _listing(source: str, layout: str | None = None, masks: str | None = None) -> Listing:
+def _listing(source: str, layout: str | None = None, masks: str | None = None, columns: Columns = FOUND) -> Listing:
     if source.startswith("hf:"):
         from reverie.data.hub import list_hub
 
-        name = source[3:]
-        if not 1 <= len(name.split("/")) <= 2 or not all(name.split("/")):
-            raise UsageError(f"{source} is no set on the hub; the form is hf:owner/name.")
-        return list_hub(name)
+        return list_hub(source[3:], columns)
     from reverie.data import records, shards, tree
+    from reverie.data.intake import ONE_IMAGE
     from reverie.data.layouts import list_tree
+    from reverie.media import decode
 
     path = Path(source)
     try:
         if path.is_dir():
-            if records.is_lmdb(source):
+            if records.is_lmdb(source) and columns == FOUND:
                 return records.list_lmdb(path)
             files = tree.of_folder(path)
             if not files.images and any(tree.suffix(name) == records.PARQUET for name in files.files):
-                return records.list_parquet(records.parquet_files(source), masks)
+                return records.list_parquet(records.parquet_files(source), masks, columns)
             tars = [] if files.images else [path / name for name in files.files if name.lower().endswith(shards.TARS)]
             if not tars:
-                return list_tree(files, layout, masks)
+                return list_tree(files, layout, masks, columns)
             others = [name for name in files.files if not name.lower().endswith(shards.TARS)]
-            listing = shards.list_shards(tars, layout, masks)
+            listing = shards.list_shards(tars, layout, masks, columns)
             listing.problems += files.problems + tree.ignored(others)
             return listing
         if source.lower().endswith(records.PARQUET) and path.is_file():
-            return records.list_parquet([path], masks)
+            return records.list_parquet([path], masks, columns)
         if source.lower().endswith(".zip") and path.is_file():
-            return list_tree(tree.of_zip(path), layout, masks)
+            return list_tree(tree.of_zip(path), layout, masks, columns)
         if source.lower().endswith(shards.TARS):
             paths = shards.expand(source)
             if any(shard.exists() for shard in paths):
-                return shards.list_shards(paths, layout, masks)
+                return shards.list_shards(paths, layout, masks, columns)
         exists = path.exists()
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
@@ -388,6 +402,7 @@ def _listing(source: str, layout: str | None = None, masks: str | None = None) -
     if exists:
         medium = tree.OTHER_MEDIA.get(tree.suffix(source))
         hint = f" {argument('medium', medium)} reads it." if medium else ""
-        raise UsageError(f"{source} is no file of images.{hint} Possible: {POSSIBLE}.")
+        hint = f" {ONE_IMAGE}" if tree.suffix(source) in decode.SUFFIXES else hint
+        raise UsageError(f"{source} is no set of images.{hint} Possible: {POSSIBLE}.")
     names = [*BUNDLED_NAMES, *PUBLIC_NAMES]
     raise UsageError(f'There is no data called "{source}".{suggest(source, names)} Possible: {POSSIBLE}.')

@@ -8,10 +8,27 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.data.types import Problem
 
 NEAR_BITS = 7  # maximum distance of two 64-bit difference hashes of a candidate pair
 WINDOW = 32  # neighbours compared in each sorted order of the hashes: linear cost in N
+
+
+def check_part(source: str, part: str, count: int, held_out: float) -> None:
+    """Check that a split that becomes the data set has enough images.
+
+    Raises:
+        UsageError: it is the held-out one, which ``held_out`` = 0 leaves empty.
+        ReverieError: one image, which cannot be split again.
+    """
+    if not count and not held_out:
+        name, zero = source.rpartition(":")[0], argument("held_out", 0)
+        raise UsageError(
+            f"{name} has no {part.replace('_', '-')} images with {zero}: all are trained on. Leave it out."
+        )
+    if count < 2 and held_out:
+        raise ReverieError(f"{source} is one image, which cannot be split into training and held-out ones.")
 
 
 def fraction(sha: str) -> float:
@@ -119,12 +136,22 @@ def near_problems(names: Sequence[str], links: np.ndarray, is_held_out: np.ndarr
     return problems
 
 
-def divide(fractions: np.ndarray, group: np.ndarray, held_out: float, sides: np.ndarray | None = None) -> np.ndarray:
+def divide(
+    fractions: np.ndarray,
+    group: np.ndarray,
+    held_out: float,
+    sides: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+) -> np.ndarray:
     """Whether each row is held out: bool (N,).
 
     A group is held out if *all* its fractions are below ``held_out``. So an image added later can move its near
     duplicates out of the held-out split, but never moves a training image into it. ``sides`` (the user's split: 1 held
-    out, 0 training, -1 unknown) takes precedence; a group on both sides is held out. Each split has at least one image.
+    out, 0 training, -1 unknown) takes precedence; a group on both sides is held out. Each split has at least one image,
+    but nothing is held out if ``held_out`` is 0.
+
+    Of every class of ``labels`` (-1: none) at least one group is trained on, unless the user has a split, or nothing
+    would be held out then.
     """
     n = len(fractions)
     high = np.zeros(n)
@@ -135,11 +162,24 @@ def divide(fractions: np.ndarray, group: np.ndarray, held_out: float, sides: np.
         np.logical_or.at(any_held_out, group, sides == 1)
         np.logical_or.at(any_train, group, sides == 0)
         is_held_out = np.where(any_held_out[group], True, np.where(any_train[group], False, is_held_out))
-    if n < 2:
+        labels = None
+    if n < 2 or not held_out:
         return is_held_out
     if not is_held_out.any():
-        return _extreme_group(high, group, lowest=True)
+        is_held_out = _extreme_group(high, group, lowest=True)
+    if labels is not None:
+        kept = is_held_out & ~_last_of_classes(is_held_out, high, group, labels)
+        is_held_out = kept if kept.any() else is_held_out
     return ~_extreme_group(high, group, lowest=False) if is_held_out.all() else is_held_out
+
+
+def _last_of_classes(is_held_out: np.ndarray, high: np.ndarray, group: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The group with the highest fraction of each class that is held out completely: bool (N,)."""
+    order = np.lexsort((high[group], labels))
+    order = order[labels[order] >= 0]
+    highest = order[np.append(labels[order][1:] != labels[order][:-1], True)] if len(order) else order
+    lacking = ~np.isin(labels[highest], labels[~is_held_out])
+    return np.isin(group, group[highest[lacking]])
 
 
 def _extreme_group(high: np.ndarray, group: np.ndarray, lowest: bool) -> np.ndarray:

@@ -24,12 +24,11 @@ from typing import Any
 import numpy as np
 
 from reverie.core import cache as home
-from reverie.core.errors import ReverieError
 from reverie.core.files import replacing
 from reverie.data import split
 from reverie.data.decoding import OF_SOURCE, array_of, arrays_of, chunk_of, decoded_images, to_one_range
 from reverie.data.intake import MIN_IMAGES, TooFew
-from reverie.data.items import index_labels, number_problem
+from reverie.data.labels import index_labels, number_problem
 from reverie.data.marking import coverage
 from reverie.data.plan import (
     VERSION,
@@ -42,6 +41,7 @@ from reverie.data.plan import (
     order_rows,
     same_source,
 )
+from reverie.data.remarks import with_remarks
 from reverie.data.types import Column, Dataset, Problem, Report, Split
 from reverie.media import Spec, alpha, decode, medium_of
 
@@ -84,6 +84,8 @@ def open_or_build(
             raise home.cannot_write(
                 error, "the image store", "Finished chunks are kept, and the next call resumes there. "
             ) from error
+    if plan.keep_classes:
+        opened = opened | {"requested": opened["requested"] | {"keep_classes": True}}
     return _open(source, final, meta, replace(report or Report(0), problems=problems), opened, part, plan.held_out)
 
 
@@ -154,16 +156,15 @@ def _open(
     train, test, digest = slice(0, cut), slice(cut, n), meta["fingerprint"]
     if part is not None:
         side = train if part == "train" else test
-        if side.stop - side.start < 2:
-            raise ReverieError(f"{source} is one image, which cannot be split into training and held-out ones.")
+        split.check_part(source, part, side.stop - side.start, held_out)
         # A split's rows are sorted by their second fraction, so that a fraction of them is one slice.
         middle = side.start + int(np.searchsorted(meta["seconds"][side], held_out))
-        middle = min(max(middle, side.start + 1), side.stop - 1)
+        middle = min(max(middle, side.start + 1), side.stop - 1) if held_out else side.start
         train, test = slice(middle, side.stop), slice(side.start, middle)
         digest = hashlib.sha256(f"{digest} {part} {middle}".encode()).hexdigest()
 
     usable = train.stop - train.start + test.stop - test.start
-    return Dataset(
+    dataset = Dataset(
         source=source,
         spec=spec,
         classes=meta["classes"],
@@ -176,6 +177,7 @@ def _open(
         attributes=attributes,
         opened=opened,
     )
+    return with_remarks(dataset)
 
 
 def _build(
@@ -218,8 +220,8 @@ def _build(
         if len(rows) < MIN_IMAGES:
             shutil.rmtree(part)
             raise TooFew(source, Report(len(rows), problems + new))
-    is_held_out = held_out_rows(rows, group, plan.held_out)
-    if one_film(rows, group):
+    is_held_out = held_out_rows(rows, group, plan.held_out, plan.keep_classes)
+    if one_film(rows, group) and plan.held_out:
         action = f"split in time: all is one film, or looks it; its last {is_held_out.sum()} clips are held out"
         new.append(Problem("*", "one-film", action))
     new += split.near_problems([row.item.name for row in rows], near, is_held_out)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from reverie.core.errors import UsageError, argument
 from reverie.media.spec import Spec
 
 Column = np.ndarray | list[str] | list[list[str]]  # rows first
@@ -155,6 +156,25 @@ class Dataset:
     report: Report
     attributes: list[str] = field(default_factory=list)
     opened: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def examples(self) -> Split:
+        """Images to look at: the held-out split, or the training split where nothing is held out."""
+        return self.held_out if len(self.held_out) else self.train
+
+    def unseen(self, what: str) -> Split:
+        """The held-out split, for ``what`` needs one.
+
+        Raises:
+            UsageError: nothing is held out.
+        """
+        if len(self.held_out):
+            return self.held_out
+        share = argument("held_out", 0.1)
+        raise UsageError(
+            f"{what} needs held-out images, and nothing of {self.source} is held out. Train with {share}, or name "
+            f"other data with {argument('data')} where the command takes it."
+        )
 
     def counts_of_classes(self) -> dict[str, tuple[int, int]]:
         """Class -> number of images to train on, and held out."""

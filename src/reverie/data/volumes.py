@@ -65,7 +65,8 @@ def plan_volumes(
     files = files_of(source, problems)
     candidates = {name: file for name, file in files.items() if name.lower().endswith(SUFFIXES)}
     inspected = inspect_files(source, "volume", candidates, _inspect, problems, progress)
-    listing = list_members({name: (files[name],) for name in inspected}, candidates, files, problems)
+    members = {name: (files[name],) for name in inspected}
+    listing = list_members(members, candidates, files, problems, options.columns)
     by_path = {files[name].path: inspected[name] for name in inspected}
     seen = []
     for item in without_copies(listing.items, {path: sha for path, (sha, _) in by_path.items()}, options, problems):
@@ -89,7 +90,8 @@ def plan_volumes(
     shape = _shape([fact[:3] for fact in used], options, problems)
     form = VolumeForm(shape, channels.pop(), _range([fact[4:7] for fact in used], options, problems))
     decoded = partial(decoded_volumes, form=form)
-    plan = make_plan(seen, form, False, options.held_out, listing.attributes, medium="volume", decoded=decoded)
+    chosen = (False, options.held_out, listing.attributes, options.keep_classes)
+    plan = make_plan(seen, form, *chosen, medium="volume", decoded=decoded)
     return plan, problems
 
 

@@ -287,7 +287,7 @@ def _sets_of_translator(
 ) -> Sets:
     """Translations of held-out images against the target domain, and against their truth where there are pairs."""
     trained, real = _trained_and_real(model, data)
-    result = translations(model, real.train, real.held_out, n, seed, options, progress)
+    result = translations(model, real.train, real.unseen("A score of translations"), n, seed, options, progress)
     of_fake = _of_model(model, run, len(result.outputs), seed, options) | {"of": "translations of held-out images"}
     of_reference = _of_data(trained, real, len(result.target))
     of_reference |= {"domain": "target", "channels": result.target.shape[3]}

@@ -20,7 +20,9 @@ from reverie.core.values import check_finite, check_seeds, integer, plain
 from reverie.core.verbs import Model, verbs_of
 from reverie.inference.load import load
 from reverie.inference.rows import Unsliced, device_of
-from reverie.nets.text import words_of
+from reverie.nets.bert import MiniLM
+from reverie.nets.text import TextEncoder, words_of
+from reverie.probability.conditioning import lengths_beyond, text_encoder_of
 
 Labels = str | int | Sequence[str | int] | None
 Texts = str | Sequence[str] | None
@@ -79,8 +81,13 @@ def conditions_of(model: Model, guides: Iterable[Any], labels: Labels, texts: Te
         captions = listed_values(texts)
         if not captions or not all(isinstance(caption, str) for caption in captions):
             raise UsageError(f"{argument('text')} must be a caption or a list of captions, not {texts!r}.")
-        if (trained := info_of(model).get("caption_words")) and (new := sorted(vocabulary(captions) - set(trained))):
+        encoder = text_encoder_of(model) if isinstance(model, nn.Module) else None
+        read = vocabulary(captions, length_of(encoder))
+        if (trained := info_of(model).get("caption_words")) and (new := sorted(read - set(trained))):
             warnings.warn(f"No caption of the training data has {listed(new)}: samples cannot follow it.", stacklevel=3)
+        if encoder is not None and (beyond := lengths_beyond(encoder, captions)):
+            some = f"the first {encoder.length} {encoder.unit} of a caption"
+            warnings.warn(f"Only {some} are read, and one has {max(beyond)}.", stacklevel=3)
         cond["text"] = [captions[i % len(captions)] for i in range(n)]
     return cond
 
@@ -90,9 +97,14 @@ def owner_of_classes(model: Model, guides: Iterable[Model]) -> Model:
     return next((each for each in (model, *guides) if card_of(each).classes), model)
 
 
-def vocabulary(captions: Iterable[str]) -> set[str]:
-    """The words and signs of captions, as the text encoder splits them."""
-    return {word for caption in captions for word in words_of(caption)}
+def length_of(encoder: TextEncoder | MiniLM | None) -> int | None:
+    """How many words the small text encoder reads; None of others, which count tokens."""
+    return encoder.length if isinstance(encoder, TextEncoder) else None
+
+
+def vocabulary(captions: Iterable[str], length: int | None = None) -> set[str]:
+    """The words and signs of captions, of each the first ``length``, as the small text encoder splits them."""
+    return {word for caption in captions for word in words_of(caption)[:length]}
 
 
 def listed_values(values: Any) -> list[Any]:

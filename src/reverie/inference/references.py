@@ -4,6 +4,7 @@ a caption.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from reverie.core.noise import Noise
 from reverie.core.options import accepted
 from reverie.core.values import integer
 from reverie.core.verbs import Model, verbs_of
-from reverie.data import Split, load_image, provenance
+from reverie.data import Dataset, Split, load_image, provenance
 from reverie.data.batches import in_order
 from reverie.inference.conditions import label_index, seeds_of
 from reverie.inference.load import data_of, spec_of
@@ -124,8 +125,8 @@ def batch_of(model: Model, images: Any = None, n: int = 32) -> Batch:
     n = integer(argument("n"), n, 1, 10_000)
     device, spec = device_of(model), spec_of(model)
     if images is None or (isinstance(images, list | tuple) and not images):
-        held_out = data_of(model).held_out
-        return next(in_order(held_out, min(n, len(held_out)), device))
+        examples = examples_of(data_of(model))
+        return next(in_order(examples, min(n, len(examples)), device))
     if isinstance(images, Images | np.ndarray) and _is_stored(images, spec, images.shape[1:]):
         x = medium_of(spec).to_float(np.asarray(images), spec)
     elif isinstance(images, Tensor) and images.ndim == 2 + len(spec.shape):
@@ -136,6 +137,13 @@ def batch_of(model: Model, images: Any = None, n: int = 32) -> Batch:
         rows = [_checked(find_image(model, reference)[None], spec) for reference in references]
         x = torch.cat(rows) if rows else torch.empty(0, spec.channels, *spec.shape)
     return Batch({"x": _checked(x, spec).to(device)})
+
+
+def examples_of(data: Dataset) -> Split:
+    """Images to look at: the held-out split, or, with a warning, the training split where nothing is held out."""
+    if not len(data.held_out):
+        warnings.warn(f"Nothing of {data.source} is held out: these are training images.", stacklevel=4)
+    return data.examples
 
 
 @torch.no_grad()
@@ -194,11 +202,16 @@ def find_pair(model: Model, reference: Reference, **options: Any) -> tuple[Tenso
 
 
 def find_row(model: Model, reference: str) -> tuple[Split, int]:
-    """Where in the run's data an image is: held-out:N, train:N, a caption, a name, or the first held-out of a class."""
+    """Where in the run's data an image is: held-out:N, train:N, a caption, a name, or the first of a class.
+
+    Held-out images come first. Raises UsageError if there is none.
+    """
     kind, _, number = reference.partition(":")
     dataset = data_of(model)
     splits = {"held-out": dataset.held_out, "train": dataset.train}
     if kind in splits and number.isdecimal():
+        if not len(splits[kind]):
+            raise UsageError(f"Nothing of {dataset.source} is held out; its training images are train:0 and so on.")
         if int(number) >= len(splits[kind]):
             raise UsageError(f"{kind} has images 0 to {len(splits[kind]) - 1}, not {number}.")
         return splits[kind], int(number)
@@ -208,9 +221,10 @@ def find_row(model: Model, reference: str) -> tuple[Split, int]:
                 return split, names.index(reference)
     folded = [name.casefold() for name in dataset.classes]
     if reference.casefold() in folded:
-        rows = np.flatnonzero(np.asarray(dataset.held_out.labels) == folded.index(reference.casefold()))
-        if len(rows):
-            return dataset.held_out, int(rows[0])
+        for split in splits.values():
+            rows = np.flatnonzero(np.asarray(split.labels) == folded.index(reference.casefold()))
+            if len(rows):
+                return split, int(rows[0])
     raise UsageError(
         f"There is no file {reference!r}, and the run's data has no image of that name, caption or class. "
         "Other references: held-out:3, train:3, seed:3."

@@ -13,9 +13,9 @@ from reverie.core.errors import UsageError, argument
 from reverie.core.noise import Noise
 from reverie.core.values import integer
 from reverie.inference.conditions import Labels, Texts, complete, conditions_of, seeds_of
-from reverie.inference.load import Source, model_of, need, spec_of
+from reverie.inference.load import Source, data_of, model_of, need, spec_of
 from reverie.inference.origin import origin
-from reverie.inference.references import batch_of, find_pair
+from reverie.inference.references import batch_of, examples_of, find_pair
 from reverie.inference.rows import (
     checked_latents,
     chunk_of,
@@ -123,7 +123,11 @@ def translate(model: Source, images: Any = None, seed: int = 0, n: int = 8, **op
     spec, chosen = spec_of(model), complete(model, options)
     several = isinstance(images, Sequence) and not isinstance(images, str)
     n = integer(argument("n"), n, 1, 10_000)
-    references = [f"held-out:{i}" for i in range(n)] if images is None else list(images) if several else [images]
+    if images is None:
+        data = data_of(model)
+        split = "held-out" if examples_of(data) is data.held_out else "train"
+        images, several = [f"{split}:{i}" for i in range(n)], True
+    references = list(images) if several else [images]
     if not references:
         raise UsageError(f"{name_of(model)} has no images to translate.")
     pairs = [find_pair(model, reference, **chosen) for reference in references]

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
+Fetch = Callable[[], tuple[Weights, Sequence[str]]]
 _HEADS = 12
-_LONGEST = 64  # tokens per caption, including [CLS] and [SEP]
+LONGEST = 62  # tokens of a caption that are read by default, between [CLS] and [SEP]
+MOST = 510  # that have positions
 _KEPT = 1 << 14  # captions in the cache of embeddings: a few hundred megabytes at most
 _CHINESE = (  # code points that are words
     *((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F)),
@@ -94,24 +96,27 @@ def bert(weights: Weights, pieces: Tensor, heads: int = _HEADS) -> Tensor:
 
 
 @functools.cache
-def embedder(fetch: Callable[[], tuple[Weights, Sequence[str]]]) -> Callable[[str], Tensor]:
+def fetched(fetch: Fetch) -> tuple[Weights, dict[str, int]]:
+    """BERT's weights, and the numbers of its vocabulary, fetched once."""
+    weights, words = fetch()
+    return weights, {word: number for number, word in enumerate(words)}
+
+
+@functools.cache
+def embedder(fetch: Fetch, length: int = LONGEST) -> Callable[[str], Tensor]:
     """A cached function of a caption to its tokens (L, width), float32 on the CPU.
 
     Args:
         fetch: returns BERT's weights and its vocabulary in order; called at the first caption.
+        length: tokens of a caption that are read.
     """
-
-    @functools.cache
-    def fetched() -> tuple[Weights, dict[str, int]]:
-        weights, words = fetch()
-        return weights, {word: number for number, word in enumerate(words)}
 
     @functools.lru_cache(_KEPT)
     def embed(text: str) -> Tensor:
         # one caption at a time, in full precision, on the CPU: the result depends only on the caption
         with torch.autocast("cpu", enabled=False):
-            weights, vocabulary = fetched()
-            inner = word_pieces(text, vocabulary)[: _LONGEST - 2]
+            weights, vocabulary = fetched(fetch)
+            inner = word_pieces(text, vocabulary)[:length]
             pieces = torch.tensor([[vocabulary["[CLS]"], *inner, vocabulary["[SEP]"]]])
             return bert(weights, pieces)[0]
 
@@ -125,16 +130,20 @@ class MiniLM(nn.Module):
     part of neither checkpoints nor optimisers.
 
     Args:
-        fetch: see ``embedder``.
+        fetch, length: see ``embedder``.
     """
 
-    width = 384
+    width, unit = 384, "tokens"
     here: Tensor
 
-    def __init__(self, fetch: Callable[[], tuple[Weights, Sequence[str]]]):
+    def __init__(self, fetch: Fetch, length: int = LONGEST):
         super().__init__()
-        self.embed = embedder(fetch)
+        self.embed, self.length, self.fetch = embedder(fetch, length), length, fetch
         self.register_buffer("here", torch.zeros(1), persistent=False)  # marks the model's device, for the tokens
+
+    def count(self, text: str) -> int:
+        """Tokens of a caption, read or not."""
+        return len(word_pieces(text, fetched(self.fetch)[1]))
 
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         embeddings = [self.embed(text) for text in texts]

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _BUCKETS = 8192
-_LONGEST = 24  # words per caption
+LONGEST = 24  # words of a caption that are read by default
 
 
 def words_of(text: str) -> list[str]:
-    """The first 24 words and punctuation marks, in lower case; an underscore is a space."""
-    return re.findall(r"[^\W_]+|[^\w\s]", unicodedata.normalize("NFKC", text).lower())[:_LONGEST]
+    """The words and punctuation marks, in lower case; an underscore is a space."""
+    return re.findall(r"[^\W_]+|[^\w\s]", unicodedata.normalize("NFKC", text).lower())
 
 
 @functools.lru_cache(1 << 16)
@@ -66,19 +66,26 @@ class TextEncoder(nn.Module):
     Args:
         width: of a token.
         depth: transformer layers.
+        length: words of a caption that are read.
     """
 
-    def __init__(self, width: int = 128, depth: int = 1):
+    unit = "words"
+
+    def __init__(self, width: int = 128, depth: int = 1, length: int = LONGEST):
         super().__init__()
-        self.width = width
+        self.width, self.length = width, length
         self.embedding = nn.EmbeddingBag(_BUCKETS, width, mode="mean")
         self.null = nn.Parameter(torch.randn(width))
-        self.positions = nn.Parameter(torch.zeros(_LONGEST, width))
+        self.positions = nn.Parameter(torch.zeros(length, width))
         self.layers = nn.ModuleList(Layer(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
+    def count(self, text: str) -> int:
+        """Words of a caption, read or not."""
+        return len(words_of(text))
+
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        read = [[pieces(word) for word in words_of(text)] for text in texts]
+        read = [[pieces(word) for word in words_of(text)[: self.length]] for text in texts]
         longest = max([1, *map(len, read)])
         flat = [word for words in read for word in words]
         starts = [0, *itertools.accumulate(map(len, flat))]

@@ -6,16 +6,17 @@ the same network is also unconditional (Ho and Salimans, arXiv:2207.12598).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from reverie.core.annotations import Range
 from reverie.core.errors import UsageError, argument
 from reverie.core.noise import Noise
-from reverie.nets.bert import MiniLM
+from reverie.nets.bert import MOST, MiniLM
 from reverie.nets.text import TextEncoder
 from reverie.pretrained import weights
 
@@ -69,6 +70,18 @@ def _minilm() -> tuple[weights.Weights, list[str]]:
     return weights.load("minilm"), weights.words_in(weights.load("minilm-words"))
 
 
+def text_encoder_of(model: nn.Module) -> TextEncoder | MiniLM | None:
+    """The text encoder in a model."""
+    return next((module for module in model.modules() if isinstance(module, TextEncoder | MiniLM)), None)
+
+
+def lengths_beyond(encoder: TextEncoder | MiniLM, captions: Iterable[str]) -> list[int]:
+    """Words or tokens of each caption that is longer than the encoder reads."""
+    most = encoder.length
+    long = (caption for caption in captions if len(caption) > most or not caption.isascii())  # a word has a letter
+    return [count for caption in long if (count := encoder.count(caption)) > most]
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """The conditioning of a diffusion model.
@@ -76,12 +89,18 @@ class Conditioning:
     Attributes:
         conditional: "none", "label" or "text".
         text_encoder: of captions: "small" (trained jointly) or "minilm" (pretrained and frozen; downloaded once).
+        text_length: words of a caption that "small" reads (0: 24), or tokens that "minilm" reads (0: 62); what is
+            longer is cut.
     """
 
     conditional: Literal["none", "label", "text"] = "none"
     text_encoder: Literal["small", "minilm"] = "small"
+    text_length: Annotated[int, Range(0, MOST)] = 0
 
     def __post_init__(self) -> None:
+        if self.text_length and self.conditional != "text":
+            length, text = argument("text_length", self.text_length), argument("conditional", "text")
+            raise UsageError(f"{length} is of captions: add {text}.")
         if self.text_encoder != "small" and self.conditional != "text":
             encoder, text = argument("text_encoder", self.text_encoder), argument("conditional", "text")
             raise UsageError(f"{encoder} encodes captions: add {text}.")
@@ -104,7 +123,9 @@ class Conditioner(nn.Module):
         self.classes = label_classes(options.conditional, classes)
         self.text_encoder: TextEncoder | MiniLM | None = None
         if options.conditional == "text":
-            self.text_encoder = TextEncoder() if options.text_encoder == "small" else MiniLM(_minilm)
+            length = {"length": options.text_length} if options.text_length else {}
+            small = options.text_encoder == "small"
+            self.text_encoder = TextEncoder(**length) if small else MiniLM(_minilm, **length)
 
     @property
     def net_kwargs(self) -> dict[str, int]:

@@ -129,6 +129,8 @@ def doctor(run: Run | Path | str) -> Diagnosis:
             f"{opened.path} has no discriminator to diagnose. `reverie evaluate {path}` scores its samples."
         )
     checks = checks_of(lines)
+    if (opened.info.get("data") or {}).get("counts", {}).get("held_out") == 0:
+        checks.append(Check("overfitting of the discriminator", "", "needs held-out images"))
     current = {check.finding.kind for check in checks if check.finding}
     findings = opened.info.get("findings", [])
     past = [{"message": f.get("said"), **f} for f in findings if f["kind"] not in current]

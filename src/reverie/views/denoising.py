@@ -100,7 +100,8 @@ def forward(model: Model, batch: Batch, columns: int = 9) -> np.ndarray:
 
 def forward_process(model: Model, data: Dataset, count: int = 4, columns: int = 9) -> np.ndarray:
     """Held-out images under ever more noise, a row each."""
-    batch = next(in_order(data.held_out, min(count, len(data.held_out)), device_of(model)))
+    images = data.examples
+    batch = next(in_order(images, min(count, len(images)), device_of(model)))
     return forward(model, batch, columns)
 
 

@@ -57,10 +57,10 @@ def latent_map(model: Model, data: Dataset, count: int = 2000) -> np.ndarray:
 
     Where the latents have a prior N(0, I), its projection on the same plane is behind them.
     """
-    split = data.held_out.take(slice(count))
+    split, side = data.examples.take(slice(count)), "held-out" if len(data.held_out) else "training"
     latents = encoded(model, split)
     plane, buffer = Plane.of(latents), io.BytesIO()
-    title = f"Latents of {len(latents):,} held-out {data.spec.medium}s{': ' * bool(plane.note)}{plane.note}"
+    title = f"Latents of {len(latents):,} {side} {data.spec.medium}s{': ' * bool(plane.note)}{plane.note}"
     panel = plots.Panel(title, plane(latents), plane.prior(model))
     plots.plot_latent_maps(buffer, [panel], np.asarray(split.labels), data.classes)
     with Image.open(buffer) as image:

@@ -41,7 +41,7 @@ def latent_statistics(model: Model, data: Dataset | None = None, limit: int = 10
         with evaluating(model):
             latents = model.latent(Noise.of_seeds(range(limit), device)).flatten(1)
     else:
-        latents = encoded(model, (data or data_of(model)).held_out.take(slice(limit))).to(device)
+        latents = encoded(model, (data or data_of(model)).examples.take(slice(limit))).to(device)
     return latents.mean(0), latents.std(0, correction=min(1, len(latents) - 1))
 
 

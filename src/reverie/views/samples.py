@@ -8,7 +8,7 @@ from torch import Tensor
 from reverie.core.card import card_of
 from reverie.core.noise import Noise
 from reverie.core.verbs import Model
-from reverie.data.batches import in_order
+from reverie.data.batches import Batch, in_order
 from reverie.data.types import Dataset
 from reverie.inference.rows import device_of, draw, example_conditions, reconstruct, translated
 from reverie.media import Spec, medium_of
@@ -32,14 +32,14 @@ def _output(model: Model) -> Spec:
 
 def translations(model: Model, data: Dataset, count: int = 24) -> np.ndarray:
     """Held-out sources, below each its translation, and below that the truth where there is one."""
-    batch = next(in_order(data.held_out, _few(data, count), device_of(model)))
+    batch = _first(model, data, count)
     source, truth = model.translation_pair(batch)
     return stacked(translated(model, source, truth, batch.rng), data.spec)
 
 
 def reconstructions(model: Model, data: Dataset, count: int = 32) -> np.ndarray:
     """Held-out images, their corruption where the model has one, and their reconstructions."""
-    batch = next(in_order(data.held_out, _few(data, count), device_of(model)))
+    batch = _first(model, data, count)
     return stacked(reconstruct(model, batch), data.spec)
 
 
@@ -49,5 +49,6 @@ def stacked(rows: list[Tensor], spec: Spec) -> np.ndarray:
     return beside([medium.to_storage(row, spec) for row in rows], spec)
 
 
-def _few(data: Dataset, count: int) -> int:
-    return min(count if data.spec.medium == "image" else 8, len(data.held_out))
+def _first(model: Model, data: Dataset, count: int) -> Batch:
+    images = data.examples
+    return next(in_order(images, min(count if data.spec.medium == "image" else 8, len(images)), device_of(model)))

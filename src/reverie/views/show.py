@@ -8,7 +8,7 @@ from reverie.core.card import card_of, info_of, name_of
 from reverie.core.errors import UsageError
 from reverie.inference.load import Source, data_of, model_of, need
 from reverie.inference.origin import origin
-from reverie.inference.references import Reference, batch_of
+from reverie.inference.references import Reference, batch_of, examples_of
 from reverie.media.images import Images
 from reverie.views import denoising, view_named
 from reverie.views import latents as latent_views
@@ -27,7 +27,10 @@ def view(model: Source, name: str = "samples", count: int | None = None, **optio
     """
     model = model_of(model)
     chosen = view_named(name, model, info_of(model).get("data"))
-    sheet = chosen.render(model, data_of(model) if chosen.data else None, count, **options)
+    data = data_of(model) if chosen.data else None
+    if data is not None:
+        examples_of(data)  # warns where nothing is held out
+    sheet = chosen.render(model, data, count, **options)
     return Images(sheet[None], origin=origin("view", model, view=name, count=count, **options))
 
 

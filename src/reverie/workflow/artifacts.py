@@ -33,8 +33,10 @@ def preview_of(model: Model, data: Dataset | None, verbs: set[str]) -> View | No
 @torch.no_grad()
 def held_out_scores(model: Model, data: Dataset, progress: Progress | None = None) -> dict[str, float]:
     """Means over held-out data: the likelihood or its bound if it is fast to compute, by the names of ``evaluate``, and
-    the reconstruction error, unless the model loses nothing.
+    the reconstruction error, unless the model loses nothing. None where nothing is held out.
     """
+    if not len(data.held_out):
+        return {}
     model.eval()
     space = card_of(model).space
     errors = reconstructs(model) and not (space and space.lossless)

@@ -179,11 +179,10 @@ class Checkup:
         if "diagnostics" not in verbs_of(model):
             return {}
         model.eval()
-        seen, unseen = (
-            next(in_order(part, min(_CHECKED, len(part)), device_of(model)))
-            for part in (self.data.train, self.data.held_out)
-        )
-        return model.diagnostics(seen, unseen) | (self._classes(model) if "classes" in card_of(model).monitors else {})
+        parts = [part for part in (self.data.train, self.data.held_out) if len(part)]
+        batches = [next(in_order(part, min(_CHECKED, len(part)), device_of(model))) for part in parts]
+        measured = model.diagnostics(*batches) if len(batches) == 2 else {}
+        return measured | (self._classes(model) if "classes" in card_of(model).monitors else {})
 
     def _classes(self, model: Model) -> dict[str, float]:
         labels, kinds = torch.from_numpy(np.array(self.data.train.labels)), len(self.data.classes)

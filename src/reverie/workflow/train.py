@@ -24,9 +24,10 @@ from reverie.core.verbs import verbs_of
 from reverie.data import Dataset, open_data
 from reverie.data.memory import name_of
 from reverie.data.options import CHOICES, WHITE, Background
-from reverie.inference.conditions import vocabulary
+from reverie.inference.conditions import length_of, vocabulary
 from reverie.media import Size, parse_size
 from reverie.media.formats import PIXEL_LIMIT
+from reverie.probability.conditioning import lengths_beyond, text_encoder_of
 from reverie.recipes import recipe_for
 from reverie.training.bar import Bar
 from reverie.training.callbacks import Callback
@@ -146,7 +147,18 @@ def train(
 def _caption_words(model: nn.Module, data: Dataset | None) -> dict[str, list[str]]:
     """The words that a model of captions learns from, so that sampling can warn of others."""
     captions = data.train.every_text if data is not None and "text" in card_of(model).conditions else None
-    return {"caption_words": sorted(vocabulary(captions))} if captions else {}
+    length = length_of(text_encoder_of(model))
+    return {"caption_words": sorted(vocabulary(captions, length))} if captions else {}
+
+
+def _cut_captions(model: nn.Module, data: Dataset) -> str:
+    """How many captions are longer than the model's text encoder reads, in words; "" if none is."""
+    encoder = text_encoder_of(model)
+    if encoder is None or not (beyond := lengths_beyond(encoder, data.train.every_text)):
+        return ""
+    some = f"{len(beyond):,} of {len(data.train.every_text):,} captions"
+    read = f"the {encoder.length} {encoder.unit} that the text encoder reads"
+    return f"{some} are longer than {read}, and cut: {argument('text_length', max(beyond))} reads all."
 
 
 def _source(data: Any) -> str:
@@ -208,6 +220,11 @@ def announce(run: Run, loop: Loop) -> None:
         f"{run.info['model']['name']} ({count / 1e6:.2f} M parameters) on {images}. {length}, "
         f"batch {options.batch_size}, {loop.precision}."
     )
+    if isinstance(data, Dataset) and (cut := _cut_captions(loop.model, data)):
+        loop.say(cut)
+    if isinstance(data, Dataset) and not len(data.held_out):
+        scores = f"no held-out scores, and what is shown are training images ({argument('held_out', 0)})"
+        loop.say(f"Nothing is held out: {scores}.")
     if len(stages := loop.engine.stages) > 1 and all(stage.name for stage in stages):
         names = [stage.name for stage in stages]
         loop.say(f"Stages, one after the other: {', '.join(names[:8])}{' ...' * (len(names) > 8)}.")

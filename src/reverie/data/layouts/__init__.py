@@ -11,6 +11,7 @@ from reverie.data.items import Listing
 from reverie.data.layouts import folders, pairs, published
 from reverie.data.layouts.base import Layout, Reading, described
 from reverie.data.masks import add_table, find_masks, masks_of
+from reverie.data.naming import FOUND, Columns
 from reverie.data.tree import Tree, ignored
 from reverie.data.types import Problem
 from reverie.media.origin import NOTE
@@ -49,7 +50,7 @@ def explain(tree: Tree) -> list[tuple[str, str, str]]:
     return [("masks", masks.answer, masks.why), *answers] if masks.why else answers
 
 
-def list_tree(tree: Tree, layout: str | None = None, masks: str | None = None) -> Listing:
+def list_tree(tree: Tree, layout: str | None = None, masks: str | None = None, columns: Columns = FOUND) -> Listing:
     """The items of a tree in this layout, or in the first that fits, without the masks, which are columns of items.
 
     Args:
@@ -61,7 +62,7 @@ def list_tree(tree: Tree, layout: str | None = None, masks: str | None = None) -
     problems = list(tree.problems)
     complete, regions = tree, masks_of(tree, masks, problems)
     tree = regions.without(tree)
-    captions = Captions(tree.files, problems)
+    captions = Captions(tree.files, problems, columns)
     if masks != "no":
         regions = add_table(regions, captions.rows, tree)
         tree = regions.without(tree)

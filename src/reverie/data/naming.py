@@ -1,0 +1,93 @@
+"""Which columns of a table are the image, the label and the text: as the user says, else by their names and types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reverie.core.errors import UsageError, argument, suggest
+from reverie.core.terminal import printable
+from reverie.data.types import Problem
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns; "" is one that is found.
+
+    Attributes:
+        image: of encoded images, or of the files' names in a table beside them.
+        label, text: of the classes, and of the captions.
+    """
+
+    image: str = ""
+    label: str = ""
+    text: str = ""
+
+    @classmethod
+    def of(cls, columns: str | Mapping[str, str] | None) -> Columns:
+        """From "image=img,label=fine_label", or the same as a mapping.
+
+        Raises:
+            UsageError: another form, or another part than image, label and text.
+        """
+        if isinstance(columns, str):
+            pairs = [part.partition("=") for part in columns.split(",")]
+            columns = {role.strip(): name.strip() for role, _, name in pairs}
+        parts = {} if columns is None else dict(columns)
+        roles = list(asdict(cls()))
+        for role, name in parts.items():
+            if role not in roles or not isinstance(name, str) or not name:
+                example = argument("columns", "image=img,label=fine_label,text=alt_text")
+                hint = "" if role in roles else suggest(str(role), roles)
+                raise UsageError(f"{argument('columns')} names columns, as {example}, not {role!r:.40}.{hint}")
+        return cls(**parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Those that are named."""
+        return {role: name for role, name in asdict(self).items() if name}
+
+    def check(self, names: Iterable[str], what: str) -> None:
+        """Raise UsageError for a named column that is not among ``names``."""
+        names = list(dict.fromkeys(names))
+        for role, name in self.as_dict().items():
+            if name not in names:
+                columns = ", ".join(map(printable, names)) or "none"
+                raise UsageError(f"{what} has no column {name!r} ({role}).{suggest(name, names)} Columns: {columns}.")
+
+    def pick(
+        self, names: Sequence[str], candidates: Mapping[str, Sequence[str]], what: str
+    ) -> tuple[dict[str, str | None], list[Problem]]:
+        """The column of each role, and lines of the report on what else might be meant and what is ignored.
+
+        Args:
+            names: of all columns.
+            candidates: role -> columns that may have it, the first of which is taken unless one is named.
+            what: the table's name in messages.
+
+        Raises:
+            UsageError: a named column does not exist.
+        """
+        self.check(names, what)
+        named = self.as_dict()
+        taken = {role: named.get(role) or next(iter(columns), None) for role, columns in candidates.items()}
+        problems = []
+        for role, columns in candidates.items():
+            others = [name for name in columns if name != taken[role]]
+            if others and role not in named:
+                also = ", ".join(map(printable, others))
+                flag = argument("columns", f"{role}={others[0]}")
+                action = f"used: {taken[role]} as the {role}; so might be {also}: {flag}"
+                problems.append(Problem(printable(what), "columns", action))
+        if rest := [name for name in names if name not in taken.values()]:
+            action = f"ignored: columns {', '.join(map(printable, sorted(rest)))}"
+            problems.append(Problem(printable(what), "ignored", action))
+        return taken, problems
+
+
+FOUND = Columns()  # all of them
+
+
+def captions_of(value: Any) -> list[str]:
+    """A caption, or a list of them, as text; without empty ones."""
+    return [str(text) for text in (value if isinstance(value, list | tuple) else [value]) if text not in (None, "")]
