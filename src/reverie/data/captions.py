@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -13,7 +12,7 @@ from reverie.core.errors import ReverieError
 from reverie.core.terminal import printable
 from reverie.data import words
 from reverie.data.annotations import read_annotations
-from reverie.data.items import File, Item, natural_key
+from reverie.data.items import File, Item, label_list, several_labels
 from reverie.data.tree import suffix
 from reverie.data.types import Problem
 from reverie.data.words import Row
@@ -34,30 +33,34 @@ class Captions:
     Args:
         files: every file, relative path -> File.
         problems: unreadable rows, and rows of missing images, are appended here.
+        images: what tables are about, and texts beside; None: the files with an image's suffix.
 
     Attributes:
         rows: image -> its row: "text" (a list of captions), "label" (a name, a number or a list of them), and others.
         tables: the files that rows are from.
     """
 
-    def __init__(self, files: dict[str, File], problems: list[Problem]):
+    def __init__(self, files: dict[str, File], problems: list[Problem], images: Iterable[str] | None = None):
         self.files, self.problems = files, problems
         self.rows: dict[str, Row] = {}
         self.tables: dict[str, int] = {}
-        self._find = _Finder([name for name in files if suffix(name) in SUFFIXES])
+        self._find = _Finder([name for name in files if suffix(name) in SUFFIXES] if images is None else images)
         for name in files:
             if suffix(name) in TABLE_ENDINGS:
                 self._read_table(name)
             elif suffix(name) == ".json":
                 self._read_coco(name)
+        kept = len(problems)
         self._published = read_annotations(list(files), self._read_text, self._find)
+        about_images = {printable(name) for name in self._published.used}
+        problems[kept:] = [problem for problem in problems[kept:] if problem.file in about_images]
         for image, row in self._published.rows.items():
             self.rows[image] = {"text": [], "label": None} | self.rows.get(image, {}) | row
         self.tables |= self._published.used
         for name, lost in self._published.lost.items():
             self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
         self._texts = {_stem(name): name for name in files if suffix(name) in TEXT_ENDINGS}
-        self._names_of_labels = self._several_labels()
+        self._names_of_labels = several_labels((row.get("label") for row in self.rows.values()), problems)
 
     def used(self, images: Iterable[str]) -> set[str]:
         """The files that are about the images: tables, and texts with an image's stem."""
@@ -96,7 +99,7 @@ class Captions:
         for name in names:
             if gaps := sum(image not in numbers[name] for image in images):
                 self._report(name, "missing-attribute", f"used: {gaps} images without a value have 0")
-        labels = {image: {str(label) for label in self._labels_of(image)} for image in images}
+        labels = {image: {*label_list(self.rows.get(image, {}).get("label"))} for image in images}
         by_image = {
             image: (
                 *(numbers[name].get(image) or 0.0 for name in names),
@@ -193,51 +196,30 @@ class Captions:
             return
         if '"annotations"' not in text or '"images"' not in text:
             return
-        content = words.read_json(text)
-        parts = ("images", "annotations")
-        if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
-            return
-        categories = {row["id"]: row.get("name") for row in content.get("categories") or [] if "id" in row}
+        images, annotations, categories = words.read_coco(text)
+        names = {row["id"]: str(row.get("name")) for row in categories}
         by_id: dict[Any, Row] = {}
         lost = 0
-        for row in content["images"]:
-            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-                continue
-            image = self._find(PurePosixPath(name).parent, row["file_name"])
+        for row in images:
+            image = self._find(PurePosixPath(name).parent, str(row.get("file_name")))
             lost += image is None
             if image is not None:
-                by_id[row.get("id")] = self.rows.setdefault(image, {"text": [], "label": None})
-        for row in content["annotations"]:
-            about = by_id.get(row.get("image_id")) if isinstance(row, dict) else None
-            if about is None:
-                continue
-            if isinstance(row.get("caption"), str):
-                about["text"] = [*about["text"], row["caption"]]
-            elif row.get("category_id") in categories:
-                label = str(categories[row["category_id"]])
-                about["label"] = list(dict.fromkeys([*(about["label"] or []), label]))
+                by_id[row["id"]] = self.rows.setdefault(image, {"text": [], "label": None})
         if not by_id:
             return
+        labels: dict[Any, list[str]] = {}
+        for row in annotations:
+            about = by_id.get(row["image_id"])
+            if about is not None and isinstance(row.get("caption"), str):
+                about["text"] = [*about["text"], row["caption"]]
+            elif about is not None and row.get("category_id") in names:
+                labels.setdefault(row["image_id"], []).append(names[row["category_id"]])
+        for number, several in labels.items():
+            before = by_id[number]["label"]
+            by_id[number]["label"] = list(dict.fromkeys([*(before if isinstance(before, list) else []), *several]))
         self.tables[name] = len(by_id)
         if lost:
             self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
-
-    # Several labels
-
-    def _several_labels(self) -> list[str]:
-        """The distinct labels, if an image has none or several of them; else nothing."""
-        lists = [row["label"] for row in self.rows.values() if isinstance(row.get("label"), list)]
-        if all(len(labels) == 1 for labels in lists):
-            return []
-        names = sorted({str(label) for image in self.rows for label in self._labels_of(image)}, key=natural_key)
-        counts = Counter(len(labels) for labels in lists)
-        counted = ", ".join(f"{n} images have {k}" for k, n in sorted(counts.items()))
-        self._report("*", "several-labels", f"used as attributes, 0 or 1 each, instead of classes: {counted}")
-        return names
-
-    def _labels_of(self, image: str) -> list[Any]:
-        label = self.rows.get(image, {}).get("label")
-        return label if isinstance(label, list) else [] if label in (None, "") else [label]
 
     def _report(self, name: str, kind: str, action: str) -> None:
         self.problems.append(Problem(printable(name), kind, action))

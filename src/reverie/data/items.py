@@ -6,7 +6,8 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -134,10 +135,11 @@ class Listing:
         ]
 
 
-def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key that puts "2" before "10"."""
-    parts = re.split(r"([0-9]+)", name)
-    return tuple((0, int(part)) if part.isdecimal() and part.isascii() else (1, part) for part in parts if part)
+def natural_key(name: str) -> tuple[tuple[Any, ...], str]:
+    """Sort key that puts "2" before "10", and "2" and "02" in one order always."""
+    parts = (part for part in re.split(r"([0-9]+)", name) if part)
+    keys = ((0, len(digits := part.lstrip("0")), digits) if "0" <= part[0] <= "9" else (1, 0, part) for part in parts)
+    return tuple(keys), name
 
 
 NO_LABEL = (-1, -100)  # -100: what PyTorch's losses ignore
@@ -161,6 +163,41 @@ def index_labels(labels: Sequence[str | int | None]) -> tuple[np.ndarray, list[s
 def label_name(label: str | int) -> str:
     """The name of a class that is a name or a number."""
     return str(int(label)) if isinstance(label, int) else str(label)
+
+
+def several_labels(labels: Iterable[Any], problems: list[Problem]) -> list[str]:
+    """The distinct labels, if an image has a list of none or several of them, which is reported; else nothing."""
+    labels = list(labels)
+    lists = [label for label in labels if isinstance(label, list)]
+    if all(len(names) == 1 for names in lists):
+        return []
+    counts = Counter(len(names) for names in lists)
+    counted = ", ".join(f"{n} images have {k}" for k, n in sorted(counts.items()))
+    action = f"used as attributes, 0 or 1 each, instead of classes: {counted}"
+    problems.append(Problem("*", "several-labels", action))
+    return sorted({name for label in labels for name in label_list(label)}, key=natural_key)
+
+
+def label_list(label: Any) -> list[str]:
+    """The names of an image's labels, of which there may be none, one or a list."""
+    return [str(name) for name in (label if isinstance(label, list) else [] if label in (None, "") else [label])]
+
+
+def set_labels(listing: Listing, labels: Sequence[Any]) -> None:
+    """Give the items their labels: a name or number, None, or lists; where these have none or several, attributes."""
+    names = several_labels(labels, listing.problems)
+    if names:
+        listing.attributes = names
+        rows = [{*label_list(label)} for label in labels]
+        values = [tuple(float(name in row) for name in names) for row in rows]
+        listing.items = [replace(item, attributes=v) for item, v in zip(listing.items, values, strict=True)]
+        return
+    single = [label[0] if isinstance(label, list) else label for label in labels]
+    plain = [
+        None if label in (None, "") else label if isinstance(label, int) and not isinstance(label, bool) else str(label)
+        for label in single
+    ]
+    listing.items = [replace(item, label=label) for item, label in zip(listing.items, plain, strict=True)]
 
 
 def clear_negatives(listing: Listing) -> None:

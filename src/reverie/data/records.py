@@ -4,70 +4,84 @@ from __future__ import annotations
 
 import threading
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.terminal import printable
 from reverie.data.captions import LABELS, TEXTS
-from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
-from reverie.data.tree import suffix
+from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing, set_labels
 from reverie.data.types import Problem
 from reverie.media.formats import MAGIC
 
 PARQUET = ".parquet"
-LMDB = "data.mdb"
+LMDB, LOCK = "data.mdb", "lock.mdb"
 
 
-def parquet_files(folder: str) -> list[Path]:
-    """The Parquet files of a folder, in the order of their paths."""
-    return sorted(path for path in Path(folder).rglob("*") if suffix(path.name) == PARQUET and path.is_file())
+def is_parquet(path: str) -> bool:
+    """Whether a file is Parquet by its name, and no table about other files."""
+    return path.lower().endswith(PARQUET) and PurePosixPath(path).stem.lower() != "metadata"
 
 
 def list_parquet(files: list[Path]) -> Listing:
     """The rows of Parquet files with a column of encoded images, as the Hugging Face hub keeps them.
 
-    A file's name says its split: train-00000-of-00002.parquet, test-..., validation-...
+    A file's name says its split: train-00000-of-00002.parquet, test-..., validation-... Of several files those that
+    cannot be read are reported.
 
     Raises:
         UsageError: pyarrow is missing, or there is no such column.
         ReverieError: a damaged file.
     """
-    arrow = _arrow()
+    _arrow()
     listing = Listing([], read_as=f"{len(files)} Parquet file{'s' * (len(files) != 1)}")
     sides = {path: _side(path) for path in files}
     both = {*sides.values()} >= {"train", "held_out"}
+    labels: list[Any] = []
     for path in sorted(files, key=lambda path: sides[path] == "train"):
-        schema = _schema(path)
-        image = _image_column(schema)
-        if image is None:
-            raise UsageError(f"{path} has no column of encoded images; its columns are {', '.join(schema.names)}.")
         if both and sides[path] is None:
             listing.problems.append(Problem(printable(path.name), "outside-splits", "skipped: neither train nor test"))
             continue
-        names = {name.lower(): name for name in schema.names if name != image}
-        label, text = (next((names[name] for name in words if name in names), None) for words in (LABELS, TEXTS))
-        classes = _class_names(schema, label)
         try:
-            table = arrow.ParquetFile(path).read([name for name in (label, text) if name])
-        except (OSError, ValueError) as error:
-            raise ReverieError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:160]}.") from None
-        labels = table[label].to_pylist() if label else [None] * table.num_rows
-        texts = table[text].to_pylist() if text else [""] * table.num_rows
-        listing.problems += _other_columns(path, names, label, text)
-        for row, (value, words) in enumerate(zip(labels, texts, strict=True)):
-            several = [str(word) for word in words if word] if isinstance(words, list) else [str(words or "")]
-            listing.items.append(
-                Item(
-                    name=f"{printable(path.name)}/{row}",
-                    file=File(f"{path}/{row}", reader=partial(_cell, str(path), image, row)),
-                    label=_label(value, classes),
-                    text=several[0] if several else "",
-                    split=sides[path] if both else None,
-                    texts=tuple(several) if len(several) > 1 else (),
-                )
-            )
+            labels += _list_rows(path, sides[path] if both else None, listing)
+        except ReverieError as error:
+            if len(files) == 1:
+                raise
+            listing.problems.append(Problem(printable(path.name), "unreadable", f"skipped: {error}"))
+    set_labels(listing, labels)
     return listing
+
+
+def _list_rows(path: Path, split: str | None, listing: Listing) -> list[Any]:
+    """Append the rows of a file; returns their labels."""
+    schema = _schema(path)
+    image = _image_column(schema)
+    if image is None:
+        raise UsageError(f"{path} has no column of encoded images; its columns are {', '.join(schema.names)}.")
+    names = {name.lower(): name for name in schema.names if name != image}
+    label, text = (next((names[name] for name in words if name in names), None) for words in (LABELS, TEXTS))
+    classes = _class_names(schema, label)
+    try:
+        table = _arrow().ParquetFile(path).read([name for name in (label, text) if name])
+    except (OSError, ValueError) as error:
+        raise ReverieError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:160]}.") from None
+    labels = table[label].to_pylist() if label else [None] * table.num_rows
+    texts = table[text].to_pylist() if text else [""] * table.num_rows
+    listing.problems += _other_columns(path, names, label, text)
+    for row, words in enumerate(texts):
+        several = [str(word) for word in words if word] if isinstance(words, list) else [str(words or "")]
+        listing.items.append(
+            Item(
+                name=f"{printable(path.name)}/{row}",
+                file=File(f"{path}/{row}", reader=partial(_cell, str(path), image, row)),
+                text=several[0] if several else "",
+                split=split,
+                texts=tuple(several) if len(several) > 1 else (),
+            )
+        )
+    return [
+        [_label(v, classes) for v in value] if isinstance(value, list) else _label(value, classes) for value in labels
+    ]
 
 
 def _arrow() -> Any:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from reverie.core import cache as home
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.core.files import replacing
 from reverie.core.terminal import printable
-from reverie.data.items import File, Item, Listing
+from reverie.data.items import File, Item, Listing, set_labels
 from reverie.data.layouts import list_tree
-from reverie.data.tree import Tree, ignored, suffix
+from reverie.data.tree import TWICE, Tree, ignored, is_hidden, suffix
 from reverie.data.types import Problem
 from reverie.data.words import decode_text, read_json
 from reverie.media.decode import SUFFIXES
@@ -48,14 +48,24 @@ def expand(pattern: str) -> list[Path]:
 def list_shards(shards: list[Path], layout: str | None = None) -> Listing:
     """All images of the shards. A missing or truncated shard is reported; its readable images are used.
 
-    A single tar without a word about any image (KEY.txt, KEY.cls, KEY.json) is a folder in a file, with a layout.
+    A single tar without a word about any image (KEY.txt, KEY.cls, KEY.json) is a folder in a file, with a layout; so is
+    any with a ``layout``.
+
+    Raises:
+        UsageError: a layout of several shards.
     """
+    if layout is not None and len(shards) > 1:
+        raise UsageError(
+            f"{argument('layout', layout)} is for a folder, a zip or one tar, not for {len(shards)} shards."
+        )
     listing = Listing([], read_as=f"WebDataset, {len(shards):,} shard{'s' * (len(shards) != 1)}")
+    labels: list[Any] = []
     for shard in shards:
         members = _members(shard, listing.problems)
-        if len(shards) == 1 and not any(suffix(name) in WORDS for name in members):
+        if len(shards) == 1 and (layout is not None or not _has_words(members)):
             return list_tree(Tree(str(shard), dict(sorted(members.items())), listing.problems), layout)
-        _list_members(printable(shard.name), members, listing)
+        labels += _list_members(printable(shard.name), members, listing)
+    set_labels(listing, labels)
     return listing
 
 
@@ -77,12 +87,13 @@ def _members(shard: Path, problems: list[Problem]) -> dict[str, File]:
         stat = plain.stat()
         with tarfile.open(plain, "r:", tarinfo=_Sound) as tar:
             for entry in tar:
-                end = entry.offset_data + entry.size
-                if entry.isfile() and end <= stat.st_size:
-                    file = File(str(plain), entry.size, stat.st_mtime_ns, entry.offset_data)
-                    members[entry.name.removeprefix("./")] = file
-                elif entry.isfile():
-                    problems.append(Problem(f"{name}/{printable(entry.name)}", "truncated", "skipped: truncated"))
+                inside = entry.name.removeprefix("./").lstrip("/")
+                if problem := _unfit(entry, inside, stat.st_size):
+                    problems.append(Problem(f"{name}/{printable(inside)}", *problem))
+                elif not entry.isdir():
+                    if inside in members:
+                        problems.append(Problem(f"{name}/{printable(inside)}", *TWICE))
+                    members[inside] = File(str(plain), entry.size, stat.st_mtime_ns, entry.offset_data)
             broken = _is_broken(plain, tar.offset)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         broken = str(error) or type(error).__name__
@@ -94,6 +105,26 @@ def _members(shard: Path, problems: list[Problem]) -> dict[str, File]:
         action = f"used {len(members)} files before the damage: not a complete .tar ({broken})"
         problems.append(Problem(name, kind, action))
     return members
+
+
+def _unfit(entry: tarfile.TarInfo, name: str, size: int) -> tuple[str, str] | None:
+    """Kind and action of a member of a tar of ``size`` bytes that cannot be used; None of others and of folders."""
+    if entry.isdir():
+        return None
+    if is_hidden(name):
+        return "hidden", "skipped: hidden"
+    if not entry.isfile():
+        return "not-a-file", "skipped: a link, pipe or device"
+    if entry.offset_data + entry.size > size:
+        return "truncated", "skipped: truncated"
+    return None
+
+
+def _has_words(members: dict[str, File]) -> bool:
+    """Whether a member's name makes it a word about an image."""
+    return any(
+        key + word in members for name in members if suffix(name) in SUFFIXES for key in _keys(name) for word in WORDS
+    )
 
 
 def _is_broken(path: Path, offset: int) -> str:
@@ -124,7 +155,9 @@ def _unpacked(shard: Path) -> Path:
     return plain
 
 
-def _list_members(name: str, members: dict[str, File], listing: Listing) -> None:
+def _list_members(name: str, members: dict[str, File], listing: Listing) -> list[Any]:
+    """Append the images of a shard to the listing; their labels, as they are written."""
+    labels = []
     words = {member: file for member, file in members.items() if suffix(member) in WORDS}
     used = set()
     for member, file in members.items():
@@ -152,13 +185,12 @@ def _list_members(name: str, members: dict[str, File], listing: Listing) -> None
                 words_ = row.get("caption") or row.get("text") or texts
                 texts = [str(text) for text in (words_ if isinstance(words_, list) else [words_])]
                 label = row.get("label", label)
-        label = int(label) if isinstance(label, str) and re.fullmatch(r"-?\d{1,9}", label) else label
-        label = label if label is None or (isinstance(label, int) and not isinstance(label, bool)) else str(label)
+        labels.append(int(label) if isinstance(label, str) and re.fullmatch(r"-?\d{1,9}", label) else label)
         text, several = texts[0] if texts else "", tuple(texts) if len(texts) > 1 else ()
-        item = Item(f"{name}/{printable(member)}", file, None if label == "" else label, text, texts=several)
-        listing.items.append(item)
+        listing.items.append(Item(f"{name}/{printable(member)}", file, None, text, texts=several))
     rest = [member for member in members if suffix(member) not in SUFFIXES and member not in used]
     listing.problems += ignored(rest)
+    return labels
 
 
 def _keys(member: str) -> list[str]:

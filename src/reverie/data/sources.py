@@ -16,7 +16,7 @@ from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
 from reverie.data.choose import Choice
 from reverie.data.items import HELD_OUT_NAMES, Listing, clear_negatives
-from reverie.data.options import ALL, WHITE, Background, OpenOptions, open_options
+from reverie.data.options import WHITE, Background, OpenOptions, open_options
 from reverie.data.types import Dataset, Report, Split
 from reverie.media import Size
 from reverie.media.formats import PIXEL_LIMIT
@@ -128,7 +128,7 @@ def open_data(
     if not text.strip():
         raise UsageError(f'The name of the data is empty; the working folder is ".". Possible: {POSSIBLE}.')
     name, part = _split_name(text)
-    if _holds_arrays(name):
+    if _holds_arrays(name, layout):
         from reverie.data.arrays import dataset
 
         if name in (*BUNDLED_NAMES, *PUBLIC_NAMES) and Path(name).is_dir():
@@ -183,10 +183,7 @@ def _from_files(
 
     clear_negatives(listing)
     choice = options.choice
-    if choice.classes or choice.where:
-        labels = [None if item.label is None else str(item.label) for item in listing.items]
-        keep = choose.chosen(choice, labels, listing.columns(), listing.problems)
-        listing.items = [item for item, kept in zip(listing.items, keep, strict=True) if kept]
+    choose.choose_items(choice, listing)
     seen, problems = intake.survey(
         listing, name, progress, options.copies, choice.resolution_at_least, options.max_pixels
     )
@@ -218,19 +215,24 @@ def _from_members(
     """Clips of films, or volumes, of a folder or a file: decode them into the store."""
     from reverie.data import store
 
-    if options.layout is not None or options.choice != ALL:
-        chosen = "layout, classes, where, limit, resolution_at_least and dedupe"
-        raise UsageError(f"{name} is read as {options.medium}s; {chosen} are for images.")
+    choice = options.choice
+    of_images = {"layout": options.layout, "resolution_at_least": choice.resolution_at_least, "dedupe": choice.dedupe}
+    of_images["max_pixels"] = options.max_pixels != PIXEL_LIMIT
+    if others := [argument(option) for option, value in of_images.items() if value]:
+        raise UsageError(
+            f"{name} is read as {options.medium}s; {' and '.join(others)} {'are' if others[1:] else 'is'} for images."
+        )
     if options.medium == "video":
         if options.low is not None:
             raise UsageError(f"{name} holds films; low and high are for arrays.")
         from reverie.data.clips import plan_clips as plan_of
     else:
         from reverie.data.volumes import plan_volumes as plan_of
-    plan, problems = plan_of(Path(name), options, part, progress)
+    plan, problems, read_as = plan_of(Path(name), options, part, progress)
     if options.medium == "volume":
         opened = opened | {"intensities": plan.form.as_dict()["range"]}
-    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress)
+    report = Report(len(plan.rows), read_as=read_as)
+    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
 
 
 def _only_images(name: str, options: OpenOptions, deep: bool = False) -> None:
@@ -251,11 +253,12 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
     if not data.opened.get("reopenable"):
         return list(split["x"])
     name, _ = _split_name(data.opened["source"])
-    if _holds_arrays(name):
+    layout = data.opened.get("requested", {}).get("layout")
+    if _holds_arrays(name, layout):
         rows = _named_arrays(name, open_options(), None).rows
         index = {row: number for number, row in enumerate(rows.names)}
         return [rows["x"][index[row]] for row in split.names]
-    listing = _listing(name, data.opened.get("requested", {}).get("layout"))
+    listing = _listing(name, layout)
     files = {item.name: item.file for item in listing.items}
     if any(file.half for file in files.values()):
         raise ReverieError(f"{name} holds pairs side by side: an image is half of a file, which is not kept alone.")
@@ -296,11 +299,11 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _holds_arrays(name: str) -> bool:
-    """Whether it is a bundled or public set, or a file or folder of arrays."""
+def _holds_arrays(name: str, layout: str | None) -> bool:
+    """Whether it is a bundled or public set, or a file or folder of arrays; with a ``layout`` it holds images."""
     if name in BUNDLED_NAMES or name in PUBLIC_NAMES:
         return True
-    if not _exists(name):
+    if layout is not None or not _exists(name):
         return False
     from reverie.data.containers import loader_of
 
@@ -333,23 +336,23 @@ def _listing(source: str, layout: str | None = None) -> Listing:
             raise UsageError(f"{source} is no set on the hub; the form is hf:owner/name.")
         return list_hub(name)
     from reverie.data import records, shards, tree
+    from reverie.data.intake import MIN_IMAGES
     from reverie.data.layouts import list_tree
 
     path = Path(source)
     try:
         if path.is_dir():
-            if records.is_lmdb(source):
-                return records.list_lmdb(path)
             files = tree.of_folder(path)
-            if not files.images and any(tree.suffix(name) == records.PARQUET for name in files.files):
-                return records.list_parquet(records.parquet_files(source))
-            tars = [] if files.images else [path / name for name in files.files if name.lower().endswith(shards.TARS)]
+            if layout is None and records.is_lmdb(source):
+                return files.beside(records.list_lmdb(path), (records.LMDB, records.LOCK))
+            few = len(files.images) < MIN_IMAGES  # a preview beside shards is no data set
+            tars = [path / name for name in files.files if few and name.lower().endswith(shards.TARS)]
+            tables = [name for name in files.files if few and records.is_parquet(name)]
+            if layout is None and tables and not tars:
+                return files.beside(records.list_parquet([path / name for name in tables]), tables)
             if not tars:
                 return list_tree(files, layout)
-            others = [name for name in files.files if not name.lower().endswith(shards.TARS)]
-            listing = shards.list_shards(tars, layout)
-            listing.problems += files.problems + tree.ignored(others)
-            return listing
+            return files.beside(shards.list_shards(tars, layout), [name for name in files.files if path / name in tars])
         if source.lower().endswith(records.PARQUET) and path.is_file():
             return records.list_parquet([path])
         if source.lower().endswith(".zip") and path.is_file():
