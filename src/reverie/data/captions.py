@@ -10,6 +10,7 @@ from typing import Any
 
 from reverie.core.errors import ReverieError
 from reverie.core.terminal import printable
+from reverie.core.values import is_finite
 from reverie.data import words
 from reverie.data.annotations import read_annotations
 from reverie.data.items import File, Item, label_list, several_labels
@@ -60,6 +61,9 @@ class Captions:
         for name, lost in self._published.lost.items():
             self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
         self._texts = {_stem(name): name for name in files if suffix(name) in TEXT_ENDINGS}
+        if twice := sum(_stem(image) in self._texts for image, row in self.rows.items() if any(row["text"])):
+            action = f"used: {twice} images have captions in a table and in a file beside them; the table's count"
+            self._report("*", "bad-caption", action)
         self._names_of_labels = several_labels((row.get("label") for row in self.rows.values()), problems)
 
     def used(self, images: Iterable[str]) -> set[str]:
@@ -261,4 +265,4 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if abs(number) < float("inf") else None
+    return number if is_finite(number) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def _load_idx(folder: Path, options: OpenOptions) -> Arrays:
     for key, path in files.items():
         try:
             arrays[key] = read_idx(path.read_bytes())
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise ReverieError(f"{path} cannot be read as an idx file: {error}.") from None
     return _joined(arrays, str(folder), options, problems=_others(folder, files.values()))
 

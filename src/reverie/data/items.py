@@ -128,7 +128,7 @@ class Listing:
         """Of each item: its row, label, text, attributes and file name."""
         rows = self.rows or [{}] * len(self.items)
         return [
-            {"file_name": item.name, "label": item.label, "text": item.text}
+            {"file_name": item.name, "label": item.label, "text": item.texts or item.text}
             | dict(zip(self.attributes, item.attributes, strict=False))
             | {str(name): value for name, value in row.items() if name not in ("label", "text")}
             for item, row in zip(self.items, rows, strict=True)

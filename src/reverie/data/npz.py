@@ -10,7 +10,7 @@ import numpy as np
 
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.terminal import printable
-from reverie.data.archive import Archive
+from reverie.data.archive import Archive, read_npy
 from reverie.data.arrays import Arrays, from_columns
 from reverie.data.columns import one_per_row
 from reverie.data.options import OpenOptions
@@ -109,14 +109,12 @@ def load_npy(path: Path, options: OpenOptions) -> Arrays:
         ReverieError: it is damaged, holds Python objects, or has an unfit shape or type.
     """
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
-        objects = "Python objects" in str(error) or "allow_pickle" in str(error)
-        what = "it holds Python objects, not numbers, and reading them may run code" if objects else str(error)
+        values = read_npy(path)
+    except ValueError as error:
         raise ReverieError(
-            f"{path} cannot be read as .npy: {what}. Save a plain array: numpy.save(path, uint8)."
+            f"{path} cannot be read as .npy: {error}. Save a plain array: numpy.save(path, uint8)."
         ) from None
-    if not isinstance(values, np.ndarray):
+    if values is None:
         raise ReverieError(f"{path} is no .npy but an archive of arrays: name it .npz.")
     return from_columns({"x": values}, str(path), options)
 

@@ -65,6 +65,12 @@ def list_shards(shards: list[Path], layout: str | None = None) -> Listing:
         if len(shards) == 1 and (layout is not None or not _has_words(members)):
             return list_tree(Tree(str(shard), dict(sorted(members.items())), listing.problems), layout)
         labels += _list_members(printable(shard.name), members, listing)
+    folders = {folder for item in listing.items if (folder := item.name.partition("/")[2].rpartition("/")[0])}
+    if len(shards) == 1 and len(folders) > 1 and all(label is None for label in labels):
+        hint = (
+            f"used without labels: {len(folders)} folders are parts of its names; {argument('layout', 'classes')} reads"
+        )
+        listing.problems.append(Problem("*", "layout", f"{hint} them as classes"))
     set_labels(listing, labels)
     return listing
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.data.archive import read_npy
 from reverie.data.decoding import record_of, unusable
 from reverie.data.intake import Seen, parallel
 from reverie.data.members import check_enough, files_of, first_by_content, inspect_files, list_members, without_copies
@@ -185,11 +186,11 @@ def read_volume(path: str) -> tuple[np.ndarray, list[float]]:
 
 def _npy(path: str) -> np.ndarray:
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, OverflowError) as error:
-        objects = "Python objects" in str(error) or "allow_pickle" in str(error)
-        why = "it holds pickled objects, which may run code" if objects else f"damaged, or no .npy ({error})"
-        raise decode.Unusable("not-a-volume", f"skipped: {why}") from None
+        values = read_npy(Path(path))
+    except ValueError as error:
+        raise decode.Unusable("not-a-volume", f"skipped: damaged, or no .npy ({error})") from None
+    if values is None:
+        raise decode.Unusable("not-a-volume", "skipped: no .npy but an archive of arrays")
     return values
 
 
