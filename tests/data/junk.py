@@ -248,8 +248,11 @@ def unaccounted(source: Path, case: Case, dataset: Any) -> list[str]:
     if case.options.get("medium") == "video":
         films = {name.rpartition(":")[0] for name in rows} | {p.file for p in problems if p.kind == "short-film"}
         used |= {n for n in map(printable, names) if n.rpartition("/")[0] in films and suffix(n) in SUFFIXES}
-    tables = re.findall(r"; (.+?) about [\d,]+ images?", dataset.report.read_as)
+    tables = re.findall(r"; ([^;]+?) about [\d,]+ images?", dataset.report.read_as)
     left = [n for n in map(printable, names) if n not in used | named and not n.startswith(folders) and n not in tables]
+    if case.name == "pairs":  # one sample: a pair's problem is in the name of its image
+        partners = {Path(name).stem for name in named}
+        left = [name for name in left if Path(name).stem not in partners]
     count = Counter(f"*{suffix(name)}" if suffix(name) else "(no extension)" for name in left)
     for problem in problems:
         if match := re.match(r"ignored: ([\d,]+) files?", problem.action):
