@@ -186,7 +186,7 @@ def parquet(make: Maker) -> Case:
 
 def films(make: Maker) -> Case:
     """Folders of frames, or GIFs, in class folders; clips of two frames."""
-    case = Case("films", {}, {}, options={"medium": "video", "frames": 2, "stride": make.some(1, 2)})
+    case = Case("films", {}, {}, "films", options={"medium": "video", "frames": 2, "stride": make.some(1, 2)})
     step = case.options["stride"]
     for name in ("ant", "bee"):
         for film in range(2):
@@ -208,7 +208,7 @@ def _png(array: np.ndarray) -> bytes:
 
 
 def volumes(make: Maker) -> Case:
-    case = Case("volumes", {}, {}, options={"medium": "volume"})
+    case = Case("volumes", {}, {}, "volumes, 12", options={"medium": "volume"})
     for split, n in (("train", 10), ("test", 2)):
         for i in range(n):
             x = np.stack([row[..., 0] for row in _arrays(make, 3)])[..., None]
@@ -232,7 +232,8 @@ def cases(draw: st.DrawFn, kinds: tuple[Any, ...] = (*FOLDERS, *FILES, *MEDIA)) 
     """A layout with everything about it drawn."""
     kind = draw(st.sampled_from(kinds))
     case: Case = kind(Maker(draw))
-    case.options = {"size": SIDE} | case.options if kind not in MEDIA else case.options
+    if kind is not volumes:
+        case.options = {"size": SIDE} | case.options
     if kind in FOLDERS:
         case.suffix = draw(st.sampled_from(["", "", ".zip", *([".tar", ".tgz"] if kind in IN_TAR else [])]))
     return case

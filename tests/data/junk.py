@@ -251,8 +251,8 @@ def unaccounted(source: Path, case: Case, dataset: Any) -> list[str]:
     tables = re.findall(r"; ([^;]+?) about [\d,]+ images?", dataset.report.read_as)
     left = [n for n in map(printable, names) if n not in used | named and not n.startswith(folders) and n not in tables]
     if case.name == "pairs":  # one sample: a pair's problem is in the name of its image
-        partners = {Path(name).stem for name in named}
-        left = [name for name in left if Path(name).stem not in partners]
+        partners = {Path(name).stem for name in named if suffix(name) in SUFFIXES}
+        left = [name for name in left if suffix(name) not in SUFFIXES or Path(name).stem not in partners]
     count = Counter(f"*{suffix(name)}" if suffix(name) else "(no extension)" for name in left)
     for problem in problems:
         if match := re.match(r"ignored: ([\d,]+) files?", problem.action):
