@@ -247,7 +247,7 @@ def unaccounted(source: Path, case: Case, dataset: Any) -> list[str]:
     folders = tuple(f"{problem.file.rstrip('/')}/" for problem in problems if problem.kind in shut)
     if case.options.get("medium") == "video":
         films = {name.rpartition(":")[0] for name in rows} | {p.file for p in problems if p.kind == "short-film"}
-        used |= {n for n in map(printable, names) if n.rpartition("/")[0] in films and suffix(n) in SUFFIXES}
+        used |= films | {n for n in map(printable, names) if n.rpartition("/")[0] in films and suffix(n) in SUFFIXES}
     tables = re.findall(r"; ([^;]+?) about [\d,]+ images?", dataset.report.read_as)
     left = [n for n in map(printable, names) if n not in used | named and not n.startswith(folders) and n not in tables]
     if case.name == "pairs":  # one sample: a pair's problem is in the name of its image

@@ -166,6 +166,15 @@ def test_a_preview_beside_shards_or_parquet_files_is_no_data_set(tmp_path: Path)
         reverie.data(tmp_path / "shards", layout="classes")
 
 
+def test_a_webp_beyond_pillows_own_limit_is_skipped_by_its_header(tmp_path: Path) -> None:
+    fill(tmp_path, 8)
+    data = bytearray(encoded(9, ".webp"))
+    assert data[12:16] == b"VP8L"
+    data[21:25] = b"\xff\xff\xff\x0f"  # 16384 x 16384
+    (tmp_path / "bomb.webp").write_bytes(data)
+    assert problems(reverie.data(tmp_path)) == {("bomb.webp", "decompression-bomb")}
+
+
 # Arrays
 
 
