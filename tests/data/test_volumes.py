@@ -127,7 +127,7 @@ def test_files_that_are_no_volumes_are_skipped_and_said(tmp_path: Path) -> None:
     data = rv.open_data(folder, medium="volume")
     problems = {problem.file: problem for problem in data.report.problems}
     assert len(by_name(data)) == 10
-    assert "pickled objects" in problems["objects.npy"].action and "(8, 8)" in problems["image.npy"].action
+    assert "Python objects" in problems["objects.npy"].action and "(8, 8)" in problems["image.npy"].action
     kinds = {name: problems[f"{name}.npy"].kind for name in ("words", "nan", "text", "empty", "cut")}
     assert kinds == {
         "words": "not-a-volume",

@@ -46,7 +46,7 @@ def data(
 
     sheet = out and target(out)
     if source is None:
-        from reverie.data.sources import POSSIBLE
+        from reverie.data.listing import POSSIBLE
 
         say(f"SOURCE is {POSSIBLE}.", "Next: reverie data emoji")
         return

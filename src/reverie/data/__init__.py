@@ -9,9 +9,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from reverie.data.listing import explain
 from reverie.data.provenance import open_like, reopen
 from reverie.data.single import image_files, load_image
-from reverie.data.sources import explain, open_data, originals
+from reverie.data.sources import open_data, originals
 from reverie.data.types import Dataset, Problem, Report, Split
 
 __all__ = [

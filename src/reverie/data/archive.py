@@ -17,6 +17,21 @@ DEFLATE = 1100  # bytes that one compressed byte can stand for, at most (1,032 f
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
+def read_npy(path: Path) -> np.ndarray | None:
+    """The array of an ``.npy``, a read-only memory map; None if the file is an archive of several.
+
+    Raises:
+        ValueError: it is damaged, or holds Python objects; with the reason.
+    """
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy raises errors of many types on damaged headers
+        objects = "Python objects" in str(error) or "allow_pickle" in str(error)
+        reason = "it holds Python objects, not numbers, and reading them may run code" if objects else str(error)
+        raise ValueError(reason) from None
+    return values if isinstance(values, np.ndarray) else None
+
+
 class Archive:
     """An open ``.npz``; a context manager.
 

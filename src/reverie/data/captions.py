@@ -10,6 +10,7 @@ from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.terminal import printable
+from reverie.core.values import is_finite
 from reverie.data import words
 from reverie.data.annotations import read_annotations
 from reverie.data.items import File, Item, natural_key
@@ -36,6 +37,7 @@ class Captions:
         files: every file, relative path -> File.
         problems: unreadable rows, and rows of missing images, are appended here.
         columns: which columns of tables are the file's name, the label and the text.
+        images: what tables are about, and texts beside; None: the files with an image's suffix.
 
     Raises:
         UsageError: no table has such a column.
@@ -45,12 +47,18 @@ class Captions:
         tables: the files that rows are from.
     """
 
-    def __init__(self, files: dict[str, File], problems: list[Problem], columns: Columns = FOUND):
+    def __init__(
+        self,
+        files: dict[str, File],
+        problems: list[Problem],
+        columns: Columns = FOUND,
+        images: Iterable[str] | None = None,
+    ):
         self.files, self.problems, self.columns = files, problems, columns
         self._names: dict[str, None] = {}  # of the columns of all tables
         self.rows: dict[str, Row] = {}
         self.tables: dict[str, int] = {}
-        self._find = _Finder([name for name in files if suffix(name) in SUFFIXES])
+        self._find = _Finder([name for name in files if suffix(name) in SUFFIXES] if images is None else images)
         for name in files:
             if suffix(name) in TABLE_ENDINGS:
                 self._read_table(name)
@@ -60,13 +68,19 @@ class Captions:
         if columns != FOUND and not self.tables:
             image = argument("columns", "image=COLUMN")
             raise UsageError(f"No table names the images of the source. {image} is the column of their files' names.")
+        kept = len(problems)
         self._published = read_annotations(list(files), self._read_text, self._find)
+        about_images = {printable(name) for name in self._published.used}
+        problems[kept:] = [problem for problem in problems[kept:] if problem.file in about_images]
         for image, row in self._published.rows.items():
             self.rows[image] = {"text": [], "label": None} | self.rows.get(image, {}) | row
         self.tables |= self._published.used
         for name, lost in self._published.lost.items():
             self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
         self._texts = {_stem(name): name for name in files if suffix(name) in TEXT_ENDINGS}
+        if twice := sum(_stem(image) in self._texts for image, row in self.rows.items() if any(row["text"])):
+            action = f"used: {twice} images have captions in a table and in a file beside them; the table's count"
+            self._report("*", "bad-caption", action)
         self._names_of_labels = self._several_labels()
         self._unlabelled = self._cleared_labels()
 
@@ -212,31 +226,27 @@ class Captions:
             return
         if '"annotations"' not in text or '"images"' not in text:
             return
-        content = words.read_json(text)
-        parts = ("images", "annotations")
-        if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
-            return
-        categories = {row["id"]: row.get("name") for row in content.get("categories") or [] if "id" in row}
+        images, annotations, categories = words.read_coco(text)
+        names = {row["id"]: str(row.get("name")) for row in categories}
         by_id: dict[Any, Row] = {}
         lost = 0
-        for row in content["images"]:
-            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-                continue
-            image = self._find(PurePosixPath(name).parent, row["file_name"])
+        for row in images:
+            image = self._find(PurePosixPath(name).parent, str(row.get("file_name")))
             lost += image is None
             if image is not None:
-                by_id[row.get("id")] = self.rows.setdefault(image, {"text": [], "label": None})
-        for row in content["annotations"]:
-            about = by_id.get(row.get("image_id")) if isinstance(row, dict) else None
-            if about is None:
-                continue
-            if isinstance(row.get("caption"), str):
-                about["text"] = [*about["text"], row["caption"]]
-            elif row.get("category_id") in categories:
-                label = str(categories[row["category_id"]])
-                about["label"] = list(dict.fromkeys([*(about["label"] or []), label]))
+                by_id[row["id"]] = self.rows.setdefault(image, {"text": [], "label": None})
         if not by_id:
             return
+        labels: dict[Any, list[str]] = {}
+        for row in annotations:
+            about = by_id.get(row["image_id"])
+            if about is not None and isinstance(row.get("caption"), str):
+                about["text"] = [*about["text"], row["caption"]]
+            elif about is not None and row.get("category_id") in names:
+                labels.setdefault(row["image_id"], []).append(names[row["category_id"]])
+        for number, several in labels.items():
+            before = by_id[number]["label"]
+            by_id[number]["label"] = list(dict.fromkeys([*(before if isinstance(before, list) else []), *several]))
         self.tables[name] = len(by_id)
         if lost:
             self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
@@ -311,4 +321,4 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if abs(number) < float("inf") else None
+    return number if is_finite(number) else None

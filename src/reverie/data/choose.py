@@ -12,6 +12,7 @@ import numpy as np
 
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.values import integers
+from reverie.data.items import Listing
 from reverie.data.split import second_fraction
 from reverie.data.types import Problem
 
@@ -122,8 +123,26 @@ def parse_condition(text: str) -> list[Term]:
     return terms
 
 
+def choose_items(choice: Choice, listing: Listing, noun: str = "images") -> None:
+    """Keep the items of the classes that fulfil the condition.
+
+    Raises:
+        UsageError: an unknown class or column.
+    """
+    if not choice.classes and not choice.where:
+        return
+    labels = [None if item.label is None else str(item.label) for item in listing.items]
+    keep = chosen(choice, labels, listing.columns(), listing.problems, noun)
+    listing.items = [item for item, kept in zip(listing.items, keep, strict=True) if kept]
+    listing.rows = [row for row, kept in zip(listing.rows, keep, strict=True) if kept] if listing.rows else []
+
+
 def chosen(
-    choice: Choice, labels: Sequence[str | None], rows: Sequence[Mapping[str, Any]], problems: list[Problem]
+    choice: Choice,
+    labels: Sequence[str | None],
+    rows: Sequence[Mapping[str, Any]],
+    problems: list[Problem],
+    noun: str = "images",
 ) -> np.ndarray:
     """Whether an image is of the classes and fulfils the condition, bool (N,).
 
@@ -131,6 +150,7 @@ def chosen(
         labels: names of the images' classes.
         rows: the columns of each image by name.
         problems: what is left out is appended, in one line each.
+        noun: what the samples are.
 
     Raises:
         UsageError: an unknown class or column.
@@ -143,7 +163,7 @@ def chosen(
                 some = ", ".join(sorted(names)[:12]) or "none"
                 raise UsageError(f"There is no class {name!r}.{suggest(name, sorted(names))} The data has: {some}.")
         keep &= np.array([label is not None and str(label) in choice.classes for label in labels], bool)
-        _left_out(problems, int((~keep).sum()), f"of other classes than {', '.join(choice.classes)}")
+        _left_out(problems, int((~keep).sum()), noun, f"of other classes than {', '.join(choice.classes)}")
     if choice.where:
         terms = parse_condition(choice.where)
         columns = {str(column) for row in rows for column in row}
@@ -154,21 +174,21 @@ def chosen(
                     f"{', '.join(sorted(columns))}."
                 )
         fulfils = np.array([all(term.holds(row) for term in terms) for row in rows], bool)
-        _left_out(problems, int((keep & ~fulfils).sum()), f"where not {choice.where}")
+        _left_out(problems, int((keep & ~fulfils).sum()), noun, f"where not {choice.where}")
         keep &= fulfils
     return keep
 
 
-def limited(choice: Choice, shas: Sequence[str], problems: list[Problem]) -> np.ndarray:
-    """Whether an image is among the first ``limit`` by content, bool (N,)."""
+def limited(choice: Choice, shas: Sequence[str], problems: list[Problem], noun: str = "images") -> np.ndarray:
+    """Whether a sample is among the first ``limit`` by content, bool (N,)."""
     keep = np.ones(len(shas), bool)
     if choice.limit and len(shas) > choice.limit:
         order = np.argsort([second_fraction(sha) for sha in shas], kind="stable")
         keep[order[choice.limit :]] = False
-        _left_out(problems, len(shas) - choice.limit, f"beyond the limit of {choice.limit:,}")
+        _left_out(problems, len(shas) - choice.limit, noun, f"beyond the limit of {choice.limit:,}")
     return keep
 
 
-def _left_out(problems: list[Problem], n: int, why: str) -> None:
+def _left_out(problems: list[Problem], n: int, noun: str, why: str) -> None:
     if n:
-        problems.append(Problem("*", "not-chosen", f"left out as asked: {n:,} image{'s' * (n != 1)} {why}"))
+        problems.append(Problem("*", "not-chosen", f"left out as asked: {n:,} {noun[: None if n != 1 else -1]} {why}"))

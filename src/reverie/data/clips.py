@@ -22,7 +22,7 @@ from reverie.core.terminal import printable
 from reverie.data.decoding import record_of, unusable
 from reverie.data.intake import Seen, parallel
 from reverie.data.items import File, Item, natural_key
-from reverie.data.members import check_enough, files_of, inspect_files, list_members, without_copies
+from reverie.data.members import check_enough, files_of, first_by_content, inspect_files, list_members, without_copies
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
 from reverie.data.tree import suffix
@@ -65,8 +65,8 @@ class ClipForm:
 
 def plan_clips(
     source: Path, options: OpenOptions, part: str | None, progress: Progress | None
-) -> tuple[Plan, list[Problem]]:
-    """The plan of a folder of films, or of one film.
+) -> tuple[Plan, list[Problem], str]:
+    """The plan of a folder of films, or of one film; the problems; and what it is read as.
 
     A file of several frames is a film. Still images are the frames of a film that is their folder, in natural order,
     unless a film is beside them.
@@ -86,7 +86,7 @@ def plan_clips(
             problems.append(Problem(printable(f"{folder}/"), "ignored", f"ignored: {len(names)} stills beside films"))
         else:
             members[_ROOT if folder == "." else folder] = tuple(files[name] for name in names)
-    listing = list_members(members, candidates, files, problems, options.columns)
+    listing = list_members(members, candidates, files, problems, "films", options)
 
     frames, stride = options.clip
     height, width = options.frame_size(_common({size[:2] for _, size in inspected.values()}, problems))
@@ -113,11 +113,12 @@ def plan_clips(
             seen.append(Seen(clip, f"{sha}:{window.start:09d}", "", size[:2], window))
     cut = f"cut: {len({row.film for row in seen})} films into {len(seen)} clips of {frames} frames, stride {stride}"
     problems.append(Problem("*", "clips", f"{cut}; {left} frames at the films' ends are in no clip"))
+    seen = first_by_content(seen, options, problems, "clips")
     check_enough(str(source), seen, problems, "clips", part)
     decoded = partial(decoded_clips, form=form)
     chosen = (options.channels is None, options.held_out, listing.attributes, options.keep_classes)
     plan = make_plan(seen, form, *chosen, medium="video", decoded=decoded)
-    return plan, problems
+    return plan, problems, listing.read_as
 
 
 def _inspect(path: str) -> list[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import numpy as np
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import exists, is_file
 from reverie.data.arrays import Arrays, from_columns
-from reverie.data.npz import KEYS, load_npy, load_npz
+from reverie.data.npz import KEYS, ignored_arrays, load_npy, load_npz
 from reverie.data.options import OpenOptions
 from reverie.data.public import read_idx
+from reverie.data.tree import ignored, of_folder
+from reverie.data.types import Problem
 
 Loader = Callable[[Path, OpenOptions], Arrays]
 HDF5 = (".h5", ".hdf5", ".hdf")
@@ -46,7 +50,10 @@ def loader_of(source: str) -> Loader | None:
 def _idx_files(folder: Path) -> dict[tuple[str, str], Path]:
     """("train" or "t10k", "images" or "labels") -> file of MNIST's names, in any of their spellings."""
     files: dict[tuple[str, str], Path] = {}
-    for path in sorted(folder.iterdir()):
+    paths: list[Path] = []
+    with contextlib.suppress(OSError):  # a folder that cannot be listed: as a tree it is reported
+        paths = sorted(folder.iterdir())
+    for path in paths:
         name = path.name.lower().removesuffix(".gz").replace(".", "-")
         for part in ("train", "t10k", "test"):
             for kind, ending in (("images", "images-idx3-ubyte"), ("labels", "labels-idx1-ubyte")):
@@ -56,16 +63,28 @@ def _idx_files(folder: Path) -> dict[tuple[str, str], Path]:
 
 
 def _load_idx(folder: Path, options: OpenOptions) -> Arrays:
-    arrays = {}
-    for key, path in _idx_files(folder).items():
+    arrays, files = {}, _idx_files(folder)
+    for key, path in files.items():
         try:
             arrays[key] = read_idx(path.read_bytes())
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise ReverieError(f"{path} cannot be read as an idx file: {error}.") from None
-    return _joined(arrays, str(folder), options)
+    return _joined(arrays, str(folder), options, problems=_others(folder, files.values()))
 
 
-def _joined(arrays: dict[tuple[str, str], np.ndarray], what: str, options: OpenOptions, names: Any = None) -> Arrays:
+def _others(folder: Path, used: Iterable[Path]) -> list[Problem]:
+    """The report on the files of a folder that are not used."""
+    names, tree = {path.name for path in used}, of_folder(folder)
+    return tree.problems + ignored(name for name in tree.files if name not in names)
+
+
+def _joined(
+    arrays: dict[tuple[str, str], np.ndarray],
+    what: str,
+    options: OpenOptions,
+    names: Any = None,
+    problems: list[Problem] | None = None,
+) -> Arrays:
     """Images and labels of one or two parts."""
     parts = [part for part in ("train", "test") if (part, "images") in arrays]
     labelled = all((part, "labels") in arrays for part in parts)
@@ -73,7 +92,7 @@ def _joined(arrays: dict[tuple[str, str], np.ndarray], what: str, options: OpenO
     if labelled:
         columns["label"] = np.concatenate([arrays[part, "labels"] for part in parts]).astype(np.int64)
     cut = len(arrays["train", "images"]) if len(parts) == 2 else None
-    return from_columns(columns, what, options, cut=cut, classes=names)
+    return from_columns(columns, what, options, cut=cut, classes=names, problems=problems)
 
 
 # CIFAR
@@ -81,11 +100,12 @@ def _joined(arrays: dict[tuple[str, str], np.ndarray], what: str, options: OpenO
 
 def _load_cifar(folder: Path, options: OpenOptions) -> Arrays:
     train, test, labels, names = next(layout for first, layout in CIFAR.items() if (folder / first).is_file())
-    arrays = {}
+    arrays, used = {}, [folder / names]
     for part, files in (("train", train), ("test", test)):
         present = [folder / name for name in files if (folder / name).is_file()]
         if not present:
             continue
+        used += present
         records = []
         for path in present:
             data = path.read_bytes()
@@ -96,7 +116,7 @@ def _load_cifar(folder: Path, options: OpenOptions) -> Arrays:
         arrays[part, "labels"] = rows[:, labels - 1]
         arrays[part, "images"] = rows[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     text = (folder / names).read_text("utf-8", "replace") if (folder / names).is_file() else ""
-    return _joined(arrays, str(folder), options, text.split() or None)
+    return _joined(arrays, str(folder), options, text.split() or None, _others(folder, used))
 
 
 # HDF5
@@ -124,17 +144,18 @@ def _load_hdf5(path: Path, options: OpenOptions) -> Arrays:
             present = ", ".join(f"{name} {item.shape}" for name, item in list(arrays.items())[:12]) or "none"
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise ReverieError(f"{path} cannot be read as HDF5: {' '.join(str(error).split())[:160]}.") from None
+    problems = ignored_arrays([name for name in arrays if name not in keys.values()])
     if "train" in columns:
         parts = {("train", "images"): columns["train"]}
         parts |= {("test", "images"): columns["test"]} if "test" in columns else {}
         for part in ("train", "test"):
             if f"{part}_label" in columns:
                 parts[part, "labels"] = columns[f"{part}_label"]
-        return _joined(parts, str(path), options)
+        return _joined(parts, str(path), options, problems=problems)
     if "x" not in columns:
         names = ", ".join(KEYS["x"])
-        raise ReverieError(f"{path} has no array with a names name of images, such as {names}; it has {present}.")
-    return from_columns(columns, str(path), options)
+        raise ReverieError(f"{path} has no array with a known name of images, such as {names}; it has {present}.")
+    return from_columns(columns, str(path), options, problems=problems)
 
 
 def _values(item: Any) -> np.ndarray:

@@ -129,14 +129,15 @@ class Listing:
         """Of each item: its row, label, text, attributes and file name."""
         rows = self.rows or [{}] * len(self.items)
         return [
-            {"file_name": item.name, "label": item.label, "text": item.text}
+            {"file_name": item.name, "label": item.label, "text": item.texts or item.text}
             | dict(zip(self.attributes, item.attributes, strict=False))
             | {str(name): value for name, value in row.items() if name not in ("label", "text")}
             for item, row in zip(self.items, rows, strict=True)
         ]
 
 
-def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key that puts "2" before "10"."""
-    parts = re.split(r"([0-9]+)", name)
-    return tuple((0, int(part)) if part.isdecimal() and part.isascii() else (1, part) for part in parts if part)
+def natural_key(name: str) -> tuple[tuple[Any, ...], str]:
+    """Sort key that puts "2" before "10", and "2" and "02" in one order always."""
+    parts = (part for part in re.split(r"([0-9]+)", name) if part)
+    keys = ((0, len(digits := part.lstrip("0")), digits) if "0" <= part[0] <= "9" else (1, 0, part) for part in parts)
+    return tuple(keys), name

@@ -125,11 +125,11 @@ def set_labels(listing: Listing, values: Sequence[Any]) -> None:
     listing.items = [replace(item, label=label) for item, label in zip(listing.items, labels, strict=True)]
 
 
-def labels_of(value: Any, names: Sequence[str] | None = None) -> Any:
+def labels_of(value: Any, names: Sequence[str] | None = None, numerals: bool = False) -> Any:
     """``label_value`` of a label, or of each of a list's; without those that are none."""
     if not isinstance(value, list | tuple):
-        return label_value(value, names)
-    return [label for each in value if (label := label_value(each, names)) is not None]
+        return label_value(value, names, numerals)
+    return [label for each in value if (label := label_value(each, names, numerals)) is not None]
 
 
 def label_name(label: str | int) -> str:

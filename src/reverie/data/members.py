@@ -12,10 +12,11 @@ from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError
 from reverie.core.terminal import printable
 from reverie.data.captions import Captions
+from reverie.data.choose import choose_items, limited
 from reverie.data.intake import MIN_IMAGES, Memory, Seen, TooFew, parallel
 from reverie.data.items import File, Item, Listing
+from reverie.data.labels import clear_negatives
 from reverie.data.layouts.base import by_split
-from reverie.data.naming import FOUND, Columns
 from reverie.data.options import OpenOptions
 from reverie.data.tree import Tree, ignored, of_folder
 from reverie.data.types import Problem, Report
@@ -91,17 +92,20 @@ def list_members(
     others: Collection[str],
     files: dict[str, File],
     problems: list[Problem],
-    columns: Columns = FOUND,
+    noun: str,
+    options: OpenOptions,
 ) -> Listing:
     """The samples as items: classes and splits from folder names, captions from ``NAME.txt`` and tables.
+
+    Of them those that ``options`` choose by class and condition.
 
     Args:
         members: name of a sample (of a folder for a film of frames) -> its file, or its frames.
         others: files that are part of samples or were reported.
         files: all files.
-        columns: of tables.
+        noun: what the samples are.
     """
-    captions = Captions(files | {name: parts[0] for name, parts in members.items()}, problems, columns)
+    captions = Captions(files, problems, options.columns, members)
     used = captions.used(members).union(others, members)
     problems += ignored(name for name in files if name not in used and PurePosixPath(name).name != NOTE)
     items: list[tuple[str, Item]] = []
@@ -115,13 +119,23 @@ def list_members(
             items.append((name, item))
     names, numbers = captions.attributes(name for name, _ in items)
     described = [replace(captions.describe(item, name), attributes=numbers[name]) for name, item in items]
-    return Listing(described, problems, names)
+    rows: list[Mapping[str, Any]] = [captions.rows.get(name, {}) for name, _ in items]
+    listing = Listing(described, problems, names, f"{noun}, {len(items):,}{captions.summary()}", rows)
+    clear_negatives(listing)
+    choose_items(options.choice, listing, noun)
+    return listing
 
 
 def _class_names(prefix: str, names: list[str]) -> dict[str, str]:
     """Name -> class, from the top-level folders under ``prefix``, if there are two or more."""
     label = {name: rest.partition("/")[0] for name in names if "/" in (rest := name.removeprefix(prefix))}
     return {name: printable(top) for name, top in label.items()} if len(set(label.values())) > 1 else {}
+
+
+def first_by_content(seen: list[Seen], options: OpenOptions, problems: list[Problem], noun: str) -> list[Seen]:
+    """As many of the samples as ``options`` allow."""
+    kept = limited(options.choice, [row.sha for row in seen], problems, noun)
+    return [row for row, inside in zip(seen, kept, strict=True) if inside]
 
 
 def check_enough(what: str, seen: list[Seen], problems: list[Problem], noun: str, part: str | None) -> None:

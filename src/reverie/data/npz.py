@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.data.archive import Archive
+from reverie.core.terminal import printable
+from reverie.data.archive import Archive, read_npy
 from reverie.data.arrays import Arrays, from_columns
 from reverie.data.columns import one_per_row
 from reverie.data.options import OpenOptions
@@ -41,6 +42,9 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
     with Archive(path) as archive:
         keys = {column: next((k for k in names if k in archive.names), None) for column, names in KEYS.items()}
         arrays: dict[str, Any] = {column: archive.read(key) for column, key in keys.items() if key is not None}
+        others = [name for name in archive.names if name not in keys.values()]
+        if keys["x"] == "arr_0" and not keys["label"] and (labels := _by_position(archive)) is not None:
+            arrays["label"], others = labels, [name for name in others if name != "arr_1"]
         present = ", ".join(f"{k} {archive.shape(k)}" for k in archive.names[:12]) if not arrays else ""
         statistics = {"mu", "sigma"} <= {*archive.names}
     if keys["x"] == "series":
@@ -48,7 +52,7 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
             kind = f"{options.medium}s"
             raise UsageError(f"{path} holds series, and {kind} are needed. If it holds {kind}, name the array images.")
         options = replace(options, medium="sequence")
-    problems: list[Problem] = []
+    problems = ignored_arrays(others)
     cut = None
     if "train" in arrays and "test" in arrays:
         ends: dict[str, Any] = {"low": options.low, "high": options.high}
@@ -84,6 +88,20 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
     return from_columns(arrays, str(path), options, cut=cut, problems=problems)
 
 
+def ignored_arrays(names: list[str]) -> list[Problem]:
+    """A line of the report on arrays that are no column."""
+    some = ", ".join(map(printable, names[:12])) + " ..." * (len(names) > 12)
+    return [Problem("*", "ignored", f"ignored: arrays {some}, whose names are no column's")] if names else []
+
+
+def _by_position(archive: Archive) -> np.ndarray | None:
+    """``arr_1`` if it is a number for each image of ``arr_0``: the labels, as guided diffusion's tools write them."""
+    if "arr_1" not in archive.names or archive.shape("arr_1") != archive.shape("arr_0")[:1]:
+        return None
+    labels = archive.read("arr_1")
+    return labels if labels.dtype.kind in "iu" else None
+
+
 def load_npy(path: Path, options: OpenOptions) -> Arrays:
     """Read an ``.npy``: one array of all images, or rows of another medium.
 
@@ -91,14 +109,12 @@ def load_npy(path: Path, options: OpenOptions) -> Arrays:
         ReverieError: it is damaged, holds Python objects, or has an unfit shape or type.
     """
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
-        objects = "Python objects" in str(error) or "allow_pickle" in str(error)
-        what = "it holds Python objects, not numbers, and reading them may run code" if objects else str(error)
+        values = read_npy(path)
+    except ValueError as error:
         raise ReverieError(
-            f"{path} cannot be read as .npy: {what}. Save a plain array: numpy.save(path, uint8)."
+            f"{path} cannot be read as .npy: {error}. Save a plain array: numpy.save(path, uint8)."
         ) from None
-    if not isinstance(values, np.ndarray):
+    if values is None:
         raise ReverieError(f"{path} is no .npy but an archive of arrays: name it .npz.")
     return from_columns({"x": values}, str(path), options)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.data.listing import split_name
 from reverie.data.options import CHOICES, HELD_OUT, WHITE
-from reverie.data.sources import IN_MEMORY, anchored, open_data, split_name
+from reverie.data.sources import IN_MEMORY, anchored, open_data
 from reverie.data.types import Dataset
 from reverie.media import Spec
 

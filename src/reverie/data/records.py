@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError
@@ -13,25 +13,24 @@ from reverie.data.captions import LABELS, TEXTS
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
 from reverie.data.labels import labels_of, set_labels
 from reverie.data.naming import FOUND, Columns, captions_of
-from reverie.data.tree import suffix
 from reverie.data.types import Problem
 from reverie.media.formats import MAGIC
 
 PARQUET = ".parquet"
-LMDB = "data.mdb"
+LMDB, LOCK = "data.mdb", "lock.mdb"
 MASKS = ("mask", "masks", "segmentation_mask")  # columns
 
 
-def parquet_files(folder: str) -> list[Path]:
-    """The Parquet files of a folder, in the order of their paths."""
-    return sorted(path for path in Path(folder).rglob("*") if suffix(path.name) == PARQUET and path.is_file())
+def is_parquet(path: str) -> bool:
+    """Whether a file is Parquet by its name, and no table about other files."""
+    return path.lower().endswith(PARQUET) and PurePosixPath(path).stem.lower() != "metadata"
 
 
 def list_parquet(files: list[Path], masks: str | None = None, columns: Columns = FOUND) -> Listing:
     """The rows of Parquet files with a column of encoded images, as the Hugging Face hub keeps them.
 
     A column of encoded masks is read unless ``masks`` is "no". A file's name says its split:
-    train-00000-of-00002.parquet, test-..., validation-...
+    train-00000-of-00002.parquet, test-..., validation-... Of several files those that cannot be read are reported.
 
     Args:
         columns: by default the first of bytes, and those that are named as labels and captions are.
@@ -40,55 +39,65 @@ def list_parquet(files: list[Path], masks: str | None = None, columns: Columns =
         UsageError: pyarrow is missing, or there is no such column.
         ReverieError: a damaged file.
     """
-    arrow = _arrow()
+    _arrow()
     listing = Listing([], read_as=f"{len(files)} Parquet file{'s' * (len(files) != 1)}", values=True)
-    sides, row_labels = {path: _side(path) for path in files}, list[Any]()
+    sides = {path: _side(path) for path in files}
     both = {*sides.values()} >= {"train", "held_out"}
+    labels: list[Any] = []
     for path in sorted(files, key=lambda path: sides[path] == "train"):
-        schema = _schema(path)
-        images = _image_columns(schema)
-        if not images:
-            raise UsageError(f"{path} has no column of encoded images; its columns are {', '.join(schema.names)}.")
         if both and sides[path] is None:
             listing.problems.append(Problem(printable(path.name), "outside-splits", "skipped: neither train nor test"))
             continue
-        if columns.image in schema.names and columns.image not in images:
-            raise UsageError(f"{path}: column {columns.image!r} has no encoded images; these do: {', '.join(images)}.")
-        names = {name.lower(): name for name in schema.names}
-        mask = next((names[word] for word in MASKS if names.get(word) in images and len(images) > 1), None)
-        mask = None if masks == "no" or mask == columns.image else mask
-        pictures = [name for name in images if name != mask]
-        words = {word: name for word, name in names.items() if name not in images}
-        candidates = {"image": pictures, "mask": [mask] if mask else []}
-        candidates |= {
-            role: [words[word] for word in usual if word in words]
-            for role, usual in (("label", LABELS), ("text", TEXTS))
-        }
-        taken, problems = columns.pick(schema.names, candidates, path.name)
-        image, label, text = taken["image"] or pictures[0], taken["label"], taken["text"]
-        classes = _class_names(schema, label)
         try:
-            table = arrow.ParquetFile(path).read([name for name in (label, text) if name])
-        except (OSError, ValueError) as error:
-            raise ReverieError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:160]}.") from None
-        labels = table[label].to_pylist() if label else [None] * table.num_rows
-        texts = table[text].to_pylist() if text else [""] * table.num_rows
-        listing.problems += problems
-        for row, (value, words) in enumerate(zip(labels, texts, strict=True)):
-            several = captions_of(words)
-            row_labels.append(labels_of(value, classes))
-            listing.items.append(
-                Item(
-                    name=f"{printable(path.name)}/{row}",
-                    file=File(f"{path}/{row}", reader=partial(_cell, str(path), image, row)),
-                    text=several[0] if several else "",
-                    split=sides[path] if both else None,
-                    texts=tuple(several) if len(several) > 1 else (),
-                    masks=(File(f"{path}/{row}/mask", reader=partial(_cell, str(path), mask, row)),) if mask else (),
-                )
-            )
-    set_labels(listing, row_labels)
+            labels += _list_rows(path, sides[path] if both else None, listing, masks, columns)
+        except UsageError:
+            raise
+        except ReverieError as error:
+            if len(files) == 1:
+                raise
+            listing.problems.append(Problem(printable(path.name), "unreadable", f"skipped: {error}"))
+    set_labels(listing, labels)
     return listing
+
+
+def _list_rows(path: Path, split: str | None, listing: Listing, masks: str | None, columns: Columns) -> list[Any]:
+    """Append the rows of a file; returns their labels."""
+    schema = _schema(path)
+    images = _image_columns(schema)
+    if not images:
+        raise UsageError(f"{path} has no column of encoded images; its columns are {', '.join(schema.names)}.")
+    if columns.image in schema.names and columns.image not in images:
+        raise UsageError(f"{path}: column {columns.image!r} has no encoded images; these do: {', '.join(images)}.")
+    names = {name.lower(): name for name in schema.names}
+    mask = next((names[word] for word in MASKS if names.get(word) in images and len(images) > 1), None)
+    mask = None if masks == "no" or mask == columns.image else mask
+    words = {word: name for word, name in names.items() if name not in images}
+    candidates = {"image": [name for name in images if name != mask], "mask": [mask] if mask else []}
+    for role, usual in (("label", LABELS), ("text", TEXTS)):
+        candidates[role] = [words[word] for word in usual if word in words]
+    taken, problems = columns.pick(schema.names, candidates, path.name)
+    image, label, text = taken["image"] or images[0], taken["label"], taken["text"]
+    classes = _class_names(schema, label)
+    try:
+        table = _arrow().ParquetFile(path).read([name for name in (label, text) if name])
+    except (OSError, ValueError) as error:
+        raise ReverieError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:160]}.") from None
+    labels = table[label].to_pylist() if label else [None] * table.num_rows
+    texts = table[text].to_pylist() if text else [""] * table.num_rows
+    listing.problems += problems
+    for row, value in enumerate(texts):
+        several = captions_of(value)
+        listing.items.append(
+            Item(
+                name=f"{printable(path.name)}/{row}",
+                file=File(f"{path}/{row}", reader=partial(_cell, str(path), image, row)),
+                text=several[0] if several else "",
+                split=split,
+                texts=tuple(several) if len(several) > 1 else (),
+                masks=(File(f"{path}/{row}/mask", reader=partial(_cell, str(path), mask, row)),) if mask else (),
+            )
+        )
+    return [labels_of(value, classes) for value in labels]
 
 
 def _arrow() -> Any:

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from reverie.core import cache as home
-from reverie.core.errors import UsageError
+from reverie.core.errors import UsageError, argument
 from reverie.core.files import replacing
 from reverie.core.terminal import printable
 from reverie.data.items import File, Item, Listing
-from reverie.data.labels import label_value
+from reverie.data.labels import labels_of, set_labels
 from reverie.data.layouts import list_tree
 from reverie.data.masks import masks_of
 from reverie.data.naming import FOUND, Columns, captions_of
-from reverie.data.tree import Tree, ignored, suffix
+from reverie.data.tree import TWICE, Tree, ignored, is_hidden, suffix
 from reverie.data.types import Problem
 from reverie.data.words import decode_text, read_json
 from reverie.media.decode import SUFFIXES
@@ -54,16 +54,31 @@ def list_shards(
 ) -> Listing:
     """All images of the shards. A missing or truncated shard is reported; its readable images are used.
 
-    A single tar without a word about any image (KEY.txt, KEY.cls, KEY.json) is a folder in a file, with a layout.
+    A single tar without a word about any image (KEY.txt, KEY.cls, KEY.json) is a folder in a file, with a layout; so is
+    any with a ``layout``.
+
+    Raises:
+        UsageError: a layout of several shards.
     """
+    if layout is not None and len(shards) > 1:
+        raise UsageError(
+            f"{argument('layout', layout)} is for a folder, a zip or one tar, not for {len(shards)} shards."
+        )
     listing = Listing([], read_as=f"WebDataset, {len(shards):,} shard{'s' * (len(shards) != 1)}", values=True)
-    names = set[str]()  # of the columns of KEY.json
+    labels, names = list[Any](), set[str]()  # names of the columns of KEY.json
     for shard in shards:
         members = _members(shard, listing.problems)
-        if len(shards) == 1 and not any(suffix(name) in WORDS for name in members):
+        if len(shards) == 1 and (layout is not None or not _has_words(members)):
             return list_tree(Tree(str(shard), dict(sorted(members.items())), listing.problems), layout, masks, columns)
-        _list_members(printable(shard.name), members, listing, masks, columns, names)
+        labels += _list_members(printable(shard.name), members, listing, masks, columns, names)
     columns.check(sorted(names), "KEY.json")
+    folders = {folder for item in listing.items if (folder := item.name.partition("/")[2].rpartition("/")[0])}
+    if len(shards) == 1 and len(folders) > 1 and all(label is None for label in labels):
+        hint = (
+            f"used without labels: {len(folders)} folders are parts of its names; {argument('layout', 'classes')} reads"
+        )
+        listing.problems.append(Problem("*", "layout", f"{hint} them as classes"))
+    set_labels(listing, labels)
     return listing
 
 
@@ -85,12 +100,13 @@ def _members(shard: Path, problems: list[Problem]) -> dict[str, File]:
         stat = plain.stat()
         with tarfile.open(plain, "r:", tarinfo=_Sound) as tar:
             for entry in tar:
-                end = entry.offset_data + entry.size
-                if entry.isfile() and end <= stat.st_size:
-                    file = File(str(plain), entry.size, stat.st_mtime_ns, entry.offset_data)
-                    members[entry.name.removeprefix("./")] = file
-                elif entry.isfile():
-                    problems.append(Problem(f"{name}/{printable(entry.name)}", "truncated", "skipped: truncated"))
+                inside = entry.name.removeprefix("./").lstrip("/")
+                if problem := _unfit(entry, inside, stat.st_size):
+                    problems.append(Problem(f"{name}/{printable(inside)}", *problem))
+                elif not entry.isdir():
+                    if inside in members:
+                        problems.append(Problem(f"{name}/{printable(inside)}", *TWICE))
+                    members[inside] = File(str(plain), entry.size, stat.st_mtime_ns, entry.offset_data)
             broken = _is_broken(plain, tar.offset)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         broken = str(error) or type(error).__name__
@@ -102,6 +118,26 @@ def _members(shard: Path, problems: list[Problem]) -> dict[str, File]:
         action = f"used {len(members)} files before the damage: not a complete .tar ({broken})"
         problems.append(Problem(name, kind, action))
     return members
+
+
+def _unfit(entry: tarfile.TarInfo, name: str, size: int) -> tuple[str, str] | None:
+    """Kind and action of a member of a tar of ``size`` bytes that cannot be used; None of others and of folders."""
+    if entry.isdir():
+        return None
+    if is_hidden(name):
+        return "hidden", "skipped: hidden"
+    if not entry.isfile():
+        return "not-a-file", "skipped: a link, pipe or device"
+    if entry.offset_data + entry.size > size:
+        return "truncated", "skipped: truncated"
+    return None
+
+
+def _has_words(members: dict[str, File]) -> bool:
+    """Whether a member's name makes it a word about an image."""
+    return any(
+        key + word in members for name in members if suffix(name) in SUFFIXES for key in _keys(name) for word in WORDS
+    )
 
 
 def _is_broken(path: Path, offset: int) -> str:
@@ -134,8 +170,9 @@ def _unpacked(shard: Path) -> Path:
 
 def _list_members(
     name: str, members: dict[str, File], listing: Listing, masks: str | None, columns: Columns, names: set[str]
-) -> None:
-    regions = masks_of(Tree(name, members), masks, listing.problems)
+) -> list[Any]:
+    """Append the images of a shard to the listing, and the columns of its words to ``names``; returns their labels."""
+    regions, labels = masks_of(Tree(name, members), masks, listing.problems), []
     words = {member: file for member, file in members.items() if suffix(member) in WORDS}
     used, unlisted = set(), regions.files
     for member, file in members.items():
@@ -164,12 +201,14 @@ def _list_members(
                 texts = captions_of(words_) or texts
                 label = row.get(columns.label or "label", label)
                 names.update(row)
+        labels.append(labels_of(label, numerals=True))
         text, several = texts[0] if texts else "", tuple(texts) if len(texts) > 1 else ()
-        item = Item(f"{name}/{printable(member)}", file, label_value(label, numerals=True), text, texts=several)
+        item = Item(f"{name}/{printable(member)}", file, None, text, texts=several)
         item = replace(item, masks=tuple(members[mask] for mask in regions.of.get(member, ())))
         listing.items.append(item)
     rest = [member for member in members if suffix(member) not in SUFFIXES and member not in used]
     listing.problems += ignored(rest)
+    return labels
 
 
 def _keys(member: str) -> list[str]:

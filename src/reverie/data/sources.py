@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import warnings
 from collections import Counter
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from reverie.core.cache import Progress, check_progress
-from reverie.core.errors import ReverieError, UsageError, argument, suggest
-from reverie.core.files import exists, is_file
+from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.core.files import exists
 from reverie.data.choose import Choice
-from reverie.data.items import HELD_OUT_NAMES, Listing
 from reverie.data.labels import clear_negatives
-from reverie.data.naming import FOUND, Columns
-from reverie.data.options import ALL, WHITE, Background, OpenOptions, open_options
+from reverie.data.listing import BUNDLED_NAMES, POSSIBLE, PUBLIC_NAMES, list_source, path_exists, split_name
+from reverie.data.naming import Columns
+from reverie.data.options import WHITE, Background, OpenOptions, open_options
 from reverie.data.types import Dataset, Report, Split
 from reverie.media import Size
 from reverie.media.decode import cut
@@ -26,23 +25,6 @@ from reverie.media.formats import PIXEL_LIMIT, Unusable
 
 if TYPE_CHECKING:
     import numpy as np
-
-BUNDLED_NAMES = ("fashion", "emoji")
-PUBLIC_NAMES = (
-    "mnist",
-    "binary-mnist",
-    "binary-mnist:static",
-    "binary-mnist:seeded",
-    "fashion-mnist",
-    "cifar10",
-    "stacked-mnist",
-    "photos",
-)
-POSSIBLE = (
-    f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
-    "a folder of images or a .zip of one, an .npz, .npy or .h5 file, a folder of idx or CIFAR files, or WebDataset "
-    "shards (x.tar, a folder of them, x-{000..003}.tar)"
-)
 
 PACKED = (".zip", ".parquet", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")  # read as images only
 IN_MEMORY: WeakValueDictionary[str, Dataset] = WeakValueDictionary()  # fingerprint -> data from Python, while in use
@@ -144,7 +126,7 @@ def open_data(
     if not text.strip():
         raise UsageError(f'The name of the data is empty; the working folder is ".". Possible: {POSSIBLE}.')
     name, part = split_name(text)
-    if _holds_arrays(name):
+    if _holds_arrays(name, layout):
         options.check_no_masks(name)
         from reverie.data.arrays import dataset
 
@@ -191,9 +173,9 @@ def _from_files(
     text: str, name: str, part: str | None, options: OpenOptions, opened: dict[str, Any], progress: Progress | None
 ) -> Dataset:
     """Folders, shards and hub sets: decode files into the store."""
-    if options.medium in ("video", "volume") and _exists(name) and not name.lower().endswith(PACKED):
+    if options.medium in ("video", "volume") and path_exists(name) and not name.lower().endswith(PACKED):
         return _from_members(text, name, part, options, opened, progress)
-    listing = _listing(name, options.layout, options.masks, options.columns)
+    listing = list_source(name, options.layout, options.masks, options.columns)
     part = listing.part or part
     _only_images(name, options, deep=True)
     from reverie.data import choose, intake, store
@@ -205,10 +187,7 @@ def _from_files(
     masked = check_masked(listing.items, name, options.with_masks)
     clear_negatives(listing)
     choice = options.choice
-    if choice.classes or choice.where:
-        labels = [None if item.label is None else str(item.label) for item in listing.items]
-        keep = choose.chosen(choice, labels, listing.columns(), listing.problems)
-        listing.items = [item for item, kept in zip(listing.items, keep, strict=True) if kept]
+    choose.choose_items(choice, listing)
     seen, problems = intake.survey(
         listing, name, progress, options.copies, choice.resolution_at_least, options.max_pixels
     )
@@ -245,19 +224,24 @@ def _from_members(
     from reverie.data import store
 
     options.check_no_masks(name)
-    if options.layout is not None or options.choice != ALL:
-        chosen = "layout, classes, where, limit, resolution_at_least and dedupe"
-        raise UsageError(f"{name} is read as {options.medium}s; {chosen} are for images.")
+    choice = options.choice
+    of_images = {"layout": options.layout, "resolution_at_least": choice.resolution_at_least, "dedupe": choice.dedupe}
+    of_images["max_pixels"] = options.max_pixels != PIXEL_LIMIT
+    if others := [argument(option) for option, value in of_images.items() if value]:
+        raise UsageError(
+            f"{name} is read as {options.medium}s; {' and '.join(others)} {'are' if others[1:] else 'is'} for images."
+        )
     if options.medium == "video":
         if options.low is not None:
             raise UsageError(f"{name} holds films; low and high are for arrays.")
         from reverie.data.clips import plan_clips as plan_of
     else:
         from reverie.data.volumes import plan_volumes as plan_of
-    plan, problems = plan_of(Path(name), options, part, progress)
+    plan, problems, read_as = plan_of(Path(name), options, part, progress)
     if options.medium == "volume":
         opened = opened | {"intensities": plan.form.as_dict()["range"]}
-    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress)
+    report = Report(len(plan.rows), read_as=read_as)
+    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
 
 
 def _only_images(name: str, options: OpenOptions, deep: bool = False) -> None:
@@ -279,13 +263,14 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
     if not data.opened.get("reopenable"):
         return list(split["x"])
     name, _ = split_name(data.opened["source"])
-    if _holds_arrays(name):
+    requested = data.opened.get("requested", {})
+    layout = requested.get("layout")
+    if _holds_arrays(name, layout):
         rows = _named_arrays(name, open_options(), None).rows
         index = {row: number for number, row in enumerate(rows.names)}
         return [rows["x"][index[row]] for row in split.names]
-    requested = data.opened.get("requested", {})
     masks = requested.get("masks") if data.opened.get("masks") else "no"
-    listing = _listing(name, requested.get("layout"), masks, Columns.of(requested.get("columns")))
+    listing = list_source(name, layout, masks, Columns.of(requested.get("columns")))
     files = {item.name: item.file for item in listing.items}
     limit = requested.get("max_pixels", PIXEL_LIMIT)
     try:
@@ -304,105 +289,12 @@ def anchored(source: str) -> str:
     return os.path.abspath(os.path.expanduser(name)) + source[len(name) :]  # noqa: PTH100, PTH111 (braces, splits)
 
 
-def split_name(text: str) -> tuple[str, str | None]:
-    """("cifar10", "held_out") from "cifar10:test"; part is "train", "held_out" or None."""
-    head, colon, tail = text.rpartition(":")
-    if text.startswith("hf:"):  # the hub knows its splits
-        return text, None
-    if not colon or not head or text in PUBLIC_NAMES or _exists(text):
-        return text, None
-    if tail == "train":
-        return head, "train"
-    if tail in HELD_OUT_NAMES:
-        return head, "held_out"
-    if head in BUNDLED_NAMES or head in PUBLIC_NAMES or (head != "hf" and _exists(head)):
-        kinds = [name for name in PUBLIC_NAMES if name.startswith(f"{head}:")]
-        kind = f" There are also {' and '.join(kinds)}." if kinds else ""
-        raise UsageError(f'"{tail}" is no split of {head}; its splits are train and held_out (or test, val).{kind}')
-    return text, None
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):  # a name too long or with a null byte: no path
-        return False
-
-
-def _holds_arrays(name: str) -> bool:
-    """Whether it is a bundled or public set, or a file or folder of arrays."""
+def _holds_arrays(name: str, layout: str | None) -> bool:
+    """Whether it is a bundled or public set, or a file or folder of arrays; with a ``layout`` it holds images."""
     if name in BUNDLED_NAMES or name in PUBLIC_NAMES:
         return True
-    if not _exists(name):
+    if layout is not None or not path_exists(name):
         return False
     from reverie.data.containers import loader_of
 
     return loader_of(name) is not None
-
-
-def explain(source: str | os.PathLike[str]) -> list[tuple[str, str, str]]:
-    """Of every layout: its name, whether a folder or zip fits it ("yes", "no", "ask", "on request" ...), and why.
-
-    Raises:
-        UsageError: neither a folder nor a zip.
-        ReverieError: a damaged zip.
-    """
-    from reverie.data import layouts, tree
-
-    path = Path(source).expanduser()
-    if exists(path) and path.is_dir():
-        return layouts.explain(tree.of_folder(path))
-    if is_file(path) and path.suffix.lower() == ".zip":
-        return layouts.explain(tree.of_zip(path))
-    raise UsageError(f"{path} is no folder and no zip; other sources have no layouts.")
-
-
-def _listing(source: str, layout: str | None = None, masks: str | None = None, columns: Columns = FOUND) -> Listing:
-    if source.startswith("hf:"):
-        from reverie.data.hub import list_hub
-
-        return list_hub(source[3:], columns)
-    from reverie.data import records, shards, tree
-    from reverie.data.intake import ONE_IMAGE
-    from reverie.data.layouts import list_tree
-    from reverie.media import decode
-
-    path = Path(source)
-    try:
-        if path.is_dir():
-            if records.is_lmdb(source) and columns == FOUND:
-                return records.list_lmdb(path)
-            files = tree.of_folder(path)
-            if not files.images and any(tree.suffix(name) == records.PARQUET for name in files.files):
-                return records.list_parquet(records.parquet_files(source), masks, columns)
-            tars = [] if files.images else [path / name for name in files.files if name.lower().endswith(shards.TARS)]
-            if not tars:
-                return list_tree(files, layout, masks, columns)
-            others = [name for name in files.files if not name.lower().endswith(shards.TARS)]
-            listing = shards.list_shards(tars, layout, masks, columns)
-            listing.problems += files.problems + tree.ignored(others)
-            return listing
-        if source.lower().endswith(records.PARQUET) and path.is_file():
-            return records.list_parquet([path], masks, columns)
-        if source.lower().endswith(".zip") and path.is_file():
-            return list_tree(tree.of_zip(path), layout, masks, columns)
-        if source.lower().endswith(shards.TARS):
-            paths = shards.expand(source)
-            if any(shard.exists() for shard in paths):
-                return shards.list_shards(paths, layout, masks, columns)
-        exists = path.exists()
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise ReverieError(f"{source} cannot be opened: {error.strerror or error}.") from None
-        exists = False
-    except UsageError:
-        raise
-    except ValueError:  # a null byte
-        exists = False
-    if exists:
-        medium = tree.OTHER_MEDIA.get(tree.suffix(source))
-        hint = f" {argument('medium', medium)} reads it." if medium else ""
-        hint = f" {ONE_IMAGE}" if tree.suffix(source) in decode.SUFFIXES else hint
-        raise UsageError(f"{source} is no set of images.{hint} Possible: {POSSIBLE}.")
-    names = [*BUNDLED_NAMES, *PUBLIC_NAMES]
-    raise UsageError(f'There is no data called "{source}".{suggest(source, names)} Possible: {POSSIBLE}.')

@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,12 +14,13 @@ from pathlib import Path, PurePosixPath
 from reverie.core.errors import ReverieError, argument
 from reverie.core.terminal import printable
 from reverie.data.archive import DEFLATE
-from reverie.data.items import File, Packing
+from reverie.data.items import File, Listing, Packing
 from reverie.data.types import Problem
 from reverie.media.decode import SUFFIXES
 from reverie.media.films import VIDEO_SUFFIXES
 
 OTHER_MEDIA = dict.fromkeys(VIDEO_SUFFIXES, "video") | dict.fromkeys((".npy", ".nii", ".nii.gz"), "volume")
+TWICE = ("duplicate", "skipped: a later file of the same name takes its place")
 LARGEST = 1 << 30  # bytes of a zip's member that are unpacked in memory
 
 
@@ -52,6 +53,11 @@ class Tree:
                 break
             root += next(iter(heads)) + "/"
         return root
+
+    def beside(self, listing: Listing, used: Collection[str]) -> Listing:
+        """The listing of some files, with the problems of the others."""
+        listing.problems += self.problems + ignored(name for name in self.files if name not in used)
+        return listing
 
     def below(self, name: str) -> str:
         """The path of a file without the lone folders above."""
@@ -93,7 +99,7 @@ def of_folder(root: Path) -> Tree:
         folders = []
         for entry in listed:
             name = prefix + entry.name
-            if _is_hidden(entry.name):
+            if is_hidden(entry.name):
                 tree.problems.append(Problem(printable(name), "hidden", "skipped: hidden"))
                 continue
             try:
@@ -130,7 +136,7 @@ def of_zip(path: Path) -> Tree:
         name = member.filename.replace("\\", "/").removeprefix("./").lstrip("/")
         if member.is_dir() or not name:
             continue
-        if any(_is_hidden(part) for part in name.split("/")):
+        if is_hidden(name):
             tree.problems.append(Problem(printable(name), "hidden", "skipped: hidden"))
         elif member.flag_bits & 1:
             tree.problems.append(Problem(printable(name), "unreadable", "skipped: encrypted"))
@@ -142,6 +148,8 @@ def of_zip(path: Path) -> Tree:
                 Problem(printable(name), "decompression-bomb", f"skipped: it claims {member.file_size:,} bytes")
             )
         else:
+            if name in tree.files:
+                tree.problems.append(Problem(printable(name), *TWICE))
             packing = Packing(member.compress_size, member.CRC, member.compress_type == zipfile.ZIP_DEFLATED)
             tree.files[name] = File(
                 str(path), member.file_size, stat.st_mtime_ns, member.header_offset, packing=packing
@@ -172,8 +180,9 @@ def _sorted(files: dict[str, File]) -> dict[str, File]:
     return dict(sorted(files.items(), key=lambda pair: os.fsencode(pair[0])))
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def is_hidden(path: str) -> bool:
+    """Whether a part of a path begins with a dot (".." too), or is what macOS adds to zips."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
 def _is_run(folder: Path) -> bool:

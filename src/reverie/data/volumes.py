@@ -13,9 +13,10 @@ import numpy as np
 
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.data.archive import read_npy
 from reverie.data.decoding import record_of, unusable
 from reverie.data.intake import Seen, parallel
-from reverie.data.members import check_enough, files_of, inspect_files, list_members, without_copies
+from reverie.data.members import check_enough, files_of, first_by_content, inspect_files, list_members, without_copies
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
 from reverie.data.rows import CHANNELS
@@ -54,8 +55,8 @@ class VolumeForm:
 
 def plan_volumes(
     source: Path, options: OpenOptions, part: str | None, progress: Progress | None
-) -> tuple[Plan, list[Problem]]:
-    """The plan of a folder of volumes, or of one.
+) -> tuple[Plan, list[Problem], str]:
+    """The plan of a folder of volumes, or of one; the problems; and what it is read as.
 
     Raises:
         TooFew: too few volumes, with the report.
@@ -66,12 +67,13 @@ def plan_volumes(
     candidates = {name: file for name, file in files.items() if name.lower().endswith(SUFFIXES)}
     inspected = inspect_files(source, "volume", candidates, _inspect, problems, progress)
     members = {name: (files[name],) for name in inspected}
-    listing = list_members(members, candidates, files, problems, options.columns)
+    listing = list_members(members, candidates, files, problems, "volumes", options)
     by_path = {files[name].path: inspected[name] for name in inspected}
     seen = []
     for item in without_copies(listing.items, {path: sha for path, (sha, _) in by_path.items()}, options, problems):
         sha, (_, height, width, *_) = by_path[item.file.path]
         seen.append(Seen(item, sha, "", (width, height)))
+    seen = first_by_content(seen, options, problems, "volumes")
     check_enough(str(source), seen, problems, "volumes", part)
     used = [by_path[row.item.file.path][1] for row in seen]
     if len(channels := {fact[3] for fact in used}) > 1 or options.channels not in (None, *channels):
@@ -92,7 +94,7 @@ def plan_volumes(
     decoded = partial(decoded_volumes, form=form)
     chosen = (False, options.held_out, listing.attributes, options.keep_classes)
     plan = make_plan(seen, form, *chosen, medium="volume", decoded=decoded)
-    return plan, problems
+    return plan, problems, listing.read_as
 
 
 def _shape(shapes: list[Sequence[int]], options: OpenOptions, problems: list[Problem]) -> tuple[int, ...]:
@@ -185,11 +187,11 @@ def read_volume(path: str) -> tuple[np.ndarray, list[float]]:
 
 def _npy(path: str) -> np.ndarray:
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, OverflowError) as error:
-        objects = "Python objects" in str(error) or "allow_pickle" in str(error)
-        why = "it holds pickled objects, which may run code" if objects else f"damaged, or no .npy ({error})"
-        raise decode.Unusable("not-a-volume", f"skipped: {why}") from None
+        values = read_npy(Path(path))
+    except ValueError as error:
+        raise decode.Unusable("not-a-volume", f"skipped: damaged, or no .npy ({error})") from None
+    if values is None:
+        raise decode.Unusable("not-a-volume", "skipped: no .npy but an archive of arrays")
     return values
 
 

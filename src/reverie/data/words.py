@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import json
@@ -26,18 +27,28 @@ Row = dict[str, Any]
 def decode_text(data: bytes) -> tuple[str, str]:
     """The text of a file, and what had to be assumed, "" for UTF-8.
 
-    A byte order mark decides. Without one, zeros in every second byte are UTF-16; what is no UTF-8 is Latin-1.
+    A byte order mark decides. Without one, zeros in every second byte are UTF-16, and so are any zeros in what is no
+    UTF-8; the rest of that is Latin-1.
     """
-    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "")
-    if not encoding and len(data) > 1 and len(data) % 2 == 0:
-        zeros = [data[side::2].count(0) * 2 for side in (0, 1)]
-        if max(zeros) * 2 > len(data) and min(zeros) * 8 < len(data):
-            encoding = "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "") or _utf16(data, 0.5)
     try:
         text = data.decode(encoding or "utf-8")
     except UnicodeDecodeError:
+        if not encoding and (encoding := _utf16(data, 0)):
+            with contextlib.suppress(UnicodeDecodeError):
+                return data.decode(encoding), f"read as {encoding.upper()}"
         return data.decode("latin-1"), f"not {(encoding or 'utf-8').removesuffix('-sig').upper()}, read as Latin-1"
     return text, f"read as {encoding.upper()}" if encoding.startswith(("utf-16", "utf-32")) else ""
+
+
+def _utf16(data: bytes, share: float) -> str:
+    """The UTF-16 without a mark in which more than this share of the characters has a byte of zero, "" for none."""
+    if len(data) % 2 or not data:
+        return ""
+    zeros = [data[side::2].count(0) * 2 for side in (0, 1)]
+    if max(zeros) <= share * len(data) or min(zeros) * 8 >= len(data):
+        return ""
+    return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
 
 
 def read_csv(text: str, ends_with_words: Sequence[str] = ()) -> tuple[list[Row], list[str]]:
@@ -91,6 +102,24 @@ def read_json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def read_coco(text: str) -> tuple[list[Row], list[Row], list[Row]]:
+    """Images, annotations and categories of COCO's JSON, those with their numbers; none of other JSON."""
+    content = read_json(text)
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
+        return [], [], []
+    return (
+        _numbered(content["images"], "id"),
+        _numbered(content["annotations"], "image_id", "category_id"),
+        _numbered(content.get("categories"), "id"),
+    )
+
+
+def _numbered(rows: Any, key: str, *others: str) -> list[Row]:
+    """Those that are objects with this key; its value and those of others are numbers or texts."""
+    rows = [row for row in rows if isinstance(row, dict) and key in row] if isinstance(rows, list) else []
+    return [row for row in rows if all(isinstance(row.get(k), int | str | float | None) for k in (key, *others))]
 
 
 def read_parquet(data: bytes, what: str) -> list[Row]:

@@ -80,8 +80,10 @@ def open_image(data: bytes, limit: int = PIXEL_LIMIT) -> Image.Image:
     try:
         image = _identified(data)
         width, height = image.size
-    except (Image.DecompressionBombError, Unusable):
+    except Unusable:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, which readers of WebP and GIF check
+        raise Unusable("decompression-bomb", f"skipped: its header claims too many pixels ({short(error)})") from None
     except Exception as error:
         if "MAX_TEXT" in str(error):
             raise Unusable("long-text", f"skipped: a text in it unpacks to over {TEXT_LIMIT >> 20} MiB") from None

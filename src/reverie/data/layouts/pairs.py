@@ -244,12 +244,16 @@ NAMES = Layout("names", "x_source.png and x_target.png are a pair (also _A and _
 
 
 def _side_by_side(tree: Tree) -> Match:
-    some = [tree.files[name] for name in tree.images[:: max(1, len(tree.images) // LOOKED_AT)]]
+    some = tree.images[:: max(1, len(tree.images) // LOOKED_AT)]
     with decode.quiet():
-        sizes = [size for file in some if (size := _size(file))]
-        if len(sizes) < FEWEST or any(width != 2 * height for width, height in sizes):
-            return Match("not every image is twice as wide as high")
-        images = [image for file in some if (image := _image(file))]
+        sizes = {name: size for name in some if (size := _size(tree.files[name]))}
+        for name, (width, height) in sizes.items():
+            if width != 2 * height:
+                odd = f"{printable(name)} has {width} x {height} pixels"
+                return Match(f"not every image is twice as wide as high: {odd}")
+        if len(sizes) < FEWEST:
+            return Match(f"only {len(sizes)} images can be read")
+        images = [image for name in some if (image := _image(tree.files[name]))]
     same, other = _likeness(np.stack([_edges(image) for image in images]))
     read = partial(_read_halves, tree)
     if same >= ALIKE and same >= 2 * other:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reverie.core.terminal import printable
+from reverie.core.values import is_finite
 from reverie.data.items import Item
 from reverie.data.layouts.base import Layout, Match, Reading, count
 from reverie.data.tree import Tree
@@ -38,6 +39,13 @@ def _read_stylegan(tree: Tree, table: str, rows: Any) -> Reading:
         if path not in tree.files:
             action = f"skipped: it names {printable(path)}, which does not exist"
             problems.append(Problem(printable(table), "bad-caption", action))
+        elif path in labels:
+            problems.append(
+                Problem(printable(table), "bad-caption", f"used: it repeats {printable(path)}; the last row counts")
+            )
+        if row[1] is not None and not _is_label(row[1]) and not _is_vector(row[1]):
+            action = f"used without a label: {printable(path)} has {row[1]!r:.60}, no number, name or list of numbers"
+            problems.append(Problem(printable(table), "bad-caption", action))
         labels[path] = row[1]
     vectors: dict[str, Sequence[float]] = {name: value for name, value in labels.items() if _is_vector(value)}
     hot = all(sorted(value)[-1] == 1 and sum(map(bool, value)) == 1 for value in vectors.values())
@@ -46,7 +54,7 @@ def _read_stylegan(tree: Tree, table: str, rows: Any) -> Reading:
     items = {}
     for name in tree.images:
         value = labels.get(name)
-        label = value if isinstance(value, int | str) and not isinstance(value, bool) else None
+        label = value if _is_label(value) else None
         vector = vectors.get(name, ())
         if hot and vector:
             label, vector = vector.index(1), ()
@@ -60,13 +68,13 @@ def _read_stylegan(tree: Tree, table: str, rows: Any) -> Reading:
     return Reading(title, items, {table}, problems, names)
 
 
+def _is_label(value: Any) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
 def _is_vector(value: Any) -> bool:
-    return (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
-        and len(value) > 0
-        and all(isinstance(number, int | float) for number in value)
-    )
+    """Whether it is a list of numbers that float32 holds."""
+    return isinstance(value, list) and bool(value) and all(is_finite(number) for number in value)
 
 
 STYLEGAN = Layout("stylegan", "dataset.json with labels beside 00000/, 00001/ ..., in a folder or a zip", _stylegan)

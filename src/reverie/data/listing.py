@@ -1,0 +1,133 @@
+"""From the name of a source to the files that are in it, and their layout."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from reverie.core.errors import ReverieError, UsageError, argument, suggest
+from reverie.core.files import exists, is_file
+from reverie.data.items import HELD_OUT_NAMES, Listing
+from reverie.data.naming import FOUND, Columns
+
+BUNDLED_NAMES = ("fashion", "emoji")
+PUBLIC_NAMES = (
+    "mnist",
+    "binary-mnist",
+    "binary-mnist:static",
+    "binary-mnist:seeded",
+    "fashion-mnist",
+    "cifar10",
+    "stacked-mnist",
+    "photos",
+)
+POSSIBLE = (
+    f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
+    "a folder of images or a .zip of one, an .npz, .npy or .h5 file, a folder of idx or CIFAR files, or WebDataset "
+    "shards (x.tar, a folder of them, x-{000..003}.tar)"
+)
+
+
+def split_name(text: str) -> tuple[str, str | None]:
+    """("cifar10", "held_out") from "cifar10:test"; part is "train", "held_out" or None."""
+    head, colon, tail = text.rpartition(":")
+    if text.startswith("hf:"):  # the hub knows its splits
+        return text, None
+    if not colon or not head or text in PUBLIC_NAMES or path_exists(text):
+        return text, None
+    if tail == "train":
+        return head, "train"
+    if tail in HELD_OUT_NAMES:
+        return head, "held_out"
+    if head in BUNDLED_NAMES or head in PUBLIC_NAMES or (head != "hf" and path_exists(head)):
+        kinds = [name for name in PUBLIC_NAMES if name.startswith(f"{head}:")]
+        kind = f" There are also {' and '.join(kinds)}." if kinds else ""
+        raise UsageError(f'"{tail}" is no split of {head}; its splits are train and held_out (or test, val).{kind}')
+    return text, None
+
+
+def path_exists(path: str) -> bool:
+    """Whether a text is the path of something."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a name too long or with a null byte: no path
+        return False
+
+
+def explain(source: str | os.PathLike[str]) -> list[tuple[str, str, str]]:
+    """Of every layout: its name, whether a folder or zip fits it ("yes", "no", "ask", "on request" ...), and why.
+
+    Raises:
+        UsageError: neither a folder nor a zip.
+        ReverieError: a damaged zip.
+    """
+    from reverie.data import layouts, tree
+
+    path = Path(source).expanduser()
+    if exists(path) and path.is_dir():
+        return layouts.explain(tree.of_folder(path))
+    if is_file(path) and path.suffix.lower() == ".zip":
+        return layouts.explain(tree.of_zip(path))
+    raise UsageError(f"{path} is no folder and no zip; other sources have no layouts.")
+
+
+def list_source(source: str, layout: str | None = None, masks: str | None = None, columns: Columns = FOUND) -> Listing:
+    """The items of a folder, zip, tar, Parquet file, LMDB or ``hf:`` set.
+
+    Args:
+        source: without a split.
+        layout, masks, columns: as of ``open_data``.
+
+    Raises:
+        UsageError: no such source, or another layout than it has.
+        ReverieError: it cannot be read.
+    """
+    if source.startswith("hf:"):
+        from reverie.data.hub import list_hub
+
+        return list_hub(source[3:], columns)
+    from reverie.data import records, shards, tree
+    from reverie.data.intake import MIN_IMAGES, ONE_IMAGE
+    from reverie.data.layouts import list_tree
+    from reverie.media import decode
+
+    path = Path(source)
+    try:
+        if path.is_dir():
+            files = tree.of_folder(path)
+            if layout is None and columns == FOUND and records.is_lmdb(source):
+                return files.beside(records.list_lmdb(path), (records.LMDB, records.LOCK))
+            few = len(files.images) < MIN_IMAGES  # a preview beside shards is no data set
+            tars = [path / name for name in files.files if few and name.lower().endswith(shards.TARS)]
+            tables = [name for name in files.files if few and records.is_parquet(name)]
+            if layout is None and tables and not tars:
+                return files.beside(records.list_parquet([path / name for name in tables], masks, columns), tables)
+            if not tars:
+                return list_tree(files, layout, masks, columns)
+            listing = shards.list_shards(tars, layout, masks, columns)
+            return files.beside(listing, [name for name in files.files if path / name in tars])
+        if source.lower().endswith(records.PARQUET) and path.is_file():
+            return records.list_parquet([path], masks, columns)
+        if source.lower().endswith(".zip") and path.is_file():
+            return list_tree(tree.of_zip(path), layout, masks, columns)
+        if source.lower().endswith(shards.TARS):
+            paths = shards.expand(source)
+            if any(shard.exists() for shard in paths):
+                return shards.list_shards(paths, layout, masks, columns)
+        exists = path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise ReverieError(f"{source} cannot be opened: {error.strerror or error}.") from None
+        exists = False
+    except UsageError:
+        raise
+    except ValueError:  # a null byte
+        exists = False
+    if exists:
+        medium = tree.OTHER_MEDIA.get(tree.suffix(source))
+        hint = f" {argument('medium', medium)} reads it." if medium else ""
+        hint = f" {ONE_IMAGE}" if tree.suffix(source) in decode.SUFFIXES else hint
+        raise UsageError(f"{source} is no set of images.{hint} Possible: {POSSIBLE}.")
+    names = [*BUNDLED_NAMES, *PUBLIC_NAMES]
+    raise UsageError(f'There is no data called "{source}".{suggest(source, names)} Possible: {POSSIBLE}.')
