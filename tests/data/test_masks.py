@@ -1,4 +1,4 @@
-"""Masks from files: recognised by names and values, read exactly, and laid over their images."""
+"""Masks from files: recognised by names and values, of every source, and opened again."""
 
 from __future__ import annotations
 
@@ -6,76 +6,23 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from small_masks import by_name, draw, folder_of_masks, grey, kinds, region
 from small_pictures import fill, pixels, save
 
 import reverie as rv
 from reverie.cli import main
 from reverie.core.errors import UsageError
-from reverie.data import Dataset, explain, reopen
+from reverie.data import explain, reopen
 from reverie.data.augment import Augment
 from reverie.data.batches import Batches
 from reverie.data.contact import _outlined
 from reverie.data.masks import find_masks
 from reverie.data.tree import of_folder
-
-COLOURS = [value for k in range(256) for value in ((k * 67) % 256, (k * 29) % 256, (k * 11) % 256)]  # 0 is black
-
-
-def region(seed: int, width: int = 24, height: int = 24) -> np.ndarray:
-    """A box, bool (H, W)."""
-    x, y = np.random.default_rng(seed).integers(1, 12, 2)
-    mask = np.zeros((height, width), bool)
-    mask[y : y + 8, x : x + 9] = True
-    return mask
-
-
-def draw(path: Path, image: Image.Image, **options) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, **options)
-
-
-def grey(mask: np.ndarray, low: int = 0, high: int = 255) -> Image.Image:
-    return Image.fromarray(np.where(mask, high, low).astype(np.uint8))
-
-
-def palette(index: np.ndarray, colours: list[int] = COLOURS) -> Image.Image:
-    image = Image.frombytes("P", index.shape[::-1], index.astype(np.uint8).tobytes())
-    image.putpalette(colours)
-    return image
-
-
-def kinds(dataset: Dataset) -> dict[str, list[str]]:
-    """Kind of problem -> files."""
-    return {
-        kind: [p.file for p in dataset.report.problems if p.kind == kind]
-        for kind in {p.kind for p in dataset.report.problems}
-    }
-
-
-def rule(dataset: Dataset) -> str:
-    return next(p.action for p in dataset.report.problems if p.kind == "mask-values")
-
-
-def by_name(dataset: Dataset) -> dict[str, np.ndarray]:
-    """Name -> mask (H, W)."""
-    return {
-        name: mask[..., 0]
-        for side in (dataset.train, dataset.held_out)
-        for name, mask in zip(side.names, side["mask"], strict=True)
-    }
-
-
-def folder_of_masks(folder: Path, n: int = 12) -> Path:
-    for i in range(n):
-        save(folder / "images" / f"{i}.jpg", i)
-        draw(folder / "masks" / f"{i}.png", grey(region(i)))
-    return folder
 
 
 def test_a_folder_of_masks_is_the_mask_column_and_neither_class_nor_pair(tmp_path: Path) -> None:
@@ -163,6 +110,16 @@ def test_classes_with_such_names_stay_classes(tmp_path: Path, names: tuple[str, 
         assert "100% of them the values of photographs; masks='yes'" in hint
 
 
+def test_sprites_of_few_colours_in_a_class_called_masks_stay_a_class(tmp_path: Path) -> None:
+    for i in range(8):
+        save(tmp_path / "swords" / f"{i}.png", i)
+        sprite = Image.merge("RGB", [grey(region(i + k), 0, 60 * k) for k in (1, 2, 3)])
+        draw(tmp_path / "masks" / f"{i}.png", sprite)
+    assert rv.open_data(tmp_path).classes == ["masks", "swords"]
+    (tmp_path / "swords").rename(tmp_path / "images")
+    assert rv.open_data(tmp_path).summary()["masks"] == 8  # beside images/ there is no doubt
+
+
 def test_masks_of_which_many_have_no_image_are_asked_about(tmp_path: Path) -> None:
     folder_of_masks(tmp_path / "d", 14)
     for i in range(2):
@@ -187,118 +144,7 @@ def test_images_without_a_usable_mask_are_used_and_named(tmp_path: Path) -> None
     assert dataset.report.usable == 14 and dataset.summary()["masks"] == 10
     assert sorted(kinds(dataset)["no-mask"]) == [f"images/{i}.jpg" for i in (2, 3, 4, 5)]
     action = next(p.action for p in dataset.report.problems if p.file == "images/5.jpg")
-    assert action == "used, without its mask, which has other proportions: 30 x 20 pixels, the image 24 x 24"
-
-
-# Values
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda m: grey(m, 0, 1), "grey values 0, 1: marked where not 0"),
-        (lambda m: grey(m).convert("1"), "grey values 0, 255: marked where not 0"),
-        (lambda m: grey(m, 3, 252), "grey values 3, 252: marked from half, 128, on"),
-        (lambda m: Image.fromarray(np.where(m, 65535, 0).astype(np.uint16)), "grey values 0, 255: marked where"),
-        (lambda m: Image.fromarray(np.where(m, 1, 0).astype(np.int32)), "grey values 0, 1: marked where not 0"),
-        (lambda m: grey(m).convert("RGB"), "grey values 0, 255: marked where not 0"),
-        (lambda m: palette(np.where(m, 0, 1), [255, 255, 255, 0, 0, 0]), "grey values 0, 255: marked where not 0"),
-        (lambda m: palette(np.where(m, 15, 0)), "indices of palettes 0, 15: all but 0 (background) and 255 (void)"),
-        (lambda m: Image.merge("RGB", (grey(m), *[grey(m, 0, 9)] * 2)), "colours 0, 255, by their brightest channel"),
-        (lambda m: Image.merge("RGBA", (*[grey(~m, 0, 200)] * 3, grey(m))), "opacity 0, 255: marked where not 0"),
-    ],
-    ids=["0-1", "1-bit", "soft", "16-bit", "int", "rgb", "white-first", "palette", "red", "rgba"],
-)
-def test_values_of_every_kind_mark_the_same_region(
-    tmp_path: Path, make: Callable[[np.ndarray], Image.Image], words: str
-) -> None:
-    for i in range(8):
-        save(tmp_path / "images" / f"{i}.jpg", i)
-        draw(tmp_path / "masks" / f"{i}.{'tif' if make(region(i)).mode == 'I' else 'png'}", make(region(i)))
-    dataset = rv.open_data(tmp_path)
-    assert words in rule(dataset)
-    assert all((mask == 255 * region(int(Path(name).stem))).all() for name, mask in by_name(dataset).items())
-
-
-def test_indices_of_a_palette_mark_unless_background_or_void_and_some_can_be_chosen(tmp_path: Path) -> None:
-    index = np.zeros((24, 24), np.uint8)
-    index[:6], index[6:12], index[12:14] = 7, 15, 255  # 7 may be grey in a palette of colours
-    for i in range(10):
-        save(tmp_path / "JPEGImages" / f"{i}.jpg", i)
-        draw(tmp_path / "SegmentationClass" / f"{i}.png", palette(index))
-        draw(tmp_path / "SegmentationObject" / f"{i}.png", palette(index > 0))
-    dataset = rv.open_data(tmp_path)
-    assert "indices of palettes 0, 7, 15, 255" in rule(dataset) and len(kinds(dataset)["unpaired"]) == 10
-    assert (dataset.train["mask"][0, :, :, 0] == 255 * ((index > 0) & (index < 255))).all()
-    chosen = rv.open_data(tmp_path, mask_values="15")
-    assert (chosen.train["mask"][0, :, :, 0] == 255 * (index == 15)).all() and chosen.fingerprint != dataset.fingerprint
-    assert chosen.provenance["requested"]["mask_values"] == [15]
-    assert reopen(json.loads(json.dumps(chosen.provenance))).provenance == chosen.provenance
-
-
-def test_a_trimap_marks_the_object_alone(tmp_path: Path) -> None:
-    trimap = np.full((24, 24), 2, np.uint8)
-    trimap[8:16, 8:16], trimap[10:14, 10:14] = 3, 1
-    for i in range(10):
-        save(tmp_path / "images" / f"Abyssinian_{i}.jpg", i)
-        draw(tmp_path / "annotations" / "trimaps" / f"Abyssinian_{i}.png", Image.fromarray(trimap))
-    lines = [f"Abyssinian_{i} 1 1 1" for i in range(10)]
-    (tmp_path / "annotations" / "list.txt").write_text("#Image CLASS-ID SPECIES BREED ID\n" + "\n".join(lines))
-    dataset = rv.open_data(tmp_path)
-    assert "a trimap: 1 is the object, 2 is background, 3 is border, and 1 marks" in rule(dataset)
-    assert (dataset.train["mask"][0, :, :, 0] == 255 * (trimap == 1)).all()
-    assert dataset.classes == ["Abyssinian"]  # the annotations find the images, not the trimaps of their names
-
-
-@pytest.mark.parametrize("values", ["", "x", "1,256", -1, [1.5]])
-def test_values_that_no_mask_has_are_refused(tmp_path: Path, values) -> None:
-    with pytest.raises(UsageError, match=r"mask_values.*whole numbers from 0 to 255"):
-        rv.open_data(tmp_path, mask_values=values)
-
-
-def test_masks_that_are_asked_for_and_missing_are_an_error(tmp_path: Path) -> None:
-    fill(tmp_path, 10)
-    with pytest.raises(UsageError, match="has no masks; they are recognised"):
-        rv.open_data(tmp_path, masks="yes")
-    with pytest.raises(UsageError, match="for image files, not fashion"):
-        rv.open_data("fashion", mask_values=1)
-    with pytest.raises(UsageError, match='"yes" or "no", not \'maybe\''):
-        rv.open_data(tmp_path, masks="maybe")
-
-
-# Geometry
-
-
-@pytest.mark.parametrize("fit", ["crop", "pad"])
-@pytest.mark.parametrize("scale", [1, 2])
-def test_a_mask_has_the_geometry_of_its_image(tmp_path: Path, fit: str, scale: int) -> None:
-    for i in range(10):
-        box = region(i, 24, 40).repeat(8, 0).repeat(8, 1)  # 192 x 320 pixels
-        draw(tmp_path / "images" / f"{i}.png", grey(box).convert("RGB"))
-        draw(tmp_path / "masks" / f"{i}.png", grey(box[::scale, ::scale]))
-    dataset = rv.open_data(tmp_path, size=(32, 48), fit=fit, background="black", channels=1)
-    x, mask = dataset.train["x"].astype(int), dataset.train["mask"].astype(int)
-    edges = (x > 20) & (x < 235)
-    assert (abs(x - mask)[~edges] <= 20).all() and mask.any() and edges.mean() < 0.15
-    assert ("mask-size" in kinds(dataset)) == (scale == 2)
-
-
-@pytest.mark.parametrize("orientation", [3, 6, 8])
-@pytest.mark.parametrize("drawn_on", ["upright", "stored", "marked"])
-def test_masks_of_turned_photos_are_turned_as_their_sizes_say(tmp_path: Path, orientation: int, drawn_on: str) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[orientation]
-    for i in range(8):
-        upright = grey(region(i, 24, 36))
-        stored = upright.transpose(back)
-        draw(tmp_path / "images" / f"{i}.png", stored.convert("RGB"), exif=exif)
-        options = {"exif": exif} if drawn_on == "marked" else {}
-        draw(tmp_path / "masks" / f"{i}.png", upright if drawn_on == "upright" else stored, **options)
-    dataset = rv.open_data(tmp_path, size=(36, 24))
-    same = dataset.train["x"][..., :1] == dataset.train["mask"]
-    assert same.all() or (drawn_on == "stored" and orientation == 3)  # sizes cannot tell: read as upright, and said
-    assert len(kinds(dataset).get("mask-turn", [])) == (0 if drawn_on == "marked" else 8)
+    assert action == "used, without its mask: it has other proportions, 30 x 20 pixels, the image 24 x 24"
 
 
 # Sources

@@ -78,14 +78,14 @@ def look_at_masks(
             result = results[_key(file)]
             if isinstance(result, decode.Unusable):
                 action = result.action.removeprefix("skipped: ")
-                problems.append(Problem(row.item.name, "no-mask", f"used, without its mask: {action}"))
+                problems.append(Problem(row.item.name, masks.NO_MASK, f"used, without its mask: {action}"))
                 continue
             digest, (_, _, kind, values) = result
             usable.append(file)
             digests.append(digest)
             by_kind.setdefault(kind, set()).update(masks.from_hex(values))
         if not row.item.masks:
-            problems.append(Problem(row.item.name, "no-mask", "used: it has no mask, so nothing is marked"))
+            problems.append(Problem(row.item.name, masks.NO_MASK, "used: it has no mask, so nothing is marked"))
         item: Item = replace(row.item, masks=tuple(usable))
         rows.append(replace(row, item=item, mask_shas=tuple(digests)))
     if not by_kind:
@@ -156,9 +156,9 @@ def region_of(row: Seen, image: bytes, form: decode.Form, marking: Marking, max_
         try:
             files.append(file.read())
         except Exception as error:  # deleted since it was listed; a reader may be another library's
-            notes.append(("no-mask", f"used, without its mask, which cannot be read ({decode.short(error)})"))
+            notes.append((masks.NO_MASK, f"used, without its mask, which cannot be read ({decode.short(error)})"))
     region, more = masks.decode_masks(files, image, form, marking.marked, max_pixels, row.item.file.half)
-    usable = sum(kind == "no-mask" for kind, _ in notes + more) < len(row.item.masks)
+    usable = sum(kind == masks.NO_MASK for kind, _ in notes + more) < len(row.item.masks)
     return region, notes + more, float(region.mean() / 255) if usable else None
 
 

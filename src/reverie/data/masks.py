@@ -161,7 +161,7 @@ def find_masks(tree: Tree, trusted: bool = False) -> Masks:
     masks = Masks("yes", f"{why}, and the values of masks", of, unused, where)
     if trusted:
         return masks
-    flat = _share_of_flat(tree, sorted(pairs))
+    flat = _share_of_flat(tree, {mask: _is_near(image, spots.get(mask)) for mask, image in sorted(pairs.items())})
     if flat < ENOUGH:
         seem = f"the files of {where} have names of images, but {1 - flat:.0%} of them the values of photographs"
         return Masks("no", f"{seem}; {argument('masks', 'yes')} reads them as masks")
@@ -262,13 +262,28 @@ def _stem(name: str) -> str:
     return unicodedata.normalize("NFC", name if "/" in tail or not head else head)
 
 
-def _share_of_flat(tree: Tree, masks: Sequence[str]) -> float:
-    """Of some masks that can be decoded, those with the values of masks."""
+def _is_near(image: str, spot: Spot | None) -> bool:
+    """Whether the folders leave no doubt: by the ends of names, or beside images/ or the images themselves."""
+    folders = image.lower().split("/")[:-1]
+    return (
+        spot is None
+        or bool({*spot.beside, *IMAGES} & {*folders})
+        or "".join(f"{f}/" for f in folders) == spot.prefix.lower()
+    )
+
+
+def _share_of_flat(tree: Tree, near: Mapping[str, bool]) -> float:
+    """Of some masks that can be decoded, those with the values of masks; drawings beside a class folder have colours.
+
+    Args:
+        near: mask -> whether its folder is near that of its image.
+    """
     flat = []
     with decode.quiet():
-        for name in masks[:: -(-len(masks) // LOOKED_AT)]:
+        for name in [*near][:: -(-len(near) // LOOKED_AT)]:
             try:
-                flat.append(read_values(tree.files[name].read()).flat)
+                values = read_values(tree.files[name].read())
+                flat.append(values.flat and (near[name] or values.kind in ("grey", "index")))
             except (OSError, decode.Unusable):  # the report will say what is wrong with it
                 continue
     return sum(flat) / len(flat) if flat else 0.0

@@ -16,6 +16,7 @@ from reverie.media.formats import PIXEL_LIMIT, Unusable, open_image, short
 FLAT = 64  # values, which most masks and maps of labels have at most
 NEAR = 0.1  # of the range of values: so far from its ends are those of a soft or compressed mask
 ENDS = 0.9  # share of its pixels there
+NO_MASK = "no-mask"  # kind of problem
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 Note = tuple[str, str]  # (kind, action), as in Problem
@@ -56,13 +57,17 @@ def read_values(data: bytes, limit: int = PIXEL_LIMIT, alpha: bool = False) -> V
         Unusable: no image, damaged, or of more than ``limit`` pixels.
     """
     image = open_image(data, limit)
+    with DECODING.hold(decoded_bytes(image.mode, image.size)):
+        return _read(image, alpha)
+
+
+def _read(image: Image.Image, alpha: bool) -> Values:
     try:
-        with DECODING.hold(decoded_bytes(image.mode, image.size)):
-            image.load()
-            kind, pixels = _values(image, alpha)
-            turn = TURNS.get(orientation(image))
-            if turn is not None:
-                pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
+        image.load()
+        kind, pixels = _values(image, alpha)
+        turn = TURNS.get(orientation(image))
+        if turn is not None:
+            pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged data
         raise Unusable("truncated", f"skipped: damaged or truncated ({short(error)})") from None
     return Values(kind, pixels, turn is not None)
@@ -126,31 +131,42 @@ def decode_masks(
     turn = TURNS.get(orientation(opened))
     stored = (opened.width // 2 if half else opened.width, opened.height)
     upright = stored[::-1] if orientation(opened) > 4 else stored
-    region, notes = np.zeros(upright[::-1], bool), list[Note]()
+    region, notes = np.zeros((*form.shape, 1), np.uint8), list[Note]()
     for data in masks:
         try:
-            values = read_values(data, limit, "alpha" in marked)
+            opened = open_image(data, limit)
+            with DECODING.hold(decoded_bytes(opened.mode, opened.size) + 2 * upright[0] * upright[1]):
+                values = _read(opened, "alpha" in marked)
+                lut = np.isin(np.arange(256), [*marked.get(values.kind, ())]).astype(np.uint8) * 255
+                mask = Image.fromarray(lut[values.pixels])
+                mask = _fitted(mask, None if values.turned else turn, upright, stored, notes)
+                region |= fit_mask(np.asarray(mask)[..., None], form)
         except Unusable as error:
-            notes.append(("no-mask", f"used, without its mask: {error.action.removeprefix('skipped: ')}"))
-            continue
-        lut = np.isin(np.arange(256), [*marked.get(values.kind, ())])
-        mask = Image.fromarray((lut[values.pixels] * 255).astype(np.uint8))
-        size = mask.size
-        if turn is not None and not values.turned:
-            if same_proportions(size, upright):
-                notes.append(("mask-turn", "used: its mask has no orientation mark and fits the upright image"))
-            elif same_proportions(size, stored):
-                mask = mask.transpose(turn)
-                notes.append(("mask-turn", "converted: its mask is turned with it, as the sizes say"))
-        if not same_proportions(mask.size, upright):
-            sizes = f"{size[0]} x {size[1]} pixels, the image {upright[0]} x {upright[1]}"
-            notes.append(("no-mask", f"used, without its mask, which has other proportions: {sizes}"))
-            continue
-        if mask.size != upright:
-            notes.append(("mask-size", f"converted: its mask is resized from {size[0]} x {size[1]}"))
-            mask = mask.resize(upright, Image.Resampling.NEAREST)
-        region |= np.asarray(mask) > 0
-    return fit_mask((region[..., None] * 255).astype(np.uint8), form), notes
+            notes.append((NO_MASK, f"used, without its mask: {error.action.removeprefix('skipped: ')}"))
+    return region, notes
+
+
+def _fitted(
+    mask: Image.Image,
+    turn: Image.Transpose | None,
+    upright: tuple[int, int],
+    stored: tuple[int, int],
+    notes: list[Note],
+) -> Image.Image:
+    """A mask in the size of its upright image. Raises Unusable if its proportions are others."""
+    size = mask.size
+    if turn is not None and same_proportions(size, upright):
+        notes.append(("mask-turn", "used: its mask has no orientation mark and fits the upright image"))
+    elif turn is not None and same_proportions(size, stored):
+        mask = mask.transpose(turn)
+        notes.append(("mask-turn", "converted: its mask is turned with it, as the sizes say"))
+    if not same_proportions(mask.size, upright):
+        sizes = f"{size[0]} x {size[1]} pixels, the image {upright[0]} x {upright[1]}"
+        raise Unusable(NO_MASK, f"skipped: it has other proportions, {sizes}")
+    if mask.size != upright:
+        notes.append(("mask-size", f"converted: its mask is resized from {size[0]} x {size[1]}"))
+        mask = mask.resize(upright, Image.Resampling.NEAREST)
+    return mask
 
 
 def same_proportions(a: tuple[int, int], b: tuple[int, int]) -> bool:
