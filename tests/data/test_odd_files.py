@@ -18,7 +18,8 @@ from small_pictures import fill, pixels
 
 import reverie.data
 from reverie.core.errors import ReverieError, UsageError
-from reverie.data.items import index_labels, natural_key
+from reverie.data.items import natural_key
+from reverie.data.labels import index_labels
 from reverie.data.words import decode_text
 
 

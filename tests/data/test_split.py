@@ -9,7 +9,7 @@ from pathlib import Path
 import messy
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_pictures import fill, pixels, save
 
@@ -165,6 +165,7 @@ def test_a_class_keeps_its_only_image_and_its_only_group_in_training() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(-1, 5), min_size=2, max_size=40), st.integers(0, 99), st.floats(0.05, 0.9))
+@example([0, 0, 0, 0, -1], 0, 0.875)  # all would be held out
 def test_no_class_is_held_out_completely_and_only_such_classes_change(
     labels: list[int], seed: int, held_out: float
 ) -> None:

@@ -167,10 +167,12 @@ def divide(
         return is_held_out
     if not is_held_out.any():
         is_held_out = _extreme_group(high, group, lowest=True)
-    if labels is not None:
-        kept = is_held_out & ~_last_of_classes(is_held_out, high, group, labels)
-        is_held_out = kept if kept.any() else is_held_out
-    return ~_extreme_group(high, group, lowest=False) if is_held_out.all() else is_held_out
+    elif is_held_out.all():
+        is_held_out = ~_extreme_group(high, group, lowest=False)
+    if labels is None:
+        return is_held_out
+    kept = is_held_out & ~_last_of_classes(is_held_out, high, group, labels)
+    return kept if kept.any() else is_held_out
 
 
 def _last_of_classes(is_held_out: np.ndarray, high: np.ndarray, group: np.ndarray, labels: np.ndarray) -> np.ndarray:
