@@ -18,8 +18,8 @@ from small_pictures import fill, pixels
 
 import reverie.data
 from reverie.core.errors import ReverieError, UsageError
+from reverie.data.classes import index_labels
 from reverie.data.items import natural_key
-from reverie.data.labels import index_labels
 from reverie.data.words import decode_text
 
 
@@ -130,7 +130,7 @@ def test_a_tar_with_a_readme_is_a_folder_and_one_with_captions_can_be(tmp_path: 
     files = {f"{name}/{i}.png": encoded(10 * k + i) for k, name in enumerate(("cat", "dog")) for i in range(6)}
     (tmp_path / "a.tar").write_bytes(tar({**files, "README.txt": b"read me"}))
     dataset = reverie.data(tmp_path / "a.tar")
-    assert dataset.classes == ["cat", "dog"] and problems(dataset) == {("*.txt", "ignored")}
+    assert dataset.classes == ["cat", "dog"] and ("*.txt", "ignored") in problems(dataset)
     (tmp_path / "b.tar").write_bytes(tar(files | {"cat/0.txt": b"a cat"}))
     dataset = reverie.data(tmp_path / "b.tar")
     assert dataset.classes == [] and ("*", "layout") in problems(dataset)

@@ -13,8 +13,9 @@ from reverie.core.terminal import printable
 from reverie.core.values import is_finite
 from reverie.data import words
 from reverie.data.annotations import read_annotations
+from reverie.data.classes import several_problem
 from reverie.data.items import File, Item, natural_key
-from reverie.data.labels import label_value, none_of, several_problem, unlabelled
+from reverie.data.labels import label_value, none_of, unlabelled
 from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.tree import suffix
 from reverie.data.types import Problem

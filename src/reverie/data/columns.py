@@ -9,14 +9,8 @@ from typing import Any
 import numpy as np
 
 from reverie.core.errors import ReverieError
-from reverie.data.labels import (
-    index_labels,
-    label_value,
-    none_of,
-    number_problem,
-    several_labels,
-    unlabelled,
-)
+from reverie.data.classes import index_labels, number_problem, several_labels
+from reverie.data.labels import label_value, none_of, unlabelled
 from reverie.data.types import Problem
 
 

@@ -87,7 +87,7 @@ def list_source(source: str, layout: str | None = None, masks: str | None = None
         from reverie.data.hub import list_hub
 
         return list_hub(source[3:], columns)
-    from reverie.data import records, shards, tree
+    from reverie.data import lmdb, parquet, shards, tree
     from reverie.data.intake import MIN_IMAGES, ONE_IMAGE
     from reverie.data.layouts import list_tree
     from reverie.media import decode
@@ -96,19 +96,19 @@ def list_source(source: str, layout: str | None = None, masks: str | None = None
     try:
         if path.is_dir():
             files = tree.of_folder(path)
-            if layout is None and columns == FOUND and records.is_lmdb(source):
-                return files.beside(records.list_lmdb(path), (records.LMDB, records.LOCK))
+            if layout is None and columns == FOUND and lmdb.is_lmdb(source):
+                return files.beside(lmdb.list_lmdb(path), lmdb.NAMES)
             few = len(files.images) < MIN_IMAGES  # a preview beside shards is no data set
             tars = [path / name for name in files.files if few and name.lower().endswith(shards.TARS)]
-            tables = [name for name in files.files if few and records.is_parquet(name)]
+            tables = [name for name in files.files if few and parquet.is_parquet(name)]
             if layout is None and tables and not tars:
-                return files.beside(records.list_parquet([path / name for name in tables], masks, columns), tables)
+                return files.beside(parquet.list_parquet([path / name for name in tables], masks, columns), tables)
             if not tars:
                 return list_tree(files, layout, masks, columns)
             listing = shards.list_shards(tars, layout, masks, columns)
             return files.beside(listing, [name for name in files.files if path / name in tars])
-        if source.lower().endswith(records.PARQUET) and path.is_file():
-            return records.list_parquet([path], masks, columns)
+        if source.lower().endswith(parquet.PARQUET) and path.is_file():
+            return parquet.list_parquet([path], masks, columns)
         if source.lower().endswith(".zip") and path.is_file():
             return list_tree(tree.of_zip(path), layout, masks, columns)
         if source.lower().endswith(shards.TARS):

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from reverie.data import split
+from reverie.data.classes import index_labels
 from reverie.data.intake import Seen
-from reverie.data.labels import index_labels
 from reverie.data.marking import Marking
 from reverie.data.types import Problem
 from reverie.media.formats import PIXEL_LIMIT

@@ -26,9 +26,9 @@ import numpy as np
 from reverie.core import cache as home
 from reverie.core.files import replacing
 from reverie.data import split
+from reverie.data.classes import index_labels, number_problem
 from reverie.data.decoding import OF_SOURCE, array_of, arrays_of, chunk_of, decoded_images, to_one_range
 from reverie.data.intake import MIN_IMAGES, TooFew
-from reverie.data.labels import index_labels, number_problem
 from reverie.data.marking import coverage
 from reverie.data.plan import (
     VERSION,

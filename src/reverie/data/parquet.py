@@ -1,4 +1,4 @@
-"""Images in the rows of Parquet files, and in the values of an LMDB."""
+"""Images in the rows of Parquet files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
 from reverie.data.labels import labels_of, set_labels
 from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.types import Problem
-from reverie.media.formats import MAGIC
 
 PARQUET = ".parquet"
-LMDB, LOCK = "data.mdb", "lock.mdb"
 MASKS = ("mask", "masks", "segmentation_mask")  # columns
 
 
@@ -178,46 +176,3 @@ def _cell(path: str, image: str, row: int) -> bytes:
     if not value:
         raise OSError("the row has no image")
     return bytes(value)
-
-
-# LMDB
-
-
-def is_lmdb(source: str) -> bool:
-    """Whether it is a folder of an LMDB."""
-    return (Path(source) / LMDB).is_file()
-
-
-def list_lmdb(folder: Path) -> Listing:
-    """The values of an LMDB that are encoded images, in the order of their keys, as LSUN keeps them.
-
-    Raises:
-        UsageError: lmdb is missing.
-        ReverieError: a damaged file.
-    """
-    try:
-        import lmdb
-    except ImportError:
-        raise UsageError(f"{folder} needs lmdb: pip install 'reverie[lmdb]'") from None
-    listing = Listing([], read_as="an LMDB of images")
-    others = 0
-    try:
-        environment = lmdb.open(str(folder), readonly=True, lock=False, readahead=False, subdir=True)
-        with environment.begin() as reading:
-            for key, value in reading.cursor():
-                if not bytes(value[:8]).startswith(MAGIC):
-                    others += 1
-                    continue
-                name = printable(key.decode("utf-8", "surrogateescape"))
-                file = File(f"{folder}/{name}", reader=partial(_value, environment, key))
-                listing.items.append(Item(name, file))
-    except lmdb.Error as error:
-        raise ReverieError(f"{folder} cannot be read as an LMDB: {error}.") from None
-    if others:
-        listing.problems.append(Problem("*", "ignored", f"ignored: {others} values that are no images"))
-    return listing
-
-
-def _value(environment: Any, key: bytes) -> bytes:
-    with environment.begin() as reading:
-        return bytes(reading.get(key))
