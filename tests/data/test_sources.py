@@ -494,7 +494,13 @@ def test_a_split_of_the_hub_is_the_hubs_own(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UsageError, match=r"no split 'trian'. Did you mean .train.\? Its splits: train, validation"):
         reverie.data("hf:someone/insects:trian")
     hub_columns(monkeypatch, train=range(20))
-    assert reverie.data("hf:someone/insects:train").fingerprint == reverie.data("hf:someone/insects").fingerprint
+    alone = reverie.data("hf:someone/insects")
+    assert reverie.data("hf:someone/insects:train").fingerprint == alone.fingerprint
+    ours = reverie.data("hf:someone/insects", held_out=0.4).held_out.names
+    again = reverie.data("hf:someone/insects:held_out", held_out=0.4)
+    assert {*again.train.names, *again.held_out.names} == {*ours}
+    with pytest.raises(UsageError, match="no split 'test'"):
+        reverie.data("hf:someone/insects:test")
 
 
 def test_a_configuration_of_the_hub_is_chosen_by_an_at_sign(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,8 @@ def _chosen(name: str, splits: dict[str, Any], split: str) -> tuple[dict[str, An
             return splits, "held_out"
     if split in splits:
         return {split: splits[split]}, None
+    if split in ("held_out", "held-out"):  # what is held out of a set without such a split
+        return splits, "held_out"
     raise UsageError(f"{name} has no split {split!r}.{suggest(split, list(splits))} Its splits: {', '.join(splits)}.")
 
 
