@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import tarfile
+import unicodedata
 import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -269,6 +270,7 @@ def table(make: Maker) -> Case:
         texts = [f"{make.text()} {i}", *([make.text()] if several and i % 2 else [])]
         label = CLASSES[i % 3] if labelled else None
         named = make.some(name, f"./{name}") if file == "metadata" else make.some(name, name, Path(name).name)
+        named = unicodedata.normalize(make.some("NFC", "NFD"), named)
         row = {"file_name": named, "age": i / 2, "kind": "ink", **({"label": label} if labelled else {})}
         rows.append(row | {"text": texts if several else texts[0]})
         case.files[make.below + name], case.attributes = data, ["age"]
@@ -304,7 +306,9 @@ def beside(make: Maker) -> Case:
     for name, sample in samples.items():
         text = make.text()
         case.samples[name] = replace(sample, texts=(text,))
-        case.files[str(Path(name).with_suffix("")) + ending] = f"{text}\r\n".encode(make.some(*ENCODINGS, "utf-32"))
+        stem = unicodedata.normalize(make.some("NFC", "NFD"), str(Path(name).with_suffix("")))
+        encoding = "latin-1" if text == "größer" else make.some(*ENCODINGS, "utf-32")
+        case.files[stem + ending] = f"{text}\r\n".encode(encoding)
     return case
 
 

@@ -170,7 +170,7 @@ def chosen(
         for term in terms:
             if term.column not in columns:
                 raise UsageError(
-                    f"No image has a column {term.column!r}.{suggest(term.column, sorted(columns))} Columns: "
+                    f"No {noun[:-1]} has a column {term.column!r}.{suggest(term.column, sorted(columns))} Columns: "
                     f"{', '.join(sorted(columns))}."
                 )
         fulfils = np.array([all(term.holds(row) for term in terms) for row in rows], bool)
