@@ -56,7 +56,9 @@ def list_tree(tree: Tree, layout: str | None = None) -> Listing:
     used.update(tree.images)
     problems += ignored(name for name in tree.files if name not in used and not name.endswith(NOTE))
     items, attributes = described(reading, captions)
-    rows: list[Mapping[str, Any]] = [captions.rows.get(name, {}) for name in reading.items]
+    rows: list[Mapping[str, Any]] = []
+    if captions.rows:
+        rows = [captions.rows.get(name, {}) for name in reading.items]
     return Listing(items, problems, attributes, reading.title + captions.summary(), rows)
 
 
