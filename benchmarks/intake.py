@@ -47,7 +47,7 @@ def pillow_alone(folder: str, size: int, part: int, parts: int, draft: bool) -> 
 
     paths = sorted(Path(folder).rglob("*.jpg"))
     paths = paths[part :: max(parts, len(paths) // PROBE)]
-    began = time.perf_counter()
+    began, used = time.perf_counter(), processor()
     for path in paths:
         with Image.open(path) as image:
             if draft:
@@ -56,7 +56,7 @@ def pillow_alone(folder: str, size: int, part: int, parts: int, draft: bool) -> 
             side = min(width, height)
             box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
             np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
-    return {"images": len(paths), "seconds": time.perf_counter() - began}
+    return {"images": len(paths), "seconds": time.perf_counter() - began, "processor": processor() - used}
 
 
 def ours(folder: str, size: int) -> Result:
@@ -66,9 +66,9 @@ def ours(folder: str, size: int) -> Result:
     from reverie.data.batches import Batches
 
     last: dict[str, float] = {}
-    began = time.perf_counter()
+    began, used = time.perf_counter(), processor()
     data = rv.open_data(folder, size=size, progress=lambda done, total, what: last.update({what: time.perf_counter()}))
-    end = time.perf_counter()
+    end, used = time.perf_counter(), processor() - used
     rv.open_data(folder, size=size)
     again = time.perf_counter() - end
     batches, drawn = Batches(data.train, BATCH, seed=0), 0
@@ -83,16 +83,18 @@ def ours(folder: str, size: int) -> Result:
     }
     rate = drawn * BATCH / (time.perf_counter() - started)
     images = len(data.train) + len(data.held_out)
-    kinds = data.report.counts()
-    return {"images": images, "seconds": end - began, "again": again, "stages": stages, "rate": rate, "report": kinds}
+    times = {"seconds": end - began, "processor": used, "again": again, "stages": stages}
+    return {"images": images, "rate": rate, "report": data.report.counts(), **times}
 
 
 def torchvision(folder: str, size: int, filter_name: str) -> Result:
     """One epoch of a DataLoader."""
     from peers.imagefolder import timed, torchvision_batches
 
+    used = processor()
     images, seconds, first = timed(torchvision_batches(Path(folder), size, BATCH, filter_name))
-    return {"images": images, "seconds": seconds, "rate": (images - BATCH) / (seconds - first)}
+    rate = (images - BATCH) / (seconds - first)
+    return {"images": images, "seconds": seconds, "processor": processor() - used, "rate": rate}
 
 
 def datasets(folder: str, size: int, filter_name: str, cache: str) -> Result:
@@ -100,9 +102,9 @@ def datasets(folder: str, size: int, filter_name: str, cache: str) -> Result:
     import datasets  # noqa: F401  # not timed
     from peers.imagefolder import datasets_intake
 
-    began = time.perf_counter()
+    began, used = time.perf_counter(), processor()
     images = datasets_intake(Path(folder), size, filter_name, Path(cache))
-    return {"images": images, "seconds": time.perf_counter() - began}
+    return {"images": images, "seconds": time.perf_counter() - began, "processor": processor() - used}
 
 
 def memory(folder: str, size: int) -> Result:
@@ -115,6 +117,14 @@ def memory(folder: str, size: int) -> Result:
     data = rv.open_data(folder, size=size)
     images = len(data.train) + len(data.held_out)
     return {"images": images, "before": before, "peak": peak(), "seconds": time.perf_counter() - began}
+
+
+def processor() -> float:
+    """Seconds of processor time of this process and its ended children."""
+    import resource
+
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def peak() -> int:
@@ -157,17 +167,21 @@ def speed(result: Result) -> float:
     return float(result["images"] / result["seconds"])
 
 
+def cost(result: Result) -> float:
+    """Milliseconds of processor time an image."""
+    return float(1000 * result["processor"] / result["images"])
+
+
 def compare(folder: Path, scratch: Path, peers: Path, size: int, cores: int) -> None:
     """Measure all, print the table, and as its last line the ratio of intake to the faster peer."""
-    lines: dict[str, list[float]] = {"one": [], "together": []}
-    where = str(folder)
+    where, one, together = str(folder), list[Result](), list[float]()
 
     def probe() -> None:
-        lines["one"].append(speed(measure(scratch, peers, ("pillow_alone", where, size, 0, 1, True))[0]))
+        one.extend(measure(scratch, peers, ("pillow_alone", where, size, 0, 1, True)))
         several = [("pillow_alone", where, size, part, cores, True) for part in range(cores)]
-        lines["together"].append(sum(speed(result) for result in measure(scratch, peers, *several)))
+        together.append(sum(speed(result) for result in measure(scratch, peers, *several)))
 
-    plain = speed(measure(scratch, peers, ("pillow_alone", where, size, 0, 1, False))[0])
+    plain = measure(scratch, peers, ("pillow_alone", where, size, 0, 1, False))[0]
     probe()
     mine = measure(scratch, peers, ("ours", where, size))[0]
     probe()
@@ -178,23 +192,26 @@ def compare(folder: Path, scratch: Path, peers: Path, size: int, cores: int) -> 
         theirs[f"datasets, {name}"] = measure(scratch, peers, ("datasets", where, size, name, cache))[0]
         shutil.rmtree(cache)
         probe()
-    bound = {name: statistics.median(values) for name, values in lines.items()}
-    spread = f"{min(lines['one']):.0f} to {max(lines['one']):.0f}"
-    print(f"Pillow alone, one process {bound['one']:9.1f} images/s ({spread})")
-    print(f"  without draft           {plain:9.1f}")
-    print(f"  {cores} processes at once   {bound['together']:9.1f}")
-    print(f"reverie, cold             {speed(mine):9.1f}   {mine['seconds']:.1f} s, opened again {mine['again']:.2f} s")
-    for stage, seconds in mine["stages"].items():
-        print(f"  {stage:32} {seconds:6.2f} s")
-    print(f"  report: {mine['report']}")
-    for name, result in theirs.items():
-        print(f"{name:25} {speed(result):9.1f}   {result['seconds']:.1f} s")
-    print(f"intake, of {cores} x Pillow alone: {speed(mine) / cores / bound['one']:.2f}")
-    print(f"intake, of {cores} processes of Pillow alone at once: {speed(mine) / bound['together']:.2f}")
+    bound, at_once = statistics.median(map(speed, one)), statistics.median(together)
+    costs = statistics.median(map(cost, one))
+    print(f"{'':34} images/s    processor ms an image")
+    print(f"{'Pillow alone, one process':34} {bound:8.1f}    {costs:6.2f}")
+    print(f"{'  without draft':34} {speed(plain):8.1f}    {cost(plain):6.2f}")
+    print(f"{f'  {cores} processes at once':34} {at_once:8.1f}    from {min(together):.0f} to {max(together):.0f}")
+    for name, result in {"reverie, cold": mine, **theirs}.items():
+        print(f"{name:34} {speed(result):8.1f}    {cost(result):6.2f}")
+    stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in mine["stages"].items())
+    print(f"reverie, seconds: {stages}; opened again {mine['again']:.2f}; report {mine['report']}")
+    print(
+        f"intake, of {cores} x Pillow alone: {speed(mine) / cores / bound:.2f}; of {cores} at once: "
+        f"{speed(mine) / at_once:.2f}; by processor time: {costs / cost(mine):.2f}"
+    )
     loader = max(result["rate"] for result in theirs.values() if "rate" in result)
-    print(f"batches of {BATCH}, images/s: reverie {mine['rate']:,.0f}, ImageFolder {loader:,.0f}")
-    print(f"batches, ratio: {mine['rate'] / loader:.1f}")
-    equal = max(speed(result) for name, result in theirs.items() if name.endswith("lanczos"))
+    print(
+        f"batches of {BATCH}, images/s: reverie {mine['rate']:,.0f}, ImageFolder {loader:,.0f}, "
+        f"ratio {mine['rate'] / loader:.1f}"
+    )
+    equal = max(speed(result) for name, result in theirs.items() if name.endswith(FILTERS[1]))
     print(f"intake, ratio to the faster peer by our filter: {speed(mine) / equal:.2f}")
     print(f"ratio: {speed(mine) / max(map(speed, theirs.values())):.2f}")
 

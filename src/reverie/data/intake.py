@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from reverie.core import cache as home
 from reverie.core.errors import ReverieError
-from reverie.core.files import replacing
+from reverie.core.files import replacing, write_entries
 from reverie.data.items import File, Item, Listing
 from reverie.data.types import Problem, Report
 from reverie.media import decode
@@ -195,10 +195,7 @@ class Memory:
         if self.new == self.old:
             return
         with contextlib.suppress(OSError), replacing(self.path) as temporary, temporary.open("wb") as handle:
-            handle.write(b"{")
-            for i, (key, entry) in enumerate(self.new.items()):
-                handle.write(b"," * bool(i) + json.dumps({key: entry})[1:-1].encode())
-            handle.write(b"}")
+            write_entries(handle, self.new)
 
 
 def _is_size(values: list[Any]) -> bool:

@@ -26,7 +26,7 @@ import numpy as np
 
 from reverie.core import cache as home
 from reverie.core.errors import ReverieError
-from reverie.core.files import replacing
+from reverie.core.files import replacing, write_entries
 from reverie.data import split
 from reverie.data.decoding import OF_SOURCE, Records, arrays_of, chunk_of, decoded_images, to_one_range
 from reverie.data.intake import MIN_IMAGES, TooFew
@@ -120,9 +120,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _write(path: Path, value: Any) -> None:
+def _write(path: Path, value: dict[str, Any]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as handle:
-        handle.write(json.dumps(value).encode())
+        write_entries(handle, value)
 
 
 def _open(
