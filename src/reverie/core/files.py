@@ -10,9 +10,9 @@ import re
 import shlex
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from reverie.core.errors import ReverieError, UsageError, argument, of_argument
 from reverie.core.terminal import printable
@@ -219,6 +219,14 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_entries(handle: BinaryIO, value: Mapping[str, Any]) -> None:
+    """A JSON object, entry by entry: of a large one, no text of all of it is in memory."""
+    handle.write(b"{")
+    for i, (key, entry) in enumerate(value.items()):
+        handle.write(b", " * bool(i) + json.dumps({key: entry})[1:-1].encode())
+    handle.write(b"}")
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -47,10 +47,10 @@ def read_annotations(
         "test.txt": _pets,
     }
     for file in files:
-        path = PurePosixPath(file)
-        reader = readers.get(path.name.lower())
+        reader = readers.get(file.rpartition("/")[2].lower())
         if reader is None:
             continue
+        path = PurePosixPath(file)
 
         def image(name: str, folder: PurePosixPath = path.parent, file: str = file) -> str | None:
             where = find(folder, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,7 +18,7 @@ from reverie.data.classes import several_problem
 from reverie.data.items import File, Item, natural_key
 from reverie.data.labels import label_value, none_of, unlabelled
 from reverie.data.naming import FOUND, Columns, captions_of
-from reverie.data.tree import suffix
+from reverie.data.tree import stem, suffix
 from reverie.data.types import Problem
 from reverie.data.words import Row
 from reverie.media.decode import SUFFIXES
@@ -87,11 +88,14 @@ class Captions:
 
     def used(self, images: Iterable[str]) -> set[str]:
         """The files that are about the images: tables, and texts with an image's stem."""
-        return {*self.tables, *(text for name in images if (text := self._texts.get(_stem(name))))}
+        stems = map(_stem, images) if self._texts else ()
+        return {*self.tables, *(text for stem in stems if (text := self._texts.get(stem)))}
 
     def describe(self, item: Item, name: str) -> Item:
         """The item with its captions, and its label if a table has one."""
         row = self.rows.get(name, {})
+        if not row and not self._texts and name not in self._published.splits:
+            return item
         texts = [" ".join(str(text).split()) for text in row.get("text", [])]
         if not any(texts) and (file := self._texts.get(_stem(name))):
             texts = [" ".join(self._read_text(file).split())]
@@ -113,6 +117,8 @@ class Captions:
         Where images have several labels, each label is an attribute, 0 or 1.
         """
         images = list(images)
+        if not self.rows:
+            return [], dict.fromkeys(images, ())
         columns = dict.fromkeys(name for row in self.rows.values() for name in row if name not in ("text", "label"))
         numbers = {
             name: {image: _number(row.get(name)) for image, row in self.rows.items() if row.get(name) not in (None, "")}
@@ -286,13 +292,20 @@ class _Finder:
     """Images by the names that tables give them: relative to the table, composed or decomposed, or by the bare name."""
 
     def __init__(self, images: Iterable[str]):
-        self.exact = {_composed(name): name for name in images}
+        self.images = images
+
+    @cached_property
+    def exact(self) -> dict[str, str]:
+        return {_composed(name): name for name in self.images}
+
+    @cached_property
+    def bare(self) -> dict[str, str]:
         bare: dict[str, list[str]] = {}
         for name in self.exact.values():
             path = PurePosixPath(_composed(name))
             for key in {path.name, path.stem}:
                 bare.setdefault(key, []).append(name)
-        self.bare = {key: names[0] for key, names in bare.items() if len(names) == 1}
+        return {key: names[0] for key, names in bare.items() if len(names) == 1}
 
     def __call__(self, folder: PurePosixPath, name: str) -> str | None:
         written = _composed(name.replace("\\", "/")).removeprefix("./")
@@ -304,7 +317,7 @@ def _composed(name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    return _composed(str(PurePosixPath(name).with_suffix("")))
+    return _composed(stem(name))
 
 
 def _column(row: Row, names: Sequence[str]) -> str | None:

@@ -19,12 +19,12 @@ from PIL import Image
 
 from reverie.core.cache import Progress
 from reverie.core.terminal import printable
-from reverie.data.decoding import record_of, unusable
 from reverie.data.intake import Seen, parallel
 from reverie.data.items import File, Item, natural_key
 from reverie.data.members import check_enough, files_of, first_by_content, inspect_files, list_members, without_copies
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
+from reverie.data.records import record_of, unusable
 from reverie.data.tree import suffix
 from reverie.data.types import Problem
 from reverie.media import decode

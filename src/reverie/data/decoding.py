@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from reverie.core import cache as home
-from reverie.data import marking, ranges, split
+from reverie.data import marking, ranges
 from reverie.data.intake import Seen, parallel
 from reverie.data.plan import Decoded, Form, Plan
+from reverie.data.records import Records, record_of, unusable
 from reverie.data.types import Problem
 from reverie.media import decode
 
@@ -73,20 +74,8 @@ def _decode_row(row: Seen, plan: Plan, chosen: dict[str, decode.Ranges]) -> Deco
         return unusable([(error.kind, error.action)]), empty
 
 
-def record_of(arrays: list[np.ndarray], notes: list[decode.Note]) -> dict[str, Any]:
-    """The record of a row: whether its arrays (the source of a pair is the second) are grey, and its hash."""
-    grey = {name: bool((a == a[..., :1]).all()) for name, a in zip(("images", "sources"), arrays, strict=False)}
-    image = arrays[0] if arrays[0].ndim == 3 else split.middles(arrays[0][None])[0]
-    return {"ok": True, "grey": grey, "hash": f"{split.difference_hash(image):x}", "notes": notes}
-
-
-def unusable(notes: list[decode.Note]) -> dict[str, Any]:
-    """The record of a row that cannot be used."""
-    return {"ok": False, "grey": {}, "hash": "0", "notes": notes}
-
-
 def to_one_range(
-    part: Path, plan: Plan, records: list[dict[str, Any]], progress: home.Progress | None
+    part: Path, plan: Plan, records: Records, progress: home.Progress | None
 ) -> tuple[list[Problem], list[str]]:
     """Decode again what was decoded by another range of values than that of the set; returns problems and changes."""
     names, problems, changed = arrays_of(plan), list[Problem](), list[str]()

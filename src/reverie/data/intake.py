@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from reverie.core import cache as home
 from reverie.core.errors import ReverieError
-from reverie.core.files import replacing
+from reverie.core.files import replacing, write_entries
 from reverie.data.items import File, Item, Listing
 from reverie.data.types import Problem, Report
 from reverie.media import decode
@@ -27,6 +28,7 @@ from reverie.media.formats import PIXEL_LIMIT, check_pixels
 MIN_IMAGES = 8
 ONE_IMAGE = "One image can start a dream or be a style: reverie dream, stylize, train style-net."
 HINTS = ("short-film", "needs-extra", "other-medium")  # kinds of problems whose action is the remedy of too few samples
+TASK = 16  # most things that a thread is handed at once
 FRESH_NS = 2_000_000_000  # a file this new may change again within the clock's resolution: not cached
 
 T = TypeVar("T")
@@ -103,6 +105,7 @@ def survey(
     problems = list(listing.problems)
     seen: list[Seen] = []
     first: dict[str, str] = {}
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}
     memory = Memory(what, max_pixels)
     total = len(listing.items)
     with decode.quiet():
@@ -122,11 +125,10 @@ def survey(
                 problems.append(Problem(item.name, "duplicate", f"skipped: the same file as {first[sha]}"))
                 continue
             first[sha] = item.name
-            seen.append(Seen(item, sha, source_sha, size))
+            seen.append(Seen(item, sha, source_sha, sizes.setdefault(size, size)))
     memory.save()
     if len(seen) < MIN_IMAGES:
         raise TooFew(what, Report(len(seen), problems))
-    sizes = {usable.size for usable in seen}
     if len(sizes) > 1:
         widths, heights = zip(*sizes, strict=True)
         span = f"{min(widths)} to {max(widths)} wide, {min(heights)} to {max(heights)} high"
@@ -195,7 +197,7 @@ class Memory:
         if self.new == self.old:
             return
         with contextlib.suppress(OSError), replacing(self.path) as temporary, temporary.open("wb") as handle:
-            handle.write(json.dumps(self.new).encode())
+            write_entries(handle, self.new)
 
 
 def _is_size(values: list[Any]) -> bool:
@@ -219,8 +221,25 @@ def file_and_sha(file: File) -> tuple[bytes, str]:
 
 
 def parallel(work: Callable[[T], R], things: Iterable[T], chunk: int = 256) -> Iterator[R]:
-    """Map in threads (Pillow and hashlib release the GIL), in order, at most ``chunk`` results ahead."""
+    """Map in threads (Pillow and hashlib release the GIL), in order, at most ``chunk`` results ahead.
+
+    While the caller uses results, the threads go on. A task is several things, as handing over one has a price.
+    """
+    several = max(1, min(TASK, chunk // (4 * threads())))
     rest = iter(things)
+    ahead: deque[Future[list[R]]] = deque()
     with ThreadPoolExecutor(threads()) as pool:
-        while part := list(islice(rest, chunk)):
-            yield from pool.map(work, part)
+        try:
+            while part := list(islice(rest, several)):
+                ahead.append(pool.submit(_each, work, part))
+                if (len(ahead) + 1) * several > chunk:
+                    yield from ahead.popleft().result()
+            while ahead:
+                yield from ahead.popleft().result()
+        finally:
+            for task in ahead:
+                task.cancel()
+
+
+def _each(work: Callable[[T], R], things: list[T]) -> list[R]:
+    return [work(thing) for thing in things]

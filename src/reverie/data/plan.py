@@ -146,8 +146,7 @@ def one_film(rows: list[Seen], group: np.ndarray) -> bool:
 
 def order_rows(is_held_out: np.ndarray, seconds: np.ndarray, group: np.ndarray, shas: list[str]) -> np.ndarray:
     """Training rows first; within a split by content, groups together, so that any fraction of it is one slice."""
-    keys = list(zip(is_held_out, seconds, group, shas, strict=True))
-    return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+    return np.lexsort((np.array(shas, np.bytes_), group, seconds, is_held_out)).astype(np.int64, copy=False)
 
 
 def same_source(rows: list[Seen]) -> np.ndarray:

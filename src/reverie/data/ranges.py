@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from reverie.data.types import Problem
@@ -11,7 +12,7 @@ from reverie.media.values import Decision, Range, Tally
 _NOUNS = {"uint8": "8-bit", "colour16": "16-bit colour", "uint16": "16-bit", "int": "32-bit", "float": "float"}
 _EIGHT = ("uint8", "colour16")  # kinds that are 8 bits once they are read: unchanged unless they are stretched
 
-Records = list[dict[str, Any]]  # of the store: "ok", and "tally", "ends" and "notes" of each array
+Records = Sequence[dict[str, Any]]  # of the store: "ok", and "tally", "ends" and "notes" of each array
 
 
 def decide(records: Records, array: str) -> dict[str, Decision]:

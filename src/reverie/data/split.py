@@ -52,10 +52,12 @@ def difference_hash(image: np.ndarray) -> int:
 
     Of RGBA, brightness and opacity count alike: black shapes differ from one another, and so do white ones.
     """
-    grey = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image[..., :3]).convert("L")
-    if image.shape[2] == 4:
+    height, width, channels = image.shape
+    colours = np.ascontiguousarray(image[..., : 1 if channels == 1 else 3])
+    grey = Image.frombytes("L" if channels == 1 else "RGB", (width, height), colours).convert("L")
+    if channels == 4:
         grey = Image.blend(grey, Image.fromarray(image[..., 3]), 0.5)
-    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
     return int.from_bytes(np.packbits(cells[:, :-1] > cells[:, 1:]).tobytes(), "big")
 
 

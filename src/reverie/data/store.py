@@ -9,6 +9,7 @@ resumes there. A rename completes the store.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from reverie.core import cache as home
-from reverie.core.files import replacing
+from reverie.core.files import replacing, write_entries
 from reverie.data import split
 from reverie.data.classes import index_labels, number_problem
 from reverie.data.decoding import OF_SOURCE, array_of, arrays_of, chunk_of, decoded_images, to_one_range
@@ -41,6 +42,7 @@ from reverie.data.plan import (
     order_rows,
     same_source,
 )
+from reverie.data.records import Records
 from reverie.data.remarks import with_remarks
 from reverie.data.types import Column, Dataset, Problem, Report, Split
 from reverie.media import Spec, alpha, decode, medium_of
@@ -122,9 +124,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _write(path: Path, value: Any) -> None:
+def _write(path: Path, value: dict[str, Any]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as handle:
-        handle.write(json.dumps(value).encode())
+        write_entries(handle, value)
 
 
 def _open(
@@ -287,17 +289,17 @@ def _finish(part: Path, final: Path) -> None:
         shutil.rmtree(part)
 
 
-def _near(part: Path, form: Form, records: list[dict[str, Any]], good: np.ndarray) -> np.ndarray:
+def _near(part: Path, form: Form, records: Records, good: np.ndarray) -> np.ndarray:
     """Pairs of good rows that look the same. (Closes its memory map: Windows cannot rename a mapped file.)"""
     stored = np.memmap(part / "images.work", np.uint8, "r", shape=(len(records), *form.array))
     pixels = stored if stored.ndim == 4 else split.middles(stored)
-    hashes = np.array([int(records[i]["hash"], 16) for i in good], np.uint64)
+    hashes = np.array(records.hashes, np.uint64)[good]
     clear = pixels.shape[-1] == 4
     grounds = ((0, 0, 0), alpha.WHITE) if clear else (alpha.WHITE,)  # RGBA must look the same on any
     return split.near_duplicates(hashes, *(lambda i, b=b: alpha.composited(pixels[good[i]], b) for b in grounds))
 
 
-def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[str, Any]]:
+def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> Records:
     """Decode the remaining rows into ``*.work``; returns a record for every row."""
     n, form = len(plan.rows), plan.form
     names = arrays_of(plan)
@@ -316,11 +318,11 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[s
                 for k, file in enumerate(files):
                     file.seek(len(records) * row_bytes[k])
                     for _, arrays in done:
-                        file.write(arrays[k].tobytes())
+                        file.write(np.ascontiguousarray(arrays[k]).data)
                     file.flush()
                     os.fsync(file.fileno())
                 chunk = [record for record, _ in done]
-                records += chunk
+                records.extend(chunk)
                 notes.write(json.dumps(chunk).encode() + b"\n")
                 notes.flush()
                 os.fsync(notes.fileno())
@@ -332,21 +334,19 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> list[dict[s
     return records
 
 
-def _read_progress(part: Path, names: list[str], row_bytes: list[int]) -> list[dict[str, Any]]:
+def _read_progress(part: Path, names: list[str], row_bytes: list[int]) -> Records:
     """The records of an earlier build, without a truncated last line or rows that are not on disk."""
     path = part / "progress.jsonl"
-    records: list[dict[str, Any]] = []
-    length = 0
-    try:
+    records, length = Records(), 0
+    with contextlib.suppress(OSError, ValueError):
         have = min((part / f"{name}.work").stat().st_size // n for name, n in zip(names, row_bytes, strict=True))
-        for line in path.read_bytes().splitlines(keepends=True):
-            chunk = json.loads(line) if line.endswith(b"\n") else None
-            if chunk is None or len(records) + len(chunk) > have:
-                break
-            records += chunk
-            length += len(line)
-    except (OSError, ValueError):
-        pass
+        with path.open("rb") as lines:
+            for line in lines:
+                chunk = json.loads(line) if line.endswith(b"\n") else None
+                if chunk is None or len(records) + len(chunk) > have:
+                    break
+                records.extend(chunk)
+                length += len(line)
     if path.exists():
         os.truncate(path, length)
     return records
@@ -359,9 +359,11 @@ def _compact(part: Path, name: str, n: int, order: np.ndarray, form: Form, chann
     if channels == shape[-1] and np.array_equal(order, np.arange(n)):
         work.rename(final)
         return
-    rows = np.memmap(work, np.uint8, "r", shape=(n, *shape))
-    with replacing(final) as temporary, temporary.open("wb") as handle:
-        for start in range(0, len(order), chunk_of(form)):
-            handle.write(rows[order[start : start + chunk_of(form)]][..., :channels].tobytes())
-    del rows  # Windows cannot delete a mapped file
+    row = np.empty(shape, np.uint8)
+    with work.open("rb") as stored, replacing(final) as temporary, temporary.open("wb") as handle:
+        for i in order.tolist():  # read, not mapped: a mapped file counts as memory of this process
+            stored.seek(i * row.nbytes)
+            if stored.readinto(row.data) != row.nbytes:
+                raise OSError(errno.EIO, f"{work.name} is shorter than what was written")
+            handle.write(np.ascontiguousarray(row[..., :channels]).data)
     work.unlink()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from reverie.core.errors import ReverieError, argument
 from reverie.core.terminal import printable
@@ -66,7 +66,13 @@ class Tree:
 
 def suffix(name: str) -> str:
     """The lower-case suffix, such as ".png" and ".nii.gz"."""
-    return ".nii.gz" if name.lower().endswith(".nii.gz") else PurePosixPath(name).suffix.lower()
+    return ".nii.gz" if name.lower().endswith(".nii.gz") else name[len(stem(name)) :].lower()
+
+
+def stem(name: str) -> str:
+    """A path without its last suffix."""
+    dot = name.rfind(".")
+    return name[:dot] if name.rfind("/") + 1 < dot < len(name) - 1 else name
 
 
 def of_folder(root: Path) -> Tree:

@@ -14,11 +14,11 @@ import numpy as np
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.data.archive import read_npy
-from reverie.data.decoding import record_of, unusable
 from reverie.data.intake import Seen, parallel
 from reverie.data.members import check_enough, files_of, first_by_content, inspect_files, list_members, without_copies
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
+from reverie.data.records import record_of, unusable
 from reverie.data.rows import CHANNELS
 from reverie.data.types import Problem
 from reverie.media import decode

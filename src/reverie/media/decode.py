@@ -18,13 +18,14 @@ from reverie.media.fitting import fit as fit
 from reverie.media.fitting import fit_mask as fit_mask
 from reverie.media.fitting import warn_of_fit as warn_of_fit
 from reverie.media.formats import FORMATS as FORMATS
-from reverie.media.formats import NAMES, open_image, short
+from reverie.media.formats import NAMES, check_pixels, jpeg_size, open_image, short
 from reverie.media.formats import PIXEL_LIMIT as PIXEL_LIMIT
 from reverie.media.formats import SUFFIXES as SUFFIXES
 from reverie.media.formats import Unusable as Unusable
 from reverie.media.formats import quiet as quiet
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")  # modes of Pillow
+_CONVERTED = {"icc_profile", "transparency"}  # what Pillow knows of an image that needs a conversion
 _BRIGHT = 100  # of 255: an image with such a value is neither a map of labels nor 14 bits in 16
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,7 +60,8 @@ class Decoded(NamedTuple):
 
 def inspect(data: bytes, limit: int = PIXEL_LIMIT, half: str = "") -> tuple[int, int]:
     """(width, height) of an encoded image, or of its ``half``, from its header alone. Raises Unusable."""
-    width, height = open_image(data, limit).size
+    width, height = jpeg_size(data) or open_image(data, limit).size
+    check_pixels((width, height), limit)
     return (width // 2 if half else width, height)
 
 
@@ -330,6 +332,8 @@ def _to_8_bits(
             notes.append(("not-finite", action))
         notes.append(("float" if kind == "float" else "16-bit", f"converted: {words} scaled to 8 bits"))
         return Image.fromarray(values.to_8_bits(numbers, chosen)), None, tally, chosen
+    if kind == "uint8" and chosen is None and image.mode in ("L", "RGB") and not _CONVERTED & image.info.keys():
+        return image, None, tally_of(image), None
     recolour = profiles.to_srgb(image, notes)
     if image.mode == "CMYK" and recolour is not None:
         notes.append(("cmyk", "converted: from CMYK to RGB"))

@@ -65,7 +65,8 @@ def fit(image: Image.Image, form: Form, recolour: Recolour | None = None) -> np.
     """
     clear = form.channels == 4
     image = _resize(image, form, Image.Resampling.LANCZOS, (0, 0, 0, 0) if clear else form.background, recolour)
-    pixels = np.asarray(image if clear else image.convert("RGB" if form.channels == 3 else "L"))
+    mode = image.mode if clear else "RGB" if form.channels == 3 else "L"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return alpha.canonical(pixels) if clear else pixels.reshape(form.array)
 
 

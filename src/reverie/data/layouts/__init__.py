@@ -73,7 +73,9 @@ def list_tree(tree: Tree, layout: str | None = None, masks: str | None = None, c
     problems += ignored(name for name in tree.files if name not in used and not name.endswith(NOTE))
     reading.items = regions.added(reading.items, complete)
     items, attributes = described(reading, captions)
-    rows: list[Mapping[str, Any]] = [captions.rows.get(name, {}) for name in reading.items]
+    rows: list[Mapping[str, Any]] = []
+    if captions.rows:
+        rows = [captions.rows.get(name, {}) for name in reading.items]
     return Listing(items, problems, attributes, reading.title + regions.summary + captions.summary(), rows)
 
 

@@ -99,7 +99,7 @@ def described(reading: Reading, captions: Captions) -> tuple[list[Item], list[st
     """The items with the words of captions and tables, and the names of their attributes."""
     names, numbers = captions.attributes(reading.items)
     items = [captions.describe(item, name) for name, item in reading.items.items()]
-    if not reading.attributes:
+    if names and not reading.attributes:
         items = [replace(item, attributes=numbers[name]) for item, name in zip(items, reading.items, strict=True)]
     return items, reading.attributes or names
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 from reverie.core.terminal import printable
 from reverie.data.items import Item
@@ -40,7 +41,7 @@ def _folders(tree: Tree) -> list[str]:
 
 def _class_of(name: str, prefix: str) -> str:
     head, slash, _ = name[len(prefix) :].partition("/")
-    return head if slash else ""
+    return sys.intern(head) if slash else ""
 
 
 def _are_parts(folders: list[str]) -> bool:

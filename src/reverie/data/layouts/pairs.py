@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image
@@ -16,7 +14,7 @@ from reverie.core.errors import argument
 from reverie.core.terminal import printable
 from reverie.data.items import HELD_OUT_NAMES, File, Item
 from reverie.data.layouts.base import TRAIN_NAMES, Layout, Match, Reading, by_split, split_of, split_words
-from reverie.data.tree import Tree
+from reverie.data.tree import Tree, stem
 from reverie.data.types import Problem
 from reverie.media import decode
 
@@ -27,6 +25,9 @@ FEWEST = 4  # of them
 GRID = 24  # cells of a side, on which they are
 ALIKE = 0.15  # correlation of the edges of two halves that show the same
 _UNITED = re.compile(rf"({'|'.join([*TRAIN_NAMES, *HELD_OUT_NAMES])})[-_]?([ab])", re.IGNORECASE)
+_MARKED = re.compile(
+    rf"(.+)[-_.]({'|'.join(dict.fromkeys(side for pair in SIDES for side in pair))})", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,7 @@ def _two_sides(names: dict[str, str], split: str | None) -> dict[str, Place] | s
 
 def _key(inside: str, sides: str | tuple[str, ...]) -> str:
     """A path without its ending and its side's own mark: 1_A.jpg and 1_B.png are partners."""
-    stem = os.fspath(PurePosixPath(inside).with_suffix(""))
-    return re.sub(rf"[-_]({'|'.join(sides)})$", "", stem, flags=re.IGNORECASE)
+    return re.sub(rf"[-_]({'|'.join(sides)})$", "", stem(inside), flags=re.IGNORECASE)
 
 
 # Pairs and piles in folders
@@ -200,8 +200,9 @@ PAIRS = Layout("pairs", "A/x.png and B/x.png are a pair (also source/ and target
 
 def _names(tree: Tree) -> Match:
     best: dict[str, str] = {}
+    ends = {name: match for name in tree.images if (match := _MARKED.fullmatch(stem(name)))}
     for pair in SIDES:
-        marked = _marked(tree.images, pair)
+        marked = _marked(ends, pair)
         best = marked if len(marked) > len(best) else best
     share = 2 * len(best) / max(1, len(tree.images))
     if not best:
@@ -210,15 +211,13 @@ def _names(tree: Tree) -> Match:
     return Match(why, lambda: _read_names(tree, best), "yes" if share >= ENOUGH else "on request")
 
 
-def _marked(images: list[str], pair: tuple[str, str]) -> dict[str, str]:
+def _marked(ends: dict[str, re.Match[str]], pair: tuple[str, str]) -> dict[str, str]:
     """Target -> source, of names in one folder that end in the two marks."""
     sides: tuple[dict[str, str], dict[str, str]] = ({}, {})
-    for name in images:
-        stem = os.fspath(PurePosixPath(name).with_suffix(""))
-        ends = re.fullmatch(rf"(.+)[-_.]({pair[0]}|{pair[1]})", stem, re.IGNORECASE | re.DOTALL)
-        if ends:
-            sides[ends[2].lower() == pair[1]].setdefault(ends[1], name)
-    return {target: sides[0][stem] for stem, target in sides[1].items() if stem in sides[0]}
+    for name, match in ends.items():
+        if (mark := match[2].lower()) in pair:
+            sides[mark == pair[1]].setdefault(match[1], name)
+    return {target: sides[0][key] for key, target in sides[1].items() if key in sides[0]}
 
 
 def _read_names(tree: Tree, partner: dict[str, str]) -> Reading:
