@@ -12,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,54 @@ def idx(folder: Path) -> None:
             (folder / f"{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
 
 
+def cifar(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name, first, n in (("data_batch_1.bin", 0, 20), ("test_batch.bin", 100, 5)):
+        records = [bytes([i % 3]) + np.asarray(picture(first + i)).transpose(2, 0, 1).tobytes() for i in range(n)]
+        (folder / name).write_bytes(b"".join(records))
+    (folder / "batches.meta.txt").write_text("\n".join(SHAPES))
+
+
+def parquet(file: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    columns = {"img": [encoded(i) for i in range(24)], "label": [SHAPES[i % 3] for i in range(24)]}
+    write_table(pyarrow.table(columns), file)
+
+
+def hdf5(file: Path) -> None:
+    import h5py
+
+    with h5py.File(file, "w") as group:
+        group["images"] = np.stack([np.asarray(picture(i)) for i in range(24)])
+        group["labels"] = np.arange(24) % 3
+
+
+def lmdb(folder: Path) -> None:
+    import lmdb as library
+
+    folder.mkdir(parents=True)
+    environment = library.open(str(folder), map_size=1 << 24)
+    with environment.begin(write=True) as writing:
+        for i in range(24):
+            writing.put(f"{i:05}".encode(), encoded(i))
+    environment.close()
+
+
+def films(folder: Path) -> None:
+    for k in range(4):
+        for i in range(32):
+            save(folder / f"film{k}" / f"{i:03}.png", picture(k).rotate(6 * i))
+
+
+def volumes(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    z, y, x = np.mgrid[:16, :16, :16]
+    for i in range(12):
+        np.save(folder / f"{i:02}.npy", np.hypot(np.hypot(z - 8, y - 8 + i % 3), x - 8) < 4 + i % 4)
+
+
 def archive(file: Path) -> None:
     """As guided diffusion's tools write samples: images and labels by position."""
     np.savez(file, np.stack([np.asarray(picture(i)) for i in range(24)]), np.arange(24) % 3)
@@ -221,9 +270,17 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str]] = {  # name -> maker, how
     "masks": (masks, "images, 24; masks of 24 images from masks/"),
     "voc": (voc, "images, 24; masks of 12 images from SegmentationClass/"),
     "shards.tar.gz": (shards, "WebDataset, 1 shard"),
-    "idx": (idx, ""),
-    "archive.npz": (archive, ""),
+    "idx": (idx, "MNIST's idx files, train 20 / test 5"),
+    "cifar": (cifar, "CIFAR's binary files, train 20 / test 5"),
+    "archive.npz": (archive, "arrays of an .npz, 24 rows"),
+    "table.parquet": (parquet, "1 Parquet file"),
+    "arrays.h5": (hdf5, "arrays of an HDF5 file, 24 rows"),
+    "lmdb": (lmdb, "an LMDB of images"),
+    "films": (films, "films, 4"),
+    "volumes": (volumes, "volumes, 12"),
 }
+LIBRARIES = {"table.parquet": "pyarrow", "arrays.h5": "h5py", "lmdb": "lmdb"}  # extras of reverie
+MEDIA = {"films": "video", "volumes": "volume"}  # with --medium
 
 
 def main() -> None:
@@ -231,8 +288,11 @@ def main() -> None:
     root = Path(sys.argv[1])
     root.mkdir(parents=True, exist_ok=True)
     for name, (make, _) in LAYOUTS.items():
+        if name in LIBRARIES and find_spec(LIBRARIES[name]) is None:
+            print(f"{name} needs {LIBRARIES[name]}, which is not installed")
+            continue
         make(root / name)
-        print(f"reverie data {root / name}")
+        print(f"reverie data {root / name}" + f" --medium {MEDIA.get(name)}" * (name in MEDIA))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class Arrays:
         cut: number of training rows, None if the source has no split.
         checked: the source has no copies and no near duplicates across its split.
         name: of the source if its user's name stands for one of several, such as binary-mnist; else "".
+        read_as: in words, for the report; "" of a set that has a name.
     """
 
     rows: Split
@@ -42,6 +43,7 @@ class Arrays:
     checked: bool = False
     problems: list[Problem] = field(default_factory=list)
     name: str = ""
+    read_as: str = ""
 
     @property
     def spec(self) -> Spec:
@@ -137,7 +139,7 @@ def dataset(
         train=_frozen(arrays.rows.take(slice(0, cut))),
         held_out=_frozen(arrays.rows.take(slice(cut, None))),
         fingerprint=_fingerprint(arrays),
-        report=Report(len(arrays.rows), arrays.problems),
+        report=Report(len(arrays.rows), arrays.problems, arrays.read_as),
         attributes=arrays.attributes,
         opened=options.opened | {"requested": requested} | (opened or {}),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def loader_of(source: str) -> Loader | None:
     if _idx_files(path):
         return _load_idx
     return _load_cifar if any((path / name).is_file() for name in CIFAR) else None
+
+
+def load(source: str, options: OpenOptions) -> Arrays:
+    """The arrays of a source that has a ``loader_of``."""
+    loader = loader_of(source)
+    assert loader is not None
+    arrays = loader(Path(source), options)
+    words, rows, cut = READ_AS[loader], len(arrays.rows), arrays.cut
+    parts = f"{rows:,} rows" if cut is None else f"train {cut:,} / test {rows - cut:,}"
+    return replace(arrays, read_as=f"{words}, {parts}")
 
 
 # idx
@@ -161,3 +172,12 @@ def _load_hdf5(path: Path, options: OpenOptions) -> Arrays:
 def _values(item: Any) -> np.ndarray:
     """An array; texts as strings."""
     return item.asstr()[()] if item.dtype.kind == "O" else item[()]
+
+
+READ_AS: dict[Loader, str] = {
+    load_npz: "arrays of an .npz",
+    load_npy: "an array",
+    _load_hdf5: "arrays of an HDF5 file",
+    _load_idx: "MNIST's idx files",
+    _load_cifar: "CIFAR's binary files",
+}

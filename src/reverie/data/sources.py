@@ -154,11 +154,9 @@ def _check_layout(source: Any, layout: str) -> None:
 
 def _named_arrays(name: str, options: OpenOptions, progress: Progress | None) -> Any:
     if name not in BUNDLED_NAMES and name not in PUBLIC_NAMES:
-        from reverie.data.containers import loader_of
+        from reverie.data.containers import load
 
-        loader = loader_of(name)
-        assert loader is not None
-        return loader(Path(name), options)
+        return load(name, options)
     _only_images(name, options)
     if name in BUNDLED_NAMES:
         from reverie.data.bundled import BUNDLED
