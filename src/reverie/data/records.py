@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from reverie.data import split
+from reverie.data.plan import Decoded
 from reverie.media import decode
 
 
@@ -46,11 +47,9 @@ class Records(Sequence[dict[str, Any]]):
         return len(self._rows)
 
 
-def record_of(arrays: list[np.ndarray], notes: list[decode.Note]) -> dict[str, Any]:
-    """The record of a row: whether its arrays (the source of a pair is the second) are grey, and its hash."""
-    grey = {name: _is_grey(array) for name, array in zip(("images", "sources"), arrays, strict=False)}
-    image = arrays[0] if arrays[0].ndim == 3 else split.middles(arrays[0][None])[0]
-    return {"ok": True, "grey": grey, "hash": f"{split.difference_hash(image):x}", "notes": notes}
+def usable(notes: list[decode.Note]) -> dict[str, Any]:
+    """The record of a row that can be used, to be ``completed``."""
+    return {"ok": True, "notes": notes}
 
 
 def unusable(notes: list[decode.Note]) -> dict[str, Any]:
@@ -58,6 +57,27 @@ def unusable(notes: list[decode.Note]) -> dict[str, Any]:
     return {"ok": False, "grey": {}, "hash": "0", "notes": notes}
 
 
-def _is_grey(array: np.ndarray) -> bool:
-    """Whether the channels of (*shape, C) are equal everywhere; a part of the values tells that of most images."""
-    return bool((array[0] == array[0][..., :1]).all() and (array == array[..., :1]).all())
+def completed(rows: Sequence[Decoded], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The records of rows, those of usable ones with their hashes and which of their arrays are grey.
+
+    For many rows at once: in the threads that decode, so many short calls would wait for the interpreter.
+
+    Args:
+        rows: with arrays of one shape.
+        names: of their arrays; "masks" are not looked at.
+    """
+    good = [row for row in rows if row[0]["ok"]]
+    images = [arrays[0] if arrays[0].ndim == 3 else split.middles(arrays[0][None])[0] for _, arrays in good]
+    grey = {name: _are_grey([row[1][k] for row in good]) for k, name in enumerate(names) if name != "masks"}
+    for i, ((record, _), image_hash) in enumerate(zip(good, split.difference_hashes(images).tolist(), strict=True)):
+        record |= {"grey": {name: grey[name][i] for name in grey}, "hash": f"{image_hash:x}"}
+    return [record for record, _ in rows]
+
+
+def _are_grey(arrays: list[np.ndarray]) -> list[bool]:
+    """Whether the channels of each (*shape, C) are equal everywhere; a part of the values tells that of most images."""
+    if not arrays:
+        return []
+    first = np.stack([array[0] for array in arrays]).reshape(len(arrays), -1, arrays[0].shape[-1])
+    maybe = (first == first[..., :1]).all(axis=(1, 2)).tolist()
+    return [grey and bool((array == array[..., :1]).all()) for grey, array in zip(maybe, arrays, strict=True)]

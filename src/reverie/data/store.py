@@ -42,7 +42,7 @@ from reverie.data.plan import (
     order_rows,
     same_source,
 )
-from reverie.data.records import Records
+from reverie.data.records import Records, completed
 from reverie.data.remarks import with_remarks
 from reverie.data.types import Column, Dataset, Problem, Report, Split
 from reverie.media import Spec, alpha, decode, medium_of
@@ -321,7 +321,7 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> Records:
                         file.write(np.ascontiguousarray(arrays[k]).data)
                     file.flush()
                     os.fsync(file.fileno())
-                chunk = [record for record, _ in done]
+                chunk = completed(done, names)
                 records.extend(chunk)
                 notes.write(json.dumps(chunk).encode() + b"\n")
                 notes.flush()
