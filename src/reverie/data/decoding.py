@@ -90,9 +90,9 @@ def to_one_range(
         stack.enter_context(decode.quiet())
         files = [stack.enter_context((part / f"{name}.work").open("r+b")) for name in names]
         decoded = parallel(lambda i: _decode_row(plan.rows[i], plan, chosen), again, CHUNK)
-        for done, (i, row) in enumerate(zip(again, decoded, strict=True), start=1):
-            (records[i],) = completed([row], names)
-            for file, array, length in zip(files, row[1], row_bytes, strict=True):
+        for done, (i, (record, arrays)) in enumerate(zip(again, decoded, strict=True), start=1):
+            (records[i],) = completed([record], {name: a[None] for name, a in zip(names, arrays, strict=True)})
+            for file, array, length in zip(files, arrays, row_bytes, strict=True):
                 file.seek(i * length)
                 file.write(array.tobytes())
             if progress and (done % CHUNK == 0 or done == len(again)):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from reverie.data import split
-from reverie.data.plan import Decoded
 from reverie.media import decode
 
 
@@ -57,27 +56,26 @@ def unusable(notes: list[decode.Note]) -> dict[str, Any]:
     return {"ok": False, "grey": {}, "hash": "0", "notes": notes}
 
 
-def completed(rows: Sequence[Decoded], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The records of rows, those of usable ones with their hashes and which of their arrays are grey.
+def completed(records: list[dict[str, Any]], arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """The records, those of usable rows with their hashes and which of their arrays are grey.
 
     For many rows at once: in the threads that decode, so many short calls would wait for the interpreter.
 
     Args:
-        rows: with arrays of one shape.
-        names: of their arrays; "masks" are not looked at.
+        arrays: name, as in the store -> (N, *shape, C); masks are not looked at.
     """
-    good = [row for row in rows if row[0]["ok"]]
-    images = [arrays[0] if arrays[0].ndim == 3 else split.middles(arrays[0][None])[0] for _, arrays in good]
-    grey = {name: _are_grey([row[1][k] for row in good]) for k, name in enumerate(names) if name != "masks"}
-    for i, ((record, _), image_hash) in enumerate(zip(good, split.difference_hashes(images).tolist(), strict=True)):
-        record |= {"grey": {name: grey[name][i] for name in grey}, "hash": f"{image_hash:x}"}
-    return [record for record, _ in rows]
+    images = arrays["images"] if arrays["images"].ndim == 4 else split.middles(arrays["images"])
+    grey = {name: _are_grey(array) for name, array in arrays.items() if name != "masks"}
+    for i, (record, image_hash) in enumerate(zip(records, split.difference_hashes(images).tolist(), strict=True)):
+        if record["ok"]:
+            record |= {"grey": {name: grey[name][i] for name in grey}, "hash": f"{image_hash:x}"}
+    return records
 
 
-def _are_grey(arrays: list[np.ndarray]) -> list[bool]:
-    """Whether the channels of each (*shape, C) are equal everywhere; a part of the values tells that of most images."""
-    if not arrays:
-        return []
-    first = np.stack([array[0] for array in arrays]).reshape(len(arrays), -1, arrays[0].shape[-1])
-    maybe = (first == first[..., :1]).all(axis=(1, 2)).tolist()
-    return [grey and bool((array == array[..., :1]).all()) for grey, array in zip(maybe, arrays, strict=True)]
+def _are_grey(array: np.ndarray) -> list[bool]:
+    """Whether the channels of each row (*shape, C) are equal everywhere; a part of the values tells that of most."""
+    first = array[:, 0]
+    grey = (first == first[..., :1]).all(axis=tuple(range(1, first.ndim)))
+    for i in np.flatnonzero(grey):
+        grey[i] = (array[i] == array[i][..., :1]).all()
+    return list(grey.tolist())
