@@ -18,7 +18,8 @@ from small_pictures import fill, pixels, save
 import reverie.data
 from reverie.data.intake import parallel
 from reverie.data.plan import order_rows
-from reverie.data.records import Records, record_of, unusable
+from reverie.data.records import Records, completed, unusable, usable
+from reverie.data.split import difference_hashes
 from reverie.media.decode import Unusable, inspect, quiet
 from reverie.media.formats import jpeg_size, open_image
 
@@ -101,11 +102,12 @@ def test_a_jpeg_that_claims_too_many_pixels_is_refused_by_its_header() -> None:
 
 def test_equal_records_are_one_object_and_keep_their_own_hashes() -> None:
     records = Records()
-    records.extend([record_of([pixels(seed)], [("rgba", "converted")]) for seed in range(20)])
+    images = np.stack([pixels(seed) for seed in range(20)])
+    records.extend(completed([usable([("rgba", "converted")]) for _ in images], {"images": images}))
     records.append(unusable([("truncated", "skipped")]))
     assert len({id(record) for record in records}) == 2 and len(records) == 21
     assert len({*records.hashes}) == 20 + 1 and records.hashes[-1] == 0
-    records[20] = record_of([pixels(3)], [])
+    (records[20],) = completed([usable([])], {"images": pixels(3)[None]})
     assert records[20]["ok"] and records.hashes[20] == records.hashes[3]
 
 
@@ -113,7 +115,19 @@ def test_what_is_grey_only_in_its_first_line_has_colours() -> None:
     grey = pixels(1)[..., :1].repeat(3, axis=2)
     half = pixels(2).copy()
     half[0] = 7
-    assert [record_of([rows], [])["grey"]["images"] for rows in (grey, half, pixels(3))] == [True, False, False]
+    arrays = {"images": np.stack([grey, half, pixels(3)])}
+    records = completed([usable([]) for _ in range(3)], arrays)
+    assert [record["grey"]["images"] for record in records] == [True, False, False]
+
+
+def test_records_are_completed_by_the_second_array_of_a_pair_and_not_by_masks_or_unusable_rows() -> None:
+    grey, colours = pixels(1)[..., :1].repeat(3, axis=2), pixels(2)
+    images, sources = np.stack([grey, 0 * grey, colours]), np.stack([colours, 0 * grey, grey])
+    arrays = {"images": images, "sources": sources, "masks": images[..., :1]}
+    first, empty, last = completed([usable([]), unusable([]), usable([])], arrays)
+    assert first["grey"] == {"images": True, "sources": False} and last["grey"] == {"images": False, "sources": True}
+    assert empty == unusable([])
+    assert [int(r["hash"], 16) for r in (first, last)] == difference_hashes(images[::2]).tolist()
 
 
 def test_rows_are_ordered_by_side_then_content_and_groups_stay_together() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from small_pictures import fill, pixels, save
 
 import reverie as rv
@@ -95,9 +96,41 @@ def test_the_users_own_split_stands_and_a_copy_in_both_leaves_training(tmp_path:
     assert {("train/copy.png", "duplicate"), ("train/like.jpg", "moved")} <= problems
 
 
+def hash_of_one(image: np.ndarray) -> int:
+    """The difference hash of a uint8 (H, W, C) image, resized by Pillow alone."""
+    grey = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image[..., :3]).convert("L")
+    if image.shape[-1] == 4:
+        grey = Image.blend(grey, Image.fromarray(image[..., 3]), 0.5)
+    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
+    return int.from_bytes(np.packbits(cells[:, :-1] > cells[:, 1:]).tobytes(), "big")
+
+
+SIDES = [(1, 1), (1, 300), (5, 9), (7, 8), (8, 8), (8, 9), (9, 8), (16, 18), (31, 37), (64, 64), (97, 300), (300, 1)]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(("height", "width"), SIDES)
+def test_images_hash_alike_together_and_alone(height: int, width: int, channels: int) -> None:
+    rng = np.random.default_rng(height * width + channels)
+    noise = rng.integers(0, 256, (5, height, width, channels), np.uint8)
+    smooth = np.linspace(0, 255, height * width * channels).reshape(noise.shape[1:]) + rng.normal(0, 3, noise.shape)
+    nearly_flat = 128 + noise // 86
+    for images in (noise, smooth.clip(0, 255).astype(np.uint8), nearly_flat):
+        assert split.difference_hashes(images).tolist() == [hash_of_one(image) for image in images]
+
+
+def test_hashes_of_natural_images_are_the_same_in_a_list_an_array_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = reverie.data("emoji", size=32).held_out["x"][:100]
+    expected = [hash_of_one(image) for image in images]
+    assert split.difference_hashes(images).tolist() == expected == split.difference_hashes(list(images)).tolist()
+    monkeypatch.setattr(split, "HASHED_PIXELS", 32 * 32 * 7)
+    assert split.difference_hashes(images).tolist() == expected
+    assert split.difference_hashes(images[:0]).shape == (0,)
+
+
 def test_images_that_only_hash_alike_are_no_duplicates() -> None:
     flat = np.stack([np.full((8, 8, 1), value, np.uint8) for value in range(0, 250, 10)])
-    hashes = np.array([split.difference_hash(row) for row in flat], np.uint64)
+    hashes = split.difference_hashes(flat)
     assert len(set(hashes)) == 1
     assert len(split.near_duplicates(hashes, lambda rows: flat[rows])) == 0
 

@@ -317,7 +317,7 @@ def _near(arrays: Arrays) -> np.ndarray:
     rows = arrays.rows
     if arrays.spec.medium == "sequence":
         return np.zeros((0, 2), np.int64)
-    hashes = np.array(list(parallel(split.difference_hash, split.middles(rows["x"]))), np.uint64)
+    hashes = split.difference_hashes(split.middles(rows["x"]))
     return split.near_duplicates(hashes, lambda index: rows["x"][index])
 
 

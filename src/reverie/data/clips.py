@@ -24,7 +24,7 @@ from reverie.data.items import File, Item, natural_key
 from reverie.data.members import check_enough, files_of, first_by_content, inspect_files, list_members, without_copies
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
-from reverie.data.records import record_of, unusable
+from reverie.data.records import unusable, usable
 from reverie.data.tree import suffix
 from reverie.data.types import Problem
 from reverie.media import decode
@@ -180,7 +180,7 @@ def _cut(clips: list[Seen], form: ClipForm) -> Iterator[Decoded]:
             except decode.Unusable as error:
                 yield unusable([(error.kind, error.action)]), [np.zeros(form.array, np.uint8)]
                 continue
-            yield record_of([array], [note for note in notes if note not in noted]), [array]
+            yield usable([note for note in notes if note not in noted]), [array]
             noted |= notes
 
 

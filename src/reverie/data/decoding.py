@@ -14,7 +14,7 @@ from reverie.core import cache as home
 from reverie.data import marking, ranges
 from reverie.data.intake import Seen, parallel
 from reverie.data.plan import Decoded, Form, Plan
-from reverie.data.records import Records, record_of, unusable
+from reverie.data.records import Records, completed, unusable, usable
 from reverie.data.types import Problem
 from reverie.media import decode
 
@@ -63,7 +63,7 @@ def _decode_row(row: Seen, plan: Plan, chosen: dict[str, decode.Ranges]) -> Deco
             array, new, tallies[name], ends[name] = decoded
             arrays.append(array)
             notes += new if name == "images" else [(kind, action + OF_SOURCE) for kind, action in new]
-        record = record_of(arrays, notes) | {"tally": tallies, "ends": ends}
+        record = usable(notes) | {"tally": tallies, "ends": ends}
         if plan.marking is not None:
             region, new, record["marked"] = marking.region_of(row, image, form, plan.marking, plan.max_pixels)
             record["notes"] += new
@@ -91,7 +91,7 @@ def to_one_range(
         files = [stack.enter_context((part / f"{name}.work").open("r+b")) for name in names]
         decoded = parallel(lambda i: _decode_row(plan.rows[i], plan, chosen), again, CHUNK)
         for done, (i, (record, arrays)) in enumerate(zip(again, decoded, strict=True), start=1):
-            records[i] = record
+            (records[i],) = completed([record], {name: a[None] for name, a in zip(names, arrays, strict=True)})
             for file, array, length in zip(files, arrays, row_bytes, strict=True):
                 file.seek(i * length)
                 file.write(array.tobytes())

@@ -28,7 +28,8 @@ from reverie.media.formats import PIXEL_LIMIT, check_pixels
 MIN_IMAGES = 8
 ONE_IMAGE = "One image can start a dream or be a style: reverie dream, stylize, train style-net."
 HINTS = ("short-film", "needs-extra", "other-medium")  # kinds of problems whose action is the remedy of too few samples
-TASK = 16  # most things that a thread is handed at once
+TASK = 32  # most things that a thread is handed at once
+AHEAD = 512  # files read ahead of their use: of each its hash and size are kept
 FRESH_NS = 2_000_000_000  # a file this new may change again within the clock's resolution: not cached
 
 T = TypeVar("T")
@@ -109,7 +110,7 @@ def survey(
     memory = Memory(what, max_pixels)
     total = len(listing.items)
     with decode.quiet():
-        for i, result in enumerate(parallel(memory.look, listing.items)):
+        for i, result in enumerate(parallel(memory.look, listing.items, AHEAD)):
             item = listing.items[i]
             if progress and (i % 256 == 255 or i + 1 == total):
                 progress(i + 1, total, "reading")
@@ -225,7 +226,7 @@ def parallel(work: Callable[[T], R], things: Iterable[T], chunk: int = 256) -> I
 
     While the caller uses results, the threads go on. A task is several things, as handing over one has a price.
     """
-    several = max(1, min(TASK, chunk // (4 * threads())))
+    several = max(1, min(TASK, chunk // (5 * threads())))
     rest = iter(things)
     ahead: deque[Future[list[R]]] = deque()
     with ThreadPoolExecutor(threads()) as pool:

@@ -65,7 +65,8 @@ class File:
             return self.reader()
         if self.offset < 0:
             with open(self.path, "rb", buffering=0) as handle:  # noqa: PTH123 (half of the time of Path.open)
-                return handle.read()
+                data = handle.read(self.size + 1)  # at once, with the end of the file
+                return data if len(data) == self.size else data + handle.read()
         with Path(self.path).open("rb") as handle:
             handle.seek(self.offset)
             return handle.read(self.size) if self.packing is None else _unpack(handle, self.size, self.packing)

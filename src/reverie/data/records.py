@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,11 +46,9 @@ class Records(Sequence[dict[str, Any]]):
         return len(self._rows)
 
 
-def record_of(arrays: list[np.ndarray], notes: list[decode.Note]) -> dict[str, Any]:
-    """The record of a row: whether its arrays (the source of a pair is the second) are grey, and its hash."""
-    grey = {name: _is_grey(array) for name, array in zip(("images", "sources"), arrays, strict=False)}
-    image = arrays[0] if arrays[0].ndim == 3 else split.middles(arrays[0][None])[0]
-    return {"ok": True, "grey": grey, "hash": f"{split.difference_hash(image):x}", "notes": notes}
+def usable(notes: list[decode.Note]) -> dict[str, Any]:
+    """The record of a row that can be used, to be ``completed``."""
+    return {"ok": True, "notes": notes}
 
 
 def unusable(notes: list[decode.Note]) -> dict[str, Any]:
@@ -58,6 +56,26 @@ def unusable(notes: list[decode.Note]) -> dict[str, Any]:
     return {"ok": False, "grey": {}, "hash": "0", "notes": notes}
 
 
-def _is_grey(array: np.ndarray) -> bool:
-    """Whether the channels of (*shape, C) are equal everywhere; a part of the values tells that of most images."""
-    return bool((array[0] == array[0][..., :1]).all() and (array == array[..., :1]).all())
+def completed(records: list[dict[str, Any]], arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """The records, those of usable rows with their hashes and which of their arrays are grey.
+
+    For many rows at once: in the threads that decode, so many short calls would wait for the interpreter.
+
+    Args:
+        arrays: name, as in the store -> (N, *shape, C); masks are not looked at.
+    """
+    images = arrays["images"] if arrays["images"].ndim == 4 else split.middles(arrays["images"])
+    grey = {name: _are_grey(array) for name, array in arrays.items() if name != "masks"}
+    for i, (record, image_hash) in enumerate(zip(records, split.difference_hashes(images).tolist(), strict=True)):
+        if record["ok"]:
+            record |= {"grey": {name: grey[name][i] for name in grey}, "hash": f"{image_hash:x}"}
+    return records
+
+
+def _are_grey(array: np.ndarray) -> list[bool]:
+    """Whether the channels of each row (*shape, C) are equal everywhere; a part of the values tells that of most."""
+    first = array[:, 0]
+    grey = (first == first[..., :1]).all(axis=tuple(range(1, first.ndim)))
+    for i in np.flatnonzero(grey):
+        grey[i] = (array[i] == array[i][..., :1]).all()
+    return list(grey.tolist())

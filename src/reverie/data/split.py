@@ -12,6 +12,7 @@ from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.data.types import Problem
 
 NEAR_BITS = 7  # maximum distance of two 64-bit difference hashes of a candidate pair
+HASHED_PIXELS = 1 << 18  # pixels hashed at once
 WINDOW = 32  # neighbours compared in each sorted order of the hashes: linear cost in N
 
 
@@ -47,18 +48,44 @@ def hash_rows(*arrays: np.ndarray) -> list[str]:
     return [hashlib.sha256(b"".join(a[i].tobytes() for a in flat)).hexdigest() for i in range(len(flat[0]))]
 
 
-def difference_hash(image: np.ndarray) -> int:
-    """64 bits of a uint8 (H, W, C) image: is each cell of an 8 x 9 grid brighter than its right neighbour?
+def difference_hashes(images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+    """Hash images of one shape, many at once.
 
-    Of RGBA, brightness and opacity count alike: black shapes differ from one another, and so do white ones.
+    Args:
+        images: uint8 (N, H, W, C), C = 1, 3 or 4.
+
+    Returns:
+        uint64 (N,): is each cell of an 8 x 9 grid brighter than its right neighbour? Of RGBA, brightness and opacity
+        count alike: black shapes differ from one another, and so do white ones.
     """
-    height, width, channels = image.shape
-    colours = np.ascontiguousarray(image[..., : 1 if channels == 1 else 3])
-    grey = Image.frombytes("L" if channels == 1 else "RGB", (width, height), colours).convert("L")
+    if not len(images):
+        return np.zeros(0, np.uint64)
+    height, width, _ = images[0].shape
+    step = max(1, HASHED_PIXELS // (height * max(width, 9)))
+    return np.concatenate([_hashes(np.asarray(images[i : i + step])) for i in range(0, len(images), step)])
+
+
+def _hashes(images: np.ndarray) -> np.ndarray:
+    """As ``difference_hashes``, of a few at once."""
+    n, height, width, channels = images.shape
+    colours = np.ascontiguousarray(images[..., : 1 if channels == 1 else 3])
+    grey = Image.frombytes("L" if channels == 1 else "RGB", (width, n * height), colours).convert("L")
     if channels == 4:
-        grey = Image.blend(grey, Image.fromarray(image[..., 3]), 0.5)
-    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
-    return int.from_bytes(np.packbits(cells[:, :-1] > cells[:, 1:]).tobytes(), "big")
+        grey = Image.blend(grey, Image.fromarray(images[..., 3].reshape(n * height, width)), 0.5)
+    cells = _cells(grey, n)
+    bits = np.packbits((cells[..., :-1] > cells[..., 1:]).reshape(n, 64), axis=1)
+    return bits.view(">u8").reshape(n).astype(np.uint64)
+
+
+def _cells(grey: Image.Image, n: int) -> np.ndarray:
+    """Images, one below the other, each resized to (8, 9) as Pillow resizes one: uint8 (n, 8, 9)."""
+    width, height, box = grey.width, grey.height // n, Image.Resampling.BOX
+    if height > width:  # some versions of Pillow resize such columns before their rows, and round between the two
+        each = np.asarray(grey).reshape(n, height, width)
+        return np.stack([np.asarray(Image.fromarray(image).resize((9, 8), box)) for image in each])
+    narrow = np.asarray(grey.resize((9, n * height), box)).reshape(n, height, 9)
+    beside = Image.fromarray(narrow.swapaxes(0, 1).reshape(height, n * 9))
+    return np.asarray(beside.resize((n * 9, 8), box)).reshape(8, n, 9).swapaxes(0, 1)
 
 
 def middles(rows: np.ndarray) -> np.ndarray:
@@ -92,7 +119,7 @@ def near_duplicates(hashes: np.ndarray, *pixels: Callable[[np.ndarray], np.ndarr
     flat images).
 
     Args:
-        hashes: uint64 (N,), by ``difference_hash``.
+        hashes: uint64 (N,), by ``difference_hashes``.
         pixels: row numbers (M,) -> uint8 (M, H, W, C). Of several, such as of images on black and on white, all must
             confirm.
 

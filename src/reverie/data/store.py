@@ -42,7 +42,7 @@ from reverie.data.plan import (
     order_rows,
     same_source,
 )
-from reverie.data.records import Records
+from reverie.data.records import Records, completed
 from reverie.data.remarks import with_remarks
 from reverie.data.types import Column, Dataset, Problem, Report, Split
 from reverie.media import Spec, alpha, decode, medium_of
@@ -306,7 +306,7 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> Records:
     row_bytes = [math.prod(array_of(name, form)) for name in names]
     records = _read_progress(part, names, row_bytes)
     needed = sum(row_bytes) * (n - len(records))
-    length = chunk_of(form)
+    together = chunk_of(form)
     if (free := shutil.disk_usage(part).free) < needed:
         raise OSError(28, f"{needed >> 20} MiB are needed, {free >> 20} MiB are free")
 
@@ -314,14 +314,14 @@ def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> Records:
     with (part / "progress.jsonl").open("ab") as notes, decode.quiet():
         files = [(part / f"{name}.work").open("r+b" if records else "wb") for name in names]
         try:
-            while done := list(islice(decoded, length)):
-                for k, file in enumerate(files):
-                    file.seek(len(records) * row_bytes[k])
-                    for _, arrays in done:
-                        file.write(np.ascontiguousarray(arrays[k]).data)
+            while done := list(islice(decoded, together)):
+                arrays = {name: np.stack([row[k] for _, row in done]) for k, name in enumerate(names)}
+                for file, array, length in zip(files, arrays.values(), row_bytes, strict=True):
+                    file.seek(len(records) * length)
+                    file.write(array.data)
                     file.flush()
                     os.fsync(file.fileno())
-                chunk = [record for record, _ in done]
+                chunk = completed([record for record, _ in done], arrays)
                 records.extend(chunk)
                 notes.write(json.dumps(chunk).encode() + b"\n")
                 notes.flush()

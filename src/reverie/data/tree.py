@@ -66,7 +66,8 @@ class Tree:
 
 def suffix(name: str) -> str:
     """The lower-case suffix, such as ".png" and ".nii.gz"."""
-    return ".nii.gz" if name.lower().endswith(".nii.gz") else name[len(stem(name)) :].lower()
+    ending = name[len(stem(name)) :].lower()
+    return ".nii.gz" if ending == ".gz" and name[:-3].lower().endswith(".nii") else ending
 
 
 def stem(name: str) -> str:

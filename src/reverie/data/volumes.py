@@ -18,7 +18,7 @@ from reverie.data.intake import Seen, parallel
 from reverie.data.members import check_enough, files_of, first_by_content, inspect_files, list_members, without_copies
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
-from reverie.data.records import record_of, unusable
+from reverie.data.records import unusable, usable
 from reverie.data.rows import CHANNELS
 from reverie.data.types import Problem
 from reverie.media import decode
@@ -239,7 +239,7 @@ def _decode(row: Seen, form: VolumeForm) -> Decoded:
     fitted = centred(values, form.array, low).astype(np.float32)
     fitted[~np.isfinite(fitted)] = 0
     array = np.rint((fitted - low) * (255.0 / (high - low))).clip(0, 255).astype(np.uint8)
-    return record_of([array], []), [array]
+    return usable([]), [array]
 
 
 def centred(values: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
