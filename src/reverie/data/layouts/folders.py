@@ -28,9 +28,11 @@ def _leaves(tree: Tree) -> Match:
     deep = [leaf for leaf in leaves if "/" in leaf]
     if not deep or (len(folders) > 1 and _are_parts([leaf.rpartition("/")[2] for leaf in deep])):
         return Match("no folder of images has others inside" if not deep else "the folders inside are numbered parts")
+    why = f"the {len(deep)} folders inside ({_some(deep)}) may be classes"
+    if len(folders) < 2:
+        return Match(why, lambda: _read_classes(tree, leaves=True), "possible")
     level = f"classes are the {len(folders)} folders of the first level ({_some(folders)})"
-    why = f"{level}; the {len(deep)} folders inside ({_some(deep)}) may be classes"
-    return Match(why, lambda: _read_classes(tree, leaves=True), "on request" if len(folders) > 1 else "possible")
+    return Match(f"{level}; {why}", lambda: _read_classes(tree, leaves=True), "on request")
 
 
 def _images(tree: Tree) -> Match:
