@@ -270,12 +270,13 @@ class Captions:
                     table.other[name] = table.other.get(name, 0) + 1
         table.images.add(image)
         self.rows[image] = {**(before or {}), **new}
-        own = {column: row[column], texts: captions, labels: label}
-        self.written[image] = self.written.get(image, {}) | {str(name): own[name] for name in own if name}
+        roles = {column: row[column], texts: captions, labels: label}
+        self.written[image] = self.written.get(image, {}) | {str(name): roles[name] for name in roles if name}
 
     def columns_of(self, image: str) -> Row:
         """The row of an image, also by the table's own names of columns."""
-        return self.written.get(image, {}) | self.rows.get(image, {})
+        row = self.rows.get(image, {})
+        return self.written[image] | row if image in self.written else row
 
     def _read_coco(self, name: str) -> None:
         """COCO's JSON: images, annotations with captions or categories."""
