@@ -35,7 +35,7 @@ def test_classes_conditions_and_a_limit_choose_and_the_provenance_reopens_them(t
     dataset = reverie.data(folder, classes="ant,cat", where="age >= 3 and style == 'ink'")
     assert dataset.classes == ["ant", "cat"]
     assert names(dataset) == {f"{n}/{k + i:04d}.png" for n, k in (("ant", 0), ("cat", 40)) for i in (3, 5, 7, 9, 11)}
-    assert [p.kind for p in dataset.report.problems] == ["not-chosen", "not-chosen", "no-held-out"]
+    assert [p.kind for p in dataset.report.problems] == ["ignored", "not-chosen", "not-chosen", "no-held-out"]
     again = reverie.data.reopen(json.loads(json.dumps(dataset.provenance)))
     assert again.fingerprint == dataset.fingerprint and names(again) == names(dataset)
     few = reverie.data(folder, limit=10)

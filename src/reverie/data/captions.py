@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,9 +13,11 @@ from reverie.core.values import is_finite
 from reverie.data import words
 from reverie.data.annotations import read_annotations
 from reverie.data.classes import several_problem
+from reverie.data.finder import Finder, composed
 from reverie.data.items import File, Item, natural_key
 from reverie.data.labels import label_value, none_of, unlabelled
 from reverie.data.naming import FOUND, Columns, captions_of
+from reverie.data.tables import Table, is_running
 from reverie.data.tree import stem, suffix
 from reverie.data.types import Problem
 from reverie.data.words import Row
@@ -28,6 +28,7 @@ TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT_ENDINGS = (".txt", ".caption")
 FILES = ("file_name", "filename", "file", "image", "image_path", "path", "img", "image_id", "filepath", "image_name")
 TEXTS = ("text", "caption", "captions", "texts", "prompt", "description")
+COMMENTS = ("comment",)  # captions of tables, as of Flickr30k
 LABELS = ("label", "labels")
 SAMPLED = 200  # rows of a table that are looked at to tell whether it is about the images
 
@@ -46,6 +47,7 @@ class Captions:
 
     Attributes:
         rows: image -> its row: "text" (a list of captions), "label" (a name, a number or a list of them), and others.
+        written: image -> the values of the columns that became its name, text and label, under the table's own names.
         tables: the files that rows are from.
     """
 
@@ -57,16 +59,20 @@ class Captions:
         images: Iterable[str] | None = None,
     ):
         self.files, self.problems, self.columns = files, problems, columns
-        self._names: dict[str, None] = {}  # of the columns of all tables
+        self._named: dict[str, Table] = {}
+        self._varying: set[str] = set()  # columns with another value in each of an image's rows
         self.rows: dict[str, Row] = {}
+        self.written: dict[str, Row] = {}
         self.tables: dict[str, int] = {}
-        self._find = _Finder([name for name in files if suffix(name) in SUFFIXES] if images is None else images)
+        self._find = Finder([name for name in files if suffix(name) in SUFFIXES] if images is None else images)
+        tables_of_text = self._tables_of_text()
         for name in files:
-            if suffix(name) in TABLE_ENDINGS:
+            if suffix(name) in TABLE_ENDINGS or name in tables_of_text:
                 self._read_table(name)
             elif suffix(name) == ".json":
                 self._read_coco(name)
-        columns.check(self._names, "The table" if self._names else "The source has no table, and")
+        named = dict.fromkeys(name for table in self._named.values() for name in table.columns)
+        columns.check(named, "The table" if named else "The source has no table, and")
         if columns != FOUND and not self.tables:
             image = argument("columns", "image=COLUMN")
             raise UsageError(f"No table names the images of the source. {image} is the column of their files' names.")
@@ -125,6 +131,13 @@ class Captions:
             for name in columns
         }
         names = [name for name, values in numbers.items() if values and None not in values.values()]
+        if self.columns.rules > 1:
+            names = [name for name in names if name not in self._varying and not is_running(name, numbers[name])]
+        roles = {"text": self._texts_of_tables, "label": LABELS}
+        for about in (self._named[name] for name in self.tables if name in self._named):
+            self.problems += about.unused([*names, *self._varying], roles, self.columns)
+        for name in sorted(self._varying):
+            self._report(name, "ignored", "ignored: it differs between the rows of an image")
         for name in names:
             if gaps := sum(image not in numbers[name] for image in images):
                 self._report(name, "missing-attribute", f"used: {gaps} images without a value have 0")
@@ -157,30 +170,55 @@ class Captions:
 
     # Tables
 
+    def _tables_of_text(self) -> set[str]:
+        """The .txt files beside no image that have a table's header."""
+        texts = [name for name in self.files if suffix(name) == ".txt" and self.columns.rules > 1]
+        stems = {_stem(image) for image in self._find.images} if texts else set()
+        return {name for name in texts if _stem(name) not in stems and self._has_header(name)}
+
+    def _has_header(self, name: str) -> bool:
+        """Whether the first line is several names of columns, one of them that of the image."""
+        try:
+            text, _ = words.decode_text(self.files[name].head()[: 1 << 12])
+        except OSError:
+            return False
+        header = words.read_header(text)
+        return len(header) > 1 and (self.columns.image in header or _column(dict.fromkeys(header), FILES) is not None)
+
     def _read_table(self, name: str) -> None:
         must, kept = PurePosixPath(name).name.lower() in TABLES, len(self.problems)
         try:
             rows, notes = self._rows_of(name)
         except (OSError, ReverieError) as error:
-            rows, notes = [], [f"skipped: {error}"]
+            rows, notes = [], [("bad-caption", f"skipped: {error}")]
+        table = Table(name, dict.fromkeys(str(column) for row in rows for column in row if column))
         if self.columns != FOUND:
-            self._names |= dict.fromkeys(str(column) for row in rows for column in row if column)
+            self._named[name] = table
         if not must and not self._is_about_images(name, rows):
             del self.problems[kept:]
             return
-        self.tables[name] = 0
-        for note in notes:
-            self._report(name, "bad-caption", note)
+        self._named[name] = table
+        for kind, note in notes:
+            self._report(name, kind, note)
         for row in rows:
-            self._add_row(name, row)
+            self._add_row(table, row)
+        self.tables[name] = len(table.images)
+        for column, n in table.other.items():
+            others = "give other captions; all are kept" if column == "text" else f"give another {column}; this counts"
+            self._report(name, "table", f"used: of {n:,} images earlier tables {others}")
 
-    def _rows_of(self, name: str) -> tuple[list[Row], list[str]]:
+    def _rows_of(self, name: str) -> tuple[list[Row], list[tuple[str, str]]]:
         if suffix(name) == ".parquet":
             return words.read_parquet(self.files[name].read(), printable(name)), []
         text = self._read_text(name)
         if suffix(name) == ".jsonl":
             return words.read_jsonl(text), []
-        return words.read_csv(text, (*TEXTS, self.columns.text.lower()) if self.columns.text else TEXTS)
+        texts = (*self._texts_of_tables, *filter(None, [self.columns.text.lower()]))
+        return words.read_csv(text, texts, strip=self.columns.rules > 1)
+
+    @property
+    def _texts_of_tables(self) -> tuple[str, ...]:
+        return (*TEXTS, *COMMENTS) if self.columns.rules > 1 else TEXTS
 
     def _is_about_images(self, table: str, rows: Sequence[Row]) -> bool:
         """Whether at least half of its first rows name images."""
@@ -197,31 +235,48 @@ class Captions:
         named = self.columns.image
         return named if named and named in row else _column(row, FILES)
 
-    def _add_row(self, table: str, row: Row) -> None:
+    def _add_row(self, table: Table, row: Row) -> None:
         line = row.pop("", 0)
         column = self._file_column(row)
         if column is None or not isinstance(row[column], str) or not row[column]:
-            self._report(table, "bad-caption", f"skipped: row {line} has no file_name")
+            self._report(table.name, "bad-caption", f"skipped: row {line} has no file_name")
             return
-        image = self._image_of(table, row)
+        image = self._image_of(table.name, row)
         if image is None:
             missing = printable(row[column])
-            self._report(table, "bad-caption", f"skipped: row {line} names {missing}, which does not exist")
+            self._report(table.name, "bad-caption", f"skipped: row {line} names {missing}, which does not exist")
             return
-        texts, labels = self.columns.text or _column(row, TEXTS), self.columns.label or _column(row, LABELS)
+        texts = self.columns.text or _column(row, self._texts_of_tables)
+        labels = self.columns.label or _column(row, LABELS)
+        table.taken |= {"image": column, "text": texts, "label": labels}
         others = {str(name): value for name, value in row.items() if name not in (column, texts, labels)}
-        text = row.get(texts) if texts else None
-        captions = captions_of(text)
-        label = row.get(labels) if labels else None
+        captions, label = captions_of(row.get(texts) if texts else None), row.get(labels) if labels else None
         before = self.rows.get(image)
+        again = before is not None and (image in table.images or self.columns.rules == 1)
         if before is not None and captions and captions != before["text"]:  # one caption a row, several rows an image
+            if again:
+                self._varying.update(name for name, value in others.items() if before.get(name) != value)
+            elif before["text"]:
+                table.other["text"] = table.other.get("text", 0) + 1
             captions = list(dict.fromkeys([*before["text"], *captions]))
-        elif before is not None:
+        elif again:
             action = f"used: row {line} repeats {printable(image)}; the last row counts"
-            self._report(table, "bad-caption", action)
-        else:
-            self.tables[table] = self.tables.get(table, 0) + 1
-        self.rows[image] = {**(before or {}), **others, "text": captions, "label": label}
+            self._report(table.name, "bad-caption", action)
+        new = {**others, "text": captions, "label": label}
+        if before is not None and not again:
+            new = {name: value for name, value in new.items() if name not in before or value not in (None, "", [])}
+            for name, value in new.items():
+                if name != "text" and before.get(name) not in (None, "", value):
+                    table.other[name] = table.other.get(name, 0) + 1
+        table.images.add(image)
+        self.rows[image] = {**(before or {}), **new}
+        roles = {column: row[column], texts: captions, labels: label}
+        self.written[image] = self.written.get(image, {}) | {str(name): roles[name] for name in roles if name}
+
+    def columns_of(self, image: str) -> Row:
+        """The row of an image, also by the table's own names of columns."""
+        row = self.rows.get(image, {})
+        return self.written[image] | row if image in self.written else row
 
     def _read_coco(self, name: str) -> None:
         """COCO's JSON: images, annotations with captions or categories."""
@@ -236,9 +291,9 @@ class Captions:
         images, annotations, categories = words.read_coco(text)
         names = {row["id"]: str(row.get("name")) for row in categories}
         by_id: dict[Any, Row] = {}
-        lost = 0
+        lost, subset = 0, PurePosixPath(name).stem if self.columns.rules > 1 else ""
         for row in images:
-            image = self._find(PurePosixPath(name).parent, str(row.get("file_name")))
+            image = self._find(PurePosixPath(name).parent, str(row.get("file_name")), subset)
             lost += image is None
             if image is not None:
                 by_id[row["id"]] = self.rows.setdefault(image, {"text": [], "label": None})
@@ -288,36 +343,8 @@ class Captions:
         self.problems.append(Problem(printable(name), kind, action))
 
 
-class _Finder:
-    """Images by the names that tables give them: relative to the table, composed or decomposed, or by the bare name."""
-
-    def __init__(self, images: Iterable[str]):
-        self.images = images
-
-    @cached_property
-    def exact(self) -> dict[str, str]:
-        return {_composed(name): name for name in self.images}
-
-    @cached_property
-    def bare(self) -> dict[str, str]:
-        bare: dict[str, list[str]] = {}
-        for name in self.exact.values():
-            path = PurePosixPath(_composed(name))
-            for key in {path.name, path.stem}:
-                bare.setdefault(key, []).append(name)
-        return {key: names[0] for key, names in bare.items() if len(names) == 1}
-
-    def __call__(self, folder: PurePosixPath, name: str) -> str | None:
-        written = _composed(name.replace("\\", "/")).removeprefix("./")
-        return self.exact.get(str(folder / written)) or self.exact.get(written) or self.bare.get(written)
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
 def _stem(name: str) -> str:
-    return _composed(stem(name))
+    return composed(stem(name))
 
 
 def _column(row: Row, names: Sequence[str]) -> str | None:

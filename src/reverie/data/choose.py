@@ -24,6 +24,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
+TRUTH = {"true": 1, "false": 0}
 _TERM = re.compile(
     r"""\s*(?P<column>"[^"]+"|[^=<>!"']+?)\s*(?P<sign>==|!=|<=|>=|<|>)\s*(?P<value>"[^"]*"|'[^']*'|[^=<>!"']+?)\s*"""
 )
@@ -89,7 +90,7 @@ class Term:
     value: str
 
     def holds(self, row: Mapping[str, Any]) -> bool:
-        """Numbers are compared as numbers, other values as text; a missing one fulfils nothing."""
+        """Numbers are compared as numbers, true and false as 1 and 0, others as text; a missing one fulfils nothing."""
         value = row.get(self.column)
         if value is None or value == "":
             return False
@@ -101,7 +102,7 @@ class Term:
 
 def _comparable(left: Any, right: str, sign: str) -> tuple[Any, Any]:
     try:
-        return float(left), float(right)
+        return float(TRUTH.get(str(left).lower(), left)), float(TRUTH.get(right.lower(), right))
     except (TypeError, ValueError):
         return (str(left), right) if sign in ("==", "!=") else (0, float("nan"))  # words have no order
 
@@ -131,6 +132,8 @@ def choose_items(choice: Choice, listing: Listing, noun: str = "images") -> None
     """
     if not choice.classes and not choice.where:
         return
+    if choice.where and listing.read_columns is not None:
+        listing.rows = listing.read_columns([term.column for term in parse_condition(choice.where)])
     labels = [None if item.label is None else str(item.label) for item in listing.items]
     keep = chosen(choice, labels, listing.columns(), listing.problems, noun)
     listing.items = [item for item, kept in zip(listing.items, keep, strict=True) if kept]

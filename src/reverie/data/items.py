@@ -6,7 +6,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -124,6 +124,7 @@ class Listing:
     attributes: list[str] = field(default_factory=list)
     read_as: str = ""  # the layout in words, for the report
     rows: list[Mapping[str, Any]] = field(default_factory=list)  # columns of each item, for conditions; empty: none
+    read_columns: Callable[[Sequence[str]], list[Mapping[str, Any]]] | None = None  # rows that are read when needed
     values: bool = False  # whether labels are values of a column, and no names of folders
     part: str | None = None  # the split that is asked for, where the source knows its own: "train", "held_out"
 

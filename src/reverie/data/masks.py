@@ -91,7 +91,7 @@ def masks_of(tree: Tree, option: str | None, problems: list[Problem]) -> Masks:
     if masks.answer == "ask":
         raise UsageError(f"{tree.name}: {masks.why}.")
     if masks.answer == "no" and masks.why:
-        problems.append(Problem("*", "layout", f"used as other layouts say: {masks.why}"))
+        problems.append(Problem("*", "layout", f"used as images, not as masks: {masks.why}"))
         return Masks()
     problems += masks.problems
     return masks

@@ -119,7 +119,7 @@ def list_members(
             items.append((name, item))
     names, numbers = captions.attributes(name for name, _ in items)
     described = [replace(captions.describe(item, name), attributes=numbers[name]) for name, item in items]
-    rows: list[Mapping[str, Any]] = [captions.rows.get(name, {}) for name, _ in items]
+    rows: list[Mapping[str, Any]] = [captions.columns_of(name) for name, _ in items]
     listing = Listing(described, problems, names, f"{noun}, {len(items):,}{captions.summary()}", rows)
     clear_negatives(listing)
     choose_items(options.choice, listing, noun)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.terminal import printable
 from reverie.data.types import Problem
+
+ROLES = ("image", "label", "text")
 
 
 @dataclass(frozen=True)
@@ -18,34 +20,38 @@ class Columns:
     Attributes:
         image: of encoded images, or of the files' names in a table beside them.
         label, text: of the classes, and of the captions.
+        rules: how tables are read: 1 as in runs whose provenance has no ``tables``, 2 as now.
     """
 
     image: str = ""
     label: str = ""
     text: str = ""
+    rules: int = field(default=2, compare=False)
 
     @classmethod
-    def of(cls, columns: str | Mapping[str, str] | None) -> Columns:
+    def of(cls, columns: str | Mapping[str, str] | Columns | None) -> Columns:
         """From "image=img,label=fine_label", or the same as a mapping.
 
         Raises:
             UsageError: another form, or another part than image, label and text.
         """
+        if isinstance(columns, Columns):
+            return columns
         if isinstance(columns, str):
             pairs = [part.partition("=") for part in columns.split(",")]
             columns = {role.strip(): name.strip() for role, _, name in pairs}
         parts = {} if columns is None else dict(columns)
-        roles = list(asdict(cls()))
+        roles = [*ROLES]
         for role, name in parts.items():
             if role not in roles or not isinstance(name, str) or not name:
                 example = argument("columns", "image=img,label=fine_label,text=alt_text")
                 hint = "" if role in roles else suggest(str(role), roles)
                 raise UsageError(f"{argument('columns')} names columns, as {example}, not {role!r:.40}.{hint}")
-        return cls(**parts)
+        return cls(parts.get("image", ""), parts.get("label", ""), parts.get("text", ""))
 
     def as_dict(self) -> dict[str, Any]:
         """Those that are named."""
-        return {role: name for role, name in asdict(self).items() if name}
+        return {role: name for role in ROLES if (name := getattr(self, role))}
 
     def check(self, names: Iterable[str], what: str) -> None:
         """Raise UsageError for a named column that is not among ``names``."""
@@ -83,6 +89,11 @@ class Columns:
             action = f"ignored: columns {', '.join(map(printable, sorted(rest)))}"
             problems.append(Problem(printable(what), "ignored", action))
         return taken, problems
+
+
+def columns_of(opened: Mapping[str, Any]) -> Columns:
+    """Of data's provenance; runs of older versions, which recorded no ``tables``, keep their rules."""
+    return replace(Columns.of(opened.get("requested", {}).get("columns")), rules=opened.get("tables", 1))
 
 
 FOUND = Columns()  # all of them

@@ -137,7 +137,7 @@ def open_options(
     masks: str | None = None,
     mask_values: str | int | Sequence[int] | None = None,
     keep_classes: bool = True,
-    columns: str | Mapping[str, str] | None = None,
+    columns: str | Mapping[str, str] | Columns | None = None,
 ) -> OpenOptions:
     """Parse and check.
 

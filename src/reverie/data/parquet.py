@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,12 +43,14 @@ def list_parquet(files: list[Path], masks: str | None = None, columns: Columns =
     sides = {path: _side(path) for path in files}
     both = {*sides.values()} >= {"train", "held_out"}
     labels: list[Any] = []
+    used: list[Path] = []
     for path in sorted(files, key=lambda path: sides[path] == "train"):
         if both and sides[path] is None:
             listing.problems.append(Problem(printable(path.name), "outside-splits", "skipped: neither train nor test"))
             continue
         try:
             labels += _list_rows(path, sides[path] if both else None, listing, masks, columns)
+            used.append(path)
         except UsageError:
             raise
         except ReverieError as error:
@@ -55,7 +58,24 @@ def list_parquet(files: list[Path], masks: str | None = None, columns: Columns =
                 raise
             listing.problems.append(Problem(printable(path.name), "unreadable", f"skipped: {error}"))
     set_labels(listing, labels)
+    listing.read_columns = partial(_read_columns, used)
     return listing
+
+
+def _read_columns(paths: list[Path], names: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Of each row of the files its values of some columns, and None of the others; without columns of images."""
+    rows: list[Mapping[str, Any]] = []
+    for path in paths:
+        schema = _schema(path)
+        images = _image_columns(schema)
+        others = [name for name in schema.names if name not in images]
+        try:
+            table = _arrow().ParquetFile(path).read([name for name in others if name in names])
+        except (OSError, ValueError) as error:
+            raise ReverieError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:160]}.") from None
+        unread = dict.fromkeys(others)
+        rows += [unread | row for row in table.to_pylist()] if table.num_columns else [unread] * table.num_rows
+    return rows
 
 
 def _list_rows(path: Path, split: str | None, listing: Listing, masks: str | None, columns: Columns) -> list[Any]:

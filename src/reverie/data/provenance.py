@@ -9,6 +9,7 @@ from typing import Any
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.data.listing import split_name
+from reverie.data.naming import columns_of
 from reverie.data.options import CHOICES, HELD_OUT, WHITE
 from reverie.data.sources import IN_MEMORY, anchored, open_data
 from reverie.data.types import Dataset
@@ -89,11 +90,12 @@ def reopen(provenance: dict[str, Any], data: Any = None, progress: Progress | No
     if isinstance(data, Dataset):
         return _checked(data, record)
     source = re.sub(*_RENAMED, record["source"]) if data is None else data
-    # Recorded where they apply: runs of older versions have neither masks nor classes that keep an image.
+    # Recorded where they apply: runs of older versions have neither masks nor classes that keep an image, and read
+    # tables by other rules.
     older = {"keep_classes": False} | ({} if record.get("masks") else {"masks": "no"})
-    requests = [older | record["requested"]]
+    requests = [older | record["requested"] | {"columns": columns_of(record)}]
     if record is not provenance:  # format 1 has the resulting channels, not the requested ones
-        requests.append(older | {"size": record["requested"]["size"]})
+        requests.append(older | {"size": record["requested"]["size"], "columns": columns_of(record)})
     for request in requests:
         try:
             dataset = _opened(source, record, request, progress)
@@ -115,8 +117,10 @@ def open_like(source: Any, provenance: dict[str, Any], progress: Progress | None
         return source
     record = upgraded(provenance)
     request = {"size": record["shape"], "channels": record["channels"], "keep_classes": False}
-    kept = ("max_pixels", "keep_classes") + ("layout", "columns") * (_base(source) == _base(record["source"]))
+    same = _base(source) == _base(record["source"])
+    kept = ("max_pixels", "keep_classes") + ("layout",) * same
     request |= {name: value for name, value in record["requested"].items() if name in kept}
+    request |= {"columns": columns_of(record)} if same else {}
     if record["medium"] == "sequence":
         request |= {"low": record["low"], "high": record["high"]}
     if record["medium"] == "video":

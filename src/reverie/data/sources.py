@@ -16,7 +16,7 @@ from reverie.core.files import exists
 from reverie.data.choose import Choice
 from reverie.data.labels import clear_negatives
 from reverie.data.listing import BUNDLED_NAMES, POSSIBLE, PUBLIC_NAMES, list_source, path_exists, split_name
-from reverie.data.naming import Columns
+from reverie.data.naming import Columns, columns_of
 from reverie.data.options import WHITE, Background, OpenOptions, open_options
 from reverie.data.types import Dataset, Report, Split
 from reverie.media import Size
@@ -56,7 +56,7 @@ def open_data(
     masks: str | None = None,
     mask_values: str | int | Sequence[int] | None = None,
     keep_classes: bool = True,
-    columns: str | Mapping[str, str] | None = None,
+    columns: str | Mapping[str, str] | Columns | None = None,
 ) -> Dataset:
     """Data for training, in two splits without common samples.
 
@@ -137,7 +137,8 @@ def open_data(
         text = (arrays.name or name) + text[len(name) :]
         opened = {"source": anchored(text), "reopenable": True}
         return dataset(text, arrays, part, options, opened, progress)
-    opened = {"source": anchored(text), "reopenable": True}
+    rules = options.columns.rules
+    opened = {"source": anchored(text), "reopenable": True} | ({"tables": rules} if rules > 1 else {})
     return _from_files(text, name, part, options, opened, progress)
 
 
@@ -268,7 +269,7 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
         index = {row: number for number, row in enumerate(rows.names)}
         return [rows["x"][index[row]] for row in split.names]
     masks = requested.get("masks") if data.opened.get("masks") else "no"
-    listing = list_source(name, layout, masks, Columns.of(requested.get("columns")))
+    listing = list_source(name, layout, masks, columns_of(data.opened))
     files = {item.name: item.file for item in listing.items}
     limit = requested.get("max_pixels", PIXEL_LIMIT)
     try:

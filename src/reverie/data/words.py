@@ -21,6 +21,8 @@ MARKS = {  # byte order mark -> encoding; the long ones first
 }
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
+BAD = "bad-caption"
+
 Row = dict[str, Any]
 
 
@@ -51,27 +53,31 @@ def _utf16(data: bytes, share: float) -> str:
     return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
 
 
-def read_csv(text: str, ends_with_words: Sequence[str] = ()) -> tuple[list[Row], list[str]]:
-    """The rows of a table with a header, and what was unusual.
+def read_csv(
+    text: str, ends_with_words: Sequence[str] = (), strip: bool = True
+) -> tuple[list[Row], list[tuple[str, str]]]:
+    """The rows of a table with a header, and what was unusual: kinds of problems and actions.
 
     The delimiter is that of the header. Surplus fields belong to the last column if its name is in ``ends_with_words``:
-    captions with commas that nobody quoted. An unclosed quotation mark is unusual, because it swallows other rows.
+    captions with commas that nobody quoted. Blanks beside bars are dropped with ``strip``. An unclosed quotation mark
+    is unusual, because it swallows other rows.
     """
-    notes: list[str] = []
-    head = text.lstrip("\r\n").partition("\n")[0]
-    delimiter = max(DELIMITERS, key=lambda mark: (head.count(mark), mark == ","))
+    notes: list[tuple[str, str]] = []
+    delimiter = _delimiter(text)
     if delimiter != ",":
-        notes.append(f"used: its fields are divided by {DELIMITERS[delimiter]}")
+        notes.append(("table", f"used: its fields are divided by {DELIMITERS[delimiter]}"))
     try:
         table = _rows(text, delimiter, strict=True)
     except csv.Error as error:
         try:
             table = _rows(text, delimiter, strict=False)
         except csv.Error:
-            return [], [f"skipped: {error}"]
-        notes.append(f"used, but a quotation mark is unclosed or inside a field ({error})")
+            return [], [(BAD, f"skipped: {error}")]
+        notes.append((BAD, f"used, but a quotation mark is unclosed or inside a field ({error})"))
     if not table:
         return [], notes
+    if strip and delimiter == "|":
+        table = [[value.strip() for value in fields] for fields in table]
     header, rows, joined = table[0], [], 0
     for line, fields in enumerate(table[1:], start=2):
         if not fields:
@@ -81,12 +87,27 @@ def read_csv(text: str, ends_with_words: Sequence[str] = ()) -> tuple[list[Row],
             fields = [*fields[: len(header) - 1], delimiter.join(fields[len(header) - 1 :])]
             joined += 1
         elif extra > 0:
-            notes.append(f"used: row {line} has {extra} more fields than the header, which are ignored")
-        rows.append({"": line, **dict(zip(header, fields, strict=False))})
+            notes.append((BAD, f"used: row {line} has {extra} more fields than the header, which are ignored"))
+        rows.append({**dict(zip(header, fields, strict=False)), "": line})
     if joined:
         marks = DELIMITERS[delimiter]
-        notes.append(f"used: {joined} rows have {marks} in {header[-1]} that are not quoted; all of it is the text")
+        action = f"used: {joined} rows have {marks} in {header[-1]} that are not quoted; all of it is the text"
+        notes.append((BAD, action))
     return rows, notes
+
+
+def read_header(text: str) -> list[str]:
+    """The names of the columns, if a text is a table; without blanks and quotation marks around them."""
+    return [name.strip(" \"'\r") for name in _first_line(text).split(_delimiter(text))]
+
+
+def _first_line(text: str) -> str:
+    return text.lstrip("\r\n").partition("\n")[0]
+
+
+def _delimiter(text: str) -> str:
+    head = _first_line(text)
+    return max(DELIMITERS, key=lambda mark: (head.count(mark), mark == ","))
 
 
 def read_jsonl(text: str) -> list[Row]:

@@ -24,6 +24,7 @@ LAYOUTS: dict[str, Layout] = {  # in the order in which they are tried; the last
         pairs.PAIRS,
         pairs.NAMES,
         pairs.SIDE_BY_SIDE,
+        folders.LEAVES,
         folders.CLASSES,
         folders.IMAGES,
     )
@@ -75,7 +76,7 @@ def list_tree(tree: Tree, layout: str | None = None, masks: str | None = None, c
     items, attributes = described(reading, captions)
     rows: list[Mapping[str, Any]] = []
     if captions.rows:
-        rows = [captions.rows.get(name, {}) for name in reading.items]
+        rows = [captions.columns_of(name) for name in reading.items]
     return Listing(items, problems, attributes, reading.title + regions.summary + captions.summary(), rows)
 
 
@@ -87,7 +88,7 @@ def _first_that_fits(tree: Tree, problems: list[Problem]) -> Reading:
         if match.answer == "yes" and match.read is not None:
             return match.read()
         if match.answer == "on request":
-            hint = f"used as other layouts say: {match.why}; {argument('layout', name)} reads it so"
+            hint = f"used as the first line says; {match.why}: {argument('layout', name)} reads it so"
             problems.append(Problem("*", "layout", hint))
     raise AssertionError("the last layout fits every tree")
 

@@ -15,12 +15,24 @@ from reverie.data.types import Problem
 def _classes(tree: Tree) -> Match:
     folders = _folders(tree)
     if len(folders) < 2:
-        return Match("no two folders with images below one another's parent")
+        return Match("there are no two folders side by side that hold images")
     if _are_parts(folders):
         first, last = min(folders), max(folders)
-        why = f"folders {first} to {last} are numbered parts of one set"
+        why = f"folders {first} to {last} look like numbered parts of one set, and may be classes"
         return Match(why, lambda: _read_classes(tree), "on request")
     return Match.yes(f"{len(folders)} folders with images: {_some(folders)}", lambda: _read_classes(tree))
+
+
+def _leaves(tree: Tree) -> Match:
+    folders, leaves = _folders(tree), _folders(tree, leaves=True)
+    deep = [leaf for leaf in leaves if "/" in leaf]
+    if not deep or (len(folders) > 1 and _are_parts([leaf.rpartition("/")[2] for leaf in deep])):
+        return Match("no folder of images has others inside" if not deep else "the folders inside are numbered parts")
+    why = f"the {len(deep)} folders inside ({_some(deep)}) may be classes"
+    if len(folders) < 2:
+        return Match(why, lambda: _read_classes(tree, leaves=True), "possible")
+    level = f"classes are the {len(folders)} folders of the first level ({_some(folders)})"
+    return Match(f"{level}; {why}", lambda: _read_classes(tree, leaves=True), "on request")
 
 
 def _images(tree: Tree) -> Match:
@@ -28,20 +40,22 @@ def _images(tree: Tree) -> Match:
 
 
 CLASSES = Layout("classes", "a folder for each class: cat/1.jpg, dog/2.jpg; also in train/ and test/", _classes)
+LEAVES = Layout("leaves", "a folder for each class, at any depth: animals/cat/1.jpg", _leaves)
 IMAGES = Layout("images", "images in any folders, without classes; also in train/ and test/", _images)
 
 
-def _folders(tree: Tree) -> list[str]:
+def _folders(tree: Tree, leaves: bool = False) -> list[str]:
     """Names of the folders that would be classes."""
     heads: set[str] = set()
     for _, prefix, names in by_split(tree, tree.images, []):
-        heads |= {head for name in names if (head := _class_of(name, prefix))}
+        heads |= {head for name in names if (head := _class_of(name, prefix, leaves))}
     return sorted(heads)
 
 
-def _class_of(name: str, prefix: str) -> str:
-    head, slash, _ = name[len(prefix) :].partition("/")
-    return sys.intern(head) if slash else ""
+def _class_of(name: str, prefix: str, leaves: bool = False) -> str:
+    """The folder of the first level, or all of them."""
+    inside = name[len(prefix) :]
+    return sys.intern(inside.rpartition("/")[0] if leaves else inside.partition("/")[0] if "/" in inside else "")
 
 
 def _are_parts(folders: list[str]) -> bool:
@@ -52,14 +66,14 @@ def _are_parts(folders: list[str]) -> bool:
     return min(numbers) <= 1 and max(numbers) < 2 * len(numbers)
 
 
-def _read_classes(tree: Tree) -> Reading:
+def _read_classes(tree: Tree, leaves: bool = False) -> Reading:
     problems: list[Problem] = []
     branches = by_split(tree, tree.images, problems)
     items = {
         name: Item(printable(name), tree.files[name], printable(label) if label else None, "", split)
         for split, prefix, names in branches
         for name in names
-        for label in [_class_of(name, prefix)]
+        for label in [_class_of(name, prefix, leaves)]
     }
     kinds = {item.label for item in items.values() if item.label is not None}
     title = f"class folders, {len(kinds)} classes, {count(len(items), 'image')}{split_words(branches)}"

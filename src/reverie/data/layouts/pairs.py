@@ -32,11 +32,18 @@ _MARKED = re.compile(
 
 @dataclass(frozen=True)
 class Place:
-    """Of an image in two piles: its split, its side (0: the source's), and what its partner's name would be."""
+    """Of an image in two piles.
+
+    Attributes:
+        side: 0: the source's.
+        key: what its partner's name would be.
+        folder: that decides split and side, such as trainA, train/A or source/train.
+    """
 
     split: str | None
     side: int
     key: str
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,8 @@ class Piles:
     @property
     def counted(self) -> str:
         """ "trainA 1,067 / trainB 1,334"."""
-        counts = Counter((spot.split or "", spot.side) for spot in self.places.values())
-        names = {"train": "train", "held_out": "test", "": ""}
-        order = sorted(counts, key=lambda key: (key[0] == "held_out", key[1]))
-        return " / ".join(f"{names[split]}{'AB'[side]} {counts[split, side]:,}" for split, side in order)
+        counts = Counter((spot.split == "held_out", spot.side, spot.folder) for spot in self.places.values())
+        return " / ".join(f"{printable(key[2])} {counts[key]:,}" for key in sorted(counts))
 
 
 def piles_of(tree: Tree) -> Piles | str:
@@ -84,21 +89,21 @@ def piles_of(tree: Tree) -> Piles | str:
         for name in tree.images:
             head, _, rest = tree.below(name).partition("/")
             if head in sides:
-                places[name] = Place(*sides[head], _key(rest, "ab"))
+                places[name] = Place(*sides[head], _key(rest, "ab"), head)
             else:
                 outside.append(name)
         return Piles(places, outside, united=True)
     places, outside = {}, []
     for split, prefix, names in by_split(tree, tree.images, []):
-        here = _two_sides({name: name[len(prefix) :] for name in names}, split)
+        here = _two_sides({name: name[len(prefix) :] for name in names}, split, tree.below(prefix))
         if isinstance(here, str):
             return here
         places |= here
     return Piles(places, [name for name in tree.images if name not in places])
 
 
-def _two_sides(names: dict[str, str], split: str | None) -> dict[str, Place] | str:
-    """The places of images (path -> path below their split); without those outside of both sides."""
+def _two_sides(names: dict[str, str], split: str | None, above: str) -> dict[str, Place] | str:
+    """The places of images (path -> path below the split's folder); without those outside of both sides."""
     heads = {rest.partition("/")[0] for rest in names.values() if "/" in rest}
     lower = {head.lower(): head for head in heads}
     pair = next((pair for pair in SIDES if {*pair} <= lower.keys()), None)
@@ -115,10 +120,11 @@ def _two_sides(names: dict[str, str], split: str | None) -> dict[str, Place] | s
         side = {lower[side]: i for i, side in enumerate(pair)}.get(head if slash else "")
         if side is None:
             continue
-        part = split
+        part, folder = split, above + head
         if by_inner and (part := split_of(inside.partition("/")[0])) is not None:
-            inside = inside.partition("/")[2]
-        places[name] = Place(part, side, _key(inside, pair))
+            inner_folder, _, inside = inside.partition("/")
+            folder += f"/{inner_folder}"
+        places[name] = Place(part, side, _key(inside, pair), folder)
     return places
 
 
@@ -141,7 +147,7 @@ def _pairs(tree: Tree) -> Match:
     if share >= ENOUGH and not piles.united:
         return Match.yes(why, lambda: _read_pairs(tree, piles))
     if piles.united:
-        return Match(why, lambda: _read_pairs(tree, piles), "on request")
+        return Match(f"{why} and may be pairs", lambda: _read_pairs(tree, piles), "on request")
     choices = f"{argument('layout', 'pairs')} takes these pairs, {argument('layout', 'unpaired')} two piles without"
     return Match(f"{why}: {choices} pairs", lambda: _read_pairs(tree, piles), "ask")
 
@@ -207,7 +213,7 @@ def _names(tree: Tree) -> Match:
     share = 2 * len(best) / max(1, len(tree.images))
     if not best:
         return Match("no names that end in _source and _target, _A and _B, _input and _output")
-    why = f"{2 * len(best)} of {len(tree.images)} images are pairs by the ends of their names, such as _A and _B"
+    why = f"{2 * len(best)} of {len(tree.images)} images may be pairs by the ends of their names, such as _A and _B"
     return Match(why, lambda: _read_names(tree, best), "yes" if share >= ENOUGH else "on request")
 
 
@@ -257,7 +263,7 @@ def _side_by_side(tree: Tree) -> Match:
     read = partial(_read_halves, tree)
     if same >= ALIKE and same >= 2 * other:
         return Match.yes(f"all are twice as wide as high, and their halves agree (edges correlate by {same:.2f})", read)
-    return Match("every image is twice as wide as high, as two joined halves of a pair would be", read, "on request")
+    return Match("every image is twice as wide as high, and may be two joined halves of a pair", read, "on request")
 
 
 def _size(file: File) -> tuple[int, int] | None:

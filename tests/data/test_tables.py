@@ -1,0 +1,153 @@
+"""Tables beside images: several of them, those of published sets, columns that are used or said to be ignored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from small_pictures import fill
+
+import reverie.data
+from reverie.core.errors import UsageError
+from reverie.data.naming import Columns
+from reverie.data.types import Dataset
+
+N = 12
+
+
+def table(path: Path, header: str, row: Callable[[int], str | Iterable[str]], n: int = N) -> None:
+    rows = [[text] if isinstance(text := row(i), str) else [*text] for i in range(n)]
+    path.write_text("\n".join([header, *(line for lines in rows for line in lines)]) + "\n")
+
+
+def actions(dataset: Dataset, file: str) -> list[tuple[str, str]]:
+    return [(problem.kind, problem.action) for problem in dataset.report.problems if problem.file == file]
+
+
+def test_two_tables_about_the_same_images_are_joined(tmp_path: Path) -> None:
+    fill(tmp_path, N)
+    table(tmp_path / "captions.csv", "filename,caption,year", lambda i: f"{i:04d}.png,a {i},1990")
+    row = lambda i: f"{i:04d}.png,{'xy'[i % 2]},{i},{1990 + i % 3}"  # noqa: E731
+    table(tmp_path / "labels.csv", "filename,label,score,year", row, 6)
+    dataset = reverie.data(tmp_path)
+    assert dataset.report.read_as == "images, 12; captions.csv about 12 images; labels.csv about 6 images"
+    assert dataset.classes == ["x", "y"] and dataset.attributes == ["year", "score"]
+    assert {*dataset.train["text"], *dataset.held_out["text"]} == {f"a {i}" for i in range(N)}
+    assert actions(dataset, "labels.csv") == [
+        ("table", "used: of 4 images earlier tables give another year; this counts")
+    ]
+
+
+def test_the_results_of_flickr30k_have_several_captions_and_no_attribute(tmp_path: Path) -> None:
+    fill(tmp_path / "Images", N)
+    row = lambda i: [f"{i:04d}.png| {k}| {k} discs , {i} ." for k in range(3)]  # noqa: E731
+    table(tmp_path / "results.csv", "image_name| comment_number| comment", row)
+    dataset = reverie.data(tmp_path)
+    assert dataset.attributes == [] and {len(several) for several in dataset.train["captions"]} == {3}
+    assert actions(dataset, "results.csv") == [("table", "used: its fields are divided by bars")]
+    assert actions(dataset, "comment_number")[0][0] == "ignored"
+
+
+@pytest.mark.parametrize("header", ["image,caption", "name,caption"])
+def test_a_text_file_with_the_header_of_a_table_is_one(tmp_path: Path, header: str) -> None:
+    fill(tmp_path / "Images", N)
+    table(tmp_path / "captions.txt", header, lambda i: [f"{i:04d}.png,a {i} , b", f"{i:04d}.png,c {i}"])
+    dataset = reverie.data(tmp_path)
+    if header == "image,caption":
+        assert {len(several) for several in dataset.train["captions"]} == {2}
+    else:
+        assert dataset.train.get("text") is None and actions(dataset, "*.txt") == [("ignored", "ignored: 1 file")]
+
+
+def test_columns_that_became_nothing_are_named_with_the_flag(tmp_path: Path) -> None:
+    fill(tmp_path, N)
+    table(tmp_path / "a.csv", "id,file_name,text,caption,breed,age", lambda i: f"{i},{i:04d}.png,t{i},c,pug,{i}")
+    dataset = reverie.data(tmp_path)
+    assert dataset.attributes == ["age"]
+    assert actions(dataset, "a.csv") == [
+        ("columns", "used: text as the text; so might be caption: columns='text=caption'"),
+        ("ignored", "ignored: columns id, caption, breed; columns='label=caption' or columns='text=caption' uses one"),
+    ]
+    table(tmp_path / "a.csv", "id,file_name", lambda i: f"{i},{i:04d}.png")
+    assert actions(reverie.data(tmp_path), "a.csv") == [("ignored", "ignored: columns id: it numbers the rows")]
+    table(tmp_path / "a.csv", "id,file_name", lambda i: f"{i * 7 % 5},{i:04d}.png")
+    assert reverie.data(tmp_path).attributes == ["id"]
+
+
+def test_a_run_of_an_older_version_reads_its_tables_as_it_did(tmp_path: Path) -> None:
+    fill(tmp_path, N)
+    table(tmp_path / "captions.txt", "image,caption", lambda i: f"{i:04d}.png,a {i}")
+    table(tmp_path / "a.csv", "id,file_name,comment", lambda i: f"{i},{i:04d}.png,good")
+    table(tmp_path / "b.csv", "file_name,label", lambda i: f"{i:04d}.png,{'xy'[i % 2]}")
+    before = reverie.data(tmp_path, columns=Columns(rules=1))
+    assert before.attributes == ["id"] and before.classes == ["x", "y"] and before.train.get("text") is None
+    assert "tables" not in before.provenance
+    again = reverie.data.reopen(json.loads(json.dumps(before.provenance)))
+    assert again.fingerprint == before.fingerprint and again.provenance == before.provenance
+    now = reverie.data(tmp_path)
+    assert now.attributes == [] and {len(several) for several in now.train["captions"]} == {2}
+    again = reverie.data.reopen(json.loads(json.dumps(now.provenance)))
+    assert again.fingerprint == now.fingerprint != before.fingerprint
+
+
+def test_conditions_know_the_names_of_the_table_and_of_ours(tmp_path: Path) -> None:
+    fill(tmp_path / "images", N)
+    row = lambda i: f"{i:04d}.png,a {i},{'xy'[i % 4 == 0]},{i % 3 == 0}"  # noqa: E731
+    table(tmp_path / "a.csv", "filename,caption,class,smiling", row)
+    chosen = {
+        "filename != 0003.png": N - 1,
+        "file_name != images/0003.png": N - 1,
+        "caption != 'a 3' and text != 'a 4'": N - 2,
+        "class == x": 9,
+        "smiling != true": 8,
+        "smiling == 0": 8,
+    }
+    for condition, n in chosen.items():
+        dataset = reverie.data(tmp_path, columns="label=class", where=condition)
+        assert len(dataset.train) + len(dataset.held_out) == n, condition
+    with pytest.raises(UsageError, match=r"has a column 'captoin'. Did you mean .caption.\?"):
+        reverie.data(tmp_path, where="captoin == 1")
+
+
+def test_a_file_of_coco_is_about_the_folder_that_it_names(tmp_path: Path) -> None:
+    for k, part in enumerate(("train2017", "val2017")):
+        fill(tmp_path / part, N, first=0)
+        for i in range(N):  # other pixels under the same names
+            if k:
+                (tmp_path / part / f"{i:04d}.png").unlink()
+        images = [{"id": i, "file_name": f"{i:04d}.png"} for i in range(N)]
+        words = [{"image_id": i, "caption": f"{part} {i}"} for i in range(N)]
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        content = json.dumps({"images": images, "annotations": words})
+        (tmp_path / "annotations" / f"captions_{part}.json").write_text(content)
+    for i, path in enumerate(fill(tmp_path / "other", N, first=50).iterdir()):
+        path.rename(tmp_path / "val2017" / f"{i:04d}.png")
+    (tmp_path / "other").rmdir()
+    dataset = reverie.data(tmp_path)
+    assert {text.split()[0] for text in dataset.train["text"]} == {"train2017"}
+    assert {text.split()[0] for text in dataset.held_out["text"]} == {"val2017"} and not dataset.report.problems
+
+
+# Layouts
+
+
+def test_folders_below_classes_are_said_and_may_be_the_classes(tmp_path: Path) -> None:
+    for k, name in enumerate(("animals/x", "animals/y", "plants/x")):
+        fill(tmp_path / "data" / name, 6, first=10 * k)
+    dataset = reverie.data(tmp_path)
+    assert dataset.classes == ["animals", "plants"]
+    assert actions(dataset, "*")[0] == (
+        "layout",
+        "used as the first line says; classes are the 2 folders of the first level (animals, plants); the 3 folders "
+        "inside (animals/x, animals/y, plants/x) may be classes: layout='leaves' reads it so",
+    )
+    assert reverie.data(tmp_path, layout="leaves").classes == ["animals/x", "animals/y", "plants/x"]
+
+
+def test_piles_are_named_by_their_folders(tmp_path: Path) -> None:
+    for k, name in enumerate(("source/train", "source/val", "target/train", "target/val")):
+        fill(tmp_path / name, 10, first=10 * k)
+    title = "two piles, source/train 10 / target/train 10 / source/val 10 / target/val 10, unpaired"
+    assert reverie.data(tmp_path).report.read_as == title
