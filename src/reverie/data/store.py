@@ -88,7 +88,7 @@ def open_or_build(
             ) from error
     if plan.keep_classes:
         opened = opened | {"requested": opened["requested"] | {"keep_classes": True}}
-    return _open(source, final, meta, replace(report or Report(0), problems=problems), opened, part, plan.held_out)
+    return _open(source, final, meta, replace(report or Report(0), problems=problems), opened, part, plan)
 
 
 def _complete_meta(folder: Path) -> dict[str, Any] | None:
@@ -136,7 +136,7 @@ def _open(
     report: Report,
     opened: dict[str, Any],
     part: str | None,
-    held_out: float,
+    plan: Plan,
 ) -> Dataset:
     n, cut, size = len(meta["names"]), meta["train"], meta["size"]
     shape = (size, size) if isinstance(size, int) else tuple(size)
@@ -158,10 +158,10 @@ def _open(
     train, test, digest = slice(0, cut), slice(cut, n), meta["fingerprint"]
     if part is not None:
         side = train if part == "train" else test
-        split.check_part(source, part, side.stop - side.start, held_out)
+        split.check_part(source, part, side.stop - side.start, plan.held_out)
         # A split's rows are sorted by their second fraction, so that a fraction of them is one slice.
-        middle = side.start + int(np.searchsorted(meta["seconds"][side], held_out))
-        middle = min(max(middle, side.start + 1), side.stop - 1) if held_out else side.start
+        middle = side.start + int(np.searchsorted(meta["seconds"][side], plan.held_out * plan.seconds_end))
+        middle = min(max(middle, side.start + 1), side.stop - 1) if plan.held_out else side.start
         train, test = slice(middle, side.stop), slice(side.start, middle)
         digest = hashlib.sha256(f"{digest} {part} {middle}".encode()).hexdigest()
 
