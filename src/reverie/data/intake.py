@@ -153,7 +153,7 @@ class Memory:
         self.path = home.home() / "listings" / f"{key}.json"
         self.old: dict[str, list[Any]] = {}
         self.new: dict[str, list[Any]] = {}
-        with contextlib.suppress(OSError, ValueError):  # no cache, or a damaged one: every file is read
+        with contextlib.suppress(OSError, ValueError, RecursionError):  # none, or a damaged one: every file is read
             loaded = json.loads(self.path.read_text("utf-8"))
             self.old = loaded if isinstance(loaded, dict) else {}
 

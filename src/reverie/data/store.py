@@ -105,7 +105,7 @@ def _complete_meta(folder: Path) -> dict[str, Any] | None:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text("utf-8"))
         if meta["version"] != VERSION or {"meta.json", *meta["files"]} != digests.keys():
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     if changed:
         with contextlib.suppress(OSError):  # in a cache that is not writable, the next opening checks again
@@ -338,7 +338,7 @@ def _read_progress(part: Path, names: list[str], row_bytes: list[int]) -> Record
     """The records of an earlier build, without a truncated last line or rows that are not on disk."""
     path = part / "progress.jsonl"
     records, length = Records(), 0
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         have = min((part / f"{name}.work").stat().st_size // n for name, n in zip(names, row_bytes, strict=True))
         with path.open("rb") as lines:
             for line in lines:
