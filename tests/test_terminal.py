@@ -207,5 +207,5 @@ class FullDisk(io.StringIO):
     "show", [lambda: shared.out("a"), lambda: shared.dump({"a": 1}), lambda: shared.table(["a"], [["b"]])]
 )
 def test_a_full_output_is_an_error_in_words(show: Callable[[], None]) -> None:
-    with contextlib.redirect_stdout(FullDisk()), pytest.raises(ReverieError, match="cannot be written.*No space left"):
+    with contextlib.redirect_stdout(FullDisk()), pytest.raises(ReverieError, match=r"cannot be written.*No space left"):
         show()

@@ -213,7 +213,11 @@ def _from_files(
     )
     opened = opened | ({"masks": True} if masked else {})
     report = Report(len(seen), read_as=listing.read_as, sizes=dict(Counter(image.size for image in seen)))
-    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
+    try:
+        return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
+    except intake.Changed:
+        intake.forget(name)
+        raise
 
 
 def _from_members(

@@ -29,7 +29,7 @@ from reverie.core.files import replacing, write_entries
 from reverie.data import split
 from reverie.data.classes import index_labels, number_problem
 from reverie.data.decoding import OF_SOURCE, array_of, arrays_of, chunk_of, decoded_images, to_one_range
-from reverie.data.intake import MIN_IMAGES, TooFew
+from reverie.data.intake import CHANGED, MIN_IMAGES, Changed, TooFew
 from reverie.data.marking import coverage
 from reverie.data.plan import (
     VERSION,
@@ -63,7 +63,7 @@ def open_or_build(
 
     ``opened`` goes into the provenance; ``report`` says what intake found besides. A second process that needs the same
     store waits for the first. ``part`` ("train", "held_out") takes only that split, and splits it again. Raises
-    TooFew, and ReverieError if the cache folder cannot be written.
+    TooFew, Changed, and ReverieError if the cache folder cannot be written.
     """
     final = home.home() / "stores" / plan.key()
     meta = _complete_meta(final)
@@ -189,6 +189,9 @@ def _build(
     part.mkdir(parents=True, exist_ok=True)
     records = _fill(part, plan, progress)
     new, changed = to_one_range(part, plan, records, progress)
+    if replaced := [row.item.name for row, record in zip(plan.rows, records, strict=True) if _has_changed(record)]:
+        shutil.rmtree(part)
+        raise Changed(source, replaced)
     form = plan.form
     good = np.array([i for i, record in enumerate(records) if record["ok"]], np.int64)
     channels = {}
@@ -271,6 +274,11 @@ def _build(
     _write(part / _DIGESTS, {path.name: [_sha256(path), *_state(path)] for path in paths})
     (part / "progress.jsonl").unlink()
     return meta
+
+
+def _has_changed(record: dict[str, Any]) -> bool:
+    """Whether the files of a row changed after the survey: the store's key is of what they were."""
+    return not record["ok"] and any(kind == CHANGED for kind, _ in record["notes"])
 
 
 def _is_relevant(action: str, channels: dict[str, int], plan: Plan) -> bool:
