@@ -355,6 +355,7 @@ def test_statistics_of_a_run_are_written_beside_its_scores_and_score_it_again(ru
         (("--real", "f.npz", "--save-stats", "o.npz", "--metrics", "fid"), "Scores need a RUN"),
         (("--real", "few.npz", "--save-stats", "o.npz"), "10 images are too few"),
         (("--real", "f.npz", "--save-stats", "o.png"), "is an .npz"),
+        (("--real", "f.npz", "--save-stats", "."), "is an .npz, and . is a folder. Write statistics.npz"),
         (("--real", "f.npz", "--save-stats", "s.npz"), "did not write it"),
         (("--real", "f.npz", "--save-stats", "f.npz"), "is an input"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import os
@@ -9,11 +11,13 @@ import subprocess
 import sys
 import unicodedata
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from reverie.commands import shared
 from reverie.core.errors import ReverieError
 from reverie.core.files import quoted
 from reverie.core.terminal import printable, say
@@ -192,3 +196,16 @@ def test_wrong_arguments_are_quoted_as_text(call, monkeypatch, terminal):
         assert code == 2 and out == "" and r"\x1b" in err and is_printable(err), arguments
     code, out, err = call("data", "emoji", "--fit", "[red]:smile:")
     assert code == 2 and "[red]:smile:" in err and r"\x1b" not in err and is_printable(err)
+
+
+class FullDisk(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "show", [lambda: shared.out("a"), lambda: shared.dump({"a": 1}), lambda: shared.table(["a"], [["b"]])]
+)
+def test_a_full_output_is_an_error_in_words(show: Callable[[], None]) -> None:
+    with contextlib.redirect_stdout(FullDisk()), pytest.raises(ReverieError, match=r"cannot be written.*No space left"):
+        show()

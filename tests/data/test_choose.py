@@ -64,6 +64,22 @@ def test_a_class_of_a_public_set_keeps_its_split() -> None:
     assert (dataset.train["x"][dataset.train.labels == 1] == bags).all()
 
 
+@pytest.mark.parametrize("as_array", [False, True])
+def test_a_part_of_a_limited_set_is_split_by_the_share_that_is_asked_for(tmp_path: Path, as_array: bool) -> None:
+    fill(tmp_path / "d", 200)
+    source = tmp_path / "d"
+    if as_array:
+        source = tmp_path / "d.npz"
+        np.savez(source, images=np.stack([pixels(seed) for seed in range(200)]))
+    for limit in (40, 80, 400):
+        full = reverie.data(source, limit=limit, held_out=0.25)
+        part = reverie.data(f"{source}:train", limit=limit, held_out=0.25)
+        assert names(part) == {*full.train.names}
+        assert 0.1 < len(part.held_out) / len(full.train) < 0.4
+    unlimited = reverie.data(f"{source}:train", held_out=0.25)
+    assert part.fingerprint == unlimited.fingerprint
+
+
 def test_a_resolution_leaves_out_smaller_files(tmp_path: Path) -> None:
     fill(tmp_path, 10, width=32, height=24)
     fill(tmp_path, 5, first=50, width=32, height=20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -355,3 +356,16 @@ def test_a_half_of_a_wide_jpeg_is_not_decoded_below_four_times_its_size() -> Non
         full = wide.crop((512, 0, 1024, 512)).resize((64, 64), Image.Resampling.LANCZOS)
         array, _ = decode.decode(data, replace(FORM, shape=(64, 64)), half="right")
         assert abs(array.astype(int) - np.asarray(full)).mean() < 2
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8"])
+def test_a_tiff_of_floats_that_pillow_does_not_read_is_called_that(dtype: str) -> None:
+    values = np.zeros((4, 4), dtype)
+    entries = [(256, 4), (257, 4), (258, values.itemsize * 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 4)]
+    entries += [(279, values.nbytes), (339, 3)]  # SampleFormat: IEEE floats
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    start = 8 + values.nbytes
+    data = b"II*\0" + struct.pack("<I", start) + values.tobytes() + struct.pack("<H", len(entries)) + table + bytes(4)
+    with pytest.raises(Unusable, match="Pillow reads no TIFF of these values") as error:
+        decode.inspect(data)
+    assert error.value.kind == "no-decoder"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import sys
 import tarfile
 import warnings
 import zipfile
@@ -14,10 +16,12 @@ import numpy as np
 import pytest
 from container_cases import tar
 from layout_cases import encoded
+from PIL import Image
 from small_pictures import fill, pixels
 
 import reverie.data
 from reverie.core.errors import ReverieError, UsageError
+from reverie.data import originals, shards
 from reverie.data.classes import index_labels
 from reverie.data.items import natural_key
 from reverie.data.words import decode_text
@@ -116,6 +120,44 @@ def test_doubles_links_and_hidden_files_of_a_tar_are_lines_of_the_report(tmp_pat
     dataset = reverie.data(tmp_path / "d.tar")
     expected = {("d.tar/7.png", "duplicate"), ("d.tar/._0.png", "hidden"), ("d.tar/link.png", "not-a-file")}
     assert problems(dataset) == expected and dataset.report.usable == 8
+
+
+def test_a_file_that_a_tar_stores_in_pieces_is_skipped(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "d.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for seed in range(9):
+            data = encoded(seed)
+            info = tarfile.TarInfo(f"{seed}.png")
+            info.size = len(data)
+            if seed == 8:
+                info.pax_headers = {"GNU.sparse.map": f"4096,{len(data)}", "GNU.sparse.size": str(4096 + len(data))}
+            archive.addfile(info, io.BytesIO(data))
+    dataset = reverie.data(tmp_path / "d.tar")
+    assert dataset.report.usable == 8 and ("d.tar/8.png", "sparse") in problems(dataset)
+
+
+def test_names_that_are_printed_alike_are_numbered(tmp_path: Path) -> None:
+    fill(tmp_path / "a", 8)
+    fill(tmp_path / "b", 8, first=20)
+    for name in ("a", "b"):
+        files = {path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())}
+        (tmp_path / name / "s.tar").write_bytes(tar({f"{i}.png": data for i, data in enumerate(files.values())}))
+    listing = shards.list_shards([tmp_path / name / "s.tar" for name in ("a", "b")])
+    listing.number_equal_names()
+    names = [item.name for item in listing.items]
+    assert len({*names}) == 16 and names[0] == "s.tar/0.png" and "s.tar/0.png (2)" in names
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no undecodable names")
+def test_the_original_of_an_undecodable_name_is_its_own(tmp_path: Path) -> None:
+    fill(tmp_path, 8)
+    fill(tmp_path, 2, first=20)
+    (tmp_path / "0020.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.png"))
+    (tmp_path / "0021.png").rename(tmp_path / "a\\xff.png")
+    dataset = reverie.data(tmp_path, held_out=0)
+    for name, data, image in zip(
+        dataset.train.names, originals(dataset, dataset.train), dataset.train["x"], strict=True
+    ):
+        assert (np.asarray(Image.open(io.BytesIO(data))) == image).all(), name
 
 
 def test_the_later_file_of_a_name_in_a_zip_counts_and_it_is_said(tmp_path: Path) -> None:

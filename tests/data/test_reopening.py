@@ -43,6 +43,13 @@ def deep(root: Path) -> Path:
     return root
 
 
+def twins(root: Path) -> Path:
+    fill(root, 12)
+    for i in range(3):
+        (root / f"copy {i}.png").write_bytes((root / f"000{i}.png").read_bytes())
+    return root
+
+
 def films(root: Path) -> Path:
     for k, name in enumerate(("ant", "bee")):
         for film in range(3):
@@ -122,6 +129,7 @@ CASES: list[tuple[Callable[[Path], Path], dict[str, Any], int]] = [  # source, o
     (folder, {"max_pixels": 100}, 2),
     (folder, {"channels": 4}, 24),
     (folder, {"channels": 1, "background": "red", "fit": "pad", "size": (8, 12), "held_out": 0.4}, 24),
+    (twins, {"copies": True}, 15),
     (deep, {"low": 0, "high": 65535}, 12),
     (deep, {"low": 100.5, "high": 3000.0}, 12),
     (films, VIDEO, 24),

@@ -112,6 +112,9 @@ def _folder(flags: EvaluateFlags) -> str | None:
     """The folder of the results, without files of others in the place of ours; None is the run's own."""
     inputs = (flags.fake, flags.real, flags.data, flags.reference)
     if flags.save_stats:
+        from reverie.evaluation.sources import check_statistics_path
+
+        check_statistics_path(Path(flags.save_stats))
         target(flags.save_stats, "", flags.overwrite, flag="save-stats", verb="evaluate", others=inputs)
     if not flags.run and not flags.fake:
         return None

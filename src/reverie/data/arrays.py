@@ -115,7 +115,7 @@ def dataset(
     """Resize and split; ``part`` selects one split, which is then split again. Raises TooFew."""
     if not arrays.checked and not options.copies:
         arrays = _without_copies(arrays)
-    arrays = _chosen(arrays, options.choice)
+    arrays, seconds_end = _chosen(arrays, options.choice)
     if len(arrays.rows) < MIN_IMAGES:
         raise TooFew(source, Report(len(arrays.rows), arrays.problems), files=False)
     if part is None and arrays.cut is not None and arrays.cut < MIN_IMAGES:
@@ -127,7 +127,7 @@ def dataset(
         rows = slice(0, arrays.cut) if part == "train" else slice(arrays.cut, None)
         side = arrays.take(rows, None)
         split.check_part(source, part, len(side.rows), options.held_out)
-        arrays, kept_again = _split(side, options, split.second_fraction)
+        arrays, kept_again = _split(side, options, lambda sha: split.second_fraction(sha) / seconds_end)
         kept |= kept_again
     arrays = _resized(arrays, options, progress)
     cut = arrays.cut
@@ -146,13 +146,13 @@ def dataset(
     return with_remarks(opened_set)
 
 
-def _chosen(arrays: Arrays, choice: Choice) -> Arrays:
-    """The rows that are asked for; the classes are then those of them."""
+def _chosen(arrays: Arrays, choice: Choice) -> tuple[Arrays, float]:
+    """The rows that are asked for, with the classes of them, and the end of their numbers: see ``choose.limited``."""
     if choice.resolution_at_least:
         raise UsageError(f"{argument('resolution_at_least')} is for files; these images have one size.")
     rows, names, problems = arrays.rows, arrays.classes, list(arrays.problems)
     labels = [names[label] if label >= 0 else None for label in rows.labels]
-    keep = np.ones(len(rows), bool)
+    keep, seconds_end = np.ones(len(rows), bool), 1.0
     if choice.classes or choice.where:
         texts, numbers = rows.get("text") or [""] * len(rows), rows.get("attributes")
         columns = [
@@ -163,7 +163,7 @@ def _chosen(arrays: Arrays, choice: Choice) -> Arrays:
         keep = chosen(choice, labels, columns, problems)
     if choice.limit:
         inside = np.flatnonzero(keep)
-        keep[inside] = limited(choice, _hashes(rows.take(keep)), problems)
+        keep[inside], seconds_end = limited(choice, _hashes(rows.take(keep)), problems)
     if choice.dedupe:
         left = _near(arrays.take(keep, None))
         inside = np.flatnonzero(keep)
@@ -175,14 +175,14 @@ def _chosen(arrays: Arrays, choice: Choice) -> Arrays:
             if i != k
         ]
     if keep.all():
-        return replace(arrays, problems=problems)
+        return replace(arrays, problems=problems), seconds_end
     cut = None if arrays.cut is None else int(keep[: arrays.cut].sum())
     arrays = replace(arrays.take(keep, cut), problems=problems)
     if not choice.classes:
-        return arrays
+        return arrays, seconds_end
     kept = [name for name in names if name in choice.classes]
     index = np.array([kept.index(name) if name in kept else -1 for name in names], np.int64)
-    return replace(arrays, rows=arrays.rows | {"label": index[arrays.rows.labels]}, classes=kept)
+    return replace(arrays, rows=arrays.rows | {"label": index[arrays.rows.labels]}, classes=kept), seconds_end
 
 
 def _frozen(rows: Split) -> Split:

@@ -182,14 +182,20 @@ def chosen(
     return keep
 
 
-def limited(choice: Choice, shas: Sequence[str], problems: list[Problem], noun: str = "images") -> np.ndarray:
-    """Whether a sample is among the first ``limit`` by content, bool (N,)."""
-    keep = np.ones(len(shas), bool)
+def limited(
+    choice: Choice, shas: Sequence[str], problems: list[Problem], noun: str = "images"
+) -> tuple[np.ndarray, float]:
+    """Whether a sample is among the first ``limit`` by content, bool (N,), and what these samples' numbers end at.
+
+    They have the lowest second fractions, up to that end, so that a part of them is split by second fraction / end.
+    """
+    keep, end = np.ones(len(shas), bool), 1.0
     if choice.limit and len(shas) > choice.limit:
-        order = np.argsort([second_fraction(sha) for sha in shas], kind="stable")
-        keep[order[choice.limit :]] = False
+        numbers = np.array([second_fraction(sha) for sha in shas])
+        order = np.argsort(numbers, kind="stable")
+        keep[order[choice.limit :]], end = False, float(numbers[order[choice.limit]])
         _left_out(problems, len(shas) - choice.limit, noun, f"beyond the limit of {choice.limit:,}")
-    return keep
+    return keep, end
 
 
 def _left_out(problems: list[Problem], n: int, noun: str, why: str) -> None:

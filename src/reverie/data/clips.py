@@ -113,11 +113,11 @@ def plan_clips(
             seen.append(Seen(clip, f"{sha}:{window.start:09d}", "", size[:2], window))
     cut = f"cut: {len({row.film for row in seen})} films into {len(seen)} clips of {frames} frames, stride {stride}"
     problems.append(Problem("*", "clips", f"{cut}; {left} frames at the films' ends are in no clip"))
-    seen = first_by_content(seen, options, problems, "clips")
+    seen, seconds_end = first_by_content(seen, options, problems, "clips")
     check_enough(str(source), seen, problems, "clips", part)
     decoded = partial(decoded_clips, form=form)
     chosen = (options.channels is None, options.held_out, listing.attributes, options.keep_classes)
-    plan = make_plan(seen, form, *chosen, medium="video", decoded=decoded)
+    plan = make_plan(seen, form, *chosen, medium="video", decoded=decoded, seconds_end=seconds_end)
     return plan, problems, listing.read_as
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from reverie.media.formats import PIXEL_LIMIT, check_pixels
 MIN_IMAGES = 8
 ONE_IMAGE = "One image can start a dream or be a style: reverie dream, stylize, train style-net."
 HINTS = ("short-film", "needs-extra", "other-medium")  # kinds of problems whose action is the remedy of too few samples
+CHANGED = "changed"
 TASK = 32  # most things that a thread is handed at once
 AHEAD = 512  # files read ahead of their use: of each its hash and size are kept
 FRESH_NS = 2_000_000_000  # a file this new may change again within the clock's resolution: not cached
@@ -60,6 +61,18 @@ class Seen:
     def film(self) -> str:
         """The digest of a clip's film, "" of other media."""
         return self.sha.partition(":")[0] if self.frames else ""
+
+
+class Changed(ReverieError):
+    """Files changed between the survey and their decoding: what was decoded is of no one state of the data.
+
+    Args:
+        names: of the images.
+    """
+
+    def __init__(self, what: str, names: Sequence[str]):
+        of = f"{len(names):,} image{'s' * (len(names) != 1)} of {what}"
+        super().__init__(f"{of} changed while the data was read, such as {names[0]}. Nothing was kept. Open it again.")
 
 
 class TooFew(ReverieError):
@@ -154,7 +167,7 @@ class Memory:
         self.path = home.home() / "listings" / f"{key}.json"
         self.old: dict[str, list[Any]] = {}
         self.new: dict[str, list[Any]] = {}
-        with contextlib.suppress(OSError, ValueError):  # no cache, or a damaged one: every file is read
+        with contextlib.suppress(OSError, ValueError, RecursionError):  # none, or a damaged one: every file is read
             loaded = json.loads(self.path.read_text("utf-8"))
             self.old = loaded if isinstance(loaded, dict) else {}
 
@@ -168,7 +181,7 @@ class Memory:
                 source_sha, _ = self._inspect(item.source)
             except decode.Unusable as error:
                 return decode.Unusable(error.kind, f"{error.action}; it is the source of this pair")
-            return hashlib.sha256(f"{sha}{source_sha}".encode()).hexdigest(), source_sha, size
+            return joint_sha([sha, source_sha]), source_sha, size
         except decode.Unusable as error:
             return error
 
@@ -219,6 +232,23 @@ def file_and_sha(file: File) -> tuple[bytes, str]:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise decode.Unusable("unreadable", f"skipped: cannot be read ({reason})") from None
     return data, hashlib.sha256(data + file.half.encode()).hexdigest()
+
+
+def joint_sha(shas: Sequence[str]) -> str:
+    """Of a file its digest, of a pair that of both files' digests."""
+    return shas[0] if len(shas) == 1 else hashlib.sha256("".join(shas).encode()).hexdigest()
+
+
+def changed_file() -> decode.Unusable:
+    """What a file is whose digest is no longer that of the survey."""
+    return decode.Unusable(CHANGED, "skipped: it changed while the data was read")
+
+
+def forget(what: str) -> None:
+    """Remove the cache of a source and of its masks: files changed, and neither size nor time may tell."""
+    for each in (what, f"{what}:masks"):
+        with contextlib.suppress(OSError):
+            Memory(each).path.unlink(missing_ok=True)
 
 
 def parallel(work: Callable[[T], R], things: Iterable[T], chunk: int = 256) -> Iterator[R]:

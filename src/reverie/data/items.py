@@ -7,7 +7,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -127,6 +127,20 @@ class Listing:
     read_columns: Callable[[Sequence[str]], list[Mapping[str, Any]]] | None = None  # rows that are read when needed
     values: bool = False  # whether labels are values of a column, and no names of folders
     part: str | None = None  # the split that is asked for, where the source knows its own: "train", "held_out"
+
+    def number_equal_names(self) -> None:
+        """Names that are printed alike, such as of undecodable bytes, become NAME, NAME (2) ...: names are keys."""
+        names = {item.name for item in self.items}
+        if len(names) == len(self.items):
+            return
+        taken = set[str]()
+        for i, item in enumerate(self.items):
+            name, number = item.name, 1
+            while name in taken or (number > 1 and name in names):
+                number += 1
+                name = f"{item.name} ({number})"
+            taken.add(name)
+            self.items[i] = item if name == item.name else replace(item, name=name)
 
     def columns(self) -> list[Mapping[str, Any]]:
         """Of each item: its row, label, text, attributes and file name."""

@@ -83,6 +83,12 @@ def list_source(source: str, layout: str | None = None, masks: str | None = None
         UsageError: no such source, or another layout than it has.
         ReverieError: it cannot be read.
     """
+    listing = _list(source, layout, masks, columns)
+    listing.number_equal_names()
+    return listing
+
+
+def _list(source: str, layout: str | None, masks: str | None, columns: Columns) -> Listing:
     if source.startswith("hf:"):
         from reverie.data.hub import list_hub
 

@@ -132,10 +132,12 @@ def _class_names(prefix: str, names: list[str]) -> dict[str, str]:
     return {name: printable(top) for name, top in label.items()} if len(set(label.values())) > 1 else {}
 
 
-def first_by_content(seen: list[Seen], options: OpenOptions, problems: list[Problem], noun: str) -> list[Seen]:
-    """As many of the samples as ``options`` allow."""
-    kept = limited(options.choice, [row.sha for row in seen], problems, noun)
-    return [row for row, inside in zip(seen, kept, strict=True) if inside]
+def first_by_content(
+    seen: list[Seen], options: OpenOptions, problems: list[Problem], noun: str = "images"
+) -> tuple[list[Seen], float]:
+    """As many of the samples as ``options`` allow, and the end of their numbers: see ``choose.limited``."""
+    kept, end = limited(options.choice, [row.sha for row in seen], problems, noun)
+    return [row for row, inside in zip(seen, kept, strict=True) if inside], end
 
 
 def check_enough(what: str, seen: list[Seen], problems: list[Problem], noun: str, part: str | None) -> None:

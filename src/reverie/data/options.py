@@ -109,6 +109,7 @@ class OpenOptions:
         requested: dict[str, Any] = {"size": self.size and list(self.size), "channels": self.channels, "low": self.low}
         requested |= {"high": self.high, "layout": self.layout, **self.choice.as_dict(), "max_pixels": pixels}
         requested |= {"frames": self.frames, "stride": self.stride, "columns": self.columns.as_dict() or None}
+        requested |= {"copies": True if self.copies else None}
         requested |= {"masks": "yes" if self.masks == "yes" else None}  # "no": the provenance has no masks
         requested |= {"mask_values": self.mask_values and list(self.mask_values)}
         return {

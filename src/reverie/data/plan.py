@@ -60,6 +60,7 @@ class Plan:
         medium: of the rows.
         decoded: rows to their records and arrays, in order, if they are no images.
         marking: of the rows' masks; None without masks.
+        seconds_end: of the rows' second fractions, see ``choose.limited``; no part of the key.
     """
 
     rows: list[Seen]
@@ -73,6 +74,7 @@ class Plan:
     medium: str = "image"
     decoded: Callable[[Sequence[Seen]], Iterator[Decoded]] | None = None
     marking: Marking | None = None
+    seconds_end: float = 1.0
 
     @property
     def paired(self) -> bool:

@@ -17,7 +17,7 @@ from reverie.media import Spec
 
 _RENAMED = r"^binary-mnist(?!:static|:seeded)", "binary-mnist:seeded"  # recorded when there was no other
 _KEYS = ("source", "reopenable", "fingerprint", "counts")
-_REQUESTED = {"size", "channels", "low", "high", "keep_classes", *CHOICES}
+_REQUESTED = {"size", "channels", "low", "high", "copies", "keep_classes", *CHOICES}
 _REOPENED = ("fit", "background", "held_out", "requested")  # more of data that can be opened again
 
 

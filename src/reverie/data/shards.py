@@ -128,6 +128,8 @@ def _unfit(entry: tarfile.TarInfo, name: str, size: int) -> tuple[str, str] | No
         return "hidden", "skipped: hidden"
     if not entry.isfile():
         return "not-a-file", "skipped: a link, pipe or device"
+    if entry.issparse():  # its data are in pieces
+        return "sparse", "skipped: stored without its zeros; pack the tar again without --sparse"
     if entry.offset_data + entry.size > size:
         return "truncated", "skipped: truncated"
     return None

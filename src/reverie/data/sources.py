@@ -180,6 +180,7 @@ def _from_files(
     from reverie.data import choose, intake, store
     from reverie.data.marking import look_at_masks
     from reverie.data.masks import check_masked
+    from reverie.data.members import first_by_content
     from reverie.data.plan import make_plan
     from reverie.media import decode
 
@@ -190,8 +191,7 @@ def _from_files(
     seen, problems = intake.survey(
         listing, name, progress, options.copies, choice.resolution_at_least, options.max_pixels
     )
-    kept = choose.limited(choice, [image.sha for image in seen], problems)
-    seen = [image for image, inside in zip(seen, kept, strict=True) if inside]
+    seen, seconds_end = first_by_content(seen, options, problems)
     seen, marking = look_at_masks(seen, name, options.mask_values, problems, options.max_pixels, progress)
     splits = [image.item.split for image in seen]
     if part is None and "held_out" in splits and splits.count("train") < intake.MIN_IMAGES:
@@ -210,10 +210,15 @@ def _from_files(
         dedupe=choice.dedupe,
         max_pixels=options.max_pixels,
         marking=marking,
+        seconds_end=seconds_end,
     )
     opened = opened | ({"masks": True} if masked else {})
     report = Report(len(seen), read_as=listing.read_as, sizes=dict(Counter(image.size for image in seen)))
-    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
+    try:
+        return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
+    except intake.Changed:
+        intake.forget(name)
+        raise
 
 
 def _from_members(

@@ -29,7 +29,7 @@ from reverie.core.files import replacing, write_entries
 from reverie.data import split
 from reverie.data.classes import index_labels, number_problem
 from reverie.data.decoding import OF_SOURCE, array_of, arrays_of, chunk_of, decoded_images, to_one_range
-from reverie.data.intake import MIN_IMAGES, TooFew
+from reverie.data.intake import CHANGED, MIN_IMAGES, Changed, TooFew
 from reverie.data.marking import coverage
 from reverie.data.plan import (
     VERSION,
@@ -63,7 +63,7 @@ def open_or_build(
 
     ``opened`` goes into the provenance; ``report`` says what intake found besides. A second process that needs the same
     store waits for the first. ``part`` ("train", "held_out") takes only that split, and splits it again. Raises
-    TooFew, and ReverieError if the cache folder cannot be written.
+    TooFew, Changed, and ReverieError if the cache folder cannot be written.
     """
     final = home.home() / "stores" / plan.key()
     meta = _complete_meta(final)
@@ -88,7 +88,7 @@ def open_or_build(
             ) from error
     if plan.keep_classes:
         opened = opened | {"requested": opened["requested"] | {"keep_classes": True}}
-    return _open(source, final, meta, replace(report or Report(0), problems=problems), opened, part, plan.held_out)
+    return _open(source, final, meta, replace(report or Report(0), problems=problems), opened, part, plan)
 
 
 def _complete_meta(folder: Path) -> dict[str, Any] | None:
@@ -105,7 +105,7 @@ def _complete_meta(folder: Path) -> dict[str, Any] | None:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text("utf-8"))
         if meta["version"] != VERSION or {"meta.json", *meta["files"]} != digests.keys():
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     if changed:
         with contextlib.suppress(OSError):  # in a cache that is not writable, the next opening checks again
@@ -136,7 +136,7 @@ def _open(
     report: Report,
     opened: dict[str, Any],
     part: str | None,
-    held_out: float,
+    plan: Plan,
 ) -> Dataset:
     n, cut, size = len(meta["names"]), meta["train"], meta["size"]
     shape = (size, size) if isinstance(size, int) else tuple(size)
@@ -158,10 +158,10 @@ def _open(
     train, test, digest = slice(0, cut), slice(cut, n), meta["fingerprint"]
     if part is not None:
         side = train if part == "train" else test
-        split.check_part(source, part, side.stop - side.start, held_out)
+        split.check_part(source, part, side.stop - side.start, plan.held_out)
         # A split's rows are sorted by their second fraction, so that a fraction of them is one slice.
-        middle = side.start + int(np.searchsorted(meta["seconds"][side], held_out))
-        middle = min(max(middle, side.start + 1), side.stop - 1) if held_out else side.start
+        middle = side.start + int(np.searchsorted(meta["seconds"][side], plan.held_out * plan.seconds_end))
+        middle = min(max(middle, side.start + 1), side.stop - 1) if plan.held_out else side.start
         train, test = slice(middle, side.stop), slice(side.start, middle)
         digest = hashlib.sha256(f"{digest} {part} {middle}".encode()).hexdigest()
 
@@ -189,6 +189,9 @@ def _build(
     part.mkdir(parents=True, exist_ok=True)
     records = _fill(part, plan, progress)
     new, changed = to_one_range(part, plan, records, progress)
+    if replaced := [row.item.name for row, record in zip(plan.rows, records, strict=True) if _has_changed(record)]:
+        shutil.rmtree(part)
+        raise Changed(source, replaced)
     form = plan.form
     good = np.array([i for i, record in enumerate(records) if record["ok"]], np.int64)
     channels = {}
@@ -273,6 +276,11 @@ def _build(
     return meta
 
 
+def _has_changed(record: dict[str, Any]) -> bool:
+    """Whether the files of a row changed after the survey: the store's key is of what they were."""
+    return not record["ok"] and any(kind == CHANGED for kind, _ in record["notes"])
+
+
 def _is_relevant(action: str, channels: dict[str, int], plan: Plan) -> bool:
     """Whether a conversion of grey to RGB was neither requested nor undone for this side of a pair."""
     side = "sources" if action.endswith(OF_SOURCE) else "images"
@@ -338,7 +346,7 @@ def _read_progress(part: Path, names: list[str], row_bytes: list[int]) -> Record
     """The records of an earlier build, without a truncated last line or rows that are not on disk."""
     path = part / "progress.jsonl"
     records, length = Records(), 0
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         have = min((part / f"{name}.work").stat().st_size // n for name, n in zip(names, row_bytes, strict=True))
         with path.open("rb") as lines:
             for line in lines:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from reverie.core.errors import ReverieError, argument
+from reverie.core.files import exists
 from reverie.core.terminal import printable
 from reverie.data.archive import DEFLATE
 from reverie.data.items import File, Listing, Packing
@@ -115,7 +116,7 @@ def of_folder(root: Path) -> Tree:
                 elif entry.is_file():
                     stat = entry.stat()
                     tree.files[name] = File(entry.path, stat.st_size, stat.st_mtime_ns)
-                elif entry.is_symlink():
+                elif entry.is_symlink() and not exists(entry.path):
                     tree.problems.append(Problem(printable(name), "broken-link", "skipped: the link is broken"))
                 else:
                     tree.problems.append(Problem(printable(name), "not-a-file", "skipped: a pipe, socket or device"))

@@ -73,7 +73,7 @@ def plan_volumes(
     for item in without_copies(listing.items, {path: sha for path, (sha, _) in by_path.items()}, options, problems):
         sha, (_, height, width, *_) = by_path[item.file.path]
         seen.append(Seen(item, sha, "", (width, height)))
-    seen = first_by_content(seen, options, problems, "volumes")
+    seen, seconds_end = first_by_content(seen, options, problems, "volumes")
     check_enough(str(source), seen, problems, "volumes", part)
     used = [by_path[row.item.file.path][1] for row in seen]
     if len(channels := {fact[3] for fact in used}) > 1 or options.channels not in (None, *channels):
@@ -93,7 +93,7 @@ def plan_volumes(
     form = VolumeForm(shape, channels.pop(), _range([fact[4:7] for fact in used], options, problems))
     decoded = partial(decoded_volumes, form=form)
     chosen = (False, options.held_out, listing.attributes, options.keep_classes)
-    plan = make_plan(seen, form, *chosen, medium="volume", decoded=decoded)
+    plan = make_plan(seen, form, *chosen, medium="volume", decoded=decoded, seconds_end=seconds_end)
     return plan, problems, listing.read_as
 
 

@@ -27,7 +27,14 @@ from reverie.evaluation.likelihood import MODERATE, affordable, evenly
 from reverie.evaluation.metrics import UNSAMPLED, check, measure
 from reverie.evaluation.passport import Scores
 from reverie.evaluation.sheet import write_sheet
-from reverie.evaluation.sources import Source, against_file, check_sources, renumbered, sets_of_sources
+from reverie.evaluation.sources import (
+    Source,
+    against_file,
+    check_sources,
+    check_statistics_path,
+    renumbered,
+    sets_of_sources,
+)
 from reverie.evaluation.statistics_file import check_savable, read_reference, save_statistics
 from reverie.evaluation.translated import translations
 from reverie.inference.conditions import complete, guides_in, listed_values, owner_of_classes
@@ -119,9 +126,7 @@ def evaluate(
     fake_flag, real_flag = argument("fake"), argument("real")
     check_sources(run, fake, real, reference, save_stats)
     if save_stats is not None:
-        check_target(path_of("save_stats", save_stats), "save_stats")
-        if Path(save_stats).suffix != ".npz":
-            raise UsageError(f"{argument('save_stats')} is an .npz, and {save_stats} is named otherwise.")
+        check_statistics_path(path_of("save_stats", save_stats))
     file = None if reference is None else read_reference(reference)
     metrics = [] if metrics is None else listed_values(metrics)
     check([name for name in metrics if run is None or not str(name).startswith(_LIKELIHOODS)])

@@ -11,6 +11,7 @@ import numpy as np
 
 from reverie.core.cache import Progress
 from reverie.core.errors import UsageError, argument
+from reverie.core.files import check_target
 from reverie.data import Dataset, Split, open_data
 from reverie.evaluation.base import Sets
 from reverie.evaluation.estimate import shuffled
@@ -32,6 +33,15 @@ def check_sources(run: Any, fake: Any, real: Any, reference: Any, save_stats: An
         raise UsageError(f"{flags['real']} and {flags['reference']} are two references. Name one.")
     if reference is not None and save_stats is not None:
         raise UsageError(f"{flags['save_stats']} is of images, and {flags['reference']} is of statistics already.")
+
+
+def check_statistics_path(path: Path) -> None:
+    """Raise a UsageError unless statistics can be written there."""
+    check_target(path, "save_stats")
+    if path.suffix != ".npz":
+        named = f"{path} is a folder" if path.is_dir() else f"{path} is named otherwise"
+        example = path / "statistics.npz" if path.is_dir() else path.with_suffix(".npz")
+        raise UsageError(f"{argument('save_stats')} is an .npz, and {named}. Write {example}.")
 
 
 def sets_of_sources(

@@ -39,6 +39,7 @@ MISSING = {  # format that not every installation decodes -> what to do
     "HEIF": "HEIC images need pillow-heif: pip install 'reverie[heif]'",
     "JXL": "JPEG XL images need pyjpegxl: pip install 'reverie[jpegxl]'",
 }
+_TIFF = "Pillow reads no TIFF of these values and channels; save colours as 8 or 16 bits, grey also as 32-bit floats"
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"
 )
@@ -156,8 +157,11 @@ def _identified(data: bytes) -> Image.Image:
             raise Unusable("no-decoder", f"skipped: {MISSING[name]}")
         factory, accepts = reader
         if not accepts or accepts(data[:16]) is True:
-            with contextlib.suppress(*_REFUSED):
+            try:
                 return factory(io.BytesIO(data), "")
+            except _REFUSED as error:
+                if name == "TIFF" and "unknown pixel mode" in str(error):
+                    raise Unusable("no-decoder", f"skipped: {_TIFF}") from None
     raise UnidentifiedImageError("no known image format")
 
 
