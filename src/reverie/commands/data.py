@@ -12,6 +12,7 @@ from reverie.commands.shared import bar, dump, table, target
 from reverie.commands.shared import out as say
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import quoted
+from reverie.data.options import as_flags
 
 if TYPE_CHECKING:
     from reverie.data.types import Dataset
@@ -28,6 +29,7 @@ def data(
     explain: bool = False,
     problems: bool = False,
     out: str | None = None,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
@@ -38,13 +40,14 @@ def data(
         explain: say of every layout why it fits or not, and read nothing.
         problems: list every problem with its file, not only the first of each kind.
         out: a contact sheet with the sizes and classes of the images, such as sheet.png.
+        overwrite: replace a file that reverie did not write.
         json: print the report as JSON.
     """
     from reverie.data import explain as explain_layouts
     from reverie.data import open_data
     from reverie.data.intake import TooFew
 
-    sheet = out and target(out)
+    sheet = out and target(out, overwrite=overwrite)
     if source is None:
         from reverie.data.listing import POSSIBLE
 
@@ -176,12 +179,7 @@ def _next(dataset: Dataset, source: str, opening: Opening) -> str:
 
     from reverie.core.registry import build
 
-    flags = {
-        name: quoted(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else value
-        for name, value in opening.changed().items()
-    }
-    words = {"data": quoted(source)} | flags
-    rest = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in words.items())
+    rest = " ".join(as_flags({"data": source} | opening.changed()))
     if dataset.spec.medium in ("video", "volume"):
         return (
             f"No built-in model learns from {dataset.spec.medium}s: write one (docs/extending.md). "

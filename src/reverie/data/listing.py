@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
-from reverie.data.items import HELD_OUT_NAMES, Listing
+from reverie.data.items import HELD_OUT_NAMES, Listing, split_of
 from reverie.data.naming import FOUND, Columns
 
 BUNDLED_NAMES = ("fashion", "emoji")
@@ -45,6 +46,37 @@ def split_name(text: str) -> tuple[str, str | None]:
         kind = f" There are also {' and '.join(kinds)}." if kinds else ""
         raise UsageError(f'"{tail}" is no split of {head}; its splits are train and held_out (or test, val).{kind}')
     return text, None
+
+
+def keep_named(listing: Listing, split: str) -> bool:
+    """Keep the images of test/, or those of val/, where folders divide the held-out images into the two.
+
+    Args:
+        split: "test" or a name of the other; any other text keeps both.
+
+    Returns:
+        whether images were left out; the others then have no split any more.
+    """
+    folders = [item.name.split("/")[:-1] for item in listing.items]
+    common = len(os.path.commonprefix(folders))  # noqa: RUF071 (of lists: their first equal parts)
+    sides = [
+        next((_kind(folder) for folder in parts[common:] if split_of(folder) == "held_out"), "")
+        if item.split == "held_out"
+        else None
+        for item, parts in zip(listing.items, folders, strict=True)
+    ]
+    if _kind(split) not in ("test", "val") or {*sides} - {None} != {"test", "val"}:
+        return False
+    keep = [side == _kind(split) for side in sides]
+    listing.items = [replace(item, split=None) for item, kept in zip(listing.items, keep, strict=True) if kept]
+    listing.rows = [row for row, kept in zip(listing.rows, keep, strict=True) if kept] if listing.rows else []
+    listing.read_as += f"; {_kind(split)} alone"
+    return True
+
+
+def _kind(folder: str) -> str:
+    """ "test", "val" or "held" of a folder's name."""
+    return next((kind for kind in ("test", "val", "held") if folder.lower().startswith(kind)), "")
 
 
 def path_exists(path: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reverie.core.errors import UsageError, argument, suggest
+from reverie.core.files import quoted
 from reverie.core.values import integer, integers, is_finite
 from reverie.data.choose import Choice
 from reverie.data.naming import FOUND, Columns
@@ -178,6 +179,31 @@ def open_options(
     return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, *chosen, *kept)
 
 
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Options of opening as flags of the command line: ``--size 32x48``, ``--dedupe``."""
+    words = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+            continue
+        if isinstance(value, Mapping):
+            value = ",".join(f"{key}={each}" for key, each in value.items())
+        elif isinstance(value, list | tuple):
+            value = ("x" if name == "size" else ",").join(map(str, value))
+        number = f"{value:g}" if isinstance(value, float) else f"{value}"
+        words.append(f"{flag} {quoted(value) if isinstance(value, str) else number}")
+    return words
+
+
+def flags_of(opened: Mapping[str, Any]) -> list[str]:
+    """The options in ``OpenOptions.opened``, and the medium, that are not the default, as flags."""
+    options = {name: value for name, value in opened["requested"].items() if name != "keep_classes"}
+    usual = open_options().opened | {"medium": "image"}
+    same = ("fit", "background", "held_out", "medium")
+    return as_flags(options | {name: opened[name] for name in same if opened[name] != usual[name]})
+
+
 def _plain(number: float | None) -> float | None:
     """A NumPy number as a Python number, for JSON."""
     return number if number is None or isinstance(number, int) else float(number)
@@ -222,6 +248,14 @@ def parse_background(background: Background) -> tuple[int, int, int]:
     if len(values) != 3 or not all(0 <= value <= 255 for value in values):
         raise _bad_background(background)
     return values[0], values[1], values[2]
+
+
+def colour_name(rgb: Sequence[int]) -> str:
+    """ "white" of (255, 255, 255); "#0a141e" where there is no name."""
+    from PIL import ImageColor
+
+    number = "#{:02x}{:02x}{:02x}".format(*rgb)
+    return next((name for name, value in ImageColor.colormap.items() if value == number), number)
 
 
 def _bad_background(background: Background) -> UsageError:
