@@ -355,3 +355,12 @@ def test_a_half_of_a_wide_jpeg_is_not_decoded_below_four_times_its_size() -> Non
         full = wide.crop((512, 0, 1024, 512)).resize((64, 64), Image.Resampling.LANCZOS)
         array, _ = decode.decode(data, replace(FORM, shape=(64, 64)), half="right")
         assert abs(array.astype(int) - np.asarray(full)).mean() < 2
+
+
+def test_floats_in_the_lowest_part_of_their_range_are_reported_and_unchanged(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(np.clip(rng.uniform(0, 8, (16, 16)), 0.7, 6.8).astype(np.float32)).save(tmp_path / f"{i}.tif")
+    data = rv.open_data(tmp_path)
+    assert data.train["x"].max() == 7
+    assert actions(data, "range")[0].endswith("nearly black: low and high of 0.7 and 6.8 use the full range")

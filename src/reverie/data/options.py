@@ -135,7 +135,7 @@ def open_options(
     max_pixels: int = PIXEL_LIMIT,
     frames: int | None = None,
     stride: int | None = None,
-    masks: str | None = None,
+    masks: str | bool | None = None,
     mask_values: str | int | Sequence[int] | None = None,
     keep_classes: bool = True,
     columns: str | Mapping[str, str] | None = None,
@@ -170,6 +170,8 @@ def open_options(
     low, high, channels = _plain(low), _plain(high), channels and int(channels)
     pixels = integer(argument("max_pixels"), max_pixels, least=1, most=1 << 40)
     frames, stride = frames and int(frames), stride and int(stride)
+    if isinstance(masks, bool):
+        masks = "yes" if masks else "no"
     if masks not in (None, *MASKS):
         raise UsageError(f'{argument("masks")} must be "yes" or "no", not {masks!r:.80}.')
     if masks == "no" and mask_values is not None:
@@ -201,7 +203,8 @@ def flags_of(opened: Mapping[str, Any]) -> list[str]:
     options = {name: value for name, value in opened["requested"].items() if name != "keep_classes"}
     usual = open_options().opened | {"medium": "image"}
     same = ("fit", "background", "held_out", "medium")
-    return as_flags(options | {name: opened[name] for name in same if opened[name] != usual[name]})
+    options |= {name: opened[name] for name in same if opened[name] != usual[name]}
+    return as_flags(options | ({"background": colour_name(opened["background"])} if "background" in options else {}))
 
 
 def _plain(number: float | None) -> float | None:
@@ -254,8 +257,9 @@ def colour_name(rgb: Sequence[int]) -> str:
     """ "white" of (255, 255, 255); "#0a141e" where there is no name."""
     from PIL import ImageColor
 
+    names = [*ImageColor.colormap]
     number = "#{:02x}{:02x}{:02x}".format(*rgb)
-    return next((name for name, value in ImageColor.colormap.items() if value == number), number)
+    return next((name for name in names if ImageColor.getrgb(name)[:3] == tuple(rgb)), number)
 
 
 def _bad_background(background: Background) -> UsageError:

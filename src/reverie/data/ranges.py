@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reverie.core.errors import argument
 from reverie.data.types import Problem
 from reverie.media import decode, values
 from reverie.media.values import Decision, Range, Tally
@@ -55,9 +54,9 @@ def problems(names: list[str], records: Records, array: str, decisions: dict[str
     for kind, decision in decisions.items():
         rows = [i for i, record in enumerate(records) if record["ok"] and record["tally"][array][0] == kind]
         if not decision.usual:
-            keep = f"{argument('low')} and {argument('high')} choose another range"
+            keep = "low and high choose another range"
             if kind != "float":
-                keep = f"{argument('low', 0)} {argument('high', int(values.FULL[kind][1]))} keep them"
+                keep = f"low and high of 0 and {values.FULL[kind][1]:g} keep them"
             side = " of the sources" if array == "sources" else ""
             lost = ", of which only the upper 8 bits are read" if kind == "colour16" else ""
             action = f"converted: {decision.words} to 0..255 in {len(rows)} {_NOUNS[kind]} images{side}{lost}; {keep}"
@@ -65,9 +64,9 @@ def problems(names: list[str], records: Records, array: str, decisions: dict[str
         high = max((records[i]["tally"][array][2] for i in rows), default=0)
         if kind == "float" and decision.range == (0, 255) and 0 < high < 255 / values.LOW_PART:
             low = min(records[i]["tally"][array][1] for i in rows)
-            ends = f"{argument('low', float(f'{low:.3g}'))} {argument('high', float(f'{high:.3g}'))}"
-            action = f"converted: 0..255 to 0..255, and the largest of {len(rows)} float images is {high:.3g}"
-            lines.append(Problem("*", "range", f"{action}, nearly black: {ends} uses the full range"))
+            action = f"converted: as 0..255, and the largest value of {len(rows)} float images is {high:.3g}"
+            full = f"low and high of {low:.3g} and {high:.3g} use the full range"
+            lines.append(Problem("*", "range", f"{action}, nearly black: {full}"))
         dark = [i for i in rows if 0 < records[i]["tally"][array][2] <= values.LABELS]
         if decision.usual and kind == "uint8" and 2 * len(dark) > len(rows):
             some = f"used: {len(dark)} of {len(rows)} images, such as {names[dark[0]]}"
