@@ -115,9 +115,9 @@ def explain(source: str | os.PathLike[str]) -> list[tuple[str, str, str]]:
     if is_file(path) and path.suffix.lower() == ".zip":
         return layouts.explain(tree.of_zip(path))
     if is_file(path) and path.name.lower().endswith(shards.TARS):
-        files = shards.folder_of(path)
+        folder = shards.folder_of(path)
         why = "its KEY.txt, KEY.cls or KEY.json are about images"
-        return layouts.explain(files) if files else [(_WORDS["tar"], "yes", why)]
+        return layouts.explain(folder) if folder else [(_WORDS["tar"], "yes", why)]
     raise UsageError(f"{path} is no folder, no zip and no tar; other sources have no layouts.")
 
 
