@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from small_pictures import fill, pixels, save
 
+import reverie as rv
 import reverie.data
-from reverie.core.errors import UsageError
+from reverie.core.errors import ReverieError, UsageError
 from reverie.data.choose import parse_condition
 
 
@@ -131,3 +132,13 @@ def test_conditions_compare_numbers_as_numbers_words_as_words_and_a_missing_valu
     assert all(term.holds(row) for text in true for term in parse_condition(text))
     assert not any(term.holds(row) for text in false for term in parse_condition(text))
     assert len(parse_condition("a == 'x and y' and b < 3")) == 2
+
+
+def test_a_condition_that_nothing_fulfils_names_the_values(tmp_path: Path) -> None:
+    rows = "".join(f"{i:04d}.png,{10 + i}\n" for i in range(12))
+    (fill(tmp_path / "d", 12) / "metadata.csv").write_text(f"file_name,age\n{rows}")
+    with pytest.raises(UsageError, match=r"No image fulfils age > 100 \(age: 10 to 21 in the data\)"):
+        rv.open_data(tmp_path / "d", where="age > 100")
+    with pytest.raises(ReverieError) as few:
+        rv.open_data(tmp_path / "d", limit=5)
+    assert "Left out as asked: 7 images beyond the limit of 5." in str(few.value) and ".png" not in str(few.value)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from small_pictures import pixels
+from small_pictures import fill, pixels
 
 import reverie.data
-from reverie.core.errors import ReverieError
+from reverie.core.errors import ReverieError, UsageError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8)
 LABELS = (np.arange(30) % 3).astype(np.uint8)
@@ -128,3 +130,17 @@ def test_an_lmdb_gives_its_images(tmp_path: Path) -> None:
         writing.put(b"length", b"12")
     dataset = reverie.data(tmp_path / "d")
     assert dataset.report.usable == 12 and ("*", "ignored") in {(p.file, p.kind) for p in dataset.report.problems}
+
+
+def test_explain_says_what_a_folder_of_arrays_or_shards_and_a_tar_are_read_as(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((9, 4, 4), np.uint8))
+    with pytest.raises(UsageError):
+        reverie.data.explain(tmp_path / "a.npy")
+    fill(tmp_path / "d" / "cat", 5)
+    fill(tmp_path / "d" / "dog", 5, first=5)
+    with tarfile.open(tmp_path / "d.tar", "w") as archive:
+        archive.add(tmp_path / "d", ".")
+    assert reverie.data.explain(tmp_path / "d.tar") == reverie.data.explain(tmp_path / "d")
+    (tmp_path / "s").mkdir()
+    shutil.copy(tmp_path / "d.tar", tmp_path / "s" / "0.tar")
+    assert reverie.data.explain(tmp_path / "s")[0] == ("WebDataset shards", "yes", "it has 0.tar")

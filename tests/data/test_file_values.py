@@ -369,3 +369,12 @@ def test_a_tiff_of_floats_that_pillow_does_not_read_is_called_that(dtype: str) -
     with pytest.raises(Unusable, match="Pillow reads no TIFF of these values") as error:
         decode.inspect(data)
     assert error.value.kind == "no-decoder"
+
+
+def test_floats_in_the_lowest_part_of_their_range_are_reported_and_unchanged(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(np.clip(rng.uniform(0, 8, (16, 16)), 0.7, 6.8).astype(np.float32)).save(tmp_path / f"{i}.tif")
+    data = rv.open_data(tmp_path)
+    assert data.train["x"].max() == 7
+    assert actions(data, "range")[0].endswith("nearly black: low and high of 0.7 and 6.8 use the full range")

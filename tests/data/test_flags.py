@@ -85,9 +85,9 @@ def test_transparency_is_announced_once_and_a_background_chosen_in_python_is_use
     capsys.readouterr()
     run = train("vae", rv.data("d", background="black", fit="pad", held_out=0.3), out="run", **small)
     text = capsys.readouterr().err
-    assert text.count("Transparent pixels are [0, 0, 0]: background takes another colour, channels=4 keeps them") == 1
+    assert text.count("Transparent pixels are black: background takes another colour, channels=4 keeps them") == 1
     code, _, err = call(capsys, "rerun", "run", "--out", "again")
-    assert code == 0 and err.count("[0, 0, 0]: --background takes another colour") == 1
+    assert code == 0 and err.count("are black: --background takes another colour") == 1
     assert rv.Run.open("again").info["data"] == run.info["data"]
 
 

@@ -15,6 +15,7 @@ from small_pictures import fill, save
 import reverie as rv
 from reverie.core.errors import UsageError
 from reverie.data import reopen
+from reverie.data.marking import decide
 
 # Values
 
@@ -125,3 +126,8 @@ def test_masks_of_turned_photos_are_turned_as_their_sizes_say(tmp_path: Path, or
     same = dataset.train["x"][..., :1] == dataset.train["mask"]
     assert same.all() or (drawn_on == "stored" and orientation == 3)  # sizes cannot tell: read as upright, and said
     assert len(kinds(dataset).get("mask-turn", [])) == (0 if drawn_on == "marked" else 8)
+
+
+def test_a_value_that_no_mask_has_is_refused_with_those_that_occur() -> None:
+    with pytest.raises(UsageError, match="no mask has that; there are grey values 0, 255"):
+        decide({"grey": {0, 255}}, (9,))

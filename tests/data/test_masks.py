@@ -215,7 +215,11 @@ def test_the_command_line_reports_masks_reads_them_or_not_and_names_the_flags(tm
 
     folder = folder_of_masks(tmp_path / "d")
     out = call("data", folder, "--mask-values", "255", "--size", "16")
-    assert "masks of 12 images from masks/" in out and "pairs 0, masks 12" in out and "255 mark as asked" in out
+    assert (
+        "masks of 12 images from masks/" in out
+        and "pairs 0, masks that mark something 12" in out
+        and "255 mark as asked" in out
+    )
     assert "--mask-values 255" in out.splitlines()[-1]
     assert "class folders, 2 classes" in call("data", folder, "--masks", "no")
     assert json.loads(call("data", folder, "--json"))["masks"] == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +13,13 @@ from reverie.commands.shared import bar, dump, table, target
 from reverie.commands.shared import out as say
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import quoted
+from reverie.data.options import as_flags
 
 if TYPE_CHECKING:
-    from reverie.data.types import Dataset
+    from reverie.data.types import Dataset, Problem
 
 FEW = 2000  # training images, below which a GAN needs augmentation of its discriminator's images: docs/choosing.md
+FEWEST = 500  # below which its samples are copies and blots
 _SMALL = 64  # pixels of a side, above which a step for each pixel takes too long
 _BARS = 24  # classes that are shown with a bar
 
@@ -28,6 +31,7 @@ def data(
     explain: bool = False,
     problems: bool = False,
     out: str | None = None,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """What a folder or data set holds, and everything that is wrong with it. Without SOURCE: the sources there are.
@@ -38,13 +42,14 @@ def data(
         explain: say of every layout why it fits or not, and read nothing.
         problems: list every problem with its file, not only the first of each kind.
         out: a contact sheet with the sizes and classes of the images, such as sheet.png.
+        overwrite: replace a file that reverie did not write.
         json: print the report as JSON.
     """
     from reverie.data import explain as explain_layouts
     from reverie.data import open_data
     from reverie.data.intake import TooFew
 
-    sheet = out and target(out)
+    sheet = out and target(out, overwrite=overwrite)
     if source is None:
         from reverie.data.listing import POSSIBLE
 
@@ -116,19 +121,29 @@ def _say(dataset: Dataset, every_problem: bool) -> None:
         say(_sizes(report.sizes))
     several = sum(len(texts) for texts in dataset.train.get("captions") or [])
     more = f" ({several / len(dataset.train):.1f} an image)" if several else ""
-    masks = f", masks {summary['masks']}" * bool(summary["masks"])
+    masks = f", masks that mark something {summary['masks']}" * ("mask" in dataset.train)
     say(f"classes {len(dataset.classes)}, captions {summary['captions']}{more}, pairs {summary['pairs']}{masks}")
     say(*_bars(dataset))
     if dataset.attributes:
         say(f"attributes {', '.join(dataset.attributes)}")
-    for kind, count in report.counts().items():
+    for kind in report.counts():
         ours = [problem for problem in report.problems if problem.kind == kind]
+        of_set = [problem for problem in ours if problem.file == "*"]
+        of_files = [problem for problem in ours if problem.file != "*"]
+        say(*(f"  {'':6} {kind}: {_action(problem)}" for problem in of_set))
         if every_problem:
-            say(*(f"  {kind}: {problem.file}: {problem.action}" for problem in ours))
-        else:
-            first = next((problem for problem in ours if "composited" in problem.action), ours[0])
+            say(*(f"  {kind}: {problem.file}: {_action(problem)}" for problem in of_files))
+        elif of_files:
+            first = next((problem for problem in of_files if "composited" in problem.action), of_files[0])
             keep = f"; {argument('channels', 4)} keeps the transparency" if "composited" in first.action else ""
-            say(f"  {count:6} {kind}: {first.action}{keep} (first: {first.file})")
+            say(f"  {len(of_files):6} {kind}: {_action(first)}{keep} (first: {first.file})")
+
+
+def _action(problem: Problem) -> str:
+    """Of a problem in flags, without its kind: "1 file" of the kind "ignored", not "ignored: 1 file"."""
+    words = [word for word in problem.action.split(": ") if word != problem.kind]
+    text = re.sub(r"\blow and high of (\S+) and (\S+)", r"--low \1 --high \2", ": ".join(words))
+    return re.sub(r"\blow and high\b", "--low and --high", text)
 
 
 def _sizes(sizes: dict[tuple[int, int], int]) -> str:
@@ -163,11 +178,25 @@ def _bars(dataset: Dataset) -> list[str]:
 
 def _which_model(dataset: Dataset) -> str:
     """A first choice by purpose and number of images, from the measurements of docs/choosing.md."""
-    best = "flow-matching or r3gan (5 minutes)" if len(dataset.train) >= FEW else "stylegan2 or ddpm (20 minutes)"
+    n = len(dataset.train)
+    best = "flow-matching or r3gan (5 minutes)" if n >= FEW else "stylegan2 or ddpm (20 minutes)"
+    few = f" ({n:,} images are few for a GAN or a diffusion model: expect copies and blots)" * (n < FEWEST)
     small = max(dataset.spec.shape) <= _SMALL
     exact = f", {'pixelcnn++ for an exact likelihood (15 minutes), ' * small}codec for lossless files (10 minutes)"
     pairs = ", pix2pix for its pairs (15 minutes)" if "source" in dataset.train else ""
-    return f"which model: vae for a first look (3 minutes), {best} for good samples{pairs}{exact}; see docs/choosing.md"
+    pairs += ", cyclegan for its two domains (10 minutes)" if _is_unpaired(dataset) else ""
+    words = ", ddpm --conditional text for samples by caption (20 minutes)" if _has_captions(dataset) else ""
+    classes = "; --conditional label makes them by class" if dataset.classes and not _is_unpaired(dataset) else ""
+    first = "which model: vae for a first look (3 minutes)"
+    return f"{first}, {best} for good samples{few}{pairs}{words}{exact}{classes}; see docs/choosing.md"
+
+
+def _is_unpaired(dataset: Dataset) -> bool:
+    return dataset.classes == ["A", "B"] and "source" not in dataset.train
+
+
+def _has_captions(dataset: Dataset) -> bool:
+    return any(dataset.train.get("text") or [])
 
 
 def _next(dataset: Dataset, source: str, opening: Opening) -> str:
@@ -176,22 +205,29 @@ def _next(dataset: Dataset, source: str, opening: Opening) -> str:
 
     from reverie.core.registry import build
 
-    flags = {
-        name: quoted(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else value
-        for name, value in opening.changed().items()
-    }
-    words = {"data": quoted(source)} | flags
-    rest = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in words.items())
+    rest = " ".join(as_flags({"data": source} | opening.changed()))
     if dataset.spec.medium in ("video", "volume"):
         return (
             f"No built-in model learns from {dataset.spec.medium}s: write one (docs/extending.md). "
             f"Next: reverie train package.module:Model {rest}"
         )
-    model = "pix2pix" if "source" in dataset.train else "cyclegan" if dataset.classes == ["A", "B"] else "vae"
-    model = "recurrent-autoencoder" if dataset.spec.medium == "sequence" else model
-    try:
-        with torch.device("meta"):  # asks whether the size fits, and allocates nothing
-            build(model, dataset)
-    except UsageError as error:
-        return f"Next: another size. {error}"
-    return f"Next: reverie train {model} {rest}"
+    refusal = ""
+    for model, options in _models(dataset):
+        try:
+            with torch.device("meta"):  # asks whether the size fits, and allocates nothing
+                build(model, dataset, **options)
+        except UsageError as error:
+            refusal = refusal or str(error)
+        else:
+            return f"Next: reverie train {' '.join([model, rest, *as_flags(options)])}"
+    return f"Next: another size. {refusal}"
+
+
+def _models(dataset: Dataset) -> list[tuple[str, dict[str, str]]]:
+    """Models that a first training may be of, and their options, the best first."""
+    if "source" in dataset.train or _is_unpaired(dataset):
+        return [("pix2pix" if "source" in dataset.train else "cyclegan", {})]
+    if dataset.spec.medium == "sequence":
+        return [("recurrent-autoencoder", {})]
+    by_caption = [("ddpm", {"conditional": "text"})] if _has_captions(dataset) else []
+    return [*by_caption, ("vae", {"conditional": "label"} if dataset.classes else {})]

@@ -97,7 +97,7 @@ def quoted(path: object) -> str:
     text = str(path)
     text = f"./{text}" if text.startswith("-") else text  # else it would be read as an option
     if printable(text) == text:
-        return shlex.quote(text)
+        return f'"{text}"' if "'" in text and not re.search(r'["$`\\!]', text) else shlex.quote(text)
     return "$'" + "".join(c if c.isprintable() and c not in "\\'" else _bytes_of(c) for c in text) + "'"
 
 

@@ -94,7 +94,7 @@ class Term:
         value = row.get(self.column)
         if value is None or value == "":
             return False
-        values = value if isinstance(value, list | tuple) else [value]
+        values = _listed(value)
         compare = COMPARISONS[self.sign]
         several = all if self.sign == "!=" else any
         return several(compare(*_comparable(each, self.value, self.sign)) for each in values)
@@ -177,9 +177,31 @@ def chosen(
                     f"{', '.join(sorted(columns))}."
                 )
         fulfils = np.array([all(term.holds(row) for term in terms) for row in rows], bool)
-        _left_out(problems, int((keep & ~fulfils).sum()), noun, f"where not {choice.where}")
+        if not fulfils.any():
+            raise UsageError(f"No {noun[:-1]} fulfils {choice.where} ({_in_the_data(terms, rows)}).")
+        condition = f"({choice.where})" if len(terms) > 1 else choice.where
+        _left_out(problems, int((keep & ~fulfils).sum()), noun, f"where not {condition}")
         keep &= fulfils
     return keep
+
+
+def _in_the_data(terms: Sequence[Term], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The values of the columns of a condition: "age: 10 to 39 in the data"."""
+    columns = []
+    for column in dict.fromkeys(term.column for term in terms):
+        values = {each for row in rows for each in _listed(row.get(column)) if each not in (None, "")}
+        try:
+            ends = [min(map(float, values)), max(map(float, values))]
+            some = f"{ends[0]:g} to {ends[1]:g}"
+        except ValueError:  # words, or nothing
+            names = sorted(map(str, values))
+            some = (", ".join(names[:6]) + " ..." * (len(names) > 6)) or "no value"
+        columns.append(f"{column}: {some}")
+    return f"{'; '.join(columns)} in the data"
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def limited(

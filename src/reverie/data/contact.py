@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ import numpy as np
 
 from reverie.core.terminal import printable
 from reverie.data.types import Dataset
-from reverie.media import medium_of
+from reverie.media import alpha, medium_of
 from reverie.media.plots import check_plot, figure
+from reverie.media.sheets import labelled_grid
 
-COLUMNS, ROWS = 12, 6  # images that are shown
+IMAGES, COLUMNS = 72, 12  # that are shown
+WIDTH, HEIGHT = 14.0, 7.5  # of the images, inches
+DPI = 110
+TILE = 96  # most pixels of the height of an image above words
 CLASSES = 30  # bars
 
 
@@ -29,12 +33,16 @@ def contact_sheet(dataset: Dataset, path: Path) -> None:
     check_plot(path)
     counts, sizes = dataset.counts_of_classes(), dataset.report.sizes
     plots: list[Callable[[Any], None]] = [partial(_classes, counts=counts)] if counts else []
-    plots += [partial(_extents, sizes=sizes), partial(_aspects, sizes=sizes)] if sizes else []
-    with figure(path, 14, 7.5 + 3.2 * bool(plots)) as drawing:
+    plots += [partial(_extents, sizes=sizes), partial(_aspects, sizes=sizes)] if len(sizes) > 1 else []
+    images = _samples(dataset)
+    height = min(HEIGHT, WIDTH * images.shape[0] / images.shape[1])
+    with figure(path, WIDTH, 0.4 + height + 3.2 * bool(plots)) as drawing:
         drawing.suptitle(printable(f"{Path(dataset.source).name or dataset.source}: {_title(dataset)}"), fontsize=11)
-        grid = drawing.add_gridspec(2 if plots else 1, max(1, len(plots)), height_ratios=[7, 3.2][: 1 + bool(plots)])
+        grid = drawing.add_gridspec(
+            2 if plots else 1, max(1, len(plots)), height_ratios=[height, 3.2][: 1 + bool(plots)]
+        )
         sheet = drawing.add_subplot(grid[0, :])
-        sheet.imshow(_samples(dataset), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        sheet.imshow(images, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
         sheet.set_axis_off()
         for column, plot in enumerate(plots):
             plot(drawing.add_subplot(grid[1, column]))
@@ -43,21 +51,45 @@ def contact_sheet(dataset: Dataset, path: Path) -> None:
 def _title(dataset: Dataset) -> str:
     read_as = dataset.report.read_as
     size = f"{len(dataset.train):,} to train on, {len(dataset.held_out):,} held out, {dataset.spec}"
+    if len(sizes := dataset.report.sizes) == 1:
+        size += " of files of {} x {} pixels".format(*next(iter(sizes)))
     return f"{read_as}; {size}" if read_as else size
 
 
 def _samples(dataset: Dataset) -> np.ndarray:
-    """Images spread over the split, those of a class together."""
-    n = min(COLUMNS * ROWS, len(dataset.train))
+    """Images spread over the split, those of a class together; of pairs the source to the left of each image."""
+    spec, n, columns = dataset.spec, min(IMAGES, len(dataset.train)), COLUMNS
+    if spec.medium == "image":
+        height, width = spec.shape[0], spec.shape[1] * (1 + ("source" in dataset.train))
+        columns = max(1, round(math.sqrt(n * WIDTH / HEIGHT * height / width)))
+        n -= n % columns if n > columns else 0  # full rows
     rows = np.linspace(0, len(dataset.train) - 1, n).astype(np.int64)
     if dataset.classes:
         by_class = np.argsort(dataset.train.labels, kind="stable")
         rows = by_class[rows]
-    images, spec = dataset.train["x"][rows], dataset.spec
-    if "mask" in dataset.train and spec.medium == "image":
+    images = dataset.train["x"][rows]
+    if spec.medium != "image":
+        return np.squeeze(medium_of(spec).sheet(images, spec, columns=columns))
+    if "mask" in dataset.train:
         images = _outlined(images, dataset.train["mask"][rows, ..., 0] > 0)
-        spec = replace(spec, channels=images.shape[-1])
-    return np.squeeze(medium_of(spec).sheet(images, spec, columns=COLUMNS))
+    if "source" in dataset.train:
+        channels = max(images.shape[-1], dataset.train["source"].shape[-1])
+        sides = dataset.train["source"][rows], images
+        images = np.concatenate([alpha.with_channels(side, channels) for side in sides], axis=2)
+    if not (words := _words(dataset, rows)):
+        return np.squeeze(labelled_grid(images, [], columns))
+    step = math.ceil(height / TILE)  # large images are thinned, or the words would be too small
+    images = images[:, ::step, ::step]
+    most = DPI * WIDTH / columns / images.shape[2], DPI * HEIGHT / math.ceil(n / columns) / (images.shape[1] + 14)
+    return np.squeeze(labelled_grid(images, words, columns, max(1, int(min(most)))))
+
+
+def _words(dataset: Dataset, rows: np.ndarray) -> list[str]:
+    """The caption of each image, else its class; empty where there are neither."""
+    if any(texts := dataset.train.get("text") or []):
+        return [texts[row] for row in rows]
+    labels = dataset.train.labels[rows]
+    return [dataset.classes[label] if label >= 0 else "" for label in labels] if dataset.classes else []
 
 
 def _outlined(images: np.ndarray, marked: np.ndarray) -> np.ndarray:
@@ -78,7 +110,8 @@ def _classes(axis: Any, counts: Mapping[str, tuple[int, int]]) -> None:
     axis.set_xticks(range(len(first)), names, rotation=90 if len(first) > 6 else 0, fontsize=7)
     more = f" (first {CLASSES} of {len(counts):,})" if len(counts) > CLASSES else ""
     axis.set_title(f"images of each class{more}", fontsize=9)
-    axis.legend(frameon=False, fontsize=7)
+    axis.set_ylim(top=1.2 * (train + held_out).max())  # room for the legend
+    axis.legend(frameon=False, fontsize=7, loc="upper right", ncols=2)
 
 
 def _extents(axis: Any, sizes: Mapping[tuple[int, int], int]) -> None:
@@ -90,6 +123,10 @@ def _extents(axis: Any, sizes: Mapping[tuple[int, int], int]) -> None:
     axis.set_ylabel("height, pixels", fontsize=8)
     axis.set_xscale("log")
     axis.set_yscale("log")
+    for ticks, ends in ((axis.set_xticks, width), (axis.set_yticks, height)):
+        powers = 2 ** np.arange(int(np.log2(ends.min())), int(np.ceil(np.log2(ends.max()))) + 1)
+        ticks(powers, [f"{power:,}" for power in powers], fontsize=7)
+    axis.minorticks_off()
     axis.set_title("sizes of the files' images", fontsize=9)
 
 

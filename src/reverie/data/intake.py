@@ -27,8 +27,15 @@ from reverie.media.formats import PIXEL_LIMIT, check_pixels
 
 MIN_IMAGES = 8
 ONE_IMAGE = "One image can start a dream or be a style: reverie dream, stylize, train style-net."
-HINTS = ("short-film", "needs-extra", "other-medium")  # kinds of problems whose action is the remedy of too few samples
 CHANGED = "changed"
+CHOSEN = ("not-chosen", "low-resolution")  # kinds of what is left out by the user's choice
+HINTS = (
+    "short-film",
+    "needs-extra",
+    "other-medium",
+    "decompression-bomb",
+    *CHOSEN,
+)  # kinds of problems whose action is the remedy of too few samples
 TASK = 32  # most things that a thread is handed at once
 AHEAD = 512  # files read ahead of their use: of each its hash and size are kept
 FRESH_NS = 2_000_000_000  # a file this new may change again within the clock's resolution: not cached
@@ -90,7 +97,7 @@ class TooFew(ReverieError):
         hints = {problem.kind: problem.action for problem in reversed(report.problems) if problem.kind in HINTS}
         problems += "".join(f" {hint[:1].upper()}{hint[1:]}." for hint in hints.values())
         endings = f" Images are read from {' '.join(sorted(decode.SUFFIXES))} files." if files else ""
-        endings = endings if noun == "images" else ""
+        endings = endings if noun == "images" and not {*CHOSEN} & {*report.counts()} else ""
         training = "" if train is None else f", {train} of them to train on"
         super().__init__(
             f"{what} has {report.usable} usable {noun}{training}; at least {MIN_IMAGES} are needed.{problems}{endings}"

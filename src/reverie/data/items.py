@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from reverie.data.types import Problem
 
 HEADER = 1 << 18  # bytes, in which an image's size stands
+TRAIN_NAMES = ("train", "training")
 HELD_OUT_NAMES = ("test", "val", "valid", "validation", "held_out", "held-out")
 
 
@@ -151,6 +152,12 @@ class Listing:
             | {str(name): value for name, value in row.items() if name not in ("label", "text")}
             for item, row in zip(self.items, rows, strict=True)
         ]
+
+
+def split_of(folder: str) -> str | None:
+    """ "train" or "held_out" by a folder's name, such as train, val2017 or Test; None if it names no split."""
+    name = re.sub(r"[-_]?(19|20)\d\d$", "", folder.lower())
+    return "train" if name in TRAIN_NAMES else "held_out" if name in HELD_OUT_NAMES else None
 
 
 def natural_key(name: str) -> tuple[tuple[Any, ...], str]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
-from reverie.data.items import HELD_OUT_NAMES, Listing
+from reverie.data.items import HELD_OUT_NAMES, Listing, split_of
 from reverie.data.naming import FOUND, Columns
+
+if TYPE_CHECKING:
+    from reverie.data.tree import Tree
 
 BUNDLED_NAMES = ("fashion", "emoji")
 PUBLIC_NAMES = (
@@ -47,6 +52,37 @@ def split_name(text: str) -> tuple[str, str | None]:
     return text, None
 
 
+def keep_named(listing: Listing, split: str) -> bool:
+    """Keep the images of test/, or those of val/, where folders divide the held-out images into the two.
+
+    Args:
+        split: "test" or a name of the other; any other text keeps both.
+
+    Returns:
+        whether images were left out; the others then have no split any more.
+    """
+    folders = [item.name.split("/")[:-1] for item in listing.items]
+    common = len(os.path.commonprefix(folders))  # noqa: RUF071 (of lists: their first equal parts)
+    sides = [
+        next((_kind(folder) for folder in parts[common:] if split_of(folder) == "held_out"), "")
+        if item.split == "held_out"
+        else None
+        for item, parts in zip(listing.items, folders, strict=True)
+    ]
+    if _kind(split) not in ("test", "val") or {*sides} - {None} != {"test", "val"}:
+        return False
+    keep = [side == _kind(split) for side in sides]
+    listing.items = [replace(item, split=None) for item, kept in zip(listing.items, keep, strict=True) if kept]
+    listing.rows = [row for row, kept in zip(listing.rows, keep, strict=True) if kept] if listing.rows else []
+    listing.read_as += f"; {_kind(split)} alone"
+    return True
+
+
+def _kind(folder: str) -> str:
+    """ "test", "val" or "held" of a folder's name."""
+    return next((kind for kind in ("test", "val", "held") if folder.lower().startswith(kind)), "")
+
+
 def path_exists(path: str) -> bool:
     """Whether a text is the path of something."""
     try:
@@ -56,20 +92,49 @@ def path_exists(path: str) -> bool:
 
 
 def explain(source: str | os.PathLike[str]) -> list[tuple[str, str, str]]:
-    """Of every layout: its name, whether a folder or zip fits it ("yes", "no", "ask", "on request" ...), and why.
+    """Of every layout: its name, whether a source fits it ("yes", "no", "ask", "on request" ...), and why.
+
+    Of a folder of arrays, of shards or of Parquet files, and of an LMDB: what it is read as.
 
     Raises:
-        UsageError: neither a folder nor a zip.
+        UsageError: no folder, zip or tar.
         ReverieError: a damaged zip.
     """
-    from reverie.data import layouts, tree
+    from reverie.data import containers, layouts, shards, tree
 
     path = Path(source).expanduser()
     if exists(path) and path.is_dir():
-        return layouts.explain(tree.of_folder(path))
+        files = tree.of_folder(path)
+        arrays, (kind, names) = containers.loader_of(str(path)), _packed(path, files)
+        if arrays is None and not kind:
+            return layouts.explain(files)
+        words = f"it has {', '.join(names[:3])}{' ...' * (len(names) > 3)}"
+        read = (containers.READ_AS[arrays], "yes", "they are named so") if arrays else (_WORDS[kind], "yes", words)
+        others = layouts.explain(files) if files.images else []
+        return [read, *((name, "on request" if fits == "yes" else fits, why) for name, fits, why in others)]
     if is_file(path) and path.suffix.lower() == ".zip":
         return layouts.explain(tree.of_zip(path))
-    raise UsageError(f"{path} is no folder and no zip; other sources have no layouts.")
+    if is_file(path) and path.name.lower().endswith(shards.TARS):
+        folder = shards.folder_of(path)
+        why = "its KEY.txt, KEY.cls or KEY.json are about images"
+        return layouts.explain(folder) if folder else [(_WORDS["tar"], "yes", why)]
+    raise UsageError(f"{path} is no folder, no zip and no tar; other sources have no layouts.")
+
+
+_WORDS = {"lmdb": "an LMDB of images", "tar": "WebDataset shards", "parquet": "Parquet files"}
+
+
+def _packed(path: Path, files: Tree) -> tuple[str, list[str]]:
+    """What a folder's images are packed in ("lmdb", "tar", "parquet" or ""), and the names of these files."""
+    from reverie.data import lmdb, parquet, shards
+    from reverie.data.intake import MIN_IMAGES
+
+    if lmdb.is_lmdb(str(path)):
+        return "lmdb", [*lmdb.NAMES]
+    few = len(files.images) < MIN_IMAGES  # a preview beside shards is no data set
+    tars = [name for name in files.files if few and name.lower().endswith(shards.TARS)]
+    tables = [name for name in files.files if few and parquet.is_parquet(name)]
+    return ("tar", tars) if tars else ("parquet", tables) if tables else ("", [])
 
 
 def list_source(source: str, layout: str | None = None, masks: str | None = None, columns: Columns = FOUND) -> Listing:
@@ -94,7 +159,7 @@ def _list(source: str, layout: str | None, masks: str | None, columns: Columns) 
 
         return list_hub(source[3:], columns)
     from reverie.data import lmdb, parquet, shards, tree
-    from reverie.data.intake import MIN_IMAGES, ONE_IMAGE
+    from reverie.data.intake import ONE_IMAGE
     from reverie.data.layouts import list_tree
     from reverie.media import decode
 
@@ -102,17 +167,15 @@ def _list(source: str, layout: str | None, masks: str | None, columns: Columns) 
     try:
         if path.is_dir():
             files = tree.of_folder(path)
-            if layout is None and columns == FOUND and lmdb.is_lmdb(source):
-                return files.beside(lmdb.list_lmdb(path), lmdb.NAMES)
-            few = len(files.images) < MIN_IMAGES  # a preview beside shards is no data set
-            tars = [path / name for name in files.files if few and name.lower().endswith(shards.TARS)]
-            tables = [name for name in files.files if few and parquet.is_parquet(name)]
-            if layout is None and tables and not tars:
-                return files.beside(parquet.list_parquet([path / name for name in tables], masks, columns), tables)
-            if not tars:
-                return list_tree(files, layout, masks, columns)
-            listing = shards.list_shards(tars, layout, masks, columns)
-            return files.beside(listing, [name for name in files.files if path / name in tars])
+            kind, names = _packed(path, files)
+            paths = [path / name for name in names]
+            if kind == "tar":
+                return files.beside(shards.list_shards(paths, layout, masks, columns), names)
+            if kind == "lmdb" and layout is None and columns == FOUND:
+                return files.beside(lmdb.list_lmdb(path), names)
+            if kind == "parquet" and layout is None:
+                return files.beside(parquet.list_parquet(paths, masks, columns), names)
+            return list_tree(files, layout, masks, columns)
         if source.lower().endswith(parquet.PARQUET) and path.is_file():
             return parquet.list_parquet([path], masks, columns)
         if source.lower().endswith(".zip") and path.is_file():

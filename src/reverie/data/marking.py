@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reverie.core import cache as home
-from reverie.core.errors import argument
+from reverie.core.errors import UsageError, argument
 from reverie.data.intake import Memory, Seen, changed_file, file_and_sha, parallel
 from reverie.data.items import File, Item
 from reverie.data.types import Problem
@@ -108,10 +108,19 @@ def _inspect(file: File, max_pixels: int) -> list[Any]:
 
 
 def decide(by_kind: dict[str, set[int]], chosen: Iterable[int] | None = None) -> Marking:
-    """The rule for values of each kind, or for the values that the user chose."""
+    """The rule for values of each kind, or for the values that the user chose.
+
+    Raises:
+        UsageError: no mask has any of these.
+    """
     rules = {kind: _rule(kind, by_kind[kind]) for kind in sorted(by_kind)}
     if chosen is not None:
-        numbers = sorted({*chosen})
+        numbers, present = sorted({*chosen}), set[int]().union(*by_kind.values())
+        if not present & {*numbers}:
+            have = "; ".join(_named(kind, values) for kind, values in sorted(by_kind.items()))
+            raise UsageError(
+                f"{argument('mask_values', ','.join(map(str, numbers)))}: no mask has that; there are {have}."
+            )
         name = ", ".join(map(str, numbers))
         rules = {
             kind: (frozenset(numbers), f"{_named(kind, values)}, of which {name} mark as asked")

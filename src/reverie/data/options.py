@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reverie.core.errors import UsageError, argument, suggest
+from reverie.core.files import quoted
 from reverie.core.values import integer, integers, is_finite
 from reverie.data.choose import Choice
 from reverie.data.naming import FOUND, Columns
@@ -135,7 +136,7 @@ def open_options(
     max_pixels: int = PIXEL_LIMIT,
     frames: int | None = None,
     stride: int | None = None,
-    masks: str | None = None,
+    masks: str | bool | None = None,
     mask_values: str | int | Sequence[int] | None = None,
     keep_classes: bool = True,
     columns: str | Mapping[str, str] | Columns | None = None,
@@ -170,6 +171,8 @@ def open_options(
     low, high, channels = _plain(low), _plain(high), channels and int(channels)
     pixels = integer(argument("max_pixels"), max_pixels, least=1, most=1 << 40)
     frames, stride = frames and int(frames), stride and int(stride)
+    if isinstance(masks, bool):
+        masks = "yes" if masks else "no"
     if masks not in (None, *MASKS):
         raise UsageError(f'{argument("masks")} must be "yes" or "no", not {masks!r:.80}.')
     if masks == "no" and mask_values is not None:
@@ -177,6 +180,32 @@ def open_options(
     chosen = (layout, choice, pixels, frames, stride, masks, parse_values(mask_values))
     kept = (bool(keep_classes), Columns.of(columns))
     return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, *chosen, *kept)
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Options of opening as flags of the command line: ``--size 32x48``, ``--dedupe``."""
+    words = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+            continue
+        if isinstance(value, Mapping):
+            value = ",".join(f"{key}={each}" for key, each in value.items())
+        elif isinstance(value, list | tuple):
+            value = ("x" if name == "size" else ",").join(map(str, value))
+        number = f"{value:g}" if isinstance(value, float) else f"{value}"
+        words.append(f"{flag} {quoted(value) if isinstance(value, str) else number}")
+    return words
+
+
+def flags_of(opened: Mapping[str, Any]) -> list[str]:
+    """The options in ``OpenOptions.opened``, and the medium, that are not the default, as flags."""
+    options = {name: value for name, value in opened["requested"].items() if name != "keep_classes"}
+    usual = open_options().opened | {"medium": "image"}
+    same = ("fit", "background", "held_out", "medium")
+    options |= {name: opened[name] for name in same if opened[name] != usual[name]}
+    return as_flags(options | ({"background": colour_name(opened["background"])} if "background" in options else {}))
 
 
 def _plain(number: float | None) -> float | None:
@@ -223,6 +252,15 @@ def parse_background(background: Background) -> tuple[int, int, int]:
     if len(values) != 3 or not all(0 <= value <= 255 for value in values):
         raise _bad_background(background)
     return values[0], values[1], values[2]
+
+
+def colour_name(rgb: Sequence[int]) -> str:
+    """ "white" of (255, 255, 255); "#0a141e" where there is no name."""
+    from PIL import ImageColor
+
+    names = [*ImageColor.colormap]
+    number = "#{:02x}{:02x}{:02x}".format(*rgb)
+    return next((name for name in names if ImageColor.getrgb(name)[:3] == tuple(rgb)), number)
 
 
 def _bad_background(background: Background) -> UsageError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.data.listing import split_name
+from reverie.data.listing import path_exists, split_name
 from reverie.data.naming import columns_of
 from reverie.data.options import CHOICES, HELD_OUT, WHITE
 from reverie.data.sources import IN_MEMORY, anchored, open_data
@@ -16,6 +16,7 @@ from reverie.data.types import Dataset
 from reverie.media import Spec
 
 _RENAMED = r"^binary-mnist(?!:static|:seeded)", "binary-mnist:seeded"  # recorded when there was no other
+_BOTH = r":(test|val|valid|validation)$", ":held_out"  # older runs took both for either
 _KEYS = ("source", "reopenable", "fingerprint", "counts")
 _REQUESTED = {"size", "channels", "low", "high", "copies", "keep_classes", *CHOICES}
 _REOPENED = ("fit", "background", "held_out", "requested")  # more of data that can be opened again
@@ -90,6 +91,8 @@ def reopen(provenance: dict[str, Any], data: Any = None, progress: Progress | No
     if isinstance(data, Dataset):
         return _checked(data, record)
     source = re.sub(*_RENAMED, record["source"]) if data is None else data
+    if not record.get("exact") and isinstance(source, str) and path_exists(split_name(source)[0]):
+        source = re.sub(*_BOTH, source) if not path_exists(source) else source
     # Recorded where they apply: runs of older versions have neither masks nor classes that keep an image, and read
     # tables by other rules.
     older = {"keep_classes": False} | ({} if record.get("masks") else {"masks": "no"})

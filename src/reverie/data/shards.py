@@ -82,6 +82,13 @@ def list_shards(
     return listing
 
 
+def folder_of(tar: Path) -> Tree | None:
+    """The files of a tar that is a folder in a file; None if it is a shard."""
+    problems: list[Problem] = []
+    members = _members(tar, problems)
+    return None if _has_words(members) else Tree(str(tar), dict(sorted(members.items())), problems)
+
+
 class _Sound(tarfile.TarInfo):
     """A member whose header claims no negative size, at which tarfile before Python 3.13.6 loops for ever."""
 

@@ -15,7 +15,15 @@ from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import exists
 from reverie.data.choose import Choice
 from reverie.data.labels import clear_negatives
-from reverie.data.listing import BUNDLED_NAMES, POSSIBLE, PUBLIC_NAMES, list_source, path_exists, split_name
+from reverie.data.listing import (
+    BUNDLED_NAMES,
+    POSSIBLE,
+    PUBLIC_NAMES,
+    keep_named,
+    list_source,
+    path_exists,
+    split_name,
+)
 from reverie.data.naming import Columns, columns_of
 from reverie.data.options import WHITE, Background, OpenOptions, open_options
 from reverie.data.types import Dataset, Report, Split
@@ -53,7 +61,7 @@ def open_data(
     max_pixels: int = PIXEL_LIMIT,
     frames: int | None = None,
     stride: int | None = None,
-    masks: str | None = None,
+    masks: str | bool | None = None,
     mask_values: str | int | Sequence[int] | None = None,
     keep_classes: bool = True,
     columns: str | Mapping[str, str] | Columns | None = None,
@@ -62,11 +70,12 @@ def open_data(
 
     Args:
         source: a bundled name, a public name, ``hf:owner/name``, a folder, ``.npz`` or ``.npy``, ``.tar`` shards.
-            ``SOURCE:train`` or ``SOURCE:test`` (also ``:held_out``, ``:val``) takes only that split, and splits it
-            again by content. Or an object: a NumPy array or tensor (N, H, W), (N, H, W, C), (N, C, H, W); for other
-            media see ``data.rows.LAYOUTS``; a list of PIL images; a torch ``Dataset``, ``DataLoader`` or other
-            iterable of known length with samples that are images, (image, label) or dicts of columns (``x``,
-            ``label``, ``text``, ``source``, ``mask``, ``attributes``). It is read once, in order.
+            ``SOURCE:train`` or ``SOURCE:held_out`` (also ``:test``, ``:val``: of a folder with both, that one
+            alone) takes only that split, and splits it again by content. Or an object: a NumPy array or tensor
+            (N, H, W), (N, H, W, C), (N, C, H, W); for other media see ``data.rows.LAYOUTS``; a list of PIL images; a
+            torch ``Dataset``, ``DataLoader`` or other iterable of known length with samples that are images, (image,
+            label) or dicts of columns (``x``, ``label``, ``text``, ``source``, ``mask``,
+            ``attributes``). It is read once, in order.
         size: side of square images, or (height, width), or "48x64"; None: the images' size if all are equal, square
             and at most 256, else 64.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA, with the images' transparency); None: 1 if every image is grey, else 3.
@@ -90,8 +99,8 @@ def open_data(
         max_pixels: most pixels of a file's image; the files of larger ones are skipped, by their header.
         frames, stride: of the clips that films are cut into, with ``medium="video"``: so many frames (None: 16), of
             the film's every ``stride``-th (None: 1). ``size`` is that of the frames.
-        masks: of a folder, zip or shards: "yes" takes all that have an image, "no" none; None: those that are
-            recognised.
+        masks: of a folder, zip or shards: "yes" or True takes all that have an image, "no" or False none; None:
+            those that are recognised.
         mask_values: grey values or indices of palettes that mark, such as 15 or "1,15"; None: decided from all masks.
         keep_classes: a class that would be held out completely keeps an image to train on, unless the source has a
             split; False: it does not, as in runs of older versions.
@@ -176,6 +185,8 @@ def _from_files(
         return _from_members(text, name, part, options, opened, progress)
     listing = list_source(name, options.layout, options.masks, options.columns)
     part = listing.part or part
+    if part == "held_out" and keep_named(listing, text[len(name) + 1 :]):
+        part, opened = None, opened | {"exact": True}
     _only_images(name, options, deep=True)
     from reverie.data import choose, intake, store
     from reverie.data.marking import look_at_masks

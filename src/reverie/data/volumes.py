@@ -108,7 +108,7 @@ def _shape(shapes: list[Sequence[int]], options: OpenOptions, problems: list[Pro
     shape = tuple(int(side) for side in (medians if size is None else size * (3 // len(size))))
     cropped, padded = (extents > shape).any(1).sum(), (extents < shape).any(1).sum()
     if cropped or padded:
-        of = " to ".join("x".join(map(str, ends)) for ends in (extents.min(0), extents.max(0)))
+        of = " to ".join(dict.fromkeys("x".join(map(str, ends)) for ends in (extents.min(0), extents.max(0))))
         how = f"{cropped} cropped, {padded} padded, about their centres" + ", the medians" * (size is None)
         action = f"converted: volumes of {of} to {'x'.join(map(str, shape))} ({how})"
         problems.append(Problem("*", "mixed-sizes", action))

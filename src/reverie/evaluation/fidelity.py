@@ -42,9 +42,10 @@ def _check_comparable(evaluation: Evaluation, backbone: str, moments: bool = Fal
         )
     if min(len(fake), LEAST if count is None else count) < LEAST:
         real_images = "" if count is None else f" and {count} real"
+        sample = f", or sample more ({argument('n', LEAST)})" * (evaluation.sets.model is not None)
         raise Refused(
             f"There are {len(fake)} generated{real_images} images; a distance needs {LEAST} on each side.",
-            f"Add images, or sample more ({argument('n', LEAST)}).",
+            f"Add images{sample}.",
         )
 
 
@@ -58,8 +59,9 @@ def _name(evaluation: Evaluation, kind: str, backbone: str) -> str:
 def _full_rank(evaluation: Evaluation, backbone: str, what: str) -> None:
     dimension, file = BACKBONES[backbone].dimension, evaluation.sets.file  # checked before any weights are fetched
     enough = 5000 if dimension > 1000 else 10 * dimension
+    sample = "add images" if evaluation.sets.model is None else f"sample more ({argument('n', enough)})"
     for n, side, more in (
-        (len(evaluation.sets.fake), "generated", f"sample more ({argument('n', enough)})"),
+        (len(evaluation.sets.fake), "generated", sample),
         (file.n if file else len(evaluation.sets.reference), "reference", "use a larger reference"),
     ):
         if n is not None and n <= dimension:

@@ -236,9 +236,11 @@ def check_savable(evaluation: Evaluation) -> None:
     """Raise a UsageError if the reference has too few images for a covariance of full rank: before the work."""
     n, dimension = len(evaluation.sets.reference), BACKBONES[evaluation.default_backbone].dimension
     if n <= dimension:
+        small = BACKBONES["small"].dimension
+        other = f", or {argument('backbone', 'small')} ({small} features)" if small < n else ""
         raise UsageError(
             f"{n} images are too few for {argument('save_stats')}: a covariance of {dimension} features needs at least "
-            f"{dimension + 1}. Use more images, or {argument('backbone', 'small')} (128 features)."
+            f"{dimension + 1}. Use more images{other}."
         )
 
 

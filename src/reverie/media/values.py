@@ -19,6 +19,7 @@ BITS = (8, 10, 12, 14, 16)  # of integers in 16 bits: cameras and scanners fill 
 LABELS = 31  # integers up to this, over a complete set, are masks or maps of labels
 HAIR = 0.002  # of a range's width: rounding
 OVERSHOOT, OVERSHOOT_SHARE = 0.25, 0.02  # beyond a range: resizing by a filter with negative weights
+LOW_PART = 8  # times the largest value that a range may reach before the report says so
 OUTLIERS = 1e-4  # share of values at any distance: dead pixels
 BLOCK = 1 << 20  # values converted at once
 

@@ -23,7 +23,7 @@ from reverie.core.state import weights_hash
 from reverie.core.verbs import verbs_of
 from reverie.data import Dataset, open_data
 from reverie.data.memory import name_of
-from reverie.data.options import CHOICES, WHITE, Background
+from reverie.data.options import CHOICES, WHITE, Background, colour_name, flags_of
 from reverie.inference.conditions import length_of, vocabulary
 from reverie.media import Size, parse_size
 from reverie.media.formats import PIXEL_LIMIT
@@ -232,12 +232,13 @@ def announce(run: Run, loop: Loop) -> None:
         loop.say(reads)
     if isinstance(data, Dataset) and (met := data.report.counts()):
         kinds = ", ".join(f"{count} {kind}" for kind, count in met.items())
-        side = "x".join(map(str, data.spec.shape)) if data.spec.medium == "image" else ""
-        command = f"reverie data {quoted(data.source)}{' --size ' * bool(side)}{side}"
-        more = f" `{command}` lists the files." if data.provenance["reopenable"] else ""
-        loop.say(f"Problems in the data: {kinds}.{more}")
+        more = ""
+        if data.provenance["reopenable"]:
+            flags = flags_of(data.opened | {"medium": data.spec.medium})
+            more = f" `{' '.join(['reverie data', quoted(data.source), *flags, '--problems'])}` lists them."
+        loop.say(f"Remarks on the data: {kinds}.{more}")
         if "rgba" in met:
-            colour, keep = data.provenance["background"], argument("channels", 4)
+            colour, keep = colour_name(data.provenance["background"]), argument("channels", 4)
             loop.say(
                 f"Transparent pixels are {colour}: {argument('background')} takes another colour, {keep} keeps them."
             )

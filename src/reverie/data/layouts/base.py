@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from reverie.core.terminal import printable
 from reverie.data.captions import Captions
-from reverie.data.items import HELD_OUT_NAMES, Item
+from reverie.data.items import Item, split_of
 from reverie.data.tree import Tree
 from reverie.data.types import Problem
-
-TRAIN_NAMES = ("train", "training")
 
 
 @dataclass
@@ -68,12 +65,6 @@ class Layout:
     match: Callable[[Tree], Match]
 
 
-def split_of(folder: str) -> str | None:
-    """ "train" or "held_out" by a folder's name, such as train, val2017 or Test; None if it names no split."""
-    name = re.sub(r"[-_]?(19|20)\d\d$", "", folder.lower())
-    return "train" if name in TRAIN_NAMES else "held_out" if name in HELD_OUT_NAMES else None
-
-
 def by_split(tree: Tree, names: Iterable[str], problems: list[Problem]) -> list[tuple[str | None, str, list[str]]]:
     """(split, its folder, names): train/ and one of test/, val/ ... if both contain images, else all as one.
 
@@ -112,4 +103,7 @@ def count(n: int, noun: str) -> str:
 def split_words(branches: list[tuple[str | None, str, list[str]]]) -> str:
     """ ", train 100 / test 20" of named splits, else ""."""
     parts = [f"{prefix.rstrip('/').rpartition('/')[2]} {len(names):,}" for side, prefix, names in branches if side]
-    return f", {' / '.join(sorted(parts, key=lambda part: not part.startswith('train')))}" if parts else ""
+    both = " held out" * (sum(side == "held_out" for side, _, _ in branches) > 1)
+    return f", {' / '.join(sorted(parts, key=lambda part: (not part.lower().startswith('train'), part)))}{both}" * bool(
+        parts
+    )

@@ -12,8 +12,8 @@ from PIL import Image
 
 from reverie.core.errors import argument
 from reverie.core.terminal import printable
-from reverie.data.items import HELD_OUT_NAMES, File, Item
-from reverie.data.layouts.base import TRAIN_NAMES, Layout, Match, Reading, by_split, split_of, split_words
+from reverie.data.items import HELD_OUT_NAMES, TRAIN_NAMES, File, Item, split_of
+from reverie.data.layouts.base import Layout, Match, Reading, by_split, split_words
 from reverie.data.tree import Tree, stem
 from reverie.data.types import Problem
 from reverie.media import decode
