@@ -80,7 +80,7 @@ def _hashes(images: np.ndarray) -> np.ndarray:
 def _cells(grey: Image.Image, n: int) -> np.ndarray:
     """Images, one below the other, each resized to (8, 9) as Pillow resizes one: uint8 (n, 8, 9)."""
     width, height, box = grey.width, grey.height // n, Image.Resampling.BOX
-    if height > width:  # some versions of Pillow resize such columns before their rows, and round between the two
+    if height > width:  # of these, some versions of Pillow shrink the height first, and round between the two
         each = np.asarray(grey).reshape(n, height, width)
         return np.stack([np.asarray(Image.fromarray(image).resize((9, 8), box)) for image in each])
     narrow = np.asarray(grey.resize((9, n * height), box)).reshape(n, height, 9)
