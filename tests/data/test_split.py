@@ -146,6 +146,31 @@ def test_many_blank_pages_are_one_group_after_one_look_at_each() -> None:
     assert (split.groups(links, 20_000) == 0).all() and sum(looked) < 50_000
 
 
+def test_many_flat_colours_of_one_hash_are_looked_at_a_few_times_each() -> None:
+    flat = np.random.default_rng(0).integers(0, 256, (20_000, 1, 1, 3), np.uint8)
+    looked = []
+
+    def pixels_of(rows: np.ndarray) -> np.ndarray:
+        looked.append(len(rows))
+        return flat[rows]
+
+    links = split.near_duplicates(np.zeros(20_000, np.uint64), pixels_of)
+    assert len(links) and sum(looked) < 4 * 20_000
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 40), st.integers(0, 255), st.sampled_from([1, 3, 4]), st.integers(0, 30))
+def test_no_pair_that_is_the_same_is_left_out_by_its_means(seed: int, noise: int, grey: int, c: int, up: int) -> None:
+    """So the links are those of comparing all candidates."""
+    rng = np.random.default_rng(seed)
+    image = np.clip(grey + rng.integers(-noise, noise + 1, (5, 4, c)), 0, 255)
+    other = np.clip(image + rng.integers(-up, up + 1, c) + rng.integers(-2, 3, image.shape), 0, 255)
+    rows = np.stack([image, other, np.clip(image + 2, 0, 255)]).astype(np.uint8)
+    a, b = np.array([0, 0, 1]), np.array([1, 2, 2])
+    likely = split._Means(3, lambda index: rows[index])(a, b)
+    assert (likely | ~split._same(rows[a], rows[b])).all()
+
+
 def test_near_duplicates_are_found_among_many_without_comparing_all() -> None:
     n = 100_000
     rng = np.random.default_rng(0)

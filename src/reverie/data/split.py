@@ -132,17 +132,23 @@ def near_duplicates(hashes: np.ndarray, *pixels: Callable[[np.ndarray], np.ndarr
     ]
     orders.insert(0, np.argsort(hashes, kind="stable"))
     links = np.zeros((0, 2), np.int64)
+    may_be_same = _Means(n, pixels[0])
     # Adjacent hashes first: identical images are then one group already, and need no further comparisons.
     for steps in (range(1, 2), range(2, WINDOW + 1)):
         label = groups(links, n)
-        candidates = links[:0]
+        numbers = np.zeros(0, np.int64)  # of candidates: pairs (a, b) with a < b as a * n + b
         for order in orders:
-            parts = [candidates]
+            parts = [numbers]
             for step in (step for step in steps if step < n):
                 a, b = order[:-step], order[step:]
                 close = (bit_count(hashes[a] ^ hashes[b]) <= NEAR_BITS) & (label[a] != label[b])
-                parts.append(np.stack([np.minimum(a[close], b[close]), np.maximum(a[close], b[close])], axis=1))
-            candidates = np.unique(np.concatenate(parts), axis=0)
+                a, b = np.minimum(a[close], b[close]), np.maximum(a[close], b[close])
+                if step > 1 and len(a):  # many images of one hash have 31 candidates each
+                    likely = may_be_same(a, b)
+                    a, b = a[likely], b[likely]
+                parts.append(a * n + b)
+            numbers = np.unique(np.concatenate(parts))
+        candidates = np.stack(np.divmod(numbers, n), axis=1)
         same = [
             np.all([_same(of(part[:, 0]), of(part[:, 1])) for of in pixels], axis=0)
             for part in _chunks(candidates, 256)
@@ -221,10 +227,43 @@ def _extreme_group(high: np.ndarray, group: np.ndarray, lowest: bool) -> np.ndar
     return np.arange(len(group)) == row if chosen.all() else chosen
 
 
+class _Means:
+    """Which pairs may be the same by the means of their channels, which bound their difference.
+
+    So of many images with one hash, such as blank pages of many colours, each is looked at once, and not each pair.
+
+    Args:
+        of: row numbers (M,) -> uint8 (M, H, W, C), of n rows.
+    """
+
+    def __init__(self, n: int, of: Callable[[np.ndarray], np.ndarray]):
+        self.of, self.looked = of, np.zeros(n, bool)
+        self.means, self.tolerances = np.zeros((n, 0)), np.zeros(n)  # (n, C) once C is known
+
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Whether ``_same`` may hold, for rows (L,) and (L,): bool (L,)."""
+        new = np.zeros_like(self.looked)
+        new[a] = new[b] = True
+        for rows in _chunks(np.flatnonzero(new & ~self.looked), 256):
+            pixels = self.of(rows)
+            means = pixels.reshape(len(rows), -1, pixels.shape[-1]).mean(axis=1, dtype=np.float64)
+            if not self.means.size:
+                self.means = np.zeros((len(self.looked), means.shape[1]))
+            self.means[rows] = means
+            self.tolerances[rows] = _tolerance(pixels.reshape(len(rows), -1).astype(np.float32))
+        self.looked |= new
+        bound = ((self.means[a] - self.means[b]) ** 2).mean(axis=1)  # of the mean square difference (Jensen)
+        return bound <= (1.001 * self.tolerances[a]) ** 2  # a thousandth for rounding
+
+
+def _tolerance(a: np.ndarray) -> np.ndarray:
+    return np.maximum(2.0, 0.15 * a.std(axis=1))
+
+
 def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = (x.reshape(len(x), -1).astype(np.float32) for x in (a, b))
     difference = np.sqrt(((a - b) ** 2).mean(axis=1))
-    return difference <= np.maximum(2.0, 0.15 * a.std(axis=1))
+    return difference <= _tolerance(a)
 
 
 def bit_count(x: np.ndarray) -> np.ndarray:
