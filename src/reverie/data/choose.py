@@ -126,7 +126,7 @@ def parse_condition(text: str) -> list[Term]:
     """
     if other := _JOINED.search(_QUOTED.sub("''", text)):
         raise UsageError(
-            f"{argument('where')}: only `and`, in small letters, joins comparisons, and all must hold; {text!r:.80} has "
+            f"{argument('where')}: only `and` joins comparisons, in small letters, and all must hold; {text!r:.80} has "
             f"{other[0].strip()!r}. A text that contains it needs quotes: style == 'black or white'."
         )
     terms = []
