@@ -61,3 +61,11 @@ def test_the_transparent_grey_of_a_16_bit_png_is_composited_or_kept(tmp_path: Pa
     assert (row[:, 10] == (255, 0, 0)).all() and (row[:, 9] == round(18000 / 257)).all()
     row = rv.open_data(tmp_path, held_out=0, channels=4).train["x"][0]
     assert {*row[..., 3].ravel().tolist()} == {0, 255} and (row[..., 3] == 0).sum() == 32
+
+
+def test_converted_tones_are_reported_and_part_of_the_fingerprint(tmp_path: Path) -> None:
+    for i in range(10):
+        write_tiff(tmp_path / f"{i}.tif", np.roll(RAMP, 3 * i, 1) ^ 128)
+    data = rv.open_data(tmp_path)
+    assert data.report.counts()["tones"] == 10
+    assert rv.data.reopen(data.provenance).fingerprint == data.fingerprint

@@ -23,7 +23,7 @@ from reverie.media.formats import PIXEL_LIMIT as PIXEL_LIMIT
 from reverie.media.formats import SUFFIXES as SUFFIXES
 from reverie.media.formats import Unusable as Unusable
 from reverie.media.formats import quiet as quiet
-from reverie.media.tones import numbers_of, opacity_of_16_bits, unsigned
+from reverie.media.tones import numbers_of, odd_tones, opacity_of_16_bits, unsigned
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")  # modes of Pillow
 _CONVERTED = {"icc_profile", "transparency"}  # what Pillow knows of an image that needs a conversion
@@ -320,6 +320,8 @@ def _to_8_bits(
     """
     if clear:
         return _to_rgba(image, background, notes, ranges, ends)
+    if remark := odd_tones(image):
+        notes.append(("tones", remark))
     image = unsigned(image)
     kind = values_of(image)
     chosen = ends if ends and kind != "uint8" else (ranges or {}).get(kind)
@@ -337,7 +339,9 @@ def _to_8_bits(
         notes.append(("float" if kind == "float" else "16-bit", f"converted: {words} scaled to 8 bits"))
         flat = Image.fromarray(values.to_8_bits(numbers, chosen))
         if (opacity := opacity_of_16_bits(image)) is not None:
-            notes.append(("rgba", f"converted: composited on background {background}"))
+            notes.append(
+                ("tones", f"converted: its transparent grey, of 16 bits, composited on background {background}")
+            )
             flat = Image.composite(flat.convert("RGB"), Image.new("RGB", flat.size, background), opacity)
         return flat, None, tally, chosen
     if kind == "uint8" and chosen is None and image.mode in ("L", "RGB") and not _CONVERTED & image.info.keys():
@@ -364,6 +368,7 @@ def _to_rgba(
     """As ``_to_8_bits``, to "RGBA": its colours without their opacity are converted, its opacity stays."""
     colours, opacity = image, opacity_of_16_bits(image)
     if opacity is not None:
+        notes.append(("tones", "converted: its transparent grey, of 16 bits, has no opacity"))
         colours = image.copy()
         del colours.info["transparency"]
     elif _has_alpha(image) and values_of(image) in ("uint8", "colour16"):

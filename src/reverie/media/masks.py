@@ -12,7 +12,6 @@ from reverie.media.budget import DECODING, decoded_bytes
 from reverie.media.decode import TURNS, orientation
 from reverie.media.fitting import Form, fit_mask
 from reverie.media.formats import PIXEL_LIMIT, Unusable, open_image, short
-from reverie.media.tones import numbers_of
 
 FLAT = 64  # values, which most masks and maps of labels have at most
 NEAR = 0.1  # of the range of values: so far from its ends are those of a soft or compressed mask
@@ -86,7 +85,7 @@ def _values(image: Image.Image, alpha: bool) -> tuple[str, np.ndarray]:
     if image.mode in ("1", "L"):
         return "grey", np.asarray(image.convert("L"))
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        numbers = np.nan_to_num(numbers_of(image).astype(np.float64), posinf=0.0, neginf=0.0)
+        numbers = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
         most = numbers.max(initial=0.0)
         scale = 255.0 if image.mode == "F" and most <= 1 else 1 / 257 if most > 255 else 1.0
         return "grey", np.rint(numbers * scale).clip(0, 255).astype(np.uint8)

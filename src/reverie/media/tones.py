@@ -21,6 +21,18 @@ def tiff_tags(image: Image.Image) -> tuple[bool, int]:
     return tags.get(262) == 0, formats[0] if isinstance(formats, tuple) else formats
 
 
+def odd_tones(image: Image.Image) -> str:
+    """What is converted of an open image, beside its range; "" for most."""
+    white_is_zero, sample_format = tiff_tags(image)
+    if white_is_zero and (image.mode == "F" or image.mode.startswith("I")):
+        return "converted: in it 0 is white"
+    if image.mode == "L" and sample_format == 2:
+        return "converted: from signed 8 bits"
+    if image.mode == "I" and sample_format == 1 and np.asarray(image).min(initial=0) < 0:
+        return "converted: from unsigned 32 bits"
+    return ""
+
+
 def numbers_of(image: Image.Image) -> np.ndarray:
     """The values of a grey image beyond 8 bits, white the largest: uint16, int32, uint32 or float32 (H, W)."""
     array = np.asarray(image)
