@@ -116,7 +116,7 @@ def test_what_is_no_mask_is_refused(tmp_path: Path, odd: str) -> None:
     masks = np.random.default_rng(1).integers(0, 2, (12, 8, 8))
     masks *= {"negative": -1, "wide": 70000, "mixed": np.where(np.arange(12) < 6, 1, 255)[:, None, None]}[odd]
     np.savez(tmp_path / "d.npz", images=np.zeros((12, 8, 8), np.uint8), masks=masks)
-    with pytest.raises(ReverieError, match="0 and 255|0 to 255"):
+    with pytest.raises(ReverieError, match=r"0 and 255|0 to 255"):
         rv.open_data(tmp_path / "d.npz")
 
 

@@ -133,10 +133,10 @@ def mark_rows(values: np.ndarray, what: str, problems: list[Problem]) -> np.ndar
         ReverieError: other values, or rows of 0 and 1 beside rows of 0 and 255.
     """
     least, most = float(values.min(initial=0)), float(values.max(initial=0))
-    whole = values.dtype.kind in "iub" or all(np.array_equal(row, np.rint(row)) for row in values)
+    integral = values.dtype.kind in "iub" or all(np.array_equal(row, np.rint(row)) for row in values)
     if not whole and least >= -HAIR and most <= 1 + HAIR:
         scale = 255.0
-    elif least >= 0 and most <= (65535 if whole else 255):
+    elif least >= 0 and most <= (65535 if integral else 255):
         scale = 1 / 257 if most > 255 else 1.0
     else:
         raise ReverieError(f"{what} have values from {least:g} to {most:g}; 0 and 1, or 0 to 255, are needed.")
