@@ -134,7 +134,7 @@ def mark_rows(values: np.ndarray, what: str, problems: list[Problem]) -> np.ndar
     """
     least, most = float(values.min(initial=0)), float(values.max(initial=0))
     integral = values.dtype.kind in "iub" or all(np.array_equal(row, np.rint(row)) for row in values)
-    if not whole and least >= -HAIR and most <= 1 + HAIR:
+    if not integral and least >= -HAIR and most <= 1 + HAIR:
         scale = 255.0
     elif least >= 0 and most <= (65535 if integral else 255):
         scale = 1 / 257 if most > 255 else 1.0

@@ -110,19 +110,17 @@ def add_table(masks: Masks, rows: Mapping[str, Mapping[str, Any]], tree: Tree, p
         value = row[column] if column else None
         folder = image.rpartition("/")[0]
         for name in value if isinstance(value, list) else [value]:
-            if not isinstance(name, str) or suffix(name) not in decode.SUFFIXES:
+            if not isinstance(name, str):
                 continue
             written = unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
             paths = (f"{folder}/{written}", f"{tree.root}{written}", written)
             path = next((files[path] for path in paths if path in files), None)
-            if path is None:
+            if path is None and suffix(name) in decode.SUFFIXES:
                 lost.append(name)
-            elif path != image:
+            if path not in (None, image):
                 of[image] = (*of.get(image, ()), path)
     if lost:
-        action = (
-            f"used, without their masks: {len(lost):,} that a table names do not exist, the first: {printable(lost[0])}"
-        )
+        some = f"{len(lost):,} that a table names do not exist, the first: {printable(lost[0])}"
         problems.append(Problem("*", NO_MASK, f"used, without their masks: {some}"))
     if not of:
         return masks
