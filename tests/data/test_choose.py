@@ -114,7 +114,9 @@ def _write(path: Path, image: np.ndarray) -> None:
         ({"classes": ","}, "a list of names"),
         ({"where": "size > 3"}, "No image has a column 'size'.*age"),
         ({"where": "age"}, "is a condition such as"),
-        ({"where": "age > 3 or age < 1"}, "is a condition such as"),
+        ({"where": "age > 3 or age < 1"}, "only `and`.* joins"),
+        ({"where": "style != ink or pencil"}, "only `and`.* joins"),
+        ({"where": "age > 3 AND style == ink"}, "only `and`.* joins"),
         ({"limit": 0}, "above 0"),
         ({"limit": 2.5}, "above 0"),
         ({"resolution_at_least": -1}, "above 0"),
@@ -142,3 +144,16 @@ def test_a_condition_that_nothing_fulfils_names_the_values(tmp_path: Path) -> No
     with pytest.raises(ReverieError) as few:
         rv.open_data(tmp_path / "d", limit=5)
     assert "Left out as asked: 7 images beyond the limit of 5." in str(few.value) and ".png" not in str(few.value)
+
+
+def test_whole_numbers_of_any_size_are_compared_exactly() -> None:
+    row = {"id": "9007199254740993", "huge": 10**400, "half": "0.5"}
+    true = ["id == 9007199254740993", "id != 9007199254740992", "huge > 5", "huge != 1e300", "half < 1"]
+    assert all(term.holds(row) for text in true for term in parse_condition(text))
+
+
+def test_one_pair_of_quotes_is_removed_and_words_in_quotes_join_nothing() -> None:
+    (term,) = parse_condition('text != "the dogs\'"')
+    assert term.value == "the dogs'"
+    (term,) = parse_condition("style == 'ink or pencil'")
+    assert term.value == "ink or pencil"

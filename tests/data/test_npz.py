@@ -98,3 +98,32 @@ def test_any_damage_opens_or_ends_with_a_message(tmp_path: Path, changes: list[t
         assert rv.open_data(tmp_path / "d.npz").report.usable <= 12
     except ReverieError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize("values", [(0, 2), (0, 1, 2), (0.0, 1.0), (0, 65535), (False, True), (0.1, 0.9)], ids=str)
+def test_masks_of_an_array_are_stored_as_0_and_255(tmp_path: Path, values: tuple) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
+    masks = np.array(values)[np.random.default_rng(1).integers(0, len(values), (12, 8, 8))]
+    np.savez(tmp_path / "d.npz", images=images, masks=masks)
+    data = rv.open_data(tmp_path / "d.npz", held_out=0)
+    rows = [int(name) for name in data.train.names]
+    assert (data.train["mask"][..., 0] == np.where(masks[rows] > 0.5, 255, 0)).all()
+    assert data.report.counts()["mask-values"] == 1
+
+
+@pytest.mark.parametrize("odd", ["mixed", "negative", "wide"])
+def test_what_is_no_mask_is_refused(tmp_path: Path, odd: str) -> None:
+    masks = np.random.default_rng(1).integers(0, 2, (12, 8, 8))
+    masks *= {"negative": -1, "wide": 70000, "mixed": np.where(np.arange(12) < 6, 1, 255)[:, None, None]}[odd]
+    np.savez(tmp_path / "d.npz", images=np.zeros((12, 8, 8), np.uint8), masks=masks)
+    with pytest.raises(ReverieError, match=r"0 and 255|0 to 255"):
+        rv.open_data(tmp_path / "d.npz")
+
+
+def test_images_beside_those_of_two_splits_and_repeated_names_of_attributes_are_reported(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8)
+    attributes = {"attributes": np.zeros((24, 2)), "attribute_names": np.array(["a", "a"])}
+    np.savez(tmp_path / "d.npz", images=images, x_train=images, x_test=255 - images, **attributes)
+    report = rv.open_data(tmp_path / "d.npz").report
+    actions = [problem.action for problem in report.problems if problem.kind in ("ignored", "columns")]
+    assert "arrays images, because" in actions[0] and "several attributes are called a" in actions[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 
 from reverie.core import cache as home
 from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.core.terminal import printable
 from reverie.data import split
 from reverie.data.choose import Choice, chosen, limited
 from reverie.data.columns import attribute_column, label_columns, text_column
@@ -88,7 +90,7 @@ def from_columns(
             raise ReverieError(f"{what}: sources are {len(source.values)} of {source.spec}, not {n} of {spec}.")
         stored["source"] = source.values
     if columns.get("mask") is not None:
-        stored["mask"] = to_mask(np.asarray(columns["mask"]), f"{what}: masks", n, spec)
+        stored["mask"] = to_mask(np.asarray(columns["mask"]), f"{what}: masks", n, spec, problems)
     labels = label_columns(columns.get("label"), n, what, problems, classes)
     stored["label"] = labels.index
     more: dict[str, Any] = {}
@@ -98,6 +100,9 @@ def from_columns(
     if columns.get("attributes") is not None:
         titles = columns.get("attribute_names")
         more["attributes"], attributes = attribute_column(columns["attributes"], titles, n, what)
+    if twice := [name for name, count in Counter(attributes).items() if count > 1]:
+        names = ", ".join(map(printable, twice))
+        problems.append(Problem("*", "columns", f"used: several attributes are called {names}"))
     if labels.attributes is not None:
         before = [more["attributes"]] if attributes else []
         more["attributes"], attributes = np.concatenate([*before, labels.attributes], 1), [*attributes, *labels.names]

@@ -14,8 +14,8 @@ from reverie.data import words
 from reverie.data.annotations import read_annotations
 from reverie.data.classes import several_problem
 from reverie.data.finder import Finder, composed
-from reverie.data.items import File, Item, natural_key
-from reverie.data.labels import label_value, none_of, unlabelled
+from reverie.data.items import HEADER, LARGEST_CAPTION, File, Item, natural_key
+from reverie.data.labels import label_value, labels_of, none_of, unlabelled
 from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.tables import Table, is_running
 from reverie.data.tree import stem, suffix
@@ -31,6 +31,8 @@ TEXTS = ("text", "caption", "captions", "texts", "prompt", "description")
 COMMENTS = ("comment",)  # captions of tables, as of Flickr30k
 LABELS = ("label", "labels")
 SAMPLED = 200  # rows of a table that are looked at to tell whether it is about the images
+LARGEST_TABLE = 2 << 30  # bytes
+LARGEST_HEAD = 64 << 20  # bytes of a table that are looked at for these rows
 
 
 class Captions:
@@ -61,6 +63,8 @@ class Captions:
         self.files, self.problems, self.columns = files, problems, columns
         self._named: dict[str, Table] = {}
         self._varying: set[str] = set()  # columns with another value in each of an image's rows
+        self._texts_of: dict[str, dict[str, None]] = {}  # of images with several rows in the table that is read
+        self._odd_rows: dict[str, tuple[int, str]] = {}  # reason -> count of rows of that table, and words on the first
         self.rows: dict[str, Row] = {}
         self.written: dict[str, Row] = {}
         self.tables: dict[str, int] = {}
@@ -89,8 +93,8 @@ class Captions:
         if twice := sum(_stem(image) in self._texts for image, row in self.rows.items() if any(row["text"])):
             action = f"used: {twice} images have captions in a table and in a file beside them; the table's count"
             self._report("*", "bad-caption", action)
-        self._names_of_labels = self._several_labels()
         self._unlabelled = self._cleared_labels()
+        self._names_of_labels = self._several_labels()
 
     def used(self, images: Iterable[str]) -> set[str]:
         """The files that are about the images: tables, and texts with an image's stem."""
@@ -104,7 +108,7 @@ class Captions:
             return item
         texts = [" ".join(str(text).split()) for text in row.get("text", [])]
         if not any(texts) and (file := self._texts.get(_stem(name))):
-            texts = [" ".join(self._read_text(file).split())]
+            texts = [" ".join(self._read_text(file, LARGEST_CAPTION).split())]
         texts = [text for text in texts if text]
         label = row.get("label")
         if self._names_of_labels:
@@ -157,7 +161,10 @@ class Captions:
 
     # Texts beside images
 
-    def _read_text(self, name: str) -> str:
+    def _read_text(self, name: str, most: int = LARGEST_TABLE) -> str:
+        if self.files[name].size > most:
+            self._report(name, "bad-caption", f"skipped: over {most >> 20:,} MiB of text")
+            return ""
         try:
             data = self.files[name].read()
         except OSError as error:
@@ -187,7 +194,10 @@ class Captions:
 
     def _read_table(self, name: str) -> None:
         must, kept = PurePosixPath(name).name.lower() in TABLES, len(self.problems)
+        self._texts_of, self._odd_rows = {}, {}
         try:
+            if not must and self.columns == FOUND and not self._may_be_about_images(name):
+                return
             rows, notes = self._rows_of(name)
         except (OSError, ReverieError) as error:
             rows, notes = [], [("bad-caption", f"skipped: {error}")]
@@ -203,9 +213,23 @@ class Captions:
         for row in rows:
             self._add_row(table, row)
         self.tables[name] = len(table.images)
+        for reason, (count, first) in self._odd_rows.items():
+            self._report(name, "bad-caption", first + f"; {count - 1:,} more rows {reason}" * (count > 1))
         for column, n in table.other.items():
             others = "give other captions; all are kept" if column == "text" else f"give another {column}; this counts"
             self._report(name, "table", f"used: of {n:,} images earlier tables {others}")
+
+    def _may_be_about_images(self, name: str) -> bool:
+        """As ``_is_about_images`` of a large table of text, of whose rows only the first are read."""
+        file, size = self.files[name], HEADER
+        if suffix(name) == ".parquet" or file.size <= size or file.packing is not None or file.reader is not None:
+            return True
+        rows: list[Row] = []
+        while len(rows) <= SAMPLED and size < file.size and size <= LARGEST_HEAD:
+            text = words.decode_text(words.to_last_line(file.head(size)))[0]
+            rows, size = words.read_jsonl(text) if suffix(name) == ".jsonl" else words.read_csv(text)[0], 8 * size
+        is_sample = len(rows) > SAMPLED or size > LARGEST_HEAD
+        return not is_sample or self._is_about_images(name, rows)
 
     def _rows_of(self, name: str) -> tuple[list[Row], list[tuple[str, str]]]:
         if suffix(name) == ".parquet":
@@ -239,12 +263,12 @@ class Captions:
         line = row.pop("", 0)
         column = self._file_column(row)
         if column is None or not isinstance(row[column], str) or not row[column]:
-            self._report(table.name, "bad-caption", f"skipped: row {line} has no file_name")
+            self._report_row("have none", f"skipped: row {line} has no file_name")
             return
         image = self._image_of(table.name, row)
         if image is None:
             missing = printable(row[column])
-            self._report(table.name, "bad-caption", f"skipped: row {line} names {missing}, which does not exist")
+            self._report_row("name missing files", f"skipped: row {line} names {missing}, which does not exist")
             return
         texts = self.columns.text or _column(row, self._texts_of_tables)
         labels = self.columns.label or _column(row, LABELS)
@@ -258,10 +282,16 @@ class Captions:
                 self._varying.update(name for name, value in others.items() if before.get(name) != value)
             elif before["text"]:
                 table.other["text"] = table.other.get("text", 0) + 1
-            captions = list(dict.fromkeys([*before["text"], *captions]))
+            if image not in self._texts_of:
+                self._texts_of[image] = dict.fromkeys(before["text"])
+                before["text"] = [*self._texts_of[image]]
+            more = [text for text in dict.fromkeys(captions) if text not in self._texts_of[image]]
+            self._texts_of[image].update(dict.fromkeys(more))
+            captions = before["text"]
+            captions += more
         elif again:
-            action = f"used: row {line} repeats {printable(image)}; the last row counts"
-            self._report(table.name, "bad-caption", action)
+            self._report_row("repeat others", f"used: row {line} repeats {printable(image)}; the last row counts")
+            self._texts_of.pop(image, None)
         new = {**others, "text": captions, "label": label}
         if before is not None and not again:
             new = {name: value for name, value in new.items() if name not in before or value not in (None, "", [])}
@@ -303,7 +333,7 @@ class Captions:
         for row in annotations:
             about = by_id.get(row["image_id"])
             if about is not None and isinstance(row.get("caption"), str):
-                about["text"] = [*about["text"], row["caption"]]
+                about["text"].append(row["caption"])
             elif about is not None and row.get("category_id") in names:
                 labels.setdefault(row["image_id"], []).append(names[row["category_id"]])
         for number, several in labels.items():
@@ -326,11 +356,18 @@ class Captions:
 
     def _cleared_labels(self) -> set[str]:
         """The images whose label means none, which is removed."""
-        labels = {image: label_value(row.get("label")) for image, row in self.rows.items() if not _is_list(row)}
-        none = none_of(labels.values())
-        cleared = {image for image, label in labels.items() if label in none}
-        for image in cleared:
-            self.rows[image]["label"] = None
+        labels = {image: labels_of(row.get("label")) for image, row in self.rows.items()}
+        none = none_of(label for each in labels.values() for label in (each if isinstance(each, list) else [each]))
+        cleared = {image for image, label in labels.items() if not isinstance(label, list) and label in none}
+        for image, label in labels.items():
+            row = self.rows[image]
+            if isinstance(label, list) and row["label"]:
+                kept = [each for each in row["label"] if (value := label_value(each)) is not None and value not in none]
+                row["label"] = kept if kept or len(row["label"]) > 1 else None
+                if row["label"] is None and label:
+                    cleared.add(image)
+            elif label is None or image in cleared:
+                row["label"] = None
         if cleared:
             self.problems.append(unlabelled(len(cleared)))
         return cleared
@@ -338,6 +375,11 @@ class Captions:
     def _labels_of(self, image: str) -> list[Any]:
         label = self.rows.get(image, {}).get("label")
         return label if isinstance(label, list) else [] if label in (None, "") else [label]
+
+    def _report_row(self, reason: str, action: str) -> None:
+        """Report a row of the table that is read; of several for one reason the first, with their count."""
+        count, first = self._odd_rows.get(reason, (0, action))
+        self._odd_rows[reason] = count + 1, first
 
     def _report(self, name: str, kind: str, action: str) -> None:
         self.problems.append(Problem(printable(name), kind, action))

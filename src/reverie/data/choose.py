@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ TRUTH = {"true": 1, "false": 0}
 _TERM = re.compile(
     r"""\s*(?P<column>"[^"]+"|[^=<>!"']+?)\s*(?P<sign>==|!=|<=|>=|<|>)\s*(?P<value>"[^"]*"|'[^']*'|[^=<>!"']+?)\s*"""
 )
+_QUOTED = re.compile(r""""[^"]*"|'[^']*'""")
+_JOINED = re.compile(r"\s(?:[oO][rR]|A[nN][dD])\s|&&|\|\|")  # what might be meant to join comparisons
 _AND = re.compile(r"""\s+and\s+(?=(?:[^"']|"[^"]*"|'[^']*')*$)""")
 
 
@@ -102,9 +105,18 @@ class Term:
 
 def _comparable(left: Any, right: str, sign: str) -> tuple[Any, Any]:
     try:
-        return float(TRUTH.get(str(left).lower(), left)), float(TRUTH.get(right.lower(), right))
+        return _number(TRUTH.get(str(left).lower(), left)), _number(TRUTH.get(right.lower(), right))
     except (TypeError, ValueError):
         return (str(left), right) if sign in ("==", "!=") else (0, float("nan"))  # words have no order
+
+
+def _number(value: Any) -> int | float:
+    """A whole number of any size as int, another as float. Raises TypeError or ValueError of what is no number."""
+    if isinstance(value, int):
+        return int(value)
+    with contextlib.suppress(ValueError):
+        return int(str(value))
+    return float(value)
 
 
 def parse_condition(text: str) -> list[Term]:
@@ -113,6 +125,11 @@ def parse_condition(text: str) -> list[Term]:
     Raises:
         UsageError: another form.
     """
+    if other := _JOINED.search(_QUOTED.sub("''", text)):
+        raise UsageError(
+            f"{argument('where')}: only `and` joins comparisons, in small letters, and all must hold; {text!r:.80} has "
+            f"{other[0].strip()!r}. A text that contains it needs quotes: style == 'black or white'."
+        )
     terms = []
     for part in _AND.split(text):
         match = _TERM.fullmatch(part)
@@ -120,8 +137,12 @@ def parse_condition(text: str) -> list[Term]:
             raise UsageError(
                 f"{argument('where')} is a condition such as \"age >= 18 and style == 'ink'\", not {text!r:.80}."
             )
-        terms.append(Term(match["column"].strip('"'), match["sign"], match["value"].strip("\"'")))
+        terms.append(Term(_unquoted(match["column"]), match["sign"], _unquoted(match["value"])))
     return terms
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if text[0] in "\"'" else text
 
 
 def choose_items(choice: Choice, listing: Listing, noun: str = "images") -> None:

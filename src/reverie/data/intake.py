@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from reverie.core import cache as home
 from reverie.core.errors import ReverieError
 from reverie.core.files import replacing, write_entries
-from reverie.data.items import File, Item, Listing
+from reverie.data.items import LARGEST_IMAGE, File, Item, Listing
 from reverie.data.types import Problem, Report
 from reverie.media import decode
 from reverie.media.budget import threads
@@ -233,6 +233,9 @@ def _inspect(file: File, max_pixels: int) -> list[Any]:
 
 def file_and_sha(file: File) -> tuple[bytes, str]:
     """A file's bytes and their sha256. Raises Unusable."""
+    if file.size > LARGEST_IMAGE:
+        action = f"skipped: the file has {file.size / 2**30:.1f} GiB, over {LARGEST_IMAGE >> 30}"
+        raise decode.Unusable("too-large", action)
     try:
         data = file.read()
     except Exception as error:  # a reader may be another library's

@@ -15,6 +15,8 @@ from reverie.data.types import Problem
 
 HEADER = 1 << 18  # bytes, in which an image's size stands
 TRAIN_NAMES = ("train", "training")
+LARGEST_IMAGE = 2 << 30  # bytes of a file that is read as an image
+LARGEST_CAPTION = 1 << 20  # bytes of a file that is the caption of an image
 HELD_OUT_NAMES = ("test", "val", "valid", "validation", "held_out", "held-out")
 
 
@@ -52,13 +54,13 @@ class File:
     packing: Packing | None = None
     half: str = ""
 
-    def head(self) -> bytes:
+    def head(self, size: int = HEADER) -> bytes:
         """The first bytes, enough for the header of an image; all of a zip's member. Raises as ``read`` does."""
         if self.reader is not None or self.packing is not None:
             return self.read()
         with Path(self.path).open("rb") as handle:
             handle.seek(max(self.offset, 0))
-            return handle.read(HEADER if self.offset < 0 else min(HEADER, self.size))
+            return handle.read(size if self.offset < 0 else min(size, self.size))
 
     def read(self) -> bytes:
         """All bytes. Raises OSError, or what the reader raises."""

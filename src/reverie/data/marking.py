@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from reverie.core import cache as home
-from reverie.core.errors import UsageError, argument
+from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.data.columns import name_rows
 from reverie.data.intake import Memory, Seen, changed_file, file_and_sha, parallel
 from reverie.data.items import File, Item
 from reverie.data.types import Problem
 from reverie.media import decode, masks
+from reverie.media.values import HAIR
 
 FEW = 31  # the largest label number of grey maps of labels; values above it are brightness
 HALF = 128
@@ -129,6 +131,37 @@ def decide(by_kind: dict[str, set[int]], chosen: Iterable[int] | None = None) ->
     telling = [kind for kind in rules if by_kind[kind] != {0}] or [*rules]  # empty masks tell nothing
     words = "; ".join(rules[kind][1] for kind in telling)
     return Marking({kind: values for kind, (values, _) in rules.items()}, words)
+
+
+def mark_rows(values: np.ndarray, what: str, problems: list[Problem]) -> np.ndarray:
+    """Masks of an array, rows first, by the rule of grey files: uint8, 255 where marked; appends the rule.
+
+    Floats are fractions, in [0, 1], or whole numbers; whole numbers reach from 0 to 255, or to 65535.
+
+    Raises:
+        ReverieError: other values, or rows of 0 and 1 beside rows of 0 and 255.
+    """
+    least, most = float(values.min(initial=0)), float(values.max(initial=0))
+    integral = values.dtype.kind in "iub" or all(np.array_equal(row, np.rint(row)) for row in values)
+    if not integral and least >= -HAIR and most <= 1 + HAIR:
+        scale = 255.0
+    elif least >= 0 and most <= (65535 if integral else 255):
+        scale = 1 / 257 if most > 255 else 1.0
+    else:
+        raise ReverieError(f"{what} have values from {least:g} to {most:g}; 0 and 1, or 0 to 255, are needed.")
+    grey = np.empty(values.shape, np.uint8)
+    for row, pixels in zip(grey, values, strict=True):
+        row[...] = np.rint(pixels * scale).clip(0, 255)
+    marks = [{*np.flatnonzero(np.bincount(row.ravel(), minlength=256)[1:]).tolist()} for row in grey]  # less 1
+    numbered = [i for i, row in enumerate(marks) if row and max(row) < FEW]
+    full = [i for i, row in enumerate(marks) if row == {VOID - 1}]
+    if numbered and full and not any(VOID - 1 in row and min(row) < FEW for row in marks):
+        both = f"0 and 255, of {name_rows(numbered)} 0 to {max(max(marks[i]) for i in numbered) + 1}"
+        raise ReverieError(f"{what} of {name_rows(full)} are {both}. Convert all to one range.")
+    distinct = {0, *(value + 1 for row in marks for value in row)}
+    marked, words = _rule("grey", distinct)
+    problems.append(Problem("*", "mask-values", f"used: {words.partition(';')[0]}"))
+    return (np.isin(np.arange(256), [*marked]).astype(np.uint8) * 255)[grey]
 
 
 def _rule(kind: str, values: set[int]) -> tuple[frozenset[int], str]:

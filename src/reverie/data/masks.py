@@ -13,10 +13,10 @@ from typing import Any
 from reverie.core.errors import UsageError, argument
 from reverie.core.terminal import printable
 from reverie.data.items import Item
-from reverie.data.tree import Tree
+from reverie.data.tree import Tree, suffix
 from reverie.data.types import Problem
 from reverie.media import decode
-from reverie.media.masks import read_values
+from reverie.media.masks import NO_MASK, read_values
 
 IMAGES = ("images", "image", "imgs", "img", "jpegimages", "photos", "target", "output", "b")  # preferred beside masks/
 FOLDERS = ("segmentationclass", "trimaps")  # of Pascal VOC and Oxford-IIIT Pet
@@ -97,18 +97,31 @@ def masks_of(tree: Tree, option: str | None, problems: list[Problem]) -> Masks:
     return masks
 
 
-def add_table(masks: Masks, rows: Mapping[str, Mapping[str, Any]], tree: Tree) -> Masks:
-    """The masks, and those that the rows of images name: relative to the image or to the source."""
+def add_table(masks: Masks, rows: Mapping[str, Mapping[str, Any]], tree: Tree, problems: list[Problem]) -> Masks:
+    """The masks, and those that the rows of images name: relative to the image or to the source.
+
+    Appends a problem for those that do not exist.
+    """
     of: dict[str, tuple[str, ...]] = {}
+    files = {unicodedata.normalize("NFC", name): name for name in tree.files} if rows else {}
+    lost: list[str] = []
     for image, row in rows.items():
         column = next((name for name in row if name.strip().lower() in COLUMNS), None)
         value = row[column] if column else None
         folder = image.rpartition("/")[0]
         for name in value if isinstance(value, list) else [value]:
-            paths = (f"{folder}/{name}", f"{tree.root}{name}", str(name))
-            path = next((path for path in paths if path in tree.files), None) if isinstance(name, str) else None
-            if path is not None and path != image:
+            if not isinstance(name, str):
+                continue
+            written = unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
+            paths = (f"{folder}/{written}", f"{tree.root}{written}", written)
+            path = next((files[path] for path in paths if path in files), None)
+            if path is None and suffix(name) in decode.SUFFIXES:
+                lost.append(name)
+            if path not in (None, image):
                 of[image] = (*of.get(image, ()), path)
+    if lost:
+        some = f"{len(lost):,} that a table names do not exist, the first: {printable(lost[0])}"
+        problems.append(Problem("*", NO_MASK, f"used, without their masks: {some}"))
     if not of:
         return masks
     where = ", ".join(filter(None, (masks.where, "a table")))

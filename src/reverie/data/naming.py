@@ -101,4 +101,8 @@ FOUND = Columns()  # all of them
 
 def captions_of(value: Any) -> list[str]:
     """A caption, or a list of them, as text; without empty ones."""
-    return [str(text) for text in (value if isinstance(value, list | tuple) else [value]) if text not in (None, "")]
+    return [str(text) for text in (value if isinstance(value, list | tuple) else [value]) if _is_text(text)]
+
+
+def _is_text(value: Any) -> bool:
+    return value is not None and value != "" and value == value  # not-a-number is none

@@ -53,6 +53,9 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
             raise UsageError(f"{path} holds series, and {kind} are needed. If it holds {kind}, name the array images.")
         options = replace(options, medium="sequence")
     problems = ignored_arrays(others)
+    if unused := [key for column in _unused(arrays) if (key := keys[column])]:
+        action = f"ignored: arrays {', '.join(unused)}, because others are the images and labels"
+        problems.append(Problem("*", "ignored", action))
     cut = None
     if "train" in arrays and "test" in arrays:
         ends: dict[str, Any] = {"low": options.low, "high": options.high}
@@ -86,6 +89,17 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
             "are named series: (N, L, C)."
         )
     return from_columns(arrays, str(path), options, cut=cut, problems=problems)
+
+
+def _unused(arrays: dict[str, Any]) -> list[str]:
+    """Columns for which others are used: the images of both splits before those of none, these before one split."""
+    if {"train", "test"} <= arrays.keys():
+        unused = {"x", "label"}
+    elif "x" in arrays:
+        unused = {"train", "test", "train_label", "test_label"}
+    else:
+        unused = {"test_label"} | ({"train_label"} if "label" in arrays else set())
+    return [column for column in arrays if column in unused]
 
 
 def ignored_arrays(names: list[str]) -> list[Problem]:

@@ -43,8 +43,8 @@ def changed(records: Records, array: str, ranges: decode.Ranges) -> list[str]:
         before = None if tally.kind in _EIGHT else values.of_one(tally)
         if ends != before and ends is not None:
             names.add(f"{array} {tally.kind} {ends[0]:g}..{ends[1]:g}")
-        if any(kind == "colour-profile" and action.startswith("converted") for kind, action in record["notes"]):
-            names.add("colour-profile")
+        converted = {kind for kind, action in record["notes"] if action.startswith("converted")}
+        names |= converted & {"colour-profile", "tones"}
     return sorted(names)
 
 

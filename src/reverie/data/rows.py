@@ -8,6 +8,7 @@ import numpy as np
 
 from reverie.core.errors import ReverieError, argument
 from reverie.data.columns import name_rows
+from reverie.data.marking import mark_rows
 from reverie.data.types import Problem
 from reverie.media import Spec, medium_of
 from reverie.media.values import USUAL, Decision, Tally, is_usual, range_of, tally
@@ -63,11 +64,11 @@ def to_rows(
     return Rows(_to_uint8(values, what, problems, low, high), Spec(medium, shape, channels))
 
 
-def to_mask(values: np.ndarray, what: str, n: int, spec: Spec) -> np.ndarray:
-    """Masks (n, *shape), or with one channel, to uint8 (n, *shape, 1): 255 where marked. Accepts 0/1, 0..255 and bool.
+def to_mask(values: np.ndarray, what: str, n: int, spec: Spec, problems: list[Problem]) -> np.ndarray:
+    """Masks (n, *shape), or with one channel, to uint8 (n, *shape, 1): 255 where marked, which is reported.
 
     Raises:
-        ReverieError: another shape, values that are not finite numbers.
+        ReverieError: another shape, values that are no masks, see ``marking.mark_rows``.
     """
     shape = values.shape
     if values.ndim == len(spec.shape) + 2:
@@ -78,8 +79,7 @@ def to_mask(values: np.ndarray, what: str, n: int, spec: Spec) -> np.ndarray:
         raise ReverieError(f"{what} have shape {shape}; {(n, *spec.shape)} is needed.")
     if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
         raise ReverieError(f"{what} are {values.dtype}, not all of them finite; 0 and 1, or 0 to 255, are needed.")
-    scale = 255.0 if values.dtype.kind == "b" or (values.size and values.max() <= 1) else 1.0
-    return np.rint(values * scale).clip(0, 255).astype(np.uint8)
+    return mark_rows(values, what, problems)
 
 
 def infer_medium(shape: tuple[int, ...], what: str) -> str:

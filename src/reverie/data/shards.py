@@ -19,7 +19,7 @@ from reverie.core import cache as home
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import replacing
 from reverie.core.terminal import printable
-from reverie.data.items import File, Item, Listing
+from reverie.data.items import LARGEST_CAPTION, File, Item, Listing
 from reverie.data.labels import labels_of, set_labels
 from reverie.data.layouts import list_tree
 from reverie.data.masks import masks_of
@@ -194,6 +194,10 @@ def _list_members(
             if file_name is None:
                 continue
             used.add(file_name)
+            if words[file_name].size > LARGEST_CAPTION:
+                action = f"skipped: over {LARGEST_CAPTION >> 20} MiB are no words about an image"
+                listing.problems.append(Problem(f"{name}/{printable(file_name)}", "bad-caption", action))
+                continue
             content = decode_text(words[file_name].read())[0].strip()
             if word == ".txt":
                 texts = [content]

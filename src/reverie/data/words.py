@@ -43,6 +43,12 @@ def decode_text(data: bytes) -> tuple[str, str]:
     return text, f"read as {encoding.upper()}" if encoding.startswith(("utf-16", "utf-32")) else ""
 
 
+def to_last_line(data: bytes) -> bytes:
+    """The first bytes of a file up to its last complete line; nothing without one."""
+    data = data[: data.rfind(b"\n") + 1].removesuffix(b"\n")
+    return data[: len(data) - len(data) % 2] if b"\0" in data else data  # two bytes a character
+
+
 def _utf16(data: bytes, share: float) -> str:
     """The UTF-16 without a mark in which more than this share of the characters has a byte of zero, "" for none."""
     if len(data) % 2 or not data:
@@ -78,7 +84,7 @@ def read_csv(
         return [], notes
     if strip and delimiter == "|":
         table = [[value.strip() for value in fields] for fields in table]
-    header, rows, joined = table[0], [], 0
+    header, rows, joined, surplus = table[0], [], 0, list[str]()
     for line, fields in enumerate(table[1:], start=2):
         if not fields:
             continue
@@ -87,8 +93,11 @@ def read_csv(
             fields = [*fields[: len(header) - 1], delimiter.join(fields[len(header) - 1 :])]
             joined += 1
         elif extra > 0:
-            notes.append((BAD, f"used: row {line} has {extra} more fields than the header, which are ignored"))
+            surplus.append(f"used: row {line} has {extra} more fields than the header, which are ignored")
         rows.append({**dict(zip(header, fields, strict=False)), "": line})
+    if surplus:
+        more = f"; {len(surplus) - 1:,} more rows have some, too" * (len(surplus) > 1)
+        notes.append((BAD, surplus[0] + more))
     if joined:
         marks = DELIMITERS[delimiter]
         action = f"used: {joined} rows have {marks} in {header[-1]} that are not quoted; all of it is the text"

@@ -23,6 +23,7 @@ from reverie.media.formats import PIXEL_LIMIT as PIXEL_LIMIT
 from reverie.media.formats import SUFFIXES as SUFFIXES
 from reverie.media.formats import Unusable as Unusable
 from reverie.media.formats import quiet as quiet
+from reverie.media.tones import numbers_of, odd_tones, opacity_of_16_bits, unsigned
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")  # modes of Pillow
 _CONVERTED = {"icc_profile", "transparency"}  # what Pillow knows of an image that needs a conversion
@@ -158,7 +159,9 @@ def cut(data: bytes, half: str, limit: int = PIXEL_LIMIT) -> bytes:
     written = io.BytesIO()
     try:
         image.load()
-        part = _half(image if turn is None else image.transpose(turn), half)
+        part = unsigned(_half(image if turn is None else image.transpose(turn), half))
+        if values_of(part) in ("uint16", "float"):
+            part = Image.fromarray(numbers_of(part))
         part.save(written, "PNG" if part.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else "TIFF")
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged data
         raise Unusable("truncated", f"skipped: damaged or truncated ({short(error)})") from None
@@ -264,7 +267,7 @@ def tally_of(image: Image.Image) -> values.Tally:
     """Counts over the values of an open Pillow image; of a bright 8-bit image some value above ``_BRIGHT``."""
     kind = values_of(image)
     if kind in ("uint16", "int", "float"):
-        return values.tally(_numbers(image), kind)
+        return values.tally(numbers_of(image), kind)
     if image.mode not in ("L", "RGB"):
         return values.Tally(kind, high=255.0)
     width, height = image.size
@@ -317,10 +320,13 @@ def _to_8_bits(
     """
     if clear:
         return _to_rgba(image, background, notes, ranges, ends)
+    if remark := odd_tones(image):
+        notes.append(("tones", remark))
+    image = unsigned(image)
     kind = values_of(image)
     chosen = ends if ends and kind != "uint8" else (ranges or {}).get(kind)
     if kind in ("uint16", "int", "float"):
-        numbers = _numbers(image)
+        numbers = numbers_of(image)
         tally = values.tally(numbers, kind)
         decision = values.range_of([tally])
         words = decision.words if chosen is None else f"{chosen[0]:g}..{chosen[1]:g}"
@@ -331,7 +337,13 @@ def _to_8_bits(
             action = f"converted: {tally.bad:,} of {numbers.size:,} values are not finite; set to 0, black"
             notes.append(("not-finite", action))
         notes.append(("float" if kind == "float" else "16-bit", f"converted: {words} scaled to 8 bits"))
-        return Image.fromarray(values.to_8_bits(numbers, chosen)), None, tally, chosen
+        flat = Image.fromarray(values.to_8_bits(numbers, chosen))
+        if (opacity := opacity_of_16_bits(image)) is not None:
+            notes.append(
+                ("tones", f"converted: its transparent grey, of 16 bits, composited on background {background}")
+            )
+            flat = Image.composite(flat.convert("RGB"), Image.new("RGB", flat.size, background), opacity)
+        return flat, None, tally, chosen
     if kind == "uint8" and chosen is None and image.mode in ("L", "RGB") and not _CONVERTED & image.info.keys():
         return image, None, tally_of(image), None
     recolour = profiles.to_srgb(image, notes)
@@ -354,8 +366,12 @@ def _to_rgba(
     ends: values.Range | None,
 ) -> tuple[Image.Image, None, values.Tally, values.Range | None]:
     """As ``_to_8_bits``, to "RGBA": its colours without their opacity are converted, its opacity stays."""
-    colours, opacity = image, None
-    if _has_alpha(image) and values_of(image) in ("uint8", "colour16"):
+    colours, opacity = image, opacity_of_16_bits(image)
+    if opacity is not None:
+        notes.append(("tones", "converted: its transparent grey, of 16 bits, has no opacity"))
+        colours = image.copy()
+        del colours.info["transparency"]
+    elif _has_alpha(image) and values_of(image) in ("uint8", "colour16"):
         rgba = image.convert("RGBA")
         opacity, colours = rgba.getchannel("A"), rgba.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
         colours.info = {name: value for name, value in image.info.items() if name != "transparency"}
@@ -371,12 +387,6 @@ def _to_rgba(
 
 def _has_alpha(image: Image.Image) -> bool:
     return image.mode in _WITH_ALPHA or "transparency" in image.info
-
-
-def _numbers(image: Image.Image) -> np.ndarray:
-    """The values of a grey image of more than 8 bits: uint16, int32 or float32 (H, W)."""
-    array = np.asarray(image)
-    return array.astype(np.uint16, copy=False) if array.dtype.kind == "u" else array
 
 
 def _odd_shape(size: tuple[int, int], form: Form, notes: list[Note]) -> None:

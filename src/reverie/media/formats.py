@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from reverie.core.errors import argument
+from reverie.media.tones import tiff_tags
 
 PIXEL_LIMIT = 100_000_000  # width times height; larger images are refused by their header, before decoding
 MOST_PIXELS = 1_000_000_000  # a header that claims more is damaged, or an attack
@@ -100,6 +101,8 @@ def open_image(data: bytes, limit: int = PIXEL_LIMIT) -> Image.Image:
     check_pixels((width, height), limit)
     if raw := next((tile for tile in getattr(image, "tile", []) if ";16" in str(tile)), None):
         image.info["reverie_raw"] = str(raw)  # Pillow drops the file's bit depth once it has decoded
+    if image.format == "TIFF":
+        image.info["reverie_tiff"] = tiff_tags(image)  # crops and turned copies keep it
     return image
 
 
