@@ -144,13 +144,16 @@ def _table(scores: Scores) -> None:
     first = scores.scores[0].passport
     fake, real = first["fake"], first["reference"]
     medium = medium_of(real["medium"])
+    images = f"{medium.noun} of {fake['data']}" if "data" in fake else f"generated {medium.noun}"
     if "statistics" in real:
         count, file = "an unknown number of" if real["n"] is None else f"{real['n']:,}", real["statistics"]
-        out(f"{fake['n']:,} generated {medium.noun} against {file['file']} ({file['format']}), of {count} real ones.")
+        out(f"{fake['n']:,} {images} against {file['file']} ({file['format']}), of {count} real ones.")
+        if all(score.floor is None for score in scores.scores):
+            out("No score of real images: it needs their images, and the reference is a file of statistics.")
         return
     size = real["size"] if isinstance(real["size"], int) else "x".join(map(str, real["size"]))
     reference = f"{real['n']:,} of {real['data']} ({real['split']}), {size} {medium.unit}"
     if fake.get("n"):
-        out(f"{fake['n']:,} generated {medium.noun} against {reference}.")
+        out(f"{fake['n']:,} {images} against {reference}.")
     else:
         out(f"Held-out {medium.noun} of {real['data']}, {size} {medium.unit}; no samples were needed.")

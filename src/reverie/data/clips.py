@@ -21,6 +21,7 @@ from reverie.core.cache import Progress
 from reverie.core.terminal import printable
 from reverie.data.intake import Seen, parallel
 from reverie.data.items import File, Item, natural_key
+from reverie.data.layouts.base import count
 from reverie.data.members import check_enough, files_of, first_by_content, inspect_files, list_members, without_copies
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
@@ -111,7 +112,8 @@ def plan_clips(
         for window in windows:
             clip = replace(item, name=f"{item.name}:{window.start}")
             seen.append(Seen(clip, f"{sha}:{window.start:09d}", "", size[:2], window))
-    cut = f"cut: {len({row.film for row in seen})} films into {len(seen)} clips of {frames} frames, stride {stride}"
+    films = len({row.film for row in seen})
+    cut = f"cut: {count(films, 'film')} into {count(len(seen), 'clip')} of {frames} frames, stride {stride}"
     problems.append(Problem("*", "clips", f"{cut}; {left} frames at the films' ends are in no clip"))
     seen, seconds_end = first_by_content(seen, options, problems, "clips")
     check_enough(str(source), seen, problems, "clips", part)

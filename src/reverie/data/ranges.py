@@ -59,7 +59,8 @@ def problems(names: list[str], records: Records, array: str, decisions: dict[str
                 keep = f"low and high of 0 and {values.FULL[kind][1]:g} keep them"
             side = " of the sources" if array == "sources" else ""
             lost = ", of which only the upper 8 bits are read" if kind == "colour16" else ""
-            action = f"converted: {decision.words} to 0..255 in {len(rows)} {_NOUNS[kind]} images{side}{lost}; {keep}"
+            images = f"{len(rows)} {_NOUNS[kind]} image{'s' * (len(rows) != 1)}"
+            action = f"converted: {decision.words} to 0..255 in {images}{side}{lost}; {keep}"
             lines.append(Problem("*", "range", action))
         high = max((records[i]["tally"][array][2] for i in rows), default=0)
         if kind == "float" and decision.range == (0, 255) and 0 < high < 255 / values.LOW_PART:
