@@ -14,10 +14,10 @@ from reverie.data import words
 from reverie.data.annotations import read_annotations
 from reverie.data.classes import several_problem
 from reverie.data.finder import Finder, composed
-from reverie.data.items import HEADER, LARGEST_CAPTION, File, Item, natural_key
+from reverie.data.items import LARGEST_CAPTION, File, Item, natural_key
 from reverie.data.labels import label_value, labels_of, none_of, unlabelled
 from reverie.data.naming import FOUND, Columns, captions_of
-from reverie.data.tables import Table, is_running
+from reverie.data.tables import SAMPLED, Table, first_rows, is_running
 from reverie.data.tree import stem, suffix
 from reverie.data.types import Problem
 from reverie.data.words import Row
@@ -30,9 +30,7 @@ FILES = ("file_name", "filename", "file", "image", "image_path", "path", "img", 
 TEXTS = ("text", "caption", "captions", "texts", "prompt", "description")
 COMMENTS = ("comment",)  # captions of tables, as of Flickr30k
 LABELS = ("label", "labels")
-SAMPLED = 200  # rows of a table that are looked at to tell whether it is about the images
 LARGEST_TABLE = 2 << 30  # bytes
-LARGEST_HEAD = 64 << 20  # bytes of a table that are looked at for these rows
 
 
 class Captions:
@@ -221,15 +219,8 @@ class Captions:
 
     def _may_be_about_images(self, name: str) -> bool:
         """As ``_is_about_images`` of a large table of text, of whose rows only the first are read."""
-        file, size = self.files[name], HEADER
-        if suffix(name) == ".parquet" or file.size <= size or file.packing is not None or file.reader is not None:
-            return True
-        rows: list[Row] = []
-        while len(rows) <= SAMPLED and size < file.size and size <= LARGEST_HEAD:
-            text = words.decode_text(words.to_last_line(file.head(size)))[0]
-            rows, size = words.read_jsonl(text) if suffix(name) == ".jsonl" else words.read_csv(text)[0], 8 * size
-        is_sample = len(rows) > SAMPLED or size > LARGEST_HEAD
-        return not is_sample or self._is_about_images(name, rows)
+        rows = first_rows(self.files[name], name)
+        return rows is None or self._is_about_images(name, rows)
 
     def _rows_of(self, name: str) -> tuple[list[Row], list[tuple[str, str]]]:
         if suffix(name) == ".parquet":

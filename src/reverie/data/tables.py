@@ -7,10 +7,16 @@ from dataclasses import dataclass, field
 
 from reverie.core.errors import argument
 from reverie.core.terminal import printable
+from reverie.data import words
+from reverie.data.items import HEADER, File
 from reverie.data.masks import COLUMNS as MASKS
 from reverie.data.naming import Columns
+from reverie.data.tree import suffix
 from reverie.data.types import Problem
+from reverie.data.words import Row
 
+SAMPLED = 200  # rows of a table that are looked at to tell whether it is about the images
+LARGEST_HEAD = 64 << 20  # bytes of a table that are looked at for these rows
 RUNNING = ("id", "index", "unnamed: 0")  # columns that may number the rows
 
 
@@ -61,3 +67,14 @@ def is_running(name: str, numbers: Mapping[str, float | None]) -> bool:
     """Whether a column only numbers the rows, by its name and its values: 0 to N - 1 or 1 to N, in order."""
     values = [*numbers.values()]
     return name.strip().lower() in RUNNING and any(values == [*range(k, k + len(values))] for k in (0, 1))
+
+
+def first_rows(file: File, name: str) -> list[Row] | None:
+    """The first rows of a large table of text; None of one that is small or cannot be read in part."""
+    size, rows = HEADER, list[Row]()
+    if suffix(name) == ".parquet" or file.size <= size or file.packing is not None or file.reader is not None:
+        return None
+    while len(rows) <= SAMPLED and size < file.size and size <= LARGEST_HEAD:
+        text = words.decode_text(words.to_last_line(file.head(size)))[0]
+        rows, size = words.read_jsonl(text) if suffix(name) == ".jsonl" else words.read_csv(text)[0], 8 * size
+    return rows if len(rows) > SAMPLED or size > LARGEST_HEAD else None
