@@ -112,8 +112,8 @@ def plan_clips(
         for window in windows:
             clip = replace(item, name=f"{item.name}:{window.start}")
             seen.append(Seen(clip, f"{sha}:{window.start:09d}", "", size[:2], window))
-    films = len({row.film for row in seen})
-    cut = f"cut: {count(films, 'film')} into {count(len(seen), 'clip')} of {frames} frames, stride {stride}"
+    several = len({row.film for row in seen})
+    cut = f"cut: {count(several, 'film')} into {count(len(seen), 'clip')} of {frames} frames, stride {stride}"
     problems.append(Problem("*", "clips", f"{cut}; {left} frames at the films' ends are in no clip"))
     seen, seconds_end = first_by_content(seen, options, problems, "clips")
     check_enough(str(source), seen, problems, "clips", part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from reverie.core.terminal import printable
+from reverie.data import contact_plots
 from reverie.data.types import Dataset
 from reverie.media import alpha, medium_of
 from reverie.media.plots import check_plot, figure
@@ -20,7 +21,6 @@ IMAGES, COLUMNS = 72, 12  # that are shown
 WIDTH, HEIGHT = 14.0, 7.5  # of the images, inches
 DPI = 110
 TILE = 96  # most pixels of the height of an image above words
-CLASSES = 30  # bars
 
 
 def contact_sheet(dataset: Dataset, path: Path) -> None:
@@ -32,8 +32,12 @@ def contact_sheet(dataset: Dataset, path: Path) -> None:
     """
     check_plot(path)
     counts, sizes = dataset.counts_of_classes(), dataset.report.sizes
-    plots: list[Callable[[Any], None]] = [partial(_classes, counts=counts)] if counts else []
-    plots += [partial(_extents, sizes=sizes), partial(_aspects, sizes=sizes)] if len(sizes) > 1 else []
+    plots: list[Callable[[Any], None]] = [partial(contact_plots.classes, counts=counts)] if counts else []
+    plots += (
+        [partial(contact_plots.extents, sizes=sizes), partial(contact_plots.aspects, sizes=sizes)]
+        if len(sizes) > 1
+        else []
+    )
     images = _samples(dataset)
     height = min(HEIGHT, WIDTH * images.shape[0] / images.shape[1])
     with figure(path, WIDTH, 0.4 + height + 3.2 * bool(plots)) as drawing:
@@ -99,39 +103,3 @@ def _outlined(images: np.ndarray, marked: np.ndarray) -> np.ndarray:
     colours = images.repeat(3, -1) if images.shape[-1] == 1 else images.copy()
     colours[marked & ~inner] = (255, 0, 0, 255)[: colours.shape[-1]]
     return colours
-
-
-def _classes(axis: Any, counts: Mapping[str, tuple[int, int]]) -> None:
-    first = list(counts.items())[:CLASSES]
-    names = [printable(name)[:20] for name, _ in first]
-    train, held_out = (np.array([both[side] for _, both in first]) for side in (0, 1))
-    axis.bar(range(len(first)), train, label="to train on")
-    axis.bar(range(len(first)), held_out, bottom=train, label="held out")
-    axis.set_xticks(range(len(first)), names, rotation=90 if len(first) > 6 else 0, fontsize=7)
-    more = f" (first {CLASSES} of {len(counts):,})" if len(counts) > CLASSES else ""
-    axis.set_title(f"images of each class{more}", fontsize=9)
-    axis.set_ylim(top=1.2 * (train + held_out).max())  # room for the legend
-    axis.legend(frameon=False, fontsize=7, loc="upper right", ncols=2)
-
-
-def _extents(axis: Any, sizes: Mapping[tuple[int, int], int]) -> None:
-    """Width and height of the files' images; a larger dot is more images."""
-    width, height = np.array(list(sizes)).T
-    number = np.array(list(sizes.values()))
-    axis.scatter(width, height, s=8 + 120 * number / number.max(), alpha=0.5)
-    axis.set_xlabel("width, pixels", fontsize=8)
-    axis.set_ylabel("height, pixels", fontsize=8)
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    for ticks, ends in ((axis.set_xticks, width), (axis.set_yticks, height)):
-        powers = 2 ** np.arange(int(np.log2(ends.min())), int(np.ceil(np.log2(ends.max()))) + 1)
-        ticks(powers, [f"{power:,}" for power in powers], fontsize=7)
-    axis.minorticks_off()
-    axis.set_title("sizes of the files' images", fontsize=9)
-
-
-def _aspects(axis: Any, sizes: Mapping[tuple[int, int], int]) -> None:
-    aspects = np.log2([width / height for width, height in sizes])
-    axis.hist(aspects, bins=np.linspace(-3, 3, 25), weights=list(sizes.values()))
-    axis.set_xticks([-3, -2, -1, 0, 1, 2, 3], ["1:8", "1:4", "1:2", "1:1", "2:1", "4:1", "8:1"], fontsize=7)
-    axis.set_title("width to height", fontsize=9)

@@ -136,7 +136,7 @@ def _unfit(entry: tarfile.TarInfo, name: str, size: int) -> tuple[str, str] | No
     if not entry.isfile():
         return "not-a-file", "skipped: a link, pipe or device"
     if entry.issparse():  # its data are in pieces
-        return "sparse", "skipped: stored without its zeros; pack the tar again without --sparse"
+        return "sparse", "skipped: stored without its zeros; pack the tar again with its zeros"
     if entry.offset_data + entry.size > size:
         return "truncated", "skipped: truncated"
     return None
