@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import tarfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,8 @@ def volumes(make: Maker) -> Case:
 
 
 FOLDERS = (images, classes, pairs, unpaired, names, side_by_side, stylegan, table, beside, coco, celeba, pets)
-FILES = (shards, npz, hdf5, idx, cifar, parquet)
+HAS = {library: find_spec(library) is not None for library in ("h5py", "pyarrow")}  # extras of reverie
+FILES = (shards, npz, idx, cifar, *([hdf5] if HAS["h5py"] else []), *([parquet] if HAS["pyarrow"] else []))
 MEDIA = (films, volumes)
 IN_TAR = (images, classes, pairs, unpaired, names, side_by_side)  # the words of others make a tar a shard
 

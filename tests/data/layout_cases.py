@@ -10,6 +10,7 @@ import tarfile
 import unicodedata
 import zipfile
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,7 @@ def stylegan(make: Maker) -> Case:
 
 def table(make: Maker) -> Case:
     """metadata.csv, .jsonl or .parquet, or a table of another name, with numbers, labels and one or more captions."""
-    ending = make.some(".csv", ".csv", ".tsv", ".jsonl", ".parquet")
+    ending = make.some(".csv", ".csv", ".tsv", ".jsonl", ".parquet" if find_spec("pyarrow") else ".csv")
     several, labelled = ending in (".jsonl", ".parquet") and make.some(True, False), make.some(True, False)
     file = make.some("metadata", "captions") if ending != ".tsv" else "captions"
     case = Case("table", {}, {}, "images, 12")

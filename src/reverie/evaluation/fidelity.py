@@ -42,10 +42,10 @@ def _check_comparable(evaluation: Evaluation, backbone: str, moments: bool = Fal
         )
     if min(len(fake), LEAST if count is None else count) < LEAST:
         real_images = "" if count is None else f" and {count} real"
-        sample = f", or sample more ({argument('n', LEAST)})" * (evaluation.sets.model is not None)
+        more = f" ({argument('n', LEAST)})" * (evaluation.sets.model is not None)
         raise Refused(
             f"There are {len(fake)} generated{real_images} images; a distance needs {LEAST} on each side.",
-            f"Add images{sample}.",
+            f"Add images, or sample more{more}.",
         )
 
 
