@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from reports import by_kind, by_name
 from small_pictures import pixels, save
 
 import reverie as rv
@@ -42,15 +43,6 @@ def films_of(folder: Path, films: int = 10, ending: str = ".png", first: int = 0
     return folder
 
 
-def actions(dataset: rv.data.Dataset) -> dict[str, str]:
-    return {problem.kind: problem.action for problem in dataset.report.problems}
-
-
-def by_name(dataset: rv.data.Dataset) -> dict[str, np.ndarray]:
-    both = (dataset.train, dataset.held_out)
-    return {name: row for split in both for name, row in zip(split.names, split["x"], strict=True)}
-
-
 @pytest.mark.parametrize("ending", [".gif", ".png", ".webp"])
 def test_clips_are_the_films_frames_in_windows_that_do_not_overlap(tmp_path: Path, ending: str) -> None:
     data = rv.open_data(films_of(tmp_path / "d", ending=ending), medium="video", frames=3, stride=2)
@@ -59,7 +51,7 @@ def test_clips_are_the_films_frames_in_windows_that_do_not_overlap(tmp_path: Pat
     assert len(clips) == 20 and {name.partition(":")[2] for name in clips} == {"0", "6"}
     expected = np.stack([np.asarray(frame) for frame in frames_of(4, 12)])[[6, 8, 10]]
     assert np.array_equal(clips[f"4{ending}:6"][..., 0], expected)
-    assert "10 films into 20 clips of 3 frames, stride 2; 0 frames" in actions(data)["clips"]
+    assert "10 films into 20 clips of 3 frames, stride 2; 0 frames" in by_kind(data)["clips"]
 
 
 def test_a_folder_of_frames_is_a_film_in_the_natural_order_of_its_files(tmp_path: Path) -> None:
@@ -107,8 +99,8 @@ def test_clips_of_a_film_and_of_a_film_that_looks_the_same_are_on_one_side(tmp_p
 def test_one_film_is_split_in_time_and_that_is_said(tmp_path: Path) -> None:
     data = rv.open_data(film(tmp_path / "one.png", 0, number=31), medium="video", frames=3, held_out=0.3)
     assert [int(name.partition(":")[2]) for name in data.held_out.names] == [21, 24, 27]
-    assert "its last 3 clips are held out" in actions(data)["one-film"]
-    assert "1 frames" in actions(data)["clips"]
+    assert "its last 3 clips are held out" in by_kind(data)["one-film"]
+    assert "1 frames" in by_kind(data)["clips"]
 
 
 def test_short_films_copies_damaged_films_and_stills_beside_films_are_skipped_and_said(tmp_path: Path) -> None:
@@ -204,13 +196,13 @@ def test_arrays_of_clips_keep_their_frames(tmp_path: Path) -> None:
     clips = np.random.default_rng(0).integers(0, 256, (12, 5, 6, 6), np.uint8)
     with pytest.raises(UsageError, match="keeps its 5 frames"):
         rv.open_data(clips, medium="video", frames=4)
-    assert "clips already" in actions(rv.open_data(clips, medium="video", stride=2))["clips"]
+    assert "clips already" in by_kind(rv.open_data(clips, medium="video", stride=2))["clips"]
 
 
 def test_films_opened_as_images_are_their_first_frames_and_the_report_names_the_flag(tmp_path: Path) -> None:
     data = rv.open_data(films_of(tmp_path / "d", ending=".gif"))
     assert (
-        data.spec.medium == "image" and actions(data)["animated"] == "used: the first frame; --medium video takes all"
+        data.spec.medium == "image" and by_kind(data)["animated"] == "used: the first frame; --medium video takes all"
     )
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "a.mp4").write_bytes(b"film")
@@ -247,7 +239,7 @@ def test_without_the_extra_video_files_are_named_with_the_command_that_installs_
     with pytest.raises(ReverieError, match=r"1 needs-extra.*pip install 'reverie\[video\]'"):
         rv.open_data(tmp_path, medium="video")
     films_of(tmp_path)
-    assert actions(rv.open_data(tmp_path, medium="video", frames=4))["needs-extra"].startswith(
+    assert by_kind(rv.open_data(tmp_path, medium="video", frames=4))["needs-extra"].startswith(
         "skipped: mp4 films need"
     )
 

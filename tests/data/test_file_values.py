@@ -15,6 +15,7 @@ import messy
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin, features
+from reports import actions
 from small_pictures import fill, pixels, save
 
 import reverie as rv
@@ -39,10 +40,6 @@ def coarse(seed: int, most: int, dtype=np.uint16) -> np.ndarray:
 
 def images(data) -> dict[str, np.ndarray]:
     return {n: x for split in (data.train, data.held_out) for n, x in zip(split.names, split["x"], strict=True)}
-
-
-def actions(data, kind: str) -> list[str]:
-    return [problem.action for problem in data.report.problems if problem.kind == kind]
 
 
 def test_twelve_bits_in_sixteen_are_one_range_for_the_set_and_reported(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reports import actions
 from small_pictures import pixels, save
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -34,10 +35,6 @@ def column(data, name: str) -> list:
 def named(data) -> list:
     """The class of each image by its name, None for none."""
     return [None if label < 0 else data.classes[label] for label in column(data, "label")]
-
-
-def actions(data, kind: str) -> list[str]:
-    return [problem.action for problem in data.report.problems if problem.kind == kind]
 
 
 def test_numbers_with_gaps_are_as_many_classes_as_there_are_numbers() -> None:

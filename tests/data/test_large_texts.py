@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from reports import actions
 from small_pictures import fill
 
 import reverie as rv
@@ -18,10 +19,6 @@ from reverie.data.tree import of_folder
 
 def rows_of(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def actions(data, kind: str) -> list[str]:
-    return [problem.action for problem in data.report.problems if problem.kind == kind]
 
 
 def test_a_caption_file_of_over_a_mebibyte_is_not_read(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from container_cases import tar
 from layout_cases import encoded
 from PIL import Image
+from reports import kinds
 from small_pictures import fill, pixels
 
 import reverie.data
@@ -25,11 +26,6 @@ from reverie.data import originals, shards
 from reverie.data.classes import index_labels
 from reverie.data.items import natural_key
 from reverie.data.words import decode_text
-
-
-def problems(dataset) -> set[tuple[str, str]]:
-    return {(problem.file, problem.kind) for problem in dataset.report.problems}
-
 
 # Words and labels
 
@@ -89,7 +85,7 @@ def test_captions_in_a_table_and_beside_the_image_are_counted(tmp_path: Path) ->
 
 def test_a_list_about_no_image_is_ignored_and_no_more(tmp_path: Path) -> None:
     (fill(tmp_path, 8) / "list.txt").write_bytes("nobody".encode("utf-16"))
-    assert problems(reverie.data(tmp_path)) == {("*.txt", "ignored")}
+    assert kinds(reverie.data(tmp_path)) == {("*.txt", "ignored")}
 
 
 def test_labels_of_dataset_json_that_are_none_are_lines_of_the_report(tmp_path: Path) -> None:
@@ -119,7 +115,7 @@ def test_doubles_links_and_hidden_files_of_a_tar_are_lines_of_the_report(tmp_pat
             archive.addfile(info)
     dataset = reverie.data(tmp_path / "d.tar")
     expected = {("d.tar/7.png", "duplicate"), ("d.tar/._0.png", "hidden"), ("d.tar/link.png", "not-a-file")}
-    assert problems(dataset) == expected and dataset.report.usable == 8
+    assert kinds(dataset) == expected and dataset.report.usable == 8
 
 
 def test_a_file_that_a_tar_stores_in_pieces_is_skipped(tmp_path: Path) -> None:
@@ -132,7 +128,7 @@ def test_a_file_that_a_tar_stores_in_pieces_is_skipped(tmp_path: Path) -> None:
                 info.pax_headers = {"GNU.sparse.map": f"4096,{len(data)}", "GNU.sparse.size": str(4096 + len(data))}
             archive.addfile(info, io.BytesIO(data))
     dataset = reverie.data(tmp_path / "d.tar")
-    assert dataset.report.usable == 8 and ("d.tar/8.png", "sparse") in problems(dataset)
+    assert dataset.report.usable == 8 and ("d.tar/8.png", "sparse") in kinds(dataset)
 
 
 def test_names_that_are_printed_alike_are_numbered(tmp_path: Path) -> None:
@@ -165,17 +161,17 @@ def test_the_later_file_of_a_name_in_a_zip_counts_and_it_is_said(tmp_path: Path)
         warnings.simplefilter("ignore")
         for i in (*range(8), 7):
             archive.writestr(f"{i}.png", encoded(i))
-    assert problems(reverie.data(tmp_path / "d.zip")) == {("7.png", "duplicate")}
+    assert kinds(reverie.data(tmp_path / "d.zip")) == {("7.png", "duplicate")}
 
 
 def test_a_tar_with_a_readme_is_a_folder_and_one_with_captions_can_be(tmp_path: Path) -> None:
     files = {f"{name}/{i}.png": encoded(10 * k + i) for k, name in enumerate(("cat", "dog")) for i in range(6)}
     (tmp_path / "a.tar").write_bytes(tar({**files, "README.txt": b"read me"}))
     dataset = reverie.data(tmp_path / "a.tar")
-    assert dataset.classes == ["cat", "dog"] and ("*.txt", "ignored") in problems(dataset)
+    assert dataset.classes == ["cat", "dog"] and ("*.txt", "ignored") in kinds(dataset)
     (tmp_path / "b.tar").write_bytes(tar(files | {"cat/0.txt": b"a cat"}))
     dataset = reverie.data(tmp_path / "b.tar")
-    assert dataset.classes == [] and ("*", "layout") in problems(dataset)
+    assert dataset.classes == [] and ("*", "layout") in kinds(dataset)
     dataset = reverie.data(tmp_path / "b.tar", layout="classes")
     assert dataset.classes == ["cat", "dog"] and dataset.summary()["captions"] == 1
 
@@ -204,7 +200,7 @@ def test_a_preview_beside_shards_or_parquet_files_is_no_data_set(tmp_path: Path)
     (tmp_path / "tables" / "broken.parquet").write_bytes(b"PAR1")
     for name, extra in (("shards", set()), ("tables", {("broken.parquet", "unreadable")})):
         dataset = reverie.data(tmp_path / name)
-        assert dataset.report.usable == 16 and problems(dataset) == {("*.png", "ignored")} | extra
+        assert dataset.report.usable == 16 and kinds(dataset) == {("*.png", "ignored")} | extra
     with pytest.raises(UsageError, match="layout='classes' is for a folder, a zip or one tar, not for 2 shards"):
         reverie.data(tmp_path / "shards", layout="classes")
 
@@ -215,7 +211,7 @@ def test_a_webp_beyond_pillows_own_limit_is_skipped_by_its_header(tmp_path: Path
     assert data[12:16] == b"VP8L"
     data[21:25] = b"\xff\xff\xff\x0f"  # 16384 x 16384
     (tmp_path / "bomb.webp").write_bytes(data)
-    assert problems(reverie.data(tmp_path)) == {("bomb.webp", "decompression-bomb")}
+    assert kinds(reverie.data(tmp_path)) == {("bomb.webp", "decompression-bomb")}
 
 
 # Arrays
@@ -238,7 +234,7 @@ def test_files_beside_idx_files_are_reported_and_a_layout_reads_them(tmp_path: P
     fill(tmp_path / "previews", 8)
     grey = np.stack([pixels(i, channels=1)[..., 0] for i in range(12)])
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(grey))
-    assert problems(reverie.data(tmp_path)) == {("*.png", "ignored")}
+    assert kinds(reverie.data(tmp_path)) == {("*.png", "ignored")}
     assert reverie.data(tmp_path, layout="images").report.usable == 8
     packed = bytearray(gzip.compress(idx(grey)))
     packed[10] ^= 255

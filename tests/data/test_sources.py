@@ -15,6 +15,7 @@ import messy
 import numpy as np
 import pytest
 from PIL import Image
+from reports import kinds
 from small_pictures import fill, pixels, save
 
 import reverie.data
@@ -31,10 +32,6 @@ def rows(dataset) -> dict[str, tuple]:
             text = side.get("text")[i] if side.get("text") is not None else None
             result[name] = (side["x"][i], label, text, None if side.get("source") is None else side.get("source")[i])
     return result
-
-
-def kinds(dataset) -> set[tuple[str, str]]:
-    return {(problem.file, problem.kind) for problem in dataset.report.problems}
 
 
 def test_the_module_is_the_function_and_does_not_import_torch() -> None:

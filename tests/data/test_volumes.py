@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reports import by_kind, by_name
 
 import reverie as rv
 from reverie.core.errors import ReverieError, UsageError
@@ -29,15 +30,6 @@ def scans(folder: Path, number: int = 10, **options) -> Path:
     return folder
 
 
-def actions(dataset: rv.data.Dataset) -> dict[str, str]:
-    return {problem.kind: problem.action for problem in dataset.report.problems}
-
-
-def by_name(dataset: rv.data.Dataset) -> dict[str, np.ndarray]:
-    both = (dataset.train, dataset.held_out)
-    return {name: row for split in both for name, row in zip(split.names, split["x"], strict=True)}
-
-
 def test_volumes_of_a_folder_share_one_range_which_is_said_and_recorded(tmp_path: Path) -> None:
     for label in ("ill", "well"):
         for seed in range(5):
@@ -47,7 +39,7 @@ def test_volumes_of_a_folder_share_one_range_which_is_said_and_recorded(tmp_path
     data = rv.open_data(tmp_path, medium="volume")
     low, high = data.provenance["intensities"]
     assert data.spec.medium == "volume" and data.spec.shape == (6, 8, 8) and data.classes == ["ill", "well"]
-    assert f"{low:g}..{high:g} scaled to 8 bits for all" in actions(data)["intensities"]
+    assert f"{low:g}..{high:g} scaled to 8 bits for all" in by_kind(data)["intensities"]
     volume = by_name(data)["well/3.npy"][..., 0]
     expected = np.rint((scan(8).astype(float) - low) * 255 / (high - low)).clip(0, 255)
     assert np.abs(volume - expected).max() <= 1
@@ -62,7 +54,7 @@ def test_an_outlier_among_voxels_or_volumes_does_not_darken_the_others(tmp_path:
     np.save(folder / "1.npy", scan(1).astype(np.float32) * 1e6)
     data = rv.open_data(folder, medium="volume")
     assert data.provenance["intensities"][1] < 2500
-    assert "volumes reach further and are clipped" in actions(data)["intensities"]
+    assert "volumes reach further and are clipped" in by_kind(data)["intensities"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +74,7 @@ def test_usual_ranges_are_kept(tmp_path: Path, values: np.ndarray, expected: lis
         np.save(tmp_path / f"{seed}.npy", volume)
     data = rv.open_data(tmp_path, medium="volume")
     assert by_name(data)["3.npy"].flat[:3].tolist() == expected
-    assert ("not-finite" in actions(data)) == bool(np.isnan(values.astype(float)).any())
+    assert ("not-finite" in by_kind(data)) == bool(np.isnan(values.astype(float)).any())
 
 
 def test_other_shapes_are_cropped_and_padded_about_their_centres_and_counted(tmp_path: Path) -> None:
@@ -91,7 +83,7 @@ def test_other_shapes_are_cropped_and_padded_about_their_centres_and_counted(tmp
     np.save(folder / "flat.npy", scan(51, (2, 8, 8)))
     data = rv.open_data(folder, medium="volume")
     assert data.spec.shape == (6, 8, 8)
-    assert "volumes of 2x8x8 to 10x12x12 to 6x8x8 (1 cropped, 1 padded" in actions(data)["mixed-sizes"]
+    assert "volumes of 2x8x8 to 10x12x12 to 6x8x8 (1 cropped, 1 padded" in by_kind(data)["mixed-sizes"]
     assert np.array_equal(centred(np.pad(scan(50), 2), (6, 8, 8), 0), scan(50))
     assert centred(np.ones((2, 3)), (4, 2), -1).tolist() == [[-1, -1], [1, 1], [1, 1], [-1, -1]]
     assert rv.open_data(folder, medium="volume", size="4x6x8").spec.shape == (4, 6, 8)
@@ -111,7 +103,7 @@ def test_provenance_reopens_volumes_and_other_data_is_scaled_by_the_same_range(t
     like = open_like(other, record)
     assert like.spec == data.spec and like.provenance["intensities"] == record["intensities"]
     asked = rv.open_data(other, medium="volume", low=-500, high=500)
-    assert asked.provenance["intensities"] == [-500, 500] and "as requested" in actions(asked)["intensities"]
+    assert asked.provenance["intensities"] == [-500, 500] and "as requested" in by_kind(asked)["intensities"]
 
 
 def test_files_that_are_no_volumes_are_skipped_and_said(tmp_path: Path) -> None:
@@ -164,7 +156,7 @@ def test_nifti_is_turned_to_one_orientation_and_its_voxels_are_told(tmp_path: Pa
     values, spacing = read_volume(str(tmp_path / "5.nii.gz"))
     assert np.array_equal(values[..., 0], scan(5)) and spacing == [2.5, 1, 1]
     data = rv.open_data(tmp_path, medium="volume")
-    assert len(by_name(data)) == 8 and "2 sizes of voxels, 2.5 x 1 x 1 to 3 x 1 x 1" in actions(data)["voxel-sizes"]
+    assert len(by_name(data)) == 8 and "2 sizes of voxels, 2.5 x 1 x 1 to 3 x 1 x 1" in by_kind(data)["voxel-sizes"]
     assert {p.kind for p in data.report.problems if p.file == "cut.nii.gz"} == {"not-a-volume"}
 
 

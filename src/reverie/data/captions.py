@@ -301,7 +301,7 @@ class Captions:
 
     def _read_coco(self, name: str) -> None:
         """COCO's JSON: images, annotations with captions or categories."""
-        if self.files[name].size > 1 << 31:
+        if self.files[name].size > LARGEST_TABLE:
             return
         try:
             text, _ = words.decode_text(self.files[name].read())
@@ -384,10 +384,6 @@ def _column(row: Row, names: Sequence[str]) -> str | None:
     """The first of the names that a row has, in any case."""
     lower = {str(column).strip().lower(): column for column in row}
     return next((lower[name] for name in names if name in lower), None)
-
-
-def _is_list(row: Row) -> bool:
-    return isinstance(row.get("label"), list)
 
 
 def _number(value: Any) -> float | None:

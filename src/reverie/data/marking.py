@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,11 +63,7 @@ def look_at_masks(
     if not any(row.item.masks for row in seen):
         return seen, None
     files = list({_key(file): file for row in seen for file in row.item.masks}.values())
-
-    def inspect(file: File) -> list[Any]:
-        return _inspect(file, max_pixels)
-
-    memory, results = Memory(f"{source}:masks", inspect=inspect), {}
+    memory, results = Memory(f"{source}:masks", inspect=partial(_inspect, max_pixels=max_pixels)), {}
     with decode.quiet():
         for i, (file, result) in enumerate(zip(files, parallel(memory.inspected, files), strict=True)):
             results[_key(file)] = result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -12,8 +11,9 @@ from typing import Any
 
 from reverie.core.errors import UsageError, argument
 from reverie.core.terminal import printable
+from reverie.data.finder import Finder, composed
 from reverie.data.items import Item
-from reverie.data.tree import Tree, suffix
+from reverie.data.tree import Tree, stem, suffix
 from reverie.data.types import Problem
 from reverie.media import decode
 from reverie.media.masks import NO_MASK, read_values
@@ -103,18 +103,14 @@ def add_table(masks: Masks, rows: Mapping[str, Mapping[str, Any]], tree: Tree, p
     Appends a problem for those that do not exist.
     """
     of: dict[str, tuple[str, ...]] = {}
-    files = {unicodedata.normalize("NFC", name): name for name in tree.files} if rows else {}
-    lost: list[str] = []
+    find, lost = Finder(tree.files), list[str]()
     for image, row in rows.items():
         column = next((name for name in row if name.strip().lower() in COLUMNS), None)
         value = row[column] if column else None
-        folder = image.rpartition("/")[0]
         for name in value if isinstance(value, list) else [value]:
             if not isinstance(name, str):
                 continue
-            written = unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
-            paths = (f"{folder}/{written}", f"{tree.root}{written}", written)
-            path = next((files[path] for path in paths if path in files), None)
+            path = find(PurePosixPath(image).parent, name) or find(PurePosixPath(tree.root), name)
             if path is None and suffix(name) in decode.SUFFIXES:
                 lost.append(name)
             if path not in (None, image):
@@ -265,14 +261,12 @@ def _index(images: Sequence[str], spots: dict[str, Spot]) -> Callable[[Spot], st
 @lru_cache(maxsize=1024)
 def _above(folder: str) -> tuple[str, ...]:
     """ "", "a/" and "a/b/" of the folder a/b, composed as stems are."""
-    parts = unicodedata.normalize("NFC", folder).split("/") if folder else []
+    parts = composed(folder).split("/") if folder else []
     return ("", *("".join(f"{part}/" for part in parts[: i + 1]) for i in range(len(parts))))
 
 
 def _stem(name: str) -> str:
-    """A path without its ending, composed."""
-    head, _, tail = name.rpartition(".")
-    return unicodedata.normalize("NFC", name if "/" in tail or not head else head)
+    return composed(stem(name))
 
 
 def _is_near(image: str, spot: Spot | None) -> bool:

@@ -26,7 +26,7 @@ from reverie.data import Dataset, Split, load_image, provenance
 from reverie.data.batches import in_order
 from reverie.inference.conditions import label_index, seeds_of
 from reverie.inference.load import data_of, spec_of
-from reverie.inference.rows import checked_latents, chunk_of, conditioning, device_of, space_option
+from reverie.inference.rows import checked_latents, chunk_of, device_of, space_option
 from reverie.inference.sampling import sample
 from reverie.media import Spec, decode, medium_of
 from reverie.media.images import Images
@@ -229,8 +229,3 @@ def find_row(model: Model, reference: str) -> tuple[Split, int]:
         f"There is no file {reference!r}, and the run's data has no image of that name, caption or class. "
         "Other references: held-out:3, train:3, seed:3."
     )
-
-
-def conditions_in(model: Model, batch: Batch) -> dict[str, Any]:
-    """The columns of a batch that are conditions of the model."""
-    return conditioning(model, batch)
