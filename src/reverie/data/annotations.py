@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-PARTS = {"0": "train", "1": "held_out", "2": "held_out"}  # CelebA's training, validation and test images
+PARTS = {"0": "train", "1": "val", "2": "test"}  # of CelebA
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Annotations:
 
     Attributes:
         rows: image -> columns: "label", attributes.
-        splits: image -> "train" or "held_out".
+        splits: image -> "train", "val" or "test".
         used: file -> number of images that it is about.
         lost: file -> number of its lines about images that do not exist.
     """
@@ -98,4 +98,4 @@ def _pets(lines: list[Line], image: Find, notes: Annotations, path: PurePosixPat
         if where := image(line[0]):
             notes.rows.setdefault(where, {})["label"] = line[0].rpartition("_")[0]
             if path.stem.lower() in ("trainval", "test"):
-                notes.splits[where] = "held_out" if path.stem.lower() == "test" else "train"
+                notes.splits[where] = "test" if path.stem.lower() == "test" else "train"

@@ -9,15 +9,14 @@ from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.terminal import printable
-from reverie.core.values import is_finite
 from reverie.data import words
 from reverie.data.annotations import read_annotations
 from reverie.data.classes import several_problem
 from reverie.data.finder import Finder, composed
-from reverie.data.items import LARGEST_CAPTION, File, Item, natural_key
+from reverie.data.items import LARGEST_CAPTION, File, Item, natural_key, split_of
 from reverie.data.labels import label_value, labels_of, none_of, unlabelled
 from reverie.data.naming import FOUND, Columns, captions_of
-from reverie.data.tables import SAMPLED, Table, first_rows, is_running
+from reverie.data.tables import SAMPLED, Table, first_rows, is_running, numbers_of, splits_of
 from reverie.data.tree import stem, suffix
 from reverie.data.types import Problem
 from reverie.data.words import Row
@@ -49,6 +48,7 @@ class Captions:
         rows: image -> its row: "text" (a list of captions), "label" (a name, a number or a list of them), and others.
         written: image -> the values of the columns that became its name, text and label, under the table's own names.
         tables: the files that rows are from.
+        splits: image -> the name of its split, such as "val", where tables say it.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class Captions:
         for image, row in self._published.rows.items():
             self.rows[image] = {"text": [], "label": None} | self.rows.get(image, {}) | row
         self.tables |= self._published.used
+        self._split_column, self.splits = ("", {}) if columns.rules < 3 else splits_of(self.rows)
+        self.splits |= self._published.splits
         for name, lost in self._published.lost.items():
             self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
         self._texts = {_stem(name): name for name in files if suffix(name) in TEXT_ENDINGS}
@@ -102,7 +104,7 @@ class Captions:
     def describe(self, item: Item, name: str) -> Item:
         """The item with its captions, and its label if a table has one."""
         row = self.rows.get(name, {})
-        if not row and not self._texts and name not in self._published.splits:
+        if not row and not self._texts and name not in self.splits:
             return item
         texts = [" ".join(str(text).split()) for text in row.get("text", [])]
         if not any(texts) and (file := self._texts.get(_stem(name))):
@@ -116,37 +118,36 @@ class Captions:
         label = label_value(label)
         label = item.label if label is None and name not in self._unlabelled else label
         several = tuple(texts) if len(texts) > 1 else ()
-        split = self._published.splits.get(name, item.split)
+        split = split_of(self.splits.get(name, "")) or item.split
         return replace(item, text=texts[0] if texts else "", texts=several, label=label, split=split)
 
     def attributes(self, images: Iterable[str]) -> tuple[list[str], dict[str, tuple[float, ...]]]:
-        """The purely numeric columns in the tables' order, and each image's values; 0 for a missing one.
+        """The numeric columns in the tables' order, and each image's values; 0 for a missing one.
 
         Where images have several labels, each label is an attribute, 0 or 1.
         """
         images = list(images)
         if not self.rows:
             return [], dict.fromkeys(images, ())
-        columns = dict.fromkeys(name for row in self.rows.values() for name in row if name not in ("text", "label"))
-        numbers = {
-            name: {image: _number(row.get(name)) for image, row in self.rows.items() if row.get(name) not in (None, "")}
-            for name in columns
-        }
-        names = [name for name, values in numbers.items() if values and None not in values.values()]
+        numbers, notes = numbers_of(self.rows, strict=self.columns.rules < 3)
+        for name, (kind, action) in notes.items():
+            self._report(name, kind, action)
+        names = [*numbers]
         if self.columns.rules > 1:
             names = [name for name in names if name not in self._varying and not is_running(name, numbers[name])]
         roles = {"text": self._texts_of_tables, "label": LABELS}
         for about in (self._named[name] for name in self.tables if name in self._named):
-            self.problems += about.unused([*names, *self._varying], roles, self.columns)
+            self.problems += about.unused([*names, *self._varying, self._split_column], roles, self.columns)
         for name in sorted(self._varying):
             self._report(name, "ignored", "ignored: it differs between the rows of an image")
         for name in names:
-            if gaps := sum(image not in numbers[name] for image in images):
-                self._report(name, "missing-attribute", f"used: {gaps} images without a value have 0")
+            if gaps := [image for image in images if image not in numbers[name]]:
+                some = f"{len(gaps):,} image{'s' * (len(gaps) != 1)} without a value, the first {printable(gaps[0])}"
+                self._report(name, "missing-attribute", f"used: 0 for {some}")
         labels = {image: {str(label) for label in self._labels_of(image)} for image in images}
         by_image = {
             image: (
-                *(numbers[name].get(image) or 0.0 for name in names),
+                *(numbers[name].get(image, 0.0) for name in names),
                 *(float(label in labels[image]) for label in self._names_of_labels),
             )
             for image in images
@@ -384,11 +385,3 @@ def _column(row: Row, names: Sequence[str]) -> str | None:
     """The first of the names that a row has, in any case."""
     lower = {str(column).strip().lower(): column for column in row}
     return next((lower[name] for name in names if name in lower), None)
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if is_finite(number) else None

@@ -157,8 +157,7 @@ def choose_items(choice: Choice, listing: Listing, noun: str = "images") -> None
         listing.rows = listing.read_columns([term.column for term in parse_condition(choice.where)])
     labels = [None if item.label is None else str(item.label) for item in listing.items]
     keep = chosen(choice, labels, listing.columns(), listing.problems, noun)
-    listing.items = [item for item, kept in zip(listing.items, keep, strict=True) if kept]
-    listing.rows = [row for row, kept in zip(listing.rows, keep, strict=True) if kept] if listing.rows else []
+    listing.take(np.flatnonzero(keep).tolist())
 
 
 def chosen(

@@ -6,11 +6,13 @@ import os
 import re
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from reverie.core.terminal import printable
 from reverie.data.types import Problem
 
 HEADER = 1 << 18  # bytes, in which an image's size stands
@@ -18,6 +20,7 @@ TRAIN_NAMES = ("train", "training")
 LARGEST_IMAGE = 2 << 30  # bytes of a file that is read as an image
 LARGEST_CAPTION = 1 << 20  # bytes of a file that is the caption of an image
 HELD_OUT_NAMES = ("test", "val", "valid", "validation", "held_out", "held-out")
+_SPLIT = re.compile(rf"(?<![^/\-_. ])({'|'.join([*TRAIN_NAMES, *HELD_OUT_NAMES])})[-_]?\d*(?![^/\-_. ])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,37 @@ class Listing:
     read_columns: Callable[[Sequence[str]], list[Mapping[str, Any]]] | None = None  # rows that are read when needed
     values: bool = False  # whether labels are values of a column, and no names of folders
     part: str | None = None  # the split that is asked for, where the source knows its own: "train", "held_out"
+    parts: list[str] = field(default_factory=list)  # the source's name of each item's split; empty: that of its folder
+
+    def take(self, index: Sequence[int]) -> None:
+        """Keep these items, in this order."""
+        self.items = [self.items[i] for i in index]
+        self.rows = [self.rows[i] for i in index] if self.rows else []
+        self.parts = [self.parts[i] for i in index] if self.parts else []
+
+    def divide(self, parts: Sequence[str]) -> None:
+        """Split the items as the source does, held-out ones first: of a copy in both splits, that one stays.
+
+        Args:
+            parts: of each item the name of its split, "" where the source has none.
+        """
+        self.parts, sides = [*parts], [split_of(part) for part in parts]
+        self.items = [replace(item, split=side or item.split) for item, side in zip(self.items, sides, strict=True)]
+        outside = Counter(part for part, side in zip(parts, sides, strict=True) if part and not side)
+        for part, n in outside.items():
+            action = f"skipped: {n:,} images of {printable(part)}, which is neither training nor test"
+            self.problems.append(Problem("*", "outside-splits", action))
+        inside = [i for i, part in enumerate(parts) if part not in outside]
+        if lost := sum(self.items[i].split is None for i in inside):
+            action = f"used: {lost:,} images without a split are divided by content"
+            self.problems.append(Problem("*", "outside-splits", action))
+        self.take(sorted(inside, key=lambda i: self.items[i].split == "train"))
+
+    def split_words(self) -> str:
+        """ ", train 100 / test 20 / val 10" of items with splits, else ""."""
+        counts = Counter(self.parts)
+        order = sorted(filter(None, counts), key=lambda part: (split_of(part) != "train", part))
+        return ", " * bool(order) + " / ".join(f"{printable(part)} {counts[part]:,}" for part in order)
 
     def number_equal_names(self) -> None:
         """Names that are printed alike, such as of undecodable bytes, become NAME, NAME (2) ...: names are keys."""
@@ -160,6 +194,41 @@ def split_of(folder: str) -> str | None:
     """ "train" or "held_out" by a folder's name, such as train, val2017 or Test; None if it names no split."""
     name = re.sub(r"[-_]?(19|20)\d\d$", "", folder.lower())
     return "train" if name in TRAIN_NAMES else "held_out" if name in HELD_OUT_NAMES else None
+
+
+def kind_of(part: str) -> str:
+    """ "train", "test" or "val" of the name of a split; "" of others, such as held_out."""
+    return next((kind for kind in ("train", "test", "val") if part.lower().startswith(kind)), "")
+
+
+def parts_of(paths: Sequence[Path], problems: list[Problem], rules: int) -> dict[Path, str]:
+    """The splits that the names of files or of their folders say: "val" of x-val-0001.tar and of val/x.parquet.
+
+    Held-out files come first. Where there are not both training and held-out files, the order stays, and all have "".
+    Of others, those whose names say no split are left out and reported.
+
+    Args:
+        rules: as of ``Columns``; before 3, names say a split by what they begin with, up to "-" or ".".
+    """
+    above = Path(os.path.commonpath([path.parent for path in paths]))
+    parts = {path: _part_of(path.relative_to(above).as_posix().lower()) for path in paths}
+    if rules < 3:
+        words = {path: re.split("[-.]", path.name.lower())[0] for path in paths}
+        parts = {path: word if word == "train" or word in HELD_OUT_NAMES else "" for path, word in words.items()}
+    if not {*map(split_of, parts.values())} >= {"train", "held_out"}:
+        return dict.fromkeys(paths, "")
+    for path in (path for path, part in parts.items() if not part):
+        problems.append(Problem(printable(path.name), "outside-splits", "skipped: neither train nor test"))
+    order = sorted(filter(parts.get, paths), key=lambda path: split_of(parts[path]) == "train")
+    return {path: parts[path] for path in order}
+
+
+def _part_of(path: str) -> str:
+    """The split of the last name in a path that says one; "" of none, or if a name says both sides, as train-val."""
+    for name in reversed(path.split("/")):
+        if words := _SPLIT.findall(name):
+            return words[0] if len({*map(split_of, words)}) == 1 else ""
+    return ""
 
 
 def natural_key(name: str) -> tuple[tuple[Any, ...], str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
-from reverie.data.items import HELD_OUT_NAMES, Listing, split_of
+from reverie.data.items import HELD_OUT_NAMES, Item, Listing, kind_of, split_of
 from reverie.data.naming import FOUND, Columns
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ PUBLIC_NAMES = (
     "stacked-mnist",
     "photos",
 )
+_OF_PILE = re.compile(r"[-_]?[ABab]$")  # testA and testB
 POSSIBLE = (
     f"a bundled set ({', '.join(BUNDLED_NAMES)}), a public set ({', '.join(PUBLIC_NAMES)}), hf:owner/name, "
     "a folder of images or a .zip of one, an .npz, .npy or .h5 file, a folder of idx or CIFAR files, or WebDataset "
@@ -53,7 +56,7 @@ def split_name(text: str) -> tuple[str, str | None]:
 
 
 def keep_named(listing: Listing, split: str) -> bool:
-    """Keep the images of test/, or those of val/, where folders divide the held-out images into the two.
+    """Keep the images of test, or those of val, where the source divides the held-out images into the two.
 
     Args:
         split: "test" or a name of the other; any other text keeps both.
@@ -61,26 +64,26 @@ def keep_named(listing: Listing, split: str) -> bool:
     Returns:
         whether images were left out; the others then have no split any more.
     """
-    folders = [item.name.split("/")[:-1] for item in listing.items]
-    common = len(os.path.commonprefix(folders))  # noqa: RUF071 (of lists: their first equal parts)
-    sides = [
-        next((_kind(folder) for folder in parts[common:] if split_of(folder) == "held_out"), "")
-        if item.split == "held_out"
-        else None
-        for item, parts in zip(listing.items, folders, strict=True)
+    parts = listing.parts or _folders_of_splits(listing.items)
+    kinds = [
+        kind_of(part) if item.split == "held_out" else None for item, part in zip(listing.items, parts, strict=True)
     ]
-    if _kind(split) not in ("test", "val") or {*sides} - {None} != {"test", "val"}:
+    if kind_of(split) not in ("test", "val") or {*kinds} - {None} != {"test", "val"}:
         return False
-    keep = [side == _kind(split) for side in sides]
-    listing.items = [replace(item, split=None) for item, kept in zip(listing.items, keep, strict=True) if kept]
-    listing.rows = [row for row, kept in zip(listing.rows, keep, strict=True) if kept] if listing.rows else []
-    listing.read_as += f"; {_kind(split)} alone"
+    listing.take([i for i, kind in enumerate(kinds) if kind == kind_of(split)])
+    listing.items = [replace(item, split=None) for item in listing.items]
+    listing.read_as += f"; {kind_of(split)} alone"
     return True
 
 
-def _kind(folder: str) -> str:
-    """ "test", "val" or "held" of a folder's name."""
-    return next((kind for kind in ("test", "val", "held") if folder.lower().startswith(kind)), "")
+def _folders_of_splits(items: Sequence[Item]) -> list[str]:
+    """Of each item the first folder whose name is that of a held-out split, also testA; "" of none."""
+    folders = [item.name.split("/")[:-1] for item in items]
+    common = len(os.path.commonprefix(folders))  # noqa: RUF071 (of lists: their first equal parts)
+    return [
+        next((folder for folder in parts[common:] if split_of(_OF_PILE.sub("", folder)) == "held_out"), "")
+        for parts in folders
+    ]
 
 
 def path_exists(path: str) -> bool:

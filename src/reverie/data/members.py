@@ -16,7 +16,7 @@ from reverie.data.choose import choose_items, limited
 from reverie.data.intake import MIN_IMAGES, Memory, Seen, TooFew, parallel
 from reverie.data.items import File, Item, Listing
 from reverie.data.labels import clear_negatives
-from reverie.data.layouts.base import by_split
+from reverie.data.layouts.base import by_split, divided
 from reverie.data.options import OpenOptions
 from reverie.data.tree import Tree, ignored, of_folder
 from reverie.data.types import Problem, Report
@@ -121,6 +121,7 @@ def list_members(
     described = [replace(captions.describe(item, name), attributes=numbers[name]) for name, item in items]
     rows: list[Mapping[str, Any]] = [captions.columns_of(name) for name, _ in items]
     listing = Listing(described, problems, names, f"{noun}, {len(items):,}{captions.summary()}", rows)
+    listing = divided(listing, captions, [name for name, _ in items])
     clear_negatives(listing)
     choose_items(options.choice, listing, noun)
     return listing

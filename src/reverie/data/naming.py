@@ -20,13 +20,15 @@ class Columns:
     Attributes:
         image: of encoded images, or of the files' names in a table beside them.
         label, text: of the classes, and of the captions.
-        rules: how tables are read: 1 as in runs whose provenance has no ``tables``, 2 as now.
+        rules: how tables are read: 1 as in runs whose provenance has no ``tables``, 2 without splits by
+            tables' columns and by any word in the names of Parquet files and shards, and columns with a missing number
+            are no attributes; 3 as now.
     """
 
     image: str = ""
     label: str = ""
     text: str = ""
-    rules: int = field(default=2, compare=False)
+    rules: int = field(default=3, compare=False)
 
     @classmethod
     def of(cls, columns: str | Mapping[str, str] | Columns | None) -> Columns:

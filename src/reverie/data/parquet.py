@@ -11,7 +11,7 @@ from typing import Any
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.terminal import printable
 from reverie.data.captions import LABELS, TEXTS
-from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
+from reverie.data.items import File, Item, Listing, parts_of
 from reverie.data.labels import labels_of, set_labels
 from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.types import Problem
@@ -28,8 +28,8 @@ def is_parquet(path: str) -> bool:
 def list_parquet(files: list[Path], masks: str | None = None, columns: Columns = FOUND) -> Listing:
     """The rows of Parquet files with a column of encoded images, as the Hugging Face hub keeps them.
 
-    A column of encoded masks is read unless ``masks`` is "no". A file's name says its split:
-    train-00000-of-00002.parquet, test-..., validation-... Of several files those that cannot be read are reported.
+    A column of encoded masks is read unless ``masks`` is "no". The names of files and folders say their split:
+    train-00000-of-00002.parquet, validation/0.parquet. Of several files those that cannot be read are reported.
 
     Args:
         columns: by default the first of bytes, and those that are named as labels and captions are.
@@ -40,16 +40,11 @@ def list_parquet(files: list[Path], masks: str | None = None, columns: Columns =
     """
     _arrow()
     listing = Listing([], read_as=f"{len(files)} Parquet file{'s' * (len(files) != 1)}", values=True)
-    sides = {path: _side(path) for path in files}
-    both = {*sides.values()} >= {"train", "held_out"}
     labels: list[Any] = []
     used: list[Path] = []
-    for path in sorted(files, key=lambda path: sides[path] == "train"):
-        if both and sides[path] is None:
-            listing.problems.append(Problem(printable(path.name), "outside-splits", "skipped: neither train nor test"))
-            continue
+    for path, part in parts_of(files, listing.problems, columns.rules).items():
         try:
-            labels += _list_rows(path, sides[path] if both else None, listing, masks, columns)
+            labels += _list_rows(path, part, listing, masks, columns)
             used.append(path)
         except UsageError:
             raise
@@ -57,7 +52,10 @@ def list_parquet(files: list[Path], masks: str | None = None, columns: Columns =
             if len(files) == 1:
                 raise
             listing.problems.append(Problem(printable(path.name), "unreadable", f"skipped: {error}"))
+    if any(listing.parts):
+        listing.divide(listing.parts)
     set_labels(listing, labels)
+    listing.read_as += listing.split_words()
     listing.read_columns = partial(_read_columns, used)
     return listing
 
@@ -78,7 +76,7 @@ def _read_columns(paths: list[Path], names: Sequence[str]) -> list[Mapping[str, 
     return rows
 
 
-def _list_rows(path: Path, split: str | None, listing: Listing, masks: str | None, columns: Columns) -> list[Any]:
+def _list_rows(path: Path, part: str, listing: Listing, masks: str | None, columns: Columns) -> list[Any]:
     """Append the rows of a file; returns their labels."""
     schema = _schema(path)
     images = _image_columns(schema)
@@ -110,11 +108,11 @@ def _list_rows(path: Path, split: str | None, listing: Listing, masks: str | Non
                 name=f"{printable(path.name)}/{row}",
                 file=File(f"{path}/{row}", reader=partial(_cell, str(path), image, row)),
                 text=several[0] if several else "",
-                split=split,
                 texts=tuple(several) if len(several) > 1 else (),
                 masks=(File(f"{path}/{row}/mask", reader=partial(_cell, str(path), mask, row)),) if mask else (),
             )
         )
+    listing.parts += [part] * len(texts)
     return [labels_of(value, classes) for value in labels]
 
 
@@ -160,11 +158,6 @@ def _class_names(schema: Any, label: str | None) -> list[str] | None:
     feature = features.get("info", {}).get("features", {}).get(label, {}) if isinstance(features, dict) else {}
     names = feature.get("names") if isinstance(feature, dict) else None
     return [str(name) for name in names] if isinstance(names, list) else None
-
-
-def _side(path: Path) -> str | None:
-    word = path.name.lower().partition("-")[0].partition(".")[0]
-    return "train" if word == "train" else "held_out" if word in HELD_OUT_NAMES else None
 
 
 _LOCK = threading.Lock()

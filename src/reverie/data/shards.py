@@ -19,7 +19,7 @@ from reverie.core import cache as home
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import replacing
 from reverie.core.terminal import printable
-from reverie.data.items import LARGEST_CAPTION, File, Item, Listing
+from reverie.data.items import LARGEST_CAPTION, File, Item, Listing, parts_of
 from reverie.data.labels import labels_of, set_labels
 from reverie.data.layouts import list_tree
 from reverie.data.masks import masks_of
@@ -66,11 +66,15 @@ def list_shards(
         )
     listing = Listing([], read_as=f"WebDataset, {len(shards):,} shard{'s' * (len(shards) != 1)}", values=True)
     labels, names = list[Any](), set[str]()  # names of the columns of KEY.json
-    for shard in shards:
+    parts = parts_of(shards, listing.problems, columns.rules) if columns.rules > 2 else dict.fromkeys(shards, "")
+    for shard, part in parts.items():
         members = _members(shard, listing.problems)
         if len(shards) == 1 and (layout is not None or not _has_words(members)):
             return list_tree(Tree(str(shard), dict(sorted(members.items())), listing.problems), layout, masks, columns)
         labels += _list_members(printable(shard.name), members, listing, masks, columns, names)
+        listing.parts += [part] * (len(listing.items) - len(listing.parts))
+    if any(listing.parts):
+        listing.divide(listing.parts)
     columns.check(sorted(names), "KEY.json")
     folders = {folder for item in listing.items if (folder := item.name.partition("/")[2].rpartition("/")[0])}
     if len(shards) == 1 and len(folders) > 1 and all(label is None for label in labels):
@@ -79,6 +83,7 @@ def list_shards(
         )
         listing.problems.append(Problem("*", "layout", f"{hint} them as classes"))
     set_labels(listing, labels)
+    listing.read_as += listing.split_words()
     return listing
 
 

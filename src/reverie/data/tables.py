@@ -1,14 +1,18 @@
-"""A table beside images, and which of its columns became nothing."""
+"""A table beside images: which of its columns are splits and numbers, and which became nothing."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from reverie.core.errors import argument
 from reverie.core.terminal import printable
+from reverie.core.values import is_finite
 from reverie.data import words
-from reverie.data.items import HEADER, File
+from reverie.data.choose import TRUTH
+from reverie.data.items import HEADER, File, split_of
 from reverie.data.masks import COLUMNS as MASKS
 from reverie.data.naming import Columns
 from reverie.data.tree import suffix
@@ -17,6 +21,10 @@ from reverie.data.words import Row
 
 SAMPLED = 200  # rows of a table that are looked at to tell whether it is about the images
 LARGEST_HEAD = 64 << 20  # bytes of a table that are looked at for these rows
+SPLITS = ("split", "splits", "partition", "subset", "set", "part", "phase", "dataset", "data_split", "dataset_split")
+MISSING = ("", "-", "--", "?", ".", "na", "n/a", "#n/a", "nan", "null", "none")  # in columns of numbers
+_DECIMALS = re.compile(r"[-+]?\d+(,\d+)?")
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})?")
 RUNNING = ("id", "index", "unnamed: 0")  # columns that may number the rows
 
 
@@ -67,6 +75,77 @@ def is_running(name: str, numbers: Mapping[str, float | None]) -> bool:
     """Whether a column only numbers the rows, by its name and its values: 0 to N - 1 or 1 to N, in order."""
     values = [*numbers.values()]
     return name.strip().lower() in RUNNING and any(values == [*range(k, k + len(values))] for k in (0, 1))
+
+
+def splits_of(rows: Mapping[str, Row]) -> tuple[str, dict[str, str]]:
+    """The column that says the split of images, and its words; ("", {}) without one that has training and held-out."""
+    for column in dict.fromkeys(name for row in rows.values() for name in row):
+        if re.sub(r"[ -]", "_", column.strip().lower()).replace("data_set", "dataset") in SPLITS:
+            words = {image: row[column].strip() for image, row in rows.items() if isinstance(row.get(column), str)}
+            if {*map(split_of, words.values())} >= {"train", "held_out"}:
+                return column, words
+    return "", {}
+
+
+def numbers_of(
+    rows: Mapping[str, Row], strict: bool = False
+) -> tuple[dict[str, dict[str, float]], dict[str, tuple[str, str]]]:
+    """The numbers of images in the columns that have only numbers, and of other columns a problem's kind and action.
+
+    In these columns words for missing values become None in the rows, and numbers with decimal commas have points.
+
+    Args:
+        rows: image -> its row.
+        strict: as older versions: every word is no number, and so is true.
+    """
+    numbers, notes = dict[str, dict[str, float]](), dict[str, tuple[str, str]]()
+    for name in dict.fromkeys(name for row in rows.values() for name in row if name not in ("text", "label")):
+        values = {image: value for image, row in rows.items() if (value := row.get(name)) not in (None, "")}
+        if not strict:
+            values = {image: value for image, value in values.items() if not is_missing(value)}
+            if _have_commas(values.values()):
+                some = next(value for value in values.values() if "," in str(value))
+                values = {image: str(value).replace(",", ".") for image, value in values.items()}
+                notes[name] = "table", f"used: its numbers have decimal commas, such as {some}"
+        column = {image: _number(value, strict) for image, value in values.items()}
+        odd = [image for image, number in column.items() if number is None]
+        if values and not odd:
+            numbers[name] = {image: number for image, number in column.items() if number is not None}
+            for image, row in rows.items() if not strict else ():
+                if name in row:
+                    row[name] = values.get(image)
+        elif 2 * len(odd) <= len(values) and not strict:
+            some = (
+                f"{len(odd):,} of {len(values):,} values, the first {str(values[odd[0]])!r:.40} of {printable(odd[0])}"
+            )
+            notes[name] = "ignored", f"ignored as an attribute: no numbers are {some}"
+    return numbers, notes
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value in a column of numbers means none."""
+    return value is None or value != value or (isinstance(value, str) and value.strip().lower() in MISSING)
+
+
+def _have_commas(values: Iterable[Any]) -> bool:
+    """Whether all are numbers, some with a decimal comma, which cannot all be that of thousands."""
+    texts = [str(value).strip() for value in values]
+    return (
+        all(map(_DECIMALS.fullmatch, texts))
+        and not all(map(_THOUSANDS.fullmatch, texts))
+        and any("," in t for t in texts)
+    )
+
+
+def _number(value: Any, strict: bool) -> float | None:
+    if isinstance(value, str) and not strict:
+        value = TRUTH.get(value.strip().lower(), value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    joined = not strict and isinstance(value, str) and "_" in value  # Python reads 1_2 as 12
+    return number if is_finite(number) and not joined else None
 
 
 def first_rows(file: File, name: str) -> list[Row] | None:

@@ -9,7 +9,7 @@ from reverie.core.errors import UsageError, argument, suggest
 from reverie.data.captions import Captions
 from reverie.data.items import Listing
 from reverie.data.layouts import folders, pairs, published
-from reverie.data.layouts.base import Layout, Reading, described
+from reverie.data.layouts.base import Layout, Reading, described, divided
 from reverie.data.masks import add_table, find_masks, masks_of
 from reverie.data.naming import FOUND, Columns
 from reverie.data.tree import Tree, ignored
@@ -77,7 +77,8 @@ def list_tree(tree: Tree, layout: str | None = None, masks: str | None = None, c
     rows: list[Mapping[str, Any]] = []
     if captions.rows:
         rows = [captions.columns_of(name) for name in reading.items]
-    return Listing(items, problems, attributes, reading.title + regions.summary + captions.summary(), rows)
+    title = reading.title + regions.summary + captions.summary()
+    return divided(Listing(items, problems, attributes, title, rows), captions, reading.items)
 
 
 def _first_that_fits(tree: Tree, problems: list[Problem]) -> Reading:

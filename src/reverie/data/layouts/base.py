@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from reverie.core.terminal import printable
 from reverie.data.captions import Captions
-from reverie.data.items import Item, split_of
+from reverie.data.items import Item, Listing, split_of
 from reverie.data.tree import Tree
 from reverie.data.types import Problem
 
@@ -93,6 +93,14 @@ def described(reading: Reading, captions: Captions) -> tuple[list[Item], list[st
     if names and not reading.attributes:
         items = [replace(item, attributes=numbers[name]) for item, name in zip(items, reading.items, strict=True)]
     return items, reading.attributes or names
+
+
+def divided(listing: Listing, captions: Captions, names: Iterable[str]) -> Listing:
+    """The listing with the splits that tables say; ``names`` are the paths of its items."""
+    if captions.splits and captions.columns.rules > 2:
+        listing.divide([captions.splits.get(name, "") for name in names])
+        listing.read_as += listing.split_words()
+    return listing
 
 
 def count(n: int, noun: str) -> str:
