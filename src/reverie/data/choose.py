@@ -30,6 +30,8 @@ _TERM = re.compile(
     r"""\s*(?P<column>"[^"]+"|[^=<>!"']+?)\s*(?P<sign>==|!=|<=|>=|<|>)\s*(?P<value>"[^"]*"|'[^']*'|[^=<>!"']+?)\s*"""
 )
 _QUOTED = re.compile(r""""[^"]*"|'[^']*'""")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ][\d:.+-]*Z?)?")  # whose order is that of their texts
+_NAN = float("nan")
 _JOINED = re.compile(r"\s(?:[oO][rR]|A[nN][dD])\s|&&|\|\|")  # what might be meant to join comparisons
 _AND = re.compile(r"""\s+and\s+(?=(?:[^"']|"[^"]*"|'[^']*')*$)""")
 
@@ -95,28 +97,37 @@ class Term:
     def holds(self, row: Mapping[str, Any]) -> bool:
         """Numbers are compared as numbers, true and false as 1 and 0, others as text; a missing one fulfils nothing."""
         value = row.get(self.column)
-        if value is None or value == "":
+        if value is None or value == "" or value != value:
             return False
-        values = _listed(value)
         compare = COMPARISONS[self.sign]
         several = all if self.sign == "!=" else any
-        return several(compare(*_comparable(each, self.value, self.sign)) for each in values)
+        return several(compare(*(_comparable(each, self.value, self.sign) or (0, _NAN))) for each in _listed(value))
+
+    def without_order(self, row: Mapping[str, Any]) -> list[Any]:
+        """The values that cannot be compared: words have no order."""
+        values = [each for each in _listed(row.get(self.column)) if each not in (None, "")]
+        return [each for each in values if _comparable(each, self.value, self.sign) is None]
 
 
-def _comparable(left: Any, right: str, sign: str) -> tuple[Any, Any]:
-    try:
-        return _number(TRUTH.get(str(left).lower(), left)), _number(TRUTH.get(right.lower(), right))
-    except (TypeError, ValueError):
-        return (str(left), right) if sign in ("==", "!=") else (0, float("nan"))  # words have no order
+def _comparable(left: Any, right: str, sign: str) -> tuple[Any, Any] | None:
+    """Both as numbers, or as text for equality and for the order of dates; None where there is no order."""
+    numbers = _number(left), _number(right)
+    if None not in numbers:
+        return numbers
+    texts = str(left), right
+    return texts if sign in ("==", "!=") or all(map(_DATE.fullmatch, texts)) else None
 
 
-def _number(value: Any) -> int | float:
-    """A whole number of any size as int, another as float. Raises TypeError or ValueError of what is no number."""
+def _number(value: Any) -> int | float | None:
+    """A whole number of any size as int, another as float; None of what is no number."""
+    value = TRUTH.get(str(value).lower(), value)
     if isinstance(value, int):
         return int(value)
     with contextlib.suppress(ValueError):
         return int(str(value))
-    return float(value)
+    with contextlib.suppress(TypeError, ValueError):
+        return float(value)
+    return None
 
 
 def parse_condition(text: str) -> list[Term]:
@@ -197,8 +208,17 @@ def chosen(
                     f"{', '.join(sorted(columns))}."
                 )
         fulfils = np.array([all(term.holds(row) for term in terms) for row in rows], bool)
+        words = {term.column: [value for row in rows for value in term.without_order(row)] for term in terms}
+        lines = [
+            f"{column} of {len(values):,} {noun[: None if len(values) != 1 else -1]} is no number, such as "
+            f"{values[0]!r:.40}"
+            for column, values in words.items()
+            if values
+        ]
         if not fulfils.any():
-            raise UsageError(f"No {noun[:-1]} fulfils {choice.where} ({_in_the_data(terms, rows)}).")
+            reasons = "; ".join([_in_the_data(terms, rows), *lines])
+            raise UsageError(f"No {noun[:-1]} fulfils {choice.where} ({reasons}).")
+        problems += [Problem("*", "not-chosen", f"left out as asked: {line}, and has no order") for line in lines]
         condition = f"({choice.where})" if len(terms) > 1 else choice.where
         _left_out(problems, int((keep & ~fulfils).sum()), noun, f"where not {condition}")
         keep &= fulfils

@@ -140,6 +140,8 @@ class Listing:
         self.items = [self.items[i] for i in index]
         self.rows = [self.rows[i] for i in index] if self.rows else []
         self.parts = [self.parts[i] for i in index] if self.parts else []
+        if (read := self.read_columns) is not None:
+            self.read_columns = lambda names: [*map(read(names).__getitem__, index)]
 
     def divide(self, parts: Sequence[str]) -> None:
         """Split the items as the source does, held-out ones first: of a copy in both splits, that one stays.
@@ -151,19 +153,20 @@ class Listing:
         self.items = [replace(item, split=side or item.split) for item, side in zip(self.items, sides, strict=True)]
         outside = Counter(part for part, side in zip(parts, sides, strict=True) if part and not side)
         for part, n in outside.items():
-            action = f"skipped: {n:,} images of {printable(part)}, which is neither training nor test"
+            action = f"skipped: {n:,} image{'s' * (n != 1)} of {printable(part)}, which is neither training nor test"
             self.problems.append(Problem("*", "outside-splits", action))
         inside = [i for i, part in enumerate(parts) if part not in outside]
         if lost := sum(self.items[i].split is None for i in inside):
-            action = f"used: {lost:,} images without a split are divided by content"
+            action = f"used: {lost:,} image{'s' * (lost != 1)} without a split, divided by content"
             self.problems.append(Problem("*", "outside-splits", action))
         self.take(sorted(inside, key=lambda i: self.items[i].split == "train"))
 
     def split_words(self) -> str:
-        """ ", train 100 / test 20 / val 10" of items with splits, else ""."""
+        """ ", train 100 / test 20 / val 10 held out" of items with splits, else ""."""
         counts = Counter(self.parts)
         order = sorted(filter(None, counts), key=lambda part: (split_of(part) != "train", part))
-        return ", " * bool(order) + " / ".join(f"{printable(part)} {counts[part]:,}" for part in order)
+        words = ", " * bool(order) + " / ".join(f"{printable(part)} {counts[part]:,}" for part in order)
+        return words + " held out" * (sum(split_of(part) == "held_out" for part in order) > 1)
 
     def number_equal_names(self) -> None:
         """Names that are printed alike, such as of undecodable bytes, become NAME, NAME (2) ...: names are keys."""

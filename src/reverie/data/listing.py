@@ -160,7 +160,7 @@ def _list(source: str, layout: str | None, masks: str | None, columns: Columns) 
     if source.startswith("hf:"):
         from reverie.data.hub import list_hub
 
-        return list_hub(source[3:], columns)
+        return list_hub(source[3:], columns, masks)
     from reverie.data import lmdb, parquet, shards, tree
     from reverie.data.intake import ONE_IMAGE
     from reverie.data.layouts import list_tree

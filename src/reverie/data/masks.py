@@ -13,6 +13,7 @@ from reverie.core.errors import UsageError, argument
 from reverie.core.terminal import printable
 from reverie.data.finder import Finder, composed
 from reverie.data.items import Item
+from reverie.data.naming import Columns
 from reverie.data.tree import Tree, stem, suffix
 from reverie.data.types import Problem
 from reverie.media import decode
@@ -25,6 +26,8 @@ INSTANCES = "segmentationobject"  # of Pascal VOC: the same regions, numbered by
 ENOUGH = 0.9  # share of masks with an image, from which on nobody is asked
 LOOKED_AT = 32  # masks whose values are looked at
 COLUMNS = ("mask", "masks", "mask_file_name", "mask_path")  # of tables
+OF_IMAGES = ("mask", "masks", "segmentation_mask")  # columns of encoded images
+MAY_BE = (*LABELS, "label", "annotation", "segmentation_map", "trimap", "seg")  # the same, if the user says so
 _HINT = re.compile(r"mask|seg|trimaps|labels|annotations|gt|ground", re.IGNORECASE)
 _FOLDER = re.compile(r"(?:(.+)[-_ ])?masks?", re.IGNORECASE)
 _END = re.compile(r"(.*[^-_. /])[-_. ]+(?:masks?|seg|segmentation)(?:[-_. ]?\d+)?", re.IGNORECASE | re.DOTALL)
@@ -97,16 +100,47 @@ def masks_of(tree: Tree, option: str | None, problems: list[Problem]) -> Masks:
     return masks
 
 
-def add_table(masks: Masks, rows: Mapping[str, Mapping[str, Any]], tree: Tree, problems: list[Problem]) -> Masks:
+def columns_of_masks(images: Sequence[str], option: str | None, named: Columns) -> tuple[list[str], list[str]]:
+    """Of the columns of encoded images, those that are masks, the first of which is read; and others that may be.
+
+    Args:
+        option: "yes": those that may be are masks, too; "no": none is read; None: recognised.
+        named: by the user.
+    """
+    others = [name for name in images if name != named.image]
+    lower = {name.lower(): name for name in others} if len(images) > 1 and option != "no" else {}
+    sure, maybe = ([lower[word] for word in words if word in lower] for words in (OF_IMAGES, MAY_BE))
+    if option == "yes":
+        sure, maybe = sure + maybe, []
+    rest = [name for name in images if name not in sure]
+    return (sure, [] if sure or named.mask else maybe) if rest else ([], [])
+
+
+def may_be_masks(maybe: Sequence[str], source: str) -> list[Problem]:
+    """A line of the report on columns that may be masks."""
+    if not maybe:
+        return []
+    action = (
+        f"ignored: {', '.join(map(printable, maybe))} may be masks: {argument('columns', f'mask={maybe[0]}')} reads one"
+    )
+    return [Problem(printable(source), "columns", action)]
+
+
+def add_table(
+    masks: Masks, rows: Mapping[str, Mapping[str, Any]], tree: Tree, problems: list[Problem], named: str = ""
+) -> Masks:
     """The masks, and those that the rows of images name: relative to the image or to the source.
 
     Appends a problem for those that do not exist.
+
+    Args:
+        named: the column, by the user.
     """
     of: dict[str, tuple[str, ...]] = {}
     find, lost = Finder(tree.files), list[str]()
     for image, row in rows.items():
-        column = next((name for name in row if name.strip().lower() in COLUMNS), None)
-        value = row[column] if column else None
+        column = named or next((name for name in row if name.strip().lower() in COLUMNS), None)
+        value = row.get(column) if column else None
         for name in value if isinstance(value, list) else [value]:
             if not isinstance(name, str):
                 continue

@@ -10,7 +10,7 @@ from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.terminal import printable
 from reverie.data.types import Problem
 
-ROLES = ("image", "label", "text")
+ROLES = ("image", "label", "text", "mask")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Columns:
 
     Attributes:
         image: of encoded images, or of the files' names in a table beside them.
-        label, text: of the classes, and of the captions.
+        label, text, mask: of the classes, of the captions, and of masks or their files' names.
         rules: how tables are read: 1 as in runs whose provenance has no ``tables``, 2 without splits by
             tables' columns and by any word in the names of Parquet files and shards, and columns with a missing number
             are no attributes; 3 as now.
@@ -28,6 +28,7 @@ class Columns:
     image: str = ""
     label: str = ""
     text: str = ""
+    mask: str = ""
     rules: int = field(default=3, compare=False)
 
     @classmethod
@@ -35,7 +36,7 @@ class Columns:
         """From "image=img,label=fine_label", or the same as a mapping.
 
         Raises:
-            UsageError: another form, or another part than image, label and text.
+            UsageError: another form, or another part than image, label, text and mask.
         """
         if isinstance(columns, Columns):
             return columns
@@ -49,7 +50,7 @@ class Columns:
                 example = argument("columns", "image=img,label=fine_label,text=alt_text")
                 hint = "" if role in roles else suggest(str(role), roles)
                 raise UsageError(f"{argument('columns')} names columns, as {example}, not {role!r:.40}.{hint}")
-        return cls(parts.get("image", ""), parts.get("label", ""), parts.get("text", ""))
+        return cls(**parts)
 
     def as_dict(self) -> dict[str, Any]:
         """Those that are named."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,30 @@ KEYS = {  # column -> accepted names
     "attribute_names": ("attribute_names",),
     "train": ("x_train", "train_images", "images_train"),
     "train_label": ("y_train", "train_labels", "labels_train"),
-    "test": ("x_test", "test_images", "images_test", "x_val", "val_images"),
-    "test_label": ("y_test", "test_labels", "labels_test", "y_val", "val_labels"),
+    "test": ("x_test", "test_images", "images_test", "x_val", "val_images", "images_val"),
+    "test_label": ("y_test", "test_labels", "labels_test", "y_val", "val_labels", "labels_val"),
 }
+
+
+def keys_of(names: Collection[str], part: str) -> dict[str, str | None]:
+    """Column -> the name of its array, None without one.
+
+    Args:
+        names: of all arrays.
+        part: "val": of two held-out splits, the columns of the test set are those of the other.
+    """
+    keys = {}
+    for column, usual in KEYS.items():
+        order = sorted(usual, key=lambda name: ("val" in name) != (part == "val"))
+        keys[column] = next((name for name in order if name in names), None)
+    test, label = keys["test"], keys["test_label"]
+    keys["test_label"] = None if test and label and ("val" in test) != ("val" in label) else label
+    return keys
+
+
+def name_of_test(keys: Mapping[str, str | None]) -> str:
+    """ "val" or "test": what the second split is."""
+    return "val" if "val" in (keys["test"] or "") else "test"
 
 
 def load_npz(path: Path, options: OpenOptions) -> Arrays:
@@ -40,7 +62,7 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
         ReverieError: wrong names or shapes.
     """
     with Archive(path) as archive:
-        keys = {column: next((k for k in names if k in archive.names), None) for column, names in KEYS.items()}
+        keys = keys_of(archive.names, options.part)
         arrays: dict[str, Any] = {column: archive.read(key) for column, key in keys.items() if key is not None}
         others = [name for name in archive.names if name not in keys.values()]
         if keys["x"] == "arr_0" and not keys["label"] and (labels := _by_position(archive)) is not None:
@@ -88,7 +110,7 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
             "(N, H, W, C), with optional labels (N,) and texts (N,); or x_train, y_train, x_test, y_test. Time series "
             "are named series: (N, L, C)."
         )
-    return from_columns(arrays, str(path), options, cut=cut, problems=problems)
+    return replace(from_columns(arrays, str(path), options, cut=cut, problems=problems), second=name_of_test(keys))
 
 
 def _unused(arrays: dict[str, Any]) -> list[str]:
@@ -103,9 +125,15 @@ def _unused(arrays: dict[str, Any]) -> list[str]:
 
 
 def ignored_arrays(names: list[str]) -> list[Problem]:
-    """A line of the report on arrays that are no column."""
-    some = ", ".join(map(printable, names[:12])) + " ..." * (len(names) > 12)
-    return [Problem("*", "ignored", f"ignored: arrays {some}, whose names are no column's")] if names else []
+    """Lines of the report on arrays that are no column, and on those of another held-out split."""
+    problems, tests = [], [name for name in names if name in (*KEYS["test"], *KEYS["test_label"])]
+    if tests:
+        part = "val" if "val" in tests[0] else "test"
+        problems.append(Problem("*", "ignored", f"ignored: arrays {', '.join(tests)}; FILE:{part} reads them"))
+    if others := [name for name in names if name not in tests]:
+        some = ", ".join(map(printable, others[:12])) + " ..." * (len(others) > 12)
+        problems.append(Problem("*", "ignored", f"ignored: arrays {some}, whose names are no column's"))
+    return problems
 
 
 def _by_position(archive: Archive) -> np.ndarray | None:

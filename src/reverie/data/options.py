@@ -42,7 +42,11 @@ DEFAULT_FRAMES = 16  # of a clip
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """Parsed and checked options, see ``open_data``; ``size`` has one extent for a side."""
+    """Parsed and checked options, see ``open_data``; ``size`` has one extent for a side.
+
+    Attributes:
+        part: "test" or "val", if the source's user names that of two held-out splits.
+    """
 
     size: tuple[int, ...] | None = None
     channels: int | None = None
@@ -62,11 +66,12 @@ class OpenOptions:
     mask_values: tuple[int, ...] | None = None
     keep_classes: bool = True
     columns: Columns = FOUND
+    part: str = ""
 
     @property
     def with_masks(self) -> bool:
         """Whether the user says that there are masks."""
-        return self.masks == "yes" or self.mask_values is not None
+        return self.masks == "yes" or self.mask_values is not None or bool(self.columns.mask)
 
     def check_no_masks(self, source: str) -> None:
         """Raise UsageError if masks are asked of a source that has no mask files."""
@@ -179,6 +184,8 @@ def open_options(
         raise UsageError(f"{argument('mask_values')} is for masks, and {argument('masks', 'no')} reads none.")
     chosen = (layout, choice, pixels, frames, stride, masks, parse_values(mask_values))
     kept = (bool(keep_classes), Columns.of(columns))
+    if masks == "no" and kept[1].mask:
+        raise UsageError(f"{argument('columns')} names the masks, and {argument('masks', 'no')} reads none.")
     return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, *chosen, *kept)
 
 

@@ -13,11 +13,11 @@ from reverie.core.terminal import printable
 from reverie.data.captions import LABELS, TEXTS
 from reverie.data.items import File, Item, Listing, parts_of
 from reverie.data.labels import labels_of, set_labels
+from reverie.data.masks import columns_of_masks, may_be_masks
 from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.types import Problem
 
 PARQUET = ".parquet"
-MASKS = ("mask", "masks", "segmentation_mask")  # columns
 
 
 def is_parquet(path: str) -> bool:
@@ -84,15 +84,17 @@ def _list_rows(path: Path, part: str, listing: Listing, masks: str | None, colum
         raise UsageError(f"{path} has no column of encoded images; its columns are {', '.join(schema.names)}.")
     if columns.image in schema.names and columns.image not in images:
         raise UsageError(f"{path}: column {columns.image!r} has no encoded images; these do: {', '.join(images)}.")
-    names = {name.lower(): name for name in schema.names}
-    mask = next((names[word] for word in MASKS if names.get(word) in images and len(images) > 1), None)
-    mask = None if masks == "no" or mask == columns.image else mask
-    words = {word: name for word, name in names.items() if name not in images}
-    candidates = {"image": [name for name in images if name != mask], "mask": [mask] if mask else []}
+    if columns.mask in schema.names and columns.mask not in images:
+        raise UsageError(f"{path}: column {columns.mask!r} has no encoded images; these do: {', '.join(images)}.")
+    regions, maybe = columns_of_masks(images, masks, columns)
+    words = {name.lower(): name for name in schema.names if name not in images}
+    away = (*regions, *maybe, columns.mask)
+    candidates = {"image": [name for name in images if name not in away] or images, "mask": regions}
     for role, usual in (("label", LABELS), ("text", TEXTS)):
         candidates[role] = [words[word] for word in usual if word in words]
     taken, problems = columns.pick(schema.names, candidates, path.name)
-    image, label, text = taken["image"] or images[0], taken["label"], taken["text"]
+    problems += may_be_masks(maybe, path.name)
+    image, label, text, mask = taken["image"] or images[0], taken["label"], taken["text"], taken["mask"]
     classes = _class_names(schema, label)
     try:
         table = _arrow().ParquetFile(path).read([name for name in (label, text) if name])

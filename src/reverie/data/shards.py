@@ -75,6 +75,8 @@ def list_shards(
         listing.parts += [part] * (len(listing.items) - len(listing.parts))
     if any(listing.parts):
         listing.divide(listing.parts)
+    if columns.mask:
+        raise UsageError(f"{argument('columns')}: masks of shards are files KEY.mask.png, no column of KEY.json.")
     columns.check(sorted(names), "KEY.json")
     folders = {folder for item in listing.items if (folder := item.name.partition("/")[2].rpartition("/")[0])}
     if len(shards) == 1 and len(folders) > 1 and all(label is None for label in labels):

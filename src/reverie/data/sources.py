@@ -6,6 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -14,6 +15,7 @@ from reverie.core.cache import Progress, check_progress
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import exists
 from reverie.data.choose import Choice
+from reverie.data.items import kind_of
 from reverie.data.labels import clear_negatives
 from reverie.data.listing import (
     BUNDLED_NAMES,
@@ -142,9 +144,12 @@ def open_data(
         if name in (*BUNDLED_NAMES, *PUBLIC_NAMES) and Path(name).is_dir():
             warnings.warn(f"{name} is the data set of that name, not the folder: write ./{name}.", stacklevel=2)
         options.check_no_columns(name)
+        options = replace(options, part=kind_of(text[len(name) + 1 :]))
         arrays = _named_arrays(name, options, progress)
         text = (arrays.name or name) + text[len(name) :]
-        opened = {"source": anchored(text), "reopenable": True}
+        opened = {"source": anchored(text), "reopenable": True} | (
+            {"exact": True} if arrays.second == options.part == "val" else {}
+        )
         return dataset(text, arrays, part, options, opened, progress)
     rules = options.columns.rules
     opened = {"source": anchored(text), "reopenable": True} | ({"tables": rules} if rules > 1 else {})
@@ -278,10 +283,11 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
     if not data.opened.get("reopenable"):
         return list(split["x"])
     name, _ = split_name(data.opened["source"])
+    part = kind_of(data.opened["source"][len(name) + 1 :]) if data.opened.get("exact") else ""
     requested = data.opened.get("requested", {})
     layout = requested.get("layout")
     if _holds_arrays(name, layout):
-        rows = _named_arrays(name, open_options(), None).rows
+        rows = _named_arrays(name, replace(open_options(), part=part), None).rows
         index = {row: number for number, row in enumerate(rows.names)}
         return [rows["x"][index[row]] for row in split.names]
     masks = requested.get("masks") if data.opened.get("masks") else "no"

@@ -54,7 +54,9 @@ class Table:
             named: by the user.
         """
         problems = []
-        away = {*used, *(name for name in self.columns if name.strip().lower() in MASKS)} | {*self.taken.values()}
+        away = {*used, named.mask, *(name for name in self.columns if name.strip().lower() in MASKS)} | {
+            *self.taken.values()
+        }
         rest = [column for column in self.columns if column not in away]
         for role, usual in roles.items():
             others = [column for column in rest if column.strip().lower() in usual]

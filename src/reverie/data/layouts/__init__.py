@@ -65,7 +65,7 @@ def list_tree(tree: Tree, layout: str | None = None, masks: str | None = None, c
     tree = regions.without(tree)
     captions = Captions(tree.files, problems, columns)
     if masks != "no":
-        regions = add_table(regions, captions.rows, tree, problems)
+        regions = add_table(regions, captions.rows, tree, problems, columns.mask)
         tree = regions.without(tree)
     reading = _first_that_fits(tree, problems) if layout is None else _in_layout(tree, layout)
     used = captions.used(tree.images) | reading.used
