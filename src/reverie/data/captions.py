@@ -137,7 +137,7 @@ class Captions:
             names = [name for name in names if name not in self._varying and not is_running(name, numbers[name])]
         roles = {"text": self._texts_of_tables, "label": LABELS}
         for about in (self._named[name] for name in self.tables if name in self._named):
-            self.problems += about.unused([*names, *self._varying, self._split_column], roles, self.columns)
+            self.problems += about.unused([*names, *notes, *self._varying, self._split_column], roles, self.columns)
         for name in sorted(self._varying):
             self._report(name, "ignored", "ignored: it differs between the rows of an image")
         for name in names:
@@ -230,7 +230,7 @@ class Captions:
         if suffix(name) == ".jsonl":
             return words.read_jsonl(text), []
         texts = (*self._texts_of_tables, *filter(None, [self.columns.text.lower()]))
-        return words.read_csv(text, texts, strip=self.columns.rules > 1)
+        return words.read_csv(text, texts, self.columns.rules)
 
     @property
     def _texts_of_tables(self) -> tuple[str, ...]:

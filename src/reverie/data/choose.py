@@ -104,7 +104,7 @@ class Term:
         return several(compare(*(_comparable(each, self.value, self.sign) or (0, _NAN))) for each in _listed(value))
 
     def without_order(self, row: Mapping[str, Any]) -> list[Any]:
-        """The values that cannot be compared: words have no order."""
+        """The values that cannot be compared."""
         values = [each for each in _listed(row.get(self.column)) if each not in (None, "")]
         return [each for each in values if _comparable(each, self.value, self.sign) is None]
 
@@ -210,15 +210,15 @@ def chosen(
         fulfils = np.array([all(term.holds(row) for term in terms) for row in rows], bool)
         words = {term.column: [value for row in rows for value in term.without_order(row)] for term in terms}
         lines = [
-            f"{column} of {len(values):,} {noun[: None if len(values) != 1 else -1]} is no number, such as "
-            f"{values[0]!r:.40}"
+            f"{column} of {len(values):,} {noun[: None if len(values) != 1 else -1]}, such as {values[0]!r:.40}, "
+            "has no order: only numbers, and dates such as 2020-12-31, have one"
             for column, values in words.items()
             if values
         ]
         if not fulfils.any():
             reasons = "; ".join([_in_the_data(terms, rows), *lines])
             raise UsageError(f"No {noun[:-1]} fulfils {choice.where} ({reasons}).")
-        problems += [Problem("*", "not-chosen", f"left out as asked: {line}, and has no order") for line in lines]
+        problems += [Problem("*", "not-chosen", f"left out as asked: {line}") for line in lines]
         condition = f"({choice.where})" if len(terms) > 1 else choice.where
         _left_out(problems, int((keep & ~fulfils).sum()), noun, f"where not {condition}")
         keep &= fulfils

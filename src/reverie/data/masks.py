@@ -120,9 +120,8 @@ def may_be_masks(maybe: Sequence[str], source: str) -> list[Problem]:
     """A line of the report on columns that may be masks."""
     if not maybe:
         return []
-    action = (
-        f"ignored: {', '.join(map(printable, maybe))} may be masks: {argument('columns', f'mask={maybe[0]}')} reads one"
-    )
+    names, flag = ", ".join(map(printable, maybe)), argument("columns", f"mask={maybe[0]}")
+    action = f"ignored: {names} may be {'masks' if maybe[1:] else 'the mask'}: {flag}"
     return [Problem(printable(source), "columns", action)]
 
 

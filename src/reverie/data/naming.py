@@ -50,7 +50,8 @@ class Columns:
                 example = argument("columns", "image=img,label=fine_label,text=alt_text")
                 hint = "" if role in roles else suggest(str(role), roles)
                 raise UsageError(f"{argument('columns')} names columns, as {example}, not {role!r:.40}.{hint}")
-        return cls(**parts)
+        image, label, text, mask = (parts.get(role, "") for role in ROLES)
+        return cls(image, label, text, mask)
 
     def as_dict(self) -> dict[str, Any]:
         """Those that are named."""

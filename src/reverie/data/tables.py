@@ -24,7 +24,7 @@ LARGEST_HEAD = 64 << 20  # bytes of a table that are looked at for these rows
 SPLITS = ("split", "splits", "partition", "subset", "set", "part", "phase", "dataset", "data_split", "dataset_split")
 MISSING = ("", "-", "--", "?", ".", "na", "n/a", "#n/a", "nan", "null", "none")  # in columns of numbers
 _DECIMALS = re.compile(r"[-+]?\d+(,\d+)?")
-_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})?")
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
 RUNNING = ("id", "index", "unnamed: 0")  # columns that may number the rows
 
 
@@ -54,9 +54,8 @@ class Table:
             named: by the user.
         """
         problems = []
-        away = {*used, named.mask, *(name for name in self.columns if name.strip().lower() in MASKS)} | {
-            *self.taken.values()
-        }
+        away = {*used, named.mask, *self.taken.values()}
+        away |= {name for name in self.columns if name.strip().lower() in MASKS}
         rest = [column for column in self.columns if column not in away]
         for role, usual in roles.items():
             others = [column for column in rest if column.strip().lower() in usual]
@@ -116,11 +115,10 @@ def numbers_of(
             for image, row in rows.items() if not strict else ():
                 if name in row:
                     row[name] = values.get(image)
-        elif 2 * len(odd) <= len(values) and not strict:
-            some = (
-                f"{len(odd):,} of {len(values):,} values, the first {str(values[odd[0]])!r:.40} of {printable(odd[0])}"
-            )
-            notes[name] = "ignored", f"ignored as an attribute: no numbers are {some}"
+        elif odd and 2 * len(odd) <= len(values) and not strict:
+            some = f"{len(odd):,} of {len(values):,} values are no numbers, the first"
+            first = f"{str(values[odd[0]])!r:.40} of {printable(odd[0])}"
+            notes[name] = "ignored", f"ignored as an attribute: {some} {first}"
     return numbers, notes
 
 
@@ -130,12 +128,10 @@ def is_missing(value: Any) -> bool:
 
 
 def _have_commas(values: Iterable[Any]) -> bool:
-    """Whether all are numbers, some with a decimal comma, which cannot all be that of thousands."""
+    """Whether all are numbers, and a comma in one is of decimals: 3,5, but not 1,050, which may be of thousands."""
     texts = [str(value).strip() for value in values]
-    return (
-        all(map(_DECIMALS.fullmatch, texts))
-        and not all(map(_THOUSANDS.fullmatch, texts))
-        and any("," in t for t in texts)
+    return all(map(_DECIMALS.fullmatch, texts)) and any(
+        "," in text and not _THOUSANDS.fullmatch(text) for text in texts
     )
 
 

@@ -180,6 +180,10 @@ def ignored(names: Iterable[str]) -> list[Problem]:
         kind, action = "ignored", f"ignored: {n} file{'s' * (n > 1)}"
         if medium := OTHER_MEDIA.get(extension):
             kind, action = "other-medium", f"{action}; {argument('medium', medium)} reads {extension} files"
+        if extension in (".csv", ".tsv"):
+            action += (
+                "; a table about images begins with a header, and names their files in file_name or another column"
+            )
         problems.append(Problem(f"*{extension}" if extension else "(no extension)", kind, action))
     return problems
 

@@ -7,10 +7,13 @@ import contextlib
 import csv
 import io
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from reverie.core.errors import ReverieError
+from reverie.core.terminal import printable
 
 MARKS = {  # byte order mark -> encoding; the long ones first
     codecs.BOM_UTF8: "utf-8-sig",
@@ -22,6 +25,7 @@ MARKS = {  # byte order mark -> encoding; the long ones first
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 BAD = "bad-caption"
+_REMARKS = re.compile(r"(?:(?:#[^\n]*|sep=.)\r?\n)+(?=[^\n])")  # lines above a header; sep=; is Excel's
 
 Row = dict[str, Any]
 
@@ -59,41 +63,50 @@ def _utf16(data: bytes, share: float) -> str:
     return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
 
 
-def read_csv(
-    text: str, ends_with_words: Sequence[str] = (), strip: bool = True
-) -> tuple[list[Row], list[tuple[str, str]]]:
+def read_csv(text: str, ends_with_words: Sequence[str] = (), rules: int = 3) -> tuple[list[Row], list[tuple[str, str]]]:
     """The rows of a table with a header, and what was unusual: kinds of problems and actions.
 
     The delimiter is that of the header. Surplus fields belong to the last column if its name is in ``ends_with_words``:
-    captions with commas that nobody quoted. Blanks beside bars are dropped with ``strip``. An unclosed quotation mark
-    is unusual, because it swallows other rows.
+    captions with commas that nobody quoted. Blanks beside bars are dropped, and beside other delimiters if the header
+    has some. An unclosed quotation mark is unusual, because it swallows other rows.
+
+    Args:
+        rules: as of ``Columns``; before 3, blanks are dropped beside bars only, before 2 nowhere.
     """
     notes: list[tuple[str, str]] = []
+    if rules > 2 and (remarks := _REMARKS.match(text)):
+        text = text[remarks.end() :]
+        notes.append(("table", "used: it begins with remarks, which are skipped"))
     delimiter = _delimiter(text)
+    spaced = rules > 2 and delimiter != "\t" and f"{delimiter} " in _first_line(text)
     if delimiter != ",":
         notes.append(("table", f"used: its fields are divided by {DELIMITERS[delimiter]}"))
     try:
-        table = _rows(text, delimiter, strict=True)
+        table = _rows(text, delimiter, spaced, strict=True)
     except csv.Error as error:
         try:
-            table = _rows(text, delimiter, strict=False)
+            table = _rows(text, delimiter, spaced, strict=False)
         except csv.Error:
             return [], [(BAD, f"skipped: {error}")]
         notes.append((BAD, f"used, but a quotation mark is unclosed or inside a field ({error})"))
     if not table:
         return [], notes
-    if strip and delimiter == "|":
+    if spaced or (rules > 1 and delimiter == "|"):
         table = [[value.strip() for value in fields] for fields in table]
     header, rows, joined, surplus = table[0], [], 0, list[str]()
+    for name in (name for name, n in Counter(header).items() if name and n > 1):
+        notes.append(("table", f"used: the header has {printable(name)} several times; the last of them counts"))
+    if any(value.strip() for fields in table[1:] for name, value in zip(header, fields, strict=False) if not name):
+        notes.append(("ignored", "ignored: a column without a name"))
     for line, fields in enumerate(table[1:], start=2):
         if not fields:
             continue
         extra = len(fields) - len(header)
         if extra > 0 and header[-1].strip().lower() in ends_with_words:
-            fields = [*fields[: len(header) - 1], delimiter.join(fields[len(header) - 1 :])]
+            fields = [*fields[: len(header) - 1], (delimiter + " " * spaced).join(fields[len(header) - 1 :])]
             joined += 1
-        elif extra > 0:
-            surplus.append(f"used: row {line} has {extra} more fields than the header, which are ignored")
+        elif extra > 0 and any(fields[len(header) :]):
+            surplus.append(f"used: row {line} has {extra} more field{'s' * (extra > 1)} than the header, ignored")
         rows.append({**dict(zip(header, fields, strict=False)), "": line})
     if surplus:
         more = f"; {len(surplus) - 1:,} more rows have some, too" * (len(surplus) > 1)
@@ -170,5 +183,6 @@ def read_parquet(data: bytes, what: str) -> list[Row]:
     return [{**row, "": number} for number, row in enumerate(rows)]
 
 
-def _rows(text: str, delimiter: str, strict: bool) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict))
+def _rows(text: str, delimiter: str, spaced: bool, strict: bool) -> list[list[str]]:
+    lines = io.StringIO(text, newline="")
+    return list(csv.reader(lines, delimiter=delimiter, skipinitialspace=spaced, strict=strict))
