@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
-from small_pictures import fill
+import numpy as np
+import pytest
+from PIL import Image
+from small_pictures import fill, pixels, save
 
 import reverie as rv
 from reverie.data import reopen
+from reverie.data.naming import Columns
+from reverie.data.sources import originals
+
+PARTS = {"train": range(20), "val": range(100, 109), "test": range(200, 212)}
 
 
 def source(root: Path, *parts: str) -> str:
@@ -42,3 +53,125 @@ def test_of_one_held_out_folder_every_name_is_that_folder(tmp_path: Path) -> Non
     folder = source(tmp_path / "d", "train", "test")
     prints = {rv.open_data(f"{folder}:{part}").fingerprint for part in ("held_out", "test", "val")}
     assert len(prints) == 1
+
+
+# The same where tables, shards, Parquet files and arrays divide the images
+
+
+def encoded(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(seed)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def table(root: Path, column: str = "split") -> str:
+    lines = [f"file_name,{column}"]
+    for part, seeds in PARTS.items():
+        for seed in seeds:
+            save(root / f"{seed:04d}.png", seed)
+            lines.append(f"{seed:04d}.png,{part.title()}")
+    (root / "metadata.csv").write_text("\n".join(lines))
+    return str(root)
+
+
+def shards(root: Path, name: str = "x-{}-0000.tar") -> str:
+    for part, seeds in PARTS.items():
+        path = root / name.format(part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w") as tar:
+            for seed in seeds:
+                for ending, data in (("png", encoded(seed)), ("txt", b"a word")):
+                    entry = tarfile.TarInfo(f"{seed:04d}.{ending}")
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+    return str(root)
+
+
+def parquet(root: Path, name: str = "{}-0000.parquet") -> str:
+    arrow = pytest.importorskip("pyarrow")
+    write = pytest.importorskip("pyarrow.parquet").write_table
+    for part, seeds in PARTS.items():
+        (path := root / name.format(part)).parent.mkdir(parents=True, exist_ok=True)
+        write(arrow.Table.from_pylist([{"image": {"bytes": encoded(i), "path": ""}, "age": i} for i in seeds]), path)
+    return str(root)
+
+
+def arrays(root: Path) -> str:
+    root.mkdir()
+    np.savez(root / "d.npz", **{f"x_{part}": np.stack([*map(pixels, seeds)]) for part, seeds in PARTS.items()})
+    return str(root / "d.npz")
+
+
+def hdf5(root: Path) -> str:
+    h5py = pytest.importorskip("h5py")
+    root.mkdir()
+    with h5py.File(root / "d.h5", "w") as file:
+        for part, seeds in PARTS.items():
+            file[f"{part}_images"] = np.stack([*map(pixels, seeds)])
+    return str(root / "d.h5")
+
+
+@pytest.mark.parametrize("write", [table, shards, parquet, arrays, hdf5])
+def test_test_and_val_of_every_source_are_each_alone_by_their_name(
+    tmp_path: Path, write: Callable[[Path], str]
+) -> None:
+    where = write(tmp_path / "d")
+    complete = rv.open_data(where)
+    together = 12 if write in (arrays, hdf5) else 21
+    assert (len(complete.train), len(complete.held_out)) == (20, together)
+    assert "train 20 / test 12" in complete.report.read_as.lower()
+    for part, seeds in PARTS.items():
+        alone = rv.open_data(f"{where}:{part}")
+        images = {image.tobytes() for split in (alone.train, alone.held_out) for image in split["x"]}
+        assert images == {pixels(seed).tobytes() for seed in seeds}
+        again = reopen(json.loads(json.dumps(alone.provenance)))
+        assert again.fingerprint == alone.fingerprint and len(originals(again, again.train)) == len(again.train)
+    assert rv.open_data(f"{where}:held_out").report.usable == together
+
+
+@pytest.mark.parametrize(
+    ("write", "name"), [(shards, "{}/0.tar"), (parquet, "{}/0.parquet"), (parquet, "d_{}.parquet")]
+)
+def test_names_of_files_and_folders_say_the_split_anywhere(
+    tmp_path: Path, write: Callable[..., str], name: str
+) -> None:
+    where = write(tmp_path, name)
+    data = rv.open_data(where)
+    assert (len(data.train), len(data.held_out)) == (20, 21)
+    before = rv.open_data(where, columns=Columns(rules=2))
+    assert len(before.train) != 20, "runs of older versions read them as one set"
+    assert reopen(json.loads(json.dumps(before.provenance))).fingerprint == before.fingerprint != data.fingerprint
+
+
+def test_conditions_see_the_rows_of_the_split_that_is_asked_for(tmp_path: Path) -> None:
+    data = rv.open_data(f"{parquet(tmp_path)}:test", where="age >= 202")
+    assert sorted(len(split) for split in (data.train, data.held_out)) == [1, 9]
+
+
+def test_a_column_of_splits_leaves_out_other_words_and_keeps_the_held_out_copy(tmp_path: Path) -> None:
+    table(tmp_path, "Data Set")
+    save(tmp_path / "0300.png", 200), save(tmp_path / "0301.png", 301), save(tmp_path / "0302.png", 302)
+    with (tmp_path / "metadata.csv").open("a") as file:
+        file.write("\n0300.png,train\n0301.png,extra")
+    data = rv.open_data(tmp_path)
+    lines = [(problem.kind, problem.action) for problem in data.report.problems]
+    assert ("outside-splits", "skipped: 1 image of extra, which is neither training nor test") in lines
+    assert ("outside-splits", "used: 1 image without a split, divided by content") in lines
+    assert ("duplicate", "skipped: the same file as 0200.png") in lines and "0200.png" in data.held_out.names
+    before = rv.open_data(tmp_path, columns=Columns(rules=2))
+    assert {problem.action[:27] for problem in before.report.problems} >= {"ignored: columns Data Set; "}
+    assert reopen(json.loads(json.dumps(before.provenance))).fingerprint == before.fingerprint
+
+
+def test_a_column_of_other_words_is_no_split(tmp_path: Path) -> None:
+    fill(tmp_path, 20)
+    (tmp_path / "a.csv").write_text("file_name,set\n" + "\n".join(f"{i:04d}.png,{'ab'[i % 2]}" for i in range(20)))
+    data = rv.open_data(tmp_path)
+    assert data.report.read_as == "images, 20; a.csv about 20 images" and data.report.counts() == {"ignored": 1}
+
+
+def test_test_a_and_val_a_are_told_apart(tmp_path: Path) -> None:
+    parts = ("trainA", "trainB", "valA", "valB", "testA", "testB")
+    folder = source(tmp_path / "d", *parts)
+    assert names(rv.open_data(f"{folder}:test")) == {"testA", "testB"}
+    assert names(rv.open_data(f"{folder}:val")) == {"valA", "valB"}

@@ -437,10 +437,9 @@ def test_columns_of_the_hub_are_chosen_and_what_else_might_be_meant_is_said(monk
     plain = reverie.data("hf:someone/insects")
     lines = [problem.action for problem in plain.report.problems if problem.kind == "columns"]
     assert lines == [
-        "used: img as the image; so might be mask: columns='image=mask'",
         "used: kind as the label; so might be coarse: columns='label=coarse'",
     ]
-    assert plain.report.read_as.endswith("splits train, test; image = img, label = kind, text = text")
+    assert plain.report.read_as.endswith("splits train, test; image = img, label = kind, text = text, mask = mask")
     chosen = "image=mask, label=maker, text=alt_text"
     data = reverie.data("hf:someone/insects", columns=chosen)
     assert data.classes == [f"maker {k}" for k in range(4)] and data.spec.channels == 1

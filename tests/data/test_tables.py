@@ -151,3 +151,119 @@ def test_piles_are_named_by_their_folders(tmp_path: Path) -> None:
         fill(tmp_path / name, 10, first=10 * k)
     title = "two piles, source/train 10 / target/train 10 / source/val 10 / target/val 10, unpaired"
     assert reverie.data(tmp_path).report.read_as == title
+
+
+# Numbers
+
+
+def test_missing_values_of_a_column_of_numbers_are_none_and_counted(tmp_path: Path) -> None:
+    words = ["n/a", "", "NA", "nan", "-", "?"]
+    fill(tmp_path, 24)
+    row = lambda i: f"{i:04d}.png,{words[i] if i < 6 else i},{i % 2 == 0},{'FR' if i < 15 else 'NA'}"  # noqa: E731
+    table(tmp_path / "a.csv", "file_name,age,smiling,country", row, 24)
+    data = reverie.data(tmp_path)
+    assert data.attributes == ["age", "smiling"]
+    ages = {
+        name: float(values[0])
+        for split in (data.train, data.held_out)
+        for name, values in zip(split.names, split["attributes"], strict=True)
+    }
+    assert [ages[f"{i:04d}.png"] for i in (0, 5, 6, 23)] == [0, 0, 6, 23]
+    assert actions(data, "age") == [("missing-attribute", "used: 0 for 6 images without a value, the first 0000.png")]
+    chosen = {"age != 7": 17, "age < 100": 18, "smiling == true": 12, "country == NA": 9}
+    for condition, n in chosen.items():
+        data = reverie.data(tmp_path, where=condition)
+        assert len(data.train) + len(data.held_out) == n, condition
+    before = reverie.data(tmp_path, columns=Columns(rules=2))
+    assert before.attributes == [] and reverie.data.reopen(before.provenance).fingerprint == before.fingerprint
+
+
+def test_a_column_of_nearly_only_numbers_says_what_is_none(tmp_path: Path) -> None:
+    fill(tmp_path, 24)
+    table(tmp_path / "a.csv", "file_name,age", lambda i: f"{i:04d}.png,{'twelve' if i in (3, 4) else i}", 24)
+    action = "ignored as an attribute: 2 of 24 values are no numbers, the first 'twelve' of 0003.png"
+    assert actions(reverie.data(tmp_path), "age") == [("ignored", action)]
+    assert actions(reverie.data(tmp_path, where="age > 9"), "*")[0] == (
+        "not-chosen",
+        "left out as asked: age of 2 images, such as 'twelve', has no order: only numbers, and dates such as "
+        "2020-12-31, have one",
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "numbers"),
+    [
+        (lambda i: f"{i},5", True),
+        (lambda i: f"{i * 150:,}", False),  # of thousands, or of thousandths?
+        (lambda i: f"1.{i:03d},25", False),
+        (lambda i: f"{i}%", False),
+        (lambda i: f"{i}_{i}", False),
+    ],
+)
+def test_decimal_commas_are_read_where_they_can_be_nothing_else(
+    tmp_path: Path, value: Callable[[int], str], numbers: bool
+) -> None:
+    fill(tmp_path, 24)
+    table(tmp_path / "a.csv", "file_name;size", lambda i: f"{i:04d}.png;{value(i)}", 24)
+    data = reverie.data(tmp_path)
+    assert data.attributes == ["size"] * numbers
+    if numbers:
+        assert sorted(data.train["attributes"][:, 0])[0] % 1 == 0.5
+        assert actions(data, "size") == [("table", "used: its numbers have decimal commas, such as 0,5")]
+        chosen = reverie.data(tmp_path, where="size > 9.6")
+        assert len(chosen.train) + len(chosen.held_out) == 14
+    else:
+        assert "size" in str(data.report.problems)
+
+
+def test_dates_have_an_order(tmp_path: Path) -> None:
+    fill(tmp_path, 24)
+    table(tmp_path / "a.csv", "file_name,date", lambda i: f"{i:04d}.png,2020-{1 + i % 12:02d}-05", 24)
+    data = reverie.data(tmp_path, where="date >= 2020-07-01")
+    assert len(data.train) + len(data.held_out) == 12
+    with pytest.raises(UsageError, match=r"date of 24 images, such as '2020-01-05', has no order: only numbers, and"):
+        reverie.data(tmp_path, where="date > 07/2020")
+
+
+# Headers
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "lines"),
+    [
+        (
+            "# of 2024, by us\n# two lines\nfile_name,age",
+            "{0:04d}.png,{0}",
+            ["used: it begins with remarks, which are"],
+        ),
+        (
+            "sep=;\nfile_name;age",
+            "{0:04d}.png;{0}",
+            ["used: it begins with remarks", "used: its fields are divided by"],
+        ),
+        ("file_name, age", '"{0:04d}.png", {0}', []),
+        ("file_name,age,", "{0:04d}.png,{0},", []),
+        ("file_name,age", "{0:04d}.png,{0},,", []),
+        (",file_name,age", "{0},{0:04d}.png,{0}", ["ignored: a column without a name"]),
+        ("file_name,age,age", "{0:04d}.png,x,{0}", ["used: the header has age several times; the last of them counts"]),
+    ],
+)
+def test_odd_headers_are_read_and_what_is_lost_is_said(tmp_path: Path, header: str, row: str, lines: list[str]) -> None:
+    fill(tmp_path, N)
+    table(tmp_path / "a.csv", header, row.format)
+    data = reverie.data(tmp_path)
+    assert data.attributes == ["age"]
+    assert [action[: len(line)] for (_, action), line in zip(actions(data, "a.csv"), lines, strict=True)] == lines
+
+
+def test_captions_after_a_comma_and_a_blank_keep_theirs(tmp_path: Path) -> None:
+    fill(tmp_path, N)
+    table(tmp_path / "a.csv", "file_name, text", lambda i: f"{i:04d}.png, a dog, {i}")
+    assert "a dog, 3" in reverie.data(tmp_path).train["text"]
+
+
+def test_a_table_that_names_no_images_says_what_one_needs(tmp_path: Path) -> None:
+    fill(tmp_path, N)
+    (tmp_path / "a.csv").write_text("".join(f"{i:04d}.png,{i}\n" for i in range(N)))
+    needs = "a table about images has a header, and a column of their files' names, such as file_name"
+    assert actions(reverie.data(tmp_path), "*.csv") == [("ignored", f"ignored: 1 file; {needs}")]

@@ -181,9 +181,7 @@ def ignored(names: Iterable[str]) -> list[Problem]:
         if medium := OTHER_MEDIA.get(extension):
             kind, action = "other-medium", f"{action}; {argument('medium', medium)} reads {extension} files"
         if extension in (".csv", ".tsv"):
-            action += (
-                "; a table about images begins with a header, and names their files in file_name or another column"
-            )
+            action += "; a table about images has a header, and a column of their files' names, such as file_name"
         problems.append(Problem(f"*{extension}" if extension else "(no extension)", kind, action))
     return problems
 
