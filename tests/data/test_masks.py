@@ -172,19 +172,22 @@ def test_masks_in_zips_and_shards(tmp_path: Path) -> None:
     assert reopen(json.loads(json.dumps(shards.provenance))).fingerprint == shards.fingerprint
 
 
-def test_a_column_of_a_table_names_masks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("column", ["mask_file_name", "trace"])
+def test_a_column_of_a_table_names_masks(tmp_path: Path, column: str) -> None:
     rows = []
     for i in range(10):
         save(tmp_path / "x" / f"{i}.jpg", i)
         draw(tmp_path / "y" / f"region-{i}.png", grey(region(i)))
-        rows.append({"file_name": f"x/{i}.jpg", "mask_file_name": f"y/region-{i}.png", "text": f"box {i}"})
+        rows.append({"file_name": f"x/{i}.jpg", column: f"y/region-{i}.png", "text": f"box {i}"})
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    dataset = rv.open_data(tmp_path)
+    dataset = rv.open_data(tmp_path, columns="mask=trace" if column == "trace" else None)
+    assert reopen(json.loads(json.dumps(dataset.provenance))).fingerprint == dataset.fingerprint
     assert "masks of 10 images from a table" in dataset.report.read_as and dataset.classes == []
     assert all((mask == 255 * region(int(Path(name).stem))).all() for name, mask in by_name(dataset).items())
 
 
-def test_a_column_of_parquet_holds_masks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("column", ["mask", "annotation"])
+def test_a_column_of_parquet_holds_masks(tmp_path: Path, column: str) -> None:
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -195,8 +198,12 @@ def test_a_column_of_parquet_holds_masks(tmp_path: Path) -> None:
 
     images = [encoded(Image.fromarray(pixels(i))) for i in range(10)]
     masks = [encoded(grey(region(i))) if i != 3 else None for i in range(10)]
-    parquet.write_table(arrow.table({"mask": masks, "image": images}), tmp_path / "d.parquet", row_group_size=4)
-    dataset = rv.open_data(tmp_path / "d.parquet")
+    parquet.write_table(arrow.table({column: masks, "image": images}), tmp_path / "d.parquet", row_group_size=4)
+    if column != "mask":
+        plain = rv.open_data(tmp_path / "d.parquet")
+        lines = [problem.action for problem in plain.report.problems if problem.kind == "columns"]
+        assert lines == ["ignored: annotation may be the mask: columns='mask=annotation'"] and "mask" not in plain.train
+    dataset = rv.open_data(tmp_path / "d.parquet", columns=f"mask={column}")
     assert dataset.spec.channels == 3 and kinds(dataset)["no-mask"] == ["d.parquet/3"]
     for name, mask in by_name(dataset).items():
         i = int(Path(name).name)

@@ -72,7 +72,7 @@ def open_data(
 
     Args:
         source: a bundled name, a public name, ``hf:owner/name``, a folder, ``.npz`` or ``.npy``, ``.tar`` shards.
-            ``SOURCE:train`` or ``SOURCE:held_out`` (also ``:test``, ``:val``: of a folder with both, that one
+            ``SOURCE:train`` or ``SOURCE:held_out`` (also ``:test``, ``:val``: of a source with both, that one
             alone) takes only that split, and splits it again by content. Or an object: a NumPy array or tensor
             (N, H, W), (N, H, W, C), (N, C, H, W); for other media see ``data.rows.LAYOUTS``; a list of PIL images; a
             torch ``Dataset``, ``DataLoader`` or other iterable of known length with samples that are images, (image,
@@ -106,8 +106,8 @@ def open_data(
         mask_values: grey values or indices of palettes that mark, such as 15 or "1,15"; None: decided from all masks.
         keep_classes: a class that would be held out completely keeps an image to train on, unless the source has a
             split; False: it does not, as in runs of older versions.
-        columns: which columns of tables, Parquet files and sets of the hub are the image, the label and the text:
-            "image=img,label=fine_label,text=alt_text", or a mapping; those that are not named are found.
+        columns: which columns of tables, Parquet files and sets of the hub are the image, the label, the text and the
+            mask: "image=img,label=fine_label,text=alt_text", or a mapping; those that are not named are found.
 
     Raises:
         UsageError: the source is unknown, an option is out of range, an object shuffles or augments.
