@@ -126,7 +126,7 @@ def _sha256(path: Path) -> str:
 
 def _write(path: Path, value: dict[str, Any]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as handle:
-        write_entries(handle, value)
+        write_entries(handle, value.items())
 
 
 def _open(
