@@ -174,7 +174,7 @@ class Memory:
         self.path = home.home() / "listings" / f"{key}.json"
         self.old: dict[str, list[Any]] = {}
         self.new: list[tuple[Any, ...]] = []  # (file, sha256, *facts)
-        self.changed = False
+        self.changed = False  # whether ``new`` has what ``old`` has not
         with contextlib.suppress(OSError, ValueError, RecursionError):  # none, or a damaged one: every file is read
             loaded = json.loads(self.path.read_text("utf-8"))
             self.old = loaded if isinstance(loaded, dict) else {}
@@ -206,7 +206,8 @@ class Memory:
         sha, *values = entry[2:] if cached else self.inspect(file)
         if file.reader is None and time.time_ns() - file.mtime_ns > FRESH_NS:
             self.new.append((file, sha, *values))
-            self.changed |= not cached
+            if not cached:
+                self.changed = True
         return sha, tuple(values)
 
     def _inspect(self, file: File) -> tuple[str, tuple[int, int]]:
