@@ -17,7 +17,7 @@ from small_pictures import pixels
 
 import reverie.data
 from reverie.core.errors import ReverieError, UsageError
-from reverie.data import Dataset, binary, public, reopen
+from reverie.data import Dataset, binary, containers, public, reopen
 
 SMALL = tuple(
     np.ascontiguousarray(part)
@@ -237,7 +237,7 @@ def test_other_digits_are_no_binarisation() -> None:
 
 def test_a_cut_idx_file_is_refused() -> None:
     with pytest.raises(ValueError, match="idx"):
-        public.read_idx(idx(SMALL[0])[:-5])
+        containers.read_idx(idx(SMALL[0])[:-5])
 
 
 def test_the_debian_files_match_the_pin_where_they_are_installed() -> None:

@@ -34,14 +34,15 @@ def rows(dataset) -> dict[str, tuple]:
     return result
 
 
-def test_the_module_is_the_function_and_does_not_import_torch() -> None:
+def test_the_module_is_the_function_and_opening_a_folder_does_not_import_torch(tmp_path: Path) -> None:
+    fill(tmp_path, 10)
     code = (
         "import sys, reverie as rv, reverie.data\n"
         "assert rv.data is reverie.data and callable(rv.data)\n"
-        "made = rv.data(sys.argv[1]) if len(sys.argv) > 1 else None\n"
+        "assert len(rv.data(sys.argv[1]).train)\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
 
 
 @pytest.mark.parametrize(

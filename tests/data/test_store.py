@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -106,6 +107,23 @@ def test_an_unchanged_folder_opens_without_reading_its_files(tmp_path: Path, mon
 
     monkeypatch.setattr(File, "read", refuse)
     assert everything(reverie.data(tmp_path / "d")) == everything(first)
+
+
+def test_the_cache_of_readings_is_written_again_only_when_files_changed(tmp_path: Path, reverie_home: Path) -> None:
+    fill(tmp_path / "d", 12)
+    for path in (tmp_path / "d").iterdir():
+        os.utime(path, (1e9, 1e9))
+    reverie.data(tmp_path / "d")
+    (cache,) = (reverie_home / "listings").iterdir()
+    first = cache.stat().st_ino  # another one once it is written
+    reverie.data(tmp_path / "d")
+    assert cache.stat().st_ino == first
+    (tmp_path / "d" / "0003.png").unlink()
+    os.utime(tmp_path / "d" / "0004.png", (2e9, 1.1e9))
+    reverie.data(tmp_path / "d")
+    cached = json.loads(cache.read_text())
+    assert {Path(key.partition("\0")[0]) for key in cached} == {*(tmp_path / "d").iterdir()}
+    assert sorted({entry[1] for entry in cached.values()}) == [1_000_000_000 * 10**9, 1_100_000_000 * 10**9]
 
 
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import re
 import shlex
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -221,10 +221,10 @@ def _umask() -> int:
     return mask
 
 
-def write_entries(handle: BinaryIO, value: Mapping[str, Any]) -> None:
+def write_entries(handle: BinaryIO, entries: Iterable[tuple[str, Any]]) -> None:
     """A JSON object, entry by entry: of a large one, no text of all of it is in memory."""
     handle.write(b"{")
-    for i, (key, entry) in enumerate(value.items()):
+    for i, (key, entry) in enumerate(entries):
         handle.write(b", " * bool(i) + json.dumps({key: entry})[1:-1].encode())
     handle.write(b"}")
 

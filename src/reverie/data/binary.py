@@ -15,7 +15,6 @@ from reverie.core import cache as home
 from reverie.core.errors import ReverieError, argument
 from reverie.core.fetching import download, expect, first_good
 from reverie.core.files import replacing
-from reverie.core.noise import Noise, fold
 from reverie.data.arrays import Arrays, of_images
 
 STATIC, SEEDED = "binary-mnist:static", "binary-mnist:seeded"
@@ -114,6 +113,8 @@ def read_amat(data: bytes) -> np.ndarray:
 
 def seeded(grey: Arrays) -> Arrays:
     """Each pixel is 255 with its brightness as probability, drawn once from a fixed seed."""
+    from reverie.core.noise import Noise, fold  # imports torch, which only draws need
+
     images, chunk = grey.rows["x"], 8192
     parts = [
         Noise.of_step(fold(0, "binary"), low, len(images[low : low + chunk])).uniform(*images.shape[1:]).numpy()

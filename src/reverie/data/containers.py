@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,7 +17,6 @@ from reverie.core.files import exists, is_file
 from reverie.data.arrays import Arrays, from_columns
 from reverie.data.npz import KEYS, ignored_arrays, keys_of, load_npy, load_npz, name_of_test
 from reverie.data.options import OpenOptions
-from reverie.data.public import read_idx
 from reverie.data.tree import ignored, of_folder
 from reverie.data.types import Problem
 
@@ -71,6 +71,18 @@ def _idx_files(folder: Path) -> dict[tuple[str, str], Path]:
                 if name == f"{part}-{ending}" and path.is_file():
                     files.setdefault(("train" if part == "train" else "test", kind), path)
     return files if ("train", "images") in files else {}
+
+
+def read_idx(data: bytes) -> np.ndarray:
+    """An idx file of uint8, gzipped or not: (N,) labels or (N, H, W, 1) images. Raises ValueError."""
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    dimensions = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
+    shape = np.frombuffer(data, ">u4", dimensions, 4).tolist() if dimensions in (1, 3) else []
+    if not shape or len(data) != 4 + 4 * dimensions + int(np.prod(shape)):
+        raise ValueError("not a complete idx file of bytes")
+    array = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    return array if dimensions == 1 else array[..., None]
 
 
 def _load_idx(folder: Path, options: OpenOptions) -> Arrays:

@@ -173,7 +173,8 @@ class Memory:
         key = hashlib.sha256(os.fsencode(Path(what).absolute())).hexdigest()
         self.path = home.home() / "listings" / f"{key}.json"
         self.old: dict[str, list[Any]] = {}
-        self.new: dict[str, list[Any]] = {}
+        self.new: list[tuple[Any, ...]] = []  # (file, sha256, *facts)
+        self.changed = False  # whether ``new`` has what ``old`` has not
         with contextlib.suppress(OSError, ValueError, RecursionError):  # none, or a damaged one: every file is read
             loaded = json.loads(self.path.read_text("utf-8"))
             self.old = loaded if isinstance(loaded, dict) else {}
@@ -200,13 +201,14 @@ class Memory:
             return error
 
     def _facts(self, file: File) -> tuple[str, tuple[Any, ...]]:
-        key = f"{file.path}\0{file.offset}" + f"\0{file.half}" * bool(file.half)
-        entry = self.old.get(key)
-        if not (isinstance(entry, list) and entry[:2] == [file.size, file.mtime_ns] and _is_size(entry[3:5])):
-            entry = [file.size, file.mtime_ns, *self.inspect(file)]
+        entry: Any = self.old.get(_key(file))
+        cached = isinstance(entry, list) and entry[:2] == [file.size, file.mtime_ns] and _is_size(entry[3:5])
+        sha, *values = entry[2:] if cached else self.inspect(file)
         if file.reader is None and time.time_ns() - file.mtime_ns > FRESH_NS:
-            self.new[key] = entry
-        return entry[2], tuple(entry[3:])
+            self.new.append((file, sha, *values))
+            if not cached:
+                self.changed = True
+        return sha, tuple(values)
 
     def _inspect(self, file: File) -> tuple[str, tuple[int, int]]:
         sha, (width, height) = self._facts(file)
@@ -215,10 +217,15 @@ class Memory:
 
     def save(self) -> None:
         """Write the cache. Without a writable cache folder, the next opening is only slower."""
-        if self.new == self.old:
+        if not self.changed and len(self.new) == len(self.old):
             return
+        entries = ((_key(file), [file.size, file.mtime_ns, *values]) for file, *values in self.new)
         with contextlib.suppress(OSError), replacing(self.path) as temporary, temporary.open("wb") as handle:
-            write_entries(handle, self.new)
+            write_entries(handle, entries)
+
+
+def _key(file: File) -> str:
+    return f"{file.path}\0{file.offset}" + f"\0{file.half}" * bool(file.half)
 
 
 def _is_size(values: list[Any]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import io
 import json
@@ -18,10 +17,10 @@ from reverie.core import cache as home
 from reverie.core.errors import argument
 from reverie.core.fetching import download, expect, first_good, npm_pack, unpack
 from reverie.core.files import replacing
-from reverie.core.noise import Noise, fold
 from reverie.data.arrays import Arrays, of_images
 from reverie.data.binary import SEEDED, STATIC, binary_mnist, seeded, static
 from reverie.data.bundled import FASHION_CLASSES
+from reverie.data.containers import read_idx
 from reverie.data.photos import photos
 
 IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
@@ -83,6 +82,8 @@ def load_public(name: str, progress: home.Progress | None = None) -> Arrays:
 
 def stack(grey: Arrays) -> Arrays:
     """Three random images of ten classes as the channels of one: 1,000 classes (Metz et al., arXiv:1611.02163)."""
+    from reverie.core.noise import Noise, fold  # imports torch, which only draws need
+
     parts = []
     for part, rows in enumerate((slice(0, grey.cut), slice(grey.cut, None))):
         images, labels = grey.rows["x"][rows], grey.rows.labels[rows]
@@ -109,18 +110,6 @@ def _from_cache(path: Path) -> Parts:
 def _write_cache(path: Path, parts: Parts) -> None:
     with contextlib.suppress(OSError), replacing(path) as temporary, temporary.open("wb") as handle:
         np.savez(handle, x_train=parts[0], y_train=parts[1], x_test=parts[2], y_test=parts[3])
-
-
-def read_idx(data: bytes) -> np.ndarray:
-    """An idx file of uint8, gzipped or not: (N,) labels or (N, H, W, 1) images. Raises ValueError."""
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
-    dimensions = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
-    shape = np.frombuffer(data, ">u4", dimensions, 4).tolist() if dimensions in (1, 3) else []
-    if not shape or len(data) != 4 + 4 * dimensions + int(np.prod(shape)):
-        raise ValueError("not a complete idx file of bytes")
-    array = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-    return array if dimensions == 1 else array[..., None]
 
 
 def idx_web(base: str) -> Source:

@@ -107,7 +107,9 @@ def groups(links: np.ndarray, n: int) -> np.ndarray:
     for a, b in links:
         low, high = sorted((root(a), root(b)))
         parent[high] = low
-    return np.array([root(i) for i in range(n)], dtype=np.int64)
+    while (above := parent[parent] != parent).any():
+        parent[above] = parent[parent[above]]
+    return parent
 
 
 def near_duplicates(hashes: np.ndarray, *pixels: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -127,17 +129,14 @@ def near_duplicates(hashes: np.ndarray, *pixels: Callable[[np.ndarray], np.ndarr
         int64 (L, 2) of row numbers: enough pairs to connect every group.
     """
     n = len(hashes)
-    orders = [
-        np.argsort((hashes << np.uint64(8 * k)) | (hashes >> np.uint64(64 - 8 * k)), kind="stable") for k in range(1, 8)
-    ]
-    orders.insert(0, np.argsort(hashes, kind="stable"))
     links = np.zeros((0, 2), np.int64)
     may_be_same = _Means(n, pixels[0])
     # Adjacent hashes first: identical images are then one group already, and need no further comparisons.
     for steps in (range(1, 2), range(2, WINDOW + 1)):
         label = groups(links, n)
         numbers = np.zeros(0, np.int64)  # of candidates: pairs (a, b) with a < b as a * n + b
-        for order in orders:
+        for k in range(8):
+            order = np.argsort(_rotated(hashes, 8 * k), kind="stable")
             parts = [numbers]
             for step in (step for step in steps if step < n):
                 a, b = order[:-step], order[step:]
@@ -156,6 +155,11 @@ def near_duplicates(hashes: np.ndarray, *pixels: Callable[[np.ndarray], np.ndarr
         if same:
             links = np.concatenate([links, candidates[np.concatenate(same)]])
     return links
+
+
+def _rotated(words: np.ndarray, bits: int) -> np.ndarray:
+    """uint64 (N,), the first bits last."""
+    return (words << np.uint64(bits)) | (words >> np.uint64(64 - bits)) if bits else words
 
 
 def near_problems(names: Sequence[str], links: np.ndarray, is_held_out: np.ndarray) -> list[Problem]:

@@ -126,7 +126,7 @@ def _sha256(path: Path) -> str:
 
 def _write(path: Path, value: dict[str, Any]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as handle:
-        write_entries(handle, value)
+        write_entries(handle, value.items())
 
 
 def _open(
@@ -298,13 +298,17 @@ def _finish(part: Path, final: Path) -> None:
 
 
 def _near(part: Path, form: Form, records: Records, good: np.ndarray) -> np.ndarray:
-    """Pairs of good rows that look the same. (Closes its memory map: Windows cannot rename a mapped file.)"""
-    stored = np.memmap(part / "images.work", np.uint8, "r", shape=(len(records), *form.array))
-    pixels = stored if stored.ndim == 4 else split.middles(stored)
+    """Pairs of good rows that look the same."""
+
+    def rows(numbers: np.ndarray) -> np.ndarray:
+        # Mapped anew each time: what was read of a map counts as memory of this process while it is open.
+        stored = np.memmap(part / "images.work", np.uint8, "r", shape=(len(records), *form.array))
+        return (stored if stored.ndim == 4 else split.middles(stored))[good[numbers]]
+
     hashes = np.array(records.hashes, np.uint64)[good]
-    clear = pixels.shape[-1] == 4
+    clear = len(form.array) == 3 and form.array[-1] == 4
     grounds = ((0, 0, 0), alpha.WHITE) if clear else (alpha.WHITE,)  # RGBA must look the same on any
-    return split.near_duplicates(hashes, *(lambda i, b=b: alpha.composited(pixels[good[i]], b) for b in grounds))
+    return split.near_duplicates(hashes, *(lambda i, b=b: alpha.composited(rows(i), b) for b in grounds))
 
 
 def _fill(part: Path, plan: Plan, progress: home.Progress | None) -> Records:

@@ -83,9 +83,9 @@ def of_folder(root: Path) -> Tree:
     Links are followed; a folder reached twice (a loop, or two links) is entered once. Run directories below ``root``
     are skipped: their images are generated.
     """
-    tree = Tree(str(root), {})
+    tree, top = Tree(str(root), {}), os.fspath(root)
     seen: set[tuple[int, int]] = set()
-    todo: list[tuple[str, str]] = [(os.fspath(root), "")]
+    todo: list[tuple[str, str]] = [(top, "")]
     while todo:
         folder, prefix = todo.pop()
         try:
@@ -115,7 +115,7 @@ def of_folder(root: Path) -> Tree:
                     folders.append((entry.path, name + "/"))
                 elif entry.is_file():
                     stat = entry.stat()
-                    tree.files[name] = File(entry.path, stat.st_size, stat.st_mtime_ns)
+                    tree.files[name] = File(name, stat.st_size, stat.st_mtime_ns, folder=top)
                 elif entry.is_symlink() and not exists(entry.path):
                     tree.problems.append(Problem(printable(name), "broken-link", "skipped: the link is broken"))
                 else:
