@@ -155,8 +155,8 @@ def test_a_column_of_splits_leaves_out_other_words_and_keeps_the_held_out_copy(t
         file.write("\n0300.png,train\n0301.png,extra")
     data = rv.open_data(tmp_path)
     lines = [(problem.kind, problem.action) for problem in data.report.problems]
-    assert ("outside-splits", "skipped: 1 image of extra, which is neither training nor test") in lines
-    assert ("outside-splits", "used: 1 image without a split, divided by content") in lines
+    assert ("outside-splits", "skipped: extra is neither training nor test (images: 1)") in lines
+    assert ("outside-splits", "used: divided by content, as nothing says their split (images: 1)") in lines
     assert ("duplicate", "skipped: the same file as 0200.png") in lines and "0200.png" in data.held_out.names
     before = rv.open_data(tmp_path, columns=Columns(rules=2))
     assert {problem.action[:27] for problem in before.report.problems} >= {"ignored: columns Data Set; "}

@@ -97,7 +97,9 @@ def test_a_column_that_may_be_masks_is_named_and_read_if_asked(hub: Any, name: s
     data = reverie.data("hf:a/b")
     assert data.train.get("mask") is None
     lines = [problem.action for problem in data.report.problems if problem.kind == "columns"]
-    assert lines == [f"ignored: {name} may be the mask: columns='mask={name}'"]
+    assert lines == [
+        f"used: image as the image; so might be {name}: columns='image={name}', as its mask: columns='mask={name}'"
+    ]
     for options in ({"masks": "yes"}, {"columns": f"mask={name}"}):
         masked = reverie.data("hf:a/b", **options)
         assert masked.train["mask"].any() and "columns" not in masked.report.counts()

@@ -198,11 +198,18 @@ def test_a_column_of_parquet_holds_masks(tmp_path: Path, column: str) -> None:
 
     images = [encoded(Image.fromarray(pixels(i))) for i in range(10)]
     masks = [encoded(grey(region(i))) if i != 3 else None for i in range(10)]
-    parquet.write_table(arrow.table({column: masks, "image": images}), tmp_path / "d.parquet", row_group_size=4)
+    parquet.write_table(arrow.table({"image": images, column: masks}), tmp_path / "d.parquet", row_group_size=4)
     if column != "mask":
         plain = rv.open_data(tmp_path / "d.parquet")
         lines = [problem.action for problem in plain.report.problems if problem.kind == "columns"]
-        assert lines == ["ignored: annotation may be the mask: columns='mask=annotation'"] and "mask" not in plain.train
+        assert (
+            lines
+            == [
+                "used: image as the image; so might be annotation: columns='image=annotation', as its mask: "
+                "columns='mask=annotation'"
+            ]
+            and "mask" not in plain.train
+        )
     dataset = rv.open_data(tmp_path / "d.parquet", columns=f"mask={column}")
     assert dataset.spec.channels == 3 and kinds(dataset)["no-mask"] == ["d.parquet/3"]
     for name, mask in by_name(dataset).items():

@@ -554,7 +554,7 @@ def test_columns_of_parquet_are_chosen(tmp_path: Path) -> None:
     data = reverie.data(tmp_path / "d.parquet")
     assert data.classes == ["0", "1"] and data.spec.channels == 3
     assert [p.action for p in data.report.problems if p.kind == "columns"] == [
-        "used: image as the image; so might be depth: columns='image=depth'"
+        "used: image as the image; so might be depth: columns='image=depth', as its mask: columns='mask=depth'"
     ]
     data = reverie.data(tmp_path / "d.parquet", columns="image=depth,label=breed,text=alt")
     assert data.classes == ["breed 0", "breed 1"] and data.spec.channels == 1 and ["a", "b"] in data.train["captions"]

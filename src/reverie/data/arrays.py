@@ -36,7 +36,6 @@ class Arrays:
         checked: the source has no copies and no near duplicates across its split.
         name: of the source if its user's name stands for one of several, such as binary-mnist; else "".
         read_as: in words, for the report; "" of a set that has a name.
-        second: the name of the rows from ``cut`` on, for the report.
     """
 
     rows: Split
@@ -47,7 +46,6 @@ class Arrays:
     problems: list[Problem] = field(default_factory=list)
     name: str = ""
     read_as: str = ""
-    second: str = "test"
 
     @property
     def spec(self) -> Spec:

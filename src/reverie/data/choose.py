@@ -208,17 +208,16 @@ def chosen(
                     f"{', '.join(sorted(columns))}."
                 )
         fulfils = np.array([all(term.holds(row) for term in terms) for row in rows], bool)
-        words = {term.column: [value for row in rows for value in term.without_order(row)] for term in terms}
-        lines = [
-            f"{column} of {len(values):,} {noun[: None if len(values) != 1 else -1]}, such as {values[0]!r:.40}, "
-            "has no order: only numbers, and dates such as 2020-12-31, have one"
-            for column, values in words.items()
-            if values
+        words = [
+            f"{value!r:.40} ({term.column})" for term in terms for row in rows for value in term.without_order(row)
         ]
+        order = "only numbers, and dates such as 2020-12-31, have an order"
+        line = f"{order}: {len(words):,} values do not, the first {words[0]}" if words else ""
         if not fulfils.any():
-            reasons = "; ".join([_in_the_data(terms, rows), *lines])
+            reasons = "; ".join(filter(None, (_in_the_data(terms, rows), line)))
             raise UsageError(f"No {noun[:-1]} fulfils {choice.where} ({reasons}).")
-        problems += [Problem("*", "not-chosen", f"left out as asked: {line}") for line in lines]
+        if line:
+            problems.append(Problem("*", "not-chosen", f"left out as asked: {line}"))
         condition = f"({choice.where})" if len(terms) > 1 else choice.where
         _left_out(problems, int((keep & ~fulfils).sum()), noun, f"where not {condition}")
         keep &= fulfils

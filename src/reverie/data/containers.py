@@ -15,7 +15,7 @@ import numpy as np
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import exists, is_file
 from reverie.data.arrays import Arrays, from_columns
-from reverie.data.npz import KEYS, ignored_arrays, keys_of, load_npy, load_npz, name_of_test
+from reverie.data.npz import KEYS, ignored_arrays, keys_of, load_npy, load_npz
 from reverie.data.options import OpenOptions
 from reverie.data.tree import ignored, of_folder
 from reverie.data.types import Problem
@@ -51,7 +51,7 @@ def load(source: str, options: OpenOptions) -> Arrays:
     assert loader is not None
     arrays = loader(Path(source), options)
     words, rows, cut = READ_AS[loader], len(arrays.rows), arrays.cut
-    parts = f"{rows:,} rows" if cut is None else f"train {cut:,} / {arrays.second} {rows - cut:,}"
+    parts = f"{rows:,} rows" if cut is None else f"train {cut:,} / {options.second} {rows - cut:,}"
     return replace(arrays, read_as=f"{words}, {parts}")
 
 
@@ -162,7 +162,7 @@ def _load_hdf5(path: Path, options: OpenOptions) -> Arrays:
             while len(group) == 1 and isinstance(next(iter(group.values())), h5py.Group):
                 group = next(iter(group.values()))
             arrays = {name: item for name, item in group.items() if isinstance(item, h5py.Dataset)}
-            keys = keys_of(arrays, options.part)
+            keys = keys_of(arrays, options.second)
             columns = {column: _values(arrays[key]) for column, key in keys.items() if key is not None}
             present = ", ".join(f"{name} {item.shape}" for name, item in list(arrays.items())[:12]) or "none"
     except (OSError, RuntimeError, KeyError, ValueError) as error:
@@ -174,7 +174,7 @@ def _load_hdf5(path: Path, options: OpenOptions) -> Arrays:
         for part in ("train", "test"):
             if f"{part}_label" in columns:
                 parts[part, "labels"] = columns[f"{part}_label"]
-        return replace(_joined(parts, str(path), options, problems=problems), second=name_of_test(keys))
+        return _joined(parts, str(path), options, problems=problems)
     if "x" not in columns:
         names = ", ".join(KEYS["x"])
         raise ReverieError(f"{path} has no array with a known name of images, such as {names}; it has {present}.")

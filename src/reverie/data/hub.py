@@ -11,7 +11,7 @@ from reverie.core.errors import ReverieError, UsageError, suggest
 from reverie.data.captions import TEXTS
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
 from reverie.data.labels import labels_of, set_labels
-from reverie.data.masks import columns_of_masks, may_be_masks
+from reverie.data.masks import columns_of_masks
 from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.types import Problem
 
@@ -104,11 +104,9 @@ def _columns(name: str, rows: Any, columns: Columns, masks: str | None) -> tuple
         raise UsageError(f"{name} has {wrong}; its columns are {', '.join(kinds)}.")
     labels = [column for column, kind in kinds.items() if kind == "ClassLabel"]
     texts = [column for column in TEXTS if column in kinds]
-    regions, maybe = columns_of_masks(images, masks, columns)
-    pictures = [column for column in images if column not in (*regions, *maybe, columns.mask)] or images
-    roles = {"image": pictures, "label": labels, "text": texts, "mask": regions}
-    taken, problems = columns.pick(list(kinds), roles, name)
-    return taken, problems + may_be_masks(maybe, name)
+    regions = columns_of_masks(images, masks, columns)
+    images = [column for column in images if column not in regions]
+    return columns.pick(list(kinds), {"image": images, "label": labels, "text": texts, "mask": regions}, name)
 
 
 def _values(rows: Any, column: str | None) -> list[Any]:

@@ -155,24 +155,19 @@ class Listing:
         Args:
             parts: of each item the name of its split, "" where the source has none.
         """
-        self.parts, sides = [*parts], [split_of(part) for part in parts]
-        self.items = [replace(item, split=side or item.split) for item, side in zip(self.items, sides, strict=True)]
-        outside = Counter(part for part, side in zip(parts, sides, strict=True) if part and not side)
-        for part, n in outside.items():
-            action = f"skipped: {n:,} image{'s' * (n != 1)} of {printable(part)}, which is neither training nor test"
-            self.problems.append(Problem("*", "outside-splits", action))
+        counts = Counter(filter(None, parts))
+        if not counts:
+            return
+        self.items = [replace(item, split=split_of(p) or item.split) for item, p in zip(self.items, parts, strict=True)]
+        outside = [part for part in counts if not split_of(part)]
+        lines = [f"skipped: {printable(p)} is neither training nor test (images: {counts[p]:,})" for p in outside]
         inside = [i for i, part in enumerate(parts) if part not in outside]
         if lost := sum(self.items[i].split is None for i in inside):
-            action = f"used: {lost:,} image{'s' * (lost != 1)} without a split, divided by content"
-            self.problems.append(Problem("*", "outside-splits", action))
+            lines.append(f"used: divided by content, as nothing says their split (images: {lost:,})")
+        self.problems += [Problem("*", "outside-splits", line) for line in lines]
+        self.parts = [*parts]
         self.take(sorted(inside, key=lambda i: self.items[i].split == "train"))
-
-    def split_words(self) -> str:
-        """ ", train 100 / test 20 / val 10 held out" of items with splits, else ""."""
-        counts = Counter(self.parts)
-        order = sorted(filter(None, counts), key=lambda part: (split_of(part) != "train", part))
-        words = ", " * bool(order) + " / ".join(f"{printable(part)} {counts[part]:,}" for part in order)
-        return words + " held out" * (sum(split_of(part) == "held_out" for part in order) > 1)
+        self.read_as += split_words({part: n for part, n in counts.items() if part not in outside})
 
     def number_equal_names(self) -> None:
         """Names that are printed alike, such as of undecodable bytes, become NAME, NAME (2) ...: names are keys."""
@@ -203,6 +198,13 @@ def split_of(folder: str) -> str | None:
     """ "train" or "held_out" by a folder's name, such as train, val2017 or Test; None if it names no split."""
     name = re.sub(r"[-_]?(19|20)\d\d$", "", folder.lower())
     return "train" if name in TRAIN_NAMES else "held_out" if name in HELD_OUT_NAMES else None
+
+
+def split_words(counts: Mapping[str, int]) -> str:
+    """ ", train 100 / test 20 / val 10 held out" of names of splits, else ""."""
+    order = sorted(counts, key=lambda part: (split_of(part) != "train", part))
+    words = ", " * bool(order) + " / ".join(f"{printable(part)} {counts[part]:,}" for part in order)
+    return words + " held out" * (sum(split_of(part) == "held_out" for part in order) > 1)
 
 
 def kind_of(part: str) -> str:

@@ -27,7 +27,6 @@ ENOUGH = 0.9  # share of masks with an image, from which on nobody is asked
 LOOKED_AT = 32  # masks whose values are looked at
 COLUMNS = ("mask", "masks", "mask_file_name", "mask_path")  # of tables
 OF_IMAGES = ("mask", "masks", "segmentation_mask")  # columns of encoded images
-MAY_BE = (*LABELS, "label", "annotation", "segmentation_map", "trimap", "seg")  # the same, if the user says so
 _HINT = re.compile(r"mask|seg|trimaps|labels|annotations|gt|ground", re.IGNORECASE)
 _FOLDER = re.compile(r"(?:(.+)[-_ ])?masks?", re.IGNORECASE)
 _END = re.compile(r"(.*[^-_. /])[-_. ]+(?:masks?|seg|segmentation)(?:[-_. ]?\d+)?", re.IGNORECASE | re.DOTALL)
@@ -100,29 +99,16 @@ def masks_of(tree: Tree, option: str | None, problems: list[Problem]) -> Masks:
     return masks
 
 
-def columns_of_masks(images: Sequence[str], option: str | None, named: Columns) -> tuple[list[str], list[str]]:
-    """Of the columns of encoded images, those that are masks, the first of which is read; and others that may be.
+def columns_of_masks(images: Sequence[str], option: str | None, named: Columns) -> list[str]:
+    """Of the columns of encoded images, those that are masks, the first of which is read.
 
     Args:
-        option: "yes": those that may be are masks, too; "no": none is read; None: recognised.
-        named: by the user.
+        option: "yes": where none is called so, all but the first or the ``named`` image; "no": none.
     """
-    others = [name for name in images if name != named.image]
-    lower = {name.lower(): name for name in others} if len(images) > 1 and option != "no" else {}
-    sure, maybe = ([lower[word] for word in words if word in lower] for words in (OF_IMAGES, MAY_BE))
-    if option == "yes":
-        sure, maybe = sure + maybe, []
-    rest = [name for name in images if name not in sure]
-    return (sure, [] if sure or named.mask else maybe) if rest else ([], [])
-
-
-def may_be_masks(maybe: Sequence[str], source: str) -> list[Problem]:
-    """A line of the report on columns that may be masks."""
-    if not maybe:
-        return []
-    names, flag = ", ".join(map(printable, maybe)), argument("columns", f"mask={maybe[0]}")
-    action = f"ignored: {names} may be {'masks' if maybe[1:] else 'the mask'}: {flag}"
-    return [Problem(printable(source), "columns", action)]
+    if named.mask or option == "no" or len(images) < 2:
+        return [named.mask] * (named.mask in images)
+    sure = [name for name in images if name.lower() in OF_IMAGES and name != named.image]
+    return sure or [name for name in images if option == "yes" and name != (named.image or images[0])]
 
 
 def add_table(

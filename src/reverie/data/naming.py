@@ -87,6 +87,7 @@ class Columns:
             if others and role not in named:
                 also = ", ".join(map(printable, others))
                 flag = argument("columns", f"{role}={others[0]}")
+                flag += f", as its mask: {argument('columns', f'mask={others[0]}')}" * (role == "image")
                 action = f"used: {taken[role]} as the {role}; so might be {also}: {flag}"
                 problems.append(Problem(printable(what), "columns", action))
         if rest := [name for name in names if name not in taken.values()]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def keys_of(names: Collection[str], part: str) -> dict[str, str | None]:
 
     Args:
         names: of all arrays.
-        part: "val": of two held-out splits, the columns of the test set are those of the other.
+        part: "test" or "val": of two held-out splits, that of the columns for the test set.
     """
     keys = {}
     for column, usual in KEYS.items():
@@ -49,11 +49,6 @@ def keys_of(names: Collection[str], part: str) -> dict[str, str | None]:
     return keys
 
 
-def name_of_test(keys: Mapping[str, str | None]) -> str:
-    """ "val" or "test": what the second split is."""
-    return "val" if "val" in (keys["test"] or "") else "test"
-
-
 def load_npz(path: Path, options: OpenOptions) -> Arrays:
     """Read an ``.npz``; pickled content is refused.
 
@@ -62,7 +57,7 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
         ReverieError: wrong names or shapes.
     """
     with Archive(path) as archive:
-        keys = keys_of(archive.names, options.part)
+        keys = keys_of(archive.names, options.second)
         arrays: dict[str, Any] = {column: archive.read(key) for column, key in keys.items() if key is not None}
         others = [name for name in archive.names if name not in keys.values()]
         if keys["x"] == "arr_0" and not keys["label"] and (labels := _by_position(archive)) is not None:
@@ -110,7 +105,7 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
             "(N, H, W, C), with optional labels (N,) and texts (N,); or x_train, y_train, x_test, y_test. Time series "
             "are named series: (N, L, C)."
         )
-    return replace(from_columns(arrays, str(path), options, cut=cut, problems=problems), second=name_of_test(keys))
+    return from_columns(arrays, str(path), options, cut=cut, problems=problems)
 
 
 def _unused(arrays: dict[str, Any]) -> list[str]:
@@ -125,15 +120,11 @@ def _unused(arrays: dict[str, Any]) -> list[str]:
 
 
 def ignored_arrays(names: list[str]) -> list[Problem]:
-    """Lines of the report on arrays that are no column, and on those of another held-out split."""
-    problems, tests = [], [name for name in names if name in (*KEYS["test"], *KEYS["test_label"])]
-    if tests:
-        part = "val" if "val" in tests[0] else "test"
-        problems.append(Problem("*", "ignored", f"ignored: arrays {', '.join(tests)}; FILE:{part} reads them"))
-    if others := [name for name in names if name not in tests]:
-        some = ", ".join(map(printable, others[:12])) + " ..." * (len(others) > 12)
-        problems.append(Problem("*", "ignored", f"ignored: arrays {some}, whose names are no column's"))
-    return problems
+    """A line of the report on arrays that are no column, or those of another held-out split."""
+    some = ", ".join(map(printable, names[:12])) + " ..." * (len(names) > 12)
+    parts = [part for part in ("test", "val") if any(part in name for name in names if name in KEYS["test"])]
+    hint = f"; FILE:{parts[0]} reads those of {parts[0]}" if parts else ""
+    return [Problem("*", "ignored", f"ignored: arrays {some}, whose names are no column's{hint}")] if names else []
 
 
 def _by_position(archive: Archive) -> np.ndarray | None:

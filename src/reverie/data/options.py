@@ -45,7 +45,7 @@ class OpenOptions:
     """Parsed and checked options, see ``open_data``; ``size`` has one extent for a side.
 
     Attributes:
-        part: "test" or "val", if the source's user names that of two held-out splits.
+        second: "val" where that of two held-out splits of arrays is asked for.
     """
 
     size: tuple[int, ...] | None = None
@@ -66,7 +66,7 @@ class OpenOptions:
     mask_values: tuple[int, ...] | None = None
     keep_classes: bool = True
     columns: Columns = FOUND
-    part: str = ""
+    second: str = "test"
 
     @property
     def with_masks(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,7 +14,7 @@ from reverie.core.terminal import printable
 from reverie.data.captions import LABELS, TEXTS
 from reverie.data.items import File, Item, Listing, parts_of
 from reverie.data.labels import labels_of, set_labels
-from reverie.data.masks import columns_of_masks, may_be_masks
+from reverie.data.masks import columns_of_masks
 from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.types import Problem
 
@@ -52,10 +53,8 @@ def list_parquet(files: list[Path], masks: str | None = None, columns: Columns =
             if len(files) == 1:
                 raise
             listing.problems.append(Problem(printable(path.name), "unreadable", f"skipped: {error}"))
-    if any(listing.parts):
-        listing.divide(listing.parts)
+    listing.divide(listing.parts)
     set_labels(listing, labels)
-    listing.read_as += listing.split_words()
     listing.read_columns = partial(_read_columns, used)
     return listing
 
@@ -67,10 +66,7 @@ def _read_columns(paths: list[Path], names: Sequence[str]) -> list[Mapping[str, 
         schema = _schema(path)
         images = _image_columns(schema)
         others = [name for name in schema.names if name not in images]
-        try:
-            table = _arrow().ParquetFile(path).read([name for name in others if name in names])
-        except (OSError, ValueError) as error:
-            raise ReverieError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:160]}.") from None
+        table = _read(path, [name for name in others if name in names])
         unread = dict.fromkeys(others)
         rows += [unread | row for row in table.to_pylist()] if table.num_columns else [unread] * table.num_rows
     return rows
@@ -82,24 +78,18 @@ def _list_rows(path: Path, part: str, listing: Listing, masks: str | None, colum
     images = _image_columns(schema)
     if not images:
         raise UsageError(f"{path} has no column of encoded images; its columns are {', '.join(schema.names)}.")
-    if columns.image in schema.names and columns.image not in images:
-        raise UsageError(f"{path}: column {columns.image!r} has no encoded images; these do: {', '.join(images)}.")
-    if columns.mask in schema.names and columns.mask not in images:
-        raise UsageError(f"{path}: column {columns.mask!r} has no encoded images; these do: {', '.join(images)}.")
-    regions, maybe = columns_of_masks(images, masks, columns)
+    for name in (columns.image, columns.mask):
+        if name in schema.names and name not in images:
+            raise UsageError(f"{path}: column {name!r} has no encoded images; these do: {', '.join(images)}.")
+    regions = columns_of_masks(images, masks, columns)
     words = {name.lower(): name for name in schema.names if name not in images}
-    away = (*regions, *maybe, columns.mask)
-    candidates = {"image": [name for name in images if name not in away] or images, "mask": regions}
+    candidates = {"image": [name for name in images if name not in regions], "mask": regions}
     for role, usual in (("label", LABELS), ("text", TEXTS)):
         candidates[role] = [words[word] for word in usual if word in words]
     taken, problems = columns.pick(schema.names, candidates, path.name)
-    problems += may_be_masks(maybe, path.name)
     image, label, text, mask = taken["image"] or images[0], taken["label"], taken["text"], taken["mask"]
     classes = _class_names(schema, label)
-    try:
-        table = _arrow().ParquetFile(path).read([name for name in (label, text) if name])
-    except (OSError, ValueError) as error:
-        raise ReverieError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:160]}.") from None
+    table = _read(path, [name for name in (label, text) if name])
     labels = table[label].to_pylist() if label else [None] * table.num_rows
     texts = table[text].to_pylist() if text else [""] * table.num_rows
     listing.problems += problems
@@ -126,9 +116,21 @@ def _arrow() -> Any:
     return parquet
 
 
+def _read(path: Path, names: Sequence[str]) -> Any:
+    with _reading(path):
+        return _arrow().ParquetFile(path).read([*names])
+
+
 def _schema(path: Path) -> Any:
-    try:
+    with _reading(path):
         return _arrow().read_schema(path)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise ReverieError where a file is damaged."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise ReverieError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:160]}.") from None
 

@@ -73,8 +73,7 @@ def list_shards(
             return list_tree(Tree(str(shard), dict(sorted(members.items())), listing.problems), layout, masks, columns)
         labels += _list_members(printable(shard.name), members, listing, masks, columns, names)
         listing.parts += [part] * (len(listing.items) - len(listing.parts))
-    if any(listing.parts):
-        listing.divide(listing.parts)
+    listing.divide(listing.parts)
     if columns.mask:
         raise UsageError(f"{argument('columns')}: masks of shards are files KEY.mask.png, no column of KEY.json.")
     columns.check(sorted(names), "KEY.json")
@@ -85,7 +84,6 @@ def list_shards(
         )
         listing.problems.append(Problem("*", "layout", f"{hint} them as classes"))
     set_labels(listing, labels)
-    listing.read_as += listing.split_words()
     return listing
 
 

@@ -144,12 +144,11 @@ def open_data(
         if name in (*BUNDLED_NAMES, *PUBLIC_NAMES) and Path(name).is_dir():
             warnings.warn(f"{name} is the data set of that name, not the folder: write ./{name}.", stacklevel=2)
         options.check_no_columns(name)
-        options = replace(options, part=kind_of(text[len(name) + 1 :]))
+        if kind_of(text[len(name) + 1 :]) == "val":
+            options = replace(options, second="val")
         arrays = _named_arrays(name, options, progress)
         text = (arrays.name or name) + text[len(name) :]
-        opened = {"source": anchored(text), "reopenable": True} | (
-            {"exact": True} if arrays.second == options.part == "val" else {}
-        )
+        opened = {"source": anchored(text), "reopenable": True} | ({"exact": True} if options.second == "val" else {})
         return dataset(text, arrays, part, options, opened, progress)
     rules = options.columns.rules
     opened = {"source": anchored(text), "reopenable": True} | ({"tables": rules} if rules > 1 else {})
@@ -283,11 +282,11 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
     if not data.opened.get("reopenable"):
         return list(split["x"])
     name, _ = split_name(data.opened["source"])
-    part = kind_of(data.opened["source"][len(name) + 1 :]) if data.opened.get("exact") else ""
+    second = "val" if data.opened.get("exact") and data.opened["source"][len(name) + 1 :].startswith("val") else "test"
     requested = data.opened.get("requested", {})
     layout = requested.get("layout")
     if _holds_arrays(name, layout):
-        rows = _named_arrays(name, replace(open_options(), part=part), None).rows
+        rows = _named_arrays(name, replace(open_options(), second=second), None).rows
         index = {row: number for number, row in enumerate(rows.names)}
         return [rows["x"][index[row]] for row in split.names]
     masks = requested.get("masks") if data.opened.get("masks") else "no"

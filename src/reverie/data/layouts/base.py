@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from reverie.core.terminal import printable
+from reverie.data import items
 from reverie.data.captions import Captions
 from reverie.data.items import Item, Listing, split_of
 from reverie.data.tree import Tree
@@ -99,7 +100,6 @@ def divided(listing: Listing, captions: Captions, names: Iterable[str]) -> Listi
     """The listing with the splits that tables say; ``names`` are the paths of its items."""
     if captions.splits and captions.columns.rules > 2:
         listing.divide([captions.splits.get(name, "") for name in names])
-        listing.read_as += listing.split_words()
     return listing
 
 
@@ -110,8 +110,5 @@ def count(n: int, noun: str) -> str:
 
 def split_words(branches: list[tuple[str | None, str, list[str]]]) -> str:
     """ ", train 100 / test 20" of named splits, else ""."""
-    parts = [f"{prefix.rstrip('/').rpartition('/')[2]} {len(names):,}" for side, prefix, names in branches if side]
-    both = " held out" * (sum(side == "held_out" for side, _, _ in branches) > 1)
-    return f", {' / '.join(sorted(parts, key=lambda part: (not part.lower().startswith('train'), part)))}{both}" * bool(
-        parts
-    )
+    counts = {prefix.rstrip("/").rpartition("/")[2]: len(names) for side, prefix, names in branches if side}
+    return items.split_words(counts)
