@@ -175,3 +175,15 @@ def test_test_a_and_val_a_are_told_apart(tmp_path: Path) -> None:
     folder = source(tmp_path / "d", *parts)
     assert names(rv.open_data(f"{folder}:test")) == {"testA", "testB"}
     assert names(rv.open_data(f"{folder}:val")) == {"valA", "valB"}
+
+
+def test_a_table_and_folders_may_divide_a_source_together(tmp_path: Path) -> None:
+    folder = source(tmp_path / "d", "train", "test")
+    for i in range(10):
+        save(tmp_path / "d" / "train" / f"more{i}.png", 300 + i)
+    rows = [
+        f"{path.name},{'val' if path.stem.startswith('more') else 'train'}" for path in Path(folder, "train").iterdir()
+    ]
+    Path(folder, "train", "metadata.csv").write_text("\n".join(["file_name,split", *rows]))
+    assert len(rv.open_data(folder).train) == 10
+    assert names(rv.open_data(f"{folder}:test")) == {"test"} and names(rv.open_data(f"{folder}:val")) == {"train"}

@@ -64,7 +64,9 @@ def keep_named(listing: Listing, split: str) -> bool:
     Returns:
         whether images were left out; the others then have no split any more.
     """
-    parts = listing.parts or _folders_of_splits(listing.items)
+    parts = _folders_of_splits(listing.items)
+    if listing.parts:
+        parts = [part or folder for part, folder in zip(listing.parts, parts, strict=True)]
     kinds = [
         kind_of(part) if item.split == "held_out" else None for item, part in zip(listing.items, parts, strict=True)
     ]
