@@ -153,6 +153,31 @@ def test_an_interrupted_build_goes_on_within_a_film_and_equals_one_in_one_go(tmp
     assert np.array_equal(again.train["x"], whole.train["x"])
 
 
+@pytest.mark.parametrize("change", ["another film", "another frame", "gone", "a frame gone"])
+def test_films_that_change_or_vanish_while_they_are_decoded_are_an_error_and_nothing_is_kept(
+    tmp_path: Path, reverie_home: Path, change: str
+) -> None:
+    films_of(tmp_path / "d")
+    for index, frame in enumerate(frames_of(50, 12)):
+        (tmp_path / "d" / "still").mkdir(exist_ok=True)
+        frame.save(tmp_path / "d" / "still" / f"{index}.png")
+
+    def alter(done: int, total: int, what: str) -> None:
+        if what == "reading" and done == total:
+            path = tmp_path / "d" / ("still/11.png" if "frame" in change else "3.png")
+            if "gone" in change:
+                path.unlink()
+            elif "frame" in change:
+                frames_of(60, 1)[0].save(path)
+            else:
+                film(path, 60)
+
+    with pytest.raises(ReverieError, match=r"changed while the data was read, such as (3\.png|still):0"):
+        rv.open_data(tmp_path / "d", medium="video", frames=4, stride=2, progress=alter)  # frame 11 is in no clip
+    assert not [path for path in reverie_home.glob("stores/*") if path.is_dir()]
+    assert len(by_name(rv.open_data(tmp_path / "d", medium="video", frames=4))) >= 27
+
+
 def test_a_long_film_is_decoded_clip_by_clip_as_a_short_one(tmp_path: Path, monkeypatch) -> None:
     folder = films_of(tmp_path / "d")
     whole = by_name(rv.open_data(folder, medium="video", frames=4))

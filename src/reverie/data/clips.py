@@ -6,7 +6,6 @@ A film is decoded frame by frame, and each frame resized as it comes, so that me
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,11 +17,18 @@ import numpy as np
 from PIL import Image
 
 from reverie.core.cache import Progress
-from reverie.core.terminal import printable
-from reverie.data.intake import Seen, parallel
+from reverie.core.terminal import count, printable
+from reverie.data.intake import Seen, joint_sha, parallel
 from reverie.data.items import File, Item, natural_key
-from reverie.data.layouts.base import count
-from reverie.data.members import check_enough, files_of, first_by_content, inspect_files, list_members, without_copies
+from reverie.data.members import (
+    check_enough,
+    files_of,
+    first_by_content,
+    inspect_files,
+    list_members,
+    unless_changed,
+    without_copies,
+)
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
 from reverie.data.records import unusable, usable
@@ -98,7 +104,7 @@ def plan_clips(
     shas, lengths = dict[str, str](), dict[str, int]()
     for item in listing.items:
         path, parts = item.file.path, [by_path[file.path][0] for file in item.frames]
-        shas[path] = hashlib.sha256("".join(parts).encode()).hexdigest() if parts else by_path[path][0]
+        shas[path] = joint_sha(parts or [by_path[path][0]])
         lengths[path] = len(parts) or by_path[path][1][2]
     seen, left = list[Seen](), 0
     for item in without_copies(listing.items, shas, options, problems):
@@ -162,7 +168,9 @@ def decoded_clips(rows: Sequence[Seen], form: ClipForm) -> Iterator[Decoded]:
 
     def clips_of(film: list[Seen]) -> Sequence[Decoded] | Iterator[Decoded]:
         small = len(film) * np.prod(form.array) <= SMALL_FILM
-        return list(_cut(film, form)) if small else _cut(film, form)
+        cut = zip(film, _cut(film, form), strict=True)
+        clips = (unless_changed(row, clip) if row is film[-1] else clip for row, clip in cut)
+        return list(clips) if small else clips
 
     films = [list(clips) for _, clips in groupby(rows, key=lambda row: row.film)]
     for clips in parallel(clips_of, films, FILMS_AHEAD):

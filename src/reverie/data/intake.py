@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from reverie.core import cache as home
 from reverie.core.errors import ReverieError
 from reverie.core.files import replacing, write_entries
+from reverie.core.terminal import count
 from reverie.data.items import LARGEST_IMAGE, File, Item, Listing
 from reverie.data.types import Problem, Report
 from reverie.media import decode
@@ -28,6 +29,7 @@ from reverie.media.formats import PIXEL_LIMIT, check_pixels
 MIN_IMAGES = 8
 ONE_IMAGE = "One image can start a dream or be a style: reverie dream, stylize, train style-net."
 CHANGED = "changed"
+CHANGED_NOTE = (CHANGED, "skipped: it changed while the data was read")
 CHOSEN = ("not-chosen", "low-resolution")  # kinds of what is left out by the user's choice
 HINTS = (
     "short-film",
@@ -74,11 +76,12 @@ class Changed(ReverieError):
     """Files changed between the survey and their decoding: what was decoded is of no one state of the data.
 
     Args:
-        names: of the images.
+        names: of the samples.
+        noun: what one of them is.
     """
 
-    def __init__(self, what: str, names: Sequence[str]):
-        of = f"{len(names):,} image{'s' * (len(names) != 1)} of {what}"
+    def __init__(self, what: str, names: Sequence[str], noun: str = "image"):
+        of = f"{count(len(names), noun)} of {what}"
         super().__init__(f"{of} changed while the data was read, such as {names[0]}. Nothing was kept. Open it again.")
 
 
@@ -256,14 +259,20 @@ def joint_sha(shas: Sequence[str]) -> str:
     return shas[0] if len(shas) == 1 else hashlib.sha256("".join(shas).encode()).hexdigest()
 
 
-def changed_file() -> decode.Unusable:
-    """What a file is whose digest is no longer that of the survey."""
-    return decode.Unusable(CHANGED, "skipped: it changed while the data was read")
+def read_again(files: Sequence[File], sha: str) -> list[bytes]:
+    """The bytes of files whose joint digest in the survey was ``sha``. Raises Unusable if it differs or one is gone."""
+    try:
+        read = [file_and_sha(file) for file in files]
+    except decode.Unusable:
+        read = []
+    if not read or joint_sha([digest for _, digest in read]) != sha:
+        raise decode.Unusable(*CHANGED_NOTE)
+    return [data for data, _ in read]
 
 
 def forget(what: str) -> None:
-    """Remove the cache of a source and of its masks: files changed, and neither size nor time may tell."""
-    for each in (what, f"{what}:masks"):
+    """Remove the caches of a source: files changed, and neither size nor time may tell."""
+    for each in (what, f"{what}:masks", f"{Path(what)}:film", f"{Path(what)}:volume"):
         with contextlib.suppress(OSError):
             Memory(each).path.unlink(missing_ok=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -10,14 +9,17 @@ from typing import Any
 
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError
+from reverie.core.files import sha256_of
 from reverie.core.terminal import printable
 from reverie.data.captions import Captions
 from reverie.data.choose import choose_items, limited
-from reverie.data.intake import MIN_IMAGES, Memory, Seen, TooFew, parallel
+from reverie.data.intake import CHANGED_NOTE, MIN_IMAGES, Memory, Seen, TooFew, joint_sha, parallel
 from reverie.data.items import File, Item, Listing
 from reverie.data.labels import clear_negatives
 from reverie.data.layouts.base import by_split, divided
 from reverie.data.options import OpenOptions
+from reverie.data.plan import Decoded
+from reverie.data.records import unusable
 from reverie.data.tree import Tree, ignored, of_folder
 from reverie.data.types import Problem, Report
 from reverie.media import decode
@@ -53,9 +55,7 @@ def inspect_files(
         try:
             if not file.size:
                 raise decode.Unusable("zero-byte", "skipped: the file is empty")
-            with Path(file.path).open("rb") as handle:
-                sha = hashlib.file_digest(handle, "sha256").hexdigest()
-            return [sha, *inspect(file.path)]
+            return [sha256_of(Path(file.path)), *inspect(file.path)]
         except OSError as error:
             action = f"skipped: cannot be read ({error.strerror or error})"
             raise decode.Unusable("unreadable", action) from None
@@ -73,6 +73,20 @@ def inspect_files(
                 usable[name] = result
     memory.save()
     return usable
+
+
+def unless_changed(row: Seen, decoded: Decoded) -> Decoded:
+    """What was decoded of a film's last clip or of a volume; unusable if a file is no longer that of the survey.
+
+    Decoders read files by their path, so the digest is that of the files after it: one more reading of each, which
+    takes a small part of the time of decoding.
+    """
+    files = row.item.frames or (row.item.file,)
+    try:
+        same = joint_sha([sha256_of(Path(file.path)) for file in files]) == (row.film or row.sha)
+    except OSError:
+        same = False
+    return decoded if same else (unusable([CHANGED_NOTE]), decoded[1])
 
 
 def without_copies(

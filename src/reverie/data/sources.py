@@ -153,7 +153,13 @@ def open_data(
         return dataset(text, arrays, part, options, opened, progress)
     rules = options.columns.rules
     opened = {"source": anchored(text), "reopenable": True} | ({"tables": rules} if rules > 1 else {})
-    return _from_files(text, name, part, options, opened, progress)
+    from reverie.data.intake import Changed, forget
+
+    try:
+        return _from_files(text, name, part, options, opened, progress)
+    except Changed:
+        forget(name)
+        raise
 
 
 def _check_layout(source: Any, layout: str) -> None:
@@ -230,11 +236,7 @@ def _from_files(
     )
     opened = opened | ({"masks": True} if masked else {})
     report = Report(len(seen), read_as=listing.read_as, sizes=dict(Counter(image.size for image in seen)))
-    try:
-        return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
-    except intake.Changed:
-        intake.forget(name)
-        raise
+    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
 
 
 def _from_members(

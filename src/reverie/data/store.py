@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from reverie.core import cache as home
-from reverie.core.files import replacing, write_entries
+from reverie.core.files import replacing, sha256_of, write_entries
 from reverie.data import split
 from reverie.data.classes import index_labels, number_problem
 from reverie.data.decoding import OF_SOURCE, array_of, arrays_of, chunk_of, decoded_images, to_one_range
@@ -100,7 +100,7 @@ def _complete_meta(folder: Path) -> dict[str, Any] | None:
         digests = dict(json.loads((folder / _DIGESTS).read_text("utf-8")))
         states = {name: _state(folder / name) for name in digests}
         changed = [name for name, (_, *state) in digests.items() if state != states[name]]
-        if any(_sha256(folder / name) != digests[name][0] for name in changed):
+        if any(sha256_of(folder / name) != digests[name][0] for name in changed):
             return None
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text("utf-8"))
         if meta["version"] != VERSION or {"meta.json", *meta["files"]} != digests.keys():
@@ -117,11 +117,6 @@ def _state(path: Path) -> list[int]:
     """Size, times and inode: a change of the content changes these."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
@@ -191,7 +186,7 @@ def _build(
     new, changed = to_one_range(part, plan, records, progress)
     if replaced := [row.item.name for row, record in zip(plan.rows, records, strict=True) if _has_changed(record)]:
         shutil.rmtree(part)
-        raise Changed(source, replaced)
+        raise Changed(source, replaced, medium_of(plan.medium).noun.removesuffix("s"))
     form = plan.form
     good = np.array([i for i, record in enumerate(records) if record["ok"]], np.int64)
     channels = {}
@@ -271,7 +266,7 @@ def _build(
     }
     _write(part / "meta.json", meta)
     paths = [part / name for name in ("meta.json", *files)]
-    _write(part / _DIGESTS, {path.name: [_sha256(path), *_state(path)] for path in paths})
+    _write(part / _DIGESTS, {path.name: [sha256_of(path), *_state(path)] for path in paths})
     (part / "progress.jsonl").unlink()
     return meta
 

@@ -15,7 +15,15 @@ from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.data.archive import read_npy
 from reverie.data.intake import Seen, parallel
-from reverie.data.members import check_enough, files_of, first_by_content, inspect_files, list_members, without_copies
+from reverie.data.members import (
+    check_enough,
+    files_of,
+    first_by_content,
+    inspect_files,
+    list_members,
+    unless_changed,
+    without_copies,
+)
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
 from reverie.data.records import unusable, usable
@@ -225,13 +233,13 @@ def _nifti(path: str) -> tuple[np.ndarray, list[float]]:
 
 def decoded_volumes(rows: Sequence[Seen], form: VolumeForm) -> Iterator[Decoded]:
     """Records and arrays of volumes."""
-    return parallel(partial(_decode, form=form), rows, AHEAD)
+    return parallel(lambda row: unless_changed(row, _decode(row, form)), rows, AHEAD)
 
 
 def _decode(row: Seen, form: VolumeForm) -> Decoded:
     try:
         values, _ = read_volume(row.item.file.path)
-    except decode.Unusable as error:  # changed since it was read
+    except decode.Unusable as error:
         return unusable([(error.kind, error.action)]), [np.zeros(form.array, np.uint8)]
     except (ReverieError, OSError) as error:
         return unusable([("unreadable", f"skipped: {error}")]), [np.zeros(form.array, np.uint8)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import sys
 
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 from reverie.data.items import Item
-from reverie.data.layouts.base import Layout, Match, Reading, by_split, count, split_words
+from reverie.data.layouts.base import Layout, Match, Reading, by_split, split_words
 from reverie.data.tree import Tree
 from reverie.data.types import Problem
 
