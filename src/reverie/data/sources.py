@@ -114,9 +114,26 @@ def open_data(
         ReverieError: too few images (``TooFew``, with ``report``), or a source or the cache folder fails.
     """
     check_progress(progress)
-    choice = Choice.of(classes, where, limit, resolution_at_least, dedupe)
-    opening = (size, channels, fit, background, held_out, medium, low, high, copies, layout, choice, max_pixels)
-    options = open_options(*opening, frames, stride, masks, mask_values, keep_classes, columns)
+    options = open_options(
+        size=size,
+        channels=channels,
+        fit=fit,
+        background=background,
+        held_out=held_out,
+        medium=medium,
+        low=low,
+        high=high,
+        copies=copies,
+        layout=layout,
+        choice=Choice.of(classes, where, limit, resolution_at_least, dedupe),
+        max_pixels=max_pixels,
+        frames=frames,
+        stride=stride,
+        masks=masks,
+        mask_values=mask_values,
+        keep_classes=keep_classes,
+        columns=columns,
+    )
     if layout is not None:
         _check_layout(source, layout)
     if not isinstance(source, str | os.PathLike):
@@ -289,7 +306,7 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
     requested = data.opened.get("requested", {})
     layout = requested.get("layout")
     if _holds_arrays(name, layout):
-        rows = _named_arrays(name, replace(open_options(), part=part), None).rows
+        rows = _named_arrays(name, OpenOptions(part=part), None).rows
         index = {row: number for number, row in enumerate(rows.names)}
         return [rows["x"][index[row]] for row in split.names]
     masks = requested.get("masks") if data.opened.get("masks") else "no"
