@@ -48,6 +48,15 @@ def test_no_file_vanishes_without_a_word(tmp_path: Path) -> None:
     }
 
 
+def test_remarks_count_files_and_name_what_is_about_the_set(tmp_path: Path) -> None:
+    fill(tmp_path, 10)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    save(tmp_path / "c.png", 50, 20, 30)
+    (tmp_path / "notes.doc").write_text("?")
+    assert reverie.data(tmp_path).report.in_words() == "2 zero-byte; ignored, mixed-sizes"
+
+
 def test_fewer_than_eight_images_is_an_error_that_carries_the_report(tmp_path: Path) -> None:
     fill(tmp_path / "few", 7)
     (tmp_path / "few" / "x.png").write_bytes(b"")

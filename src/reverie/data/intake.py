@@ -95,8 +95,7 @@ class TooFew(ReverieError):
     """
 
     def __init__(self, what: str, report: Report, train: int | None = None, files: bool = True, noun: str = "images"):
-        counts = ", ".join(f"{n} {kind}" for kind, n in report.counts().items())
-        problems = f" Problems: {counts or 'no other files'}." if counts or files else ""
+        problems = f" Problems: {report.in_words() or 'no other files'}." if report.problems or files else ""
         hints = {problem.kind: problem.action for problem in reversed(report.problems) if problem.kind in HINTS}
         problems += "".join(f" {hint[:1].upper()}{hint[1:]}." for hint in hints.values())
         endings = f" Images are read from {' '.join(sorted(decode.SUFFIXES))} files." if files else ""
