@@ -99,8 +99,8 @@ def test_clips_of_a_film_and_of_a_film_that_looks_the_same_are_on_one_side(tmp_p
 def test_one_film_is_split_in_time_and_that_is_said(tmp_path: Path) -> None:
     data = rv.open_data(film(tmp_path / "one.png", 0, number=31), medium="video", frames=3, held_out=0.3)
     assert [int(name.partition(":")[2]) for name in data.held_out.names] == [21, 24, 27]
-    assert "its last 3 clips are held out" in by_kind(data)["one-film"]
-    assert "1 frames" in by_kind(data)["clips"]
+    assert "the last 3 clips held out" in by_kind(data)["one-film"]
+    assert "1 frame at" in by_kind(data)["clips"]
 
 
 def test_short_films_copies_damaged_films_and_stills_beside_films_are_skipped_and_said(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_short_films_copies_damaged_films_and_stills_beside_films_are_skipped_an
     assert problems["copy.png"].kind == "duplicate" or problems["0.png"].kind == "duplicate"
     assert (problems["empty.gif"].kind, problems["text.gif"].kind) == ("zero-byte", "not-an-image")
     assert any(p.file.startswith("cut.webp") and p.kind == "truncated" for p in data.report.problems)
-    assert "1 stills beside films" in problems["./"].action
+    assert "1 still beside films" in problems["./"].action
     with pytest.raises(ReverieError, match=r"0 usable clips.*12 frames, and a clip of 13 with stride 1 needs 13"):
         rv.open_data(tmp_path / "d", medium="video", frames=13)
 

@@ -90,10 +90,11 @@ def plan_clips(
     for folder, stills in groupby(sorted(inspected.keys() - members.keys(), key=_frame_order), key=_folder):
         names = list(stills)
         if folder in films:
-            problems.append(Problem(printable(f"{folder}/"), "ignored", f"ignored: {len(names)} stills beside films"))
+            action = f"ignored: {count(len(names), 'still')} beside films"
+            problems.append(Problem(printable(f"{folder}/"), "ignored", action))
         else:
             members[_ROOT if folder == "." else folder] = tuple(files[name] for name in names)
-    listing = list_members(members, candidates, files, problems, "films", options)
+    listing = list_members(members, candidates, files, problems, "film", options)
 
     frames, stride = options.clip
     height, width = options.frame_size(_common({size[:2] for _, size in inspected.values()}, problems))
@@ -112,7 +113,7 @@ def plan_clips(
         windows = form.windows(length)
         if not windows:
             need = (frames - 1) * stride + 1
-            action = f"skipped: {length} frames, and a clip of {frames} with stride {stride} needs {need}"
+            action = f"skipped: {count(length, 'frame')}, and a clip of {frames} with stride {stride} needs {need}"
             problems.append(Problem(item.name, "short-film", action))
         left += max(0, length - len(windows) * frames * stride) if windows else 0
         for window in windows:
@@ -120,9 +121,9 @@ def plan_clips(
             seen.append(Seen(clip, f"{sha}:{window.start:09d}", "", size[:2], window))
     several = len({row.film for row in seen})
     cut = f"cut: {count(several, 'film')} into {count(len(seen), 'clip')} of {frames} frames, stride {stride}"
-    problems.append(Problem("*", "clips", f"{cut}; {left} frames at the films' ends are in no clip"))
-    seen, seconds_end = first_by_content(seen, options, problems, "clips")
-    check_enough(str(source), seen, problems, "clips", part)
+    problems.append(Problem("*", "clips", f"{cut}; {count(left, 'frame')} at the films' ends in no clip"))
+    seen, seconds_end = first_by_content(seen, options, problems, "clip")
+    check_enough(str(source), seen, problems, "clip", part)
     decoded = partial(decoded_clips, form=form)
     chosen = (options.channels is None, options.held_out, listing.attributes, options.keep_classes)
     plan = make_plan(seen, form, *chosen, medium="video", decoded=decoded, seconds_end=seconds_end)

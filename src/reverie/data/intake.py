@@ -91,19 +91,18 @@ class TooFew(ReverieError):
     Args:
         train: number of training images, if the source's split leaves too few.
         files: whether the source is files, not an array or another object.
-        noun: of what is needed.
+        noun: what one sample is.
     """
 
-    def __init__(self, what: str, report: Report, train: int | None = None, files: bool = True, noun: str = "images"):
+    def __init__(self, what: str, report: Report, train: int | None = None, files: bool = True, noun: str = "image"):
         problems = f" Problems: {report.in_words() or 'no other files'}." if report.problems or files else ""
         hints = {problem.kind: problem.action for problem in reversed(report.problems) if problem.kind in HINTS}
         problems += "".join(f" {hint[:1].upper()}{hint[1:]}." for hint in hints.values())
         endings = f" Images are read from {' '.join(sorted(decode.SUFFIXES))} files." if files else ""
-        endings = endings if noun == "images" and not {*CHOSEN} & {*report.counts()} else ""
+        endings = endings if noun == "image" and not {*CHOSEN} & {*report.counts()} else ""
         training = "" if train is None else f", {train} of them to train on"
-        super().__init__(
-            f"{what} has {report.usable} usable {noun}{training}; at least {MIN_IMAGES} are needed.{problems}{endings}"
-        )
+        usable = count(report.usable, f"usable {noun}")
+        super().__init__(f"{what} has {usable}{training}; at least {MIN_IMAGES} are needed.{problems}{endings}")
         if report.usable == 1:
             self.args = (f"{self.args[0]} {ONE_IMAGE}",)
         self.report = report

@@ -117,7 +117,7 @@ def list_members(
         members: name of a sample (of a folder for a film of frames) -> its file, or its frames.
         others: files that are part of samples or were reported.
         files: all files.
-        noun: what the samples are.
+        noun: what a sample is.
     """
     captions = Captions(files, problems, options.columns, members)
     used = captions.used(members).union(others, members)
@@ -134,7 +134,7 @@ def list_members(
     names, numbers = captions.attributes(name for name, _ in items)
     described = [replace(captions.describe(item, name), attributes=numbers[name]) for name, item in items]
     rows: list[Mapping[str, Any]] = [captions.columns_of(name) for name, _ in items]
-    listing = Listing(described, problems, names, f"{noun}, {len(items):,}{captions.summary()}", rows)
+    listing = Listing(described, problems, names, f"{noun}s, {len(items):,}{captions.summary()}", rows)
     listing = divided(listing, captions, [name for name, _ in items])
     clear_negatives(listing)
     choose_items(options.choice, listing, noun)
@@ -148,7 +148,7 @@ def _class_names(prefix: str, names: list[str]) -> dict[str, str]:
 
 
 def first_by_content(
-    seen: list[Seen], options: OpenOptions, problems: list[Problem], noun: str = "images"
+    seen: list[Seen], options: OpenOptions, problems: list[Problem], noun: str = "image"
 ) -> tuple[list[Seen], float]:
     """As many of the samples as ``options`` allow, and the end of their numbers: see ``choose.limited``."""
     kept, end = limited(options.choice, [row.sha for row in seen], problems, noun)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reverie.core.errors import UsageError, argument
+from reverie.core.terminal import count
 from reverie.media.spec import Spec
 
 Column = np.ndarray | list[str] | list[list[str]]  # rows first
@@ -231,7 +232,7 @@ class Dataset:
         }
 
     def __repr__(self) -> str:
-        classes = f", {len(self.classes)} classes" if self.classes else ""
+        classes = f", {count(len(self.classes), 'class')}" if self.classes else ""
         return (
             f"<Dataset {self.source}: {self.spec.medium}s {self.spec}, {len(self.train):,} to train on, "
             f"{len(self.held_out):,} held out{classes}>"
