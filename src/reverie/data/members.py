@@ -79,7 +79,7 @@ def unless_changed(row: Seen, decoded: Decoded) -> Decoded:
     """What was decoded of a film's last clip or of a volume; unusable if a file is no longer that of the survey.
 
     Decoders read files by their path, so the digest is that of the files after it: one more reading of each, which
-    takes a small part of the time of decoding.
+    takes 1 to 3 % of a film's decoding, and less than a volume's inspection in the survey.
     """
     files = row.item.frames or (row.item.file,)
     try:
