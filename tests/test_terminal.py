@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reverie.cli import main
 from reverie.commands import shared
 from reverie.core.errors import ReverieError
 from reverie.core.files import quoted
@@ -209,3 +210,18 @@ class FullDisk(io.StringIO):
 def test_a_full_output_is_an_error_in_words(show: Callable[[], None]) -> None:
     with contextlib.redirect_stdout(FullDisk()), pytest.raises(ReverieError, match=r"cannot be written.*No space left"):
         show()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["data", "--help"]])
+def test_help_that_cannot_be_written_is_an_error_in_words(arguments: list[str], capsys) -> None:
+    with contextlib.redirect_stdout(FullDisk()), pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert (
+        ended.value.code == 1 and "cannot be written to the standard output: No space left" in capsys.readouterr().err
+    )
+
+
+def test_a_reader_that_goes_away_ends_help_quietly() -> None:
+    command = f"{sys.executable} -m reverie --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 
 import reverie
-from reverie.core.errors import ReverieError, UsageError, speak_of_flags, suggest
+from reverie.core.errors import ReverieError, UsageError, speak_of_flags, suggest, to_stdout
 from reverie.core.terminal import printable, say
 
 HELP = """reverie {version}: train, sample and look inside every family of image generator
@@ -70,6 +70,7 @@ RUN is a run directory or a checkpoint inside one. Results go to stdout, progres
 Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM (a training keeps all it has done).
 Documentation: docs/ in the source. Start with: reverie train"""
 
+_TEXTS = dict.fromkeys(("-h", "--help", "help"), HELP) | dict.fromkeys(("-V", "--version"), "reverie {version}")
 _SMALLER = {  # what takes less memory
     "train": "a smaller --size, --width or --batch-size, or a larger --accumulate",
     "filters": "a smaller --size or fewer --channel",
@@ -84,13 +85,8 @@ _TRAIN = ("train", "resume", "rerun", "distill")
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP.format(version=reverie.__version__))
-        raise SystemExit(0)
-    if arguments[0] in ("-V", "--version"):
-        print(f"reverie {reverie.__version__}")
-        raise SystemExit(0)
-    status = _run(arguments[0], arguments[1:])
+    verb, *rest = arguments or ["--help"]
+    status = _run(verb, rest)
     if os.environ.get("WORLD_SIZE", "") not in ("", "0", "1"):
         # gloo's threads may outlive the group and abort a finished rank while the interpreter shuts down
         sys.stdout.flush()
@@ -103,6 +99,10 @@ def _run(verb: str, rest: list[str]) -> int:
     spoke = speak_of_flags(True)
     before, warnings.formatwarning = warnings.formatwarning, _warning
     try:
+        if verb in _TEXTS:
+            with to_stdout():
+                print(_TEXTS[verb].format(version=reverie.__version__))
+            return 0
         from reverie.commands import COMMANDS  # seconds, in which Ctrl-C may be pressed
 
         if verb not in COMMANDS:

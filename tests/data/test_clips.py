@@ -99,8 +99,8 @@ def test_clips_of_a_film_and_of_a_film_that_looks_the_same_are_on_one_side(tmp_p
 def test_one_film_is_split_in_time_and_that_is_said(tmp_path: Path) -> None:
     data = rv.open_data(film(tmp_path / "one.png", 0, number=31), medium="video", frames=3, held_out=0.3)
     assert [int(name.partition(":")[2]) for name in data.held_out.names] == [21, 24, 27]
-    assert "its last 3 clips are held out" in by_kind(data)["one-film"]
-    assert "1 frames" in by_kind(data)["clips"]
+    assert "the last 3 clips held out" in by_kind(data)["one-film"]
+    assert "1 frame at" in by_kind(data)["clips"]
 
 
 def test_short_films_copies_damaged_films_and_stills_beside_films_are_skipped_and_said(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_short_films_copies_damaged_films_and_stills_beside_films_are_skipped_an
     assert problems["copy.png"].kind == "duplicate" or problems["0.png"].kind == "duplicate"
     assert (problems["empty.gif"].kind, problems["text.gif"].kind) == ("zero-byte", "not-an-image")
     assert any(p.file.startswith("cut.webp") and p.kind == "truncated" for p in data.report.problems)
-    assert "1 stills beside films" in problems["./"].action
+    assert "1 still beside films" in problems["./"].action
     with pytest.raises(ReverieError, match=r"0 usable clips.*12 frames, and a clip of 13 with stride 1 needs 13"):
         rv.open_data(tmp_path / "d", medium="video", frames=13)
 
@@ -151,6 +151,31 @@ def test_an_interrupted_build_goes_on_within_a_film_and_equals_one_in_one_go(tmp
     again = rv.open_data(folder, medium="video", frames=2)
     assert again.fingerprint == whole.fingerprint and again.train.names == whole.train.names
     assert np.array_equal(again.train["x"], whole.train["x"])
+
+
+@pytest.mark.parametrize("change", ["another film", "another frame", "gone", "a frame gone"])
+def test_films_that_change_or_vanish_while_they_are_decoded_are_an_error_and_nothing_is_kept(
+    tmp_path: Path, reverie_home: Path, change: str
+) -> None:
+    films_of(tmp_path / "d")
+    for index, frame in enumerate(frames_of(50, 12)):
+        (tmp_path / "d" / "still").mkdir(exist_ok=True)
+        frame.save(tmp_path / "d" / "still" / f"{index}.png")
+
+    def alter(done: int, total: int, what: str) -> None:
+        if what == "reading" and done == total:
+            path = tmp_path / "d" / ("still/11.png" if "frame" in change else "3.png")
+            if "gone" in change:
+                path.unlink()
+            elif "frame" in change:
+                frames_of(60, 1)[0].save(path)
+            else:
+                film(path, 60)
+
+    with pytest.raises(ReverieError, match=r"changed while the data was read, such as (3\.png|still):0"):
+        rv.open_data(tmp_path / "d", medium="video", frames=4, stride=2, progress=alter)  # frame 11 is in no clip
+    assert not [path for path in reverie_home.glob("stores/*") if path.is_dir()]
+    assert len(by_name(rv.open_data(tmp_path / "d", medium="video", frames=4))) >= 27
 
 
 def test_a_long_film_is_decoded_clip_by_clip_as_a_short_one(tmp_path: Path, monkeypatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -46,6 +47,44 @@ def test_no_file_vanishes_without_a_word(tmp_path: Path) -> None:
         "notes.doc",
         "loop",
     }
+
+
+def test_remarks_count_files_and_name_what_is_about_the_set(tmp_path: Path) -> None:
+    fill(tmp_path, 10)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    save(tmp_path / "c.png", 50, 20, 30)
+    (tmp_path / "notes.doc").write_text("?")
+    assert reverie.data(tmp_path).report.in_words() == "2 zero-byte; ignored, mixed-sizes"
+
+
+def test_one_of_each_is_in_the_singular(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("table", "films", "volumes", "few", "labels")]
+    table, films, volumes, few, labels = folders
+    fill(table, 12)
+    rows = [f"{i:04d}.png,a,{i}" for i in range(11)] + ["0011.png,b,c,", "0003.png,d,3,5,6", "none.png,x,1", ",y,2"]
+    (table / "metadata.csv").write_text("\n".join(["file_name,text,age", *rows]))
+    (table / "0004.txt").write_text("beside")
+    (table / "notes.doc").write_text("?")
+    for seed in range(9):
+        frames = [Image.fromarray(pixels(10 * seed + i)) for i in range({0: 1, 8: 5}.get(seed, 4))]
+        films.mkdir(exist_ok=True)
+        frames[0].save(films / f"{seed}.gif", save_all=True, append_images=frames[1:])
+    volumes.mkdir()
+    for seed in range(8):
+        np.save(volumes / f"{seed}.npy", np.random.default_rng(seed).normal(0, 1 + 9 * (seed == 0), (4, 6, 6)))
+    save(few / "1.png", 1)
+    fill(labels, 12)
+    labelled = [json.dumps({"file_name": f"{i:04d}.png", "label": 7 if i else -1}) for i in range(12)]
+    (labels / "metadata.jsonl").write_text("\n".join(labelled))
+    reports = [reverie.data(table).report, reverie.data(labels).report]
+    reports += [reverie.data(films, medium="video", frames=4).report, reverie.data(volumes, medium="volume").report]
+    with pytest.raises(reverie.core.errors.ReverieError, match="1 usable image;") as caught:
+        reverie.data(few)
+    lines = [line for report in reports for line in (report.read_as, *(p.action for p in report.problems))]
+    lines.append(str(caught.value))
+    assert sum(bool(re.search(r"\b1 [a-z]", line)) for line in lines) >= 8, lines
+    assert [line for line in lines if re.search(r"\b1 (?!class\b)([a-z]+ )?[a-z]+s\b", line)] == []
 
 
 def test_fewer_than_eight_images_is_an_error_that_carries_the_report(tmp_path: Path) -> None:

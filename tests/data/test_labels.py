@@ -57,7 +57,7 @@ def test_a_set_that_names_its_classes_keeps_their_numbers_where_some_are_missing
 def test_minus_one_is_no_label_and_other_negative_numbers_are_classes() -> None:
     some = rv.open_data(IMAGES, labels=[-1, 0, 1, -100] * 6)
     assert named(some) == [None, "0", "1", None] * 6
-    assert actions(some, "unlabelled") == ["used: 12 images with a negative number have no label"]
+    assert actions(some, "unlabelled") == ["used: no label for 12 images with a negative number"]
     for numbers in ([-2, -1, 0, 5], [-1, 1, 1, 1]):
         data = rv.open_data(IMAGES, labels=numbers * 6)
         assert data.classes == [str(n) for n in sorted({*numbers})] and named(data) == [str(n) for n in numbers * 6]
@@ -157,7 +157,7 @@ def test_every_source_has_the_same_rule_for_negative_numbers(
         data = rv.open_data(path)
         counts = sorted(sum(both) for both in data.counts_of_classes().values())
         assert (sorted(data.classes), counts) == (sorted(classes), expected), kind
-        line = [f"used: {none} images with a negative number have no label"] if none else []
+        line = [f"used: no label for {none} image{'s' * (none != 1)} with a negative number"] if none else []
         assert actions(data, "unlabelled") == line, kind
 
 

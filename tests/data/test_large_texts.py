@@ -68,7 +68,7 @@ def test_rows_about_no_image_are_one_line_of_the_report(tmp_path: Path) -> None:
     names = sorted(path.name for path in tmp_path.iterdir())
     rows_of(tmp_path / "metadata.jsonl", [{"file_name": name, "text": "a"} for name in [*names, *"abcdefgh"]])
     (action,) = actions(rv.open_data(tmp_path), "bad-caption")
-    assert action == "skipped: row 11 names a, which does not exist; 7 more rows name missing files"
+    assert action == "skipped: row 11 names a, which does not exist; 7 more rows likewise"
 
 
 def test_many_captions_of_one_image_are_each_looked_at_once(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_captions_in_a_table_and_beside_the_image_are_counted(tmp_path: Path) ->
     dataset = reverie.data(tmp_path)
     assert {*dataset.train["text"]} == {"table"}
     assert [p.action for p in dataset.report.problems if p.kind == "bad-caption"] == [
-        "used: 1 images have captions in a table and in a file beside them; the table's count"
+        "used: 1 image with captions in a table and in a file beside; the table's count"
     ]
 
 

@@ -144,7 +144,7 @@ def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
     assert dataset.summary()["captions"] == 4
     assert {("0001.txt", "bad-caption"), ("metadata.csv", "bad-caption"), ("*.txt", "ignored")} <= kinds(dataset)
     assert dataset.report.counts()["bad-caption"] == 3
-    assert any("1 more rows" in problem.action for problem in dataset.report.problems)
+    assert any("1 more row likewise" in problem.action for problem in dataset.report.problems)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_captions_come_from_texts_and_tables(tmp_path: Path) -> None:
             "row 3 repeats 0000.png; the last row",
         ),
         ("metadata.csv", "file_name,text,note\n0000.png,b,x,y,z", "row 2 has 2 more fields than the header"),
-        ("metadata.csv", "file_name,text\n0000.png,b, c, d", "1 rows have commas in text that are not quoted"),
+        ("metadata.csv", "file_name,text\n0000.png,b, c, d", "1 row with commas in text that are not quoted"),
         ("metadata.csv", "file_name;text\n0000.png;b, c", "its fields are divided by semicolons"),
         ("metadata.csv", 'file_name,text\n0000.png,b\n0001.png,"c\n0002.png,d', "a quotation mark is unclosed"),
         ("metadata.csv", 'file_name,text\n0000.png,"b\n0001.png,"c', "a quotation mark is unclosed"),
@@ -298,7 +298,7 @@ GREY = np.random.default_rng(0).integers(2, 250, (12, 8, 8), np.uint8)
         ({"images": GREY, "attributes": np.array([[1.0]] * 11 + [[np.nan]])}, "attributes of row 11 are not finite"),
         (
             {"images": GREY, "attributes": np.ones((12, 2)), "attribute_names": np.array(["a"])},
-            "1 attribute names for 2",
+            "1 attribute name for 2",
         ),
         ({"images": GREY, "masks": np.zeros((11, 8, 8))}, r"masks have shape \(11, 8, 8\); \(12, 8, 8\)"),
         ({"images": GREY / np.where(np.arange(12) == 5, 255.0, 1.0)[:, None, None]}, r"images of row 5 are floats in"),

@@ -254,7 +254,7 @@ def test_classes_of_one_image_are_trained_on_and_the_report_names_those_without_
     assert all(train for train, _ in data.counts_of_classes().values())
     assert 0 < len(data.held_out) < len(old.held_out) and data.fingerprint != old.fingerprint
     action = next(p.action for p in data.report.problems if p.kind == "no-held-out")
-    assert action.startswith("used: 10 of 11 classes (00, 01, 02")
+    assert action.startswith("used: no held-out image in 10 of 11 classes (00, 01, 02")
     assert "no-training" in old.report.counts() and "no-training" not in data.report.counts()
     assert data.provenance["requested"] == {"keep_classes": True} and not old.provenance["requested"]
     for dataset in (data, old):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_an_outlier_among_voxels_or_volumes_does_not_darken_the_others(tmp_path:
     np.save(folder / "1.npy", scan(1).astype(np.float32) * 1e6)
     data = rv.open_data(folder, medium="volume")
     assert data.provenance["intensities"][1] < 2500
-    assert "volumes reach further and are clipped" in by_kind(data)["intensities"]
+    assert "what is beyond it in" in by_kind(data)["intensities"]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,24 @@ def test_files_that_are_no_volumes_are_skipped_and_said(tmp_path: Path) -> None:
     }
     with pytest.raises(ReverieError, match=r"0 usable images.*medium='volume' reads \.npy files"):
         rv.open_data(folder)
+
+
+@pytest.mark.parametrize("vanish", [False, True])
+def test_volumes_that_change_or_vanish_while_they_are_decoded_are_an_error_once(tmp_path: Path, vanish: bool) -> None:
+    path = scans(tmp_path / "d") / "3.npy"
+    for file in path.parent.iterdir():
+        os.utime(file, (10**9, 10**9))
+
+    def alter(done: int, total: int, what: str) -> None:
+        if what == "reading" and done == total:
+            path.unlink()
+            if not vanish:
+                np.save(path, scan(60))
+                os.utime(path, (10**9, 10**9))
+
+    with pytest.raises(ReverieError, match=r"1 volume of .*d changed while the data was read, such as 3\.npy"):
+        rv.open_data(path.parent, medium="volume", progress=alter)
+    assert ("3.npy" in by_name(rv.open_data(path.parent, medium="volume"))) is not vanish
 
 
 def test_channels_of_volumes_are_one_number(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from reverie.core.cache import Progress
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import path_of
 from reverie.core.tables import html_table, text_table
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 from reverie.core.values import integer
 from reverie.data.types import Dataset, Split
 from reverie.evaluation.estimate import Estimate
@@ -212,7 +212,7 @@ def _scores(
 
 def _title(name: str, codes: np.ndarray, plane: Plane, measured: Mapping[str, Estimate] | None) -> str:
     width = codes.shape[1]
-    lines = [f"{printable(name)}: {width:,} number{'s' * (width > 1)}", plane.note or "as they are"]
+    lines = [f"{printable(name)}: {count(width, 'number')}", plane.note or "as they are"]
     if measured:
         knn = [f"{measured[key].value:.1%}" for key in ("knn", "knn_in_map")]
         lines.append(f"k-NN {knn[0]} in the code, {knn[1]} in the map")

@@ -8,6 +8,7 @@ from tyro.conf import Positional, arg
 
 from reverie.commands.shared import ImageNames, RunName, bar, load, note, out, report, table, target
 from reverie.core.errors import UsageError
+from reverie.core.terminal import count
 
 if TYPE_CHECKING:
     from reverie.codes.anomalies import Anomalies
@@ -93,7 +94,7 @@ def anomalies(
 def _threshold(result: Anomalies, score: Score) -> str:
     """A threshold, how many normal images are above it (where they were scored now), and the rate that it is for."""
     value, normal = result.calibration.thresholds[score], result.calibration.normal
-    images = f"{normal['rows']:,} normal images of {normal['data']}"
+    images = f"{count(normal['rows'], 'normal image')} of {normal['data']}"
     above = f"{(result.normal[score] > value).sum():,} of {images} above it" if result.normal else f"by {images}"
     return f"threshold {value:.4g}: {above}, for a rate of false alarms of {result.calibration.false_alarms:.3g}"
 
@@ -163,14 +164,14 @@ def search(
         report(True, {"out": str(path), **result.report, "results": results, "weights": model.loaded_from})
         return
     numbers = result.report
-    coded = f"{numbers['bits']} bits" if numbers["bits"] else f"{numbers['dimensions']} numbers"
+    coded = count(numbers["bits"], "bit") if numbers["bits"] else count(numbers["dimensions"], "number")
     measured = {"recall": f"recall@{number}", "precision": f"precision@{number}", "precision-exact": "without hashing"}
     for name, label in measured.items():
         if name in numbers and (name != "precision-exact" or numbers["precision"] != numbers[name]):
             entry = numbers[name]
             interval = f"[{entry['low']:.3f}, {entry['high']:.3f}]"
-            out(f"{label} {entry['value']:.3f} {interval} over {numbers['queries']} images")
-    many = f"{number} neighbours of {len(images)} image{'s' * (len(images) > 1)}"
+            out(f"{label} {entry['value']:.3f} {interval} over {count(numbers['queries'], 'image')}")
+    many = f"{count(number, 'neighbour')} of {count(len(images), 'image')}"
     out(f"{many} among {numbers['codes']:,} codes of {coded} by {numbers['metric']} distance, in {path}")
 
 

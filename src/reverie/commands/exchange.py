@@ -8,6 +8,7 @@ from tyro.conf import Positional, arg
 
 from reverie.commands.shared import RunName, note, report
 from reverie.core.files import quoted
+from reverie.core.terminal import count
 
 
 def export(
@@ -59,7 +60,7 @@ def import_(
     run = read(folder, out, data)
     model, classes = run.info["model"], run.info["data"]["classes"]
     if model["kwargs"]["conditional"] == "label":
-        note(f"It samples {len(classes)} classes: --label names one.")
+        note(f"It samples {count(len(classes), 'class')}: --label names one.")
     size = named(sides(model["kwargs"]["shape"]))
     report(
         json,

@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from reverie.commands.shared import ImageNames, RunName, load, report, target
 from reverie.core.errors import UsageError
+from reverie.core.terminal import count
 
 Number = Annotated[int, arg(aliases=["-n"])]
 
@@ -90,9 +91,9 @@ def forward(
     montage.save(path, sheet.array[0], sheet.origin)
     if plot_path:
         schedule_plot(model, plot_path)
-    count = sheet.origin["number"]
-    result = {"out": str(path), "number": count, "columns": columns, "plot": plot, "weights": model.loaded_from}
-    report(json, result, f"{count} images under noise in {path}" + (f", {plot}" if plot else ""))
+    number = sheet.origin["number"]
+    result = {"out": str(path), "number": number, "columns": columns, "plot": plot, "weights": model.loaded_from}
+    report(json, result, f"{count(number, 'image')} under noise in {path}" + (f", {plot}" if plot else ""))
 
 
 def reconstruct(
@@ -126,7 +127,7 @@ def reconstruct(
     difference = (sheet["image"].array.astype(float) - sheet["reconstruction"].array) / ((spec.high - spec.low) / 2)
     mse = float((difference**2).mean())
     result = {"out": str(path), "number": len(sheet), "mse": mse, "weights": model.loaded_from}
-    report(json, result, f"{len(sheet)} reconstructions in {path} (MSE {mse:.4f}, {spec.medium}s span 2)")
+    report(json, result, f"{count(len(sheet), 'reconstruction')} in {path} (MSE {mse:.4f}, {spec.medium}s span 2)")
 
 
 def traverse(
@@ -238,4 +239,4 @@ def interpolate(
     check_film(file, spec_of(model))
     morph(model, a, b, frames, path, space).save(file, seconds=seconds)  # type: ignore[arg-type]
     result = {"out": str(file), "frames": frames, "weights": model.loaded_from}
-    report(json, result, f"A morph of {frames} frames in {file}")
+    report(json, result, f"A morph of {count(frames, 'frame')} in {file}")

@@ -8,6 +8,7 @@ from typing import Any
 from reverie.commands.shared import RunName, bar, dump, out
 from reverie.core.errors import UsageError
 from reverie.core.files import quoted
+from reverie.core.terminal import count
 
 
 def train(arguments: list[str]) -> None:
@@ -100,7 +101,7 @@ def _say_end(run: Any, result: Any, stopped: bool) -> None:
     from reverie.training.progress import speed
 
     seconds, rate = result["seconds"], speed(result["images_per_second"])
-    out(f"{run.path}: {result['steps']} steps, {rate}, {seconds:.0f} s")
+    out(f"{run.path}: {count(result['steps'], 'step')}, {rate}, {seconds:.0f} s")
     if stopped:
         out(f"Next: reverie resume {quoted(run.path)}")
         return

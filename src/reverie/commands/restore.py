@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from reverie.commands.shared import ImageNames, RunName, bar, load, report, target
+from reverie.core.terminal import count
 
 
 def restore(
@@ -93,6 +94,6 @@ def restore(
             sheet = restored(model, **options, progress=progress)
         sheet.save(path)
         result |= {"out": str(path), "number": len(sheet), "rows": list(sheet.rows)}
-        many = f"{len(sheet)} image{'s' * (len(sheet) > 1)}, {samples} restoration{'s' * (samples > 1)} of each"
+        many = f"{count(len(sheet), 'image')}, {count(samples, 'restoration')} of each"
         lines.append(f"{many}, in {path} (rows: {', '.join(sheet.rows)})")
     report(json, result, *lines)

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from reverie.commands.shared import RunName, dump, note, out, table, target
 from reverie.core.errors import UsageError
 from reverie.core.files import quoted
+from reverie.core.terminal import count
 
 if TYPE_CHECKING:
     from reverie.training.run import Run
@@ -87,7 +88,7 @@ def show(run: RunName, /, json: bool = False) -> None:
     lines = {
         "model": summary["model"] + "".join(f", {name} {value}" for name, value in result["options"].items()),
         "data": summary["data"] or "none",
-        "status": f"{summary['status']}, {summary['steps']} steps in {summary['minutes']:.1f} minutes",
+        "status": f"{summary['status']}, {count(summary['steps'], 'step')} in {summary['minutes']:.1f} minutes",
         "scores": ", ".join(f"{name} {value:.4g}" for name, value in summary["scores"].items()) or "none yet",
         "can": ", ".join(result["verbs"]),
         "reads": result["card"].get("reads", ""),

@@ -10,7 +10,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from reverie.core.errors import ReverieError
+from reverie.core.errors import to_stdout
 from reverie.core.files import first_free
 from reverie.core.terminal import printable, say
 from reverie.core.values import is_finite
@@ -108,7 +108,7 @@ def parse(function: Any, arguments: list[str], verb: str, **how: Any) -> Any:
     """``tyro.cli`` for ``reverie VERB``; its messages quote arguments, and are printable too."""
     message = io.StringIO()
     try:
-        with _TYPES, contextlib.redirect_stderr(message):
+        with _TYPES, contextlib.redirect_stderr(message), to_stdout():
             return tyro.cli(function, args=arguments, prog=f"reverie {verb}", **how)
     except SystemExit:
         note(*re.sub(r"\x1b\[[0-9;]*m", "", message.getvalue()).splitlines())  # without tyro's colours
@@ -119,19 +119,8 @@ def parse(function: Any, arguments: list[str], verb: str, **how: Any) -> Any:
 
 def out(*lines: str) -> None:
     """Lines of a result, on stdout."""
-    with _to_stdout():
+    with to_stdout():
         say(sys.stdout, *lines)
-
-
-@contextlib.contextmanager
-def _to_stdout() -> Iterator[None]:
-    """Errors of writing as a ReverieError; one of a closed pipe stays."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise ReverieError(f"The result cannot be written to the standard output: {error.strerror or error}.") from None
 
 
 def note(*lines: str) -> None:
@@ -168,7 +157,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collecti
         grid.add_row(*(printable(cell, sys.stdout) for cell in row))
     console = functools.partial(Console, markup=False, emoji=False)
     natural = grid.__rich_measure__(console(width=160), console(width=160).options).maximum
-    with _to_stdout():
+    with to_stdout():
         console(width=max(100, natural, console().width)).print(grid)
 
 

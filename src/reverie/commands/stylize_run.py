@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reverie.commands.shared import bar, name_weights, note, report
+from reverie.core.terminal import count
 
 
 def by_run(
@@ -54,7 +55,7 @@ def by_run(
         raise
     number = len(files) if folder else new
     result = {"out": str(path), "number": number, "new": new, "weights": model.loaded_from}
-    what = f"{number} {'frame' if film else 'image'}{'s' * (number > 1)} in the style of {', '.join(styles) or net}"
+    what = f"{count(number, 'frame' if film else 'image')} in the style of {', '.join(styles) or net}"
     earlier = f", {number - new} of them from before" if 0 < new < number else ""
-    done = f"{what}, in {path}{earlier}" if new else f"{what} are in {path} already; nothing was left to do"
+    done = f"{what}, in {path}{earlier}" if new else f"{what} in {path} already; nothing was left to do"
     report(json, result, done)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reverie.commands.shared import ImageNames, RunName, load, report, target
 from reverie.core.errors import UsageError
+from reverie.core.terminal import count
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def translate(arguments: list[str]) -> None:
     else:
         sheet["translation"].save(path)
     result = {"out": str(path), "number": len(sheet), "weights": model.loaded_from}
-    report(flags.json, result, f"{len(sheet)} translated images in {path}")
+    report(flags.json, result, f"{count(len(sheet), 'translated image')} in {path}")
 
 
 def _images_in(references: tuple[str, ...]) -> tuple[list[str], list[str]]:

@@ -22,6 +22,7 @@ from reverie.compression.pictures import image_of, planes_of
 from reverie.core.card import card_of, name_of
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import atomic, exists, is_file, path_of
+from reverie.core.terminal import count
 from reverie.core.verbs import Model, call, verbs_of
 from reverie.inference.load import Source, model_of
 from reverie.inference.rows import device_of, evaluating
@@ -65,7 +66,7 @@ class Compressed:
         return path
 
     def __repr__(self) -> str:
-        many = f"{len(self.images)} image{'s' * (len(self.images) != 1)}"
+        many = count(len(self.images), "image")
         return f"Compressed({many}, {len(self.data):,} bytes, {self.bits_per_dim:.3f} bits per dimension)"
 
 

@@ -1,6 +1,7 @@
 """Exceptions for the user: the command line prints their text without a traceback."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,3 +69,18 @@ def argument(name: str, value: object = None) -> str:
         flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
         return flag if value is None else f"{flag} {value}"
     return name if value is None else f"{name}={value!r}"
+
+
+@contextlib.contextmanager
+def to_stdout() -> Iterator[None]:
+    """Errors of writing to the standard output as a ReverieError; one of a closed pipe stays."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:  # closed
+                sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ReverieError(f"The result cannot be written to the standard output: {error.strerror or error}.") from None

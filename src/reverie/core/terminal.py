@@ -30,6 +30,11 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def count(n: int, noun: str) -> str:
+    """ "1 image", "1,200 images", "2 classes"."""
+    return f"{n:,} {noun}{('es' if noun.endswith('s') else 's') * (n != 1)}"
+
+
 def say(stream: TextIO, *lines: object) -> None:
     """Print lines; a line break inside one is escaped, so that a name cannot begin a line."""
     for line in lines:

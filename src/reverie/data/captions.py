@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 from reverie.data import words
 from reverie.data.annotations import read_annotations
 from reverie.data.classes import several_problem
@@ -88,10 +88,10 @@ class Captions:
         self._split_column, self.splits = ("", {}) if columns.rules < 3 else splits_of(self.rows)
         self.splits |= self._published.splits
         for name, lost in self._published.lost.items():
-            self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
+            self._report(name, "bad-caption", f"skipped: it names {count(lost, 'missing image')}")
         self._texts = {_stem(name): name for name in files if suffix(name) in TEXT_ENDINGS}
         if twice := sum(_stem(image) in self._texts for image, row in self.rows.items() if any(row["text"])):
-            action = f"used: {twice} images have captions in a table and in a file beside them; the table's count"
+            action = f"used: {count(twice, 'image')} with captions in a table and in a file beside; the table's count"
             self._report("*", "bad-caption", action)
         self._unlabelled = self._cleared_labels()
         self._names_of_labels = self._several_labels()
@@ -142,7 +142,7 @@ class Captions:
             self._report(name, "ignored", "ignored: it differs between the rows of an image")
         for name in names:
             if gaps := [image for image in images if image not in numbers[name]]:
-                some = f"{len(gaps):,} image{'s' * (len(gaps) != 1)} without a value, the first {printable(gaps[0])}"
+                some = f"{count(len(gaps), 'image')} without a value, the first {printable(gaps[0])}"
                 self._report(name, "missing-attribute", f"used: 0 for {some}")
         labels = {image: {str(label) for label in self._labels_of(image)} for image in images}
         by_image = {
@@ -156,7 +156,7 @@ class Captions:
 
     def summary(self) -> str:
         """The tables in words for the report, such as "; metadata.csv about 12 images"."""
-        return "".join(f"; {printable(name)} about {n:,} images" for name, n in self.tables.items())
+        return "".join(f"; {printable(name)} about {count(n, 'image')}" for name, n in self.tables.items())
 
     # Texts beside images
 
@@ -212,11 +212,11 @@ class Captions:
         for row in rows:
             self._add_row(table, row)
         self.tables[name] = len(table.images)
-        for reason, (count, first) in self._odd_rows.items():
-            self._report(name, "bad-caption", first + f"; {count - 1:,} more rows {reason}" * (count > 1))
+        for number, first in self._odd_rows.values():
+            self._report(name, "bad-caption", first + f"; {count(number - 1, 'more row')} likewise" * (number > 1))
         for column, n in table.other.items():
             others = "give other captions; all are kept" if column == "text" else f"give another {column}; this counts"
-            self._report(name, "table", f"used: of {n:,} images earlier tables {others}")
+            self._report(name, "table", f"used: of {count(n, 'image')} earlier tables {others}")
 
     def _may_be_about_images(self, name: str) -> bool:
         """As ``_is_about_images`` of a large table of text, of whose rows only the first are read."""
@@ -255,12 +255,12 @@ class Captions:
         line = row.pop("", 0)
         column = self._file_column(row)
         if column is None or not isinstance(row[column], str) or not row[column]:
-            self._report_row("have none", f"skipped: row {line} has no file_name")
+            self._report_row("no name", f"skipped: row {line} has no file_name")
             return
         image = self._image_of(table.name, row)
         if image is None:
             missing = printable(row[column])
-            self._report_row("name missing files", f"skipped: row {line} names {missing}, which does not exist")
+            self._report_row("missing", f"skipped: row {line} names {missing}, which does not exist")
             return
         texts = self.columns.text or _column(row, self._texts_of_tables)
         labels = self.columns.label or _column(row, LABELS)
@@ -282,7 +282,7 @@ class Captions:
             captions = before["text"]
             captions += more
         elif again:
-            self._report_row("repeat others", f"used: row {line} repeats {printable(image)}; the last row counts")
+            self._report_row("repeated", f"used: row {line} repeats {printable(image)}; the last row counts")
             self._texts_of.pop(image, None)
         new = {**others, "text": captions, "label": label}
         if before is not None and not again:
@@ -333,7 +333,7 @@ class Captions:
             by_id[number]["label"] = list(dict.fromkeys([*(before if isinstance(before, list) else []), *several]))
         self.tables[name] = len(by_id)
         if lost:
-            self._report(name, "bad-caption", f"skipped: {lost} of its images do not exist")
+            self._report(name, "bad-caption", f"skipped: it names {count(lost, 'missing image')}")
 
     # Several labels
 
@@ -370,8 +370,8 @@ class Captions:
 
     def _report_row(self, reason: str, action: str) -> None:
         """Report a row of the table that is read; of several for one reason the first, with their count."""
-        count, first = self._odd_rows.get(reason, (0, action))
-        self._odd_rows[reason] = count + 1, first
+        number, first = self._odd_rows.get(reason, (0, action))
+        self._odd_rows[reason] = number + 1, first
 
     def _report(self, name: str, kind: str, action: str) -> None:
         self.problems.append(Problem(printable(name), kind, action))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from reverie.core.errors import UsageError, argument, suggest
+from reverie.core.terminal import count
 from reverie.core.values import integers
 from reverie.data.items import Listing
 from reverie.data.split import second_fraction
@@ -156,7 +157,7 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if text[0] in "\"'" else text
 
 
-def choose_items(choice: Choice, listing: Listing, noun: str = "images") -> None:
+def choose_items(choice: Choice, listing: Listing, noun: str = "image") -> None:
     """Keep the items of the classes that fulfil the condition.
 
     Raises:
@@ -176,7 +177,7 @@ def chosen(
     labels: Sequence[str | None],
     rows: Sequence[Mapping[str, Any]],
     problems: list[Problem],
-    noun: str = "images",
+    noun: str = "image",
 ) -> np.ndarray:
     """Whether an image is of the classes and fulfils the condition, bool (N,).
 
@@ -184,7 +185,7 @@ def chosen(
         labels: names of the images' classes.
         rows: the columns of each image by name.
         problems: what is left out is appended, in one line each.
-        noun: what the samples are.
+        noun: what a sample is.
 
     Raises:
         UsageError: an unknown class or column.
@@ -204,20 +205,21 @@ def chosen(
         for term in terms:
             if term.column not in columns:
                 raise UsageError(
-                    f"No {noun[:-1]} has a column {term.column!r}.{suggest(term.column, sorted(columns))} Columns: "
+                    f"No {noun} has a column {term.column!r}.{suggest(term.column, sorted(columns))} Columns: "
                     f"{', '.join(sorted(columns))}."
                 )
         fulfils = np.array([all(term.holds(row) for term in terms) for row in rows], bool)
-        words = [
-            f"{value!r:.40} ({term.column})" for term in terms for row in rows for value in term.without_order(row)
+        words = {term.column: [value for row in rows for value in term.without_order(row)] for term in terms}
+        lines = [
+            f"{column} of {count(len(values), noun)}, such as {values[0]!r:.40}, "
+            "has no order: only numbers, and dates such as 2020-12-31, have one"
+            for column, values in words.items()
+            if values
         ]
-        order = "only numbers, and dates such as 2020-12-31, have an order"
-        line = f"{order}: {len(words):,} values do not, the first {words[0]}" if words else ""
         if not fulfils.any():
-            reasons = "; ".join(filter(None, (_in_the_data(terms, rows), line)))
-            raise UsageError(f"No {noun[:-1]} fulfils {choice.where} ({reasons}).")
-        if line:
-            problems.append(Problem("*", "not-chosen", f"left out as asked: {line}"))
+            reasons = "; ".join(filter(None, [_in_the_data(terms, rows), *lines]))
+            raise UsageError(f"No {noun} fulfils {choice.where} ({reasons}).")
+        problems += [Problem("*", "not-chosen", f"left out as asked: {line}") for line in lines]
         condition = f"({choice.where})" if len(terms) > 1 else choice.where
         _left_out(problems, int((keep & ~fulfils).sum()), noun, f"where not {condition}")
         keep &= fulfils
@@ -244,7 +246,7 @@ def _listed(value: Any) -> Sequence[Any]:
 
 
 def limited(
-    choice: Choice, shas: Sequence[str], problems: list[Problem], noun: str = "images"
+    choice: Choice, shas: Sequence[str], problems: list[Problem], noun: str = "image"
 ) -> tuple[np.ndarray, float]:
     """Whether a sample is among the first ``limit`` by content, bool (N,), and what these samples' numbers end at.
 
@@ -261,4 +263,4 @@ def limited(
 
 def _left_out(problems: list[Problem], n: int, noun: str, why: str) -> None:
     if n:
-        problems.append(Problem("*", "not-chosen", f"left out as asked: {n:,} {noun[: None if n != 1 else -1]} {why}"))
+        problems.append(Problem("*", "not-chosen", f"left out as asked: {count(n, noun)} {why}"))

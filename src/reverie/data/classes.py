@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from reverie.core.terminal import count
 from reverie.data.items import natural_key
 from reverie.data.types import Problem
 
@@ -40,7 +41,7 @@ def several_labels(lists: Sequence[Sequence[Any]]) -> tuple[list[str], np.ndarra
 def several_problem(lists: Iterable[Sequence[Any]]) -> Problem:
     """The report's line on images with several labels or none."""
     counts = Counter(len(labels) for labels in lists)
-    counted = ", ".join(f"{n} images have {k}" for k, n in sorted(counts.items()))
+    counted = ", ".join(f"{count(n, 'image')} with {k}" for k, n in sorted(counts.items()))
     return Problem("*", "several-labels", f"used as attributes, 0 or 1 each, instead of classes: {counted}")
 
 
@@ -56,4 +57,4 @@ def number_problem(labels: Sequence[str | int | None], classes: Sequence[str]) -
     if not odd or not numbers or not all(isinstance(label, int) for label in numbers):
         return None
     named = ", ".join(classes[:6]) + ("" if len(classes) <= 6 else f" ... {classes[-1]}")
-    return Problem("*", "label-numbers", f"used: {len(classes)} classes, named by their numbers: {named}")
+    return Problem("*", "label-numbers", f"used: {count(len(classes), 'class')}, named by their numbers: {named}")

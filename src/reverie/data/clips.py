@@ -6,7 +6,6 @@ A film is decoded frame by frame, and each frame resized as it comes, so that me
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,11 +17,18 @@ import numpy as np
 from PIL import Image
 
 from reverie.core.cache import Progress
-from reverie.core.terminal import printable
-from reverie.data.intake import Seen, parallel
+from reverie.core.terminal import count, printable
+from reverie.data.intake import Seen, joint_sha, parallel
 from reverie.data.items import File, Item, natural_key
-from reverie.data.layouts.base import count
-from reverie.data.members import check_enough, files_of, first_by_content, inspect_files, list_members, without_copies
+from reverie.data.members import (
+    check_enough,
+    files_of,
+    first_by_content,
+    inspect_files,
+    list_members,
+    unless_changed,
+    without_copies,
+)
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
 from reverie.data.records import unusable, usable
@@ -84,10 +90,11 @@ def plan_clips(
     for folder, stills in groupby(sorted(inspected.keys() - members.keys(), key=_frame_order), key=_folder):
         names = list(stills)
         if folder in films:
-            problems.append(Problem(printable(f"{folder}/"), "ignored", f"ignored: {len(names)} stills beside films"))
+            action = f"ignored: {count(len(names), 'still')} beside films"
+            problems.append(Problem(printable(f"{folder}/"), "ignored", action))
         else:
             members[_ROOT if folder == "." else folder] = tuple(files[name] for name in names)
-    listing = list_members(members, candidates, files, problems, "films", options)
+    listing = list_members(members, candidates, files, problems, "film", options)
 
     frames, stride = options.clip
     height, width = options.frame_size(_common({size[:2] for _, size in inspected.values()}, problems))
@@ -98,7 +105,7 @@ def plan_clips(
     shas, lengths = dict[str, str](), dict[str, int]()
     for item in listing.items:
         path, parts = item.file.path, [by_path[file.path][0] for file in item.frames]
-        shas[path] = hashlib.sha256("".join(parts).encode()).hexdigest() if parts else by_path[path][0]
+        shas[path] = joint_sha(parts or [by_path[path][0]])
         lengths[path] = len(parts) or by_path[path][1][2]
     seen, left = list[Seen](), 0
     for item in without_copies(listing.items, shas, options, problems):
@@ -106,7 +113,7 @@ def plan_clips(
         windows = form.windows(length)
         if not windows:
             need = (frames - 1) * stride + 1
-            action = f"skipped: {length} frames, and a clip of {frames} with stride {stride} needs {need}"
+            action = f"skipped: {count(length, 'frame')}, and a clip of {frames} with stride {stride} needs {need}"
             problems.append(Problem(item.name, "short-film", action))
         left += max(0, length - len(windows) * frames * stride) if windows else 0
         for window in windows:
@@ -114,9 +121,9 @@ def plan_clips(
             seen.append(Seen(clip, f"{sha}:{window.start:09d}", "", size[:2], window))
     several = len({row.film for row in seen})
     cut = f"cut: {count(several, 'film')} into {count(len(seen), 'clip')} of {frames} frames, stride {stride}"
-    problems.append(Problem("*", "clips", f"{cut}; {left} frames at the films' ends are in no clip"))
-    seen, seconds_end = first_by_content(seen, options, problems, "clips")
-    check_enough(str(source), seen, problems, "clips", part)
+    problems.append(Problem("*", "clips", f"{cut}; {count(left, 'frame')} at the films' ends in no clip"))
+    seen, seconds_end = first_by_content(seen, options, problems, "clip")
+    check_enough(str(source), seen, problems, "clip", part)
     decoded = partial(decoded_clips, form=form)
     chosen = (options.channels is None, options.held_out, listing.attributes, options.keep_classes)
     plan = make_plan(seen, form, *chosen, medium="video", decoded=decoded, seconds_end=seconds_end)
@@ -162,7 +169,9 @@ def decoded_clips(rows: Sequence[Seen], form: ClipForm) -> Iterator[Decoded]:
 
     def clips_of(film: list[Seen]) -> Sequence[Decoded] | Iterator[Decoded]:
         small = len(film) * np.prod(form.array) <= SMALL_FILM
-        return list(_cut(film, form)) if small else _cut(film, form)
+        cut = zip(film, _cut(film, form), strict=True)
+        clips = (unless_changed(row, clip) if row is film[-1] else clip for row, clip in cut)
+        return list(clips) if small else clips
 
     films = [list(clips) for _, clips in groupby(rows, key=lambda row: row.film)]
     for clips in parallel(clips_of, films, FILMS_AHEAD):

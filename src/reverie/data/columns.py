@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reverie.core.errors import ReverieError
+from reverie.core.terminal import count
 from reverie.data.classes import index_labels, number_problem, several_labels
 from reverie.data.labels import label_value, none_of, unlabelled
 from reverie.data.types import Problem
@@ -72,7 +73,7 @@ def _of_indicators(rows: np.ndarray, names: list[str], what: str, problems: list
         index = np.where(rows.any(1), rows.argmax(1), -1).astype(np.int64)
         problems.append(Problem("*", "labels", f"converted: {what}: labels (N, {rows.shape[1]}) with one 1 a row"))
         return Labels(index, names)
-    action = f"converted: {what}: several labels an image, to {rows.shape[1]} attributes"
+    action = f"converted: {what}: several labels an image, to {count(rows.shape[1], 'attribute')}"
     problems.append(Problem("*", "labels", action))
     return Labels(np.full(len(rows), -1, np.int64), [], rows.astype(np.float32), names)
 
@@ -174,7 +175,7 @@ def attribute_column(values: Any, titles: Any, n: int, what: str) -> tuple[np.nd
         raise ReverieError(f"{what}: attributes of {name_rows(bad)} are not finite. Every image needs a finite number.")
     names = [str(title) for title in (range(array.shape[1]) if titles is None else titles)]
     if len(names) != array.shape[1]:
-        raise ReverieError(f"{what}: {len(names)} attribute names for {array.shape[1]} attributes.")
+        raise ReverieError(f"{what}: {count(len(names), 'attribute name')} for {count(array.shape[1], 'attribute')}.")
     return array, names
 
 

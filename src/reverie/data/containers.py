@@ -14,6 +14,7 @@ import numpy as np
 
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import exists, is_file
+from reverie.core.terminal import count
 from reverie.data.arrays import Arrays, from_columns
 from reverie.data.npz import KEYS, ignored_arrays, keys_of, load_npy, load_npz
 from reverie.data.options import OpenOptions
@@ -51,7 +52,7 @@ def load(source: str, options: OpenOptions) -> Arrays:
     assert loader is not None
     arrays = loader(Path(source), options)
     words, rows, cut = READ_AS[loader], len(arrays.rows), arrays.cut
-    parts = f"{rows:,} rows" if cut is None else f"train {cut:,} / {options.second} {rows - cut:,}"
+    parts = count(rows, "row") if cut is None else f"train {cut:,} / {options.second} {rows - cut:,}"
     return replace(arrays, read_as=f"{words}, {parts}")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from reverie.core import cache as home
 from reverie.data import marking, ranges
-from reverie.data.intake import Seen, changed_file, file_and_sha, joint_sha, parallel
+from reverie.data.intake import Seen, parallel, read_again
 from reverie.data.plan import Decoded, Form, Plan
 from reverie.data.records import Records, completed, unusable, usable
 from reverie.data.types import Problem
@@ -50,10 +50,8 @@ def _decode_row(row: Seen, plan: Plan, chosen: dict[str, decode.Ranges]) -> Deco
     arrays, notes, tallies, ends = list[np.ndarray](), list[decode.Note](), dict[str, Any](), dict[str, Any]()
     files = [file for file in (row.item.file, row.item.source if paired else None) if file is not None]
     try:
-        data_and_shas = [file_and_sha(file) for file in files]
-        if joint_sha([sha for _, sha in data_and_shas]) != row.sha:
-            raise changed_file()
-        for name, file, (data, _) in zip(("images", "sources"), files, data_and_shas, strict=False):
+        contents = read_again(files, row.sha)
+        for name, file, data in zip(("images", "sources"), files, contents, strict=False):
             suffix = Path(file.path).suffix if file.offset < 0 else ""
             decoded = decode.decode_of_set(data, form, chosen.get(name, {}), suffix, plan.max_pixels, file.half)
             array, new, tallies[name], ends[name] = decoded
@@ -61,9 +59,7 @@ def _decode_row(row: Seen, plan: Plan, chosen: dict[str, decode.Ranges]) -> Deco
             notes += new if name == "images" else [(kind, action + OF_SOURCE) for kind, action in new]
         record = usable(notes) | {"tally": tallies, "ends": ends}
         if plan.marking is not None:
-            region, new, record["marked"] = marking.region_of(
-                row, data_and_shas[0][0], form, plan.marking, plan.max_pixels
-            )
+            region, new, record["marked"] = marking.region_of(row, contents[0], form, plan.marking, plan.max_pixels)
             record["notes"] += new
             arrays.append(region)
         return record, arrays

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from reverie.core import cache as home
 from reverie.core.errors import ReverieError
 from reverie.core.files import replacing, write_entries
+from reverie.core.terminal import count
 from reverie.data.items import LARGEST_IMAGE, File, Item, Listing
 from reverie.data.types import Problem, Report
 from reverie.media import decode
@@ -28,6 +29,7 @@ from reverie.media.formats import PIXEL_LIMIT, check_pixels
 MIN_IMAGES = 8
 ONE_IMAGE = "One image can start a dream or be a style: reverie dream, stylize, train style-net."
 CHANGED = "changed"
+CHANGED_NOTE = (CHANGED, "skipped: it changed while the data was read")
 CHOSEN = ("not-chosen", "low-resolution")  # kinds of what is left out by the user's choice
 HINTS = (
     "short-film",
@@ -74,11 +76,12 @@ class Changed(ReverieError):
     """Files changed between the survey and their decoding: what was decoded is of no one state of the data.
 
     Args:
-        names: of the images.
+        names: of the samples.
+        noun: what one of them is.
     """
 
-    def __init__(self, what: str, names: Sequence[str]):
-        of = f"{len(names):,} image{'s' * (len(names) != 1)} of {what}"
+    def __init__(self, what: str, names: Sequence[str], noun: str = "image"):
+        of = f"{count(len(names), noun)} of {what}"
         super().__init__(f"{of} changed while the data was read, such as {names[0]}. Nothing was kept. Open it again.")
 
 
@@ -88,20 +91,18 @@ class TooFew(ReverieError):
     Args:
         train: number of training images, if the source's split leaves too few.
         files: whether the source is files, not an array or another object.
-        noun: of what is needed.
+        noun: what one sample is.
     """
 
-    def __init__(self, what: str, report: Report, train: int | None = None, files: bool = True, noun: str = "images"):
-        counts = ", ".join(f"{n} {kind}" for kind, n in report.counts().items())
-        problems = f" Problems: {counts or 'no other files'}." if counts or files else ""
+    def __init__(self, what: str, report: Report, train: int | None = None, files: bool = True, noun: str = "image"):
+        problems = f" Problems: {report.in_words() or 'no other files'}." if report.problems or files else ""
         hints = {problem.kind: problem.action for problem in reversed(report.problems) if problem.kind in HINTS}
         problems += "".join(f" {hint[:1].upper()}{hint[1:]}." for hint in hints.values())
         endings = f" Images are read from {' '.join(sorted(decode.SUFFIXES))} files." if files else ""
-        endings = endings if noun == "images" and not {*CHOSEN} & {*report.counts()} else ""
+        endings = endings if noun == "image" and not {*CHOSEN} & {*report.counts()} else ""
         training = "" if train is None else f", {train} of them to train on"
-        super().__init__(
-            f"{what} has {report.usable} usable {noun}{training}; at least {MIN_IMAGES} are needed.{problems}{endings}"
-        )
+        usable = count(report.usable, f"usable {noun}")
+        super().__init__(f"{what} has {usable}{training}; at least {MIN_IMAGES} are needed.{problems}{endings}")
         if report.usable == 1:
             self.args = (f"{self.args[0]} {ONE_IMAGE}",)
         self.report = report
@@ -256,14 +257,20 @@ def joint_sha(shas: Sequence[str]) -> str:
     return shas[0] if len(shas) == 1 else hashlib.sha256("".join(shas).encode()).hexdigest()
 
 
-def changed_file() -> decode.Unusable:
-    """What a file is whose digest is no longer that of the survey."""
-    return decode.Unusable(CHANGED, "skipped: it changed while the data was read")
+def read_again(files: Sequence[File], sha: str) -> list[bytes]:
+    """The bytes of files whose joint digest in the survey was ``sha``. Raises Unusable if it differs or one is gone."""
+    try:
+        read = [file_and_sha(file) for file in files]
+    except decode.Unusable:
+        read = []
+    if not read or joint_sha([digest for _, digest in read]) != sha:
+        raise decode.Unusable(*CHANGED_NOTE)
+    return [data for data, _ in read]
 
 
 def forget(what: str) -> None:
-    """Remove the cache of a source and of its masks: files changed, and neither size nor time may tell."""
-    for each in (what, f"{what}:masks"):
+    """Remove the caches of a source: files changed, and neither size nor time may tell."""
+    for each in (what, f"{what}:masks", f"{Path(what)}:film", f"{Path(what)}:volume"):
         with contextlib.suppress(OSError):
             Memory(each).path.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from reverie.core.terminal import count
 from reverie.data.classes import several_labels, several_problem
 from reverie.data.items import Listing
 from reverie.data.types import Problem
@@ -62,9 +63,9 @@ def _numeral(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def unlabelled(count: int) -> Problem:
+def unlabelled(number: int) -> Problem:
     """The report's line on images whose label means none."""
-    return Problem("*", "unlabelled", f"used: {count:,} images with a negative number have no label")
+    return Problem("*", "unlabelled", f"used: no label for {count(number, 'image')} with a negative number")
 
 
 def clear_negatives(listing: Listing) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 from reverie.data.items import File, Item, Listing
 from reverie.data.types import Problem
 from reverie.media.formats import MAGIC
@@ -46,7 +46,7 @@ def list_lmdb(folder: Path) -> Listing:
     except lmdb.Error as error:
         raise ReverieError(f"{folder} cannot be read as an LMDB: {error}.") from None
     if others:
-        listing.problems.append(Problem("*", "ignored", f"ignored: {others} values that are no images"))
+        listing.problems.append(Problem("*", "ignored", f"ignored: {count(others, 'value')} without an image"))
     return listing
 
 

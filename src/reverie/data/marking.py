@@ -12,7 +12,7 @@ import numpy as np
 from reverie.core import cache as home
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.data.columns import name_rows
-from reverie.data.intake import Memory, Seen, changed_file, file_and_sha, parallel
+from reverie.data.intake import Memory, Seen, file_and_sha, parallel, read_again
 from reverie.data.items import File, Item
 from reverie.data.types import Problem
 from reverie.media import decode, masks
@@ -189,20 +189,10 @@ def region_of(row: Seen, image: bytes, form: decode.Form, marking: Marking, max_
     """The marked region of an image, with its geometry. Raises Unusable: a mask has changed since the survey."""
     if not row.item.masks:
         return np.zeros((*form.shape, 1), np.uint8), [], None
-    files = []
-    notes: list[decode.Note] = []
-    for file, expected in zip(row.item.masks, row.mask_shas, strict=True):
-        try:
-            data, digest = file_and_sha(file)
-        except decode.Unusable as error:  # deleted since it was listed
-            notes.append((masks.NO_MASK, f"used, without its mask: {error.action.removeprefix('skipped: ')}"))
-            continue
-        if digest != expected:
-            raise changed_file()
-        files.append(data)
-    region, more = masks.decode_masks(files, image, form, marking.marked, max_pixels, row.item.file.half)
-    usable = sum(kind == masks.NO_MASK for kind, _ in notes + more) < len(row.item.masks)
-    return region, notes + more, float(region.mean() / 255) if usable else None
+    files = [read_again([file], sha)[0] for file, sha in zip(row.item.masks, row.mask_shas, strict=True)]
+    region, notes = masks.decode_masks(files, image, form, marking.marked, max_pixels, row.item.file.half)
+    usable = sum(kind == masks.NO_MASK for kind, _ in notes) < len(files)
+    return region, notes, float(region.mean() / 255) if usable else None
 
 
 def coverage(shares: Sequence[float | None]) -> Problem:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from reverie.core.errors import UsageError, argument
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 from reverie.data.finder import Finder, composed
 from reverie.data.items import Item
 from reverie.data.naming import Columns
@@ -62,7 +62,7 @@ class Masks:
     @property
     def summary(self) -> str:
         """For the report's first line."""
-        return f"; masks of {len(self.of):,} images from {self.where}" if self.of else ""
+        return f"; masks of {count(len(self.of), 'image')} from {self.where}" if self.of else ""
 
     def without(self, tree: Tree) -> Tree:
         """The tree of all other files."""

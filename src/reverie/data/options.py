@@ -127,26 +127,27 @@ class OpenOptions:
 
 
 def open_options(
-    size: Size | None = None,
-    channels: int | None = None,
-    fit: str = "crop",
-    background: Background = WHITE,
-    held_out: float = 0.1,
-    medium: str | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    copies: bool = False,
-    layout: str | None = None,
-    choice: Choice = ALL,
-    max_pixels: int = PIXEL_LIMIT,
-    frames: int | None = None,
-    stride: int | None = None,
-    masks: str | bool | None = None,
-    mask_values: str | int | Sequence[int] | None = None,
-    keep_classes: bool = True,
-    columns: str | Mapping[str, str] | Columns | None = None,
+    *,
+    size: Size | None,
+    channels: int | None,
+    fit: str,
+    background: Background,
+    held_out: float,
+    medium: str | None,
+    low: float | None,
+    high: float | None,
+    copies: bool,
+    layout: str | None,
+    choice: Choice,
+    max_pixels: int,
+    frames: int | None,
+    stride: int | None,
+    masks: str | bool | None,
+    mask_values: str | int | Sequence[int] | None,
+    keep_classes: bool,
+    columns: str | Mapping[str, str] | Columns | None,
 ) -> OpenOptions:
-    """Parse and check.
+    """Parse and check the arguments of ``open_data``.
 
     Raises:
         UsageError: an unknown value or one out of range.
@@ -172,21 +173,35 @@ def open_options(
             raise UsageError(f"{argument(name)} is for clips: {argument('medium', 'video')}.")
     if frames is not None and extents and len(extents) == 3 and extents[0] != frames:
         raise UsageError(f"{argument('frames')} is {frames}, and {argument('size')} has {extents[0]} frames.")
-    colour = parse_background(background)
-    low, high, channels = _plain(low), _plain(high), channels and int(channels)
-    pixels = integer(argument("max_pixels"), max_pixels, least=1, most=1 << 40)
-    frames, stride = frames and int(frames), stride and int(stride)
     if isinstance(masks, bool):
         masks = "yes" if masks else "no"
     if masks not in (None, *MASKS):
         raise UsageError(f'{argument("masks")} must be "yes" or "no", not {masks!r:.80}.')
     if masks == "no" and mask_values is not None:
         raise UsageError(f"{argument('mask_values')} is for masks, and {argument('masks', 'no')} reads none.")
-    chosen = (layout, choice, pixels, frames, stride, masks, parse_values(mask_values))
-    kept = (bool(keep_classes), Columns.of(columns))
-    if masks == "no" and kept[1].mask:
+    columns = Columns.of(columns)
+    if masks == "no" and columns.mask:
         raise UsageError(f"{argument('columns')} names the masks, and {argument('masks', 'no')} reads none.")
-    return OpenOptions(extents, channels, fit, colour, float(held_out), medium, low, high, copies, *chosen, *kept)
+    return OpenOptions(
+        size=extents,
+        channels=channels and int(channels),
+        fit=fit,
+        background=parse_background(background),
+        held_out=float(held_out),
+        medium=medium,
+        low=_plain(low),
+        high=_plain(high),
+        copies=copies,
+        layout=layout,
+        choice=choice,
+        max_pixels=integer(argument("max_pixels"), max_pixels, least=1, most=1 << 40),
+        frames=frames and int(frames),
+        stride=stride and int(stride),
+        masks=masks,
+        mask_values=parse_values(mask_values),
+        keep_classes=bool(keep_classes),
+        columns=columns,
+    )
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
@@ -209,7 +224,7 @@ def as_flags(values: Mapping[str, Any]) -> list[str]:
 def flags_of(opened: Mapping[str, Any]) -> list[str]:
     """The options in ``OpenOptions.opened``, and the medium, that are not the default, as flags."""
     options = {name: value for name, value in opened["requested"].items() if name != "keep_classes"}
-    usual = open_options().opened | {"medium": "image"}
+    usual = OpenOptions().opened | {"medium": "image"}
     same = ("fit", "background", "held_out", "medium")
     options |= {name: opened[name] for name in same if opened[name] != usual[name]}
     return as_flags(options | ({"background": colour_name(opened["background"])} if "background" in options else {}))

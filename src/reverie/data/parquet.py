@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 from reverie.data.captions import LABELS, TEXTS
 from reverie.data.items import File, Item, Listing, parts_of
 from reverie.data.labels import labels_of, set_labels
@@ -40,7 +40,7 @@ def list_parquet(files: list[Path], masks: str | None = None, columns: Columns =
         ReverieError: a damaged file.
     """
     _arrow()
-    listing = Listing([], read_as=f"{len(files)} Parquet file{'s' * (len(files) != 1)}", values=True)
+    listing = Listing([], read_as=count(len(files), "Parquet file"), values=True)
     labels: list[Any] = []
     used: list[Path] = []
     for path, part in parts_of(files, listing.problems, columns.rules).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from reverie.core.terminal import count
 from reverie.data.types import Problem
 from reverie.media import decode, values
 from reverie.media.values import Decision, Range, Tally
@@ -59,13 +60,13 @@ def problems(names: list[str], records: Records, array: str, decisions: dict[str
                 keep = f"low and high of 0 and {values.FULL[kind][1]:g} keep them"
             side = " of the sources" if array == "sources" else ""
             lost = ", of which only the upper 8 bits are read" if kind == "colour16" else ""
-            images = f"{len(rows)} {_NOUNS[kind]} image{'s' * (len(rows) != 1)}"
+            images = count(len(rows), f"{_NOUNS[kind]} image")
             action = f"converted: {decision.words} to 0..255 in {images}{side}{lost}; {keep}"
             lines.append(Problem("*", "range", action))
         high = max((records[i]["tally"][array][2] for i in rows), default=0)
         if kind == "float" and decision.range == (0, 255) and 0 < high < 255 / values.LOW_PART:
             low = min(records[i]["tally"][array][1] for i in rows)
-            action = f"converted: as 0..255, and the largest value of {len(rows)} float images is {high:.3g}"
+            action = f"converted: as 0..255, and the largest value of {count(len(rows), 'float image')} is {high:.3g}"
             full = f"low and high of {low:.3g} and {high:.3g} use the full range"
             lines.append(Problem("*", "range", f"{action}, nearly black: {full}"))
         dark = [i for i in rows if 0 < records[i]["tally"][array][2] <= values.LABELS]

@@ -47,9 +47,9 @@ def _of_classes(counts: dict[str, tuple[int, int]], held_out: bool) -> list[Prob
         remarks.append(Problem("*", "skewed", action))
     unseen = [name for name, (train, out) in counts.items() if train and not out]
     if unseen and held_out:
-        remarks.append(Problem("*", "no-held-out", f"used: {_some(unseen, counts)} have no held-out image"))
+        remarks.append(Problem("*", "no-held-out", f"used: no held-out image in {_some(unseen, counts)}"))
     if untrained := [name for name, (train, out) in counts.items() if out and not train]:
-        remarks.append(Problem("*", "no-training", f"used: {_some(untrained, counts)} have no image to train on"))
+        remarks.append(Problem("*", "no-training", f"used: no image to train on in {_some(untrained, counts)}"))
     return remarks
 
 

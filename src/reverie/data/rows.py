@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reverie.core.errors import ReverieError, argument
+from reverie.core.terminal import count
 from reverie.data.columns import name_rows
 from reverie.data.marking import mark_rows
 from reverie.data.types import Problem
@@ -208,12 +209,11 @@ def _bad_rows(values: np.ndarray) -> dict[int, int]:
     if np.isfinite(values.sum(dtype=np.float64)):  # one pass; a sum that overflows is looked at again
         return {}
     counts = {row: int(np.count_nonzero(~np.isfinite(values[row]))) for row in range(len(values))}
-    return {row: count for row, count in counts.items() if count}
+    return {row: number for row, number in counts.items() if number}
 
 
 def _in_rows(bad: dict[int, int]) -> str:
-    count = sum(bad.values())
-    return f"{count:,} value{'s' * (count > 1)} of {name_rows([*bad])}"
+    return f"{count(sum(bad.values()), 'value')} of {name_rows([*bad])}"
 
 
 def _range_of_integers(values: np.ndarray, what: str) -> Decision:

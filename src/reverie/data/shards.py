@@ -18,7 +18,7 @@ from typing import Any
 from reverie.core import cache as home
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import replacing
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 from reverie.data.items import LARGEST_CAPTION, File, Item, Listing, parts_of
 from reverie.data.labels import labels_of, set_labels
 from reverie.data.layouts import list_tree
@@ -64,7 +64,7 @@ def list_shards(
         raise UsageError(
             f"{argument('layout', layout)} is for a folder, a zip or one tar, not for {len(shards)} shards."
         )
-    listing = Listing([], read_as=f"WebDataset, {len(shards):,} shard{'s' * (len(shards) != 1)}", values=True)
+    listing = Listing([], read_as=f"WebDataset, {count(len(shards), 'shard')}", values=True)
     labels, names = list[Any](), set[str]()  # names of the columns of KEY.json
     parts = parts_of(shards, listing.problems, columns.rules) if columns.rules > 2 else dict.fromkeys(shards, "")
     for shard, part in parts.items():
@@ -127,7 +127,7 @@ def _members(shard: Path, problems: list[Problem]) -> dict[str, File]:
         return members
     if broken:
         kind = "truncated" if members else "not-an-image"
-        action = f"used {len(members)} files before the damage: not a complete .tar ({broken})"
+        action = f"used {count(len(members), 'file')} before the damage: not a complete .tar ({broken})"
         problems.append(Problem(name, kind, action))
     return members
 

@@ -114,9 +114,26 @@ def open_data(
         ReverieError: too few images (``TooFew``, with ``report``), or a source or the cache folder fails.
     """
     check_progress(progress)
-    choice = Choice.of(classes, where, limit, resolution_at_least, dedupe)
-    opening = (size, channels, fit, background, held_out, medium, low, high, copies, layout, choice, max_pixels)
-    options = open_options(*opening, frames, stride, masks, mask_values, keep_classes, columns)
+    options = open_options(
+        size=size,
+        channels=channels,
+        fit=fit,
+        background=background,
+        held_out=held_out,
+        medium=medium,
+        low=low,
+        high=high,
+        copies=copies,
+        layout=layout,
+        choice=Choice.of(classes, where, limit, resolution_at_least, dedupe),
+        max_pixels=max_pixels,
+        frames=frames,
+        stride=stride,
+        masks=masks,
+        mask_values=mask_values,
+        keep_classes=keep_classes,
+        columns=columns,
+    )
     if layout is not None:
         _check_layout(source, layout)
     if not isinstance(source, str | os.PathLike):
@@ -152,7 +169,13 @@ def open_data(
         return dataset(text, arrays, part, options, opened, progress)
     rules = options.columns.rules
     opened = {"source": anchored(text), "reopenable": True} | ({"tables": rules} if rules > 1 else {})
-    return _from_files(text, name, part, options, opened, progress)
+    from reverie.data.intake import Changed, forget
+
+    try:
+        return _from_files(text, name, part, options, opened, progress)
+    except Changed:
+        forget(name)
+        raise
 
 
 def _check_layout(source: Any, layout: str) -> None:
@@ -229,11 +252,7 @@ def _from_files(
     )
     opened = opened | ({"masks": True} if masked else {})
     report = Report(len(seen), read_as=listing.read_as, sizes=dict(Counter(image.size for image in seen)))
-    try:
-        return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
-    except intake.Changed:
-        intake.forget(name)
-        raise
+    return store.open_or_build(text, plan, problems, options.opened | opened, part, progress, report)
 
 
 def _from_members(
@@ -286,7 +305,7 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
     requested = data.opened.get("requested", {})
     layout = requested.get("layout")
     if _holds_arrays(name, layout):
-        rows = _named_arrays(name, replace(open_options(), second=second), None).rows
+        rows = _named_arrays(name, OpenOptions(second=second), None).rows
         index = {row: number for number, row in enumerate(rows.names)}
         return [rows["x"][index[row]] for row in split.names]
     masks = requested.get("masks") if data.opened.get("masks") else "no"

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from reverie.core import cache as home
-from reverie.core.files import replacing, write_entries
+from reverie.core.files import replacing, sha256_of, write_entries
+from reverie.core.terminal import count
 from reverie.data import split
 from reverie.data.classes import index_labels, number_problem
 from reverie.data.decoding import OF_SOURCE, array_of, arrays_of, chunk_of, decoded_images, to_one_range
@@ -100,7 +101,7 @@ def _complete_meta(folder: Path) -> dict[str, Any] | None:
         digests = dict(json.loads((folder / _DIGESTS).read_text("utf-8")))
         states = {name: _state(folder / name) for name in digests}
         changed = [name for name, (_, *state) in digests.items() if state != states[name]]
-        if any(_sha256(folder / name) != digests[name][0] for name in changed):
+        if any(sha256_of(folder / name) != digests[name][0] for name in changed):
             return None
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text("utf-8"))
         if meta["version"] != VERSION or {"meta.json", *meta["files"]} != digests.keys():
@@ -117,11 +118,6 @@ def _state(path: Path) -> list[int]:
     """Size, times and inode: a change of the content changes these."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
@@ -187,11 +183,12 @@ def _build(
 ) -> dict[str, Any]:
     """Build the store in ``part``; returns its meta."""
     part.mkdir(parents=True, exist_ok=True)
+    noun = medium_of(plan.medium).noun.removesuffix("s")
     records = _fill(part, plan, progress)
     new, changed = to_one_range(part, plan, records, progress)
     if replaced := [row.item.name for row, record in zip(plan.rows, records, strict=True) if _has_changed(record)]:
         shutil.rmtree(part)
-        raise Changed(source, replaced)
+        raise Changed(source, replaced, noun)
     form = plan.form
     good = np.array([i for i, record in enumerate(records) if record["ok"]], np.int64)
     channels = {}
@@ -210,7 +207,7 @@ def _build(
     ]
     if len(good) < MIN_IMAGES:
         shutil.rmtree(part)
-        raise TooFew(source, Report(len(good), problems + new), noun=medium_of(plan.medium).noun)
+        raise TooFew(source, Report(len(good), problems + new), noun=noun)
 
     rows = [plan.rows[i] for i in good]
     near = _near(part, form, records, good)
@@ -227,7 +224,8 @@ def _build(
             raise TooFew(source, Report(len(rows), problems + new))
     is_held_out = held_out_rows(rows, group, plan.held_out, plan.keep_classes)
     if one_film(rows, group) and plan.held_out:
-        action = f"split in time: all is one film, or looks it; its last {is_held_out.sum()} clips are held out"
+        last = count(int(is_held_out.sum()), "clip")
+        action = f"split in time: all is one film, or looks it; the last {last} held out"
         new.append(Problem("*", "one-film", action))
     new += split.near_problems([row.item.name for row in rows], near, is_held_out)
     new += [
@@ -271,7 +269,7 @@ def _build(
     }
     _write(part / "meta.json", meta)
     paths = [part / name for name in ("meta.json", *files)]
-    _write(part / _DIGESTS, {path.name: [_sha256(path), *_state(path)] for path in paths})
+    _write(part / _DIGESTS, {path.name: [sha256_of(path), *_state(path)] for path in paths})
     (part / "progress.jsonl").unlink()
     return meta
 

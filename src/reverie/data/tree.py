@@ -13,7 +13,7 @@ from pathlib import Path
 
 from reverie.core.errors import ReverieError, argument
 from reverie.core.files import exists
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 from reverie.data.archive import DEFLATE
 from reverie.data.items import File, Listing, Packing
 from reverie.data.types import Problem
@@ -174,10 +174,10 @@ def _claims_too_much(member: zipfile.ZipInfo, size: int) -> bool:
 
 def ignored(names: Iterable[str]) -> list[Problem]:
     """One problem per extension of files that are neither images nor words about them."""
-    count = Counter(suffix(name) for name in names)
+    by_suffix = Counter(suffix(name) for name in names)
     problems = []
-    for extension, n in sorted(count.items()):
-        kind, action = "ignored", f"ignored: {n} file{'s' * (n > 1)}"
+    for extension, n in sorted(by_suffix.items()):
+        kind, action = "ignored", f"ignored: {count(n, 'file')}"
         if medium := OTHER_MEDIA.get(extension):
             kind, action = "other-medium", f"{action}; {argument('medium', medium)} reads {extension} files"
         if extension in (".csv", ".tsv"):

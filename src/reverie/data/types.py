@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reverie.core.errors import UsageError, argument
+from reverie.core.terminal import count
 from reverie.media.spec import Spec
 
 Column = np.ndarray | list[str] | list[list[str]]  # rows first
@@ -127,9 +128,15 @@ class Report:
             count[problem.kind] = count.get(problem.kind, 0) + 1
         return dict(sorted(count.items(), key=lambda item: (-item[1], item[0])))
 
+    def in_words(self) -> str:
+        """ "3 duplicate, 2 rgba; mixed-sizes": kinds with their numbers of files, then those of lines on many files."""
+        files = Report(0, [problem for problem in self.problems if not problem.file.startswith("*")]).counts()
+        counts = ", ".join(f"{n:,} {kind}" for kind, n in files.items())
+        others = ", ".join(kind for kind in self.counts() if kind not in files)
+        return "; ".join(part for part in (counts, others) if part)
+
     def __repr__(self) -> str:
-        counts = ", ".join(f"{n} {kind}" for kind, n in self.counts().items())
-        return f"<Report: {self.usable:,} usable{'; ' if counts else ''}{counts}>"
+        return f"<Report: {self.usable:,} usable{'; ' * bool(self.problems)}{self.in_words()}>"
 
 
 @dataclass(frozen=True, repr=False)
@@ -225,7 +232,7 @@ class Dataset:
         }
 
     def __repr__(self) -> str:
-        classes = f", {len(self.classes)} classes" if self.classes else ""
+        classes = f", {count(len(self.classes), 'class')}" if self.classes else ""
         return (
             f"<Dataset {self.source}: {self.spec.medium}s {self.spec}, {len(self.train):,} to train on, "
             f"{len(self.held_out):,} held out{classes}>"

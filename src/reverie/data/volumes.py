@@ -13,9 +13,18 @@ import numpy as np
 
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
+from reverie.core.terminal import count
 from reverie.data.archive import read_npy
 from reverie.data.intake import Seen, parallel
-from reverie.data.members import check_enough, files_of, first_by_content, inspect_files, list_members, without_copies
+from reverie.data.members import (
+    check_enough,
+    files_of,
+    first_by_content,
+    inspect_files,
+    list_members,
+    unless_changed,
+    without_copies,
+)
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded, Plan, make_plan
 from reverie.data.records import unusable, usable
@@ -67,21 +76,21 @@ def plan_volumes(
     candidates = {name: file for name, file in files.items() if name.lower().endswith(SUFFIXES)}
     inspected = inspect_files(source, "volume", candidates, _inspect, problems, progress)
     members = {name: (files[name],) for name in inspected}
-    listing = list_members(members, candidates, files, problems, "volumes", options)
+    listing = list_members(members, candidates, files, problems, "volume", options)
     by_path = {files[name].path: inspected[name] for name in inspected}
     seen = []
     for item in without_copies(listing.items, {path: sha for path, (sha, _) in by_path.items()}, options, problems):
         sha, (_, height, width, *_) = by_path[item.file.path]
         seen.append(Seen(item, sha, "", (width, height)))
-    seen, seconds_end = first_by_content(seen, options, problems, "volumes")
-    check_enough(str(source), seen, problems, "volumes", part)
+    seen, seconds_end = first_by_content(seen, options, problems, "volume")
+    check_enough(str(source), seen, problems, "volume", part)
     used = [by_path[row.item.file.path][1] for row in seen]
     if len(channels := {fact[3] for fact in used}) > 1 or options.channels not in (None, *channels):
         raise UsageError(f"{source} has volumes of {sorted(channels)} channels; they need one number of channels.")
     for row, (*_, bad, _) in zip(seen, used, strict=True):
         if bad:
             problems.append(
-                Problem(row.item.name, "not-finite", f"converted: {bad} values that are not finite set to 0")
+                Problem(row.item.name, "not-finite", f"converted: {count(bad, 'value')} not finite, set to 0")
             )
     spacings = sorted({tuple(fact[-1]) for fact in used})
     if len(spacings) > 1:
@@ -134,7 +143,7 @@ def _range(ranges: list[Sequence[Any]], options: OpenOptions, problems: list[Pro
             (low, high), how = usual[0], "a usual range"
         high = high if high > low else low + 1
     outside = int(((lows < low) | (highs > high)).sum())
-    clipped = f"; {outside} volumes reach further and are clipped" if outside else ""
+    clipped = f"; what is beyond it in {count(outside, 'volume')} is clipped" if outside else ""
     asks = f"; {argument('low')} and {argument('high')} take another"
     action = f"converted: {low:g}..{high:g} scaled to 8 bits for all ({how}{clipped}{asks})"
     problems.append(Problem("*", "intensities", action))
@@ -225,13 +234,13 @@ def _nifti(path: str) -> tuple[np.ndarray, list[float]]:
 
 def decoded_volumes(rows: Sequence[Seen], form: VolumeForm) -> Iterator[Decoded]:
     """Records and arrays of volumes."""
-    return parallel(partial(_decode, form=form), rows, AHEAD)
+    return parallel(lambda row: unless_changed(row, _decode(row, form)), rows, AHEAD)
 
 
 def _decode(row: Seen, form: VolumeForm) -> Decoded:
     try:
         values, _ = read_volume(row.item.file.path)
-    except decode.Unusable as error:  # changed since it was read
+    except decode.Unusable as error:
         return unusable([(error.kind, error.action)]), [np.zeros(form.array, np.uint8)]
     except (ReverieError, OSError) as error:
         return unusable([("unreadable", f"skipped: {error}")]), [np.zeros(form.array, np.uint8)]

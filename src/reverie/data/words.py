@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reverie.core.errors import ReverieError
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 
 MARKS = {  # byte order mark -> encoding; the long ones first
     codecs.BOM_UTF8: "utf-8-sig",
@@ -106,14 +106,14 @@ def read_csv(text: str, ends_with_words: Sequence[str] = (), rules: int = 3) -> 
             fields = [*fields[: len(header) - 1], (delimiter + " " * spaced).join(fields[len(header) - 1 :])]
             joined += 1
         elif extra > 0 and any(fields[len(header) :]):
-            surplus.append(f"used: row {line} has {extra} more field{'s' * (extra > 1)} than the header, ignored")
+            surplus.append(f"used: row {line} has {count(extra, 'more field')} than the header, ignored")
         rows.append({**dict(zip(header, fields, strict=False)), "": line})
     if surplus:
-        more = f"; {len(surplus) - 1:,} more rows have some, too" * (len(surplus) > 1)
+        more = f"; {count(len(surplus) - 1, 'more row')} likewise" * (len(surplus) > 1)
         notes.append((BAD, surplus[0] + more))
     if joined:
         marks = DELIMITERS[delimiter]
-        action = f"used: {joined} rows have {marks} in {header[-1]} that are not quoted; all of it is the text"
+        action = f"used: {count(joined, 'row')} with {marks} in {header[-1]} that are not quoted; all of it is the text"
         notes.append((BAD, action))
     return rows, notes
 

@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 
 from reverie.core.errors import UsageError, argument
 from reverie.core.files import path_of
+from reverie.core.terminal import count
 from reverie.core.values import integer, integers
 from reverie.media import Spec, medium_of, montage
 from reverie.media.origin import Origin, check_name_before_ending, ending_of, seeds_entry
@@ -192,7 +193,7 @@ class Images(NDArrayOperatorsMixin):
 
     def __repr__(self) -> str:
         seeds = f", seeds {self.seeds[0]} ... {self.seeds[-1]}" if self.seeds else ""
-        return f"Images({len(self)} {self.spec.medium}{'s' * (len(self) != 1)} of {self.spec}{seeds})"
+        return f"Images({count(len(self), self.spec.medium)} of {self.spec}{seeds})"
 
     def _repr_png_(self) -> bytes:
         return png_of(self.grid())

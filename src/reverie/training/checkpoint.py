@@ -9,7 +9,6 @@ manifest.json      step, and the sha256 of every other file, which detects damag
 from __future__ import annotations
 
 import copy
-import hashlib
 import io
 import itertools
 import os
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 from reverie.core import registry
 from reverie.core.card import config_of, name_of
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.core.files import check_regular, disk_errors, flush, quoted, read_json, write_json
+from reverie.core.files import check_regular, disk_errors, flush, quoted, read_json, sha256_of, write_json
 from reverie.core.memory import TooLarge, limited
 from reverie.core.state import check_weights
 from reverie.core.verbs import Model
@@ -64,11 +63,6 @@ class Checkpoint:
     def averaged(self) -> dict[str, Tensor]:
         """The state dict for sampling: the weights, replaced by their moving average where one exists."""
         return self.weights | (self.ema or {})
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _safe(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -111,7 +105,7 @@ def save_checkpoint(folder: Path, content: Checkpoint, keep: int) -> Path:
                 flush(temporary / name)
             write_json(
                 temporary / "manifest.json",
-                {"step": content.step, "sha256": {name: _digest(temporary / name) for name in files}},
+                {"step": content.step, "sha256": {name: sha256_of(temporary / name) for name in files}},
             )
             if os.path.lexists(final):
                 set_aside(final)
@@ -186,7 +180,7 @@ def torn(path: Path) -> str | None:
             return f"{name} names {min(odd)!r:.80}, which is no file of a checkpoint"
         for name, digest in files.items():
             check_regular(path / name)
-            if _digest(path / name) != digest:
+            if sha256_of(path / name) != digest:
                 return f"{name} does not match its hash"
         name = "model.json"
         reason = fault_of_config(read_json(path / name, links=False))

@@ -20,6 +20,7 @@ from reverie.core.errors import ReverieError, UsageError, argument, of_argument
 from reverie.core.files import disk_errors, path_of
 from reverie.core.options import method_parameters
 from reverie.core.state import transient, weights_hash
+from reverie.core.terminal import count
 from reverie.core.verbs import Model
 from reverie.data import Dataset, image_files, reopen
 from reverie.dreaming.photo import open_photo
@@ -317,10 +318,12 @@ def same_threads(run: Run, say: Callable[[str], None]) -> Iterator[None]:
     before, threads = torch.get_num_threads(), run.info.get("machine", {}).get("threads")
     if threads is None or threads == before or not 1 <= threads <= (os.cpu_count() or 1):
         if threads not in (None, before):
-            say(f"Warning: the run was trained with {threads} threads, now {before}: its results differ in rounding.")
+            trained = f"the run was trained with {count(threads, 'thread')}"
+            say(f"Warning: {trained}, now {before}: its results differ in rounding.")
         yield
         return
-    say(f"Training with {threads} threads as before instead of {before}, so that the results are equal to the bit.")
+    as_before = f"Training with {count(threads, 'thread')} as before"
+    say(f"{as_before} instead of {before}, so that the results are equal to the bit.")
     torch.set_num_threads(threads)
     try:
         yield

@@ -230,14 +230,13 @@ def announce(run: Run, loop: Loop) -> None:
         loop.say(f"Stages, one after the other: {', '.join(names[:8])}{' ...' * (len(names) > 8)}.")
     if reads := card_of(loop.model).reads:
         loop.say(reads)
-    if isinstance(data, Dataset) and (met := data.report.counts()):
-        kinds = ", ".join(f"{count} {kind}" for kind, count in met.items())
+    if isinstance(data, Dataset) and data.report.problems:
         more = ""
         if data.provenance["reopenable"]:
             flags = flags_of(data.opened | {"medium": data.spec.medium})
             more = f" `{' '.join(['reverie data', quoted(data.source), *flags, '--problems'])}` lists them."
-        loop.say(f"Remarks on the data: {kinds}.{more}")
-        if "rgba" in met:
+        loop.say(f"Remarks on the data: {data.report.in_words()}.{more}")
+        if "rgba" in data.report.counts():
             colour, keep = colour_name(data.provenance["background"]), argument("channels", 4)
             loop.say(
                 f"Transparent pixels are {colour}: {argument('background')} takes another colour, {keep} keeps them."

@@ -103,11 +103,6 @@ def divided(listing: Listing, captions: Captions, names: Iterable[str]) -> Listi
     return listing
 
 
-def count(n: int, noun: str) -> str:
-    """ "1 image", "1,067 images"."""
-    return f"{n:,} {noun}{'s' * (n != 1)}"
-
-
 def split_words(branches: list[tuple[str | None, str, list[str]]]) -> str:
     """ ", train 100 / test 20" of named splits, else ""."""
     counts = {prefix.rstrip("/").rpartition("/")[2]: len(names) for side, prefix, names in branches if side}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import sys
 
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 from reverie.data.items import Item
-from reverie.data.layouts.base import Layout, Match, Reading, by_split, count, split_words
+from reverie.data.layouts.base import Layout, Match, Reading, by_split, split_words
 from reverie.data.tree import Tree
 from reverie.data.types import Problem
 
@@ -28,7 +28,7 @@ def _leaves(tree: Tree) -> Match:
     deep = [leaf for leaf in leaves if "/" in leaf]
     if not deep or (len(folders) > 1 and _are_parts([leaf.rpartition("/")[2] for leaf in deep])):
         return Match("no folder of images has others inside" if not deep else "the folders inside are numbered parts")
-    why = f"the {len(deep)} folders inside ({_some(deep)}) may be classes"
+    why = f"the {count(len(deep), 'folder')} inside ({_some(deep)}) may be classes"
     if len(folders) < 2:
         return Match(why, lambda: _read_classes(tree, leaves=True), "possible")
     level = f"classes are the {len(folders)} folders of the first level ({_some(folders)})"
@@ -76,7 +76,7 @@ def _read_classes(tree: Tree, leaves: bool = False) -> Reading:
         for label in [_class_of(name, prefix, leaves)]
     }
     kinds = {item.label for item in items.values() if item.label is not None}
-    title = f"class folders, {len(kinds)} classes, {count(len(items), 'image')}{split_words(branches)}"
+    title = f"class folders, {count(len(kinds), 'class')}, {count(len(items), 'image')}{split_words(branches)}"
     return Reading(title, items, problems=problems)
 
 

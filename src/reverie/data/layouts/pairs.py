@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from reverie.core.errors import argument
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 from reverie.data.items import HELD_OUT_NAMES, TRAIN_NAMES, File, Item, split_of
 from reverie.data.layouts.base import Layout, Match, Reading, by_split, split_words
 from reverie.data.tree import Tree, stem
@@ -160,7 +160,8 @@ def _unpaired(tree: Tree) -> Match:
         return Match.yes("folders of a split and a side", lambda: _read_unpaired(tree, piles))
     if not piles.partners:
         return Match.yes("two folders without a name in common", lambda: _read_unpaired(tree, piles))
-    return Match(f"{len(piles.partners)} names are in both folders", lambda: _read_unpaired(tree, piles), "possible")
+    both = f"{count(len(piles.partners), 'name')} in both folders"
+    return Match(both, lambda: _read_unpaired(tree, piles), "possible")
 
 
 def _read_pairs(tree: Tree, piles: Piles) -> Reading:
@@ -257,7 +258,7 @@ def _side_by_side(tree: Tree) -> Match:
                 odd = f"{printable(name)} has {width} x {height} pixels"
                 return Match(f"not every image is twice as wide as high: {odd}")
         if len(sizes) < FEWEST:
-            return Match(f"only {len(sizes)} images can be read")
+            return Match(f"only {count(len(sizes), 'image')} can be read")
         images = [image for name in some if (image := _image(tree.files[name]))]
     same, other = _likeness(np.stack([_edges(image) for image in images]))
     read = partial(_read_halves, tree)

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 from reverie.core.values import is_finite
 from reverie.data.items import Item
-from reverie.data.layouts.base import Layout, Match, Reading, count
+from reverie.data.layouts.base import Layout, Match, Reading
 from reverie.data.tree import Tree
 from reverie.data.types import Problem
 
