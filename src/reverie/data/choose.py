@@ -209,11 +209,11 @@ def chosen(
                     f"{', '.join(sorted(columns))}."
                 )
         fulfils = np.array([all(term.holds(row) for term in terms) for row in rows], bool)
-        words = {term.column: [value for row in rows for value in term.without_order(row)] for term in terms}
+        words = [(term, [value for row in rows for value in term.without_order(row)]) for term in terms]
         lines = [
-            f"{column} of {count(len(values), noun)}, such as {values[0]!r:.40}, "
-            "has no order: only numbers, and dates such as 2020-12-31, have one"
-            for column, values in words.items()
+            f"{term.column} of {count(len(values), noun)}, such as {values[0]!r:.40}, cannot be compared with "
+            f"{term.value!r:.40}: only numbers, and dates such as 2020-12-31, have an order"
+            for term, values in words
             if values
         ]
         if not fulfils.any():
