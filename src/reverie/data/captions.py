@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import PurePosixPath
 
 from reverie.core.errors import ReverieError, UsageError, argument
@@ -79,7 +80,6 @@ class Captions:
         self.written: dict[str, Row] = {}
         self.tables: dict[str, int] = {}
         self._find = Finder([name for name in files if suffix(name) in SUFFIXES] if images is None else images)
-        self._stems = {_stem(image) for image in self._find.images}
         self._ignored: set[str] = set()  # tables that have a line of their own
         self._guessed = ("", "")  # columns of the table that is read: of the image and of the label, by their values
         tables_of_text = self._tables_of_text()
@@ -116,6 +116,11 @@ class Captions:
             self._report("*", "bad-caption", action)
         self._unlabelled = clear_rows(self.rows, problems)
         self._names_of_labels = several_in(self.rows, problems)
+
+    @cached_property
+    def _stems(self) -> set[str]:
+        """Of the images."""
+        return {_stem(image) for image in self._find.images}
 
     def used(self, images: Iterable[str]) -> set[str]:
         """The files that are about the images: tables, and texts with an image's stem."""

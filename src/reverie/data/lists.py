@@ -11,13 +11,14 @@ from pathlib import PurePosixPath
 from reverie.data.annotations import Annotations
 from reverie.data.finder import composed
 from reverie.data.items import natural_key, split_of
-from reverie.data.tree import stem, suffix
+from reverie.data.tree import stem
 
 ENOUGH = 0.9  # share of the lines of a list that name images
 MOST = 200  # files that are looked at
 _SPLIT = re.compile(
     r"(?:^|(?<=[-_. ]))(trainval|train|training|val|valid|validation|dev|test)(?:images|list|set)?(?=\d*(?:$|[-_. ]))"
 )
+_MAY_BE = re.compile(r"(?:train|val|dev|test|annotation|categor|class|label|names|images)[^/]*\.txt$")
 _NAMES = re.compile(r"categor|class|label|names")
 
 
@@ -48,7 +49,7 @@ def read_lists(
     that occur several times are labels; a list of numbers and names of classes names them. CUB has its own: the
     numbers of images, and files that speak of these.
     """
-    files = [name for name in files if suffix(name) == ".txt" and name not in notes.used]
+    files = [name for name in files if _MAY_BE.search(name.lower()) and name not in notes.used]
     paths = {name: PurePosixPath(name) for name in files}
     lists = [
         _List(
