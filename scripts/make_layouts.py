@@ -98,6 +98,14 @@ def side_by_side(folder: Path) -> None:
             save(folder / split / f"{i:02}.png", both)
 
 
+def restoration(folder: Path) -> None:
+    for split, first, n in (("train", 0, 16), ("test", 100, 6)):
+        for i in range(n):
+            image = picture(first + i)
+            save(folder / split / f"GOPR{i % 2}" / "sharp" / f"{i:06}.png", image)
+            save(folder / split / f"GOPR{i % 2}" / "blur" / f"{i:06}.png", image.filter(ImageFilter.GaussianBlur(2)))
+
+
 def stylegan(folder: Path) -> None:
     rows = []
     for i in range(30):
@@ -157,6 +165,25 @@ def pets(folder: Path) -> None:
         (folder / "annotations" / f"{part}.txt").write_text("\n".join(lines))
 
 
+def lists(folder: Path) -> None:
+    """As Food-101: lists of images, without their endings, are the split."""
+    classes(folder, "images")
+    (folder / "meta").mkdir()
+    for part, numbers in (("train", range(9)), ("test", range(9, 12))):
+        lines = [f"{shape}/{i:02}" for shape in SHAPES for i in numbers]
+        (folder / "meta" / f"{part}.txt").write_text("\n".join(lines))
+
+
+def kaggle(folder: Path) -> None:
+    """A table names images without their endings, and classes, in columns of any name; test images have none."""
+    for part, first, n in (("train", 0, 20), ("test", 100, 6)):
+        for i in range(n):
+            save(folder / f"{part}_images" / f"{first + i:04}.png", picture(first + i))
+    (folder / "train.csv").write_text("\n".join(["id,shape", *(f"{i:04},{SHAPES[i % 3]}" for i in range(20))]))
+    rows = [f"{100 + i:04},disc" for i in range(6)]
+    (folder / "sample_submission.csv").write_text("\n".join(["id,shape", *rows]))
+
+
 def shape_of(seed: int) -> Image.Image:
     """The mask of a picture, its colour: black and white."""
     plain = np.asarray(picture(seed), np.int16)
@@ -176,6 +203,15 @@ def voc(folder: Path) -> None:
             index = shape_of(i).point(lambda value, k=i % 3: k + 1 if value else 0).convert("P")
             index.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
             save(folder / "SegmentationClass" / f"{i:02}.png", index)
+
+
+def cityscapes(folder: Path) -> None:
+    for split, city, first, n in (("train", "aachen", 0, 16), ("val", "ulm", 100, 6)):
+        for i in range(n):
+            name = f"{split}/{city}/{city}_{i:06}_000019"
+            save(folder / "leftImg8bit" / f"{name}_leftImg8bit.png", picture(first + i))
+            labels = shape_of(first + i).point(lambda value, k=i % 3: 24 + k if value else 0)
+            save(folder / "gtFine" / f"{name}_gtFine_labelIds.png", labels)
 
 
 def shards(file: Path) -> None:
@@ -204,6 +240,15 @@ def cifar(folder: Path) -> None:
         records = [bytes([i % 3]) + np.asarray(picture(first + i)).transpose(2, 0, 1).tobytes() for i in range(n)]
         (folder / name).write_bytes(b"".join(records))
     (folder / "batches.meta.txt").write_text("\n".join(SHAPES))
+
+
+def stl(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for part, first, n in (("train", 0, 20), ("test", 100, 8)):
+        rows = np.stack([np.asarray(picture(first + i).resize((96, 96))) for i in range(n)])
+        (folder / f"{part}_X.bin").write_bytes(rows.transpose(0, 3, 2, 1).tobytes())
+        (folder / f"{part}_y.bin").write_bytes(bytes(1 + i % 3 for i in range(n)))
+    (folder / "class_names.txt").write_text("\n".join(SHAPES))
 
 
 def parquet(file: Path) -> None:
@@ -260,6 +305,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str]] = {  # name -> maker, how
     "cyclegan": (cyclegan, "CycleGAN folders, trainA 12 / trainB 14 / testA 3 / testB 4, unpaired"),
     "names": (names, "pairs by names, 24"),
     "side-by-side": (side_by_side, "pairs side by side, 25, train 20 / test 5"),
+    "restoration": (restoration, "pairs of degraded and clean images, 22 of blur 22 / sharp 22, train 16, held out 6"),
     "stylegan": (stylegan, "StyleGAN's dataset.json with labels, 30 images"),
     "stylegan.zip": (zipped, "StyleGAN's dataset.json with labels, 30 images"),
     "imagefolder": (imagefolder, "images, 24; metadata.jsonl about 24 images"),
@@ -267,11 +313,18 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str]] = {  # name -> maker, how
     "coco": (coco, "images, 24; annotations/captions_train2017.json about 24 images"),
     "celeba": (celeba, "images, 24; list_attr_celeba.txt about 24 images"),
     "pets": (pets, "images, 36"),
+    "lists": (lists, "class folders, 3 classes, 36 images; meta/test.txt about 9 images"),
+    "kaggle": (kaggle, "images, 26, train_images 20 / test_images 6; train.csv about 20 images"),
     "masks": (masks, "images, 24; masks of 24 images from masks/"),
     "voc": (voc, "images, 24; masks of 12 images from SegmentationClass/"),
+    "cityscapes": (
+        cityscapes,
+        "class folders, 2 classes, 22 images, train 16 / val 6; masks of 22 images from gtFine/",
+    ),
     "shards.tar.gz": (shards, "WebDataset, 1 shard"),
     "idx": (idx, "MNIST's idx files, train 20 / test 5"),
     "cifar": (cifar, "CIFAR's binary files, train 20 / test 5"),
+    "stl": (stl, "STL-10's binary files, train 20 / test 8"),
     "archive.npz": (archive, "arrays of an .npz, 24 rows"),
     "table.parquet": (parquet, "1 Parquet file"),
     "arrays.h5": (hdf5, "arrays of an HDF5 file, 24 rows"),

@@ -1,4 +1,4 @@
-"""Annotation files of well-known sets: CelebA and Oxford-IIIT Pet, by the names and forms of their files."""
+"""Annotation files of well-known sets, by the names and forms of their files: CelebA, Oxford-IIIT Pet, ImageNet."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ class Annotations:
         splits: image -> "train", "val" or "test".
         used: file -> number of images that it is about.
         lost: file -> number of its lines about images that do not exist.
+        rest: the split of other images that no folder puts into one.
     """
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
     used: dict[str, int] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
+    rest: str | None = None
 
 
 def read_annotations(
@@ -38,16 +40,10 @@ def read_annotations(
         find: the image of a name in a file of a folder.
     """
     notes = Annotations()
-    readers = {
-        "list_attr_celeba.txt": _attributes,
-        "identity_celeba.txt": _identities,
-        "list_eval_partition.txt": _parts,
-        "list.txt": _pets,
-        "trainval.txt": _pets,
-        "test.txt": _pets,
-    }
     for file in files:
-        reader = readers.get(file.rpartition("/")[2].lower())
+        reader = READERS.get(file.rpartition("/")[2].lower())
+        if reader is None and file.lower().endswith(".token.txt") and ".lemma." not in file.lower():
+            reader = _tokens
         if reader is None:
             continue
         path = PurePosixPath(file)
@@ -58,7 +54,8 @@ def read_annotations(
             count[file] = count.get(file, 0) + 1
             return where
 
-        reader([line.split() for line in text_of(file).splitlines()], image, notes, path)
+        text = text_of(file).replace(",", " ") if file.endswith(".csv") else text_of(file)
+        reader([line.split() for line in text.splitlines()], image, notes, path)
         if file not in notes.used:
             notes.lost.pop(file, None)
     return notes
@@ -99,3 +96,36 @@ def _pets(lines: list[Line], image: Find, notes: Annotations, path: PurePosixPat
             notes.rows.setdefault(where, {})["label"] = line[0].rpartition("_")[0]
             if path.stem.lower() in ("trainval", "test"):
                 notes.splits[where] = "test" if path.stem.lower() == "test" else "train"
+
+
+def _boxes(lines: list[Line], image: Find, notes: Annotations, _: PurePosixPath) -> None:
+    """ImageNet's validation images: a name, a class, a box, perhaps more classes and boxes."""
+    for line in lines[1:]:
+        if len(line) > 1 and (where := image(line[0])):
+            notes.rows.setdefault(where, {})["label"] = line[1]
+
+
+def _tokens(lines: list[Line], image: Find, notes: Annotations, _: PurePosixPath) -> None:
+    """Flickr8k's captions: NAME.jpg#0, and the words."""
+    several: dict[str, list[str]] = {}
+    for line in lines:
+        name, mark, number = line[0].rpartition("#") if line else ("", "", "")
+        if mark and number.isdecimal():
+            several.setdefault(name, []).append(" ".join(line[1:]))
+    for name, texts in several.items():
+        if where := image(name):
+            notes.rows.setdefault(where, {})["text"] = texts
+
+
+READERS: dict[str, Callable[[list[Line], Find, Annotations, PurePosixPath], None]] = {
+    "list_attr_celeba.txt": _attributes,
+    "celebamask-hq-attribute-anno.txt": _attributes,
+    "identity_celeba.txt": _identities,
+    "list_eval_partition.txt": _parts,
+    "list_eval_partition.csv": _parts,
+    "loc_val_solution.csv": _boxes,
+    "loc_train_solution.csv": _boxes,
+    "list.txt": _pets,
+    "trainval.txt": _pets,
+    "test.txt": _pets,
+}

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.terminal import count, printable
 from reverie.data import words
-from reverie.data.annotations import read_annotations
-from reverie.data.classes import several_problem
+from reverie.data.annotations import READERS, read_annotations
+from reverie.data.coco import coco_rows
 from reverie.data.finder import Finder, composed
-from reverie.data.items import LARGEST_CAPTION, File, Item, natural_key, split_of
-from reverie.data.labels import label_value, labels_of, none_of, unlabelled
+from reverie.data.items import LARGEST_CAPTION, File, Item, split_of
+from reverie.data.labels import label_value
+from reverie.data.lists import read_lists
 from reverie.data.naming import FOUND, Columns, captions_of
-from reverie.data.tables import SAMPLED, Table, first_rows, is_running, numbers_of, splits_of
+from reverie.data.row_labels import clear_rows, labels_in, several_in
+from reverie.data.tables import (
+    SAMPLED,
+    Table,
+    column_of_images,
+    column_of_labels,
+    first_rows,
+    is_running,
+    is_sample,
+    numbers_of,
+    splits_of,
+)
 from reverie.data.tree import stem, suffix
 from reverie.data.types import Problem
 from reverie.data.words import Row
@@ -29,6 +41,7 @@ FILES = ("file_name", "filename", "file", "image", "image_path", "path", "img", 
 TEXTS = ("text", "caption", "captions", "texts", "prompt", "description")
 COMMENTS = ("comment",)  # captions of tables, as of Flickr30k
 LABELS = ("label", "labels")
+CLASSES = ("class", "classid", "class_id", "class_name", "category")  # labels, too
 LARGEST_TABLE = 2 << 30  # bytes
 
 
@@ -67,12 +80,16 @@ class Captions:
         self.written: dict[str, Row] = {}
         self.tables: dict[str, int] = {}
         self._find = Finder([name for name in files if suffix(name) in SUFFIXES] if images is None else images)
+        self._ignored: set[str] = set()  # tables that have a line of their own
+        self._guessed = ("", "")  # columns of the table that is read: of the image and of the label, by their values
         tables_of_text = self._tables_of_text()
         for name in files:
+            if columns.rules > 2 and name.rpartition("/")[2].lower() in READERS:
+                continue
             if suffix(name) in TABLE_ENDINGS or name in tables_of_text:
                 self._read_table(name)
             elif suffix(name) == ".json":
-                self._read_coco(name)
+                self._read_json(name)
         named = dict.fromkeys(name for table in self._named.values() for name in table.columns)
         columns.check(named, "The table" if named else "The source has no table, and")
         if columns != FOUND and not self.tables:
@@ -82,6 +99,9 @@ class Captions:
         self._published = read_annotations(list(files), self._read_text, self._find)
         about_images = {printable(name) for name in self._published.used}
         problems[kept:] = [problem for problem in problems[kept:] if problem.file in about_images]
+        if columns.rules > 2:
+            lists = read_lists(files, list(self._find.images), self._read_text, self._published)
+            problems += [Problem(printable(name), "table", action) for name, action in lists]
         for image, row in self._published.rows.items():
             self.rows[image] = {"text": [], "label": None} | self.rows.get(image, {}) | row
         self.tables |= self._published.used
@@ -89,26 +109,40 @@ class Captions:
         self.splits |= self._published.splits
         for name, lost in self._published.lost.items():
             self._report(name, "bad-caption", f"skipped: it names {count(lost, 'missing image')}")
+        self._boxes = False
         self._texts = {_stem(name): name for name in files if suffix(name) in TEXT_ENDINGS}
         if twice := sum(_stem(image) in self._texts for image, row in self.rows.items() if any(row["text"])):
             action = f"used: {count(twice, 'image')} with captions in a table and in a file beside; the table's count"
             self._report("*", "bad-caption", action)
-        self._unlabelled = self._cleared_labels()
-        self._names_of_labels = self._several_labels()
+        self._unlabelled = clear_rows(self.rows, problems)
+        self._names_of_labels = several_in(self.rows, problems)
+
+    @cached_property
+    def _stems(self) -> set[str]:
+        """Of the images."""
+        return {_stem(image) for image in self._find.images}
 
     def used(self, images: Iterable[str]) -> set[str]:
         """The files that are about the images: tables, and texts with an image's stem."""
-        stems = map(_stem, images) if self._texts else ()
-        return {*self.tables, *(text for stem in stems if (text := self._texts.get(stem)))}
+        return {
+            *self.tables,
+            *self._ignored,
+            *(text for image in images if self._texts and (text := self._text_beside(image))),
+        }
 
     def describe(self, item: Item, name: str) -> Item:
         """The item with its captions, and its label if a table has one."""
         row = self.rows.get(name, {})
-        if not row and not self._texts and name not in self.splits:
+        if not row and not self._texts and not self.splits:
             return item
         texts = [" ".join(str(text).split()) for text in row.get("text", [])]
-        if not any(texts) and (file := self._texts.get(_stem(name))):
+        if not any(texts) and (file := self._text_beside(name)):
             texts = [" ".join(self._read_text(file, LARGEST_CAPTION).split())]
+            if self.columns.rules > 2 and words.are_boxes(texts[0]):
+                texts = []
+                if not self._boxes:
+                    self._report(file, "ignored", "ignored: boxes of YOLO, no caption; and so are texts like it")
+                self._boxes = True
         texts = [text for text in texts if text]
         label = row.get("label")
         if self._names_of_labels:
@@ -118,7 +152,7 @@ class Captions:
         label = label_value(label)
         label = item.label if label is None and name not in self._unlabelled else label
         several = tuple(texts) if len(texts) > 1 else ()
-        split = split_of(self.splits.get(name, "")) or item.split
+        split = split_of(self.splits.get(name, "")) or item.split or self._published.rest
         return replace(item, text=texts[0] if texts else "", texts=several, label=label, split=split)
 
     def attributes(self, images: Iterable[str]) -> tuple[list[str], dict[str, tuple[float, ...]]]:
@@ -144,7 +178,7 @@ class Captions:
             if gaps := [image for image in images if image not in numbers[name]]:
                 some = f"{count(len(gaps), 'image')} without a value, the first {printable(gaps[0])}"
                 self._report(name, "missing-attribute", f"used: 0 for {some}")
-        labels = {image: {str(label) for label in self._labels_of(image)} for image in images}
+        labels = {image: {str(label) for label in labels_in(self.rows.get(image, {}))} for image in images}
         by_image = {
             image: (
                 *(numbers[name].get(image, 0.0) for name in names),
@@ -159,6 +193,10 @@ class Captions:
         return "".join(f"; {printable(name)} about {count(n, 'image')}" for name, n in self.tables.items())
 
     # Texts beside images
+
+    def _text_beside(self, image: str) -> str | None:
+        """7.txt of 7.jpg, or 7.jpg.txt."""
+        return self._texts.get(_stem(image)) or (self._texts.get(composed(image)) if self.columns.rules > 2 else None)
 
     def _read_text(self, name: str, most: int = LARGEST_TABLE) -> str:
         if self.files[name].size > most:
@@ -179,8 +217,7 @@ class Captions:
     def _tables_of_text(self) -> set[str]:
         """The .txt files beside no image that have a table's header."""
         texts = [name for name in self.files if suffix(name) == ".txt" and self.columns.rules > 1]
-        stems = {_stem(image) for image in self._find.images} if texts else set()
-        return {name for name in texts if _stem(name) not in stems and self._has_header(name)}
+        return {name for name in texts if _stem(name) not in self._stems and self._has_header(name)}
 
     def _has_header(self, name: str) -> bool:
         """Whether the first line is several names of columns, one of them that of the image."""
@@ -193,7 +230,10 @@ class Captions:
 
     def _read_table(self, name: str) -> None:
         must, kept = PurePosixPath(name).name.lower() in TABLES, len(self.problems)
-        self._texts_of, self._odd_rows = {}, {}
+        self._texts_of, self._odd_rows, self._guessed = {}, {}, ("", "")
+        if self.columns.rules > 2 and is_sample(name):
+            self._ignored.add(name)
+            return self._report(name, "ignored", "ignored: an example of answers")
         try:
             if not must and self.columns == FOUND and not self._may_be_about_images(name):
                 return
@@ -203,7 +243,7 @@ class Captions:
         table = Table(name, dict.fromkeys(str(column) for row in rows for column in row if column))
         if self.columns != FOUND:
             self._named[name] = table
-        if not must and not self._is_about_images(name, rows):
+        if not self._is_about_images(name, rows) and not must:
             del self.problems[kept:]
             return
         self._named[name] = table
@@ -229,6 +269,8 @@ class Captions:
         text = self._read_text(name)
         if suffix(name) == ".jsonl":
             return words.read_jsonl(text), []
+        if suffix(name) == ".json":
+            return words.read_objects(text), []
         texts = (*self._texts_of_tables, *filter(None, [self.columns.text.lower()]))
         return words.read_csv(text, texts, self.columns.rules)
 
@@ -238,7 +280,12 @@ class Captions:
 
     def _is_about_images(self, table: str, rows: Sequence[Row]) -> bool:
         """Whether at least half of its first rows name images."""
-        some = rows[:SAMPLED]
+        some, folder = rows[:SAMPLED], PurePosixPath(table).parent
+        if self.columns.rules > 2 and some:
+            self._guessed = ("", "")
+            column = self._file_column(some[0]) or column_of_images(some, lambda row: self._find(folder, row))
+            usual = _column(some[0], (*LABELS, *CLASSES, *self._texts_of_tables))
+            self._guessed = (column, "" if usual or not column else column_of_labels(rows, column))
         hits = sum(self._image_of(table, row) is not None for row in some)
         return bool(hits) and 2 * hits >= len(some)
 
@@ -249,7 +296,8 @@ class Captions:
 
     def _file_column(self, row: Row) -> str | None:
         named = self.columns.image
-        return named if named and named in row else _column(row, FILES)
+        usual = named if named and named in row else _column(row, FILES)
+        return usual or (self._guessed[0] if self._guessed[0] in row else None)
 
     def _add_row(self, table: Table, row: Row) -> None:
         line = row.pop("", 0)
@@ -264,6 +312,8 @@ class Captions:
             return
         texts = self.columns.text or _column(row, self._texts_of_tables)
         labels = self.columns.label or _column(row, LABELS)
+        if self.columns.rules > 2:
+            labels = labels or _column(row, CLASSES) or (self._guessed[1] or None)
         table.taken |= {"image": column, "text": texts, "label": labels}
         others = {str(name): value for name, value in row.items() if name not in (column, texts, labels)}
         captions, label = captions_of(row.get(texts) if texts else None), row.get(labels) if labels else None
@@ -300,8 +350,8 @@ class Captions:
         row = self.rows.get(image, {})
         return self.written[image] | row if image in self.written else row
 
-    def _read_coco(self, name: str) -> None:
-        """COCO's JSON: images, annotations with captions or categories."""
+    def _read_json(self, name: str) -> None:
+        """COCO's JSON, or a table in JSON."""
         if self.files[name].size > LARGEST_TABLE:
             return
         try:
@@ -309,64 +359,21 @@ class Captions:
         except OSError:
             return
         if '"annotations"' not in text or '"images"' not in text:
+            if self.columns.rules > 2 and _stem(name) not in self._stems:
+                self._read_table(name)
             return
-        images, annotations, categories = words.read_coco(text)
-        names = {row["id"]: str(row.get("name")) for row in categories}
-        by_id: dict[Any, Row] = {}
-        lost, subset = 0, PurePosixPath(name).stem if self.columns.rules > 1 else ""
-        for row in images:
-            image = self._find(PurePosixPath(name).parent, str(row.get("file_name")), subset)
-            lost += image is None
-            if image is not None:
-                by_id[row["id"]] = self.rows.setdefault(image, {"text": [], "label": None})
-        if not by_id:
-            return
-        labels: dict[Any, list[str]] = {}
-        for row in annotations:
-            about = by_id.get(row["image_id"])
-            if about is not None and isinstance(row.get("caption"), str):
-                about["text"].append(row["caption"])
-            elif about is not None and row.get("category_id") in names:
-                labels.setdefault(row["image_id"], []).append(names[row["category_id"]])
-        for number, several in labels.items():
-            before = by_id[number]["label"]
-            by_id[number]["label"] = list(dict.fromkeys([*(before if isinstance(before, list) else []), *several]))
-        self.tables[name] = len(by_id)
-        if lost:
+        subset = PurePosixPath(name).stem if self.columns.rules > 1 else ""
+        rows, lost = coco_rows(text, lambda image: self._find(PurePosixPath(name).parent, image, subset))
+        for image, new in rows.items():
+            row = self.rows.setdefault(image, {"text": [], "label": None})
+            row["text"] += new["text"]
+            if new["label"]:
+                before = row["label"] if isinstance(row["label"], list) else []
+                row["label"] = list(dict.fromkeys([*before, *new["label"]]))
+        if rows:
+            self.tables[name] = len(rows)
+        if rows and lost:
             self._report(name, "bad-caption", f"skipped: it names {count(lost, 'missing image')}")
-
-    # Several labels
-
-    def _several_labels(self) -> list[str]:
-        """The distinct labels, if an image has none or several of them; else nothing."""
-        lists = [row["label"] for row in self.rows.values() if isinstance(row.get("label"), list)]
-        if all(len(labels) == 1 for labels in lists):
-            return []
-        names = sorted({str(label) for image in self.rows for label in self._labels_of(image)}, key=natural_key)
-        self.problems.append(several_problem(lists))
-        return names
-
-    def _cleared_labels(self) -> set[str]:
-        """The images whose label means none, which is removed."""
-        labels = {image: labels_of(row.get("label")) for image, row in self.rows.items()}
-        none = none_of(label for each in labels.values() for label in (each if isinstance(each, list) else [each]))
-        cleared = {image for image, label in labels.items() if not isinstance(label, list) and label in none}
-        for image, label in labels.items():
-            row = self.rows[image]
-            if isinstance(label, list) and row["label"]:
-                kept = [each for each in row["label"] if (value := label_value(each)) is not None and value not in none]
-                row["label"] = kept if kept or len(row["label"]) > 1 else None
-                if row["label"] is None and label:
-                    cleared.add(image)
-            elif label is None or image in cleared:
-                row["label"] = None
-        if cleared:
-            self.problems.append(unlabelled(len(cleared)))
-        return cleared
-
-    def _labels_of(self, image: str) -> list[Any]:
-        label = self.rows.get(image, {}).get("label")
-        return label if isinstance(label, list) else [] if label in (None, "") else [label]
 
     def _report_row(self, reason: str, action: str) -> None:
         """Report a row of the table that is read; of several for one reason the first, with their count."""

@@ -1,9 +1,11 @@
-"""Files that hold whole arrays: .npz, .h5, MNIST's idx files and CIFAR's binary files."""
+"""Files that hold whole arrays: .npz, .h5, MNIST's idx files, CIFAR's and STL-10's binary files."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import os
+import re
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -14,12 +16,14 @@ import numpy as np
 
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import exists, is_file
-from reverie.core.terminal import count
+from reverie.core.terminal import count, printable
 from reverie.data.arrays import Arrays, from_columns
 from reverie.data.npz import KEYS, ignored_arrays, keys_of, load_npy, load_npz
 from reverie.data.options import OpenOptions
-from reverie.data.tree import ignored, of_folder
+from reverie.data.pickles import pickles_in, refusal
+from reverie.data.tree import ignored, is_hidden, of_folder, suffix
 from reverie.data.types import Problem
+from reverie.media.decode import SUFFIXES
 
 Loader = Callable[[Path, OpenOptions], Arrays]
 HDF5 = (".h5", ".hdf5", ".hdf")
@@ -28,6 +32,9 @@ CIFAR = {  # first file of the training part -> files of both parts, bytes of la
     "train.bin": (["train.bin"], ["test.bin"], 2, "fine_label_names.txt"),
 }
 PIXELS = 3 * 32 * 32
+STL = 3 * 96 * 96  # bytes of an image, channels first and columns before rows
+DEEPEST = 4  # lone folders
+_IDX = re.compile(r"(?:(.+)-)?(train|t10k|test)-(images-idx3-ubyte|labels-idx[12]-(?:ubyte|int))")
 
 
 def loader_of(source: str) -> Loader | None:
@@ -39,11 +46,40 @@ def loader_of(source: str) -> Loader | None:
         ending = path.suffix.lower()
         readers: dict[str, Loader] = {".npz": load_npz, ".npy": load_npy, **dict.fromkeys(HDF5, _load_hdf5)}
         return readers.get(ending)
-    if not path.is_dir():
-        return None
-    if _idx_files(path):
-        return _load_idx
-    return _load_cifar if any((path / name).is_file() for name in CIFAR) else None
+    for folder in _lone_folders(path):
+        if _idx_files(folder):
+            return _load_idx
+        if any((folder / name).is_file() for name in CIFAR):
+            return _load_cifar
+        if (folder / "train_X.bin").is_file():
+            return _load_stl
+        if pickles_in(folder):
+            return _refuse_pickles
+    return None
+
+
+def _lone_folders(path: Path) -> list[Path]:
+    """A folder, the lone one in it, and so on: torchvision keeps MNIST in MNIST/raw. None if it is no folder."""
+    folders: list[Path] = []
+    with contextlib.suppress(OSError):  # a folder that cannot be listed: as a tree it is reported
+        while path.is_dir() and len(folders) < DEEPEST:
+            folders.append(path)
+            inside: list[Path] = []
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_dir() and not is_hidden(entry.name):
+                        inside.append(path / entry.name)
+                    if len(inside) > 1 or suffix(entry.name) in SUFFIXES:
+                        return folders
+            if not inside:
+                break
+            path = inside[0]
+    return folders
+
+
+def _with(path: Path, names: Iterable[str]) -> Path:
+    """That of the lone folders which has one of these files."""
+    return next(folder for folder in _lone_folders(path) if any((folder / name).is_file() for name in names))
 
 
 def load(source: str, options: OpenOptions) -> Arrays:
@@ -59,46 +95,67 @@ def load(source: str, options: OpenOptions) -> Arrays:
 # idx
 
 
-def _idx_files(folder: Path) -> dict[tuple[str, str], Path]:
-    """("train" or "t10k", "images" or "labels") -> file of MNIST's names, in any of their spellings."""
-    files: dict[tuple[str, str], Path] = {}
+def _idx_files(folder: Path) -> dict[str, dict[tuple[str, str], Path]]:
+    """Set ("" or what stands before, as emnist-letters) -> "train" or "test" and "images" or "labels" -> file."""
+    sets: dict[str, dict[tuple[str, str], Path]] = {}
     paths: list[Path] = []
     with contextlib.suppress(OSError):  # a folder that cannot be listed: as a tree it is reported
         paths = sorted(folder.iterdir())
     for path in paths:
-        name = path.name.lower().removesuffix(".gz").replace(".", "-")
-        for part in ("train", "t10k", "test"):
-            for kind, ending in (("images", "images-idx3-ubyte"), ("labels", "labels-idx1-ubyte")):
-                if name == f"{part}-{ending}" and path.is_file():
-                    files.setdefault(("train" if part == "train" else "test", kind), path)
-    return files if ("train", "images") in files else {}
+        match = _IDX.fullmatch(path.name.lower().removesuffix(".gz").replace(".", "-"))
+        if match and path.is_file():
+            part = "train" if match[2] == "train" else "test"
+            sets.setdefault(match[1] or "", {}).setdefault((part, match[3][:6]), path)
+    return {name: files for name, files in sets.items() if ("train", "images") in files}
 
 
 def read_idx(data: bytes) -> np.ndarray:
-    """An idx file of uint8, gzipped or not: (N,) labels or (N, H, W, 1) images. Raises ValueError."""
+    """An idx file, gzipped or not: uint8 (N,) labels or (N, H, W, 1) images, int32 (N, K). Raises ValueError."""
     if data[:2] == b"\x1f\x8b":
         data = gzip.decompress(data)
-    dimensions = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
-    shape = np.frombuffer(data, ">u4", dimensions, 4).tolist() if dimensions in (1, 3) else []
-    if not shape or len(data) != 4 + 4 * dimensions + int(np.prod(shape)):
-        raise ValueError("not a complete idx file of bytes")
-    array = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-    return array if dimensions == 1 else array[..., None]
+    dtype = np.dtype(np.uint8 if data[:3] == b"\0\0\x08" else ">i4")
+    dimensions = data[3] if len(data) > 3 and data[:3] in (b"\0\0\x08", b"\0\0\x0c") else 0
+    shape = np.frombuffer(data, ">u4", dimensions, 4).tolist() if dimensions in (1, 2, 3) else []
+    if not shape or len(data) != 4 + 4 * dimensions + int(np.prod(shape)) * dtype.itemsize:
+        raise ValueError("not a complete idx file of bytes or integers")
+    array = np.frombuffer(data, dtype, offset=4 + 4 * dimensions).reshape(shape)
+    return array if dimensions < 3 else array[..., None]
 
 
-def _load_idx(folder: Path, options: OpenOptions) -> Arrays:
-    arrays, files = {}, _idx_files(folder)
+def _load_idx(source: Path, options: OpenOptions) -> Arrays:
+    """MNIST's files, also of EMNIST, whose images are turned and whose letters are named in a file, and of QMNIST."""
+    folder = next(folder for folder in _lone_folders(source) if _idx_files(folder))
+    sets = _idx_files(folder)
+    if len(sets) > 1:
+        names = ", ".join(map(printable, sorted(sets)))
+        raise UsageError(f"{folder} holds several sets: {names}. Put the files of one into a folder of their own.")
+    [(name, files)] = sets.items()
+    arrays = {}
     for key, path in files.items():
         try:
             arrays[key] = read_idx(path.read_bytes())
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise ReverieError(f"{path} cannot be read as an idx file: {error}.") from None
-    return _joined(arrays, str(folder), options, problems=_others(folder, files.values()))
+        if key[1] == "labels" and arrays[key].ndim > 1:  # of QMNIST: the class, then writers and sheets
+            arrays[key] = arrays[key][:, 0]
+        if key[1] == "images" and name.startswith("emnist"):
+            arrays[key] = arrays[key].swapaxes(1, 2)
+    used, classes = [*files.values()], None
+    mapping = folder / f"{name}-mapping.txt"
+    if name and mapping.is_file():
+        rows = [line.split() for line in mapping.read_text("utf-8", "replace").splitlines()]
+        letters = {int(row[0]): chr(int(row[1])) for row in rows if len(row) > 1 and all(map(str.isdecimal, row))}
+        if letters:  # of EMNIST's letters the first has number 1
+            first = min(letters)
+            classes = [letters.get(number, str(number)) for number in range(first, max(letters) + 1)]
+            arrays |= {key: array - first for key, array in arrays.items() if key[1] == "labels"}
+            used.append(mapping)
+    return _joined(arrays, str(source), options, classes, problems=_others(source, used))
 
 
 def _others(folder: Path, used: Iterable[Path]) -> list[Problem]:
     """The report on the files of a folder that are not used."""
-    names, tree = {path.name for path in used}, of_folder(folder)
+    names, tree = {path.relative_to(folder).as_posix() for path in used}, of_folder(folder)
     return tree.problems + ignored(name for name in tree.files if name not in names)
 
 
@@ -122,7 +179,8 @@ def _joined(
 # CIFAR
 
 
-def _load_cifar(folder: Path, options: OpenOptions) -> Arrays:
+def _load_cifar(source: Path, options: OpenOptions) -> Arrays:
+    folder = _with(source, CIFAR)
     train, test, labels, names = next(layout for first, layout in CIFAR.items() if (folder / first).is_file())
     arrays, used = {}, [folder / names]
     for part, files in (("train", train), ("test", test)):
@@ -140,7 +198,32 @@ def _load_cifar(folder: Path, options: OpenOptions) -> Arrays:
         arrays[part, "labels"] = rows[:, labels - 1]
         arrays[part, "images"] = rows[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     text = (folder / names).read_text("utf-8", "replace") if (folder / names).is_file() else ""
-    return _joined(arrays, str(folder), options, text.split() or None, _others(folder, used))
+    return _joined(arrays, str(source), options, text.split() or None, _others(source, used))
+
+
+def _load_stl(source: Path, options: OpenOptions) -> Arrays:
+    """STL-10: labels count from 1; the images without labels are not used."""
+    folder = _with(source, ("train_X.bin",))
+    arrays, used = {}, []
+    for part in ("train", "test"):
+        images, labels = folder / f"{part}_X.bin", folder / f"{part}_y.bin"
+        if not images.is_file():
+            continue
+        data = images.read_bytes()
+        if not data or len(data) % STL:
+            raise ReverieError(f"{images} is cut short: its images have {STL:,} bytes each.")
+        arrays[part, "images"] = np.frombuffer(data, np.uint8).reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
+        used.append(images)
+        if labels.is_file():
+            arrays[part, "labels"] = np.frombuffer(labels.read_bytes(), np.uint8) - 1
+            used.append(labels)
+    names = folder / "class_names.txt"
+    text = names.read_text("utf-8", "replace") if names.is_file() else ""
+    return _joined(arrays, str(source), options, text.split() or None, _others(source, [*used, names]))
+
+
+def _refuse_pickles(source: Path, options: OpenOptions) -> Arrays:
+    raise refusal(next(folder for folder in _lone_folders(source) if pickles_in(folder)))
 
 
 # HDF5
@@ -193,4 +276,6 @@ READ_AS: dict[Loader, str] = {
     _load_hdf5: "arrays of an HDF5 file",
     _load_idx: "MNIST's idx files",
     _load_cifar: "CIFAR's binary files",
+    _load_stl: "STL-10's binary files",
+    _refuse_pickles: "Python pickles, which are refused",
 }

@@ -35,6 +35,7 @@ HINTS = (
     "short-film",
     "needs-extra",
     "other-medium",
+    "other-format",
     "decompression-bomb",
     *CHOSEN,
 )  # kinds of problems whose action is the remedy of too few samples

@@ -19,7 +19,7 @@ HEADER = 1 << 18  # bytes, in which an image's size stands
 TRAIN_NAMES = ("train", "training")
 LARGEST_IMAGE = 2 << 30  # bytes of a file that is read as an image
 LARGEST_CAPTION = 1 << 20  # bytes of a file that is the caption of an image
-HELD_OUT_NAMES = ("test", "val", "valid", "validation", "held_out", "held-out")
+HELD_OUT_NAMES = ("test", "testing", "val", "valid", "validation", "held_out", "held-out")
 _SPLIT = re.compile(rf"(?<![^/\-_. ])({'|'.join([*TRAIN_NAMES, *HELD_OUT_NAMES])})[-_]?\d*(?![^/\-_. ])")
 
 
@@ -195,16 +195,16 @@ class Listing:
 
 
 def split_of(folder: str) -> str | None:
-    """ "train" or "held_out" by a folder's name, such as train, val2017 or Test; None if it names no split."""
-    name = re.sub(r"[-_]?(19|20)\d\d$", "", folder.lower())
+    """ "train" or "held_out" by a folder's name, such as train, val2017, test1; None if it names no split."""
+    name = re.sub(r"[-_]?(19|20)\d\d$|(?<=[a-z])\d$", "", folder.lower())
     return "train" if name in TRAIN_NAMES else "held_out" if name in HELD_OUT_NAMES else None
 
 
 def split_words(counts: Mapping[str, int]) -> str:
     """ ", train 100 / test 20 / val 10 held out" of names of splits, else ""."""
-    order = sorted(counts, key=lambda part: (split_of(part) != "train", part))
-    words = ", " * bool(order) + " / ".join(f"{printable(part)} {counts[part]:,}" for part in order)
-    return words + " held out" * (sum(split_of(part) == "held_out" for part in order) > 1)
+    parts = sorted(((split_in(part) or ("",))[0] != "train", part) for part in counts)
+    words = ", " * bool(parts) + " / ".join(f"{printable(part)} {counts[part]:,}" for _, part in parts)
+    return words + " held out" * (sum(held_out for held_out, _ in parts) > 1)
 
 
 def kind_of(part: str) -> str:
@@ -240,6 +240,16 @@ def _part_of(path: str) -> str:
         if words := _SPLIT.findall(name):
             return words[0] if len({*map(split_of, words)}) == 1 else ""
     return ""
+
+
+def split_in(name: str) -> tuple[str, str] | None:
+    """The split that a word in a name says, and the rest of the name: ("train", "cars") of cars_train; else None."""
+    words = re.split(r"[-_. ]+", name.lower())
+    sides = [split_of(word) for word in words]
+    if len({*sides} - {None}) != 1:
+        return None
+    split = next(side for side in sides if side)
+    return split, "_".join(word for word, side in zip(words, sides, strict=True) if not side)
 
 
 def natural_key(name: str) -> tuple[tuple[Any, ...], str]:

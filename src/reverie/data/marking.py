@@ -19,6 +19,7 @@ from reverie.media import decode, masks
 from reverie.media.values import HAIR
 
 FEW = 31  # the largest label number of grey maps of labels; values above it are brightness
+DIM = 200  # masks of brightness have some above
 HALF = 128
 VOID = 255  # of maps of labels: pixels that annotators left out
 TRIMAP = {1: "the object", 2: "background", 3: "border"}  # of Oxford-IIIT Pet
@@ -172,7 +173,7 @@ def _rule(kind: str, values: set[int]) -> tuple[frozenset[int], str]:
     if kind == "grey" and values == {*TRIMAP}:
         meaning = ", ".join(f"{number} is {what}" for number, what in TRIMAP.items())
         return frozenset({1}), f"{name}, a trimap: {meaning}, and 1 marks"
-    if kind == "grey" and max(values - {VOID}) <= FEW:
+    if kind == "grey" and (max(values - {VOID}) <= FEW or max(values) < DIM):
         return frozenset(range(1, VOID)), f"{name}: all but 0 (background) and 255 (void) mark; {marks} choose"
     return frozenset(range(HALF, 256)), f"{name}: marked from half, {HALF}, on"
 

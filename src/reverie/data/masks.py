@@ -21,14 +21,18 @@ from reverie.media.masks import NO_MASK, read_values
 
 IMAGES = ("images", "image", "imgs", "img", "jpegimages", "photos", "target", "output", "b")  # preferred beside masks/
 FOLDERS = ("segmentationclass", "trimaps")  # of Pascal VOC and Oxford-IIIT Pet
-LABELS = ("labels", "annotations", "segmentation", "segmentations", "gt", "groundtruth", "ground_truth")
+LABELS = ("labels", "annotations", "annot", "segmentation", "segmentations", "semantic", "groundtruth", "ground_truth")
+BESIDE = (*IMAGES, "leftimg8bit", "rgb", "image_2")  # of Cityscapes and KITTI, too
+FORMS = ("labelids", "labels")  # of several files of one image, such as in gtFine: those before colours and instances
 INSTANCES = "segmentationobject"  # of Pascal VOC: the same regions, numbered by instance
 ENOUGH = 0.9  # share of masks with an image, from which on nobody is asked
 LOOKED_AT = 32  # masks whose values are looked at
 COLUMNS = ("mask", "masks", "mask_file_name", "mask_path")  # of tables
 OF_IMAGES = ("mask", "masks", "segmentation_mask")  # columns of encoded images
-_HINT = re.compile(r"mask|seg|trimaps|labels|annotations|gt|ground", re.IGNORECASE)
-_FOLDER = re.compile(r"(?:(.+)[-_ ])?masks?", re.IGNORECASE)
+_HINT = re.compile(r"mask|seg|trimaps|label|annot|gt|ground|semantic", re.IGNORECASE)
+_FOLDER = re.compile(r"(?:(.+)[-_ ])?masks?|(.+?)[-_ ]?annot|(.+)[-_ ]labels|.*mask[-_ ]anno", re.IGNORECASE)
+_TRUTH = re.compile(r"gt(?:fine|coarse)?", re.IGNORECASE)  # of Cityscapes
+_PART = re.compile(r"(?:.*/)?0*(\d+)_[a-z_]+", re.IGNORECASE | re.DOTALL)  # 00012_hair of 12
 _END = re.compile(r"(.*[^-_. /])[-_. ]+(?:masks?|seg|segmentation)(?:[-_. ]?\d+)?", re.IGNORECASE | re.DOTALL)
 _IMAGE_END = re.compile(r"(.*[^-_. /])[-_.](?:image|img)", re.IGNORECASE | re.DOTALL)
 
@@ -168,9 +172,11 @@ def find_masks(tree: Tree, trusted: bool = False) -> Masks:
         groups.setdefault((spot.prefix, spot.folder), {})[name] = index(spot)
     by_stem = {_stem(name): name for name in reversed(tree.images) if name not in spots}
     by_stem = {ends[1]: name for stem, name in by_stem.items() if (ends := _IMAGE_END.fullmatch(stem))} | by_stem
+    find = Finder(list(by_stem.values()))
     for name in tree.images:
         if name not in spots and (ends := _END.fullmatch(_stem(name))):
-            groups.setdefault(("", ""), {})[name] = by_stem.get(ends[1])
+            path = PurePosixPath(ends[1])
+            groups.setdefault(("", ""), {})[name] = by_stem.get(ends[1]) or find(path.parent, path.name)
     for (prefix, folder), images in groups.items():
         if any(images.values()):
             pairs |= {name: image for name, image in images.items() if image}
@@ -185,18 +191,28 @@ def find_masks(tree: Tree, trusted: bool = False) -> Masks:
         of[image] = (*of.get(image, ()), mask)
     instances = [name for name in tree.images if INSTANCES in name.lower().split("/")[:-1]]
     unused = orphans | dict.fromkeys(instances, "masks of instances; those of classes are used")
+    for image, masks in of.items():
+        kept = next((chosen for form in FORMS if (chosen := _in_form(masks, form))), masks)
+        unused |= dict.fromkeys({*masks} - {*kept}, "another form of a mask; that by numbers is used")
+        of[image] = kept
     why = f"{len(pairs):,} of {len(pairs) + len(orphans):,} files of {where} have the name of an image"
-    masks = Masks("yes", f"{why}, and the values of masks", of, unused, where)
+    result = Masks("yes", f"{why}, and the values of masks", of, unused, where)
     if trusted:
-        return masks
-    flat = _share_of_flat(tree, {mask: _is_near(image, spots.get(mask)) for mask, image in sorted(pairs.items())})
+        return result
+    near = {mask: _is_near(image, spots.get(mask)) for mask, image in sorted(pairs.items()) if mask not in unused}
+    flat = _share_of_flat(tree, near)
     if flat < ENOUGH:
         seem = f"the files of {where} have names of images, but {1 - flat:.0%} of them the values of photographs"
         return Masks("no", f"{seem}; {argument('masks', 'yes')} reads them as masks")
     if share < ENOUGH:
         choices = f"{argument('masks', 'yes')} takes these masks, {argument('masks', 'no')} reads all files as images"
         return Masks("ask", f"{why}: {choices}", of, unused, where)
-    return masks
+    return result
+
+
+def _in_form(masks: Sequence[str], form: str) -> tuple[str, ...]:
+    """Those of several masks of an image whose names alone end so."""
+    return tuple(name for name in masks if len(masks) > 1 and stem(name).lower().endswith(f"_{form}"))
 
 
 @dataclass(frozen=True)
@@ -229,14 +245,15 @@ def _folder_of_masks(path: str) -> Spot | None:
     for i, part in enumerate(parts):
         lower = part.lower()
         match = _FOLDER.fullmatch(part)
+        is_truth = lower in LABELS or bool(_TRUTH.fullmatch(part))
         last = i + 1
         if lower in LABELS and i + 1 < len(parts) and (parts[i + 1].lower() in FOLDERS or _is_masks(parts[i + 1])):
             last, match, lower = i + 2, None, parts[i + 1].lower()
-        elif not match and lower not in (*FOLDERS, *LABELS):
+        elif not match and lower not in FOLDERS and not is_truth:
             continue
-        beside: tuple[str, ...] = IMAGES if lower in LABELS else ()
-        if match and match[1]:
-            stem = match[1].lower()
+        beside: tuple[str, ...] = BESIDE if is_truth and last == i + 1 else ()
+        if match and match.lastindex:
+            stem = match[match.lastindex].lower()
             beside = (stem, *(f"{stem}{mark}{word}" for word in IMAGES[:4] for mark in "_-"))
         prefix, folder = _above("/".join(parts[:i]))[-1], "/".join(parts[i:last])
         return Spot(prefix, folder, "".join(f"{part}/" for part in parts[last:]), beside)
@@ -251,30 +268,48 @@ def _index(images: Sequence[str], spots: dict[str, Spot]) -> Callable[[Spot], st
     """A function that says which image, not itself in a folder of masks, has the key of a mask."""
     prefixes = {spot.prefix for spot in spots.values()}
     table: dict[tuple[str, str], dict[str, str]] = {}  # prefix and key -> folder of the image ("": none) -> image
+    below_prefix: dict[str, list[str]] = {}
     for name in images if prefixes else ():
         if name in spots:
             continue
         stem = _stem(name)
         for prefix in [prefix for prefix in _above(name.rpartition("/")[0]) if prefix in prefixes]:
+            below_prefix.setdefault(prefix, []).append(name)
             rest = stem[len(prefix) :]
             table.setdefault((prefix, rest), {}).setdefault("", name)
             head, slash, below = rest.partition("/")
             if slash:
-                table.setdefault((prefix, below), {}).setdefault(head.lower(), name)
+                key = below.removesuffix(f"_{head}")  # leftImg8bit/a_leftImg8bit.png
+                table.setdefault((prefix, key), {}).setdefault(head.lower(), name)
+    numbers = {prefix: _by_number(names) for prefix, names in below_prefix.items()}
 
     def image_of(spot: Spot) -> str | None:
         ends = _END.fullmatch(spot.key)
-        for key in (spot.key, ends[1]) if ends else (spot.key,):
+        start = spot.key.find(f"_{spot.folder}_")  # gtFine/a_gtFine_labelIds.png
+        for key in (spot.key, *([ends[1]] if ends else []), *([spot.key[:start]] if start > 0 else [])):
             near = table.get((spot.prefix, key), {})
             names = [folder for folder in spot.beside or (*IMAGES[:6], "") if folder in near]
             names = names or [folder for folder in IMAGES[6:] if folder in near]
-            if not names and not spot.beside and len(near) == 1:
+            if not names and (not spot.beside or ends) and len(near) == 1:
                 names = [*near]
             if names:
                 return near[names[0]]
-        return None
+        if spot.beside:
+            return None
+        if spot.prefix and len(below_prefix.get(spot.prefix, [])) == 1:  # the folder of one image and its masks
+            return below_prefix[spot.prefix][0]
+        part = _PART.fullmatch(spot.key)
+        return numbers.get(spot.prefix, {}).get(int(part[1])) if part else None
 
     return image_of
+
+
+def _by_number(names: Sequence[str]) -> dict[int, str]:
+    """Images whose names are numbers, if all are, and different."""
+    numbers = {
+        int(PurePosixPath(name).stem): name for name in names if re.fullmatch(r"\d{1,12}", PurePosixPath(name).stem)
+    }
+    return numbers if len(numbers) == len(names) else {}
 
 
 @lru_cache(maxsize=1024)

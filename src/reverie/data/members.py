@@ -16,7 +16,8 @@ from reverie.data.choose import choose_items, limited
 from reverie.data.intake import CHANGED_NOTE, MIN_IMAGES, Memory, Seen, TooFew, joint_sha, parallel
 from reverie.data.items import File, Item, Listing
 from reverie.data.labels import clear_negatives
-from reverie.data.layouts.base import by_split, divided
+from reverie.data.layouts.base import divided
+from reverie.data.layouts.splits import by_split
 from reverie.data.options import OpenOptions
 from reverie.data.plan import Decoded
 from reverie.data.records import unusable
@@ -125,7 +126,7 @@ def list_members(
     items: list[tuple[str, Item]] = []
     tree = Tree("", {name: parts[0] for name, parts in members.items()})
     tree.images = list(members)
-    for split, prefix, names in by_split(tree, members, problems):
+    for split, prefix, names, _ in by_split(tree, members, problems):
         labels = _class_names(prefix, names)
         for name in names:
             parts = members[name]

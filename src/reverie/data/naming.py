@@ -20,9 +20,10 @@ class Columns:
     Attributes:
         image: of encoded images, or of the files' names in a table beside them.
         label, text, mask: of the classes, of the captions, and of masks or their files' names.
-        rules: how tables are read: 1 as in runs whose provenance has no ``tables``, 2 without splits by
-            tables' columns and by any word in the names of Parquet files and shards, and columns with a missing number
-            are no attributes; 3 as now.
+        rules: how tables are read: 1 as in runs whose provenance has no ``tables``; 2 without splits by tables'
+            columns, by lists of images, and by any word in the names of Parquet files and shards, without tables in
+            JSON and columns that are images or labels by their values, and columns with a missing number are no
+            attributes; 3 as now.
     """
 
     image: str = ""

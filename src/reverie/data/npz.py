@@ -19,12 +19,12 @@ from reverie.data.rows import Rows, to_rows
 from reverie.data.types import Problem
 
 KEYS = {  # column -> accepted names
-    "x": ("images", "series", "x", "X", "arr_0", "data"),
-    "label": ("labels", "y", "Y"),
+    "x": ("images", "series", "x", "X", "arr_0", "data", "imgs"),
+    "label": ("labels", "y", "Y", "label", "targets", "ans"),
     "text": ("texts", "captions"),
     "source": ("sources", "source"),
     "mask": ("masks", "mask"),
-    "attributes": ("attributes",),
+    "attributes": ("attributes", "latents_values"),
     "attribute_names": ("attribute_names",),
     "train": ("x_train", "train_images", "images_train"),
     "train_label": ("y_train", "train_labels", "labels_train"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from reverie.data.tree import suffix
 from reverie.data.types import Problem
 from reverie.data.words import Row
 
+ENOUGH = 0.9  # share of the values of a column that name images
 SAMPLED = 200  # rows of a table that are looked at to tell whether it is about the images
 LARGEST_HEAD = 64 << 20  # bytes of a table that are looked at for these rows
 SPLITS = ("split", "splits", "partition", "subset", "set", "part", "phase", "dataset", "data_split", "dataset_split")
@@ -81,11 +82,16 @@ def is_running(name: str, numbers: Mapping[str, float | None]) -> bool:
 def splits_of(rows: Mapping[str, Row]) -> tuple[str, dict[str, str]]:
     """The column that says the split of images, and its words; ("", {}) without one that has training and held-out."""
     for column in dict.fromkeys(name for row in rows.values() for name in row):
-        if re.sub(r"[ -]", "_", column.strip().lower()).replace("data_set", "dataset") in SPLITS:
+        if _is_split(column):
             words = {image: row[column].strip() for image, row in rows.items() if isinstance(row.get(column), str)}
             if {*map(split_of, words.values())} >= {"train", "held_out"}:
                 return column, words
     return "", {}
+
+
+def _is_split(column: str) -> bool:
+    """Whether a column may be the split by its name."""
+    return re.sub(r"[ -]", "_", column.strip().lower()).replace("data_set", "dataset") in SPLITS
 
 
 def numbers_of(
@@ -146,10 +152,43 @@ def _number(value: Any, strict: bool) -> float | None:
     return number if is_finite(number) and not joined else None
 
 
+def is_sample(name: str) -> bool:
+    """Whether a table is Kaggle's example of answers, whose labels are invented."""
+    return bool(re.search(r"sample_?submission", name.rpartition("/")[2].lower()))
+
+
+def column_of_images(rows: Sequence[Row], find: Callable[[str], str | None]) -> str:
+    """The first column of a table with a header whose values are different and nearly all name images; or ""."""
+    for column in filter(None, rows[0]):
+        names = {value for row in rows if isinstance(value := row.get(column), str) and value}
+        if (
+            find(column) is None
+            and len(names) == len(rows)
+            and sum(find(name) is not None for name in names) >= ENOUGH * len(rows)
+        ):
+            return column
+    return ""
+
+
+def column_of_labels(rows: Sequence[Row], image: str) -> str:
+    """The only column beside the images', if its values are words that occur several times; else ""."""
+    others = [column for column in rows[0] if column not in ("", image)]
+    if len(others) != 1 or _is_split(others[0]):
+        return ""
+    values = [row.get(others[0]) for row in rows]
+    names = {value for value in values if isinstance(value, str) and value and not value.replace(".", "").isdecimal()}
+    return others[0] if names and len(names) == len({*map(str, values)}) and 2 * len(names) <= len(rows) else ""
+
+
 def first_rows(file: File, name: str) -> list[Row] | None:
     """The first rows of a large table of text; None of one that is small or cannot be read in part."""
     size, rows = HEADER, list[Row]()
-    if suffix(name) == ".parquet" or file.size <= size or file.packing is not None or file.reader is not None:
+    if (
+        suffix(name) in (".parquet", ".json")
+        or file.size <= size
+        or file.packing is not None
+        or file.reader is not None
+    ):
         return None
     while len(rows) <= SAMPLED and size < file.size and size <= LARGEST_HEAD:
         text = words.decode_text(words.to_last_line(file.head(size)))[0]

@@ -21,6 +21,14 @@ from reverie.media.decode import SUFFIXES
 from reverie.media.films import VIDEO_SUFFIXES
 
 OTHER_MEDIA = dict.fromkeys(VIDEO_SUFFIXES, "video") | dict.fromkeys((".npy", ".nii", ".nii.gz"), "volume")
+_MATLAB = "numpy.savez(path, images=..., labels=...) of what scipy.io.loadmat reads makes a source of MATLAB's arrays"
+CONVERT = {
+    ".mat": _MATLAB,
+    ".zip": "a .zip is a source of its own: pass its path",
+    ".pkl": "pickles may run code when read; save arrays by numpy.savez",
+    ".pickle": "pickles may run code when read; save arrays by numpy.savez",
+    ".tfrecord": "convert them to WebDataset shards or Parquet",
+}
 TWICE = ("duplicate", "skipped: a later file of the same name takes its place")
 LARGEST = 1 << 30  # bytes of a zip's member that are unpacked in memory
 
@@ -182,6 +190,8 @@ def ignored(names: Iterable[str]) -> list[Problem]:
             kind, action = "other-medium", f"{action}; {argument('medium', medium)} reads {extension} files"
         if extension in (".csv", ".tsv"):
             action += "; a table about images has a header, and a column of their files' names, such as file_name"
+        if remedy := CONVERT.get(extension):
+            kind, action = "other-format", f"{action}; {remedy}"
         problems.append(Problem(f"*{extension}" if extension else "(no extension)", kind, action))
     return problems
 

@@ -26,6 +26,7 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 BAD = "bad-caption"
 _REMARKS = re.compile(r"(?:(?:#[^\n]*|sep=.)\r?\n)+(?=[^\n])")  # lines above a header; sep=; is Excel's
+_BOXES = re.compile(r"(?:\d+(?: -?[01]?\.\d+(?:e-\d+)?| [01]){4,} ?)+")
 
 Row = dict[str, Any]
 
@@ -137,6 +138,28 @@ def read_jsonl(text: str) -> list[Row]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     values = [(number, read_json(line)) for number, line in lines]
     return [{**(row if isinstance(row, dict) else {}), "": number} for number, row in values]
+
+
+def read_objects(text: str) -> list[Row]:
+    """The rows of a table in JSON: a list of objects, or one of a name -> its caption or its columns."""
+    content = read_json(text)
+    if isinstance(content, list):
+        rows = [row for row in content if isinstance(row, dict)]
+    elif isinstance(content, dict):
+        rows = [
+            {"file_name": name, **(row if isinstance(row, dict) else {"text": row})} for name, row in content.items()
+        ]
+        rows = [
+            {"prompt" if name == "p" else name: value for name, value in row.items()} for row in rows
+        ]  # DiffusionDB
+    else:
+        rows = []
+    return [{**row, "": number} for number, row in enumerate(rows)]
+
+
+def are_boxes(text: str) -> bool:
+    """Whether a text is only numbers, a class and fractions of boxes or outlines, as YOLO writes them."""
+    return bool(_BOXES.fullmatch(text))
 
 
 def read_json(text: str) -> Any:

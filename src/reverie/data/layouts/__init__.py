@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from reverie.core.errors import UsageError, argument, suggest
+from reverie.core.terminal import count
 from reverie.data.captions import Captions
 from reverie.data.items import Listing
-from reverie.data.layouts import folders, pairs, published
+from reverie.data.layouts import folders, pairs, published, restoration
 from reverie.data.layouts.base import Layout, Reading, described, divided
 from reverie.data.masks import add_table, find_masks, masks_of
 from reverie.data.naming import FOUND, Columns
@@ -22,10 +23,12 @@ LAYOUTS: dict[str, Layout] = {  # in the order in which they are tried; the last
         published.STYLEGAN,
         pairs.UNPAIRED,
         pairs.PAIRS,
+        restoration.RESTORATION,
         pairs.NAMES,
         pairs.SIDE_BY_SIDE,
         folders.LEAVES,
         folders.CLASSES,
+        folders.PREFIXES,
         folders.IMAGES,
     )
 }
@@ -74,6 +77,9 @@ def list_tree(tree: Tree, layout: str | None = None, masks: str | None = None, c
     problems += ignored(name for name in tree.files if name not in used and not name.endswith(NOTE))
     reading.items = regions.added(reading.items, complete)
     items, attributes = described(reading, captions)
+    none = sum(item.label is None for item in items)
+    if any(item.label is not None for item in reading.items.values()) and none:
+        problems.append(Problem("*", "unlabelled", f"used: {count(none, 'image')} in no folder of a class"))
     rows: list[Mapping[str, Any]] = []
     if captions.rows:
         rows = [captions.columns_of(name) for name in reading.items]

@@ -1,14 +1,12 @@
-"""What a layout is, and what several of them share: splits, and words about images."""
+"""What a layout is, and what several of them share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from reverie.core.terminal import printable
-from reverie.data import items
 from reverie.data.captions import Captions
-from reverie.data.items import Item, Listing, split_of
+from reverie.data.items import Item, Listing
 from reverie.data.tree import Tree
 from reverie.data.types import Problem
 
@@ -66,27 +64,6 @@ class Layout:
     match: Callable[[Tree], Match]
 
 
-def by_split(tree: Tree, names: Iterable[str], problems: list[Problem]) -> list[tuple[str | None, str, list[str]]]:
-    """(split, its folder, names): train/ and one of test/, val/ ... if both contain images, else all as one.
-
-    Held-out images come first, so that an image in both splits is dropped from training.
-    """
-    names = list(names)
-    tops: dict[str, list[str]] = {}
-    for name in names:
-        head, slash, _ = tree.below(name).partition("/")
-        tops.setdefault(head if slash else "", []).append(name)
-    sides = {top: side for top in tops if (side := split_of(top))}
-    if {*sides.values()} != {"train", "held_out"}:
-        return [(None, tree.root, names)]
-    for top in tops.keys() - sides.keys():
-        problems += [
-            Problem(printable(name), "outside-splits", "skipped: neither in train/ nor in test/") for name in tops[top]
-        ]
-    order = sorted(sides, key=lambda top: sides[top] == "train")
-    return [(sides[top], f"{tree.root}{top}/", tops[top]) for top in order]
-
-
 def described(reading: Reading, captions: Captions) -> tuple[list[Item], list[str]]:
     """The items with the words of captions and tables, and the names of their attributes."""
     names, numbers = captions.attributes(reading.items)
@@ -101,9 +78,3 @@ def divided(listing: Listing, captions: Captions, names: Iterable[str]) -> Listi
     if captions.splits and captions.columns.rules > 2:
         listing.divide([captions.splits.get(name, "") for name in names])
     return listing
-
-
-def split_words(branches: list[tuple[str | None, str, list[str]]]) -> str:
-    """ ", train 100 / test 20" of named splits, else ""."""
-    counts = {prefix.rstrip("/").rpartition("/")[2]: len(names) for side, prefix, names in branches if side}
-    return items.split_words(counts)

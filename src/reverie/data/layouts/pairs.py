@@ -8,22 +8,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from PIL import Image
 
 from reverie.core.errors import argument
 from reverie.core.terminal import count, printable
 from reverie.data.items import HELD_OUT_NAMES, TRAIN_NAMES, File, Item, split_of
-from reverie.data.layouts.base import Layout, Match, Reading, by_split, split_words
+from reverie.data.layouts.base import Layout, Match, Reading
+from reverie.data.layouts.likeness import ALIKE, FEWEST, LOOKED_AT, edges, likeness, read_grey
+from reverie.data.layouts.splits import by_split, split_words
 from reverie.data.tree import Tree, stem
 from reverie.data.types import Problem
 from reverie.media import decode
 
 SIDES = (("a", "b"), ("source", "target"), ("input", "target"), ("input", "output"))  # the source first
 ENOUGH = 0.9  # share of images with a partner, from which on two folders are pairs
-LOOKED_AT = 32  # images whose halves are compared
-FEWEST = 4  # of them
-GRID = 24  # cells of a side, on which they are
-ALIKE = 0.15  # correlation of the edges of two halves that show the same
 _UNITED = re.compile(rf"({'|'.join([*TRAIN_NAMES, *HELD_OUT_NAMES])})[-_]?([ab])", re.IGNORECASE)
 _MARKED = re.compile(
     rf"(.+)[-_.]({'|'.join(dict.fromkeys(side for pair in SIDES for side in pair))})", re.IGNORECASE | re.DOTALL
@@ -94,7 +91,7 @@ def piles_of(tree: Tree) -> Piles | str:
                 outside.append(name)
         return Piles(places, outside, united=True)
     places, outside = {}, []
-    for split, prefix, names in by_split(tree, tree.images, []):
+    for split, prefix, names, _ in by_split(tree, tree.images, []):
         here = _two_sides({name: name[len(prefix) :] for name in names}, split, tree.below(prefix))
         if isinstance(here, str):
             return here
@@ -232,7 +229,7 @@ def _read_names(tree: Tree, partner: dict[str, str]) -> Reading:
     branches = by_split(tree, [name for name in tree.images if name in partner], problems)
     items = {
         name: Item(printable(name), tree.files[name], None, "", split, tree.files[partner[name]])
-        for split, _, names in branches
+        for split, _, names, _ in branches
         for name in names
     }
     taken = {*partner, *partner.values()}
@@ -259,8 +256,8 @@ def _side_by_side(tree: Tree) -> Match:
                 return Match(f"not every image is twice as wide as high: {odd}")
         if len(sizes) < FEWEST:
             return Match(f"only {count(len(sizes), 'image')} can be read")
-        images = [image for name in some if (image := _image(tree.files[name]))]
-    same, other = _likeness(np.stack([_edges(image) for image in images]))
+        pairs = [np.split(grey, 2, axis=1) for name in some if (grey := read_grey(tree.files[name], 2)) is not None]
+    same, other = likeness(np.stack([edges(np.stack(halves)) for halves in pairs]))
     read = partial(_read_halves, tree)
     if same >= ALIKE and same >= 2 * other:
         return Match.yes(f"all are twice as wide as high, and their halves agree (edges correlate by {same:.2f})", read)
@@ -275,36 +272,11 @@ def _size(file: File) -> tuple[int, int] | None:
         return None
 
 
-def _image(file: File) -> Image.Image | None:
-    try:
-        return decode.read(file.read())
-    except (OSError, decode.Unusable):
-        return None
-
-
-def _edges(image: Image.Image) -> np.ndarray:
-    """Strength of the edges of both halves, float64 (2, GRID * GRID), without what all rows or all columns share."""
-    grey = np.asarray(image.convert("L").resize((8 * GRID, 4 * GRID), Image.Resampling.BOX), np.float64)
-    halves = np.stack([grey[:, : 4 * GRID], grey[:, 4 * GRID :]])
-    strength = np.hypot(*np.gradient(halves, axis=(1, 2)))
-    cells = strength.reshape(2, GRID, 4, GRID, 4).mean(axis=(2, 4))
-    cells = cells - cells.mean(1, keepdims=True) - cells.mean(2, keepdims=True) + cells.mean((1, 2), keepdims=True)
-    flat = cells.reshape(2, -1)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
-
-
-def _likeness(halves: np.ndarray) -> tuple[float, float]:
-    """Mean correlation of the halves (N, 2, D) of an image, and, in size, of halves of different images."""
-    table = halves[:, 0] @ halves[:, 1].T
-    n = len(table)
-    return float(np.trace(table) / n), float(abs((table.sum() - np.trace(table)) / (n * (n - 1))))
-
-
 def _read_halves(tree: Tree) -> Reading:
     problems: list[Problem] = []
     branches = by_split(tree, tree.images, problems)
     items = {}
-    for split, _, names in branches:
+    for split, _, names, _ in branches:
         for name in names:
             left, right = (replace(tree.files[name], half=half) for half in ("left", "right"))
             items[name] = Item(printable(name), right, None, "", split, left)

@@ -1,0 +1,78 @@
+"""The splits that folders are: train/ and test/, cars_train/ and cars_test/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from reverie.core.terminal import printable
+from reverie.data import items
+from reverie.data.items import split_in, split_of
+from reverie.data.tree import Tree
+from reverie.data.types import Problem
+
+PLAIN = ("images", "image", "imgs", "img", "jpegimages", "data")  # folders between a split or class and its images
+
+
+class Branch(NamedTuple):
+    """The images of a split, or all.
+
+    Attributes:
+        prefix: the folders, with "/", below which classes are.
+        folder: of the split, "" without one.
+    """
+
+    split: str | None
+    prefix: str
+    names: list[str]
+    folder: str = ""
+
+
+def by_split(tree: Tree, names: Iterable[str], problems: list[Problem]) -> list[Branch]:
+    """Branches of train/ and one of test/, val/ ... if both contain images, else all images as one.
+
+    The folders may have other words in common: cars_train/ and cars_test/. Held-out images come first, so that an image
+    in both splits is dropped from training.
+    """
+    names = list(names)
+    tops: dict[str, list[str]] = {}
+    for name in names:
+        head, slash, _ = tree.below(name).partition("/")
+        tops.setdefault(head if slash else "", []).append(name)
+    sides = {top: side for top in tops if (side := split_of(top))}
+    if {*sides.values()} != {"train", "held_out"}:
+        sides = _sides_in_words({top: len(names) for top, names in tops.items()})
+    if not sides:
+        return [Branch(None, tree.root, names)]
+    trained = min((top for top in tops if sides.get(top) == "train"), key=lambda top: (len(top), top))
+    held_out = min((top for top in tops if sides.get(top) == "held_out"), key=lambda top: (len(top), top))
+    for top in tops.keys() - sides.keys():
+        action = f"skipped: neither in {printable(trained)}/ nor in {printable(held_out)}/"
+        problems += [Problem(printable(name), "outside-splits", action) for name in tops[top]]
+    order = sorted(sides, key=lambda top: sides[top] == "train")
+    return [Branch(sides[top], f"{tree.root}{top}/{_lone(tree, top, tops[top])}", tops[top], top) for top in order]
+
+
+def _sides_in_words(tops: dict[str, int]) -> dict[str, str]:
+    """The splits of folders (with counts of images) whose names are equal but for the word train, test ...; or none."""
+    marks = {top: mark for top in tops if (mark := split_in(top))}
+    rests = {rest for _, rest in marks.values()}
+    most = 2 * sum(tops[top] for top in marks) >= sum(tops.values())
+    sides = {top: side for top, (side, _) in marks.items()}
+    return sides if len(rests) == 1 and most and {*sides.values()} == {"train", "held_out"} else {}
+
+
+def _lone(tree: Tree, top: str, names: list[str]) -> str:
+    """Below the folder of a split, the lone folder with "/" that is no class: images/, or the split's own name."""
+    inside = [tree.below(name)[len(top) + 1 :] for name in names]
+    heads = {rest.partition("/")[0] if "/" in rest else "" for rest in inside}
+    head = heads.pop()
+    if heads or not head:
+        return ""
+    deeper = all(rest.count("/") > 1 for rest in inside)
+    return f"{head}/" if deeper or head.lower() in (*PLAIN, top.lower()) else ""
+
+
+def split_words(branches: list[Branch]) -> str:
+    """ ", train 100 / test 20" of named splits, else ""."""
+    return items.split_words({branch.folder: len(branch.names) for branch in branches if branch.split})
