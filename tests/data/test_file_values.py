@@ -368,10 +368,14 @@ def test_a_tiff_of_floats_that_pillow_does_not_read_is_called_that(dtype: str) -
     assert error.value.kind == "no-decoder"
 
 
-def test_floats_in_the_lowest_part_of_their_range_are_reported_and_unchanged(tmp_path: Path) -> None:
+def test_floats_in_the_lowest_part_of_0_to_255_have_the_range_of_the_set(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(12):
         Image.fromarray(np.clip(rng.uniform(0, 8, (16, 16)), 0.7, 6.8).astype(np.float32)).save(tmp_path / f"{i}.tif")
     data = rv.open_data(tmp_path)
-    assert data.train["x"].max() == 7
-    assert actions(data, "range")[0].endswith("nearly black: low and high of 0.7 and 6.8 use the full range")
+    assert (data.train["x"].min(), data.train["x"].max()) == (0, 255)
+    (action,) = actions(data, "range")
+    assert action.startswith("converted: 0.7..6.8, the range of the set, to 0..255 in 12 float images")
+    assert rv.open_data(tmp_path, low=0, high=255).train["x"].max() == 7
+    with pytest.raises(ReverieError, match="are needed"):
+        rv.open_data(np.full((12, 8, 8), 6.8, np.float32) * np.linspace(0.1, 1, 12, dtype=np.float32)[:, None, None])

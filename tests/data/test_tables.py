@@ -181,7 +181,7 @@ def test_missing_values_of_a_column_of_numbers_are_none_and_counted(tmp_path: Pa
 def test_a_column_of_nearly_only_numbers_says_what_is_none(tmp_path: Path) -> None:
     fill(tmp_path, 24)
     table(tmp_path / "a.csv", "file_name,age", lambda i: f"{i:04d}.png,{'twelve' if i in (3, 4) else i}", 24)
-    action = "ignored as an attribute: 2 of 24 values are no numbers, the first 'twelve' of 0003.png"
+    action = "ignored: it is no attribute: 2 of 24 values are no numbers, the first 'twelve' of 0003.png"
     assert actions(reverie.data(tmp_path), "age") == [("ignored", action)]
     assert actions(reverie.data(tmp_path, where="age > 9"), "*")[0] == (
         "not-chosen",

@@ -126,6 +126,7 @@ def _say(dataset: Dataset, every_problem: bool) -> None:
     say(*_bars(dataset))
     if dataset.attributes:
         say(f"attributes {', '.join(dataset.attributes)}")
+    hidden = 0
     for kind in report.counts():
         ours = [problem for problem in report.problems if problem.kind == kind]
         of_set = [problem for problem in ours if problem.file == "*"]
@@ -134,9 +135,12 @@ def _say(dataset: Dataset, every_problem: bool) -> None:
         if every_problem:
             say(*(f"  {kind}: {problem.file}: {_action(problem)}" for problem in of_files))
         elif of_files:
-            first = next((problem for problem in of_files if "composited" in problem.action), of_files[0])
+            first = next((p for p in of_files if "composited" in p.action or "--columns" in p.action), of_files[0])
             keep = f"; {argument('channels', 4)} keeps the transparency" if "composited" in first.action else ""
             say(f"  {len(of_files):6} {kind}: {_action(first)}{keep} (first: {first.file})")
+            hidden += len(of_files) - 1
+    if hidden:
+        say("  --problems lists every line")
 
 
 def _action(problem: Problem) -> str:

@@ -44,7 +44,7 @@ class Opening:
             all values.
         high: value that maps to 1.
         layout: how to read a folder or zip, where the report of reverie data names a wrong one: stylegan, unpaired,
-            pairs, names, side-by-side, classes or images.
+            pairs, restoration, names, side-by-side, leaves, classes, prefixes or images.
         classes: only these classes: a,b.
         where: only images whose columns fulfil a condition: "age >= 18 and style == 'ink'".
         limit: at most so many images, chosen by their content.

@@ -152,7 +152,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collecti
 
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        grid.add_column(name, justify="right" if name in right else "left", no_wrap=name != "scores")
+        grid.add_column(name, justify="right" if name in right else "left", no_wrap=name not in ("scores", "why"))
     for row in rows:
         grid.add_row(*(printable(cell, sys.stdout) for cell in row))
     console = functools.partial(Console, markup=False, emoji=False)

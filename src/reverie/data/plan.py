@@ -19,7 +19,7 @@ from reverie.media.formats import PIXEL_LIMIT
 
 VERSION = 1  # of the format, and of all code that determines stored pixels or the split
 RULES = (
-    3  # of conversions to 8 bits: stores of older rules are built again; only data whose pixels differ are other data
+    4  # of conversions to 8 bits: stores of older rules are built again; only data whose pixels differ are other data
 )
 
 Decoded = tuple[dict[str, Any], list[np.ndarray]]  # a row's record, see ``store``, and its arrays

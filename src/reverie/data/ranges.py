@@ -63,12 +63,6 @@ def problems(names: list[str], records: Records, array: str, decisions: dict[str
             images = count(len(rows), f"{_NOUNS[kind]} image")
             action = f"converted: {decision.words} to 0..255 in {images}{side}{lost}; {keep}"
             lines.append(Problem("*", "range", action))
-        high = max((records[i]["tally"][array][2] for i in rows), default=0)
-        if kind == "float" and decision.range == (0, 255) and 0 < high < 255 / values.LOW_PART:
-            low = min(records[i]["tally"][array][1] for i in rows)
-            action = f"converted: as 0..255, and the largest value of {count(len(rows), 'float image')} is {high:.3g}"
-            full = f"low and high of {low:.3g} and {high:.3g} use the full range"
-            lines.append(Problem("*", "range", f"{action}, nearly black: {full}"))
         dark = [i for i in rows if 0 < records[i]["tally"][array][2] <= values.LABELS]
         if decision.usual and kind == "uint8" and 2 * len(dark) > len(rows):
             some = f"used: {len(dark)} of {len(rows)} images, such as {names[dark[0]]}"

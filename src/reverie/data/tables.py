@@ -124,7 +124,7 @@ def numbers_of(
         elif odd and 2 * len(odd) <= len(values) and not strict:
             some = f"{len(odd):,} of {len(values):,} values are no numbers, the first"
             first = f"{str(values[odd[0]])!r:.40} of {printable(odd[0])}"
-            notes[name] = "ignored", f"ignored as an attribute: {some} {first}"
+            notes[name] = "ignored", f"ignored: it is no attribute: {some} {first}"
     return numbers, notes
 
 

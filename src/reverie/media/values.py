@@ -19,7 +19,7 @@ BITS = (8, 10, 12, 14, 16)  # of integers in 16 bits: cameras and scanners fill 
 LABELS = 31  # integers up to this, over a complete set, are masks or maps of labels
 HAIR = 0.002  # of a range's width: rounding
 OVERSHOOT, OVERSHOOT_SHARE = 0.25, 0.02  # beyond a range: resizing by a filter with negative weights
-LOW_PART = 8  # times the largest value that a range may reach before the report says so
+LOW_PART = 8  # times the largest float that 0..255 may reach: with less in it, images would be nearly black
 OUTLIERS = 1e-4  # share of values at any distance: dead pixels
 BLOCK = 1 << 20  # values converted at once
 
@@ -108,6 +108,8 @@ def range_of(tallies: Sequence[Tally]) -> Decision:
 def _of_floats(tallies: Sequence[Tally], low: float, high: float) -> Decision:
     count = sum(t.nonzero for t in tallies)
     for i, (a, b) in enumerate(USUAL):
+        if b == 255 and 0 < high < b / LOW_PART:
+            continue
         outside = sum(t.outside[i] for t in tallies)
         beyond = max(a - low, high - b, 0.0) / (b - a)
         few = beyond <= OVERSHOOT and outside <= OVERSHOOT_SHARE * count
