@@ -8,6 +8,7 @@ import json
 import shutil
 import struct
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,32 @@ def test_explain_says_what_a_folder_of_arrays_or_shards_and_a_tar_are_read_as(tm
     (tmp_path / "s").mkdir()
     shutil.copy(tmp_path / "d.tar", tmp_path / "s" / "0.tar")
     assert reverie.data.explain(tmp_path / "s")[0] == ("WebDataset shards", "yes", "it has 0.tar")
+
+
+@pytest.mark.parametrize(
+    ("name", "member", "message"),
+    [
+        ("a.zip", "gzip/emnist-digits-train-images-idx3-ubyte.gz", "MNIST's idx files .*: unpack it"),
+        ("a.tar.gz", "stl10_binary/train_X.bin", "STL-10's binary files .*: unpack it"),
+        ("a.tar", "d/x.parquet", "Parquet files .*: unpack it"),
+        ("a.tar.gz", "cifar-10-batches-py/data_batch_1", "Python pickles .*binary version"),
+    ],
+)
+def test_archives_of_files_of_arrays_are_refused_with_what_to_do(
+    tmp_path: Path, name: str, member: str, message: str
+) -> None:
+    path = tmp_path / name
+    if name.endswith("zip"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member, b"x")
+    else:
+        with tarfile.open(path, "w:gz" if name.endswith("gz") else "w") as tar:
+            tar.addfile(tarfile.TarInfo(member))
+    with pytest.raises(ReverieError, match=message):
+        reverie.data(path)
+
+
+def test_a_file_of_another_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "train_32x32.mat").write_bytes(b"MATLAB 5.0")
+    with pytest.raises(UsageError, match=r"scipy\.io\.loadmat"):
+        reverie.data(tmp_path / "train_32x32.mat")

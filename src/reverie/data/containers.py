@@ -20,7 +20,7 @@ from reverie.core.terminal import count, printable
 from reverie.data.arrays import Arrays, from_columns
 from reverie.data.npz import KEYS, ignored_arrays, keys_of, load_npy, load_npz
 from reverie.data.options import OpenOptions
-from reverie.data.pickles import pickles_in, refusal
+from reverie.data.pickles import NAMES, pickles_in, refusal
 from reverie.data.tree import ignored, is_hidden, of_folder, suffix
 from reverie.data.types import Problem
 from reverie.media.decode import SUFFIXES
@@ -56,6 +56,19 @@ def loader_of(source: str) -> Loader | None:
         if pickles_in(folder):
             return _refuse_pickles
     return None
+
+
+def check_packed(source: str, names: Iterable[str]) -> None:
+    """Raise an error about an archive without images that holds files of arrays, which are read once unpacked."""
+    files = {name.rpartition("/")[2]: name for name in names}
+    if pickled := [name for name in NAMES[:2] if name in files]:
+        raise refusal(source, pickled)
+    for file in files:
+        idx = _IDX.fullmatch(file.lower().removesuffix(".gz").replace(".", "-"))
+        loader = _load_idx if idx else _load_cifar if file in CIFAR else _load_stl if file == "train_X.bin" else None
+        words = READ_AS[loader] if loader else _ENDINGS.get(suffix(file))
+        if words:
+            raise UsageError(f"{source} holds {words} ({printable(files[file])}): unpack it, and pass what is in it.")
 
 
 def _lone_folders(path: Path) -> list[Path]:
@@ -223,7 +236,8 @@ def _load_stl(source: Path, options: OpenOptions) -> Arrays:
 
 
 def _refuse_pickles(source: Path, options: OpenOptions) -> Arrays:
-    raise refusal(next(folder for folder in _lone_folders(source) if pickles_in(folder)))
+    folder = next(folder for folder in _lone_folders(source) if pickles_in(folder))
+    raise refusal(folder, pickles_in(folder))
 
 
 # HDF5
@@ -270,6 +284,7 @@ def _values(item: Any) -> np.ndarray:
     return item.asstr()[()] if item.dtype.kind == "O" else item[()]
 
 
+_ENDINGS = {".parquet": "Parquet files", ".npz": "arrays", ".npy": "arrays", **dict.fromkeys(HDF5, "arrays")}
 READ_AS: dict[Loader, str] = {
     load_npz: "arrays of an .npz",
     load_npy: "an array",

@@ -184,11 +184,13 @@ def _list(source: str, layout: str | None, masks: str | None, columns: Columns) 
         if source.lower().endswith(parquet.PARQUET) and path.is_file():
             return parquet.list_parquet([path], masks, columns)
         if source.lower().endswith(".zip") and path.is_file():
-            return list_tree(tree.of_zip(path), layout, masks, columns)
+            files = tree.of_zip(path)
+            return _with_images(list_tree(files, layout, masks, columns), source, files)
         if source.lower().endswith(shards.TARS):
             paths = shards.expand(source)
             if any(shard.exists() for shard in paths):
-                return shards.list_shards(paths, layout, masks, columns)
+                listing = shards.list_shards(paths, layout, masks, columns)
+                return _with_images(listing, source, None if paths[1:] or listing.items else shards.folder_of(paths[0]))
         exists = path.exists()
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
@@ -201,7 +203,19 @@ def _list(source: str, layout: str | None, masks: str | None, columns: Columns) 
     if exists:
         medium = tree.OTHER_MEDIA.get(tree.suffix(source))
         hint = f" {argument('medium', medium)} reads it." if medium else ""
+        hint = (
+            f" As for {tree.suffix(source)}: {remedy}." if (remedy := tree.CONVERT.get(tree.suffix(source))) else hint
+        )
         hint = f" {ONE_IMAGE}" if tree.suffix(source) in decode.SUFFIXES else hint
         raise UsageError(f"{source} is no set of images.{hint} Possible: {POSSIBLE}.")
     names = [*BUNDLED_NAMES, *PUBLIC_NAMES]
     raise UsageError(f'There is no data called "{source}".{suggest(source, names)} Possible: {POSSIBLE}.')
+
+
+def _with_images(listing: Listing, source: str, files: Tree | None) -> Listing:
+    """The listing of an archive. Raises if it has no images, but files of arrays."""
+    from reverie.data.containers import check_packed
+
+    if not listing.items and files is not None:
+        check_packed(source, files.files)
+    return listing

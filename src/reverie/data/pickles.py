@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from reverie.core.errors import ReverieError
@@ -23,10 +24,10 @@ def _is_pickle(path: Path) -> bool:
         return False
 
 
-def refusal(folder: Path) -> ReverieError:
-    """The error about a folder of them, with what to do instead."""
+def refusal(source: Path | str, names: Sequence[str]) -> ReverieError:
+    """The error about a folder or an archive of them, with what to do instead."""
     return ReverieError(
-        f"{folder} holds Python pickles ({', '.join(pickles_in(folder))} ...), which may run code when they are read, "
+        f"{source} holds Python pickles ({', '.join(names)} ...), which may run code when they are read, "
         "so they are not. Take the binary version of CIFAR (data_batch_1.bin or train.bin), the public set cifar10, or "
         "convert files that you trust once: numpy.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)."
     )

@@ -21,7 +21,10 @@ from reverie.media.decode import SUFFIXES
 from reverie.media.films import VIDEO_SUFFIXES
 
 OTHER_MEDIA = dict.fromkeys(VIDEO_SUFFIXES, "video") | dict.fromkeys((".npy", ".nii", ".nii.gz"), "volume")
-_MATLAB = "numpy.savez(path, images=..., labels=...) of what scipy.io.loadmat reads makes a source of MATLAB's arrays"
+_MATLAB = (
+    "scipy.io.loadmat reads it: save its images by numpy.savez(path, images=..., labels=...), or its labels of files as "
+    "a table of file_name and label"
+)
 CONVERT = {
     ".mat": _MATLAB,
     ".zip": "a .zip is a source of its own: pass its path",
