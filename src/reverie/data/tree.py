@@ -22,8 +22,8 @@ from reverie.media.films import VIDEO_SUFFIXES
 
 OTHER_MEDIA = dict.fromkeys(VIDEO_SUFFIXES, "video") | dict.fromkeys((".npy", ".nii", ".nii.gz"), "volume")
 _MATLAB = (
-    "scipy.io.loadmat reads it: save its images by numpy.savez(path, images=..., labels=...), or its labels of files as "
-    "a table of file_name and label"
+    "scipy.io.loadmat reads it: save its images by numpy.savez(path, images=..., labels=...), or its labels of files "
+    "as a table of file_name and label"
 )
 CONVERT = {
     ".mat": _MATLAB,
