@@ -21,6 +21,7 @@ from reverie.data import explain, reopen
 from reverie.data.augment import Augment
 from reverie.data.batches import Batches
 from reverie.data.contact import _outlined
+from reverie.data.marking import coverage
 from reverie.data.masks import find_masks
 from reverie.data.tree import of_folder
 
@@ -33,6 +34,11 @@ def test_a_folder_of_masks_is_the_mask_column_and_neither_class_nor_pair(tmp_pat
         assert (mask == 255 * region(int(Path(name).stem))).all()
     last = [p.action for p in dataset.report.problems][-1]
     assert last == "used: masks of 12 of 12 images, 12.5% marked"
+
+
+def test_masks_that_mark_everything_are_counted() -> None:
+    line = coverage([1.0, 0.5, 0.0, None]).action
+    assert line.endswith("50.0% marked, nothing in 1 of them, everything in 1: mask values choose what marks")
 
 
 def test_masks_are_0_and_1_in_batches_and_move_with_their_images(tmp_path: Path) -> None:

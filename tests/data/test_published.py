@@ -92,7 +92,13 @@ def test_imagenets_validation_images_have_the_classes_of_its_table(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "names", [["00000", "01000", "02000"], ["part-000001", "part-000002"], ["x_part_1", "x_part_2"]]
+    "names",
+    [
+        ["00000", "01000", "02000"],
+        ["part-000001", "part-000002"],
+        ["x_part_1", "x_part_2"],
+        ["images_001", "images_002"],
+    ],
 )
 def test_numbered_parts_of_one_set_are_no_classes_and_reported(tmp_path: Path, names: list[str]) -> None:
     for k, name in enumerate(names):

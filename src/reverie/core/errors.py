@@ -1,6 +1,7 @@
 """Exceptions for the user: the command line prints their text without a traceback."""
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -67,7 +68,7 @@ def argument(name: str, value: object = None) -> str:
     """An argument in a message: ``--size 32`` on the command line, ``size=32`` in Python; without a value its name."""
     if _Style.flags:
         flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
-        return flag if value is None else f"{flag} {value}"
+        return flag if value is None else f"{flag} {shlex.quote(str(value))}"
     return name if value is None else f"{name}={value!r}"
 
 

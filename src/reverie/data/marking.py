@@ -202,4 +202,7 @@ def coverage(shares: Sequence[float | None]) -> Problem:
     mean = f"{sum(some) / len(some):.1%}" if some else "none"
     empty = sum(share == 0 for share in some)
     nothing = f", nothing in {empty:,} of them" if empty else ""
-    return Problem("*", "masks", f"used: masks of {len(some):,} of {len(shares):,} images, {mean} marked{nothing}")
+    full = sum(share == 1 for share in some)
+    everything = f", everything in {full:,}: mask values choose what marks" if full else ""
+    action = f"used: masks of {len(some):,} of {len(shares):,} images, {mean} marked{nothing}{everything}"
+    return Problem("*", "masks", action)

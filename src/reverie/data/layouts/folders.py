@@ -17,7 +17,7 @@ from reverie.data.types import Problem
 
 _WORD = re.compile(r"([^\W\d_][^\d]*?)[-_. ]*\d+")
 MANY = 8  # folders; so many with one image each are no classes
-_PART = re.compile(r"((?:.*[-_ ])?(?:part|chunk|shard|batch|bucket))[-_ ]?\d+", re.IGNORECASE)
+_PART = re.compile(r"((?:.*[-_ ])?(?:part|chunk|shard|batch|bucket|images?|imgs?))[-_ ]?\d+", re.IGNORECASE)
 
 
 def _classes(tree: Tree) -> Match:
