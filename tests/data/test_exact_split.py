@@ -42,6 +42,14 @@ def test_test_and_val_are_each_alone_by_their_name_and_together_held_out(tmp_pat
     assert names(rv.open_data(f"{folder}:held_out")) == {"test", "val"}
 
 
+@pytest.mark.parametrize("words", ["cars_{}", "2017-{}", "toy {}", "{}_images"])
+def test_test_and_val_are_each_alone_where_other_words_stand_beside_them(tmp_path: Path, words: str) -> None:
+    folder = source(tmp_path / "d", *(words.format(part) for part in ("train", "val", "test")))
+    for part in ("test", "val"):
+        assert names(rv.open_data(f"{folder}:{part}")) == {words.format(part)}
+    assert len(names(rv.open_data(f"{folder}:held_out"))) == 2
+
+
 def test_a_run_that_took_both_for_test_opens_both_again(tmp_path: Path) -> None:
     folder = source(tmp_path / "d", "train", "val", "test")
     both = rv.open_data(f"{folder}:held_out")

@@ -208,8 +208,9 @@ def split_words(counts: Mapping[str, int]) -> str:
 
 
 def kind_of(part: str) -> str:
-    """ "train", "test" or "val" of the name of a split; "" of others, such as held_out."""
-    return next((kind for kind in ("train", "test", "val") if part.lower().startswith(kind)), "")
+    """ "train", "test" or "val" of the name of a split, or of the word in it, as of cars_test; "" of held_out."""
+    words = [part.lower(), *filter(split_of, _words(part))]
+    return next((kind for word in words for kind in ("train", "test", "val") if word.startswith(kind)), "")
 
 
 def parts_of(paths: Sequence[Path], problems: list[Problem], rules: int) -> dict[Path, str]:
@@ -244,12 +245,16 @@ def _part_of(path: str) -> str:
 
 def split_in(name: str) -> tuple[str, str] | None:
     """The split that a word in a name says, and the rest of the name: ("train", "cars") of cars_train; else None."""
-    words = re.split(r"[-_. ]+", name.lower())
+    words = _words(name)
     sides = [split_of(word) for word in words]
     if len({*sides} - {None}) != 1:
         return None
     split = next(side for side in sides if side)
     return split, "_".join(word for word, side in zip(words, sides, strict=True) if not side)
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[-_. ]+", name.lower())
 
 
 def natural_key(name: str) -> tuple[tuple[Any, ...], str]:

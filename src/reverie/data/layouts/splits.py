@@ -50,7 +50,8 @@ def by_split(tree: Tree, names: Iterable[str], problems: list[Problem]) -> list[
         action = f"skipped: neither in {printable(trained)}/ nor in {printable(held_out)}/"
         problems += [Problem(printable(name), "outside-splits", action) for name in tops[top]]
     order = sorted(sides, key=lambda top: sides[top] == "train")
-    return [Branch(sides[top], f"{tree.root}{top}/{_lone(tree, top, tops[top])}", tops[top], top) for top in order]
+    skipped = _lone({top: [tree.below(name)[len(top) + 1 :] for name in tops[top]] for top in order})
+    return [Branch(sides[top], f"{tree.root}{top}/{skipped[top]}", tops[top], top) for top in order]
 
 
 def _sides_in_words(tops: dict[str, int]) -> dict[str, str]:
@@ -62,15 +63,18 @@ def _sides_in_words(tops: dict[str, int]) -> dict[str, str]:
     return sides if len(rests) == 1 and most and {*sides.values()} == {"train", "held_out"} else {}
 
 
-def _lone(tree: Tree, top: str, names: list[str]) -> str:
-    """Below the folder of a split, the lone folder with "/" that is no class: images/, or the split's own name."""
-    inside = [tree.below(name)[len(top) + 1 :] for name in names]
-    heads = {rest.partition("/")[0] if "/" in rest else "" for rest in inside}
-    head = heads.pop()
-    if heads or not head:
-        return ""
-    deeper = all(rest.count("/") > 1 for rest in inside)
-    return f"{head}/" if deeper or head.lower() in (*PLAIN, top.lower()) else ""
+def _lone(inside: dict[str, list[str]]) -> dict[str, str]:
+    """Below the folder of each split, the lone folder with "/" that is no class, else "".
+
+    That is images/, one of the split's own name, or the same one in all splits that holds folders only.
+    """
+    heads = {top: {rest.partition("/")[0] if "/" in rest else "" for rest in rests} for top, rests in inside.items()}
+    lone = {top: next(iter(names)) if len(names) == 1 else "" for top, names in heads.items()}
+    same = len({*lone.values()}) == 1 and all(rest.count("/") > 1 for rests in inside.values() for rest in rests)
+    return {
+        top: f"{head}/" if head and (same or head.lower() in (*PLAIN, top.lower())) else ""
+        for top, head in lone.items()
+    }
 
 
 def split_words(branches: list[Branch]) -> str:
