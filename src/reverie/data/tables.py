@@ -12,7 +12,7 @@ from reverie.core.terminal import printable
 from reverie.core.values import is_finite
 from reverie.data import words
 from reverie.data.choose import TRUTH
-from reverie.data.items import HEADER, File, split_of
+from reverie.data.items import HEADER, File, part_of, split_of
 from reverie.data.masks import COLUMNS as MASKS
 from reverie.data.naming import Columns
 from reverie.data.tree import suffix
@@ -79,14 +79,31 @@ def is_running(name: str, numbers: Mapping[str, float | None]) -> bool:
     return name.strip().lower() in RUNNING and any(values == [*range(k, k + len(values))] for k in (0, 1))
 
 
-def splits_of(rows: Mapping[str, Row]) -> tuple[str, dict[str, str]]:
-    """The column that says the split of images, and its words; ("", {}) without one that has training and held-out."""
+def splits_of(rows: Mapping[str, Row], about: Mapping[str, set[str]]) -> tuple[str, dict[str, str]]:
+    """The column that says the split of images, and its words; "" and those of the tables' names without such a column.
+
+    Either has words for training and for held-out images.
+
+    Args:
+        rows: image -> its row.
+        about: table -> images.
+    """
     for column in dict.fromkeys(name for row in rows.values() for name in row):
         if _is_split(column):
             words = {image: row[column].strip() for image, row in rows.items() if isinstance(row.get(column), str)}
             if {*map(split_of, words.values())} >= {"train", "held_out"}:
                 return column, words
-    return "", {}
+    return "", _splits_by_names(about)
+
+
+def _splits_by_names(about: Mapping[str, set[str]]) -> dict[str, str]:
+    """The splits that the names of tables say, as train.csv and val.csv do; of an image in both, the held-out one."""
+    parts = {table: part_of(table.rpartition("/")[2].lower()) for table in about}
+    if not {*map(split_of, parts.values())} >= {"train", "held_out"}:
+        return {}
+    order = sorted(filter(parts.get, about), key=lambda table: split_of(parts[table]) != "train")
+    splits = {image: parts[table] for table in order for image in about[table]}
+    return splits if "train" in map(split_of, splits.values()) else {}
 
 
 def _is_split(column: str) -> bool:

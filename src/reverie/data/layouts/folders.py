@@ -134,8 +134,9 @@ def _read_classes(tree: Tree, leaves: bool = False) -> Reading:
         for label in [_class_of(name, prefix, leaves)]
     }
     kinds = {item.label for item in items.values() if item.label is not None}
-    title = f"class folders, {count(len(kinds), 'class')}, {count(len(items), 'image')}{split_words(branches)}"
-    return Reading(title, items, problems=problems)
+    splits = split_words(branches)
+    title = f"class folders, {count(len(kinds), 'class')}, {count(len(items), 'image')}{splits}"
+    return Reading(title, items, problems=problems, splits=splits)
 
 
 def _read_prefixes(tree: Tree, words: dict[str, str]) -> Reading:
@@ -155,7 +156,8 @@ def _read_images(tree: Tree) -> Reading:
         for split, _, names, _ in branches
         for name in names
     }
-    return Reading(f"images, {len(items):,}{split_words(branches)}", items, problems=problems)
+    splits = split_words(branches)
+    return Reading(f"images, {len(items):,}{splits}", items, problems=problems, splits=splits)
 
 
 def _some(names: list[str]) -> str:

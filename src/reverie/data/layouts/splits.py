@@ -77,6 +77,24 @@ def _lone(inside: dict[str, list[str]]) -> dict[str, str]:
     }
 
 
+def unused_splits(names: Iterable[str]) -> list[Problem]:
+    """A line on folders train and test, or cats_train and cats_test, side by side, whose images have no split."""
+    beside: dict[tuple[str, str], dict[str, set[str]]] = {}  # (folder above, rest of the name) -> side -> folders
+    for folder in {
+        "/".join(parts[: k + 1]) for name in names for parts in [name.split("/")[:-1]] for k in range(len(parts))
+    }:
+        above, _, last = folder.rpartition("/")
+        if mark := split_in(last):
+            beside.setdefault((above, mark[1]), {}).setdefault(mark[0], set()).add(folder)
+    both = [sides for sides in beside.values() if len(sides) > 1]
+    if not both:
+        return []
+    first = min((sorted(sides["train"])[0], sorted(sides["held_out"])[0]) for sides in both)
+    some = " and ".join(f"{printable(folder)}/" for folder in first)
+    remedy = "train/ and test/ above all classes, or a table's column split, are one"
+    return [Problem("*", "no-split", f"not used as a split: folders such as {some}; {remedy}")]
+
+
 def split_words(branches: list[Branch]) -> str:
     """ ", train 100 / test 20" of named splits, else ""."""
     return items.split_words({branch.folder: len(branch.names) for branch in branches if branch.split})
