@@ -28,11 +28,11 @@ class Branch(NamedTuple):
     folder: str = ""
 
 
-def by_split(tree: Tree, names: Iterable[str], problems: list[Problem]) -> list[Branch]:
+def by_split(tree: Tree, names: Iterable[str], problems: list[Problem], others: bool = True) -> list[Branch]:
     """Branches of train/ and one of test/, val/ ... if both contain images, else all images as one.
 
-    The folders may have other words in common: cars_train/ and cars_test/. Held-out images come first, so that an image
-    in both splits is dropped from training.
+    With ``others``, the folders may have other words in common: cars_train/ and cars_test/. Held-out images come first,
+    so that an image in both splits is dropped from training.
     """
     names = list(names)
     tops: dict[str, list[str]] = {}
@@ -41,7 +41,7 @@ def by_split(tree: Tree, names: Iterable[str], problems: list[Problem]) -> list[
         tops.setdefault(head if slash else "", []).append(name)
     sides = {top: side for top in tops if (side := split_of(top))}
     if {*sides.values()} != {"train", "held_out"}:
-        sides = _sides_in_words({top: len(names) for top, names in tops.items()})
+        sides = _sides_in_words({top: len(names) for top, names in tops.items()}) if others else {}
     if not sides:
         return [Branch(None, tree.root, names)]
     trained = min((top for top in tops if sides.get(top) == "train"), key=lambda top: (len(top), top))
