@@ -218,6 +218,32 @@ def test_a_column_of_other_words_is_no_split(tmp_path: Path) -> None:
     assert data.report.read_as == "images, 20; a.csv about 20 images" and data.report.counts() == {"ignored": 1}
 
 
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [
+        (("train", "eval"), "train 15 / val 5"),
+        (("Train", "dev"), "Train 15 / val 5"),
+        (("training set", "test set"), "training 15 / test 5"),
+    ],
+)
+def test_a_column_of_splits_has_more_words(tmp_path: Path, words: tuple[str, str], title: str) -> None:
+    fill(tmp_path, 20)
+    rows = [f"{i:04}.png,{words[i % 4 == 0]}" for i in range(20)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,split", *rows]))
+    data = rv.open_data(tmp_path)
+    assert data.report.read_as.endswith(f", {title}") and len(data.held_out) == 5
+    older = rv.open_data(tmp_path, columns=Columns(rules=2))
+    assert older.report.read_as == "images, 20; metadata.csv about 20 images"
+
+
+def test_a_column_of_a_splits_name_with_other_words_says_which_are_known(tmp_path: Path) -> None:
+    fill(tmp_path, 20)
+    rows = [f"{i:04}.png,{('query', 'gallery')[i % 2]}" for i in range(20)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,split", *rows]))
+    actions = [problem.action for problem in rv.open_data(tmp_path).report.problems]
+    assert any("train and test, val, dev or eval" in action for action in actions)
+
+
 def test_test_a_and_val_a_are_told_apart(tmp_path: Path) -> None:
     parts = ("trainA", "trainB", "valA", "valB", "testA", "testB")
     folder = source(tmp_path / "d", *parts)

@@ -310,8 +310,8 @@ class Captions:
             return
         image = self._image_of(table.name, row)
         if image is None:
-            missing = printable(row[column])
-            self._report_row("missing", f"skipped: row {line} names {missing}, which does not exist")
+            missing = f"{printable(row[column])}, {self._find.lost(row[column])}"
+            self._report_row("missing", f"skipped: row {line} names {missing}")
             return
         texts = self.columns.text or _column(row, self._texts_of_tables)
         labels = self.columns.label or _column(row, LABELS)

@@ -23,6 +23,7 @@ ENOUGH = 0.9  # share of the values of a column that name images
 SAMPLED = 200  # rows of a table that are looked at to tell whether it is about the images
 LARGEST_HEAD = 64 << 20  # bytes of a table that are looked at for these rows
 SPLITS = ("split", "splits", "partition", "subset", "set", "part", "phase", "dataset", "data_split", "dataset_split")
+VALIDATION = ("dev", "devel", "development", "eval", "evaluation")  # more words in these columns
 MISSING = ("", "-", "--", "?", ".", "na", "n/a", "#n/a", "nan", "null", "none")  # in columns of numbers
 _DECIMALS = re.compile(r"[-+]?\d+(,\d+)?")
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
@@ -68,6 +69,7 @@ class Table:
             some = next((column for column in rest if column.lower() not in RUNNING), None)
             flags = f"{argument('columns', f'label={some}')} or {argument('columns', f'text={some}')}"
             hint = f"; {flags} uses one" if some else ": it numbers the rows"
+            hint += "; a split has the words train and test, val, dev or eval" * any(map(_is_split, rest))
             action = f"ignored: columns {', '.join(map(printable, rest))}{hint}"
             problems.append(Problem(printable(self.name), "ignored", action))
         return problems
@@ -90,10 +92,19 @@ def splits_of(rows: Mapping[str, Row], about: Mapping[str, set[str]]) -> tuple[s
     """
     for column in dict.fromkeys(name for row in rows.values() for name in row):
         if _is_split(column):
-            words = {image: row[column].strip() for image, row in rows.items() if isinstance(row.get(column), str)}
+            words = {
+                image: _side(row[column].strip()) for image, row in rows.items() if isinstance(row.get(column), str)
+            }
             if {*map(split_of, words.values())} >= {"train", "held_out"}:
                 return column, words
     return "", _splits_by_names(about)
+
+
+def _side(word: str) -> str:
+    """The word for a split that is usual in names: "train" of "training set", "val" of dev and eval."""
+    lower = re.sub(r"[-_ ]*(set|split)$", "", word.lower())
+    lower = "val" if lower in VALIDATION else lower
+    return word if split_of(word) or not split_of(lower) else lower
 
 
 def _splits_by_names(about: Mapping[str, set[str]]) -> dict[str, str]:

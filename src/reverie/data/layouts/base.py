@@ -83,6 +83,6 @@ def divided(listing: Listing, captions: Captions, sides: Mapping[str, str | None
         other = sum(None not in (side, now := split_of(parts[name])) and side != now for name, side in sides.items())
         listing.divide([*parts.values()])
         if other:
-            action = f"used: the split of the table, to which the folders of {count(other, 'image')} are contrary"
+            action = f"used: the split of tables or lists, to which the folders of {count(other, 'image')} are contrary"
             listing.problems.append(Problem("*", "table", action))
     return listing
