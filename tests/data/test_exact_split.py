@@ -42,6 +42,54 @@ def test_test_and_val_are_each_alone_by_their_name_and_together_held_out(tmp_pat
     assert names(rv.open_data(f"{folder}:held_out")) == {"test", "val"}
 
 
+@pytest.mark.parametrize("words", ["cars_{}", "2017-{}", "toy {}", "{}_images"])
+def test_test_and_val_are_each_alone_where_other_words_stand_beside_them(tmp_path: Path, words: str) -> None:
+    folder = source(tmp_path / "d", *(words.format(part) for part in ("train", "val", "test")))
+    for part in ("test", "val"):
+        assert names(rv.open_data(f"{folder}:{part}")) == {words.format(part)}
+    assert len(names(rv.open_data(f"{folder}:held_out"))) == 2
+
+
+@pytest.mark.parametrize("name", ["{}.csv", "labels_{}.csv", "{}.jsonl"])
+def test_tables_named_by_splits_divide_their_images_and_a_held_out_one_counts(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, 20)
+    for part, numbers in (("train", range(13)), ("val", range(12, 20))):
+        rows = [{"image": f"{i:04}.png", "caption": f"picture {i}"} for i in numbers]
+        lines = [json.dumps(row) for row in rows] if ".jsonl" in name else [",".join(row.values()) for row in rows]
+        text = "\n".join(["image,caption"] * (".csv" in name) + lines)
+        (tmp_path / name.format(part)).write_text(text, encoding="utf-8")
+    data = rv.open_data(tmp_path)
+    assert {*data.held_out.names} == {f"{i:04}.png" for i in range(12, 20)}
+    assert data.report.read_as.endswith(", train 12 / val 8")
+    assert reopen(data.provenance).fingerprint == data.fingerprint
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("cat/train", "cat/test"),
+        ("cats_train", "cats_test", "dogs_train", "dogs_test"),
+        ("train_1", "train_2", "test_1", "test_2"),
+    ],
+)
+def test_folders_named_by_splits_that_are_no_split_are_said(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for k, folder in enumerate((*folders, "dog/train", "dog/test")[: max(len(folders), 4)]):
+        fill(tmp_path / folder, 8, first=20 * k)
+    action = next(problem.action for problem in rv.open_data(tmp_path).report.problems if problem.kind == "no-split")
+    assert "train/ and test/ above all classes" in action and f"{folders[0]}/" in action
+
+
+def test_a_table_that_contradicts_the_folders_counts_and_is_said(tmp_path: Path) -> None:
+    rows = []
+    for part, first in (("train", 0), ("test", 100)):
+        fill(tmp_path / part, 10, first=first)
+        rows += [f"{part}/{first + i:04}.png,{'test' if i < 5 else 'train'}" for i in range(10)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,split", *rows]))
+    report = rv.open_data(tmp_path).report
+    assert report.read_as == "images, 20; metadata.csv about 20 images, train 10 / test 10"
+    assert any("the folders of 10 images are contrary" in problem.action for problem in report.problems)
+
+
 def test_a_run_that_took_both_for_test_opens_both_again(tmp_path: Path) -> None:
     folder = source(tmp_path / "d", "train", "val", "test")
     both = rv.open_data(f"{folder}:held_out")
@@ -168,6 +216,32 @@ def test_a_column_of_other_words_is_no_split(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("file_name,set\n" + "\n".join(f"{i:04d}.png,{'ab'[i % 2]}" for i in range(20)))
     data = rv.open_data(tmp_path)
     assert data.report.read_as == "images, 20; a.csv about 20 images" and data.report.counts() == {"ignored": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [
+        (("train", "eval"), "train 15 / val 5"),
+        (("Train", "dev"), "Train 15 / val 5"),
+        (("training set", "test set"), "training 15 / test 5"),
+    ],
+)
+def test_a_column_of_splits_has_more_words(tmp_path: Path, words: tuple[str, str], title: str) -> None:
+    fill(tmp_path, 20)
+    rows = [f"{i:04}.png,{words[i % 4 == 0]}" for i in range(20)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,split", *rows]))
+    data = rv.open_data(tmp_path)
+    assert data.report.read_as.endswith(f", {title}") and len(data.held_out) == 5
+    older = rv.open_data(tmp_path, columns=Columns(rules=2))
+    assert older.report.read_as == "images, 20; metadata.csv about 20 images"
+
+
+def test_a_column_of_a_splits_name_with_other_words_says_which_are_known(tmp_path: Path) -> None:
+    fill(tmp_path, 20)
+    rows = [f"{i:04}.png,{('query', 'gallery')[i % 2]}" for i in range(20)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,split", *rows]))
+    actions = [problem.action for problem in rv.open_data(tmp_path).report.problems]
+    assert any("train and test, val, dev or eval" in action for action in actions)
 
 
 def test_test_a_and_val_a_are_told_apart(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from small_pictures import fill, pixels, save
 import reverie as rv
 from reverie.core.errors import ReverieError, UsageError
 from reverie.data import Dataset, open_like, reopen
+from reverie.data.naming import FOUND
 
 HOW = {"size": (12, 20), "fit": "pad", "background": (10, 20, 30), "held_out": 0.3}
 
@@ -91,6 +93,36 @@ def test_a_folder_that_moved_is_passed_by_its_new_name(tmp_path: Path) -> None:
     fill(tmp_path / "other", 30, first=200)
     with pytest.raises(ReverieError, match="not what it was trained on"):
         reopen(record, data=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [("part1", "part2"), ("batch_1", "batch_2"), ("cars_train", "cars_test"), tuple(f"person{i}" for i in range(16))],
+)
+def test_a_run_of_older_layouts_reopens_with_its_class_folders(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    """Their provenance has ``tables`` 2 or none; folders that are no classes now were classes then."""
+    for k, folder in enumerate(folders):
+        fill(tmp_path / folder, 16 // len(folders), first=20 * k)
+    before = rv.open_data(tmp_path, layout="classes", columns=replace(FOUND, rules=2))
+    record = written(before)
+    assert record["requested"].pop("layout") == "classes" and {*before.classes} == {*folders}
+    assert rv.open_data(tmp_path).classes == []
+    again = reopen(record)
+    assert again.fingerprint == before.fingerprint and again.classes == before.classes
+    assert reopen(again.provenance).fingerprint == before.fingerprint
+    with pytest.raises(ReverieError, match="not what it was trained on"):
+        reopen(record | {"tables": 3})  # of this version: its data has changed
+
+
+def test_a_run_of_older_layouts_that_no_layout_opens_is_told_why(tmp_path: Path) -> None:
+    for k, folder in enumerate(("train/images/cat", "train/images/dog", "test/images/cat")):
+        fill(tmp_path / folder, 8, first=20 * k)
+    record = written(rv.open_data(tmp_path, layout="images", columns=replace(FOUND, rules=2)))
+    del record["requested"]["layout"]
+    with pytest.raises(
+        ReverieError, match=r"older version, and this version reads its folders as \"class folders, 2 cl"
+    ):
+        reopen(record)
 
 
 def test_an_array_reopens_when_it_is_passed_again(tmp_path: Path) -> None:

@@ -60,6 +60,16 @@ def test_folders_whose_names_differ_by_a_word_of_splits_are_splits_and_no_classe
     assert dataset.report.read_as == f"images, 14, {train.split('/')[0]} 10 / {test.split('/')[0]} 4"
 
 
+def test_the_only_class_of_a_split_is_a_class_if_another_split_has_more(tmp_path: Path) -> None:
+    """Only a folder that every split has alone, or that names nothing, as images/, stands above the classes."""
+    for k, folder in enumerate(("train/cat/s0", "train/cat/s1", "test/cat/s1", "test/dog/s1")):
+        fill(tmp_path / "d" / folder, 8, first=20 * k)
+    assert reverie.data(tmp_path / "d").classes == ["cat", "dog"]
+    for k, folder in enumerate(("train/animals/cat", "train/animals/dog", "test/animals/cat")):
+        fill(tmp_path / "e" / folder, 8, first=20 * k)
+    assert reverie.data(tmp_path / "e").classes == ["cat", "dog"]
+
+
 def test_classes_with_the_words_of_splits_and_others_stay_classes(tmp_path: Path) -> None:
     for k, name in enumerate(("toy_train", "toy_car", "test_tube", "val_d_isere")):
         fill(tmp_path / name, 4, first=10 * k)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from small_pictures import fill
+from small_pictures import fill, save
 
 import reverie.data
 from reverie.core.errors import UsageError
@@ -109,6 +109,18 @@ def test_conditions_know_the_names_of_the_table_and_of_ours(tmp_path: Path) -> N
         assert len(dataset.train) + len(dataset.held_out) == n, condition
     with pytest.raises(UsageError, match=r"has a column 'captoin'. Did you mean .caption.\?"):
         reverie.data(tmp_path, where="captoin == 1")
+
+
+def test_a_bare_name_of_several_images_is_said_to_be_that(tmp_path: Path) -> None:
+    for part, first in (("train", 0), ("test", 20)):
+        for i in range(12):
+            save(tmp_path / part / f"{i}.png", first + i)
+    (tmp_path / "metadata.csv").write_text("file_name,label\n0.png,x\ntrain/1.png,y\n7777.png,y")
+    actions = [problem.action for problem in reverie.data(tmp_path).report.problems if problem.kind == "bad-caption"]
+    assert actions == [
+        "skipped: row 2 names 0.png, of which there are 2, the first test/0.png: a path with folders says which; "
+        "1 more row likewise"
+    ]
 
 
 def test_a_file_of_coco_is_about_the_folder_that_it_names(tmp_path: Path) -> None:

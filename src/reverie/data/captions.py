@@ -62,6 +62,7 @@ class Captions:
         written: image -> the values of the columns that became its name, text and label, under the table's own names.
         tables: the files that rows are from.
         splits: image -> the name of its split, such as "val", where tables say it.
+        divides: whether the splits count more than those of folders.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Captions:
         self.rows: dict[str, Row] = {}
         self.written: dict[str, Row] = {}
         self.tables: dict[str, int] = {}
+        self._about: dict[str, set[str]] = {}  # table -> images
         self._find = Finder([name for name in files if suffix(name) in SUFFIXES] if images is None else images)
         self._ignored: set[str] = set()  # tables that have a line of their own
         self._guessed = ("", "")  # columns of the table that is read: of the image and of the label, by their values
@@ -105,8 +107,9 @@ class Captions:
         for image, row in self._published.rows.items():
             self.rows[image] = {"text": [], "label": None} | self.rows.get(image, {}) | row
         self.tables |= self._published.used
-        self._split_column, self.splits = ("", {}) if columns.rules < 3 else splits_of(self.rows)
+        self._split_column, self.splits = ("", {}) if columns.rules < 3 else splits_of(self.rows, self._about)
         self.splits |= self._published.splits
+        self.divides = columns.rules > 2 and bool(self.splits)
         for name, lost in self._published.lost.items():
             self._report(name, "bad-caption", f"skipped: it names {count(lost, 'missing image')}")
         self._boxes = False
@@ -251,7 +254,7 @@ class Captions:
             self._report(name, kind, note)
         for row in rows:
             self._add_row(table, row)
-        self.tables[name] = len(table.images)
+        self.tables[name], self._about[name] = len(table.images), table.images
         for number, first in self._odd_rows.values():
             self._report(name, "bad-caption", first + f"; {count(number - 1, 'more row')} likewise" * (number > 1))
         for column, n in table.other.items():
@@ -307,8 +310,8 @@ class Captions:
             return
         image = self._image_of(table.name, row)
         if image is None:
-            missing = printable(row[column])
-            self._report_row("missing", f"skipped: row {line} names {missing}, which does not exist")
+            missing = f"{printable(row[column])}, {self._find.lost(row[column])}"
+            self._report_row("missing", f"skipped: row {line} names {missing}")
             return
         texts = self.columns.text or _column(row, self._texts_of_tables)
         labels = self.columns.label or _column(row, LABELS)
@@ -371,7 +374,7 @@ class Captions:
                 before = row["label"] if isinstance(row["label"], list) else []
                 row["label"] = list(dict.fromkeys([*before, *new["label"]]))
         if rows:
-            self.tables[name] = len(rows)
+            self.tables[name], self._about[name] = len(rows), {*rows}
         if rows and lost:
             self._report(name, "bad-caption", f"skipped: it names {count(lost, 'missing image')}")
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import PurePosixPath
 
+from reverie.core.terminal import printable
+
 
 class Finder:
     """Images by the names that tables give them: relative to the table, composed or decomposed, or by the bare name."""
@@ -26,6 +28,13 @@ class Finder:
             for key in {path.name, path.stem}:
                 bare.setdefault(key, []).append(name)
         return bare
+
+    def lost(self, name: str) -> str:
+        """Why there is no image of this name: there is none, or there are several."""
+        several = self.bare.get(composed(name.replace("\\", "/")).removeprefix("./"), [])
+        if not several:
+            return "which does not exist"
+        return f"of which there are {len(several):,}, the first {printable(several[0])}: a path with folders says which"
 
     def __call__(self, folder: PurePosixPath, name: str, about: str = "") -> str | None:
         """The path of an image, None if there is none or several.

@@ -158,6 +158,7 @@ class Listing:
         counts = Counter(filter(None, parts))
         if not counts:
             return
+        rest = Counter(item.split for item, part in zip(self.items, parts, strict=True) if item.split and not part)
         self.items = [replace(item, split=split_of(p) or item.split) for item, p in zip(self.items, parts, strict=True)]
         outside = [part for part in counts if not split_of(part)]
         lines = [f"skipped: {printable(p)} is neither training nor test (images: {counts[p]:,})" for p in outside]
@@ -167,7 +168,7 @@ class Listing:
         self.problems += [Problem("*", "outside-splits", line) for line in lines]
         self.parts = [*parts]
         self.take(sorted(inside, key=lambda i: self.items[i].split == "train"))
-        self.read_as += split_words({part: n for part, n in counts.items() if part not in outside})
+        self.read_as += split_words({part: n for part, n in (counts + rest).items() if part not in outside})
 
     def number_equal_names(self) -> None:
         """Names that are printed alike, such as of undecodable bytes, become NAME, NAME (2) ...: names are keys."""
@@ -208,8 +209,9 @@ def split_words(counts: Mapping[str, int]) -> str:
 
 
 def kind_of(part: str) -> str:
-    """ "train", "test" or "val" of the name of a split; "" of others, such as held_out."""
-    return next((kind for kind in ("train", "test", "val") if part.lower().startswith(kind)), "")
+    """ "train", "test" or "val" of the name of a split, or of the word in it, as of cars_test; "" of held_out."""
+    words = [part.lower(), *filter(split_of, _words(part))]
+    return next((kind for word in words for kind in ("train", "test", "val") if word.startswith(kind)), "")
 
 
 def parts_of(paths: Sequence[Path], problems: list[Problem], rules: int) -> dict[Path, str]:
@@ -222,7 +224,7 @@ def parts_of(paths: Sequence[Path], problems: list[Problem], rules: int) -> dict
         rules: as of ``Columns``; before 3, names say a split by what they begin with, up to "-" or ".".
     """
     above = Path(os.path.commonpath([path.parent for path in paths]))
-    parts = {path: _part_of(path.relative_to(above).as_posix().lower()) for path in paths}
+    parts = {path: part_of(path.relative_to(above).as_posix().lower()) for path in paths}
     if rules < 3:
         words = {path: re.split("[-.]", path.name.lower())[0] for path in paths}
         parts = {path: word if word == "train" or word in HELD_OUT_NAMES else "" for path, word in words.items()}
@@ -234,7 +236,7 @@ def parts_of(paths: Sequence[Path], problems: list[Problem], rules: int) -> dict
     return {path: parts[path] for path in order}
 
 
-def _part_of(path: str) -> str:
+def part_of(path: str) -> str:
     """The split of the last name in a path that says one; "" of none, or if a name says both sides, as train-val."""
     for name in reversed(path.split("/")):
         if words := _SPLIT.findall(name):
@@ -244,12 +246,16 @@ def _part_of(path: str) -> str:
 
 def split_in(name: str) -> tuple[str, str] | None:
     """The split that a word in a name says, and the rest of the name: ("train", "cars") of cars_train; else None."""
-    words = re.split(r"[-_. ]+", name.lower())
+    words = _words(name)
     sides = [split_of(word) for word in words]
     if len({*sides} - {None}) != 1:
         return None
     split = next(side for side in sides if side)
     return split, "_".join(word for word, side in zip(words, sides, strict=True) if not side)
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[-_. ]+", name.lower())
 
 
 def natural_key(name: str) -> tuple[tuple[Any, ...], str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
-from reverie.data.items import HELD_OUT_NAMES, Item, Listing, kind_of, split_of
+from reverie.data.items import HELD_OUT_NAMES, Item, Listing, kind_of, split_in
 from reverie.data.naming import FOUND, Columns
 
 if TYPE_CHECKING:
@@ -79,13 +79,17 @@ def keep_named(listing: Listing, split: str) -> bool:
 
 
 def _folders_of_splits(items: Sequence[Item]) -> list[str]:
-    """Of each item the first folder whose name is that of a held-out split, also testA; "" of none."""
+    """Of each item the first folder whose name says a held-out split, also testA and cars_test; "" of none."""
     folders = [item.name.split("/")[:-1] for item in items]
     common = len(os.path.commonprefix(folders))  # noqa: RUF071 (of lists: their first equal parts)
     return [
-        next((folder for folder in parts[common:] if split_of(_OF_PILE.sub("", folder)) == "held_out"), "")
+        next((folder for folder in parts[common:] if _side(_OF_PILE.sub("", folder)) == "held_out"), "")
         for parts in folders
     ]
+
+
+def _side(folder: str) -> str:
+    return (split_in(folder) or ("",))[0]
 
 
 def path_exists(path: str) -> bool:

@@ -136,7 +136,7 @@ def list_members(
     described = [replace(captions.describe(item, name), attributes=numbers[name]) for name, item in items]
     rows: list[Mapping[str, Any]] = [captions.columns_of(name) for name, _ in items]
     listing = Listing(described, problems, names, f"{noun}s, {len(items):,}{captions.summary()}", rows)
-    listing = divided(listing, captions, [name for name, _ in items])
+    listing = divided(listing, captions, {name: item.split for name, item in items})
     clear_negatives(listing)
     choose_items(options.choice, listing, noun)
     return listing

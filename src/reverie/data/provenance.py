@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from reverie.core.cache import Progress
 from reverie.core.errors import ReverieError, UsageError, argument
-from reverie.data.listing import path_exists, split_name
-from reverie.data.naming import columns_of
+from reverie.data.listing import explain, path_exists, split_name
+from reverie.data.naming import FOUND, columns_of
 from reverie.data.options import CHOICES, HELD_OUT, WHITE
 from reverie.data.sources import IN_MEMORY, anchored, open_data
 from reverie.data.types import Dataset
@@ -99,7 +101,8 @@ def reopen(provenance: dict[str, Any], data: Any = None, progress: Progress | No
     requests = [older | record["requested"] | {"columns": columns_of(record)}]
     if record is not provenance:  # format 1 has the resulting channels, not the requested ones
         requests.append(older | {"size": record["requested"]["size"], "columns": columns_of(record)})
-    for request in requests:
+    first = None
+    for request in _with_classes(requests, source, record):
         try:
             dataset = _opened(source, record, request, progress)
         except ReverieError as error:
@@ -107,7 +110,25 @@ def reopen(provenance: dict[str, Any], data: Any = None, progress: Progress | No
             raise ReverieError(f"The data of this run, {which}, cannot be opened: {error} {_remedy()}") from error
         if dataset.fingerprint == record["fingerprint"]:
             return dataset
-    return _checked(dataset, record)
+        first = first or dataset
+    return _checked(first or dataset, record)
+
+
+def _with_classes(requests: list[dict[str, Any]], source: Any, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The requests, and then the same with class folders, as which older versions read more folders than now."""
+    yield from requests
+    if not _reads_folders_otherwise(record) or not isinstance(source, str | os.PathLike):
+        return
+    path = Path(split_name(os.fspath(source))[0]).expanduser()
+    packed = path.is_file() and path.suffix.lower() == ".zip"
+    if (path.is_dir() or packed) and any(name == "classes" and fits != "no" for name, fits, _ in explain(path)):
+        yield from ({**request, "layout": "classes"} for request in requests)
+
+
+def _reads_folders_otherwise(record: dict[str, Any]) -> bool:
+    """Whether the layout was recognised by an older version, with whose rules of tables those of layouts changed."""
+    image = record["medium"] == "image" and record["reopenable"]
+    return image and "layout" not in record["requested"] and columns_of(record).rules < FOUND.rules
 
 
 def _remedy() -> str:
@@ -155,10 +176,15 @@ def _opened(source: Any, record: dict[str, Any], request: dict[str, Any], progre
 def _checked(dataset: Dataset, record: dict[str, Any]) -> Dataset:
     if dataset.fingerprint == record["fingerprint"]:
         return dataset
-    counts, total = record["counts"], len(dataset.train) + len(dataset.held_out)
+    counts, total, reading = record["counts"], len(dataset.train) + len(dataset.held_out), ""
+    if dataset.report.read_as and _reads_folders_otherwise(record):
+        reading = (
+            f'The run is of an older version, and this version reads its folders as "{dataset.report.read_as}": if the '
+            "data is still the same, that is why, and the run needs the older version, or training anew. "
+        )
     raise ReverieError(
         f"The data of this run, {record['source']}, is not what it was trained on: then "
         f"{counts['train'] + counts['held_out']} samples of {Spec.of(record)} with fingerprint "
         f"{record['fingerprint'][:12]}, now {total} of {dataset.spec} with {dataset.fingerprint[:12]} "
-        f"({dataset.source}). {_remedy()}"
+        f"({dataset.source}). {reading}{_remedy()}"
     )

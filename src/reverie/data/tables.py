@@ -12,7 +12,7 @@ from reverie.core.terminal import printable
 from reverie.core.values import is_finite
 from reverie.data import words
 from reverie.data.choose import TRUTH
-from reverie.data.items import HEADER, File, split_of
+from reverie.data.items import HEADER, File, part_of, split_of
 from reverie.data.masks import COLUMNS as MASKS
 from reverie.data.naming import Columns
 from reverie.data.tree import suffix
@@ -23,6 +23,7 @@ ENOUGH = 0.9  # share of the values of a column that name images
 SAMPLED = 200  # rows of a table that are looked at to tell whether it is about the images
 LARGEST_HEAD = 64 << 20  # bytes of a table that are looked at for these rows
 SPLITS = ("split", "splits", "partition", "subset", "set", "part", "phase", "dataset", "data_split", "dataset_split")
+VALIDATION = ("dev", "devel", "development", "eval", "evaluation")  # more words in these columns
 MISSING = ("", "-", "--", "?", ".", "na", "n/a", "#n/a", "nan", "null", "none")  # in columns of numbers
 _DECIMALS = re.compile(r"[-+]?\d+(,\d+)?")
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
@@ -68,6 +69,7 @@ class Table:
             some = next((column for column in rest if column.lower() not in RUNNING), None)
             flags = f"{argument('columns', f'label={some}')} or {argument('columns', f'text={some}')}"
             hint = f"; {flags} uses one" if some else ": it numbers the rows"
+            hint += "; a split has the words train and test, val, dev or eval" * any(map(_is_split, rest))
             action = f"ignored: columns {', '.join(map(printable, rest))}{hint}"
             problems.append(Problem(printable(self.name), "ignored", action))
         return problems
@@ -79,14 +81,40 @@ def is_running(name: str, numbers: Mapping[str, float | None]) -> bool:
     return name.strip().lower() in RUNNING and any(values == [*range(k, k + len(values))] for k in (0, 1))
 
 
-def splits_of(rows: Mapping[str, Row]) -> tuple[str, dict[str, str]]:
-    """The column that says the split of images, and its words; ("", {}) without one that has training and held-out."""
+def splits_of(rows: Mapping[str, Row], about: Mapping[str, set[str]]) -> tuple[str, dict[str, str]]:
+    """The column that says the split of images, and its words; "" and those of the tables' names without such a column.
+
+    Either has words for training and for held-out images.
+
+    Args:
+        rows: image -> its row.
+        about: table -> images.
+    """
     for column in dict.fromkeys(name for row in rows.values() for name in row):
         if _is_split(column):
-            words = {image: row[column].strip() for image, row in rows.items() if isinstance(row.get(column), str)}
+            words = {
+                image: _side(row[column].strip()) for image, row in rows.items() if isinstance(row.get(column), str)
+            }
             if {*map(split_of, words.values())} >= {"train", "held_out"}:
                 return column, words
-    return "", {}
+    return "", _splits_by_names(about)
+
+
+def _side(word: str) -> str:
+    """The word for a split that is usual in names: "train" of "training set", "val" of dev and eval."""
+    lower = re.sub(r"[-_ ]*(set|split)$", "", word.lower())
+    lower = "val" if lower in VALIDATION else lower
+    return word if split_of(word) or not split_of(lower) else lower
+
+
+def _splits_by_names(about: Mapping[str, set[str]]) -> dict[str, str]:
+    """The splits that the names of tables say, as train.csv and val.csv do; of an image in both, the held-out one."""
+    parts = {table: part_of(table.rpartition("/")[2].lower()) for table in about}
+    if not {*map(split_of, parts.values())} >= {"train", "held_out"}:
+        return {}
+    order = sorted(filter(parts.get, about), key=lambda table: split_of(parts[table]) != "train")
+    splits = {image: parts[table] for table in order for image in about[table]}
+    return splits if "train" in map(split_of, splits.values()) else {}
 
 
 def _is_split(column: str) -> bool:

@@ -11,6 +11,7 @@ from reverie.data.captions import Captions
 from reverie.data.items import Listing
 from reverie.data.layouts import folders, pairs, published, restoration
 from reverie.data.layouts.base import Layout, Reading, described, divided
+from reverie.data.layouts.splits import unused_splits
 from reverie.data.masks import add_table, find_masks, masks_of
 from reverie.data.naming import FOUND, Columns
 from reverie.data.tree import Tree, ignored
@@ -83,8 +84,13 @@ def list_tree(tree: Tree, layout: str | None = None, masks: str | None = None, c
     rows: list[Mapping[str, Any]] = []
     if captions.rows:
         rows = [captions.columns_of(name) for name in reading.items]
-    title = reading.title + regions.summary + captions.summary()
-    return divided(Listing(items, problems, attributes, title, rows), captions, reading.items)
+    title = reading.title.replace(reading.splits, "") if captions.divides and reading.splits else reading.title
+    title += regions.summary + captions.summary()
+    sides = {name: item.split for name, item in reading.items.items()}
+    listing = divided(Listing(items, problems, attributes, title, rows), captions, sides)
+    if all(item.split is None for item in listing.items):
+        listing.problems += unused_splits(reading.items)
+    return listing
 
 
 def _first_that_fits(tree: Tree, problems: list[Problem]) -> Reading:

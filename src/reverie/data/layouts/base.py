@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from reverie.core.terminal import count
 from reverie.data.captions import Captions
-from reverie.data.items import Item, Listing
+from reverie.data.items import Item, Listing, split_of
 from reverie.data.tree import Tree
 from reverie.data.types import Problem
 
@@ -21,6 +22,7 @@ class Reading:
         used: other files that were read.
         problems: files that were not used, and why.
         attributes: names of the items' attributes.
+        splits: the words of the title on the split of the folders, see ``split_words``.
     """
 
     title: str
@@ -28,6 +30,7 @@ class Reading:
     used: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
+    splits: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,13 @@ def described(reading: Reading, captions: Captions) -> tuple[list[Item], list[st
     return items, reading.attributes or names
 
 
-def divided(listing: Listing, captions: Captions, names: Iterable[str]) -> Listing:
-    """The listing with the splits that tables say; ``names`` are the paths of its items."""
-    if captions.splits and captions.columns.rules > 2:
-        listing.divide([captions.splits.get(name, "") for name in names])
+def divided(listing: Listing, captions: Captions, sides: Mapping[str, str | None]) -> Listing:
+    """The listing with the splits that tables say; ``sides`` are the splits of folders, by the paths of its items."""
+    if captions.divides:
+        parts = {name: captions.splits.get(name, "") for name in sides}
+        other = sum(None not in (side, now := split_of(parts[name])) and side != now for name, side in sides.items())
+        listing.divide([*parts.values()])
+        if other:
+            action = f"used: the split of tables or lists, to which the folders of {count(other, 'image')} are contrary"
+            listing.problems.append(Problem("*", "table", action))
     return listing

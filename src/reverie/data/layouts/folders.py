@@ -23,7 +23,11 @@ _PART = re.compile(r"((?:.*[-_ ])?(?:part|chunk|shard|batch|bucket|images?|imgs?
 def _classes(tree: Tree) -> Match:
     folders = _folders(tree)
     if len(folders) < 2:
-        return Match("there are no two folders side by side that hold images")
+        splits = _folders(tree, others=False)
+        if len(splits) < 2:
+            return Match("there are no two folders side by side that hold images")
+        why = f"the folders {_some(splits)} are a split, and may be classes"
+        return Match(why, lambda: _read_classes(tree, others=False), "possible")
     if why := _no_classes(tree, folders):
         return Match(f"{why}, and may be classes", lambda: _read_classes(tree), "on request")
     return Match.yes(f"{len(folders)} folders with images: {_some(folders)}", lambda: _read_classes(tree))
@@ -72,10 +76,10 @@ PREFIXES = Layout("prefixes", "a class before a number in each name: cat.0.jpg, 
 IMAGES = Layout("images", "images in any folders, without classes; also in train/ and test/", _images)
 
 
-def _folders(tree: Tree, leaves: bool = False) -> list[str]:
+def _folders(tree: Tree, leaves: bool = False, others: bool = True) -> list[str]:
     """Names of the folders that would be classes."""
     heads: set[str] = set()
-    for _, prefix, names, _ in by_split(tree, tree.images, []):
+    for _, prefix, names, _ in by_split(tree, tree.images, [], others):
         heads |= {head for name in names if (head := _class_of(name, prefix, leaves))}
     return sorted(heads)
 
@@ -124,9 +128,9 @@ def _are_buckets(tree: Tree) -> bool:
     return True
 
 
-def _read_classes(tree: Tree, leaves: bool = False) -> Reading:
+def _read_classes(tree: Tree, leaves: bool = False, others: bool = True) -> Reading:
     problems: list[Problem] = []
-    branches = by_split(tree, tree.images, problems)
+    branches = by_split(tree, tree.images, problems, others)
     items = {
         name: Item(printable(name), tree.files[name], printable(label) if label else None, "", split)
         for split, prefix, names, _ in branches
@@ -134,8 +138,9 @@ def _read_classes(tree: Tree, leaves: bool = False) -> Reading:
         for label in [_class_of(name, prefix, leaves)]
     }
     kinds = {item.label for item in items.values() if item.label is not None}
-    title = f"class folders, {count(len(kinds), 'class')}, {count(len(items), 'image')}{split_words(branches)}"
-    return Reading(title, items, problems=problems)
+    splits = split_words(branches)
+    title = f"class folders, {count(len(kinds), 'class')}, {count(len(items), 'image')}{splits}"
+    return Reading(title, items, problems=problems, splits=splits)
 
 
 def _read_prefixes(tree: Tree, words: dict[str, str]) -> Reading:
@@ -155,7 +160,8 @@ def _read_images(tree: Tree) -> Reading:
         for split, _, names, _ in branches
         for name in names
     }
-    return Reading(f"images, {len(items):,}{split_words(branches)}", items, problems=problems)
+    splits = split_words(branches)
+    return Reading(f"images, {len(items):,}{splits}", items, problems=problems, splits=splits)
 
 
 def _some(names: list[str]) -> str:

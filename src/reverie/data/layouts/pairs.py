@@ -238,7 +238,8 @@ def _read_names(tree: Tree, partner: dict[str, str]) -> Reading:
         for name in tree.images
         if name not in taken
     ]
-    return Reading(f"pairs by names, {len(items):,}{split_words(branches)}", items, problems=problems)
+    splits = split_words(branches)
+    return Reading(f"pairs by names, {len(items):,}{splits}", items, problems=problems, splits=splits)
 
 
 NAMES = Layout("names", "x_source.png and x_target.png are a pair (also _A and _B, _input and _output)", _names)
