@@ -117,7 +117,7 @@ class Captions:
         if twice := sum(_stem(image) in self._texts for image, row in self.rows.items() if any(row["text"])):
             action = f"used: {count(twice, 'image')} with captions in a table and in a file beside; the table's count"
             self._report("*", "bad-caption", action)
-        self._unlabelled = clear_rows(self.rows, problems)
+        self._unlabelled = clear_rows(self.rows, problems, columns.rules)
         self._names_of_labels = several_in(self.rows, problems)
 
     @cached_property
@@ -140,8 +140,9 @@ class Captions:
             return item
         texts = [" ".join(str(text).split()) for text in row.get("text", [])]
         if not any(texts) and (file := self._text_beside(name)):
-            texts = [" ".join(self._read_text(file, LARGEST_CAPTION).split())]
-            if self.columns.rules > 2 and words.are_boxes(texts[0]):
+            text = self._read_text(file, LARGEST_CAPTION)
+            texts = [" ".join(text.split())]
+            if self.columns.rules > 2 and words.are_boxes(text):
                 texts = []
                 if not self._boxes:
                     self._report(file, "ignored", "ignored: boxes of YOLO, no caption; and so are texts like it")
