@@ -40,7 +40,7 @@ FILLERS = frozenset(
     ("found", "told", "made", "said", "asked", "given", "one", "place", "shown", "drawn", "wanted", "known", "facts")
     + ("own", "whole", "aside")
 )
-CODE_LINES = 35_400
+CODE_LINES = 35_700
 
 
 def room(path: Path) -> str:

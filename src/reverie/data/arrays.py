@@ -34,6 +34,7 @@ class Arrays:
         classes, attributes: as in Dataset.
         cut: number of training rows, None if the source has no split.
         checked: the source has no copies and no near duplicates across its split.
+        second: name of the split that is held out.
         name: of the source if its user's name stands for one of several, such as binary-mnist; else "".
         read_as: in words, for the report; "" of a set that has a name.
     """
@@ -44,6 +45,7 @@ class Arrays:
     attributes: list[str] = field(default_factory=list)
     checked: bool = False
     problems: list[Problem] = field(default_factory=list)
+    second: str = "test"
     name: str = ""
     read_as: str = ""
 

@@ -18,7 +18,7 @@ from reverie.core.errors import ReverieError, UsageError
 from reverie.core.files import exists, is_file
 from reverie.core.terminal import count, printable
 from reverie.data.arrays import Arrays, from_columns
-from reverie.data.npz import KEYS, ignored_arrays, keys_of, load_npy, load_npz
+from reverie.data.npz import KEYS, ignored_arrays, keys_of, load_npy, load_npz, second_of
 from reverie.data.options import OpenOptions
 from reverie.data.pickles import NAMES, pickles_in, refusal
 from reverie.data.tree import ignored, is_hidden, of_folder, suffix
@@ -101,7 +101,7 @@ def load(source: str, options: OpenOptions) -> Arrays:
     assert loader is not None
     arrays = loader(Path(source), options)
     words, rows, cut = READ_AS[loader], len(arrays.rows), arrays.cut
-    parts = count(rows, "row") if cut is None else f"train {cut:,} / {options.second} {rows - cut:,}"
+    parts = count(rows, "row") if cut is None else f"train {cut:,} / {arrays.second} {rows - cut:,}"
     return replace(arrays, read_as=f"{words}, {parts}")
 
 
@@ -272,7 +272,7 @@ def _load_hdf5(path: Path, options: OpenOptions) -> Arrays:
         for part in ("train", "test"):
             if f"{part}_label" in columns:
                 parts[part, "labels"] = columns[f"{part}_label"]
-        return _joined(parts, str(path), options, problems=problems)
+        return replace(_joined(parts, str(path), options, problems=problems), second=second_of(keys))
     if "x" not in columns:
         names = ", ".join(KEYS["x"])
         raise ReverieError(f"{path} has no array with a known name of images, such as {names}; it has {present}.")

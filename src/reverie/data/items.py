@@ -7,7 +7,7 @@ import re
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -212,6 +212,20 @@ def kind_of(part: str) -> str:
     """ "train", "test" or "val" of the name of a split, or of the word in it, as of cars_test; "" of held_out."""
     words = [part.lower(), *filter(split_of, _words(part))]
     return next((kind for word in words for kind in ("train", "test", "val") if word.startswith(kind)), "")
+
+
+def asked_part(name: str, parts: Collection[str]) -> str:
+    """What the report says of a split that is asked for by its name; "" of "held_out" and others without a kind.
+
+    Args:
+        parts: "test", "val" or "" (another name) of the held-out splits of the source.
+    """
+    kind = kind_of(name)
+    if kind not in ("test", "val"):
+        return ""
+    if not parts:
+        return f"nothing in it is named {kind}: held out by content"
+    return f"{kind} alone" if {*parts} == {kind} else "" if "" in parts else f"no {kind}: its {' and '.join(parts)}"
 
 
 def parts_of(paths: Sequence[Path], problems: list[Problem], rules: int) -> dict[Path, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
-from reverie.data.items import HELD_OUT_NAMES, Item, Listing, kind_of, split_in
+from reverie.data.items import HELD_OUT_NAMES, Item, Listing, asked_part, kind_of, split_in
 from reverie.data.naming import FOUND, Columns
 
 if TYPE_CHECKING:
@@ -70,12 +70,14 @@ def keep_named(listing: Listing, split: str) -> bool:
     kinds = [
         kind_of(part) if item.split == "held_out" else None for item, part in zip(listing.items, parts, strict=True)
     ]
-    if kind_of(split) not in ("test", "val") or {*kinds} - {None} != {"test", "val"}:
-        return False
-    listing.take([i for i, kind in enumerate(kinds) if kind == kind_of(split)])
-    listing.items = [replace(item, split=None) for item in listing.items]
-    listing.read_as += f"; {kind_of(split)} alone"
-    return True
+    held_out = {kind for kind in kinds if kind is not None}
+    some = kind_of(split) in ("test", "val") and held_out == {"test", "val"}
+    if some:
+        listing.take([i for i, kind in enumerate(kinds) if kind == kind_of(split)])
+        listing.items = [replace(item, split=None) for item in listing.items]
+    if words := asked_part(split, {kind_of(split)} if some else held_out):
+        listing.read_as += f"; {words}"
+    return some
 
 
 def _folders_of_splits(items: Sequence[Item]) -> list[str]:

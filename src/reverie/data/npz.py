@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,11 @@ def keys_of(names: Collection[str], part: str) -> dict[str, str | None]:
     test, label = keys["test"], keys["test_label"]
     keys["test_label"] = None if test and label and ("val" in test) != ("val" in label) else label
     return keys
+
+
+def second_of(keys: Mapping[str, str | None]) -> str:
+    """The name of the held-out split of ``keys_of``."""
+    return "val" if "val" in (keys["test"] or "") else "test"
 
 
 def load_npz(path: Path, options: OpenOptions) -> Arrays:
@@ -105,7 +110,7 @@ def load_npz(path: Path, options: OpenOptions) -> Arrays:
             "(N, H, W, C), with optional labels (N,) and texts (N,); or x_train, y_train, x_test, y_test. Time series "
             "are named series: (N, L, C)."
         )
-    return from_columns(arrays, str(path), options, cut=cut, problems=problems)
+    return replace(from_columns(arrays, str(path), options, cut=cut, problems=problems), second=second_of(keys))
 
 
 def _unused(arrays: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from reverie.core.cache import Progress, check_progress
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import exists
 from reverie.data.choose import Choice
-from reverie.data.items import kind_of
+from reverie.data.items import asked_part, kind_of
 from reverie.data.labels import clear_negatives
 from reverie.data.listing import (
     BUNDLED_NAMES,
@@ -161,9 +161,12 @@ def open_data(
         if name in (*BUNDLED_NAMES, *PUBLIC_NAMES) and Path(name).is_dir():
             warnings.warn(f"{name} is the data set of that name, not the folder: write ./{name}.", stacklevel=2)
         options.check_no_columns(name)
-        if kind_of(text[len(name) + 1 :]) == "val":
+        side = text[len(name) + 1 :]
+        if kind_of(side) == "val":
             options = replace(options, second="val")
         arrays = _named_arrays(name, options, progress)
+        if part and (words := asked_part(side, () if arrays.cut is None else (arrays.second,))):
+            arrays = replace(arrays, read_as="; ".join(filter(None, (arrays.read_as, words))))
         text = (arrays.name or name) + text[len(name) :]
         opened = {"source": anchored(text), "reopenable": True} | ({"exact": True} if options.second == "val" else {})
         return dataset(text, arrays, part, options, opened, progress)
