@@ -101,34 +101,37 @@ def reopen(provenance: dict[str, Any], data: Any = None, progress: Progress | No
     requests = [older | record["requested"] | {"columns": columns_of(record)}]
     if record is not provenance:  # format 1 has the resulting channels, not the requested ones
         requests.append(older | {"size": record["requested"]["size"], "columns": columns_of(record)})
-    first = None
+    opened: list[Dataset] = []
     for request in _with_classes(requests, source, record):
         try:
-            dataset = _opened(source, record, request, progress)
+            opened.append(_opened(source, record, request, progress))
         except ReverieError as error:
             which = record["source"] if data is None else f"{record['source']}, passed as {source}"
             raise ReverieError(f"The data of this run, {which}, cannot be opened: {error} {_remedy()}") from error
-        if dataset.fingerprint == record["fingerprint"]:
-            return dataset
-        first = first or dataset
-    return _checked(first or dataset, record)
+        if opened[-1].fingerprint == record["fingerprint"]:
+            return opened[-1]
+    return _checked(opened[0], record)
 
 
 def _with_classes(requests: list[dict[str, Any]], source: Any, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The requests, and then the same with class folders, as which older versions read more folders than now."""
     yield from requests
-    if not _reads_folders_otherwise(record) or not isinstance(source, str | os.PathLike):
-        return
-    path = Path(split_name(os.fspath(source))[0]).expanduser()
-    packed = path.is_file() and path.suffix.lower() == ".zip"
-    if (path.is_dir() or packed) and any(name == "classes" and fits != "no" for name, fits, _ in explain(path)):
+    if (path := _read_otherwise(source, record)) and any(
+        name == "classes" and fits != "no" for name, fits, _ in explain(path)
+    ):
         yield from ({**request, "layout": "classes"} for request in requests)
 
 
-def _reads_folders_otherwise(record: dict[str, Any]) -> bool:
-    """Whether the layout was recognised by an older version, with whose rules of tables those of layouts changed."""
-    image = record["medium"] == "image" and record["reopenable"]
-    return image and "layout" not in record["requested"] and columns_of(record).rules < FOUND.rules
+def _read_otherwise(source: Any, record: dict[str, Any]) -> Path | None:
+    """A folder or zip of images whose layout an older version recognised; layouts changed with the rules of tables."""
+    from reverie.data.containers import loader_of
+
+    current = not record["reopenable"] or "layout" in record["requested"] or columns_of(record).rules == FOUND.rules
+    if current or record["medium"] != "image" or not isinstance(source, str | os.PathLike):
+        return None
+    path = Path(split_name(os.fspath(source))[0]).expanduser()
+    folder = path_exists(os.fspath(path)) and (path.is_dir() or path.suffix.lower() == ".zip")
+    return path if folder and loader_of(str(path)) is None else None
 
 
 def _remedy() -> str:
@@ -177,7 +180,7 @@ def _checked(dataset: Dataset, record: dict[str, Any]) -> Dataset:
     if dataset.fingerprint == record["fingerprint"]:
         return dataset
     counts, total, reading = record["counts"], len(dataset.train) + len(dataset.held_out), ""
-    if dataset.report.read_as and _reads_folders_otherwise(record):
+    if _read_otherwise(dataset.source, record):
         reading = (
             f'The run is of an older version, and this version reads its folders as "{dataset.report.read_as}": if the '
             "data is still the same, that is why, and the run needs the older version, or training anew. "

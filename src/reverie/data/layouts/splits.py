@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from reverie.core.terminal import printable
@@ -80,9 +81,8 @@ def _lone(inside: dict[str, list[str]]) -> dict[str, str]:
 def unused_splits(names: Iterable[str]) -> list[Problem]:
     """A line on folders train and test, or cats_train and cats_test, side by side, whose images have no split."""
     beside: dict[tuple[str, str], dict[str, set[str]]] = {}  # (folder above, rest of the name) -> side -> folders
-    for folder in {
-        "/".join(parts[: k + 1]) for name in names for parts in [name.split("/")[:-1]] for k in range(len(parts))
-    }:
+    lowest = {name.rpartition("/")[0] for name in names}
+    for folder in {each for path in lowest for each in (path, *map(str, PurePosixPath(path).parents))}:
         above, _, last = folder.rpartition("/")
         if mark := split_in(last):
             beside.setdefault((above, mark[1]), {}).setdefault(mark[0], set()).add(folder)
