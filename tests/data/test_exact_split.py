@@ -266,9 +266,8 @@ def test_a_table_and_folders_may_divide_a_source_together(tmp_path: Path) -> Non
 def test_a_split_that_a_source_does_not_have_is_said_in_the_first_line(tmp_path: Path) -> None:
     divided, undivided = source(tmp_path / "d", "train", "test"), source(tmp_path / "e", "", "x", "y", "z")
     assert rv.open_data(f"{divided}:val").report.read_as.endswith("; no val: its test")
-    assert (
-        rv.open_data(f"{undivided}:test").report.read_as
-        == "images, 10; nothing in it is named test: held out by content"
+    assert rv.open_data(f"{undivided}:test").report.read_as.endswith(
+        "; nothing in it is named test: held out by content"
     )
     np.savez(tmp_path / "a.npz", **{f"x_{part}": np.stack([*map(pixels, PARTS[part])]) for part in ("train", "val")})
     data = rv.open_data(tmp_path / "a.npz:test")
