@@ -303,12 +303,23 @@ def test_flickrs_tokens_are_captions(tmp_path: Path) -> None:
     assert dataset.train.get("text")[0] == "A dog 0 , running ." and "about 12 images" in dataset.report.read_as
 
 
-def test_boxes_of_yolo_are_no_captions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ["-0.003", "0.1", "1", "9.7e-05", "nan"])
+def test_boxes_of_yolo_are_no_captions(tmp_path: Path, number: str) -> None:
     fill(tmp_path, 12)
     for i in range(12):
-        (tmp_path / f"{i:04}.txt").write_text(f"{i % 3} 0.5 0.25 0.1 1\n0 0.1 0.1 0.05 0.1\n")
+        (tmp_path / f"{i:04}.txt").write_text(
+            f"{i % 3} 0.5 0.25 0.1 1\n" + "0 0.1 0.1 0.05 0.1\n" * 30 + f"1 0 0 {number} 1"
+        )
     dataset = reverie.data(tmp_path)
     assert dataset.train.get("text") is None and "boxes of YOLO" in actions(dataset, "ignored")[0]
+
+
+@pytest.mark.parametrize("text", ["0 0.1 0.1 0.1 0.1 " * 30 + "x", "1 2 3 4 5", "2 0 1 1", "7 of 9 0.1 0.1"])
+def test_other_texts_than_boxes_are_captions_however_long(tmp_path: Path, text: str) -> None:
+    fill(tmp_path, 12)
+    for i in range(12):
+        (tmp_path / f"{i:04}.txt").write_text(text)
+    assert {*reverie.data(tmp_path).train["text"]} == {text}
 
 
 def test_a_caption_may_have_the_complete_name_of_its_image(tmp_path: Path) -> None:

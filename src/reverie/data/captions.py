@@ -137,8 +137,9 @@ class Captions:
             return item
         texts = [" ".join(str(text).split()) for text in row.get("text", [])]
         if not any(texts) and (file := self._text_beside(name)):
-            texts = [" ".join(self._read_text(file, LARGEST_CAPTION).split())]
-            if self.columns.rules > 2 and words.are_boxes(texts[0]):
+            text = self._read_text(file, LARGEST_CAPTION)
+            texts = [" ".join(text.split())]
+            if self.columns.rules > 2 and words.are_boxes(text):
                 texts = []
                 if not self._boxes:
                     self._report(file, "ignored", "ignored: boxes of YOLO, no caption; and so are texts like it")

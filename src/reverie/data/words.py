@@ -25,8 +25,8 @@ MARKS = {  # byte order mark -> encoding; the long ones first
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 BAD = "bad-caption"
-_REMARKS = re.compile(r"(?:(?:#[^\n]*|sep=.)\r?\n)+(?=[^\n])")  # lines above a header; sep=; is Excel's
-_BOXES = re.compile(r"(?:\d+(?: -?[01]?\.\d+(?:e-\d+)?| [01]){4,} ?)+")
+_REMARKS = re.compile(r"(?:#[^\n]*\n|sep=.\r?\n)+(?=[^\n])")  # lines above a header; sep=; is Excel's
+_FRACTION = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan", re.IGNORECASE)
 
 Row = dict[str, Any]
 
@@ -158,8 +158,18 @@ def read_objects(text: str) -> list[Row]:
 
 
 def are_boxes(text: str) -> bool:
-    """Whether a text is only numbers, a class and fractions of boxes or outlines, as YOLO writes them."""
-    return bool(_BOXES.fullmatch(text))
+    """Whether each line of a text is a class's number and at least four fractions of a box or outline, as of YOLO.
+
+    Fractions are from -1 to 2, beyond the image's border, or not-a-number.
+    """
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    return bool(lines) and all(
+        len(line) > 4 and line[0].isdecimal() and all(map(_is_fraction, line[1:])) for line in lines
+    )
+
+
+def _is_fraction(text: str) -> bool:
+    return bool(_FRACTION.fullmatch(text)) and not abs(float(text) - 0.5) > 1.5
 
 
 def read_json(text: str) -> Any:
