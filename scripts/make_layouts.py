@@ -305,7 +305,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str]] = {  # name -> maker, how
     "cyclegan": (cyclegan, "CycleGAN folders, trainA 12 / trainB 14 / testA 3 / testB 4, unpaired"),
     "names": (names, "pairs by names, 24"),
     "side-by-side": (side_by_side, "pairs side by side, 25, train 20 / test 5"),
-    "restoration": (restoration, "pairs of degraded and clean images, 22 of blur 22 / sharp 22, train 16, held out 6"),
+    "restoration": (restoration, "pairs of degraded and clean images, 22 of blur 22 / sharp 22, train 16 / test 6"),
     "stylegan": (stylegan, "StyleGAN's dataset.json with labels, 30 images"),
     "stylegan.zip": (zipped, "StyleGAN's dataset.json with labels, 30 images"),
     "imagefolder": (imagefolder, "images, 24; metadata.jsonl about 24 images"),

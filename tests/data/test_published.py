@@ -165,7 +165,36 @@ def test_a_clean_image_has_a_pair_with_each_of_its_degraded_ones_and_a_split(tmp
                     tmp_path / f"DIV2K_{split}_LR_bicubic" / f"X{scale}" / f"{seed:04}x{scale}.png", seed + scale // 4
                 )
     dataset = reverie.data(tmp_path, layout="restoration")
-    assert counts(dataset) == (16, 6) and "train 16, held out 6" in dataset.report.read_as
+    assert counts(dataset) == (16, 6) and ", DIV2K_train_HR 16 / DIV2K_valid_HR 6: " in dataset.report.read_as
+
+
+def test_pairs_outside_of_the_folders_of_a_split_are_left_out_and_said(tmp_path: Path) -> None:
+    for split, first, n in (("train", 0, 8), ("test", 20, 4), ("extra", 30, 3)):
+        for seed in range(first, first + n):
+            save(tmp_path / split / "sharp" / f"{seed}.png", seed)
+            degrade(tmp_path / split / "blur" / f"{seed}.png", seed)
+    dataset = reverie.data(tmp_path)
+    assert counts(dataset) == (8, 4) and ", train 8 / test 4: " in dataset.report.read_as
+    assert {*dataset.held_out.names} == {f"test/sharp/{seed}.png" for seed in range(20, 24)}
+    assert len(actions(dataset, "outside-splits")) == 3
+
+
+@pytest.mark.parametrize("clean", [18, 12])
+def test_a_degraded_image_has_no_pair_with_a_clean_one_of_a_shorter_name_than_others_have(
+    tmp_path: Path, clean: int
+) -> None:
+    for seed in range(20):
+        degrade(tmp_path / "hazy" / f"scene_{seed}.png", seed)
+    fill(tmp_path / "clear", 1, first=50)
+    (tmp_path / "clear" / "0050.png").rename(tmp_path / "clear" / "scene.png")
+    for seed in range(clean):
+        save(tmp_path / "clear" / f"scene_{seed}.png", seed)
+    dataset = reverie.data(tmp_path)
+    if clean == 12:
+        assert dataset.classes == ["clear", "hazy"] and "24 of 33 images are degraded" in actions(dataset, "layout")[0]
+        dataset = reverie.data(tmp_path, layout="restoration")
+    names = {*dataset.train.names, *dataset.held_out.names}
+    assert names == {f"clear/scene_{seed}.png" for seed in range(clean)}
 
 
 def test_classes_called_low_and_high_are_pairs_only_if_the_images_agree(tmp_path: Path) -> None:
