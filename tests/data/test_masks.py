@@ -192,6 +192,25 @@ def test_a_column_of_a_table_names_masks(tmp_path: Path, column: str) -> None:
     assert all((mask == 255 * region(int(Path(name).stem))).all() for name, mask in by_name(dataset).items())
 
 
+@pytest.mark.parametrize(
+    ("mask", "line"),
+    [
+        ("{}", "used as no mask: its values, such as '0', are no files' names"),
+        (
+            "{}.png",
+            "used, without their masks: 10 that a table names are images of the table themselves, the first: 0.png",
+        ),
+    ],
+)
+def test_images_of_a_table_are_no_masks_whatever_its_column_of_masks_says(tmp_path: Path, mask: str, line: str) -> None:
+    rows = "".join(f"{save(tmp_path / f'{i}.png', i).name},{mask.format(i % 2)}\n" for i in range(10))
+    (tmp_path / "faces.csv").write_text(f"file_name,mask\n{rows}")
+    dataset = rv.open_data(tmp_path)
+    assert dataset.report.usable == 10 and dataset.train.get("mask") is None
+    assert sum(problem.action.startswith(line) for problem in dataset.report.problems) == 1
+    assert dataset.attributes == (["mask"] if mask == "{}" else [])
+
+
 @pytest.mark.parametrize("column", ["mask", "annotation"])
 def test_a_column_of_parquet_holds_masks(tmp_path: Path, column: str) -> None:
     arrow = pytest.importorskip("pyarrow")

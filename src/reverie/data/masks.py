@@ -120,27 +120,38 @@ def add_table(
 ) -> Masks:
     """The masks, and those that the rows of images name: relative to the image or to the source.
 
-    Appends a problem for those that do not exist.
+    Appends problems for those that do not exist, and, of a column that the user did not name, for values without an
+    image's suffix, such as 0 and 1, and for masks that are images of the table.
 
     Args:
         named: the column, by the user.
     """
     of: dict[str, tuple[str, ...]] = {}
-    find, lost = Finder(tree.files), list[str]()
+    find, lost, images, plain = Finder(tree.files), list[str](), list[str](), dict[str, str]()
     for image, row in rows.items():
         column = named or next((name for name in row if name.strip().lower() in COLUMNS), None)
         value = row.get(column) if column else None
         for name in value if isinstance(value, list) else [value]:
-            if not isinstance(name, str):
+            if not isinstance(name, str) or not name:
+                continue
+            if column != named and suffix(name) not in decode.SUFFIXES:
+                plain.setdefault(str(column), name)
                 continue
             path = find(PurePosixPath(image).parent, name) or find(PurePosixPath(tree.root), name)
             if path is None and suffix(name) in decode.SUFFIXES:
                 lost.append(name)
-            if path not in (None, image):
+            if column != named and path in rows:
+                images.append(name)
+            elif path not in (None, image):
                 of[image] = (*of.get(image, ()), path)
-    if lost:
-        some = f"{len(lost):,} that a table names do not exist, the first: {printable(lost[0])}"
-        problems.append(Problem("*", NO_MASK, f"used, without their masks: {some}"))
+    for names, why in ((lost, "do not exist"), (images, "are images of the table themselves")):
+        if names:
+            some = f"{len(names):,} that a table names {why}, the first: {printable(names[0])}"
+            problems.append(Problem("*", NO_MASK, f"used, without their masks: {some}"))
+    for column, name in plain.items():
+        action = f"used as no mask: its values, such as {name!r:.40}, are no files' names with an image's ending; "
+        action += f"{argument('columns', f'mask={column}')} takes them as names of masks"
+        problems.append(Problem(printable(column), "columns", action))
     if not of:
         return masks
     where = ", ".join(filter(None, (masks.where, "a table")))

@@ -18,6 +18,7 @@ from reverie.data.naming import Columns
 from reverie.data.tree import suffix
 from reverie.data.types import Problem
 from reverie.data.words import Row
+from reverie.media.decode import SUFFIXES
 
 ENOUGH = 0.9  # share of the values of a column that name images
 SAMPLED = 200  # rows of a table that are looked at to tell whether it is about the images
@@ -171,12 +172,13 @@ def column_of_images(rows: Sequence[Row], find: Callable[[str], str | None]) -> 
 
 
 def column_of_labels(rows: Sequence[Row], image: str) -> str:
-    """The only column beside the images', if its values are words that occur several times; else ""."""
+    """The only column beside the images', if its values are words that occur several times, no images; else ""."""
     others = [column for column in rows[0] if column not in ("", image)]
     if len(others) != 1 or _is_split(others[0]):
         return ""
     values = [row.get(others[0]) for row in rows]
-    names = {value for value in values if isinstance(value, str) and value and not value.replace(".", "").isdecimal()}
+    words = {value for value in values if isinstance(value, str) and value and suffix(value) not in SUFFIXES}
+    names = {value for value in words if not value.replace(".", "").isdecimal()}
     return others[0] if names and len(names) == len({*map(str, values)}) and 2 * len(names) <= len(rows) else ""
 
 
