@@ -178,3 +178,15 @@ def test_a_label_is_a_number_a_name_or_none() -> None:
     assert [label_value(value) for value in values] == plain
     assert [label_value(value, ["ant", "bee"]) for value in (0, 1, 2, -1)] == ["ant", "bee", 2, None]
     assert [label_value(value, numerals=True) for value in ("3", "-1", "3.5")] == [3, -1, "3.5"]
+
+
+@pytest.mark.parametrize("word", ["#N/A", "NULL", "n/a", "nan"])
+def test_words_of_tables_for_missing_values_are_no_label(tmp_path: Path, word: str) -> None:
+    words = [("cat", "none", word)[i % 3] for i in range(12)]
+    rows = [f"{save(tmp_path / 'x' / f'{i}.png', i).name},{words[i]}\n" for i in range(12)]
+    (tmp_path / "x" / "labels.csv").write_text("file_name,label\n" + "".join(rows))
+    data = rv.open_data(tmp_path)
+    assert data.classes == ["cat", "none"] and actions(data, "unlabelled") == [
+        f"used: no label for 4 images with {word}"
+    ]
+    assert [*data.train.labels].count(-1) + [*data.held_out.labels].count(-1) == 4

@@ -114,7 +114,7 @@ class Captions:
         if twice := sum(_stem(image) in self._texts for image, row in self.rows.items() if any(row["text"])):
             action = f"used: {count(twice, 'image')} with captions in a table and in a file beside; the table's count"
             self._report("*", "bad-caption", action)
-        self._unlabelled = clear_rows(self.rows, problems)
+        self._unlabelled = clear_rows(self.rows, problems, columns.rules)
         self._names_of_labels = several_in(self.rows, problems)
 
     @cached_property

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from reverie.core.terminal import count, printable
 from reverie.data.classes import several_problem
 from reverie.data.items import natural_key
 from reverie.data.labels import label_value, labels_of, none_of, unlabelled
 from reverie.data.types import Problem
+
+NO_CLASS = ("n/a", "#n/a", "nan", "null")  # words that mean none; "none", "na" and "-" may be classes
 
 
 def labels_in(row: Mapping[str, Any]) -> list[Any]:
@@ -26,10 +29,16 @@ def several_in(rows: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -
     return sorted({str(label) for row in rows.values() for label in labels_in(row)}, key=natural_key)
 
 
-def clear_rows(rows: Mapping[str, dict[str, Any]], problems: list[Problem]) -> set[str]:
-    """Remove the labels that mean none from images' rows; the images that have none now."""
+def clear_rows(rows: Mapping[str, dict[str, Any]], problems: list[Problem], rules: int = 3) -> set[str]:
+    """Remove the labels that mean none from images' rows; the images that have none now.
+
+    Args:
+        rules: as of ``Columns``; before 3, every word is a class.
+    """
     labels = {image: labels_of(row.get("label")) for image, row in rows.items()}
-    none = none_of(label for each in labels.values() for label in (each if isinstance(each, list) else [each]))
+    distinct = {label for each in labels.values() for label in _listed(each)}
+    words = {label for label in distinct if rules > 2 and isinstance(label, str) and label.strip().lower() in NO_CLASS}
+    none = none_of(distinct - words) | words
     cleared = {image for image, label in labels.items() if not isinstance(label, list) and label in none}
     for image, label in labels.items():
         row = rows[image]
@@ -40,6 +49,14 @@ def clear_rows(rows: Mapping[str, dict[str, Any]], problems: list[Problem]) -> s
                 cleared.add(image)
         elif label is None or image in cleared:
             row["label"] = None
-    if cleared:
-        problems.append(unlabelled(len(cleared)))
+    worded = {image for image in cleared if words.intersection(_listed(labels[image]))}
+    if worded:
+        some = ", ".join(sorted(map(printable, words)))
+        problems.append(Problem("*", "unlabelled", f"used: no label for {count(len(worded), 'image')} with {some}"))
+    if cleared - worded:
+        problems.append(unlabelled(len(cleared - worded)))
     return cleared
+
+
+def _listed(label: Any) -> list[Any]:
+    return label if isinstance(label, list) else [label]
