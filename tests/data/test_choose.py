@@ -157,3 +157,33 @@ def test_one_pair_of_quotes_is_removed_and_words_in_quotes_join_nothing() -> Non
     assert term.value == "the dogs'"
     (term,) = parse_condition("style == 'ink or pencil'")
     assert term.value == "ink or pencil"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("classes", 5),
+        ("columns", 5),
+        ("columns", ["image"]),
+        ("dedupe", "no"),
+        ("keep_classes", "no"),
+        ("layout", [1]),
+        ("mask_values", 2.5),
+        ("medium", [1]),
+        ("where", "a" * 100_000 + " == 1"),
+        ("where", " " * 3000),
+        ("where", 5),
+    ],
+)
+def test_an_option_of_another_type_or_of_any_length_is_refused_in_a_short_line(
+    tmp_path: Path, option: str, value: object
+) -> None:
+    with pytest.raises(UsageError, match=f"{option}|medium") as error:
+        reverie.data(fill(tmp_path / "d", 1), **{option: value})
+    assert len(str(error.value)) < 250
+
+
+def test_a_long_condition_is_cut_in_messages(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No image fulfils") as error:
+        reverie.data(animals(tmp_path / "d"), where=f"style == '{'x' * 9000}' and age > 1")
+    assert len(str(error.value)) < 500

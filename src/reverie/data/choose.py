@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.terminal import count
-from reverie.core.values import integers
+from reverie.core.values import check_bool, integers
 from reverie.data.items import Listing
 from reverie.data.split import second_fraction
 from reverie.data.types import Problem
@@ -28,8 +28,9 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 }
 TRUTH = {"true": 1, "false": 0}
 _TERM = re.compile(
-    r"""\s*(?P<column>"[^"]+"|[^=<>!"']+?)\s*(?P<sign>==|!=|<=|>=|<|>)\s*(?P<value>"[^"]*"|'[^']*'|[^=<>!"']+?)\s*"""
+    r"""(?P<column>"[^"]+"\s*|[^=<>!"']+)(?P<sign>==|!=|<=|>=|<|>)(?P<value>\s*"[^"]*"|\s*'[^']*'|[^=<>!"']+)"""
 )
+LONGEST = 10_000  # characters of a condition
 _QUOTED = re.compile(r""""[^"]*"|'[^']*'""")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ][\d:.+-]*Z?)?")  # whose order is that of their texts
 _NAN = float("nan")
@@ -69,9 +70,11 @@ class Choice:
         Raises:
             UsageError: a condition that cannot be read, a number below 1.
         """
+        if not isinstance(classes, Iterable | None):
+            raise UsageError(f"{argument('classes')} is a list of names, such as a,b, not {classes!r:.80}.")
         if isinstance(classes, str):
             classes = [part.strip() for part in classes.split(",")]
-        names = tuple(str(name) for name in classes or ())
+        names = tuple(str(name) for name in (() if classes is None else classes))
         if classes is not None and not all(names):
             raise UsageError(f"{argument('classes')} is a list of names, such as a,b.")
         for name, number in (("limit", limit), ("resolution_at_least", resolution)):
@@ -79,6 +82,7 @@ class Choice:
                 raise UsageError(f"{argument(name)} must be a whole number above 0, not {number!r}.")
         if where is not None:
             parse_condition(where)
+        check_bool(argument("dedupe"), dedupe)
         return cls(names, where or "", int(limit or 0), int(resolution or 0), bool(dedupe))
 
     def as_dict(self) -> dict[str, Any]:
@@ -135,8 +139,10 @@ def parse_condition(text: str) -> list[Term]:
     """``a == b and c > 1`` as terms that must all hold.
 
     Raises:
-        UsageError: another form.
+        UsageError: another form, or longer than ``LONGEST``.
     """
+    if not isinstance(text, str) or len(text) > LONGEST:
+        raise UsageError(f"{argument('where')} is a condition of at most {LONGEST:,} characters, not {text!r:.80}.")
     if other := _JOINED.search(_QUOTED.sub("''", text)):
         raise UsageError(
             f"{argument('where')}: only `and` joins comparisons, in small letters, and all must hold; {text!r:.80} has "
@@ -144,12 +150,12 @@ def parse_condition(text: str) -> list[Term]:
         )
     terms = []
     for part in _AND.split(text):
-        match = _TERM.fullmatch(part)
+        match = _TERM.fullmatch(part.strip())
         if match is None:
             raise UsageError(
                 f"{argument('where')} is a condition such as \"age >= 18 and style == 'ink'\", not {text!r:.80}."
             )
-        terms.append(Term(_unquoted(match["column"]), match["sign"], _unquoted(match["value"])))
+        terms.append(Term(_unquoted(match["column"].strip()), match["sign"], _unquoted(match["value"].strip())))
     return terms
 
 
@@ -205,7 +211,7 @@ def chosen(
         for term in terms:
             if term.column not in columns:
                 raise UsageError(
-                    f"No {noun} has a column {term.column!r}.{suggest(term.column, sorted(columns))} Columns: "
+                    f"No {noun} has a column {term.column!r:.80}.{suggest(term.column[:80], sorted(columns))} Columns: "
                     f"{', '.join(sorted(columns))}."
                 )
         fulfils = np.array([all(term.holds(row) for term in terms) for row in rows], bool)
@@ -218,12 +224,16 @@ def chosen(
         ]
         if not fulfils.any():
             reasons = "; ".join(filter(None, [_in_the_data(terms, rows), *lines]))
-            raise UsageError(f"No {noun} fulfils {choice.where} ({reasons}).")
+            raise UsageError(f"No {noun} fulfils {_short(choice.where)} ({reasons}).")
         problems += [Problem("*", "not-chosen", f"left out as asked: {line}") for line in lines]
-        condition = f"({choice.where})" if len(terms) > 1 else choice.where
+        condition = f"({_short(choice.where)})" if len(terms) > 1 else _short(choice.where)
         _left_out(problems, int((keep & ~fulfils).sum()), noun, f"where not {condition}")
         keep &= fulfils
     return keep
+
+
+def _short(text: str) -> str:
+    return f"{text:.200}" + " ..." * (len(text) > 200)
 
 
 def _in_the_data(terms: Sequence[Term], rows: Sequence[Mapping[str, Any]]) -> str:

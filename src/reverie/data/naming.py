@@ -44,6 +44,8 @@ class Columns:
         if isinstance(columns, str):
             pairs = [part.partition("=") for part in columns.split(",")]
             columns = {role.strip(): name.strip() for role, _, name in pairs}
+        if not isinstance(columns, Mapping | None):
+            raise UsageError(f"{argument('columns')} is a mapping or a text, not {columns!r:.80}.")
         parts = {} if columns is None else dict(columns)
         roles = [*ROLES]
         for role, name in parts.items():

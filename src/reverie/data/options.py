@@ -9,7 +9,7 @@ from typing import Any
 
 from reverie.core.errors import UsageError, argument, suggest
 from reverie.core.files import quoted
-from reverie.core.values import integer, integers, is_finite
+from reverie.core.values import check_bool, integer, integers, is_finite
 from reverie.data.choose import Choice
 from reverie.data.naming import FOUND, Columns
 from reverie.media import Size, medium_of, parse_size
@@ -152,6 +152,8 @@ def open_options(
     Raises:
         UsageError: an unknown value or one out of range.
     """
+    if medium is not None:
+        medium_of(str(medium))
     usual = {None: (1, 3, 4), "image": (1, 3, 4), "video": (1, 3)}.get(medium)  # others have any number of channels
     if channels is not None and (integers([channels]) is None or channels not in (usual or (channels,))):
         rgba = ", or 4 (RGBA)" * (medium != "video")
@@ -163,8 +165,7 @@ def open_options(
     if (low, high) != (None, None) and not is_range(low, high):
         ends = f"{argument('low')} is {low} and {argument('high')} is {high}"
         raise UsageError(f"{ends}; both must be finite numbers, with low below high.")
-    if medium is not None:
-        medium_of(str(medium))
+    check_bool(argument("keep_classes"), keep_classes)
     extents = parse_size(size)
     for name, value, least in (("frames", frames, 2), ("stride", stride, 1)):
         if value is not None and (integers([value]) is None or value < least):
@@ -199,7 +200,7 @@ def open_options(
         stride=stride and int(stride),
         masks=masks,
         mask_values=parse_values(mask_values),
-        keep_classes=bool(keep_classes),
+        keep_classes=keep_classes,
         columns=columns,
     )
 
@@ -248,7 +249,7 @@ def parse_values(values: str | int | Sequence[int] | None) -> tuple[int, ...] | 
         numeric = all(re.fullmatch(r" *\d{1,3} *", part) for part in parts)
         numbers: Sequence[int] | None = [int(part) for part in parts] if numeric else None
     else:
-        numbers = integers([values] if isinstance(values, int) else [*values])
+        numbers = integers([values] if isinstance(values, int) else values)
     if not numbers or not all(0 <= number <= 255 for number in numbers):
         raise UsageError(f"{argument('mask_values')} must be whole numbers from 0 to 255, as 1,15; not {values!r:.80}.")
     return tuple(sorted({*map(int, numbers)}))

@@ -36,9 +36,9 @@ LAYOUTS: dict[str, Layout] = {  # in the order in which they are tried; the last
 
 def check_layout(name: str | None) -> str | None:
     """The name itself. Raises UsageError for an unknown one."""
-    if name is not None and name not in LAYOUTS:
+    if name is not None and name not in [*LAYOUTS]:
         possible = ", ".join(LAYOUTS)
-        raise UsageError(f"{argument('layout')} {name!r} is none of {possible}.{suggest(str(name), list(LAYOUTS))}")
+        raise UsageError(f"{argument('layout')} {name!r:.80} is none of {possible}.{suggest(str(name), list(LAYOUTS))}")
     return name
 
 
