@@ -234,7 +234,10 @@ ASYMMETRIC[0, 1], NEGATIVE[0, 0] = 0.1, -0.1
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        ({"mu": np.full(D, np.nan), "sigma": np.eye(D)}, "mu has 12 values that are not finite"),
+        ({"mu": np.full(D, np.nan), "sigma": np.eye(D)}, "mu has 12 values not finite"),
+        ({"mu": np.r_[np.inf, np.zeros(D - 1)], "sigma": np.eye(D)}, "mu has 1 value not finite"),
+        ({"mu": np.full(D, 1e200), "sigma": np.eye(D)}, r"mu has 12 values of 1e\+100 and more"),
+        ({"mu": np.zeros(D), "sigma": np.zeros((D, D))}, "no images that differ"),
         ({"mu": np.zeros(D), "sigma": np.full((D, D), np.inf)}, "sigma has 144 values"),
         ({"mu": np.zeros(D), "sigma": 1e300 * np.eye(D)}, "sigma has 12 values"),
         ({"mu": np.zeros(D), "sigma": ASYMMETRIC}, "not symmetric"),

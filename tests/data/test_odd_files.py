@@ -118,6 +118,16 @@ def test_doubles_links_and_hidden_files_of_a_tar_are_lines_of_the_report(tmp_pat
     assert kinds(dataset) == expected and dataset.report.usable == 8
 
 
+def test_paths_in_a_zip_that_lead_out_of_it_are_so_called_and_drives_are_no_classes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        archive.writestr("../../x.png", encoded(50))
+        for i in range(16):
+            archive.writestr(f"C:\\{'xy'[i % 2]}\\{i}.png" if i < 8 else f"{'xy'[i % 2]}/{i}.png", encoded(i))
+    dataset = reverie.data(tmp_path / "d.zip")
+    lines = [(problem.file, problem.action) for problem in dataset.report.problems if problem.kind == "hidden"]
+    assert lines == [("../../x.png", "skipped: its path leads out of the zip")] and dataset.classes == ["x", "y"]
+
+
 def test_a_file_that_a_tar_stores_in_pieces_is_skipped(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "d.tar", "w", format=tarfile.PAX_FORMAT) as archive:
         for seed in range(9):

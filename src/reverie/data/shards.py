@@ -24,7 +24,7 @@ from reverie.data.labels import labels_of, set_labels
 from reverie.data.layouts import list_tree
 from reverie.data.masks import masks_of
 from reverie.data.naming import FOUND, Columns, captions_of
-from reverie.data.tree import TWICE, Tree, ignored, is_hidden, suffix
+from reverie.data.tree import TWICE, Tree, hidden, ignored, is_hidden, suffix
 from reverie.data.types import Problem
 from reverie.data.words import decode_text, read_json
 from reverie.media.decode import SUFFIXES
@@ -137,7 +137,7 @@ def _unfit(entry: tarfile.TarInfo, name: str, size: int) -> tuple[str, str] | No
     if entry.isdir():
         return None
     if is_hidden(name):
-        return "hidden", "skipped: hidden"
+        return hidden(name, "tar")
     if not entry.isfile():
         return "not-a-file", "skipped: a link, pipe or device"
     if entry.issparse():  # its data are in pieces

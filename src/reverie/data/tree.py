@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -33,6 +34,7 @@ CONVERT = {
     ".tfrecord": "convert them to WebDataset shards or Parquet",
 }
 TWICE = ("duplicate", "skipped: a later file of the same name takes its place")
+_DRIVE = re.compile(r"[A-Za-z]:(?=/)")  # of Windows, before an absolute path
 LARGEST = 1 << 30  # bytes of a zip's member that are unpacked in memory
 
 
@@ -152,11 +154,11 @@ def of_zip(path: Path) -> Tree:
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise ReverieError(f"{path} cannot be read as a zip: {getattr(error, 'strerror', None) or error}.") from None
     for member in members:
-        name = member.filename.replace("\\", "/").removeprefix("./").lstrip("/")
+        name = _DRIVE.sub("", member.filename.replace("\\", "/")).removeprefix("./").lstrip("/")
         if member.is_dir() or not name:
             continue
         if is_hidden(name):
-            tree.problems.append(Problem(printable(name), "hidden", "skipped: hidden"))
+            tree.problems.append(Problem(printable(name), *hidden(name, "zip")))
         elif member.flag_bits & 1:
             tree.problems.append(Problem(printable(name), "unreadable", "skipped: encrypted"))
         elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -206,6 +208,11 @@ def _sorted(files: dict[str, File]) -> dict[str, File]:
 def is_hidden(path: str) -> bool:
     """Whether a part of a path begins with a dot (".." too), or is what macOS adds to zips."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+
+
+def hidden(path: str, archive: str) -> tuple[str, str]:
+    """A problem's kind and action of a hidden member of an archive."""
+    return "hidden", f"skipped: its path leads out of the {archive}" if ".." in path.split("/") else "skipped: hidden"
 
 
 def _is_run(folder: Path) -> bool:

@@ -20,6 +20,7 @@ import torch
 from reverie.core import distributed
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.files import atomic, is_file, path_of
+from reverie.core.terminal import count
 from reverie.data.archive import Archive
 from reverie.evaluation.base import Evaluation
 from reverie.evaluation.features import BACKBONES, Features
@@ -185,8 +186,12 @@ def _gaussian(path: Path, mu: np.ndarray, sigma: np.ndarray) -> tuple[Gaussian, 
     mean, covariance = (torch.from_numpy(np.array(array, np.float64)) for array in (mu, sigma))
     for name, values in (("mu", mean), ("sigma", covariance)):
         if bad := int((~(values.abs() < _LARGEST)).sum()):
-            raise ReverieError(f"{path}: {name} has {bad:,} values that are not finite.")
+            finite = bool(values.isfinite().all())
+            why = f"of {_LARGEST:g} and more, too large to compare" if finite else "not finite"
+            raise ReverieError(f"{path}: {name} has {count(bad, 'value')} {why}.")
     scale = float(covariance.abs().max())
+    if not scale:
+        raise ReverieError(f"{path}: sigma is 0 everywhere, which is the covariance of no images that differ.")
     if float((covariance - covariance.T).abs().max()) > _ROUNDING * scale:
         raise ReverieError(f"{path}: sigma is not symmetric, so it is no covariance.")
     covariance = (covariance + covariance.T) / 2
