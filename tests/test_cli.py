@@ -53,6 +53,13 @@ def test_help_answers_within_250_ms():
     assert min(once() for _ in range(5)) < 0.25  # the best of five: another process's load is not ours
 
 
+def test_help_with_a_closed_standard_output_ends_without_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as end:
+        main(["models", "--help"])
+    assert not end.value.code
+
+
 def test_every_verb_explains_itself(call):
     for verb in (
         "train",

@@ -85,6 +85,7 @@ def test_transparency_is_announced_once_and_a_background_chosen_in_python_is_use
     capsys.readouterr()
     run = train("vae", rv.data("d", background="black", fit="pad", held_out=0.3), out="run", **small)
     text = capsys.readouterr().err
+    assert "Finished 1 step in" in text
     assert text.count("Transparent pixels are black: background takes another colour, channels=4 keeps them") == 1
     code, _, err = call(capsys, "rerun", "run", "--out", "again")
     assert code == 0 and err.count("are black: --background takes another colour") == 1

@@ -108,7 +108,8 @@ def parse(function: Any, arguments: list[str], verb: str, **how: Any) -> Any:
     """``tyro.cli`` for ``reverie VERB``; its messages quote arguments, and are printable too."""
     message = io.StringIO()
     try:
-        with _TYPES, contextlib.redirect_stderr(message), to_stdout():
+        stdout = sys.stdout or io.StringIO()  # None where it is closed, which tyro does not expect
+        with _TYPES, contextlib.redirect_stderr(message), contextlib.redirect_stdout(stdout), to_stdout():
             return tyro.cli(function, args=arguments, prog=f"reverie {verb}", **how)
     except SystemExit:
         note(*re.sub(r"\x1b\[[0-9;]*m", "", message.getvalue()).splitlines())  # without tyro's colours

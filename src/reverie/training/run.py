@@ -39,7 +39,7 @@ from reverie.core.files import (
     write_json,
 )
 from reverie.core.schema import fault_of
-from reverie.core.terminal import printable
+from reverie.core.terminal import count, printable
 from reverie.training.record import RunRecord
 
 _LOG_BYTES = 1 << 28
@@ -277,7 +277,8 @@ class Run:
     def __repr__(self) -> str:
         row = self.summary()
         data = row["data"] or "no data"
-        return printable(f"Run({row['run']}: {row['model']} on {data}, {row['status']}, {row['steps']} steps)")
+        steps = count(row["steps"], "step")
+        return printable(f"Run({row['run']}: {row['model']} on {data}, {row['status']}, {steps})")
 
     def _repr_html_(self) -> str:
         """Its status, options and scores, the loss curve and the samples."""

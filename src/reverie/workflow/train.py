@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from reverie.core import distributed, registry
+from reverie.core import distributed, registry, terminal
 from reverie.core.cache import check_progress
 from reverie.core.card import card_of, config_of
 from reverie.core.errors import ReverieError, UsageError, argument, of_argument
@@ -211,11 +211,17 @@ def announce(run: Run, loop: Loop) -> None:
     if isinstance(data, Dataset):
         images = f"{data.source}: {len(data.train)} {data.spec.medium}s of {data.spec}, "
         images += f"{len(data.held_out)} held out"
-    length = f"{options.minutes:g} minutes" if plan.clock and options.minutes else f"{plan.expected} steps"
+    length = (
+        f"{options.minutes:g} minutes" if plan.clock and options.minutes else terminal.count(plan.expected or 0, "step")
+    )
     if loop.extensions:
         extension = loop.extensions[-1]
         minutes = extension.get("minutes", extension.get("seconds", 0) / 60)
-        length = f"{extension['steps']} steps in total" if "steps" in extension else f"{minutes:.3g} minutes more"
+        length = (
+            f"{terminal.count(extension['steps'], 'step')} in total"
+            if "steps" in extension
+            else f"{minutes:.3g} minutes more"
+        )
     loop.say(
         f"{run.info['model']['name']} ({count / 1e6:.2f} M parameters) on {images}. {length}, "
         f"batch {options.batch_size}, {loop.precision}."
@@ -263,8 +269,8 @@ def finish(run: Run, loop: Loop) -> None:
         text = " ".join(str(error).split())
         message = text if isinstance(error, ReverieError) else f"{type(error).__name__}: {text}"
         raise ReverieError(
-            f"The training is finished and kept, {loop.step} steps in {run.path}; its final images and scores failed: "
-            f"{message}"
+            f"The training is finished and kept, {terminal.count(loop.step, 'step')} in {run.path}; its final images "
+            f"and scores failed: {message}"
         ) from error
     if strange := [name for name, value in scores.items() if not math.isfinite(value)]:
         loop.say(f"Warning: NaN or infinite on held-out data, and not recorded: {', '.join(strange)}.")
@@ -274,7 +280,7 @@ def finish(run: Run, loop: Loop) -> None:
     text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
     text = f" Held-out data: {text}." if text else ""
     closing = f"final images and scores took {loop.elapsed - trained:.0f} s"
-    loop.say(f"Finished {loop.step} steps in {trained:.0f} s; {closing}.{text}")
+    loop.say(f"Finished {terminal.count(loop.step, 'step')} in {trained:.0f} s; {closing}.{text}")
 
 
 def close(run: Run, loop: Loop, status: str, trained: float | None = None, **entries: Any) -> None:
