@@ -100,7 +100,7 @@ class Captions:
         about_images = {printable(name) for name in self._published.used}
         problems[kept:] = [problem for problem in problems[kept:] if problem.file in about_images]
         if columns.rules > 2:
-            lists = read_lists(files, list(self._find.images), self._read_text, self._published)
+            lists = read_lists(files, list(self._find.images), self._read_text, self._published, self.rows)
             problems += [Problem(printable(name), "table", action) for name, action in lists]
         for image, row in self._published.rows.items():
             self.rows[image] = {"text": [], "label": None} | self.rows.get(image, {}) | row
