@@ -11,21 +11,24 @@ from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.terminal import count, printable
 from reverie.data import words
 from reverie.data.annotations import READERS, read_annotations
-from reverie.data.coco import coco_rows
+from reverie.data.coco import add_rows, coco_rows
 from reverie.data.finder import Finder, composed
 from reverie.data.items import LARGEST_CAPTION, File, Item, split_of
 from reverie.data.labels import label_value
 from reverie.data.lists import read_lists
-from reverie.data.naming import FOUND, Columns, captions_of
+from reverie.data.naming import CLASSES, COMMENTS, FILES, FOUND, LABELS, TEXTS, Columns, captions_of, usual_column
 from reverie.data.row_labels import clear_rows, labels_in, several_in
 from reverie.data.tables import (
+    LARGEST_JSON,
     SAMPLED,
     Table,
+    are_names,
     column_of_images,
     column_of_labels,
     first_rows,
     is_running,
     is_sample,
+    kinds_of_json,
     numbers_of,
     splits_of,
 )
@@ -37,11 +40,6 @@ from reverie.media.decode import SUFFIXES
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's imagefolder: always about images
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT_ENDINGS = (".txt", ".caption")
-FILES = ("file_name", "filename", "file", "image", "image_path", "path", "img", "image_id", "filepath", "image_name")
-TEXTS = ("text", "caption", "captions", "texts", "prompt", "description")
-COMMENTS = ("comment",)  # captions of tables, as of Flickr30k
-LABELS = ("label", "labels")
-CLASSES = ("class", "classid", "class_id", "class_name", "category")  # labels, too
 LARGEST_TABLE = 2 << 30  # bytes
 
 
@@ -81,6 +79,8 @@ class Captions:
         self.tables: dict[str, int] = {}
         self._find = Finder([name for name in files if suffix(name) in SUFFIXES] if images is None else images)
         self._ignored: set[str] = set()  # tables that have a line of their own
+        self._delimiter = ""  # of the table that is read
+        self._with_commas: set[str] = set()  # columns whose commas are of decimals: of tables divided by others
         self._guessed = ("", "")  # columns of the table that is read: of the image and of the label, by their values
         tables_of_text = self._tables_of_text()
         for name in files:
@@ -163,7 +163,7 @@ class Captions:
         images = list(images)
         if not self.rows:
             return [], dict.fromkeys(images, ())
-        numbers, notes = numbers_of(self.rows, strict=self.columns.rules < 3)
+        numbers, notes = numbers_of(self.rows, self.columns.rules < 3, self._with_commas)
         for name, (kind, action) in notes.items():
             self._report(name, kind, action)
         names = [*numbers]
@@ -226,16 +226,17 @@ class Captions:
         except OSError:
             return False
         header = words.read_header(text)
-        return len(header) > 1 and (self.columns.image in header or _column(dict.fromkeys(header), FILES) is not None)
+        return len(header) > 1 and (self.columns.image in header or usual_column(header, FILES) is not None)
 
     def _read_table(self, name: str) -> None:
         must, kept = PurePosixPath(name).name.lower() in TABLES, len(self.problems)
-        self._texts_of, self._odd_rows, self._guessed = {}, {}, ("", "")
+        self._texts_of, self._odd_rows, self._guessed, self._delimiter = {}, {}, ("", ""), ""
         if self.columns.rules > 2 and is_sample(name):
             self._ignored.add(name)
             return self._report(name, "ignored", "ignored: an example of answers")
         try:
-            if not must and self.columns == FOUND and not self._may_be_about_images(name):
+            head = None if must or self.columns != FOUND else first_rows(self.files[name], name)
+            if head is not None and not self._is_about_images(name, head):
                 return
             rows, notes = self._rows_of(name)
         except (OSError, ReverieError) as error:
@@ -243,12 +244,18 @@ class Captions:
         table = Table(name, dict.fromkeys(str(column) for row in rows for column in row if column))
         if self.columns != FOUND:
             self._named[name] = table
-        if not self._is_about_images(name, rows) and not must:
-            del self.problems[kept:]
-            return
+        if not self._is_about_images(name, rows) or not self._are_names(name, rows):
+            self._guessed = ("", "")
+            if not must:
+                del self.problems[kept:]
+                return
         self._named[name] = table
+        if self._delimiter in (";", "\t"):
+            self._with_commas.update(table.columns)
         for kind, note in notes:
             self._report(name, kind, note)
+        if self._guessed[1]:
+            self._report(name, "columns", f"used: {printable(self._guessed[1])} as the label, the only other column")
         for row in rows:
             self._add_row(table, row)
         self.tables[name] = len(table.images)
@@ -258,11 +265,6 @@ class Captions:
             others = "give other captions; all are kept" if column == "text" else f"give another {column}; this counts"
             self._report(name, "table", f"used: of {count(n, 'image')} earlier tables {others}")
 
-    def _may_be_about_images(self, name: str) -> bool:
-        """As ``_is_about_images`` of a large table of text, of whose rows only the first are read."""
-        rows = first_rows(self.files[name], name)
-        return rows is None or self._is_about_images(name, rows)
-
     def _rows_of(self, name: str) -> tuple[list[Row], list[tuple[str, str]]]:
         if suffix(name) == ".parquet":
             return words.read_parquet(self.files[name].read(), printable(name)), []
@@ -270,7 +272,8 @@ class Captions:
         if suffix(name) == ".jsonl":
             return words.read_jsonl(text), []
         if suffix(name) == ".json":
-            return words.read_objects(text), []
+            return words.read_objects(text)
+        self._delimiter = words.delimiter_of(text)
         texts = (*self._texts_of_tables, *filter(None, [self.columns.text.lower()]))
         return words.read_csv(text, texts, self.columns.rules)
 
@@ -283,11 +286,18 @@ class Captions:
         some, folder = rows[:SAMPLED], PurePosixPath(table).parent
         if self.columns.rules > 2 and some:
             self._guessed = ("", "")
-            column = self._file_column(some[0]) or column_of_images(some, lambda row: self._find(folder, row))
-            usual = _column(some[0], (*LABELS, *CLASSES, *self._texts_of_tables))
-            self._guessed = (column, "" if usual or not column else column_of_labels(rows, column))
+            image = "" if self._file_column(some[0]) else column_of_images(some, lambda row: self._find(folder, row))
+            usual = usual_column(some[0], (*LABELS, *CLASSES, *self._texts_of_tables))
+            self._guessed = (image, column_of_labels(rows, image) if image and not usual else "")
         hits = sum(self._image_of(table, row) is not None for row in some)
         return bool(hits) and 2 * hits >= len(some)
+
+    def _are_names(self, table: str, rows: Sequence[Row]) -> bool:
+        """Whether digits in a guessed column, or in JSON, are names of images."""
+        column = self._file_column(rows[0])
+        if self.columns.rules < 3 or self.columns.image or not (self._guessed[0] or suffix(table) == ".json"):
+            return True
+        return are_names([str(row.get(column or "")) for row in rows], PurePosixPath(table).parent, self._find)
 
     def _image_of(self, table: str, row: Row) -> str | None:
         column = self._file_column(row)
@@ -296,7 +306,7 @@ class Captions:
 
     def _file_column(self, row: Row) -> str | None:
         named = self.columns.image
-        usual = named if named and named in row else _column(row, FILES)
+        usual = named if named and named in row else usual_column(row, FILES)
         return usual or (self._guessed[0] if self._guessed[0] in row else None)
 
     def _add_row(self, table: Table, row: Row) -> None:
@@ -310,10 +320,10 @@ class Captions:
             missing = printable(row[column])
             self._report_row("missing", f"skipped: row {line} names {missing}, which does not exist")
             return
-        texts = self.columns.text or _column(row, self._texts_of_tables)
-        labels = self.columns.label or _column(row, LABELS)
+        texts = self.columns.text or usual_column(row, self._texts_of_tables)
+        labels = self.columns.label or usual_column(row, LABELS)
         if self.columns.rules > 2:
-            labels = labels or _column(row, CLASSES) or (self._guessed[1] or None)
+            labels = labels or usual_column(row, CLASSES) or (self._guessed[1] or None)
         table.taken |= {"image": column, "text": texts, "label": labels}
         others = {str(name): value for name, value in row.items() if name not in (column, texts, labels)}
         captions, label = captions_of(row.get(texts) if texts else None), row.get(labels) if labels else None
@@ -352,24 +362,25 @@ class Captions:
 
     def _read_json(self, name: str) -> None:
         """COCO's JSON, or a table in JSON."""
-        if self.files[name].size > LARGEST_TABLE:
+        file, folder = self.files[name], PurePosixPath(name).parent
+        if file.size > LARGEST_TABLE:
             return
         try:
-            text, _ = words.decode_text(self.files[name].read())
+            of_coco, table = kinds_of_json(file, lambda image: self._find(folder, image) is not None)
+            table = table and self.columns.rules > 2 and _stem(name) not in self._stems
+            text = words.decode_text(file.read())[0] if of_coco or self.columns.rules < 3 else ""
         except OSError:
             return
         if '"annotations"' not in text or '"images"' not in text:
-            if self.columns.rules > 2 and _stem(name) not in self._stems:
+            if table and file.size > LARGEST_JSON:
+                self._ignored.add(name)
+                self._report(name, "ignored", f"ignored: a table in JSON of over {LARGEST_JSON >> 20} MiB")
+            elif table:
                 self._read_table(name)
             return
         subset = PurePosixPath(name).stem if self.columns.rules > 1 else ""
-        rows, lost = coco_rows(text, lambda image: self._find(PurePosixPath(name).parent, image, subset))
-        for image, new in rows.items():
-            row = self.rows.setdefault(image, {"text": [], "label": None})
-            row["text"] += new["text"]
-            if new["label"]:
-                before = row["label"] if isinstance(row["label"], list) else []
-                row["label"] = list(dict.fromkeys([*before, *new["label"]]))
+        rows, lost = coco_rows(text, lambda image: self._find(folder, image, subset))
+        add_rows(self.rows, rows)
         if rows:
             self.tables[name] = len(rows)
         if rows and lost:
@@ -386,9 +397,3 @@ class Captions:
 
 def _stem(name: str) -> str:
     return composed(stem(name))
-
-
-def _column(row: Row, names: Sequence[str]) -> str | None:
-    """The first of the names that a row has, in any case."""
-    lower = {str(column).strip().lower(): column for column in row}
-    return next((lower[name] for name in names if name in lower), None)
