@@ -9,14 +9,14 @@ from pathlib import PurePosixPath
 
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.terminal import count, printable
-from reverie.data import words
+from reverie.data import headers, words
 from reverie.data.annotations import READERS, read_annotations
 from reverie.data.coco import add_rows, coco_rows
 from reverie.data.finder import Finder, composed
 from reverie.data.items import LARGEST_CAPTION, File, Item, split_of
 from reverie.data.labels import label_value
 from reverie.data.lists import read_lists
-from reverie.data.naming import CLASSES, COMMENTS, FILES, FOUND, LABELS, TEXTS, Columns, captions_of, usual_column
+from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.row_labels import clear_rows, labels_in, several_in
 from reverie.data.tables import (
     LARGEST_JSON,
@@ -37,9 +37,6 @@ from reverie.data.types import Problem
 from reverie.data.words import Row
 from reverie.media.decode import SUFFIXES
 
-TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's imagefolder: always about images
-TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
-TEXT_ENDINGS = (".txt", ".caption")
 LARGEST_TABLE = 2 << 30  # bytes
 
 
@@ -86,7 +83,7 @@ class Captions:
         for name in files:
             if columns.rules > 2 and name.rpartition("/")[2].lower() in READERS:
                 continue
-            if suffix(name) in TABLE_ENDINGS or name in tables_of_text:
+            if suffix(name) in headers.TABLE_ENDINGS or name in tables_of_text:
                 self._read_table(name)
             elif suffix(name) == ".json":
                 self._read_json(name)
@@ -110,7 +107,7 @@ class Captions:
         for name, lost in self._published.lost.items():
             self._report(name, "bad-caption", f"skipped: it names {count(lost, 'missing image')}")
         self._boxes = False
-        self._texts = {_stem(name): name for name in files if suffix(name) in TEXT_ENDINGS}
+        self._texts = {_stem(name): name for name in files if suffix(name) in headers.TEXT_ENDINGS}
         if twice := sum(_stem(image) in self._texts for image, row in self.rows.items() if any(row["text"])):
             action = f"used: {count(twice, 'image')} with captions in a table and in a file beside; the table's count"
             self._report("*", "bad-caption", action)
@@ -169,7 +166,7 @@ class Captions:
         names = [*numbers]
         if self.columns.rules > 1:
             names = [name for name in names if name not in self._varying and not is_running(name, numbers[name])]
-        roles = {"text": self._texts_of_tables, "label": LABELS}
+        roles = {"text": self._texts_of_tables, "label": headers.LABELS}
         for about in (self._named[name] for name in self.tables if name in self._named):
             self.problems += about.unused([*names, *notes, *self._varying, self._split_column], roles, self.columns)
         for name in sorted(self._varying):
@@ -226,10 +223,12 @@ class Captions:
         except OSError:
             return False
         header = words.read_header(text)
-        return len(header) > 1 and (self.columns.image in header or usual_column(header, FILES) is not None)
+        return len(header) > 1 and (
+            self.columns.image in header or headers.usual_column(header, headers.FILES) is not None
+        )
 
     def _read_table(self, name: str) -> None:
-        must, kept = PurePosixPath(name).name.lower() in TABLES, len(self.problems)
+        must, kept = PurePosixPath(name).name.lower() in headers.TABLES, len(self.problems)
         self._texts_of, self._odd_rows, self._guessed, self._delimiter = {}, {}, ("", ""), ""
         if self.columns.rules > 2 and is_sample(name):
             self._ignored.add(name)
@@ -279,7 +278,7 @@ class Captions:
 
     @property
     def _texts_of_tables(self) -> tuple[str, ...]:
-        return (*TEXTS, *COMMENTS) if self.columns.rules > 1 else TEXTS
+        return (*headers.TEXTS, *headers.COMMENTS) if self.columns.rules > 1 else headers.TEXTS
 
     def _is_about_images(self, table: str, rows: Sequence[Row]) -> bool:
         """Whether at least half of its first rows name images."""
@@ -287,7 +286,7 @@ class Captions:
         if self.columns.rules > 2 and some:
             self._guessed = ("", "")
             image = "" if self._file_column(some[0]) else column_of_images(some, lambda row: self._find(folder, row))
-            usual = usual_column(some[0], (*LABELS, *CLASSES, *self._texts_of_tables))
+            usual = headers.usual_column(some[0], (*headers.LABELS, *headers.CLASSES, *self._texts_of_tables))
             self._guessed = (image, column_of_labels(rows, image) if image and not usual else "")
         hits = sum(self._image_of(table, row) is not None for row in some)
         return bool(hits) and 2 * hits >= len(some)
@@ -306,7 +305,7 @@ class Captions:
 
     def _file_column(self, row: Row) -> str | None:
         named = self.columns.image
-        usual = named if named and named in row else usual_column(row, FILES)
+        usual = named if named and named in row else headers.usual_column(row, headers.FILES)
         return usual or (self._guessed[0] if self._guessed[0] in row else None)
 
     def _add_row(self, table: Table, row: Row) -> None:
@@ -320,10 +319,10 @@ class Captions:
             missing = printable(row[column])
             self._report_row("missing", f"skipped: row {line} names {missing}, which does not exist")
             return
-        texts = self.columns.text or usual_column(row, self._texts_of_tables)
-        labels = self.columns.label or usual_column(row, LABELS)
+        texts = self.columns.text or headers.usual_column(row, self._texts_of_tables)
+        labels = self.columns.label or headers.usual_column(row, headers.LABELS)
         if self.columns.rules > 2:
-            labels = labels or usual_column(row, CLASSES) or (self._guessed[1] or None)
+            labels = labels or headers.usual_column(row, headers.CLASSES) or (self._guessed[1] or None)
         table.taken |= {"image": column, "text": texts, "label": labels}
         others = {str(name): value for name, value in row.items() if name not in (column, texts, labels)}
         captions, label = captions_of(row.get(texts) if texts else None), row.get(labels) if labels else None

@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError, suggest
+from reverie.data.headers import TEXTS
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
 from reverie.data.labels import labels_of, set_labels
 from reverie.data.masks import columns_of_masks
-from reverie.data.naming import FOUND, TEXTS, Columns, captions_of
+from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.types import Problem
 
 PLAIN = ("Value", "ClassLabel", "Sequence", "List", "LargeList")  # features that conditions can be about

@@ -11,11 +11,6 @@ from reverie.core.terminal import printable
 from reverie.data.types import Problem
 
 ROLES = ("image", "label", "text", "mask")
-FILES = ("file_name", "filename", "file", "image", "image_path", "path", "img", "image_id", "filepath", "image_name")
-TEXTS = ("text", "caption", "captions", "texts", "prompt", "description")
-COMMENTS = ("comment",)  # captions of tables, as of Flickr30k
-LABELS = ("label", "labels")
-CLASSES = ("class", "classid", "class_id", "class_name", "category")  # labels, too
 
 
 @dataclass(frozen=True)
@@ -108,16 +103,6 @@ def columns_of(opened: Mapping[str, Any]) -> Columns:
 
 
 FOUND = Columns()  # all of them
-
-
-def usual_column(row: Iterable[Any], names: Sequence[str]) -> str | None:
-    """The first of the names that the columns of a row have: exactly, or in any case and with blanks around it."""
-    columns = dict[str, str]()
-    for column in row:
-        name = str(column).strip().lower()
-        if name not in columns or column == name:
-            columns[name] = column
-    return next((columns[name] for name in names if name in columns), None)
 
 
 def captions_of(value: Any) -> list[str]:

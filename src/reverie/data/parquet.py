@@ -11,10 +11,11 @@ from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.terminal import count, printable
+from reverie.data.headers import LABELS, TEXTS
 from reverie.data.items import File, Item, Listing, parts_of
 from reverie.data.labels import labels_of, set_labels
 from reverie.data.masks import columns_of_masks
-from reverie.data.naming import FOUND, LABELS, TEXTS, Columns, captions_of
+from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.types import Problem
 
 PARQUET = ".parquet"
