@@ -141,7 +141,8 @@ def test_rows_are_ordered_by_side_then_content_and_groups_stay_together() -> Non
 
 def test_an_image_more_takes_little_memory(tmp_path: Path) -> None:
     fill(tmp_path / "small", 100, width=8, height=8)
-    fill(tmp_path / "large", 900, width=8, height=8)
+    for name in ("large", "again"):
+        fill(tmp_path / name, 900, width=8, height=8)
 
     def peak(folder: Path) -> int:
         tracemalloc.start()
@@ -152,4 +153,5 @@ def test_an_image_more_takes_little_memory(tmp_path: Path) -> None:
 
     peak(tmp_path / "small")  # what is imported at the first opening
     save(tmp_path / "small" / "one-more.png", 5000, 8, 8)
-    assert (peak(tmp_path / "large") - peak(tmp_path / "small")) / 800 < 2500
+    large = min(peak(tmp_path / name) for name in ("large", "again"))  # other threads may allocate meanwhile
+    assert (large - peak(tmp_path / "small")) / 800 < 2500

@@ -58,6 +58,8 @@ def read_annotations(
         reader([line.split() for line in text.splitlines()], image, notes, path)
         if file not in notes.used:
             notes.lost.pop(file, None)
+    if "train" not in notes.splits.values():  # test.txt without trainval.txt
+        notes.splits.clear()
     return notes
 
 
@@ -88,11 +90,17 @@ def _parts(lines: list[Line], image: Find, notes: Annotations, _: PurePosixPath)
 
 
 def _pets(lines: list[Line], image: Find, notes: Annotations, path: PurePosixPath) -> None:
-    """NAME_12, the number of the breed, that of the species, and of the breed within it; the name is the class."""
-    for line in lines:
-        if len(line) != 4 or line[0].startswith("#") or not all(part.isdecimal() for part in line[1:]):
-            continue
-        if where := image(line[0]):
+    """NAME_12, the number of the breed, that of the species, and of the breed within it; the name is the class.
+
+    Other files have such lines, too: here is a header, or each of several names has a number of its own.
+    """
+    rows = [line for line in lines if len(line) == 4 and all(part.isdecimal() for part in line[1:])]
+    breeds = {(line[0].rpartition("_")[0], line[1]) for line in rows if not line[0].startswith("#")}
+    headed = any(line[:2] == ["#Image", "CLASS-ID"] for line in lines)
+    if not headed and not 1 < len(breeds) == len({name for name, _ in breeds}) == len({number for _, number in breeds}):
+        return
+    for line in rows:
+        if not line[0].startswith("#") and (where := image(line[0])):
             notes.rows.setdefault(where, {})["label"] = line[0].rpartition("_")[0]
             if path.stem.lower() in ("trainval", "test"):
                 notes.splits[where] = "test" if path.stem.lower() == "test" else "train"

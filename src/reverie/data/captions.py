@@ -9,39 +9,20 @@ from pathlib import PurePosixPath
 
 from reverie.core.errors import ReverieError, UsageError, argument
 from reverie.core.terminal import count, printable
-from reverie.data import words
+from reverie.data import headers, tables, words
 from reverie.data.annotations import READERS, read_annotations
-from reverie.data.coco import coco_rows
+from reverie.data.coco import add_rows, coco_rows
 from reverie.data.finder import Finder, composed
 from reverie.data.items import LARGEST_CAPTION, File, Item, split_of
 from reverie.data.labels import label_value
 from reverie.data.lists import read_lists
 from reverie.data.naming import FOUND, Columns, captions_of
 from reverie.data.row_labels import clear_rows, labels_in, several_in
-from reverie.data.tables import (
-    SAMPLED,
-    Table,
-    column_of_images,
-    column_of_labels,
-    first_rows,
-    is_running,
-    is_sample,
-    numbers_of,
-    splits_of,
-)
 from reverie.data.tree import stem, suffix
 from reverie.data.types import Problem
 from reverie.data.words import Row
 from reverie.media.decode import SUFFIXES
 
-TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's imagefolder: always about images
-TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
-TEXT_ENDINGS = (".txt", ".caption")
-FILES = ("file_name", "filename", "file", "image", "image_path", "path", "img", "image_id", "filepath", "image_name")
-TEXTS = ("text", "caption", "captions", "texts", "prompt", "description")
-COMMENTS = ("comment",)  # captions of tables, as of Flickr30k
-LABELS = ("label", "labels")
-CLASSES = ("class", "classid", "class_id", "class_name", "category")  # labels, too
 LARGEST_TABLE = 2 << 30  # bytes
 
 
@@ -73,7 +54,7 @@ class Captions:
         images: Iterable[str] | None = None,
     ):
         self.files, self.problems, self.columns = files, problems, columns
-        self._named: dict[str, Table] = {}
+        self._named: dict[str, tables.Table] = {}
         self._varying: set[str] = set()  # columns with another value in each of an image's rows
         self._texts_of: dict[str, dict[str, None]] = {}  # of images with several rows in the table that is read
         self._odd_rows: dict[str, tuple[int, str]] = {}  # reason -> count of rows of that table, and words on the first
@@ -83,12 +64,14 @@ class Captions:
         self._about: dict[str, set[str]] = {}  # table -> images
         self._find = Finder([name for name in files if suffix(name) in SUFFIXES] if images is None else images)
         self._ignored: set[str] = set()  # tables that have a line of their own
+        self._delimiter = ""  # of the table that is read
+        self._with_commas: set[str] = set()  # columns whose commas are of decimals: of tables divided by others
         self._guessed = ("", "")  # columns of the table that is read: of the image and of the label, by their values
         tables_of_text = self._tables_of_text()
         for name in files:
             if columns.rules > 2 and name.rpartition("/")[2].lower() in READERS:
                 continue
-            if suffix(name) in TABLE_ENDINGS or name in tables_of_text:
+            if suffix(name) in headers.TABLE_ENDINGS or name in tables_of_text:
                 self._read_table(name)
             elif suffix(name) == ".json":
                 self._read_json(name)
@@ -102,18 +85,18 @@ class Captions:
         about_images = {printable(name) for name in self._published.used}
         problems[kept:] = [problem for problem in problems[kept:] if problem.file in about_images]
         if columns.rules > 2:
-            lists = read_lists(files, list(self._find.images), self._read_text, self._published)
+            lists = read_lists(files, list(self._find.images), self._read_text, self._published, self.rows)
             problems += [Problem(printable(name), "table", action) for name, action in lists]
         for image, row in self._published.rows.items():
             self.rows[image] = {"text": [], "label": None} | self.rows.get(image, {}) | row
         self.tables |= self._published.used
-        self._split_column, self.splits = ("", {}) if columns.rules < 3 else splits_of(self.rows, self._about)
+        self._split_column, self.splits = ("", {}) if columns.rules < 3 else tables.splits_of(self.rows, self._about)
         self.splits |= self._published.splits
         self.divides = columns.rules > 2 and bool(self.splits)
         for name, lost in self._published.lost.items():
             self._report(name, "bad-caption", f"skipped: it names {count(lost, 'missing image')}")
         self._boxes = False
-        self._texts = {_stem(name): name for name in files if suffix(name) in TEXT_ENDINGS}
+        self._texts = {_stem(name): name for name in files if suffix(name) in headers.TEXT_ENDINGS}
         if twice := sum(_stem(image) in self._texts for image, row in self.rows.items() if any(row["text"])):
             action = f"used: {count(twice, 'image')} with captions in a table and in a file beside; the table's count"
             self._report("*", "bad-caption", action)
@@ -167,13 +150,13 @@ class Captions:
         images = list(images)
         if not self.rows:
             return [], dict.fromkeys(images, ())
-        numbers, notes = numbers_of(self.rows, strict=self.columns.rules < 3)
+        numbers, notes = tables.numbers_of(self.rows, self.columns.rules < 3, self._with_commas)
         for name, (kind, action) in notes.items():
             self._report(name, kind, action)
         names = [*numbers]
         if self.columns.rules > 1:
-            names = [name for name in names if name not in self._varying and not is_running(name, numbers[name])]
-        roles = {"text": self._texts_of_tables, "label": LABELS}
+            names = [name for name in names if name not in self._varying and not tables.is_running(name, numbers[name])]
+        roles = {"text": self._texts_of_tables, "label": headers.LABELS}
         for about in (self._named[name] for name in self.tables if name in self._named):
             self.problems += about.unused([*names, *notes, *self._varying, self._split_column], roles, self.columns)
         for name in sorted(self._varying):
@@ -230,29 +213,38 @@ class Captions:
         except OSError:
             return False
         header = words.read_header(text)
-        return len(header) > 1 and (self.columns.image in header or _column(dict.fromkeys(header), FILES) is not None)
+        return len(header) > 1 and (
+            self.columns.image in header or headers.usual_column(header, headers.FILES) is not None
+        )
 
     def _read_table(self, name: str) -> None:
-        must, kept = PurePosixPath(name).name.lower() in TABLES, len(self.problems)
-        self._texts_of, self._odd_rows, self._guessed = {}, {}, ("", "")
-        if self.columns.rules > 2 and is_sample(name):
+        must, kept = PurePosixPath(name).name.lower() in headers.TABLES, len(self.problems)
+        self._texts_of, self._odd_rows, self._guessed, self._delimiter = {}, {}, ("", ""), ""
+        if self.columns.rules > 2 and tables.is_sample(name):
             self._ignored.add(name)
             return self._report(name, "ignored", "ignored: an example of answers")
         try:
-            if not must and self.columns == FOUND and not self._may_be_about_images(name):
+            head = None if must or self.columns != FOUND else tables.first_rows(self.files[name], name)
+            if head is not None and not self._is_about_images(name, head):
                 return
             rows, notes = self._rows_of(name)
         except (OSError, ReverieError) as error:
             rows, notes = [], [("bad-caption", f"skipped: {error}")]
-        table = Table(name, dict.fromkeys(str(column) for row in rows for column in row if column))
+        table = tables.Table(name, dict.fromkeys(str(column) for row in rows for column in row if column))
         if self.columns != FOUND:
             self._named[name] = table
-        if not self._is_about_images(name, rows) and not must:
-            del self.problems[kept:]
-            return
+        if not self._is_about_images(name, rows) or not self._are_names(name, rows):
+            self._guessed = ("", "")
+            if not must:
+                del self.problems[kept:]
+                return
         self._named[name] = table
+        if self._delimiter in (";", "\t"):
+            self._with_commas.update(table.columns)
         for kind, note in notes:
             self._report(name, kind, note)
+        if self._guessed[1]:
+            self._report(name, "columns", f"used: {printable(self._guessed[1])} as the label, the only other column")
         for row in rows:
             self._add_row(table, row)
         self.tables[name], self._about[name] = len(table.images), table.images
@@ -262,11 +254,6 @@ class Captions:
             others = "give other captions; all are kept" if column == "text" else f"give another {column}; this counts"
             self._report(name, "table", f"used: of {count(n, 'image')} earlier tables {others}")
 
-    def _may_be_about_images(self, name: str) -> bool:
-        """As ``_is_about_images`` of a large table of text, of whose rows only the first are read."""
-        rows = first_rows(self.files[name], name)
-        return rows is None or self._is_about_images(name, rows)
-
     def _rows_of(self, name: str) -> tuple[list[Row], list[tuple[str, str]]]:
         if suffix(name) == ".parquet":
             return words.read_parquet(self.files[name].read(), printable(name)), []
@@ -274,24 +261,34 @@ class Captions:
         if suffix(name) == ".jsonl":
             return words.read_jsonl(text), []
         if suffix(name) == ".json":
-            return words.read_objects(text), []
+            return words.read_objects(text)
+        self._delimiter = words.delimiter_of(text)
         texts = (*self._texts_of_tables, *filter(None, [self.columns.text.lower()]))
         return words.read_csv(text, texts, self.columns.rules)
 
     @property
     def _texts_of_tables(self) -> tuple[str, ...]:
-        return (*TEXTS, *COMMENTS) if self.columns.rules > 1 else TEXTS
+        return (*headers.TEXTS, *headers.COMMENTS) if self.columns.rules > 1 else headers.TEXTS
 
     def _is_about_images(self, table: str, rows: Sequence[Row]) -> bool:
         """Whether at least half of its first rows name images."""
-        some, folder = rows[:SAMPLED], PurePosixPath(table).parent
+        some, folder = rows[: tables.SAMPLED], PurePosixPath(table).parent
         if self.columns.rules > 2 and some:
             self._guessed = ("", "")
-            column = self._file_column(some[0]) or column_of_images(some, lambda row: self._find(folder, row))
-            usual = _column(some[0], (*LABELS, *CLASSES, *self._texts_of_tables))
-            self._guessed = (column, "" if usual or not column else column_of_labels(rows, column))
+            image = (
+                "" if self._file_column(some[0]) else tables.column_of_images(some, lambda row: self._find(folder, row))
+            )
+            usual = headers.usual_column(some[0], (*headers.LABELS, *headers.CLASSES, *self._texts_of_tables))
+            self._guessed = (image, tables.column_of_labels(rows, image) if image and not usual else "")
         hits = sum(self._image_of(table, row) is not None for row in some)
         return bool(hits) and 2 * hits >= len(some)
+
+    def _are_names(self, table: str, rows: Sequence[Row]) -> bool:
+        """Whether digits in a guessed column, or in JSON, are names of images."""
+        column = self._file_column(rows[0])
+        if self.columns.rules < 3 or self.columns.image or not (self._guessed[0] or suffix(table) == ".json"):
+            return True
+        return tables.are_names([str(row.get(column or "")) for row in rows], PurePosixPath(table).parent, self._find)
 
     def _image_of(self, table: str, row: Row) -> str | None:
         column = self._file_column(row)
@@ -300,10 +297,10 @@ class Captions:
 
     def _file_column(self, row: Row) -> str | None:
         named = self.columns.image
-        usual = named if named and named in row else _column(row, FILES)
+        usual = named if named and named in row else headers.usual_column(row, headers.FILES)
         return usual or (self._guessed[0] if self._guessed[0] in row else None)
 
-    def _add_row(self, table: Table, row: Row) -> None:
+    def _add_row(self, table: tables.Table, row: Row) -> None:
         line = row.pop("", 0)
         column = self._file_column(row)
         if column is None or not isinstance(row[column], str) or not row[column]:
@@ -314,10 +311,10 @@ class Captions:
             missing = f"{printable(row[column])}, {self._find.lost(row[column])}"
             self._report_row("missing", f"skipped: row {line} names {missing}")
             return
-        texts = self.columns.text or _column(row, self._texts_of_tables)
-        labels = self.columns.label or _column(row, LABELS)
+        texts = self.columns.text or headers.usual_column(row, self._texts_of_tables)
+        labels = self.columns.label or headers.usual_column(row, headers.LABELS)
         if self.columns.rules > 2:
-            labels = labels or _column(row, CLASSES) or (self._guessed[1] or None)
+            labels = labels or headers.usual_column(row, headers.CLASSES) or (self._guessed[1] or None)
         table.taken |= {"image": column, "text": texts, "label": labels}
         others = {str(name): value for name, value in row.items() if name not in (column, texts, labels)}
         captions, label = captions_of(row.get(texts) if texts else None), row.get(labels) if labels else None
@@ -356,24 +353,25 @@ class Captions:
 
     def _read_json(self, name: str) -> None:
         """COCO's JSON, or a table in JSON."""
-        if self.files[name].size > LARGEST_TABLE:
+        file, folder = self.files[name], PurePosixPath(name).parent
+        if file.size > LARGEST_TABLE:
             return
         try:
-            text, _ = words.decode_text(self.files[name].read())
+            of_coco, table = tables.kinds_of_json(file, lambda image: self._find(folder, image) is not None)
+            table = table and self.columns.rules > 2 and _stem(name) not in self._stems
+            text = words.decode_text(file.read())[0] if of_coco or self.columns.rules < 3 else ""
         except OSError:
             return
         if '"annotations"' not in text or '"images"' not in text:
-            if self.columns.rules > 2 and _stem(name) not in self._stems:
+            if table and file.size > tables.LARGEST_JSON:
+                self._ignored.add(name)
+                self._report(name, "ignored", f"ignored: a table in JSON of over {tables.LARGEST_JSON >> 20} MiB")
+            elif table:
                 self._read_table(name)
             return
         subset = PurePosixPath(name).stem if self.columns.rules > 1 else ""
-        rows, lost = coco_rows(text, lambda image: self._find(PurePosixPath(name).parent, image, subset))
-        for image, new in rows.items():
-            row = self.rows.setdefault(image, {"text": [], "label": None})
-            row["text"] += new["text"]
-            if new["label"]:
-                before = row["label"] if isinstance(row["label"], list) else []
-                row["label"] = list(dict.fromkeys([*before, *new["label"]]))
+        rows, lost = coco_rows(text, lambda image: self._find(folder, image, subset))
+        add_rows(self.rows, rows)
         if rows:
             self.tables[name], self._about[name] = len(rows), {*rows}
         if rows and lost:
@@ -390,9 +388,3 @@ class Captions:
 
 def _stem(name: str) -> str:
     return composed(stem(name))
-
-
-def _column(row: Row, names: Sequence[str]) -> str | None:
-    """The first of the names that a row has, in any case."""
-    lower = {str(column).strip().lower(): column for column in row}
-    return next((lower[name] for name in names if name in lower), None)

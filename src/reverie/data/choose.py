@@ -120,7 +120,7 @@ def _comparable(left: Any, right: str, sign: str) -> tuple[Any, Any] | None:
     if None not in numbers:
         return numbers
     texts = str(left), right
-    return texts if sign in ("==", "!=") or all(map(_DATE.fullmatch, texts)) else None
+    return texts if sign in ("==", "!=") or all(map(is_date, texts)) else None
 
 
 def _number(value: Any) -> int | float | None:
@@ -133,6 +133,11 @@ def _number(value: Any) -> int | float | None:
     with contextlib.suppress(TypeError, ValueError):
         return float(value)
     return None
+
+
+def is_date(text: str) -> bool:
+    """Whether a text is a date, such as 2020-12-31, or one with a time."""
+    return bool(_DATE.fullmatch(text))
 
 
 def parse_condition(text: str) -> list[Term]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from reverie.data.words import read_coco
@@ -24,3 +24,13 @@ def coco_rows(text: str, find: Callable[[str], str | None]) -> tuple[dict[str, d
         elif about is not None and row.get("category_id") in names:
             about["label"].append(names[row["category_id"]])
     return rows, len(images) - len(by_id)
+
+
+def add_rows(rows: dict[str, dict[str, Any]], new: Mapping[str, Mapping[str, list[str]]]) -> None:
+    """Add the captions and categories of images to what earlier files say."""
+    for image, words in new.items():
+        row = rows.setdefault(image, {"text": [], "label": None})
+        row["text"] += words["text"]
+        if words["label"]:
+            before = row["label"] if isinstance(row["label"], list) else []
+            row["label"] = list(dict.fromkeys([*before, *words["label"]]))

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError, suggest
-from reverie.data.captions import TEXTS
+from reverie.data.headers import TEXTS
 from reverie.data.items import HELD_OUT_NAMES, File, Item, Listing
 from reverie.data.labels import labels_of, set_labels
 from reverie.data.masks import columns_of_masks

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
 
 from reverie.data.annotations import Annotations
 from reverie.data.finder import composed
 from reverie.data.items import natural_key, split_of
 from reverie.data.tree import stem
 
-ENOUGH = 0.9  # share of the lines of a list that name images
+ENOUGH = 0.9  # share of the lines of a list that name different images
 MOST = 200  # files that are looked at
+SAMPLED = 1000  # different rests of lines by which captions are recognised
+SIDES = ("", "train", "val", "test")
+DEEPEST = 8  # folders above an image by which a line may name it; or all of them
 _SPLIT = re.compile(
     r"(?:^|(?<=[-_. ]))(trainval|train|training|val|valid|validation|dev|test)(?:images|list|set)?(?=\d*(?:$|[-_. ]))"
 )
 _MAY_BE = re.compile(r"(?:train|val|dev|test|annotation|categor|class|label|names|images)[^/]*\.txt$")
 _NAMES = re.compile(r"categor|class|label|names")
+_LABEL = re.compile(r"\d+|(?=.*[^\W\d_])[^\s,.]+")  # a whole number, or a word with a letter
+_BOXED = re.compile(r"([^\W\d_][^\s,.]*)(?: \d+){4}")  # a label and a box, as of Tiny ImageNet
+_FLOAT = re.compile(r"[-+]?\d+e[-+]?\d+", re.IGNORECASE)
 
 
 @dataclass
@@ -29,25 +37,36 @@ class _List:
     Attributes:
         part: the word train, val ..., "" without one.
         group: the folder, and the rest of the name.
-        images: that its lines name -> the other fields.
-        lost: number of lines that name none.
+        images: the indices of those that its lines name, int32 (n,).
+        rests: what follows the names: the different ones; of no use, an example.
+        rest_of: the index of each image's in them, int32 (n,).
+        form: of the rests: "", "label", "caption" or "other".
     """
 
     name: str
     part: str
     group: tuple[str, str]
-    images: dict[str, list[str]] = field(default_factory=dict)
-    lost: int = 0
+    images: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    rests: list[str] = field(default_factory=list)
+    rest_of: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    form: str = ""
 
 
 def read_lists(
-    files: Iterable[str], images: Sequence[str], text_of: Callable[[str], str], notes: Annotations
+    files: Iterable[str],
+    images: Sequence[str],
+    text_of: Callable[[str], str],
+    notes: Annotations,
+    rows: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[tuple[str, str]]:
-    """Add to the annotations what lists of images say, and return (file, words) about lists that are not used.
+    """Add to the annotations what lists of images say, and return (file, words) about what is used and what is not.
 
-    ``train.txt`` and ``test.txt`` (also ``val.txt``, in one folder) are a split if they name most images. Second fields
-    that occur several times are labels; a list of numbers and names of classes names them. CUB has its own: the
-    numbers of images, and files that speak of these.
+    ``train.txt`` and ``test.txt`` (also ``val.txt``, in one folder) are a split if they name most images. What follows
+    the names is a label, if it is a word or a whole number on every line, or a caption; a list of numbers and names of
+    classes names them. CUB has its own: the numbers of images, and files that speak of these.
+
+    Args:
+        rows: image -> what tables say, which counts.
     """
     files = [name for name in files if _MAY_BE.search(name.lower()) and name not in notes.used]
     paths = {name: PurePosixPath(name) for name in files}
@@ -65,23 +84,19 @@ def read_lists(
     if not lists and not numbered:
         return []
     tails = _tails(images)
-    for each in lists:
-        for line in text_of(each.name).splitlines():
-            fields = line.replace("\t", " ").split()
-            if not fields:
-                continue
-            image = tails.get(_key(line.strip())) or tails.get(_key(fields[0]))
-            each.lost += image is None
-            if image is not None:
-                each.images.setdefault(image, fields[1:])
-    lists = [each for each in lists if len(each.images) >= ENOUGH * (len(each.images) + each.lost) and each.images]
-    _labels(lists, [name for name in files if _NAMES.search(paths[name].stem.lower())], text_of, notes)
-    words = _split(lists, images, notes)
+    lists = [each for each in lists if _read(each, text_of(each.name), tails)]
+    of_names = [name for name in files if _NAMES.search(paths[name].stem.lower())]
+    words = _labels(lists, of_names, images, text_of, notes, rows or {})
+    words += _captions(lists, images, notes, rows or {})
+    if odd := [each for each in lists if each.form == "other"]:
+        action = f"such as {odd[0].rests[0]!r:.60}, is neither a label on every line nor a caption"
+        words.append((_names(odd), f"ignored: what follows the names, {action}"))
+    words += _split(lists, images, notes)
     for folder, name in numbered.items():
         _cub(
             folder,
             name,
-            tails,
+            {path: images[index] for path, index in tails.items()},
             {path.name.lower(): name for name, path in paths.items() if str(path.parent) == folder},
             text_of,
             notes,
@@ -93,39 +108,130 @@ def _key(name: str) -> str:
     return composed(name.replace("\\", "/")).removeprefix("./").lstrip("/")
 
 
-def _tails(images: Iterable[str]) -> dict[str, str]:
-    """The ends of images' paths, with and without ending, that belong to one image -> the image."""
-    tails: dict[str, str | None] = {}
-    for image in images:
+def _tails(images: Iterable[str]) -> dict[str, int]:
+    """The ends of images' paths, with and without ending, that belong to one image -> its index; -1 in several."""
+    tails: dict[str, int] = {}
+    for index, image in enumerate(images):
         for path in {composed(image), composed(stem(image))}:
-            while path:
-                tails[path] = None if path in tails else image
-                path = path.partition("/")[2]
-    return {path: image for path, image in tails.items() if image is not None}
+            tails[path] = -1 if path in tails else index
+            parts = path.split("/")
+            for first in range(max(1, len(parts) - DEEPEST), len(parts)):
+                end = "/".join(parts[first:])
+                tails[end] = -1 if end in tails else index
+    return {path: index for path, index in tails.items() if index >= 0}
 
 
-def _labels(lists: list[_List], of_names: list[str], text_of: Callable[[str], str], notes: Annotations) -> None:
-    """The second fields, unless they are boxes, numbers of the lines, or yes and no."""
-    labels: dict[str, str] = {}
-    for each in lists:
-        if not all(each.images.values()):
+def _read(each: _List, text: str, tails: Mapping[str, int]) -> bool:
+    """Fill in a list from its text; False if it is none."""
+    rest_of, codes, lost = dict[int, int](), dict[str, int](), 0
+    for line in text.splitlines():
+        line = line.strip()
+        if not line:
             continue
-        firsts = Counter(fields[0] for fields in each.images.values())
-        boxes = any(len(fields) > 1 for fields in each.images.values())
-        if boxes and any(re.fullmatch(r"-?[\d.]+", first) for first in firsts):
-            continue
-        if 2 * len(firsts) > len(each.images) or "-1" in firsts:
-            continue
-        labels |= {image: fields[0] for image, fields in each.images.items()}
-        notes.used[each.name] = len(each.images)
-    if labels and all(label.isdecimal() for label in labels.values()):
-        names = next((names for file in of_names if {*labels.values()} <= (names := _named(text_of(file))).keys()), {})
-        folders = {image.rpartition("/")[0] for image in labels}
-        if not names and len(folders) > 1:  # they have better names
-            return
+        rest = ""
+        index = tails.get(line)
+        if index is None and (index := tails.get(_key(line))) is None:
+            name, _, rest = line.partition("\t") if "\t" in line else line.partition(" ")
+            index = tails.get(_key(name.strip()))
+            if index is None:
+                name, _, rest = line.replace("\t", " ").partition(" ")
+                index = tails.get(_key(name))
+        if index is None or (index in rest_of and not rest):
+            lost += 1
+        elif index not in rest_of:
+            rest_of[index] = codes.setdefault(" ".join(rest.split()), len(codes))
+    if not rest_of or len(rest_of) < ENOUGH * (len(rest_of) + lost):
+        return False
+    each.images = np.fromiter(rest_of, np.int32, len(rest_of))
+    each.rests, each.form = _form([*codes], len(rest_of), tails)
+    if each.form in ("label", "caption"):
+        each.rest_of = np.fromiter(rest_of.values(), np.int32, len(rest_of))
+    return True
+
+
+def _form(rests: list[str], lines: int, tails: Mapping[str, int]) -> tuple[list[str], str]:
+    """What the different rests of a number of lines are, without boxes behind a label, and their form."""
+    if rests == [""]:
+        return [], ""
+    boxed = [_BOXED.fullmatch(rest) for rest in rests[:SAMPLED]]
+    if all(boxed):
+        boxed = [_BOXED.fullmatch(rest) for rest in rests]
+    labels = [match[1] for match in boxed if match]
+    labels = labels if len(labels) == len(rests) else rests
+    several = len(labels) <= SAMPLED or 2 * len({*labels}) <= lines
+    if several and all(
+        _LABEL.fullmatch(label) and not _FLOAT.fullmatch(label) and (label.isdecimal() or _key(label) not in tails)
+        for label in labels
+    ):
+        return labels, "label"
+    some = rests[1] if rests[0] == "" else rests[0]
+    fields = [rest.split() for rest in rests[:SAMPLED]]
+    worded = sum(sum(any(map(str.isalpha, word)) for word in words) > 2 for words in fields)
+    varied = len({len(words) for words in fields}) > 1
+    if varied and 2 * worded >= len(fields) and not any(_key(word) in tails for words in fields for word in words):
+        return rests, "caption"
+    return [some], "other"
+
+
+def _names(lists: Sequence[_List]) -> str:
+    """Of the first lists."""
+    return ", ".join(each.name for each in lists[:3]) + (f" and {len(lists) - 3} more" if len(lists) > 3 else "")
+
+
+def _labels(
+    lists: list[_List],
+    of_names: list[str],
+    images: Sequence[str],
+    text_of: Callable[[str], str],
+    notes: Annotations,
+    rows: Mapping[str, Mapping[str, Any]],
+) -> list[tuple[str, str]]:
+    """The labels that occur several times."""
+    labelled = [each for each in lists if each.form == "label"]
+    several = {label for each in labelled if 2 * len({*each.rests}) <= len(each.images) for label in each.rests}
+    used = [each for each in labelled if several.issuperset(each.rests)]
+    labels = {
+        images[index]: each.rests[code]
+        for each in used
+        for index, code in zip(each.images.tolist(), each.rest_of.tolist(), strict=True)
+    }
+    words = []
+    if odd := [each for each in labelled if each not in used]:
+        words.append((_names(odd), f"ignored: what follows the names, such as {odd[0].rests[0]}, hardly recurs"))
+    if not labels:
+        return words
+    about, by = _names(used), ""
+    some = next(iter(labels.values()))
+    folders = {"/".join(part for part in image.split("/")[:-1] if not split_of(part)) for image in labels}
+    if any(rows[image].get("label") not in (None, "", []) for image in labels if image in rows):
+        return [*words, (about, f"ignored: labels, such as {some}; a table has labels, too")]
+    if all(label.isdecimal() for label in labels.values()):
+        tables = ((file, _named(text_of(file))) for file in of_names)
+        by, names = next(((file, names) for file, names in tables if {*labels.values()} <= names.keys()), ("", {}))
+        if not names and len({image.rpartition("/")[0] for image in labels}) > 1:
+            return [*words, (about, f"ignored: labels without names, such as {some}, of images in several folders")]
         labels = {image: names.get(label, label) for image, label in labels.items()}
     for image, label in labels.items():
         notes.rows.setdefault(image, {})["label"] = label
+    notes.used |= {each.name: len(each.images) for each in used}
+    parts = [folder.split("/") for folder in folders]
+    ends = {end for each in parts for k in range(len(each)) for end in (each[k], "/".join(each[k:]))}
+    others = len(folders) > 1 and ends.isdisjoint(labels.values())
+    action = f"used: labels from {about}, such as {some}" + f", named by {by}" * bool(by)
+    return [*words, (about, action + ", instead of the folders' names" * others)]
+
+
+def _captions(
+    lists: list[_List], images: Sequence[str], notes: Annotations, rows: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """The captions of images to which no table gives one."""
+    used = [each for each in lists if each.form == "caption"]
+    for each in used:
+        for index, code in zip(each.images.tolist(), each.rest_of.tolist(), strict=True):
+            if (rest := each.rests[code]) and not rows.get(images[index], {}).get("text"):
+                notes.rows.setdefault(images[index], {})["text"] = [rest]
+        notes.used[each.name] = len(each.images)
+    return [(_names(used), f"used: captions, such as {used[0].rests[0]!r:.60}")] if used else []
 
 
 def _named(text: str) -> dict[str, str]:
@@ -150,24 +256,24 @@ def _split(lists: list[_List], images: Sequence[str], notes: Annotations) -> lis
         several = [group for group in groups if group[0] == folder]
         if all(len({entry.part for entry in groups[group]}) == 1 for group in several):
             groups[folder, ""] = [entry for group in several for entry in groups.pop(group)]
-    splits: dict[tuple[str, str], dict[str, str]] = {}
+    counts = dict[tuple[str, str], int]()
     for group, entries in groups.items():
         parts = {each.part for each in entries}
-        entries = [each for each in entries if each.part != "trainval" or not {"train", "val"} <= parts]
-        held_out = {image for each in entries if not each.part.startswith("train") for image in each.images}
-        trained = {image for each in entries if each.part.startswith("train") for image in each.images} - held_out
-        if held_out and trained:
-            sides = {image: "test" if each.part == "test" else "val" for each in entries for image in each.images}
-            splits[group] = {image: "train" if image in trained else side for image, side in sides.items()}
-    if not splits:
+        groups[group] = [each for each in entries if each.part != "trainval" or not {"train", "val"} <= parts]
+        sides = _sides(groups[group], len(images))
+        if {1} < {*np.unique(sides).tolist()} - {0}:
+            counts[group] = int(np.count_nonzero(sides))
+    if not counts:
         return []
-    order = sorted(splits, key=lambda group: (-len(splits[group]), len(group[1]), natural_key("/".join(group))))
-    best, split = order[0], splits[order[0]]
-    names = ", ".join(each.name for each in groups[best])
-    if 2 * len(split) < len(images):
-        return [(names, f"ignored: of {len(images):,} images these lists of a split name {len(split):,}")]
-    notes.splits |= {image: side for image, side in split.items() if image not in notes.splits}
-    notes.used |= {each.name: len(each.images) for each in groups[best]}
+    order = sorted(counts, key=lambda group: (-counts[group], len(group[1]), natural_key("/".join(group))))
+    best = groups[order[0]]
+    names = ", ".join(each.name for each in best)
+    if 2 * counts[order[0]] < len(images):
+        return [(names, f"ignored: of {len(images):,} images these lists of a split name {counts[order[0]]:,}")]
+    sides = _sides(best, len(images))
+    for index in np.flatnonzero(sides).tolist():
+        notes.splits.setdefault(images[index], SIDES[sides[index]])
+    notes.used |= {each.name: len(each.images) for each in best}
     words = []
     if len(order) > 1:
         words.append((names, f"used: the split, the first of {len(order)} that lists of images make"))
@@ -177,6 +283,15 @@ def _split(lists: list[_List], images: Sequence[str], notes: Annotations) -> lis
     ]:
         words.append((names, f"used to train on: {len(rest):,} images that are in none of these lists"))
     return words
+
+
+def _sides(lists: Sequence[_List], n: int) -> np.ndarray:
+    """Of each of n images the index in SIDES, uint8 (n,)."""
+    sides = np.zeros(n, np.uint8)
+    for each in sorted(lists, key=lambda each: not each.part.startswith("train")):
+        side = "train" if each.part.startswith("train") else "test" if each.part == "test" else "val"
+        sides[each.images] = SIDES.index(side)
+    return sides
 
 
 def _cub(

@@ -11,7 +11,7 @@ from typing import Any
 
 from reverie.core.errors import ReverieError, UsageError
 from reverie.core.terminal import count, printable
-from reverie.data.captions import LABELS, TEXTS
+from reverie.data.headers import LABELS, TEXTS
 from reverie.data.items import File, Item, Listing, parts_of
 from reverie.data.labels import labels_of, set_labels
 from reverie.data.masks import columns_of_masks

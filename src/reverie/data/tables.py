@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from reverie.core.errors import argument
 from reverie.core.terminal import printable
 from reverie.core.values import is_finite
 from reverie.data import words
-from reverie.data.choose import TRUTH
+from reverie.data.choose import TRUTH, is_date
+from reverie.data.finder import Finder
 from reverie.data.items import HEADER, File, part_of, split_of
 from reverie.data.masks import COLUMNS as MASKS
 from reverie.data.naming import Columns
@@ -23,6 +25,9 @@ from reverie.media.decode import SUFFIXES
 ENOUGH = 0.9  # share of the values of a column that name images
 SAMPLED = 200  # rows of a table that are looked at to tell whether it is about the images
 LARGEST_HEAD = 64 << 20  # bytes of a table that are looked at for these rows
+LARGEST_JSON = 64 << 20  # bytes of a table in JSON
+JSON_HEAD = 64 << 10  # bytes of JSON that are looked at to tell whether it may be about the images
+COCO = ('"images"', '"annotations"', '"categories"', '"licenses"', '"info"')
 SPLITS = ("split", "splits", "partition", "subset", "set", "part", "phase", "dataset", "data_split", "dataset_split")
 VALIDATION = ("dev", "devel", "development", "eval", "evaluation")  # more words in these columns
 MISSING = ("", "-", "--", "?", ".", "na", "n/a", "#n/a", "nan", "null", "none")  # in columns of numbers
@@ -124,7 +129,7 @@ def _is_split(column: str) -> bool:
 
 
 def numbers_of(
-    rows: Mapping[str, Row], strict: bool = False
+    rows: Mapping[str, Row], strict: bool = False, with_commas: Container[str] = ()
 ) -> tuple[dict[str, dict[str, float]], dict[str, tuple[str, str]]]:
     """The numbers of images in the columns that have only numbers, and of other columns a problem's kind and action.
 
@@ -133,13 +138,14 @@ def numbers_of(
     Args:
         rows: image -> its row.
         strict: as older versions: every word is no number, and so is true.
+        with_commas: columns whose commas are of decimals, where they can be of nothing else.
     """
     numbers, notes = dict[str, dict[str, float]](), dict[str, tuple[str, str]]()
     for name in dict.fromkeys(name for row in rows.values() for name in row if name not in ("text", "label")):
         values = {image: value for image, row in rows.items() if (value := row.get(name)) not in (None, "")}
         if not strict:
             values = {image: value for image, value in values.items() if not is_missing(value)}
-            if _have_commas(values.values()):
+            if name in with_commas and _have_commas(values.values()):
                 some = next(value for value in values.values() if "," in str(value))
                 values = {image: str(value).replace(",", ".") for image, value in values.items()}
                 notes[name] = "table", f"used: its numbers have decimal commas, such as {some}"
@@ -202,12 +208,41 @@ def column_of_images(rows: Sequence[Row], find: Callable[[str], str | None]) -> 
 def column_of_labels(rows: Sequence[Row], image: str) -> str:
     """The only column beside the images', if its values are words that occur several times, no images; else ""."""
     others = [column for column in rows[0] if column not in ("", image)]
-    if len(others) != 1 or _is_split(others[0]):
+    if len(others) != 1 or _is_split(others[0]) or others[0].strip().lower() in MASKS:
         return ""
-    values = [row.get(others[0]) for row in rows]
-    words = {value for value in values if isinstance(value, str) and value and suffix(value) not in SUFFIXES}
-    names = {value for value in words if not value.replace(".", "").isdecimal()}
-    return others[0] if names and len(names) == len({*map(str, values)}) and 2 * len(names) <= len(rows) else ""
+    values = [value for row in rows if not is_missing(value := row.get(others[0]))]
+    return others[0] if values and 2 * len({*map(str, values)}) <= len(rows) and all(map(_is_word, values)) else ""
+
+
+def _is_word(value: Any) -> bool:
+    """Whether a value may be the name of a class: no number, truth, date, image or other text without a letter."""
+    return (
+        isinstance(value, str)
+        and any(map(str.isalpha, value))
+        and _number(value, strict=False) is None
+        and not is_date(value.strip())
+        and suffix(value) not in SUFFIXES
+    )
+
+
+def are_names(names: Sequence[str], folder: PurePosixPath, find: Finder) -> bool:
+    """Whether a table's names of images are those: digits only if nearly all are, and of nearly all images beside."""
+    if not all(map(str.isdecimal, names)):
+        return True
+    images = {image for name in names if (image := find(folder, name)) is not None}
+    folders = {image.rpartition("/")[0] for image in images}
+    beside = sum(image.rpartition("/")[0] in folders for image in find.images)
+    return len(images) >= ENOUGH * max(len(names), beside, 1)
+
+
+def kinds_of_json(file: File, names_image: Callable[[str], bool]) -> tuple[bool, bool]:
+    """Whether JSON may be COCO's, and whether it may be a table, by its first bytes. Raises OSError."""
+    head = file.head(JSON_HEAD)
+    if len(head) > JSON_HEAD or file.size > JSON_HEAD:
+        head = head[: head.rfind(b'"', 0, JSON_HEAD) + 1]
+        head = head[: len(head) - len(head) % 2] if b"\0" in head else head  # two bytes a character
+    text, _ = words.decode_text(head)
+    return any(key in text for key in COCO), any(map(names_image, words.first_strings(text)))
 
 
 def first_rows(file: File, name: str) -> list[Row] | None:

@@ -28,6 +28,8 @@ BAD = "bad-caption"
 _REMARKS = re.compile(r"(?:#[^\n]*\n|sep=.\r?\n)+(?=[^\n])")  # lines above a header; sep=; is Excel's
 _FRACTION = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan", re.IGNORECASE)
 
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+
 Row = dict[str, Any]
 
 
@@ -128,6 +130,12 @@ def _first_line(text: str) -> str:
     return text.lstrip("\r\n").partition("\n")[0]
 
 
+def delimiter_of(text: str) -> str:
+    """Of a table's header, below remarks."""
+    remarks = _REMARKS.match(text)
+    return _delimiter(text[remarks.end() :] if remarks else text)
+
+
 def _delimiter(text: str) -> str:
     head = _first_line(text)
     return max(DELIMITERS, key=lambda mark: (head.count(mark), mark == ","))
@@ -140,21 +148,37 @@ def read_jsonl(text: str) -> list[Row]:
     return [{**(row if isinstance(row, dict) else {}), "": number} for number, row in values]
 
 
-def read_objects(text: str) -> list[Row]:
-    """The rows of a table in JSON: a list of objects, or one of a name -> its caption or its columns."""
+def read_objects(text: str) -> tuple[list[Row], list[tuple[str, str]]]:
+    """The rows of a table in JSON, and what is ignored: kinds of problems and actions.
+
+    It is a list of objects, or an object of a name -> its columns, its captions (texts) or its label (a whole number).
+    """
     content = read_json(text)
     if isinstance(content, list):
-        rows = [row for row in content if isinstance(row, dict)]
-    elif isinstance(content, dict):
-        rows = [
-            {"file_name": name, **(row if isinstance(row, dict) else {"text": row})} for name, row in content.items()
-        ]
+        rows, odd = [row for row in content if isinstance(row, dict)], []
+    else:
+        pairs = content.items() if isinstance(content, dict) else ()
+        each = [(name, row if isinstance(row, dict) else _as_row(row)) for name, row in pairs]
+        odd = [name for name, row in each if row is None]
+        rows = [{"file_name": name, **(row or {})} for name, row in each]
         rows = [
             {"prompt" if name == "p" else name: value for name, value in row.items()} for row in rows
         ]  # DiffusionDB
-    else:
-        rows = []
-    return [{**row, "": number} for number, row in enumerate(rows)]
+    notes = [("ignored", f"ignored: {count(len(odd), 'value')}, such as {content[odd[0]]!r:.40}")] if odd else []
+    return [{**row, "": number} for number, row in enumerate(rows)], notes
+
+
+def _as_row(value: Any) -> Row | None:
+    """Captions are texts, and a whole number is a label; None of other values."""
+    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value)):
+        return {"text": value}
+    return {"label": value} if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def first_strings(text: str) -> list[str]:
+    """The strings of JSON, or of its beginning."""
+    values = (read_json(string) for string in _STRING.findall(text))
+    return [value for value in values if isinstance(value, str)]
 
 
 def are_boxes(text: str) -> bool:
