@@ -105,6 +105,8 @@ def read_lists(
 
 
 def _key(name: str) -> str:
+    if name.isascii() and "\\" not in name and name[:1] not in "./":
+        return name
     return composed(name.replace("\\", "/")).removeprefix("./").lstrip("/")
 
 
@@ -124,13 +126,9 @@ def _tails(images: Iterable[str]) -> dict[str, int]:
 def _read(each: _List, text: str, tails: Mapping[str, int]) -> bool:
     """Fill in a list from its text; False if it is none."""
     rest_of, codes, lost = dict[int, int](), dict[str, int](), 0
-    for line in text.splitlines():
-        line = line.strip()
-        if not line:
-            continue
+    for line in filter(None, map(str.strip, text.splitlines())):
         rest = ""
-        index = tails.get(line)
-        if index is None and (index := tails.get(_key(line))) is None:
+        if (index := tails.get(_key(line))) is None:
             name, _, rest = line.partition("\t") if "\t" in line else line.partition(" ")
             index = tails.get(_key(name.strip()))
             if index is None:
@@ -153,11 +151,8 @@ def _form(rests: list[str], lines: int, tails: Mapping[str, int]) -> tuple[list[
     """What the different rests of a number of lines are, without boxes behind a label, and their form."""
     if rests == [""]:
         return [], ""
-    boxed = [_BOXED.fullmatch(rest) for rest in rests[:SAMPLED]]
-    if all(boxed):
-        boxed = [_BOXED.fullmatch(rest) for rest in rests]
-    labels = [match[1] for match in boxed if match]
-    labels = labels if len(labels) == len(rests) else rests
+    boxed = all(map(_BOXED.fullmatch, rests))
+    labels = [rest.partition(" ")[0] for rest in rests] if boxed else rests
     several = len(labels) <= SAMPLED or 2 * len({*labels}) <= lines
     if several and all(
         _LABEL.fullmatch(label) and not _FLOAT.fullmatch(label) and (label.isdecimal() or _key(label) not in tails)
