@@ -26,3 +26,27 @@ def by_name(data: Dataset) -> dict[str, np.ndarray]:
     """The samples of both splits."""
     both = (data.train, data.held_out)
     return {name: row for split in both for name, row in zip(split.names, split["x"], strict=True)}
+
+
+def counts(data: Dataset) -> tuple[int, int]:
+    """How many are trained on and held out."""
+    return len(data.train), len(data.held_out)
+
+
+def rows(data: Dataset) -> dict[str, tuple]:
+    """name -> (image, label name, text, source)."""
+    result = {}
+    for side in (data.train, data.held_out):
+        for i, name in enumerate(side.names):
+            label = data.classes[side.labels[i]] if side.labels[i] >= 0 else None
+            text = side.get("text")[i] if side.get("text") is not None else None
+            result[name] = (side["x"][i], label, text, None if side.get("source") is None else side.get("source")[i])
+    return result
+
+
+def everything(data: Dataset) -> list:
+    """The columns of both splits, to be compared."""
+    return [
+        (side.names, side["x"].tobytes(), side.labels.tolist(), side.get("text"))
+        for side in (data.train, data.held_out)
+    ]

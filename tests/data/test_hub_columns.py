@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from typing import Any
 
 import numpy as np
 import pytest
+from hub_stand_in import stand_in
 from PIL import Image
 from small_pictures import pixels
 
@@ -55,9 +54,7 @@ class Rows:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
     def load(masks: str) -> None:
-        module = types.ModuleType("datasets")
-        module.load_dataset = lambda name: {"train": Rows(0, masks), "test": Rows(100, masks)}  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "datasets", module)
+        stand_in(monkeypatch, lambda name: {"train": Rows(0, masks), "test": Rows(100, masks)})
 
     return load
 

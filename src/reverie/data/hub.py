@@ -24,7 +24,7 @@ def list_hub(source: str, columns: Columns = FOUND, masks: str | None = None) ->
     Args:
         source: "owner/name", "owner/name@config", and behind it ":split" for one split alone.
         columns: by default the first of type Image, the first ClassLabel, and one that is named as captions are.
-        masks: "no": a column of masks is not read; "yes": also one that is named as annotations are.
+        masks: "no": a column of masks is not read; "yes": where none is named as one, the second of images is.
 
     Raises:
         UsageError: another form, an unknown split or column.

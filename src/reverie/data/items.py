@@ -7,7 +7,7 @@ import re
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -201,9 +201,14 @@ def split_of(folder: str) -> str | None:
     return "train" if name in TRAIN_NAMES else "held_out" if name in HELD_OUT_NAMES else None
 
 
+def are_both(parts: Iterable[str]) -> bool:
+    """Whether names of splits, among others, are of training and of held-out ones."""
+    return {*map(split_of, parts)} >= {"train", "held_out"}
+
+
 def split_words(counts: Mapping[str, int]) -> str:
     """ ", train 100 / test 20 / val 10 held out" of names of splits, else ""."""
-    parts = sorted(((split_in(part) or ("",))[0] != "train", part) for part in counts)
+    parts = sorted((side_in(part) != "train", part) for part in counts)
     words = ", " * bool(parts) + " / ".join(f"{printable(part)} {counts[part]:,}" for _, part in parts)
     return words + " held out" * (sum(held_out for held_out, _ in parts) > 1)
 
@@ -225,7 +230,9 @@ def asked_part(name: str, parts: Collection[str]) -> str:
         return ""
     if not parts:
         return f"nothing in it is named {kind}: held out by content"
-    return f"{kind} alone" if {*parts} == {kind} else "" if "" in parts else f"no {kind}: its {' and '.join(parts)}"
+    if {*parts} == {kind}:
+        return f"{kind} alone"
+    return f"no {kind}: its {' and '.join(parts)}" if all(parts) else ""
 
 
 def parts_of(paths: Sequence[Path], problems: list[Problem], rules: int) -> dict[Path, str]:
@@ -242,7 +249,7 @@ def parts_of(paths: Sequence[Path], problems: list[Problem], rules: int) -> dict
     if rules < 3:
         words = {path: re.split("[-.]", path.name.lower())[0] for path in paths}
         parts = {path: word if word == "train" or word in HELD_OUT_NAMES else "" for path, word in words.items()}
-    if not {*map(split_of, parts.values())} >= {"train", "held_out"}:
+    if not are_both(parts.values()):
         return dict.fromkeys(paths, "")
     for path in (path for path, part in parts.items() if not part):
         problems.append(Problem(printable(path.name), "outside-splits", "skipped: neither train nor test"))
@@ -266,6 +273,12 @@ def split_in(name: str) -> tuple[str, str] | None:
         return None
     split = next(side for side in sides if side)
     return split, "_".join(word for word, side in zip(words, sides, strict=True) if not side)
+
+
+def side_in(name: str) -> str | None:
+    """ "train" or "held_out" by a word in a name; None if it names no split, or both."""
+    mark = split_in(name)
+    return mark and mark[0]
 
 
 def _words(name: str) -> list[str]:

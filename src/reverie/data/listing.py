@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from reverie.core.errors import ReverieError, UsageError, argument, suggest
 from reverie.core.files import exists, is_file
-from reverie.data.items import HELD_OUT_NAMES, Item, Listing, asked_part, kind_of, split_in
+from reverie.data.items import HELD_OUT_NAMES, Item, Listing, asked_part, kind_of, side_in
 from reverie.data.naming import FOUND, Columns
 
 if TYPE_CHECKING:
@@ -67,15 +67,16 @@ def keep_named(listing: Listing, split: str) -> bool:
     parts = _folders_of_splits(listing.items)
     if listing.parts:
         parts = [part or folder for part, folder in zip(listing.parts, parts, strict=True)]
+    kind = kind_of(split)
     kinds = [
         kind_of(part) if item.split == "held_out" else None for item, part in zip(listing.items, parts, strict=True)
     ]
-    held_out = {kind for kind in kinds if kind is not None}
-    some = kind_of(split) in ("test", "val") and held_out == {"test", "val"}
+    held_out = {each for each in kinds if each is not None}
+    some = kind in ("test", "val") and held_out == {"test", "val"}
     if some:
-        listing.take([i for i, kind in enumerate(kinds) if kind == kind_of(split)])
+        listing.take([i for i, each in enumerate(kinds) if each == kind])
         listing.items = [replace(item, split=None) for item in listing.items]
-    if words := asked_part(split, {kind_of(split)} if some else held_out):
+    if words := asked_part(split, {kind} if some else held_out):
         listing.read_as += f"; {words}"
     return some
 
@@ -85,13 +86,9 @@ def _folders_of_splits(items: Sequence[Item]) -> list[str]:
     folders = [item.name.split("/")[:-1] for item in items]
     common = len(os.path.commonprefix(folders))  # noqa: RUF071 (of lists: their first equal parts)
     return [
-        next((folder for folder in parts[common:] if _side(_OF_PILE.sub("", folder)) == "held_out"), "")
+        next((folder for folder in parts[common:] if side_in(_OF_PILE.sub("", folder)) == "held_out"), "")
         for parts in folders
     ]
-
-
-def _side(folder: str) -> str:
-    return (split_in(folder) or ("",))[0]
 
 
 def path_exists(path: str) -> bool:

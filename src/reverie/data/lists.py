@@ -12,7 +12,7 @@ import numpy as np
 
 from reverie.data.annotations import Annotations
 from reverie.data.finder import composed
-from reverie.data.items import natural_key, split_of
+from reverie.data.items import kind_of, natural_key, split_of
 from reverie.data.tree import stem
 
 ENOUGH = 0.9  # share of the lines of a list that name different images
@@ -283,9 +283,8 @@ def _split(lists: list[_List], images: Sequence[str], notes: Annotations) -> lis
 def _sides(lists: Sequence[_List], n: int) -> np.ndarray:
     """Of each of n images the index in SIDES, uint8 (n,)."""
     sides = np.zeros(n, np.uint8)
-    for each in sorted(lists, key=lambda each: not each.part.startswith("train")):
-        side = "train" if each.part.startswith("train") else "test" if each.part == "test" else "val"
-        sides[each.images] = SIDES.index(side)
+    for each in sorted(lists, key=lambda each: kind_of(each.part) != "train"):
+        sides[each.images] = SIDES.index(kind_of(each.part) or "val")  # dev, too
     return sides
 
 

@@ -304,7 +304,7 @@ def originals(data: Dataset, split: Split) -> list[np.ndarray] | list[bytes]:
     if not data.opened.get("reopenable"):
         return list(split["x"])
     name, _ = split_name(data.opened["source"])
-    second = "val" if data.opened.get("exact") and data.opened["source"][len(name) + 1 :].startswith("val") else "test"
+    second = "val" if data.opened.get("exact") and kind_of(data.opened["source"][len(name) + 1 :]) == "val" else "test"
     requested = data.opened.get("requested", {})
     layout = requested.get("layout")
     if _holds_arrays(name, layout):

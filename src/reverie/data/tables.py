@@ -14,7 +14,7 @@ from reverie.core.values import is_finite
 from reverie.data import words
 from reverie.data.choose import TRUTH, is_date
 from reverie.data.finder import Finder
-from reverie.data.items import HEADER, File, part_of, split_of
+from reverie.data.items import HEADER, File, are_both, part_of, split_of
 from reverie.data.masks import COLUMNS as MASKS
 from reverie.data.naming import Columns
 from reverie.data.tree import suffix
@@ -101,7 +101,7 @@ def splits_of(rows: Mapping[str, Row], about: Mapping[str, set[str]]) -> tuple[s
             words = {
                 image: _side(row[column].strip()) for image, row in rows.items() if isinstance(row.get(column), str)
             }
-            if {*map(split_of, words.values())} >= {"train", "held_out"}:
+            if are_both(words.values()):
                 return column, words
     return "", _splits_by_names(about)
 
@@ -116,7 +116,7 @@ def _side(word: str) -> str:
 def _splits_by_names(about: Mapping[str, set[str]]) -> dict[str, str]:
     """The splits that the names of tables say, as train.csv and val.csv do; of an image in both, the held-out one."""
     parts = {table: part_of(table.rpartition("/")[2].lower()) for table in about}
-    if not {*map(split_of, parts.values())} >= {"train", "held_out"}:
+    if not are_both(parts.values()):
         return {}
     order = sorted(filter(parts.get, about), key=lambda table: split_of(parts[table]) != "train")
     splits = {image: parts[table] for table in order for image in about[table]}
@@ -239,8 +239,7 @@ def kinds_of_json(file: File, names_image: Callable[[str], bool]) -> tuple[bool,
     """Whether JSON may be COCO's, and whether it may be a table, by its first bytes. Raises OSError."""
     head = file.head(JSON_HEAD)
     if len(head) > JSON_HEAD or file.size > JSON_HEAD:
-        head = head[: head.rfind(b'"', 0, JSON_HEAD) + 1]
-        head = head[: len(head) - len(head) % 2] if b"\0" in head else head  # two bytes a character
+        head = words.to_character(head[: head.rfind(b'"', 0, JSON_HEAD) + 1])
     text, _ = words.decode_text(head)
     return any(key in text for key in COCO), any(map(names_image, words.first_strings(text)))
 

@@ -28,6 +28,7 @@ BAD = "bad-caption"
 _REMARKS = re.compile(r"(?:#[^\n]*\n|sep=.\r?\n)+(?=[^\n])")  # lines above a header; sep=; is Excel's
 _FRACTION = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan", re.IGNORECASE)
 
+_SHORT = {"p": "prompt"}  # a column of DiffusionDB
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 Row = dict[str, Any]
@@ -52,8 +53,12 @@ def decode_text(data: bytes) -> tuple[str, str]:
 
 def to_last_line(data: bytes) -> bytes:
     """The first bytes of a file up to its last complete line; nothing without one."""
-    data = data[: data.rfind(b"\n") + 1].removesuffix(b"\n")
-    return data[: len(data) - len(data) % 2] if b"\0" in data else data  # two bytes a character
+    return to_character(data[: data.rfind(b"\n") + 1].removesuffix(b"\n"))
+
+
+def to_character(data: bytes) -> bytes:
+    """The first bytes of a text without half a character, where each has two bytes."""
+    return data[: len(data) - len(data) % 2] if b"\0" in data else data
 
 
 def _utf16(data: bytes, share: float) -> str:
@@ -161,9 +166,7 @@ def read_objects(text: str) -> tuple[list[Row], list[tuple[str, str]]]:
         each = [(name, row if isinstance(row, dict) else _as_row(row)) for name, row in pairs]
         odd = [name for name, row in each if row is None]
         rows = [{"file_name": name, **(row or {})} for name, row in each]
-        rows = [
-            {"prompt" if name == "p" else name: value for name, value in row.items()} for row in rows
-        ]  # DiffusionDB
+        rows = [{_SHORT.get(column, column): value for column, value in row.items()} for row in rows]
     notes = [("ignored", f"ignored: {count(len(odd), 'value')}, such as {content[odd[0]]!r:.40}")] if odd else []
     return [{**row, "": number} for number, row in enumerate(rows)], notes
 
